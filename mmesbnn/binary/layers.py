@@ -1,0 +1,212 @@
+"""Binary convolution, binary linear, and the element-wise layers around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.common_types import _size_2_t
+
+from .functional import binary_conv2d, binary_linear, check_pad_value
+from .signs import build_sign
+from .weights import build_weight_binarizer
+
+
+def channel_shape(channels: int, channels_last: bool) -> tuple[int, ...]:
+    """Shape that broadcasts over ``(N, C, H, W)``, or over ``(..., C)`` if last."""
+    return (channels,) if channels_last else (1, channels, 1, 1)
+
+
+class LearnableShift(nn.Module):
+    """``y = x + b`` with one learnable ``b`` per channel, initially 0.
+
+    Before a sign it is (minus) the threshold: ``sign(x + b)``.
+
+    Args:
+        channels: Number of channels.
+        channels_last: Whether the channel is the last axis (tokens) rather than the
+            second (maps). Default False.
+
+    Shape:
+        ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
+    """
+
+    def __init__(self, channels: int, channels_last: bool = False) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channel_shape(channels, channels_last)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the shift to ``x``."""
+        return x + self.bias
+
+
+class RSign(nn.Module):
+    """``y = sign(x + b)``: a sign with a learnable threshold per channel.
+
+    Args:
+        channels: Number of channels.
+        sign: Sign and surrogate gradient, see :func:`mmesbnn.binary.build_sign`.
+            Default ``'quadratic'``.
+        channels_last: Whether the channel is the last axis. Default False.
+
+    Raises:
+        ValueError: If ``sign`` names no sign.
+
+    Shape:
+        ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
+
+    Source: Liu et al., "ReActNet" (2020), eq. 3. The threshold there is ``-b``.
+    """
+
+    def __init__(
+        self, channels: int, sign: Any = 'quadratic', channels_last: bool = False
+    ) -> None:
+        super().__init__()
+        self.shift = LearnableShift(channels, channels_last)
+        self.sign = build_sign(sign)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift and binarize ``x``."""
+        return self.sign(self.shift(x))
+
+
+class RPReLU(nn.Module):
+    """``y = prelu(x + b_0) + b_1``, everything per channel; b's 0, slope 0.25 at first.
+
+    Args:
+        channels: Number of channels.
+        channels_last: Whether the channel is the last axis. Default False.
+
+    Shape:
+        ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
+
+    Source: Liu et al., "ReActNet" (2020), eq. 4. The shift there is ``-b_0``.
+    """
+
+    def __init__(self, channels: int, channels_last: bool = False) -> None:
+        super().__init__()
+        self.shift_in = LearnableShift(channels, channels_last)
+        self.slope = nn.Parameter(
+            torch.full(channel_shape(channels, channels_last), 0.25)
+        )
+        self.shift_out = LearnableShift(channels, channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the shifted PReLU to ``x``."""
+        x = self.shift_in(x)
+        return self.shift_out(torch.where(x > 0, x, self.slope * x))
+
+
+def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
+    """What :class:`mmesbnn.engine.ParameterBoundsHook` keeps a latent weight in."""
+    if latent_clip is None:
+        return {}
+    if not latent_clip > 0:
+        raise ValueError(f'latent_clip={latent_clip!r} must be positive or None')
+    return {'weight': (-latent_clip, latent_clip)}
+
+
+class BinaryConv2d(nn.Conv2d):
+    """Convolution of binarized inputs with binarized weights.
+
+    ``y = conv2d(sign(x), binarize(w)) + bias``. The state dict has the keys of
+    ``nn.Conv2d``, plus the binarizer's temperature if it has one.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Size of the kernel in pixels.
+        stride: Stride in pixels. Default 1.
+        padding: Zeros (or ``pad_value``) added on each side, in pixels. Default 0.
+        dilation: Distance of the kernel's taps in pixels. Default 1.
+        groups: Number of groups. Default 1.
+        bias: Whether to add a real bias. Default False.
+        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`. None
+            takes the input as it is, for callers that binarized it.
+            Default ``'quadratic'``.
+        weight_binarizer: How the weight is, see
+            :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
+        pad_value: What padded pixels hold, after the sign: -1, 0 or 1. Default 0.
+        latent_clip: If given, the bound that ``ParameterBoundsHook`` keeps the latent
+            weight's magnitude under. Default None.
+
+    Raises:
+        ValueError: If ``padding``, ``pad_value``, ``latent_clip``, ``sign`` or
+            ``weight_binarizer`` is not one of the allowed values.
+
+    Shape:
+        ``(N, C_i, H, W)`` to ``(N, C_o, H', W')`` as ``nn.Conv2d``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
+        stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
+        groups: int = 1, bias: bool = False, *, sign: Any = 'quadratic',
+        weight_binarizer: Any = 'scaled_sign', pad_value: int = 0,
+        latent_clip: float | None = None,
+    ) -> None:  # fmt: skip
+        if isinstance(padding, str):
+            raise ValueError(f'padding={padding!r} must be a number of pixels')
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+            bias,
+        )  # fmt: skip
+        self.sign = nn.Identity() if sign is None else build_sign(sign)
+        self.weight_binarizer = build_weight_binarizer(weight_binarizer)
+        self.pad_value = check_pad_value(pad_value)
+        self.parameter_bounds = _bounds(latent_clip)
+
+    def effective_weight(self) -> Tensor:
+        """The weight that multiplies, ``(C_o, C_i / groups, k_h, k_w)``."""
+        return self.weight_binarizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``, ``(N, C_i, H, W)``."""
+        y = binary_conv2d(
+            self.sign(x), self.effective_weight(), self.stride,
+            self.padding,  # type: ignore[arg-type]  # never a string here
+            self.dilation, self.groups, self.pad_value,
+        )  # fmt: skip
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+
+
+class BinaryLinear(nn.Linear):
+    """Linear layer of binarized inputs and binarized weights.
+
+    ``y = sign(x) binarize(W)^T + bias``.
+
+    Args:
+        in_features: Features of the input.
+        out_features: Features of the output.
+        bias: Whether to add a real bias. Default False.
+        sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
+        latent_clip: As :class:`BinaryConv2d`'s. Default None.
+
+    Raises:
+        ValueError: If ``latent_clip``, ``sign`` or ``weight_binarizer`` is not one of
+            the allowed values.
+
+    Shape:
+        ``(..., C_i)`` to ``(..., C_o)``.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = False, *,
+        sign: Any = 'quadratic', weight_binarizer: Any = 'scaled_sign',
+        latent_clip: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, bias)
+        self.sign = nn.Identity() if sign is None else build_sign(sign)
+        self.weight_binarizer = build_weight_binarizer(weight_binarizer)
+        self.parameter_bounds = _bounds(latent_clip)
+
+    def effective_weight(self) -> Tensor:
+        """The weight that multiplies, ``(C_o, C_i)``."""
+        return self.weight_binarizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply ``x``, ``(..., C_i)``."""
+        y = binary_linear(self.sign(x), self.effective_weight())
+        return y if self.bias is None else y + self.bias

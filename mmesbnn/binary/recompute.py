@@ -1,0 +1,69 @@
+"""Selective recomputation: keep the convolutions' outputs, recompute the rest.
+
+Between two convolutions of a binary network lie a dozen element-wise operations on
+full-precision maps. They are cheap to compute and dear to keep, and the convolutions
+the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from .functional import BINARY_CONV2D, BINARY_LINEAR
+
+_SAVED = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
+
+_recomputing = False
+
+
+def is_recomputing() -> bool:
+    """Whether a forward now runs a second time, for its backward.
+
+    Layers that update a running statistic must do so in the first pass only.
+    """
+    return _recomputing
+
+
+@contextlib.contextmanager
+def _mark_recomputation(inner: Any) -> Iterator[None]:
+    global _recomputing
+    with inner:
+        _recomputing = True
+        try:
+            yield
+        finally:
+            _recomputing = False
+
+
+def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    if op in _SAVED:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _contexts() -> tuple[Any, Any]:
+    first, second = create_selective_checkpoint_contexts(_policy)
+    return first, _mark_recomputation(second)
+
+
+def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run ``function(x)`` saving only the outputs of its convolutions and linears.
+
+    The result and the gradients are those of ``function(x)``; everything but the
+    convolutions runs again in the backward pass.
+
+    Args:
+        function: What to compute, from one tensor to one tensor.
+        x: Its argument.
+    """
+    return checkpoint(function, x, use_reentrant=False, context_fn=_contexts)

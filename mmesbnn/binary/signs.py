@@ -1,0 +1,211 @@
+"""Sign functions and the surrogate gradients they are trained with.
+
+Forward, every function here computes the same thing::
+
+    sign(x) = +1 if x > 0,  -1 if x < 0,  `zero` if x == 0,  NaN if x is NaN
+
+``zero`` is -1 by default, so that a binary layer really sees two values; training,
+packing and export (OpenVINO's ``x > 0`` test) share this convention. ``zero=0`` is
+what ``torch.sign`` and hence the published networks do, for parity with them.
+
+Backward they differ: the gradient of the sign is zero almost everywhere, so each
+uses the derivative of a smoother function, its *surrogate*.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ZERO_CONVENTIONS = (-1, 0)
+
+
+def check_zero(zero: int) -> int:
+    """Return ``zero`` if it is -1 or 0, else raise a ``ValueError``."""
+    if zero not in ZERO_CONVENTIONS:
+        raise ValueError(f'zero={zero!r}: sign(0) must be one of {ZERO_CONVENTIONS}')
+    return zero
+
+
+def sign(x: Tensor, zero: int = -1) -> Tensor:
+    """Sign of every entry, without a gradient.
+
+    Args:
+        x: Tensor of any shape and floating dtype.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Returns:
+        Tensor of ``x``'s shape and dtype; NaN entries stay NaN, so that a broken
+        network shows instead of turning into a legal binary one.
+    """
+    negative = x < 0 if zero == 0 else x <= 0
+    return torch.where(x > 0, 1.0, torch.where(negative, -1.0, x))
+
+
+def needs_grad(x: Tensor) -> bool:
+    """Whether autograd records operations on ``x`` (a surrogate costs time)."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Forward ``value`` exactly, backward the gradient of ``surrogate``.
+
+    ``value + (surrogate - surrogate)``: the bracket is exactly 0 in floating point,
+    which ``(value - surrogate) + surrogate``, the usual spelling, is not.
+    """
+    if not needs_grad(surrogate):
+        return value
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
+    """Sign with the gradient of the hard tanh.
+
+    ``dy/dx = 1 if |x| <= clip else 0``. BNext uses ``clip=1.5``.
+
+    Args:
+        x: Tensor of any shape.
+        clip: Half width of the window that lets gradients pass, > 0. Default 1.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: Hubara et al., "Binarized Neural Networks" (2016), eq. 4.
+    """
+    value = sign(x, zero)
+    return straight_through(value, x.clamp(-clip, clip)) if needs_grad(x) else value
+
+
+def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
+    """Sign with the gradient of a piecewise quadratic.
+
+    ``dy/dx = max(0, 2 - 2|x|)``, the derivative of ``c (2 - |c|)`` with
+    ``c = clamp(x, -1, 1)``.
+
+    Args:
+        x: Tensor of any shape.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: Liu et al., "Bi-Real Net" (2018), eq. 7; also ReActNet and BiDet.
+    """
+    value = sign(x, zero)
+    if not needs_grad(x):
+        return value
+    clamped = x.clamp(-1, 1)
+    return straight_through(value, clamped * (2 - clamped.abs()))
+
+
+def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
+    """Sign with the gradient of the identity, ``dy/dx = 1``.
+
+    Args:
+        x: Tensor of any shape.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic
+    Neurons" (2013); BNext's and BiDet's weights.
+    """
+    value = sign(x, zero)
+    return straight_through(value, x) if needs_grad(x) else value
+
+
+class HardTanhSign(nn.Module):
+    """:func:`hard_tanh_sign` as a module.
+
+    Args:
+        clip: Half width of the gradient's window, > 0. Default 1.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``clip`` is not positive or ``zero`` not one of -1, 0.
+    """
+
+    def __init__(self, clip: float = 1.0, zero: int = -1) -> None:
+        super().__init__()
+        if not clip > 0:
+            raise ValueError(f'clip={clip!r} must be positive')
+        self.clip = clip
+        self.zero = check_zero(zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarize ``x``, a tensor of any shape."""
+        return hard_tanh_sign(x, self.clip, self.zero)
+
+    def extra_repr(self) -> str:
+        return f'clip={self.clip}, zero={self.zero}'
+
+
+class QuadraticSign(nn.Module):
+    """:func:`quadratic_sign` as a module.
+
+    Args:
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    def __init__(self, zero: int = -1) -> None:
+        super().__init__()
+        self.zero = check_zero(zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarize ``x``, a tensor of any shape."""
+        return quadratic_sign(x, self.zero)
+
+    def extra_repr(self) -> str:
+        return f'zero={self.zero}'
+
+
+class IdentitySign(nn.Module):
+    """:func:`identity_sign` as a module.
+
+    Args:
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    def __init__(self, zero: int = -1) -> None:
+        super().__init__()
+        self.zero = check_zero(zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarize ``x``, a tensor of any shape."""
+        return identity_sign(x, self.zero)
+
+    def extra_repr(self) -> str:
+        return f'zero={self.zero}'
+
+
+SIGNS: dict[str, type[nn.Module]] = {
+    'hard_tanh': HardTanhSign,
+    'quadratic': QuadraticSign,
+    'identity': IdentitySign,
+}
+
+
+def build_from(table: dict[str, type[nn.Module]], name: str, spec: Any) -> nn.Module:
+    """Build one of ``table``'s modules from a name, a dict with ``type``, or itself.
+
+    Args:
+        table: Names and the classes they stand for.
+        name: The argument that ``spec`` came from, for the error message.
+        spec: ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)`` or a module.
+
+    Raises:
+        ValueError: If ``spec`` names nothing in ``table``.
+    """
+    if isinstance(spec, nn.Module):
+        return spec
+    options = {'type': spec} if isinstance(spec, str) else dict(spec)
+    kind = options.pop('type', None)
+    if kind not in table:
+        raise ValueError(f'{name}={spec!r}: the type must be one of {sorted(table)}')
+    return table[kind](**options)
+
+
+def build_sign(spec: Any) -> nn.Module:
+    """Build a sign from ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)``, ..."""
+    return build_from(SIGNS, 'sign', spec)

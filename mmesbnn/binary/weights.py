@@ -1,0 +1,188 @@
+"""Weight binarizers: from a layer's latent weight to its effective one.
+
+The latent weight is what the optimizer updates; the effective weight is what the
+binary operator multiplies with. The first axis of a weight is the output channel;
+scales are per output channel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .signs import build_from, check_zero, identity_sign, sign, straight_through
+
+#: Below this temperature BNext's weights are exactly their signs (spec of the T/S/M/L
+#: networks; BNext-18 uses 1e-5).
+BINARY_BELOW = 1e-7
+
+
+def temperature_weight(
+    weight: Tensor, temperature: Tensor, binary_below: float = BINARY_BELOW,
+    zero: int = -1,
+) -> Tensor:
+    """Weights that harden to signs as a temperature falls.
+
+    ``sign(w)`` if ``T < binary_below``, else ``clamp(w / max(T, 1e-8), -1, 1)``; the
+    gradient with respect to ``w`` is the identity, without a mask.
+
+    Args:
+        weight: Latent weight of any shape.
+        temperature: Tensor with one entry.
+        binary_below: Temperature under which the weight is its sign. Default 1e-7.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: Guo et al., "BNext" (2022), as its code computes it.
+    """
+    soft = (weight / temperature.clamp(min=1e-8)).clamp(-1, 1)
+    value = torch.where(temperature < binary_below, sign(weight, zero), soft)
+    return straight_through(value, weight)
+
+
+def per_output_mean_abs(weight: Tensor) -> Tensor:
+    """Mean of ``|w|`` per output channel, shape ``(C_o, 1, ...)``."""
+    return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+
+
+def scaled_sign_weight(
+    weight: Tensor, attached: bool = False, zero: int = -1
+) -> Tensor:
+    """``mean|w| * sign(w)``, the mean taken per output channel.
+
+    With ``attached=False`` (XNOR-Net as ReActNet trains it) the scale carries no
+    gradient and ``dL/dw = dL/dw_eff`` where ``|w| <= 1``, else 0. With
+    ``attached=True`` (BiDet) gradients also flow through the mean, and the sign
+    passes them unmasked: ``dL/dw = a g + sign(w) mean(g sign(w))``.
+
+    Args:
+        weight: Latent weight ``(C_o, ...)``.
+        attached: Whether the scale carries a gradient. Default False.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: Rastegari et al., "XNOR-Net" (2016), eq. 6; ReActNet; BiDet.
+    """
+    scale = per_output_mean_abs(weight)
+    if attached:
+        return scale * identity_sign(weight, zero)
+    return straight_through(scale * sign(weight, zero), weight.clamp(-1, 1))
+
+
+def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
+    """``mean|w| * sign(w - mean(w))``, both means per output channel.
+
+    The scale carries no gradient; the centred weight's passes where it is in
+    ``[-1, 1]``.
+
+    Args:
+        weight: Latent weight ``(C_o, ...)``.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Source: BinaryViT's linear layers (He et al., 2023).
+    """
+    centred = weight - weight.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    value = per_output_mean_abs(weight) * sign(centred, zero)
+    return straight_through(value, centred.clamp(-1, 1))
+
+
+class TemperatureWeight(nn.Module):
+    """:func:`temperature_weight` with its temperature as a buffer.
+
+    The buffer is part of the state dict, as in the published files. It starts at 1;
+    :class:`mmesbnn.engine.TemperatureHook` lowers it: nothing in ``forward`` does.
+
+    Args:
+        binary_below: Temperature under which the weight is its sign. Default 1e-7.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, binary_below: float = BINARY_BELOW, zero: int = -1) -> None:
+        super().__init__()
+        self.binary_below = binary_below
+        self.zero = check_zero(zero)
+        self.register_buffer('temperature', torch.ones(1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the effective weight, of ``weight``'s shape."""
+        return temperature_weight(
+            weight, self.temperature, self.binary_below, self.zero
+        )
+
+    def extra_repr(self) -> str:
+        return f'binary_below={self.binary_below}, zero={self.zero}'
+
+
+class ScaledSignWeight(nn.Module):
+    """:func:`scaled_sign_weight` as a module.
+
+    Args:
+        attached: Whether the scale carries a gradient. Default False.
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    def __init__(self, attached: bool = False, zero: int = -1) -> None:
+        super().__init__()
+        self.attached = attached
+        self.zero = check_zero(zero)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the effective weight, of ``weight``'s shape."""
+        return scaled_sign_weight(weight, self.attached, self.zero)
+
+    def extra_repr(self) -> str:
+        return f'attached={self.attached}, zero={self.zero}'
+
+
+class CentredSignWeight(nn.Module):
+    """:func:`centred_sign_weight` as a module.
+
+    Args:
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    def __init__(self, zero: int = -1) -> None:
+        super().__init__()
+        self.zero = check_zero(zero)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the effective weight, of ``weight``'s shape."""
+        return centred_sign_weight(weight, self.zero)
+
+    def extra_repr(self) -> str:
+        return f'zero={self.zero}'
+
+
+class RealWeight(nn.Module):
+    """The latent weight itself: binary activations, real weights.
+
+    The first stage of ReActNet's training. ``check_binary`` names such layers.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return ``weight``."""
+        return weight
+
+
+WEIGHT_BINARIZERS: dict[str, type[nn.Module]] = {
+    'temperature': TemperatureWeight,
+    'scaled_sign': ScaledSignWeight,
+    'centred_sign': CentredSignWeight,
+    'real': RealWeight,
+}
+
+
+def build_weight_binarizer(spec: Any) -> nn.Module:
+    """Build a binarizer from ``'temperature'``, ``dict(type='scaled_sign')``, ..."""
+    return build_from(WEIGHT_BINARIZERS, 'weight_binarizer', spec)

@@ -1,0 +1,209 @@
+"""BNext's building block: a binary convolution with information recoupling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...binary import (
+    ESConv2d,
+    Expansion,
+    LearnableShift,
+    TiledBatchNorm2d,
+    normalize_tiled,
+    tile,
+)
+from .minmax import MinMaxConv2d
+
+
+def float_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1,
+    bits: int | None = None, **kwargs,
+) -> nn.Conv2d:  # fmt: skip
+    """A convolution that is not binary: full precision, or ``bits`` if given."""
+    args = (in_channels, out_channels, kernel_size)
+    if bits is None:
+        return nn.Conv2d(*args, groups=groups, **kwargs)
+    return MinMaxConv2d(*args, groups=groups, bits=bits, **kwargs)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate ``sigmoid(E relu(S mean(x)))`` with full-precision 1x1 kernels.
+
+    With ``shrink`` both kernels follow the ES arithmetic, so that the cost is that of
+    ``tau = 1``: ``S: C tau g -> (C/r)/tau`` and ``E: (C/r) tau g -> C/tau``, in ``g``
+    groups, each output tiled ``tau^2 g`` times. Without it ``S: C tau g -> C/r`` and
+    ``E: C/r -> C tau g``, ``tau g`` times the cost.
+
+    Args:
+        channels: ``C``, channels before expansion.
+        expansion: ES parameters.
+        shrink: Whether the kernels shrink.
+        ratio: ``r``.
+        bits: Bits of the kernels, None for full precision. Default None.
+
+    Raises:
+        ValueError: If ``ratio`` leaves no channel, or ``tau`` or ``groups`` do not
+            divide.
+
+    Shape:
+        ``(N, C tau g, H, W)`` to ``(N, C tau g, 1, 1)``.
+    """
+
+    def __init__(
+        self, channels: int, expansion: Expansion, shrink: bool, ratio: int,
+        bits: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        middle = channels // ratio
+        if middle < 1:
+            raise ValueError(f'se_ratio={ratio} leaves no channel of {channels}')
+        wide = expansion.width(channels)
+        if shrink:
+            name = f'channels // se_ratio = {channels} // {ratio}'
+            squeezed = expansion.kernels(middle, name)
+            self.copies, groups = expansion.copies, expansion.groups
+            sizes = ((wide, squeezed), (expansion.width(middle),
+                                        expansion.kernels(channels, 'channels')))
+        else:
+            self.copies, groups = 1, 1
+            sizes = ((wide, middle), (middle, wide))
+        self.squeeze = float_conv(*sizes[0], groups=groups, bits=bits)
+        self.excite = float_conv(*sizes[1], groups=groups, bits=bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gate of ``x``."""
+        x = x.mean((2, 3), keepdim=True)
+        x = tile(self.squeeze(x), self.copies).relu()
+        return tile(self.excite(x), self.copies).sigmoid()
+
+
+def average_pool() -> nn.AvgPool2d:
+    """2x2 average pooling that keeps the last row and column of odd sizes.
+
+    So it fits the stride-2 convolution beside it; for even sizes (all the published
+    networks see) it is plain 2x2 pooling.
+    """
+    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+
+
+class PooledProjection(nn.Module):
+    """BNext-18's shortcut: pool, full-precision 1x1 convolution, norm.
+
+    With ``shrink`` the kernels are ``(C_o/tau, C_i tau)`` in ``g`` groups, tiled.
+
+    Args:
+        in_channels: ``C_i`` before expansion.
+        out_channels: ``C_o`` before expansion.
+        stride: 1, or 2 for 2x2 average pooling first.
+        expansion: ES parameters.
+        shrink: Whether the kernels shrink.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expansion: Expansion,
+        shrink: bool, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide = expansion.width(out_channels)
+        self.copies = expansion.copies if shrink else 1
+        self.pool = average_pool() if stride == 2 else nn.Identity()
+        self.conv = float_conv(
+            expansion.width(in_channels),
+            expansion.kernels(out_channels) if shrink else wide,
+            groups=expansion.groups if shrink else 1, bias=False,
+        )  # fmt: skip
+        self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool, project and normalise ``x``."""
+        return normalize_tiled(self.conv(self.pool(x)), self.norm, self.copies)
+
+
+class RecoupledConv(nn.Module):
+    """Binary convolution, residual and gate, the one module BNext is made of.
+
+    With ``P`` the 2x2 average pooling (stride 2) or the identity::
+
+        r = P(prelu_1(x)) if elementwise else P(x)            (or a projection of it)
+        y = prelu_2(norm_1(binary_conv(sign(x + b))))
+        m = a s + (1 - a) y,   s = r if mix_residual else P(x)
+        z = gate(m) y          (times r if elementwise)
+        out = r + norm_2(z)
+
+    The published code calls it Attention (``elementwise``), FFN_3x3 and FFN_1x1. ``a``
+    starts at 0.5; ``ParameterBoundsHook`` keeps it in [0, 1].
+
+    Args:
+        channels: Input channels before expansion.
+        kernel_size: 3 or 1.
+        stride: 1 or 2.
+        out_channels: Output channels before expansion. Default: ``channels``.
+        elementwise: Whether the gated map is multiplied with the residual.
+        mix_residual: Whether the gate mixes ``r`` rather than ``P(x)`` (BNext-18).
+        expansion: ES parameters.
+        shrink: Whether gate and projection follow the ES arithmetic.
+        se_ratio: Reduction of the gate.
+        se_bits: Bits of the gate's kernels, None for full precision.
+        conv: Keyword arguments of :class:`ESConv2d`.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide the channels.
+
+    Shape:
+        ``(N, C tau g, H, W)`` to ``(N, C_o tau g, ceil(H / stride), ...)``.
+
+    Source: Guo et al., "BNext" (2022), figure 4, as its code computes it.
+    """
+
+    parameter_bounds = {'mix': (0.0, 1.0)}
+
+    def __init__(
+        self, channels: int, kernel_size: int, stride: int = 1,
+        out_channels: int | None = None, *, elementwise: bool = False,
+        mix_residual: bool = False, expansion: Expansion, shrink: bool,
+        se_ratio: int, se_bits: int | None, conv: dict, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        out_channels = channels if out_channels is None else out_channels
+        wide_in, wide = expansion.width(channels), expansion.width(out_channels)
+        self.elementwise = elementwise
+        self.mix_residual = mix_residual
+        self.copies = expansion.copies
+        self.act_in = nn.PReLU(wide_in) if elementwise else nn.Identity()
+        self.pool = average_pool() if stride == 2 else nn.Identity()
+        self.projection = None
+        if out_channels != channels:
+            self.projection = PooledProjection(
+                channels, out_channels, stride, expansion, shrink, norm
+            )
+        self.shift = LearnableShift(wide_in)
+        self.conv = ESConv2d(
+            channels, out_channels, kernel_size, stride, kernel_size // 2,
+            groups=expansion.groups, tau=expansion.tau, tiled=False, **conv,
+        )  # fmt: skip
+        nn.init.normal_(self.conv.weight, std=0.001)
+        self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
+        self.act = nn.PReLU(wide)
+        self.mix = nn.Parameter(torch.full((1, wide, 1, 1), 0.5))
+        self.se = SqueezeExcite(out_channels, expansion, shrink, se_ratio, se_bits)
+        self.norm2 = TiledBatchNorm2d(wide, **norm)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        x = self.act_in(x)
+        return self.pool(x) if self.projection is None else self.projection(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output for ``x``."""
+        residual = self._residual(x)
+        y = self.conv(self.shift(x))
+        y = self.act(normalize_tiled(y, self.norm1, self.copies))
+        # without PReLU and projection the pooled input is the residual
+        same = self.mix_residual or not self.elementwise
+        source = residual if same else self.pool(x)
+        y = self.se(self.mix * source + (1 - self.mix) * y) * y
+        if self.elementwise:
+            y = y * residual
+        return residual + self.norm2(y)
