@@ -1,0 +1,136 @@
+"""Metadata of the package, and the build step that lets ``mim`` find it.
+
+``mim`` and mmengine look for configs and tools inside the installed package, under
+``mmesbnn/.mim``; in the repository they live beside it. The build closes that gap: a
+wheel gets copies, an editable install gets links, so that an edited config counts at
+once.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
+
+ROOT = Path(__file__).resolve().parent
+MIM_ENTRIES = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
+
+# What the `mim` command line needs. opendatalab 0.0.10 drags in openxlab, which forces
+# setuptools 60 and old releases of requests, rich and packaging on the whole
+# environment, for nothing that we use. setuptools 82 dropped pkg_resources, which mim
+# and mmengine's `package::config` look-ups import.
+MIM = ['openmim>=0.3', 'opendatalab!=0.0.10', 'setuptools<82']
+CLS = ['mmpretrain>=1.0', 'torchvision', *MIM]
+DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
+SR = ['diffusers>=0.30', 'safetensors', 'pillow']
+DEPLOY = ['openvino>=2024.0', 'safetensors']
+DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
+
+EXTRAS = {
+    # mmcv-lite is pure Python and enough for classification; mmcv is a long compile.
+    'cls': [*CLS, 'mmcv-lite>=2.0.0'],
+    'det': DET,
+    'sr': SR,
+    'deploy': DEPLOY,
+    'demo': DEMO,
+    # Full mmcv instead of mmcv-lite: the two overwrite each other's files. So ask for
+    # [all], never for [cls,det].
+    'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
+    'test': ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy'],
+}
+
+
+def read_version() -> str:
+    """Read the version without importing the package, which would need torch."""
+    text = (ROOT / 'mmesbnn' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE).group(1)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, or a folder without Python's caches."""
+    if source.is_dir():
+        ignore = shutil.ignore_patterns('__pycache__', '*.py[co]')
+        shutil.copytree(source, target, ignore=ignore)
+    else:
+        shutil.copy2(source, target)
+
+
+class BuildWithMim(build_py):
+    """Build the modules, then put configs, tools and indexes under ``.mim``."""
+
+    def run(self) -> None:
+        super().run()
+        editable = getattr(self, 'editable_mode', False)
+        mim = (ROOT if editable else Path(self.build_lib)) / 'mmesbnn' / '.mim'
+        remove(mim)
+        mim.mkdir(parents=True)
+        for source in filter(Path.exists, (ROOT / name for name in MIM_ENTRIES)):
+            target = mim / source.name
+            if not editable:
+                copy(source, target)
+                continue
+            try:
+                target.symlink_to(
+                    Path('..', '..', source.name), target_is_directory=source.is_dir()
+                )
+            except (OSError, NotImplementedError):  # as on Windows without the right
+                copy(source, target)
+        if editable:
+            self.tell_pkg_resources()
+
+    def tell_pkg_resources(self) -> None:
+        """Say where the sources are to ``pkg_resources``, which mim and mmengine ask.
+
+        It takes a package to lie beside its metadata and believes the first metadata
+        on the path, which an editable install has in site-packages, without a package.
+        So put metadata beside the sources, and those before site-packages.
+        """
+        metadata = egg_info(self.distribution)
+        metadata.egg_base = str(ROOT)
+        metadata.ensure_finalized()
+        metadata.run()
+        site_packages = Path(self.get_finalized_command('install').install_purelib)
+        site_packages.mkdir(parents=True, exist_ok=True)
+        # `sitedir` is the folder of the .pth file, where Python's site module runs it.
+        (site_packages / 'mmesbnn-sources.pth').write_text(
+            f'import sys; sys.path.insert(sys.path.index(sitedir), {str(ROOT)!r})\n',
+            encoding='utf-8',
+        )
+
+
+readme = ROOT / 'README.md'
+
+setup(
+    name='mmesbnn',
+    version=read_version(),
+    description='Expanding-and-shrinking binary neural networks for OpenMMLab',
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description_content_type='text/markdown',
+    author='mmesbnn contributors',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mmesbnn', 'mmesbnn.*']),
+    # No mmcv here: a plain install must leave the user's mmcv or mmcv-lite alone.
+    # torch 2.4 is the first with torch.library.custom_op.
+    install_requires=['torch>=2.4', 'mmengine>=0.8.3,<1.0', 'numpy'],
+    extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)

@@ -1,0 +1,188 @@
+"""What a user gets from pip: the right files, extras that fit together, and pins."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--no-input']
+
+
+def run(command, cwd, **env):
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repository_files():
+    """All files that git knows or would take, relative to the root."""
+    if not shutil.which('git') or not (ROOT / '.git').exists():
+        pytest.skip('which files belong to the project is read from a git checkout')
+    listed = run(['git', 'ls-files', '-zco', '--exclude-standard'], cwd=ROOT)
+    return [name for name in map(Path, listed.split('\0')[:-1]) if is_file(name)]
+
+
+def is_file(name):
+    return (ROOT / name).is_file()  # not so for a tracked file that was deleted
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A fresh copy of the repository's files, as a clone would have them."""
+    copy = tmp_path / 'sources'
+    for name in repository_files():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope='module')
+def metadata():
+    """The keywords that setup.py hands to setuptools."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, 'setup', lambda **keywords: seen.update(keywords))
+        patch.chdir(ROOT)
+        runpy.run_path(str(ROOT / 'setup.py'))
+    return seen
+
+
+def names(requirements):
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+def find_installed(site_packages, cwd):
+    """Where mmengine (and mim, in the same way) takes the package to be."""
+    code = (
+        f'import site; site.addsitedir({str(site_packages)!r});'
+        'from mmengine.utils import get_installed_path; '
+        'print(get_installed_path("mmesbnn"))'
+    )
+    path = run([sys.executable, '-c', code], cwd, PYTHONPATH=str(site_packages))
+    return Path(path.strip())
+
+
+@pytest.mark.parametrize('origin', ['repository', 'sdist'])
+def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, origin):
+    # What an editable install or a run leaves must not get into a wheel.
+    stray = sources / 'mmesbnn' / '.mim' / 'configs' / 'stray.py'
+    cache = sources / 'tools' / '__pycache__' / 'train.cpython-311.pyc'
+    for path in (stray, cache):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    if origin == 'sdist':
+        build = (
+            f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
+        )
+        run([sys.executable, '-c', build], cwd=sources)
+        (sources,) = tmp_path.glob('mmesbnn-*.tar.gz')
+    offline = ['--no-build-isolation', '--no-deps', '--no-index']
+    run([*PIP, 'wheel', *offline, '-w', tmp_path, sources], cwd=tmp_path)
+
+    (wheel,) = tmp_path.glob('mmesbnn-*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / 'site')
+    found = {
+        path.relative_to(tmp_path / 'site').as_posix()
+        for path in (tmp_path / 'site').rglob('*')
+        if path.is_file() and '.dist-info' not in str(path)
+    }
+    expected = set()
+    for path in repository_files():
+        if path.parts[0] == 'mmesbnn' and path.suffix == '.py':
+            expected.add(path.as_posix())
+        elif path.parts[0] in ('configs', 'tools', 'model-index.yml'):
+            expected.add(f'mmesbnn/.mim/{path.as_posix()}')
+    assert found == expected
+    assert find_installed(tmp_path / 'site', tmp_path) == tmp_path / 'site' / 'mmesbnn'
+
+
+def test_editable_install_links_configs_and_tools(sources, tmp_path):
+    prefix = tmp_path / 'prefix'
+    # --ignore-installed: or pip would remove the mmesbnn that these tests run with.
+    flags = ['--no-build-isolation', '--no-deps', '--no-index', '--ignore-installed']
+    run([*PIP, 'install', *flags, '--prefix', prefix, '-e', sources], cwd=tmp_path)
+
+    site = sysconfig.get_path('purelib', vars={'base': prefix, 'platbase': prefix})
+    package = find_installed(site, tmp_path)
+    assert package == sources / 'mmesbnn'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (package / '.mim' / name).samefile(sources / name)
+
+
+@pytest.mark.skipif(not shutil.which('git'), reason='needs git')
+def test_what_the_build_leaves_is_ignored_by_git(sources):
+    run(['git', 'init', '-q'], cwd=sources)
+    run(['git', 'add', '-A'], cwd=sources)
+    for path in ('build/lib/a.py', 'mmesbnn/.mim/configs/a.py', 'mmesbnn.egg-info/a'):
+        (sources / path).parent.mkdir(parents=True)
+        (sources / path).touch()
+    assert run(['git', 'ls-files', '-o', '--exclude-standard'], cwd=sources) == ''
+
+
+def test_model_index_names_files_that_exist():
+    lines = (ROOT / 'model-index.yml').read_text().splitlines()
+    imported = [line.strip(' -') for line in lines if line.lstrip().startswith('- ')]
+    assert imported
+    for name in imported:
+        assert (ROOT / name).is_file(), name
+
+
+def test_plain_install_leaves_mmcv_alone(metadata):
+    assert names(metadata['install_requires']) == {'torch', 'mmengine', 'numpy'}
+
+
+def test_no_extra_mixes_mmcv_and_mmcv_lite(metadata):
+    for extra, requirements in metadata['extras_require'].items():
+        assert not {'mmcv', 'mmcv-lite'} <= names(requirements), extra
+
+
+def test_all_contains_every_extra_of_users(metadata):
+    extras = dict(metadata['extras_require'])
+    everything = set(extras.pop('all'))
+    extras.pop('test')
+    assert set(extras) == {'cls', 'det', 'sr', 'deploy', 'demo'}
+    for extra, requirements in extras.items():
+        missing = set(requirements) - everything
+        assert names(missing) <= {'mmcv-lite'}, extra
+
+
+def test_pins_lie_inside_the_ranges(metadata):
+    text = re.sub(r'#.*', '', (ROOT / 'constraints.txt').read_text())
+    pins = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        pin = Requirement(line)
+        (only,) = pin.specifier
+        assert only.operator == '==', line
+        assert pins.setdefault(canonicalize_name(pin.name), only.version)
+    extras = metadata['extras_require'].values()
+    ranges = [*metadata['install_requires'], *chain.from_iterable(extras)]
+    for requirement in map(Requirement, ranges):
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version, f'constraints.txt does not pin {requirement.name}'
+        assert requirement.specifier.contains(version), (requirement, version)
+
+
+def test_version_is_that_of_the_package(metadata):
+    version = runpy.run_path(str(ROOT / 'mmesbnn' / 'version.py'))['__version__']
+    assert metadata['version'] == version
