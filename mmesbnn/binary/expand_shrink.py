@@ -167,6 +167,7 @@ class TiledBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
+        self._check_input_dim(x)
         if x.shape[1] * self.copies != self.num_features:
             raise ValueError(
                 f'the input has {x.shape[1]} channels, num_features / copies is '

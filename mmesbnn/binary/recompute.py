@@ -7,12 +7,11 @@ the other way round.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -34,15 +33,23 @@ def is_recomputing() -> bool:
     return _recomputing
 
 
-@contextlib.contextmanager
-def _mark_recomputation(inner: Any) -> Iterator[None]:
-    global _recomputing
-    with inner:
+class _Recomputation(TorchDispatchMode):
+    """``inner``, and meanwhile :func:`is_recomputing`; a mode for ``torch.compile``."""
+
+    def __init__(self, inner: TorchDispatchMode) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __enter__(self) -> _Recomputation:
+        global _recomputing
+        self.inner.__enter__()
         _recomputing = True
-        try:
-            yield
-        finally:
-            _recomputing = False
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        global _recomputing
+        _recomputing = False
+        self.inner.__exit__(*error)
 
 
 def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -53,7 +60,7 @@ def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
 
 def _contexts() -> tuple[Any, Any]:
     first, second = create_selective_checkpoint_contexts(_policy)
-    return first, _mark_recomputation(second)
+    return first, _Recomputation(second)
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

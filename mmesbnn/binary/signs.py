@@ -29,6 +29,11 @@ def check_zero(zero: int) -> int:
     return zero
 
 
+def needs_grad(x: Tensor) -> bool:
+    """Whether autograd records operations on ``x`` (a surrogate costs time)."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
 def sign(x: Tensor, zero: int = -1) -> Tensor:
     """Sign of every entry, without a gradient.
 
@@ -40,13 +45,10 @@ def sign(x: Tensor, zero: int = -1) -> Tensor:
         Tensor of ``x``'s shape and dtype; NaN entries stay NaN, so that a broken
         network shows instead of turning into a legal binary one.
     """
+    if needs_grad(x):
+        x = x.detach()
     negative = x < 0 if zero == 0 else x <= 0
     return torch.where(x > 0, 1.0, torch.where(negative, -1.0, x))
-
-
-def needs_grad(x: Tensor) -> bool:
-    """Whether autograd records operations on ``x`` (a surrogate costs time)."""
-    return torch.is_grad_enabled() and x.requires_grad
 
 
 def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -58,6 +60,12 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
     if not needs_grad(surrogate):
         return value
     return value.detach() + (surrogate - surrogate.detach())
+
+
+def finite(x: Tensor) -> Tensor:
+    """``x`` with infinities cut, as a surrogate: ``inf - inf`` would not be 0."""
+    largest = torch.finfo(x.dtype).max
+    return x.clamp(-largest, largest)
 
 
 def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
@@ -106,7 +114,7 @@ def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
     Neurons" (2013); BNext's and BiDet's weights.
     """
     value = sign(x, zero)
-    return straight_through(value, x) if needs_grad(x) else value
+    return straight_through(value, finite(x)) if needs_grad(x) else value
 
 
 class HardTanhSign(nn.Module):

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .signs import build_from, check_zero, identity_sign, sign, straight_through
+from .signs import (
+    build_from,
+    check_zero,
+    finite,
+    identity_sign,
+    sign,
+    straight_through,
+)
 
 #: Below this temperature BNext's weights are exactly their signs (spec of the T/S/M/L
 #: networks; BNext-18 uses 1e-5).
@@ -38,7 +45,7 @@ def temperature_weight(
     """
     soft = (weight / temperature.clamp(min=1e-8)).clamp(-1, 1)
     value = torch.where(temperature < binary_below, sign(weight, zero), soft)
-    return straight_through(value, weight)
+    return straight_through(value, finite(weight))
 
 
 def per_output_mean_abs(weight: Tensor) -> Tensor:

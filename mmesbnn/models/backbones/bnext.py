@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...binary import (
-    Expansion,
-    TiledBatchNorm2d,
-    normalize_tiled,
-    recompute_elementwise,
-)
-from ..layers.recoupled_conv import RecoupledConv, float_conv
+from ..layers.float_layers import Stem
+from ..layers.recoupled_conv import RecoupledConv
+from .base import ESBackbone, is_width
 
 ARCHS: dict[str, dict] = {
     'tiny': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
     'small': dict(channels=[48, 96, *[192] * 2, *[384] * 2, *[768] * 6, *[1536] * 2]),
-    'middle': dict(
-        channels=[48, 96, *[192] * 4, *[384] * 4, *[768] * 8, *[1536] * 4]
-    ),
+    'middle': dict(channels=[48, 96, *[192] * 4, *[384] * 4, *[768] * 8, *[1536] * 4]),
     'large': dict(
         channels=[64, 128, *[256] * 4, *[512] * 4, *[1024] * 16, *[2048] * 4]
     ),
@@ -34,10 +27,6 @@ ARCHS: dict[str, dict] = {
 
 #: Temperature under which BNext-18's weights are their signs (T/S/M/L: 1e-7).
 BINARY_BELOW_18 = 1e-5
-
-
-def _is_width(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def resolve_arch(arch: str | dict) -> dict:
@@ -56,10 +45,10 @@ def resolve_arch(arch: str | dict) -> dict:
     if unknown:
         raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
     channels, depths = list(arch['channels']), arch.get('depths')
-    if len(channels) < 2 or not all(map(_is_width, channels)):
+    if len(channels) < 2 or not all(map(is_width, channels)):
         raise ValueError(f'arch: channels={channels} must be two or more widths')
     if depths is None:
-        for width, following in zip(channels, channels[1:]):
+        for width, following in pairwise(channels):
             if following not in (width, 2 * width):
                 raise ValueError(
                     f'arch: channels={channels}: a block keeps or doubles its width, '
@@ -67,7 +56,7 @@ def resolve_arch(arch: str | dict) -> dict:
                 )
         return dict(channels=channels)
     depths = list(depths)
-    if len(depths) != len(channels) - 1 or not all(map(_is_width, depths)):
+    if len(depths) != len(channels) - 1 or not all(map(is_width, depths)):
         raise ValueError(
             f'arch: depths={depths} must be one positive number per stage of '
             f'channels={channels}'
@@ -82,13 +71,13 @@ def block_settings(channels: Sequence[int]) -> list[list[dict]]:
     first one never does. Even-numbered blocks multiply with their residual.
     """
     stages: list[list[dict]] = [[]]
-    for i, (width, out) in enumerate(zip(channels, channels[1:]), start=1):
-        stride = 2 if i > 1 and out not in (width, channels[1]) else 1
-        if i == 2 or (stride == 2 and i > 2):
+    for i, (width, out) in enumerate(pairwise(channels), start=1):
+        stride = 2 if i > 1 and out != width else 1
+        if stride == 2:
             stages.append([])
         stages[-1].append(
             dict(
-                channels=width, stride=stride, elementwise=i > 1 and i % 2 == 0,
+                channels=width, stride=stride, elementwise=i % 2 == 0,
                 double=out != width,
             )
         )  # fmt: skip
@@ -143,51 +132,8 @@ class BNext18Block(nn.Sequential):
         )
 
 
-class Stem(nn.Module):
-    """Full-precision convolution, tiled to the expanded width, norm, maybe max-pool.
-
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels before expansion.
-        kernel_size: Size of the kernel in pixels.
-        stride: Stride of the convolution.
-        max_pool: Whether a 3x3/2 max-pool follows.
-        expansion: ES parameters.
-        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        bits: Bits of the kernel, None for full precision. Default None.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int,
-        max_pool: bool, expansion: Expansion, norm: dict, bits: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        options = {} if bits is None else {'bits': bits, 'quantize_input': False}
-        self.conv = float_conv(
-            in_channels, out_channels, kernel_size, stride=stride,
-            padding=kernel_size // 2, bias=False, **options,
-        )  # fmt: skip
-        self.copies = expansion.factor
-        self.norm = TiledBatchNorm2d(expansion.width(out_channels), self.copies, **norm)
-        self.pool = nn.MaxPool2d(3, 2, 1) if max_pool else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the expanded features of the images ``x``."""
-        return self.pool(normalize_tiled(self.conv(x), self.norm, self.copies))
-
-
-def _norm_options(norm_cfg: dict) -> tuple[dict, bool]:
-    """Arguments of TiledBatchNorm2d, and whether its affine is trained."""
-    options = dict(norm_cfg)
-    kind = options.pop('type', None)
-    if kind not in ('BN', 'SyncBN'):
-        raise ValueError(f"norm_cfg={norm_cfg}: the type must be 'BN' or 'SyncBN'")
-    trained = options.pop('requires_grad', True)
-    return {**options, 'sync': kind == 'SyncBN'}, trained
-
-
 @MODELS.register_module()
-class BNext(BaseModule):
+class BNext(ESBackbone):
     """BNext, and with ``tau > 1`` or ``groups > 1`` ES-BNext.
 
     Stem, blocks of :class:`RecoupledConv`, and a PReLU on the last output. All features
@@ -254,46 +200,32 @@ class BNext(BaseModule):
         norm_eval: bool = False, with_cp: bool = False, final_act: bool = True,
         init_cfg: dict | list | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(init_cfg)
         if es_mode not in ('shrunk', 'full'):
             raise ValueError(f"es_mode={es_mode!r} must be 'shrunk' or 'full'")
         if out_copies is None:
             out_copies = 'first' if es_mode == 'shrunk' else 'all'
-        if out_copies not in ('first', 'all'):
-            raise ValueError(f"out_copies={out_copies!r} must be 'first' or 'all'")
+        super().__init__(
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
+            init_cfg,
+        )  # fmt: skip
         self.arch = resolve_arch(arch)
-        self.expansion = Expansion(tau, groups)
-        self.out_copies = out_copies
-        self.norm_eval = norm_eval
-        self.with_cp = with_cp
-        norm, self._norm_trained = _norm_options(norm_cfg or dict(type='BN'))
-
         is_18 = 'depths' in self.arch
         unit = dict(
             expansion=self.expansion, shrink=es_mode == 'shrunk', se_ratio=se_ratio,
-            se_bits=se_bits, norm=norm,
+            se_bits=se_bits, norm=self.norm_args,
             conv=dict(
                 sign=dict(type='hard_tanh', clip=1.5, zero=sign_zero),
                 weight_binarizer=dict(type='temperature', zero=sign_zero),
                 latent_clip=latent_clip,
             ),
         )  # fmt: skip
-        self.stem = self._make_stem(in_channels, stem_stride, is_18, norm, stem_bits)
+        self.stem = self._make_stem(in_channels, stem_stride, is_18, stem_bits)
         self.stages = (self._make_18 if is_18 else self._make_stages)(unit)
-        self.stage_channels = self._stage_channels()
-        self.out_indices = self._resolve_indices(out_indices)
-        self._check_frozen(frozen_stages)
-        self.frozen_stages = frozen_stages
-        last = len(self.stages) - 1
-        self.act = None
-        if final_act and last in self.out_indices:
-            self.act = nn.PReLU(self.out_channels[-1])
-        self._freeze()
+        self._finish(self._stage_widths(), out_indices, final_act)
 
     def _make_stem(
-        self, in_channels: int, stride: int | None, is_18: bool, norm: dict,
-        bits: int | None,
-    ) -> Stem:  # fmt: skip
+        self, in_channels: int, stride: int | None, is_18: bool, bits: int | None
+    ) -> Stem:
         allowed = (4, 1) if is_18 else (2, 1)
         stride = allowed[0] if stride is None else stride
         if stride not in allowed:
@@ -301,7 +233,7 @@ class BNext(BaseModule):
         large = is_18 and stride == 4
         return Stem(
             in_channels, self.arch['channels'][0], 7 if large else 3, min(stride, 2),
-            large, self.expansion, norm, bits,
+            large, self.expansion, self.norm_args, bits,
         )  # fmt: skip
 
     def _make_stages(self, unit: dict) -> nn.ModuleList:
@@ -322,73 +254,8 @@ class BNext(BaseModule):
             stages.append(nn.Sequential(*blocks))
         return stages
 
-    def _stage_channels(self) -> list[int]:
-        """Width of every stage's output, before expansion."""
+    def _stage_widths(self) -> list[int]:
         channels = self.arch['channels']
         if 'depths' in self.arch:
             return channels[1:]
-        ends = torch.tensor([len(stage) for stage in self.stages]).cumsum(0)
-        return [channels[end] for end in ends.tolist()]
-
-    def _resolve_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
-        count = len(self.stages)
-        wanted = [indices] if isinstance(indices, int) else list(indices)
-        if not wanted or any(not -count <= i < count for i in wanted):
-            raise ValueError(f'out_indices={indices}: this arch has {count} stages')
-        return tuple(sorted(i % count for i in wanted))
-
-    def _check_frozen(self, frozen_stages: int) -> None:
-        if not -1 <= frozen_stages <= len(self.stages):
-            raise ValueError(
-                f'frozen_stages={frozen_stages} must be -1 to {len(self.stages)}'
-            )
-
-    @property
-    def out_channels(self) -> list[int]:
-        """Channels of the returned maps."""
-        factor = self.expansion.factor if self.out_copies == 'all' else 1
-        return [self.stage_channels[i] * factor for i in self.out_indices]
-
-    def _select(self, x: Tensor, stage: int) -> Tensor:
-        if self.out_copies == 'all' or self.expansion.factor == 1:
-            return x
-        return x[:, : self.stage_channels[stage]]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of ``out_indices`` for the images ``x``."""
-        x = self.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            for block in stage:
-                if self.with_cp and x.requires_grad:
-                    x = recompute_elementwise(block, x)
-                else:
-                    x = block(x)
-            if i in self.out_indices:
-                out = self._select(x, i)
-                last = self.act is not None and i == len(self.stages) - 1
-                outputs.append(self.act(out) if last else out)
-        return tuple(outputs)
-
-    def _norms(self) -> list[_BatchNorm]:
-        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
-
-    def _freeze(self) -> None:
-        if not self._norm_trained:
-            for norm in self._norms():
-                norm.requires_grad_(False)
-        if self.frozen_stages < 0:
-            return
-        for part in (self.stem, *self.stages[: self.frozen_stages]):
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> BNext:
-        """Set the mode; frozen stages, and norms with ``norm_eval``, stay in eval."""
-        super().train(mode)
-        if mode and self.frozen_stages >= 0:
-            for part in (self.stem, *self.stages[: self.frozen_stages]):
-                part.eval()
-        if mode and self.norm_eval:
-            for norm in self._norms():
-                norm.eval()
-        return self
+        return [channels[end] for end in accumulate(map(len, self.stages))]

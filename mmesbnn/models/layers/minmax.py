@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,10 +29,11 @@ def minmax_quantize(x: Tensor, bits: int, clip: float, dims: int = 1) -> Tensor:
     x = x.clamp(-clip, clip)
     axes = tuple(range(-dims, 0))
     low = x.detach().amin(axes, keepdim=True)
-    span = x.detach().amax(axes, keepdim=True) - low + 1e-8
+    span = x.detach().amax(axes, keepdim=True) - low
+    span = span.to(torch.promote_types(x.dtype, torch.float32)) + 1e-8  # 0 in float16
     steps = 2**bits - 1
     value = ((x - low) / span * steps).round() / steps * span + low
-    return straight_through(value, x)
+    return straight_through(value.to(x.dtype), x)
 
 
 def quantize_weight(weight: Tensor, bits: int, clip: float) -> Tensor:
@@ -47,6 +49,7 @@ def quantize_weight(weight: Tensor, bits: int, clip: float) -> Tensor:
     """
     axes = tuple(range(1, weight.dim()))
     scale = 2 * weight.detach().abs().mean(axes, keepdim=True)
+    scale = torch.where(scale == 0, 1.0, scale)  # all zero: quantized to zeros
     pointwise = weight[0, 0].numel() == 1
     dims = weight.dim() - 1 if pointwise else 2
     return minmax_quantize(weight / scale, bits, clip, dims) * scale
@@ -73,7 +76,8 @@ class MinMaxConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.mac_bits = bits
-        self.quantize_input = quantize_input and bits < 32
+        # the published layer takes three channels for an image, in squeeze-excite too
+        self.quantize_input = quantize_input and bits < 32 and self.in_channels != 3
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""

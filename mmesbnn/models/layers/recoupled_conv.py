@@ -13,18 +13,7 @@ from ...binary import (
     normalize_tiled,
     tile,
 )
-from .minmax import MinMaxConv2d
-
-
-def float_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1,
-    bits: int | None = None, **kwargs,
-) -> nn.Conv2d:  # fmt: skip
-    """A convolution that is not binary: full precision, or ``bits`` if given."""
-    args = (in_channels, out_channels, kernel_size)
-    if bits is None:
-        return nn.Conv2d(*args, groups=groups, **kwargs)
-    return MinMaxConv2d(*args, groups=groups, bits=bits, **kwargs)
+from .float_layers import PooledProjection, average_pool, float_conv
 
 
 class SqueezeExcite(nn.Module):
@@ -63,8 +52,10 @@ class SqueezeExcite(nn.Module):
             name = f'channels // se_ratio = {channels} // {ratio}'
             squeezed = expansion.kernels(middle, name)
             self.copies, groups = expansion.copies, expansion.groups
-            sizes = ((wide, squeezed), (expansion.width(middle),
-                                        expansion.kernels(channels, 'channels')))
+            sizes = (
+                (wide, squeezed),
+                (expansion.width(middle), expansion.kernels(channels, 'channels')),
+            )
         else:
             self.copies, groups = 1, 1
             sizes = ((wide, middle), (middle, wide))
@@ -76,49 +67,6 @@ class SqueezeExcite(nn.Module):
         x = x.mean((2, 3), keepdim=True)
         x = tile(self.squeeze(x), self.copies).relu()
         return tile(self.excite(x), self.copies).sigmoid()
-
-
-def average_pool() -> nn.AvgPool2d:
-    """2x2 average pooling that keeps the last row and column of odd sizes.
-
-    So it fits the stride-2 convolution beside it; for even sizes (all the published
-    networks see) it is plain 2x2 pooling.
-    """
-    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
-
-
-class PooledProjection(nn.Module):
-    """BNext-18's shortcut: pool, full-precision 1x1 convolution, norm.
-
-    With ``shrink`` the kernels are ``(C_o/tau, C_i tau)`` in ``g`` groups, tiled.
-
-    Args:
-        in_channels: ``C_i`` before expansion.
-        out_channels: ``C_o`` before expansion.
-        stride: 1, or 2 for 2x2 average pooling first.
-        expansion: ES parameters.
-        shrink: Whether the kernels shrink.
-        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, expansion: Expansion,
-        shrink: bool, norm: dict,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        wide = expansion.width(out_channels)
-        self.copies = expansion.copies if shrink else 1
-        self.pool = average_pool() if stride == 2 else nn.Identity()
-        self.conv = float_conv(
-            expansion.width(in_channels),
-            expansion.kernels(out_channels) if shrink else wide,
-            groups=expansion.groups if shrink else 1, bias=False,
-        )  # fmt: skip
-        self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool, project and normalise ``x``."""
-        return normalize_tiled(self.conv(self.pool(x)), self.norm, self.copies)
 
 
 class RecoupledConv(nn.Module):

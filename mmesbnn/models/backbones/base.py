@@ -1,0 +1,150 @@
+"""What every binary convolutional backbone of this package shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...binary import Expansion, recompute_elementwise
+
+
+def is_width(value: Any) -> bool:
+    """Whether ``value`` can be a number of channels or blocks."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def norm_options(norm_cfg: dict) -> tuple[dict, bool]:
+    """Arguments of TiledBatchNorm2d, and whether its affine is trained."""
+    options = dict(norm_cfg)
+    kind = options.pop('type', None)
+    if kind not in ('BN', 'SyncBN'):
+        raise ValueError(f"norm_cfg={norm_cfg}: the type must be 'BN' or 'SyncBN'")
+    trained = options.pop('requires_grad', True)
+    return {**options, 'sync': kind == 'SyncBN'}, trained
+
+
+class ESBackbone(BaseModule):
+    """A stem and stages of expanded features, as an OpenMMLab backbone.
+
+    Subclasses build ``stem`` and ``stages``, then call :meth:`_finish`.
+
+    Args:
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
+            ``C tau g``. Default ``'first'``.
+        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
+            nothing. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``eps``,
+            ``momentum``, ``requires_grad``. Default ``dict(type='BN')``.
+        norm_eval: Whether norms stay in eval mode while training. Default False.
+        with_cp: Whether to save only the convolutions' outputs for the backward pass
+            and recompute the rest. Default False.
+        init_cfg: mmengine initialisation config. Default None.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
+    """
+
+    stem: nn.Module
+    stages: nn.ModuleList
+
+    def __init__(
+        self, tau: int = 1, groups: int = 1, out_copies: str = 'first',
+        frozen_stages: int = -1, norm_cfg: dict | None = None,
+        norm_eval: bool = False, with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(init_cfg)
+        if out_copies not in ('first', 'all'):
+            raise ValueError(f"out_copies={out_copies!r} must be 'first' or 'all'")
+        self.expansion = Expansion(tau, groups)
+        self.out_copies = out_copies
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.norm_args, self._norm_trained = norm_options(norm_cfg or dict(type='BN'))
+        self.act: nn.Module | None = None
+
+    def _finish(
+        self, stage_channels: Sequence[int], out_indices: Sequence[int],
+        final_act: bool = False,
+    ) -> None:  # fmt: skip
+        """Check what depends on the stages, and freeze.
+
+        Args:
+            stage_channels: Width of every stage's output, before expansion.
+            out_indices: Stages whose output is returned.
+            final_act: Whether the last stage's output passes a PReLU.
+        """
+        count = len(self.stages)
+        self.stage_channels = list(stage_channels)
+        wanted = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        if not wanted or any(not -count <= i < count for i in wanted):
+            raise ValueError(f'out_indices={out_indices}: this arch has {count} stages')
+        self.out_indices = tuple(sorted({i % count for i in wanted}))
+        if not -1 <= self.frozen_stages <= count:
+            raise ValueError(
+                f'frozen_stages={self.frozen_stages} must be -1 to {count}'
+            )
+        if final_act and count - 1 in self.out_indices:
+            self.act = nn.PReLU(self.out_channels[-1])
+        self._freeze()
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of the returned maps."""
+        factor = self.expansion.factor if self.out_copies == 'all' else 1
+        return [self.stage_channels[i] * factor for i in self.out_indices]
+
+    def _select(self, x: Tensor, stage: int) -> Tensor:
+        if self.out_copies == 'all' or self.expansion.factor == 1:
+            return x
+        return x[:, : self.stage_channels[stage]]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices`` for the images ``x``."""
+        x = self.stem(x)
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            for block in stage:
+                if self.with_cp and x.requires_grad:
+                    x = recompute_elementwise(block, x)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                out = self._select(x, i)
+                last = self.act is not None and i == len(self.stages) - 1
+                outputs.append(self.act(out) if last else out)
+        return tuple(outputs)
+
+    def _norms(self) -> list[_BatchNorm]:
+        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stem, *self.stages[: self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        if not self._norm_trained:
+            for norm in self._norms():
+                norm.requires_grad_(False)
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ESBackbone:
+        """Set the mode; frozen stages, and norms with ``norm_eval``, stay in eval."""
+        super().train(mode)
+        if mode:
+            still = self._norms() if self.norm_eval else []
+            for module in (*self._frozen_parts(), *still):
+                module.eval()
+        return self

@@ -1,0 +1,97 @@
+"""The layers of a binary network that stay full precision (or 8-bit)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
+from .minmax import MinMaxConv2d
+
+
+def float_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1,
+    bits: int | None = None, **kwargs: Any,
+) -> nn.Conv2d:  # fmt: skip
+    """A convolution that is not binary: full precision, or ``bits`` if given."""
+    args = (in_channels, out_channels, kernel_size)
+    if bits is None:
+        return nn.Conv2d(*args, groups=groups, **kwargs)
+    return MinMaxConv2d(*args, groups=groups, bits=bits, **kwargs)
+
+
+def average_pool() -> nn.AvgPool2d:
+    """2x2 average pooling that keeps the last row and column of odd sizes.
+
+    So it fits the stride-2 convolution beside it; for even sizes (all the published
+    networks see) it is plain 2x2 pooling.
+    """
+    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+
+
+class PooledProjection(nn.Module):
+    """BNext-18's shortcut: pool, full-precision 1x1 convolution, norm.
+
+    With ``shrink`` the kernels are ``(C_o/tau, C_i tau)`` in ``g`` groups, tiled.
+
+    Args:
+        in_channels: ``C_i`` before expansion.
+        out_channels: ``C_o`` before expansion.
+        stride: 1, or 2 for 2x2 average pooling first.
+        expansion: ES parameters.
+        shrink: Whether the kernels shrink.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expansion: Expansion,
+        shrink: bool, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide = expansion.width(out_channels)
+        self.copies = expansion.copies if shrink else 1
+        self.pool = average_pool() if stride == 2 else nn.Identity()
+        self.conv = float_conv(
+            expansion.width(in_channels),
+            expansion.kernels(out_channels) if shrink else wide,
+            groups=expansion.groups if shrink else 1, bias=False,
+        )  # fmt: skip
+        self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool, project and normalise ``x``."""
+        return normalize_tiled(self.conv(self.pool(x)), self.norm, self.copies)
+
+
+class Stem(nn.Module):
+    """Full-precision convolution, tiled to the expanded width, norm, maybe max-pool.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels before expansion.
+        kernel_size: Size of the kernel in pixels.
+        stride: Stride of the convolution.
+        max_pool: Whether a 3x3/2 max-pool follows.
+        expansion: ES parameters.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+        bits: Bits of the kernel, None for full precision. Default None.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int,
+        max_pool: bool, expansion: Expansion, norm: dict, bits: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        options = {} if bits is None else {'bits': bits, 'quantize_input': False}
+        self.conv = float_conv(
+            in_channels, out_channels, kernel_size, stride=stride,
+            padding=kernel_size // 2, bias=False, **options,
+        )  # fmt: skip
+        self.copies = expansion.factor
+        self.norm = TiledBatchNorm2d(expansion.width(out_channels), self.copies, **norm)
+        self.pool = nn.MaxPool2d(3, 2, 1) if max_pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the expanded features of the images ``x``."""
+        return self.pool(normalize_tiled(self.conv(x), self.norm, self.copies))
