@@ -1,5 +1,11 @@
 """What a binary network is: signs, weights, operators, layers, ES. Pure torch."""
 
+from .attention import (
+    BinaryFeedForward,
+    BinaryMultiheadAttention,
+    ResidualBinaryLinear,
+    elastic_binarize,
+)
 from .expand_shrink import (
     DropInESConv2d,
     DropInESLinear,
@@ -10,7 +16,7 @@ from .expand_shrink import (
     normalize_tiled,
     tile,
 )
-from .functional import binary_conv2d, binary_linear
+from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import BinaryConv2d, BinaryLinear, LearnableShift, RPReLU, RSign
 from .recompute import is_recomputing, recompute_elementwise
 from .signs import (
@@ -37,7 +43,9 @@ from .weights import (
 
 __all__ = [
     'BinaryConv2d',
+    'BinaryFeedForward',
     'BinaryLinear',
+    'BinaryMultiheadAttention',
     'CentredSignWeight',
     'DropInESConv2d',
     'DropInESLinear',
@@ -51,14 +59,17 @@ __all__ = [
     'RPReLU',
     'RSign',
     'RealWeight',
+    'ResidualBinaryLinear',
     'ScaledSignWeight',
     'TemperatureWeight',
     'TiledBatchNorm2d',
     'binary_conv2d',
     'binary_linear',
+    'binary_matmul',
     'build_sign',
     'build_weight_binarizer',
     'centred_sign_weight',
+    'elastic_binarize',
     'hard_tanh_sign',
     'identity_sign',
     'is_recomputing',

@@ -147,6 +147,7 @@ class TiledBatchNorm2d(nn.BatchNorm2d):
         ``(N, num_features / copies, H, W)`` to ``(N, num_features, H, W)``.
     """
 
+    momentum: float
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -446,7 +447,9 @@ class DropInESConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
-        expanded = (x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)).flatten(1, 2)
+        expanded = (x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)).flatten(
+            1, 2
+        )
         y = tile(self.conv(expanded), self.expansion.tau)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 

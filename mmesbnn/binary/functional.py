@@ -1,11 +1,12 @@
-"""The operators that every binary convolution and every binary linear go through.
+"""The operators that all binary arithmetic goes through.
 
-Both are registered with ``torch.library`` under the names ``mmesbnn::binary_conv2d``
-and ``mmesbnn::binary_linear``, so whatever looks at a network from outside (OPs
-counter, binary check, packer, exporter, selective recomputation) recognises binary
-arithmetic by the operator and needs to know no model.
+They are registered with ``torch.library`` under the names ``mmesbnn::binary_conv2d``,
+``mmesbnn::binary_linear`` and ``mmesbnn::binary_matmul``, so whatever looks at a
+network from outside (OPs counter, binary check, packer, exporter, selective
+recomputation) recognises binary arithmetic by the operator and needs to know no model.
 
-The operands are the signed input and the *effective* weight (see ``weights.py``).
+The operands are the signed input and the *effective* weight (see ``weights.py``), in
+``binary_matmul`` two activations (see ``attention.py``).
 Sums of +-1 products are integers: exact in float64, float32, and in bfloat16
 multiplication with float32 accumulation. Under autocast the *result* is rounded to
 the low dtype: relative error up to 2^-8 in bfloat16, 2^-11 in float16 (0 up to sums
@@ -15,7 +16,7 @@ of 256 and 2048).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch.nn.modules.utils import _pair
 
 PAD_VALUES = (-1, 0, 1)
 
-IntPair = Union[int, Sequence[int]]
+IntPair = int | Sequence[int]
 
 
 def _pad(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
@@ -100,9 +101,30 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _binary_linear.register_autograd(_linear_backward, setup_context=_save_for_linear)
 
+
+@torch.library.custom_op('mmesbnn::binary_matmul', mutates_args=())
+def _binary_matmul(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@_binary_matmul.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    a, b = ctx.saved_tensors
+    grad_a = grad @ b.mT if ctx.needs_input_grad[0] else None
+    grad_b = a.mT @ grad if ctx.needs_input_grad[1] else None
+    return grad_a, grad_b
+
+
+_binary_matmul.register_autograd(_matmul_backward, setup_context=_save_for_linear)
+
 #: The overloads by which dispatch modes and graph passes recognise binary arithmetic.
 BINARY_CONV2D = torch.ops.mmesbnn.binary_conv2d.default
 BINARY_LINEAR = torch.ops.mmesbnn.binary_linear.default
+BINARY_MATMUL = torch.ops.mmesbnn.binary_matmul.default
 
 
 def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,3 +191,24 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     x, weight = _autocast(x, weight)
     return _binary_linear(x, weight)
+
+
+def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Product ``a @ b`` of two binary activations, matrix by matrix.
+
+    Args:
+        a: Entries ``-+s``, or ``0`` and ``s``, for one ``s``: ``(..., L, K)``.
+        b: Likewise, ``(..., K, M)``, with the leading axes of ``a``.
+
+    Returns:
+        Tensor ``(..., L, M)``.
+
+    Raises:
+        ValueError: If the shapes do not fit; nothing is broadcast.
+    """
+    if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: no product of matrices'
+        )
+    a, b = _autocast(a, b)
+    return _binary_matmul(a, b)

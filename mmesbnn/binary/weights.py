@@ -27,7 +27,9 @@ BINARY_BELOW = 1e-7
 
 
 def temperature_weight(
-    weight: Tensor, temperature: Tensor, binary_below: float = BINARY_BELOW,
+    weight: Tensor,
+    temperature: Tensor,
+    binary_below: float = BINARY_BELOW,
     zero: int = -1,
 ) -> Tensor:
     """Weights that harden to signs as a temperature falls.

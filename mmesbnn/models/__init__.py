@@ -1,0 +1,22 @@
+"""Components for OpenMMLab, registered at mmengine's root registries."""
+
+from mmengine.registry import MODELS
+
+from ..binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryMultiheadAttention,
+    DropInESConv2d,
+    DropInESLinear,
+)
+from . import backbones, classifiers, heads, layers, losses
+
+# For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows
+# torch and nothing else.
+MODELS.register_module(name='BinaryConv2d', module=BinaryConv2d)
+MODELS.register_module(name='BinaryLinear', module=BinaryLinear)
+MODELS.register_module(name='BinaryMultiheadAttention', module=BinaryMultiheadAttention)
+MODELS.register_module(name='ESConv2d', module=DropInESConv2d)
+MODELS.register_module(name='ESLinear', module=DropInESLinear)
+
+__all__ = ['backbones', 'classifiers', 'heads', 'layers', 'losses']

@@ -1,5 +1,6 @@
 """Binary backbones; importing this registers them at mmengine's root registry."""
 
+from .binary_vit import BinaryViT
 from .bnext import BNext
 
-__all__ = ['BNext']
+__all__ = ['BNext', 'BinaryViT']

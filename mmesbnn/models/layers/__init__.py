@@ -1,7 +1,8 @@
 """Building blocks of networks, above single binary layers."""
 
+from .float_layers import PooledProjection, Stem
 from .minmax import MinMaxConv2d, MinMaxLinear
-from .recoupled_conv import PooledProjection, RecoupledConv, SqueezeExcite
+from .recoupled_conv import RecoupledConv, SqueezeExcite
 
 __all__ = [
     'MinMaxConv2d',
@@ -9,4 +10,5 @@ __all__ = [
     'PooledProjection',
     'RecoupledConv',
     'SqueezeExcite',
+    'Stem',
 ]

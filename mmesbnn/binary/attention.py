@@ -1,0 +1,346 @@
+"""Binary multi-head attention and its feed-forward, on tokens ``(N, L, C)``.
+
+Queries, keys and values are signs, attention probabilities are 0 or one learnable
+value, so both matrix products of attention are binary. Every linear layer has a
+threshold before and a norm, a real residual and an :class:`RPReLU` after it.
+
+With ``tau > 1`` the linear layers follow the ES arithmetic of ``expand_shrink.py``:
+their input has ``C tau`` channels, or ``C`` that are tiled ``tau`` times, every copy
+with thresholds of its own. The matrix products of attention stay as they are.
+
+Source: Le and Li, "BinaryViT", arXiv 2306.16678, as its code computes it; ES: our
+reading of Shi et al., arXiv 2503.23709, whose Transformer code is not released.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .expand_shrink import (
+    ESLinear,
+    TiledBatchNorm2d,
+    normalize_tiled,
+    spread_thresholds,
+    tile,
+)
+from .functional import binary_matmul
+from .layers import LearnableShift, RPReLU, RSign
+from .signs import straight_through
+
+RESIDUAL_POOLS = ('adjacent', 'replica')
+
+
+def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
+    """``clip * clamp(round(x / clip), 0, 1)``: 0 up to the threshold ``clip / 2``.
+
+    With ``r = x / clip`` the gradients are ``dy/dx = 1 if 0 <= r <= 1 else 0`` and
+    ``dy/dclip = round(r) - r if 0 <= r <= 1 else (1 if r > 1 else 0)``.
+
+    Args:
+        x: Tensor of any shape, such as attention probabilities.
+        clip: Positive, a tensor with one entry.
+
+    Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
+    """
+    ratio = (x / clip).clamp(0, 1)
+    return clip * straight_through(ratio.round(), ratio)
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """Tokens ``(N, H W, C)`` of a map ``(N, C, H, W)``."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_of(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Map ``(N, C, H, W)`` of tokens ``(N, H W, C)``, with ``size = (H, W)``."""
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
+def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
+    """``norm(tile(x, copies))`` over the channels of tokens ``(N, L, C)``.
+
+    Args:
+        x: Small tokens.
+        norm: Norm of maps with ``copies * C`` channels, a :class:`TiledBatchNorm2d` or
+            what a tool made of it.
+        copies: How many copies. Default 1.
+    """
+    y = normalize_tiled(x.transpose(1, 2).unsqueeze(-1), norm, copies)
+    return y.squeeze(-1).transpose(1, 2)
+
+
+class ResidualBinaryLinear(nn.Module):
+    """``y = rprelu(norm(tile(binary_linear(x + b))) + residual)``.
+
+    Signs have the quadratic surrogate, weights are centred and scaled. Input and output
+    may or may not be expanded; in any case the weight is ``(C_o / tau, C_i tau)``.
+    Copies of an input start with thresholds ``-b`` apart from each other, since with
+    equal ones they would carry no information.
+
+    Args:
+        in_features: ``C_i``.
+        out_features: ``C_o``.
+        tau: ES factor. Default 1.
+        expanded_in: Whether the input has ``C_i tau`` features; otherwise it has
+            ``C_i``, which are tiled ``tau`` times here. Default False.
+        expanded_out: Whether the output has ``C_o tau`` features, tiled ``tau^2``
+            times; otherwise ``C_o``, tiled ``tau`` times. Default False.
+        spread: Thresholds of the copies lie evenly in ``[-spread, spread]`` at first.
+            Default 0.5, for inputs of about unit variance.
+        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+
+    Raises:
+        ValueError: If ``tau`` does not divide ``out_features``, or an expanded
+            ``in_features``; or if ``sign_zero`` is not one of -1, 0.
+
+    Shape:
+        Tokens ``(N, L, C_i)`` and a residual ``(N, L, C_o)`` to ``(N, L, C_o)``, times
+        ``tau`` where expanded.
+
+    Source: Le and Li, "BinaryViT"; ``x - m_1`` there is ``x + b_0`` in our RPReLU.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, tau: int = 1,
+        expanded_in: bool = False, expanded_out: bool = False, spread: float = 0.5,
+        sign_zero: int = -1, norm: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.linear = ESLinear(
+            in_features, out_features, tau=tau, tiled=False,
+            sign=dict(type='quadratic', zero=sign_zero),
+            weight_binarizer=dict(type='centred_sign', zero=sign_zero),
+        )  # fmt: skip
+        if expanded_in and in_features % tau:
+            raise ValueError(f'tau={tau} does not divide in_features={in_features}')
+        self.expand = 1 if expanded_in else tau
+        self.copies = tau * tau if expanded_out else tau
+        wide = out_features * tau if expanded_out else out_features
+        self.shift = LearnableShift(in_features * tau, channels_last=True)
+        # an expanded input is itself tau^2 copies of a shrunk layer's output
+        equal = tau * tau if expanded_in else tau
+        with torch.no_grad():
+            self.shift.bias.copy_(
+                spread_thresholds(in_features * tau // equal, equal, spread)
+            )
+        self.norm = TiledBatchNorm2d(wide, self.copies, **(norm or {}))
+        self.act = RPReLU(wide, channels_last=True)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Multiply ``x`` and add ``residual``."""
+        y = self.linear(self.shift(tile(x, self.expand, -1)))
+        return self.act(normalize_tokens(y, self.norm, self.copies) + residual)
+
+
+class BinaryMultiheadAttention(nn.Module):
+    """Multi-head self-attention whose products are all binary.
+
+    With units ``U(x, residual)`` of :class:`ResidualBinaryLinear`, ``s`` a sign with
+    thresholds and ``P`` average pooling to ``1 / sr_ratio`` of the resolution::
+
+        q = U_q(x, x)
+        z = U_r(P(x), P(x)) if sr_ratio > 1 else x
+        k, v = U_k(z, z), U_v(z, z)
+        p = elastic_binarize(softmax(s(q) s(k)^T / sqrt(C / heads)), clip)
+        c = rprelu(norm(p s(v)) + q + up(k + v))
+        y = U_o(c, c)
+
+    ``up`` is nearest-neighbour upsampling. ``ParameterBoundsHook`` keeps ``clip``
+    positive; at 0 and below it would get no gradient any more.
+
+    With ``tau > 1`` input and output have ``C tau`` channels; q, k, v and c have ``C``,
+    their residual is the mean of ``x``'s copies. Registered in OpenMMLab's ``MODELS``,
+    for the ``attn`` of other Transformers: without ``sr_ratio`` it takes tokens alone.
+
+    Args:
+        embed_dims: ``C``.
+        num_heads: Number of heads.
+        sr_ratio: How many times coarser keys and values are than queries. Default 1.
+        tau: ES factor. Default 1.
+        clip: Initial value of the probabilities that are not 0. Default 0.005.
+        spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
+        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+
+    Raises:
+        ValueError: If ``num_heads`` or ``tau`` do not divide ``embed_dims``, if
+            ``sr_ratio`` or ``clip`` is not positive; when called, if ``sr_ratio > 1``
+            and there is no ``size``, or one that does not fit.
+
+    Shape:
+        ``(N, L, C tau)`` to the same.
+
+    Source: Le and Li, "BinaryViT", arXiv 2306.16678.
+    """
+
+    parameter_bounds = {'clip': (1e-4, 1.0)}
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, sr_ratio: int = 1, tau: int = 1,
+        clip: float = 0.005, spread: float = 0.5, sign_zero: int = -1,
+        norm: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if num_heads < 1 or embed_dims % num_heads:
+            raise ValueError(
+                f'num_heads={num_heads} does not divide embed_dims={embed_dims}'
+            )
+        if sr_ratio < 1:
+            raise ValueError(f'sr_ratio={sr_ratio} must be at least 1')
+        if not clip > 0:
+            raise ValueError(f'clip={clip!r} must be positive')
+        self.embed_dims, self.num_heads = embed_dims, num_heads
+        self.sr_ratio, self.tau = sr_ratio, tau
+
+        def unit(expanded_in: bool, expanded_out: bool = False) -> ResidualBinaryLinear:
+            return ResidualBinaryLinear(
+                embed_dims, embed_dims, tau, expanded_in, expanded_out, spread,
+                sign_zero, norm,
+            )  # fmt: skip
+
+        def threshold() -> RSign:
+            sign = dict(type='quadratic', zero=sign_zero)
+            return RSign(embed_dims, sign, channels_last=True)
+
+        self.query = unit(True)
+        self.reduction = unit(True) if sr_ratio > 1 else None
+        self.key, self.value = unit(sr_ratio == 1), unit(sr_ratio == 1)
+        self.query_sign, self.key_sign = threshold(), threshold()
+        self.value_sign = threshold()
+        self.clip = nn.Parameter(torch.tensor(float(clip)))
+        self.norm = TiledBatchNorm2d(embed_dims, **(norm or {}))
+        self.act = RPReLU(embed_dims, channels_last=True)
+        self.output = unit(False, True)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens ``(N, L, C tau)``.
+            size: Height and width of their map, needed with ``sr_ratio > 1``.
+        """
+        query = self.query(x, self._narrow(x))
+        source = self._reduce(x, size)
+        narrow = self._narrow(source)
+        key, value = self.key(source, narrow), self.value(source, narrow)
+        context = self._attend(
+            self.query_sign(query), self.key_sign(key), self.value_sign(value)
+        )
+        residual = query + self._upsample(key + value, size)
+        context = self.act(normalize_tokens(context, self.norm) + residual)
+        return self.output(context, tile(context, self.tau, -1))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """The mean of ``x``'s copies, if it is expanded."""
+        if x.shape[-1] == self.embed_dims:
+            return x
+        return x.unflatten(-1, (self.tau, -1)).mean(-2)
+
+    def _reduce(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        if self.reduction is None:
+            return x
+        if size is None or size[0] * size[1] != x.shape[1]:
+            raise ValueError(
+                f'size={size} must be the height and width of {x.shape[1]} tokens, '
+                f'because sr_ratio={self.sr_ratio}'
+            )
+        pooled = F.avg_pool2d(
+            map_of(x, size), self.sr_ratio, ceil_mode=True, count_include_pad=False
+        )
+        x = tokens_of(pooled)
+        return self.reduction(x, self._narrow(x))
+
+    def _upsample(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        if self.reduction is None or size is None:
+            return x
+        coarse = (-(-size[0] // self.sr_ratio), -(-size[1] // self.sr_ratio))
+        return tokens_of(F.interpolate(map_of(x, coarse), size, mode='nearest'))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        scores = binary_matmul(split(query), split(key).mT)
+        scores = scores / math.sqrt(self.embed_dims // self.num_heads)
+        probabilities = elastic_binarize(scores.softmax(-1), self.clip)
+        context = binary_matmul(probabilities, split(value))
+        return context.transpose(1, 2).flatten(2)
+
+
+class BinaryFeedForward(nn.Module):
+    """Two binary linear layers with residuals, BinaryViT's FFN.
+
+    With ``r = H / C``, units ``U(x, residual)`` of :class:`ResidualBinaryLinear` and
+    ``P`` an average pooling of channels::
+
+        h = U_1(x, tile(x, r))
+        y = U_2(h, P(h))
+
+    With ``tau > 1`` ``h`` has ``H tau`` channels. Input and output have ``C``, and
+    ``tile`` and ``P`` are of ``r tau`` channels; or they are ``expanded`` to ``C tau``,
+    and ``tile`` and ``P`` are of ``r``. Multiplications and weight bits are those of
+    ``tau = 1`` in both cases.
+
+    Args:
+        embed_dims: ``C``.
+        feedforward_dims: ``H``.
+        tau: ES factor. Default 1.
+        expanded: Whether input and output have ``C tau`` channels. Default False.
+        residual_pool: What ``P`` averages: ``'adjacent'`` channels, as published,
+            although ``tile`` does not put copies beside each other; or the
+            ``'replica'`` of a channel, which keeps channels apart. Default
+            ``'adjacent'``.
+        spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
+        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+
+    Raises:
+        ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau``
+            does not divide both, or if ``residual_pool`` is neither.
+
+    Shape:
+        ``(N, L, C)``, or ``(N, L, C tau)`` if ``expanded``, to the same.
+
+    Source: Le and Li, "BinaryViT", arXiv 2306.16678.
+    """
+
+    def __init__(
+        self, embed_dims: int, feedforward_dims: int, tau: int = 1,
+        expanded: bool = False, residual_pool: str = 'adjacent', spread: float = 0.5,
+        sign_zero: int = -1, norm: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if residual_pool not in RESIDUAL_POOLS:
+            raise ValueError(
+                f'residual_pool={residual_pool!r} must be one of {RESIDUAL_POOLS}'
+            )
+        if feedforward_dims < 1 or feedforward_dims % embed_dims:
+            raise ValueError(
+                f'embed_dims={embed_dims} does not divide '
+                f'feedforward_dims={feedforward_dims}'
+            )
+        ratio = feedforward_dims // embed_dims
+        self.ratio = ratio if expanded else ratio * tau
+        self.residual_pool = residual_pool
+        self.up = ResidualBinaryLinear(
+            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm
+        )
+        self.down = ResidualBinaryLinear(
+            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer's output for the tokens ``x``."""
+        hidden = self.up(x, tile(x, self.ratio, -1))
+        return self.down(hidden, self._pool(hidden))
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        if self.residual_pool == 'adjacent':
+            return hidden.unflatten(-1, (-1, self.ratio)).mean(-1)
+        return hidden.unflatten(-1, (self.ratio, -1)).mean(-2)

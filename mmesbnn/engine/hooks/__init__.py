@@ -1,0 +1,17 @@
+"""Hooks that own what changes during training: schedules, clamps, checks."""
+
+from .epoch_seed import EpochSeedHook
+from .nan_guard import NaNGuardHook
+from .parameter_bounds import ParameterBoundsHook
+from .sign_flip import SignFlipHook
+from .teacher_schedule import TeacherScheduleHook
+from .temperature import TemperatureHook
+
+__all__ = [
+    'EpochSeedHook',
+    'NaNGuardHook',
+    'ParameterBoundsHook',
+    'SignFlipHook',
+    'TeacherScheduleHook',
+    'TemperatureHook',
+]

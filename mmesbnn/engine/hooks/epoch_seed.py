@@ -1,0 +1,48 @@
+"""Random numbers that depend on the epoch, not on what ran before."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from mmengine.dataset import worker_init_fn
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, set_random_seed
+
+#: Distance of two epochs' seeds: more than there are loader workers in any run.
+_STRIDE = 100_003
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Seeds this process and the training loader's workers anew for every epoch.
+
+    ``seed = (run's seed + 100003 epoch) mod 2^31``, plus rank and worker number.
+    mmengine saves no generator's state, so without this a resumed run draws other crops
+    and flips than an uninterrupted one; with it both give the same losses, given the
+    same ``randomness=dict(seed=...)``. Workers must restart every epoch:
+    ``persistent_workers=False`` in the loader's config.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Warn if the workers cannot be seeded."""
+        if getattr(runner.train_dataloader, 'persistent_workers', False):
+            runner.logger.log(
+                logging.WARNING,
+                'EpochSeedHook: persistent_workers=True in train_dataloader keeps the '
+                "workers' random numbers running on: a resumed run will augment its "
+                'images in another way',
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed everything that the epoch draws from."""
+        seed = (runner.seed + _STRIDE * runner.epoch) % 2**31
+        set_random_seed(seed, diff_rank_seed=True)
+        loader = runner.train_dataloader
+        if loader.num_workers:
+            loader.worker_init_fn = partial(
+                worker_init_fn, num_workers=loader.num_workers, rank=get_rank(),
+                seed=seed, disable_subprocess_warning=True,
+            )  # fmt: skip

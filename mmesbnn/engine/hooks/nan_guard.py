@@ -1,0 +1,98 @@
+"""Stop a training whose loss is no number any more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+
+def losses_of(outputs: dict[str, Any] | None) -> dict[str, Any]:
+    """The entries of a step's ``outputs`` that are losses."""
+    return {name: loss for name, loss in (outputs or {}).items() if 'loss' in name}
+
+
+def total(losses: dict[str, Any]) -> Tensor:
+    """Sum of the losses, finite only if all of them are. On their device."""
+    return sum(torch.as_tensor(loss).detach().float().sum() for loss in losses.values())
+
+
+@HOOKS.register_module()
+class NaNGuardHook(Hook):
+    """Stop the training when a loss is NaN or infinite.
+
+    Every loss is looked at on the device, without waiting for it; only every
+    ``interval`` iterations, at the end of an epoch and of the training does the hook
+    read the result, on all processes together. The error names the first iteration
+    that went wrong and the last checkpoint from before.
+
+    Looks before a checkpoint of the same moment is written. Iteration-based
+    checkpoints want an interval that is a multiple of this one.
+
+    Args:
+        interval: Iterations between two readings. Default 50.
+
+    Raises:
+        ValueError: If ``interval`` is not positive.
+        FloatingPointError: While training, if a loss is not finite.
+    """
+
+    # before CheckpointHook (VERY_LOW) overwrites the last good file, after the loggers
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f'interval={interval} must be at least 1')
+        self.interval = interval
+        self._record: Tensor | None = None
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:  # fmt: skip
+        """Look at the losses of an iteration."""
+        losses = losses_of(outputs)
+        if losses:
+            self._note(runner.iter, total(losses))
+        last = self.is_last_train_iter(runner)
+        if last or self.every_n_train_iters(runner, self.interval):
+            self._check(runner, losses)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Read the result before the epoch's checkpoint is written."""
+        self._check(runner, {})
+
+    def _note(self, iteration: int, loss: Tensor) -> None:
+        """Remember iteration and loss, and go on remembering the first bad ones."""
+        new = torch.stack([torch.full_like(loss, iteration), loss])
+        if self._record is not None:
+            new = torch.where(self._record[1].isfinite(), new, self._record)
+        self._record = new
+
+    def _check(self, runner: Runner, losses: dict) -> None:
+        if self._record is None:
+            return
+        found = (~self._record[1].isfinite()).int()
+        all_reduce(found, op='max')
+        if not found.item():
+            return
+        iteration, loss = self._record.tolist()
+        what = f'the loss became {loss}'
+        if math.isfinite(loss):
+            what = 'the loss of another process is not finite'
+        now = ', '.join(
+            f'{name}={float(value)}'
+            for name, value in losses.items()
+            if not math.isfinite(value)
+        )
+        saved = runner.message_hub.get_info('last_ckpt') or 'none'
+        raise FloatingPointError(
+            f'iteration {int(iteration)}: {what}{f" (now {now})" if now else ""}. '
+            f'Last checkpoint before it: {saved}'
+        )

@@ -1,0 +1,78 @@
+"""How many binary weights still change their sign."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..reach import binary_layers
+
+
+@HOOKS.register_module()
+class SignFlipHook(Hook):
+    """Measure the share of binary weights whose sign an epoch has changed.
+
+    Binary weights learn by flipping: a rate that stays high means a learning rate that
+    is too large, a rate near 0 that nothing is learnt any more. Signs are compared
+    between the beginning and the end of one and the same epoch, so that the hook has
+    no state that a resumed training would miss.
+
+    Logs ``train/flip_rate``, and the rate of every layer at the level DEBUG. Keeps one
+    byte per binary weight while it measures. Iteration-based training is one epoch to
+    mmengine, and gets one number at its end.
+
+    Args:
+        interval: Measure every ``interval``-th epoch. Default 1.
+
+    Raises:
+        ValueError: If ``interval`` is not positive; before training, if the model has
+            no binary layer.
+    """
+
+    def __init__(self, interval: int = 1) -> None:
+        if interval < 1:
+            raise ValueError(f'interval={interval} must be at least 1')
+        self.interval = interval
+        self._signs: dict[str, Tensor] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the binary layers."""
+        self._layers = binary_layers(runner.model)
+        if not self._layers:
+            raise ValueError(
+                'SignFlipHook: the model has no binary layer: remove the hook'
+            )
+
+    @torch.no_grad()
+    def _measure(self) -> dict[str, Tensor]:
+        # of the effective weight, because some binarizers centre before the sign
+        return {
+            name: layer.effective_weight() > 0 for name, layer in self._layers.items()
+        }
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Keep the signs."""
+        if self.every_n_epochs(runner, self.interval):
+            self._signs = self._measure()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Compare them."""
+        if not self._signs:
+            return
+        before, self._signs = self._signs, {}
+        now = self._measure()
+        flips = torch.stack([(now[name] != before[name]).sum() for name in now])
+        sizes = [signs.numel() for signs in now.values()]
+        rate = flips.sum().item() / sum(sizes)
+        runner.message_hub.update_scalar('train/flip_rate', rate)
+        runner.logger.info(
+            f'Epoch {runner.epoch}: {rate:.3%} of the binary weights flipped'
+        )
+        if runner.logger.isEnabledFor(logging.DEBUG):
+            for name, flipped, size in zip(now, flips.tolist(), sizes, strict=True):
+                runner.logger.debug(f'  {name}: {flipped / size:.3%}')

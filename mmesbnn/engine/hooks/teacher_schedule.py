@@ -1,0 +1,58 @@
+"""Which assistant teaches when."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..reach import check_by_epoch
+
+
+@HOOKS.register_module()
+class TeacherScheduleHook(Hook):
+    """Give every assistant of a ``DistillClassifier`` an equal part of the training.
+
+    Before epoch ``e`` of ``E``, with ``A`` assistants, assistant
+    ``k = min(floor(e A / E), A - 1)`` takes over; the main teacher always acts too.
+
+    Args:
+        by_epoch: Whether ``e`` and ``E`` are epochs, rather than iterations.
+            Default True.
+
+    Raises:
+        ValueError: Before training, if the model has no teachers to choose from, or
+            ``by_epoch`` does not fit the training loop.
+
+    Source: the training code of Guo et al., "BNext" (2022).
+    """
+
+    def __init__(self, by_epoch: bool = True) -> None:
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the model that has the teachers."""
+        check_by_epoch(runner, self)
+        model = runner.model
+        self._model = model.module if is_model_wrapper(model) else model
+        if not hasattr(self._model, 'set_teacher'):
+            raise ValueError(
+                'TeacherScheduleHook: the model has no teachers (it is no '
+                'DistillClassifier): remove the hook'
+            )
+
+    def _choose(self, step: int, steps: int) -> None:
+        count = self._model.num_assistants
+        if count:
+            self._model.set_teacher(min(step * count // steps, count - 1))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Choose the assistant of the epoch that begins."""
+        if self.by_epoch:
+            self._choose(runner.epoch, runner.max_epochs)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Choose the assistant of the iteration that begins."""
+        if not self.by_epoch:
+            self._choose(runner.iter, runner.max_iters)

@@ -1,0 +1,5 @@
+"""Optimizer constructors."""
+
+from .binary_constructor import BinaryOptimWrapperConstructor
+
+__all__ = ['BinaryOptimWrapperConstructor']

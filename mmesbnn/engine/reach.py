@@ -1,0 +1,40 @@
+"""Finding what a hook drives: by what a module is or has, not by model.
+
+``modules()`` sees through DDP and ``torch.compile`` wrappers, so no unwrapping here.
+"""
+
+from __future__ import annotations
+
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
+
+from ..binary import TemperatureWeight
+
+
+def trained_models(runner: Runner) -> list[nn.Module]:
+    """The model, and the moving averages of it that hooks keep."""
+    averages = (getattr(hook, 'ema_model', None) for hook in runner.hooks)
+    return [runner.model, *(model for model in averages if model is not None)]
+
+
+def binary_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of ``model`` that binarize their weight, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, 'weight_binarizer')
+    }
+
+
+def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
+    """The weight binarizers of ``model`` that have a temperature."""
+    return [m for m in model.modules() if isinstance(m, TemperatureWeight)]
+
+
+def check_by_epoch(runner: Runner, hook: object) -> None:
+    """Raise a ``ValueError`` if ``hook`` counts epochs and the training does not."""
+    if hook.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+        raise ValueError(
+            f'{type(hook).__name__}: by_epoch=True, but the training counts iterations '
+            '(IterBasedTrainLoop): give by_epoch=False'
+        )

@@ -1,0 +1,438 @@
+"""BinaryViT and ES-BinaryViT."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...binary import (
+    BinaryFeedForward,
+    BinaryMultiheadAttention,
+    ESConv2d,
+    Expansion,
+    LearnableShift,
+    RPReLU,
+    TiledBatchNorm2d,
+    normalize_tiled,
+    tile,
+)
+from ...binary.attention import map_of, normalize_tokens, tokens_of
+from ...binary.expand_shrink import spread_thresholds
+from .base import ESBackbone, is_width
+
+ARCHS: dict[str, dict] = {
+    'small': dict(
+        dims=[64, 128, 256, 512], depths=[3, 4, 8, 4], heads=[1, 2, 4, 8],
+        ffn_dims=[512, 1024, 1024, 2048], sr_ratios=[8, 4, 1, 1], patch_size=4,
+        stem_norm=True,
+    ),
+    'deit-small': dict(
+        dims=[384], depths=[12], heads=[6], ffn_dims=[1536], sr_ratios=[1],
+        patch_size=16, stem_norm=False,
+    ),
+}  # fmt: skip
+
+#: Initial factors of the main branches and of the pooling branches.
+SCALE, POOL_SCALE = 0.1, 0.0
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """Check ``arch`` and return it as a dict with all its keys.
+
+    Raises:
+        ValueError: If it is neither a known name nor a valid dict.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
+        return copy.deepcopy(ARCHS[arch])
+    if not isinstance(arch, dict):
+        raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
+    lists = ('dims', 'depths', 'heads', 'ffn_dims', 'sr_ratios')
+    options = dict(patch_size=4, stem_norm=True)
+    arch = {**options, **arch}
+    if set(arch) != {*lists, *options}:
+        raise ValueError(
+            f'arch has the keys {sorted(arch)}: {list(lists)} are needed, '
+            f'{list(options)} optional'
+        )
+    values = {name: list(arch[name]) for name in lists}
+    for name, value in values.items():
+        if len(value) != len(values['dims']) or not all(map(is_width, value)):
+            raise ValueError(
+                f'arch: {name}={value} must be one positive number per stage of '
+                f'dims={values["dims"]}'
+            )
+    if not values['dims'] or not is_width(arch['patch_size']):
+        raise ValueError(f'arch: patch_size={arch["patch_size"]} and dims must be > 0')
+    for width, following in pairwise(values['dims']):
+        if following % width:
+            raise ValueError(
+                f'arch: dims={values["dims"]}: {width} does not divide {following}, '
+                'as the residual between the stages needs'
+            )
+    return {**arch, **values}
+
+
+class LayerScale(nn.Module):
+    """``y = a x + m`` per channel of tokens ``(N, L, C)``.
+
+    Args:
+        channels: ``C``.
+        scale: Initial ``a``; ``m`` is 0.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift ``x``."""
+        return x * self.scale + self.shift
+
+
+class Positions(nn.Module):
+    """``y = x + p`` with one learnable ``p`` per channel and pixel, N(0, 0.02^2).
+
+    A map of another size gets ``p`` interpolated (bicubic).
+
+    Args:
+        channels: Channels of the map.
+        size: Height and width of the map.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, channels, *size))
+        nn.init.trunc_normal_(self.bias, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the positions to the map ``x``; the result has its tokens in order."""
+        bias = self.bias
+        if bias.shape[2:] != x.shape[2:]:
+            bias = F.interpolate(bias, x.shape[2:], mode='bicubic')
+        return (x + bias).contiguous(memory_format=torch.channels_last)
+
+
+class PatchStem(nn.Module):
+    """Full-precision patch embedding: convolution, tiled, norm, positions.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: ``C``, channels before expansion.
+        patch_size: Kernel and stride of the convolution.
+        size: Height and width of the output.
+        expansion: ES parameters of the stream.
+        has_norm: Whether there is a norm.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch_size: int,
+        size: tuple[int, int], expansion: Expansion, has_norm: bool, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide, self.copies = expansion.width(out_channels), expansion.tau
+        self.conv = nn.Conv2d(in_channels, out_channels, patch_size, patch_size)
+        self.norm = TiledBatchNorm2d(wide, self.copies, **norm) if has_norm else None
+        self.positions = Positions(wide, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the first map of the images ``x``."""
+        x = self.conv(x)
+        if self.norm is None:
+            return self.positions(tile(x, self.copies))
+        return self.positions(normalize_tiled(x, self.norm, self.copies))
+
+
+class PatchMerging(nn.Module):
+    """What lies between two stages: half the resolution, more channels.
+
+    With ``n = norm_1(x)`` and ``P`` the 2x2 average pooling::
+
+        y = rprelu(norm_2(tile(binary_conv2x2/2(n + b))) + tile(P(n))) + positions
+
+    or, in full precision, ``y = norm_2(tile(conv2x2/2(n))) + positions``. With ``tau >
+    1`` all features have ``C tau`` channels.
+
+    Args:
+        in_channels: ``C_i`` before expansion.
+        out_channels: ``C_o`` before expansion, a multiple of ``C_i``.
+        size: Height and width of the output.
+        expansion: ES parameters of the stream.
+        full_precision: Whether it is not binary.
+        spread: Thresholds of copies lie evenly in ``[-spread, spread]`` at first.
+        sign_zero: What sign(0) is.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+
+    Source: Le and Li, "BinaryViT", and for ``full_precision`` its ``--some-fp``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: tuple[int, int],
+        expansion: Expansion, full_precision: bool, spread: float, sign_zero: int,
+        norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide_in, wide = expansion.width(in_channels), expansion.width(out_channels)
+        self.copies, self.widening = expansion.copies, out_channels // in_channels
+        self.norm_in = TiledBatchNorm2d(wide_in, **norm)
+        self.full_precision = full_precision
+        if full_precision:
+            kernels = expansion.kernels(out_channels)
+            self.conv = nn.Conv2d(wide_in, kernels, 2, 2, bias=False)
+        else:
+            self.shift = LearnableShift(wide_in)
+            with torch.no_grad():
+                start = spread_thresholds(in_channels, expansion.tau, spread)
+                self.shift.bias.copy_(start.view(1, -1, 1, 1))
+            self.conv = ESConv2d(
+                in_channels, out_channels, 2, 2, tau=expansion.tau, tiled=False,
+                sign=dict(type='quadratic', zero=sign_zero),
+                weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
+            )  # fmt: skip
+            self.act = RPReLU(wide)
+        self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
+        self.positions = Positions(wide, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the first map of the next stage."""
+        x = self.norm_in(x)
+        y = self.conv(x if self.full_precision else self.shift(x))
+        y = normalize_tiled(y, self.norm, self.copies)
+        if not self.full_precision:
+            y = self.act(y + tile(F.avg_pool2d(x, 2), self.widening))
+        return self.positions(y)
+
+
+class PoolBranches(nn.Module):
+    """``sum_k a_k P_k(x) + m_k`` over average poolings ``1 x k`` and ``k x 1``.
+
+    Padded zeros are averaged, too; all ``a`` and ``m`` are 0 at first.
+
+    Args:
+        channels: Channels of the tokens.
+        sizes: The ``k``, odd.
+    """
+
+    def __init__(self, channels: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.kernels = [kernel for k in sizes for kernel in ((k, 1), (1, k))]
+        self.scales = nn.ModuleList(
+            LayerScale(channels, POOL_SCALE) for _ in self.kernels
+        )
+
+    def forward(self, y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Add the branches of the tokens ``x`` to ``y``."""
+        x = map_of(x, size)
+        for kernel, scale in zip(self.kernels, self.scales):
+            padding = (kernel[0] // 2, kernel[1] // 2)
+            y = y + scale(tokens_of(F.avg_pool2d(x, kernel, 1, padding)))
+        return y
+
+
+class BinaryViTBlock(nn.Module):
+    """Attention, then feed-forward with pooling branches beside it.
+
+    With norms ``u`` and layer scales ``LS``::
+
+        x = x + LS_1(attention(u_1(x)))
+        y = x + LS_2(ffn(u_2(x))) + sum_k LS_k(P_k(u_2(x)))
+
+    Args:
+        channels: ``C``, channels before expansion.
+        heads: Heads of the attention.
+        ffn_dims: Hidden channels of the feed-forward.
+        sr_ratio: How many times coarser keys and values are.
+        expansion: ES parameters of the stream.
+        tau: ES factor of the feed-forward.
+        layer_scale: Whether there are ``LS_1`` and ``LS_2``.
+        pool_sizes: Sizes of the pooling branches.
+        residual_pool: As :class:`BinaryFeedForward`'s.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+        **unit: ``spread`` and ``sign_zero`` of both parts.
+
+    Shape:
+        ``(N, C, H, W)`` to the same, times ``tau`` if the stream is expanded.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, ffn_dims: int, sr_ratio: int, *,
+        expansion: Expansion, tau: int, layer_scale: bool, pool_sizes: Sequence[int],
+        residual_pool: str, norm: dict, **unit: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+
+        def scale() -> nn.Module:
+            return LayerScale(wide, SCALE) if layer_scale else nn.Identity()
+
+        wide, unit = expansion.width(channels), dict(unit, norm=norm)
+        self.norm1 = TiledBatchNorm2d(wide, **norm)
+        self.attention = BinaryMultiheadAttention(
+            channels, heads, sr_ratio, expansion.tau, **unit
+        )
+        self.scale1 = scale()
+        self.norm2 = TiledBatchNorm2d(wide, **norm)
+        self.ffn = BinaryFeedForward(
+            channels, ffn_dims, tau, expanded=expansion.tau > 1,
+            residual_pool=residual_pool, **unit,
+        )  # fmt: skip
+        self.scale2 = scale()
+        self.branches = PoolBranches(wide, pool_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output for the map ``x``."""
+        size = (x.shape[2], x.shape[3])
+        x = tokens_of(x)
+        attended = self.attention(normalize_tokens(x, self.norm1), size)
+        x = x + self.scale1(attended)
+        normed = normalize_tokens(x, self.norm2)
+        x = x + self.scale2(self.ffn(normed))
+        return map_of(self.branches(x, normed, size), size)
+
+
+@MODELS.register_module()
+class BinaryViT(ESBackbone):
+    """BinaryViT, a pyramid of binary Transformer blocks, and with ``tau > 1`` ES.
+
+    Binary multiplications of linear layers and convolutions, and their weight bits, are
+    those of ``tau = 1``, whatever ``es_scope``; so are those of attention's products.
+
+    ``arch='deit-small'`` is the plain binary DeiT-S of the paper's ablation, with mean
+    pooling for a class token: ``layer_scale=False, pool_sizes=()`` its first step,
+    ``layer_scale=False`` the second, the default the third.
+
+    Args:
+        arch: ``'small'``, ``'deit-small'``, or a dict with a list, one entry per stage,
+            of ``dims``, ``depths``, ``heads``, ``ffn_dims``, ``sr_ratios`` (of the
+            attention), and maybe ``patch_size`` (default 4) and ``stem_norm`` (default
+            True). Default ``'small'``.
+        img_size: Height and width of the images that the position embeddings are
+            learnt for; for others they are interpolated. Default 224.
+        tau: ES factor. Default 1, the baseline.
+        es_scope: ``'ffn'``: only the feed-forwards, 70 % of the multiplications, are
+            expanded and shrunk, the features between blocks stay; ``'all'``: they are
+            expanded, too, and with them every linear layer. Default ``'ffn'``.
+        residual_pool: How feed-forwards average their residual, see
+            :class:`BinaryFeedForward`: ``'adjacent'`` (published) or ``'replica'``.
+            Default ``'adjacent'``.
+        spread: With ``tau > 1`` thresholds of copies lie evenly in ``[-spread,
+            spread]`` at first. Default 0.5.
+        some_fp: Whether the convolutions between stages are full precision. Default
+            False.
+        layer_scale: Whether branches are scaled. Default True.
+        pool_sizes: Sizes of the pooling branches, odd. Default (3, 5).
+        in_channels: Channels of the image. Default 3.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        out_copies: With ``es_scope='all'``, ``'first'``: an output is the first ``C``
+            channels; ``'all'``: all ``C tau``. Default ``'first'``.
+        out_indices: Stages whose output is returned. Default: the last.
+        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
+            nothing. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
+            Default ``dict(type='BN')``; published is ``SyncBN``.
+        norm_eval: Whether norms stay in eval mode while training. Default False.
+        with_cp: Whether to save only the convolutions' and linear layers' outputs for
+            the backward pass and recompute the rest. Default False.
+        final_norm: Whether the last stage's output passes the norm that the published
+            head begins with. Default True.
+        init_cfg: mmengine initialisation config. Default None: positions truncated
+            N(0, 0.02^2), the rest as torch does. The published code means to initialise
+            more, but never calls the function that would.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values or ``tau`` does not
+            divide a width, at construction; if the images' height or width is no
+            multiple of the last stage's stride.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
+
+    Source: Le and Li, "BinaryViT", arXiv 2306.16678; Shi et al., "Expanding-and-
+    Shrinking Binary Neural Networks", arXiv 2503.23709, which tells the result but not
+    where a Transformer expands: both scopes are our reading.
+    """
+
+    def __init__(
+        self, arch: str | dict = 'small', img_size: int | Sequence[int] = 224,
+        tau: int = 1, es_scope: str = 'ffn', residual_pool: str = 'adjacent',
+        spread: float = 0.5, some_fp: bool = False, layer_scale: bool = True,
+        pool_sizes: Sequence[int] = (3, 5), in_channels: int = 3, sign_zero: int = -1,
+        out_copies: str = 'first', out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1, norm_cfg: dict | None = None,
+        norm_eval: bool = False, with_cp: bool = False, final_norm: bool = True,
+        init_cfg: dict | list | None = None,
+    ) -> None:  # fmt: skip
+        if es_scope not in ('ffn', 'all'):
+            raise ValueError(f"es_scope={es_scope!r} must be 'ffn' or 'all'")
+        for k in pool_sizes:
+            if not is_width(k) or k % 2 == 0:
+                raise ValueError(f'pool_sizes={pool_sizes} must be odd and positive')
+        super().__init__(
+            tau if es_scope == 'all' else 1, 1, out_copies, frozen_stages,
+            norm_cfg, norm_eval, with_cp, init_cfg,
+        )  # fmt: skip
+        self.arch = resolve_arch(arch)
+        self.stride = self.arch['patch_size'] * 2 ** (len(self.arch['dims']) - 1)
+        size = self._first_size(img_size)
+        unit = dict(spread=spread, sign_zero=sign_zero, norm=self.norm_args)
+        self.stem = PatchStem(
+            in_channels, self.arch['dims'][0], self.arch['patch_size'], size,
+            self.expansion, self.arch['stem_norm'], self.norm_args,
+        )  # fmt: skip
+        self.stages = nn.ModuleList()
+        for i in range(len(self.arch['dims'])):
+            merging = self._make_merging(i, size, some_fp, unit) if i else []
+            blocks = self._make_blocks(
+                i, tau=tau, layer_scale=layer_scale, pool_sizes=pool_sizes,
+                residual_pool=residual_pool, **unit,
+            )  # fmt: skip
+            self.stages.append(nn.Sequential(*merging, *blocks))
+        self._finish(self.arch['dims'], out_indices)
+        self.norm = None
+        if final_norm and len(self.stages) - 1 in self.out_indices:
+            self.norm = TiledBatchNorm2d(self.out_channels[-1], **self.norm_args)
+            self._freeze()
+
+    def _first_size(self, img_size: int | Sequence[int]) -> tuple[int, int]:
+        image = (img_size,) * 2 if isinstance(img_size, int) else tuple(img_size)
+        if len(image) != 2 or not all(map(is_width, image)):
+            raise ValueError(f'img_size={img_size} must be one or two positive numbers')
+        self._check_size('img_size', image)
+        height, width = (length // self.arch['patch_size'] for length in image)
+        return height, width
+
+    def _check_size(self, name: str, size: Sequence[int]) -> None:
+        if size[0] % self.stride or size[1] % self.stride:
+            raise ValueError(
+                f'{name}={tuple(size)}: height and width must be multiples of the '
+                f'stride {self.stride} of the last stage'
+            )
+
+    def _make_merging(
+        self, stage: int, first: tuple[int, int], some_fp: bool, unit: dict
+    ) -> list[nn.Module]:
+        width, out = self.arch['dims'][stage - 1 : stage + 1]
+        size = (first[0] >> stage, first[1] >> stage)
+        return [PatchMerging(width, out, size, self.expansion, some_fp, **unit)]
+
+    def _make_blocks(self, stage: int, **options) -> list[nn.Module]:
+        names = ('dims', 'heads', 'ffn_dims', 'sr_ratios')
+        widths = [self.arch[name][stage] for name in names]
+        return [
+            BinaryViTBlock(*widths, expansion=self.expansion, **options)
+            for _ in range(self.arch['depths'][stage])
+        ]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices`` for the images ``x``."""
+        self._check_size("the images' size", x.shape[2:])
+        *others, last = super().forward(x)
+        return (*others, last if self.norm is None else self.norm(last))

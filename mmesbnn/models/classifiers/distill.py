@@ -1,0 +1,253 @@
+"""A classifier that learns from other classifiers. Imports mmpretrain."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+from mmpretrain.apis import get_model
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
+    if not isinstance(spec, dict) or not {needed} <= set(spec) <= {needed, optional}:
+        raise ValueError(
+            f'{what} must be a dict with `{needed}`, maybe `{optional}`, not {spec!r}'
+        )
+
+
+def build_teacher(name: str, spec: dict) -> nn.Module:
+    """Build a frozen teacher.
+
+    Args:
+        name: What to call it in messages.
+        spec: ``model``, the config of a model, the name of one that mmpretrain knows,
+            or a module from images to logits; and maybe ``checkpoint``, a path or URL.
+            Without one a named model has the weights that mmpretrain knows, another is
+            initialised as its config says.
+
+    Raises:
+        ValueError: If ``spec`` is something else, or mmpretrain knows no weights.
+        RuntimeError: If the checkpoint does not fit.
+    """
+    _check_keys(f'teachers: {name}', spec, 'model', 'checkpoint')
+    model, checkpoint = spec['model'], spec.get('checkpoint')
+    if isinstance(model, str):
+        teacher = _build_named(name, model, pretrained=not checkpoint)
+    elif isinstance(model, dict):
+        teacher = _build_configured(name, model, warn=not checkpoint)
+    elif isinstance(model, nn.Module):
+        teacher = model
+    else:
+        raise ValueError(
+            f'teachers: {name}: model={model!r} must be a config, a name or a module'
+        )
+    if checkpoint:
+        # strict: a checkpoint that half fits makes a teacher that teaches noise
+        load_checkpoint(teacher, checkpoint, map_location='cpu', strict=True)
+    return teacher.eval().requires_grad_(False)
+
+
+def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
+    teacher = get_model(model, pretrained=pretrained)
+    info = getattr(teacher, '_metainfo', None)
+    if pretrained and getattr(info, 'weights', None) is None:
+        raise ValueError(
+            f'teachers: {name}: mmpretrain knows no weights of {model!r}: give the '
+            'checkpoint'
+        )
+    return teacher
+
+
+def _build_configured(name: str, cfg: dict, warn: bool) -> nn.Module:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        teacher = MODELS.build(copy.deepcopy(cfg))
+        if hasattr(teacher, 'init_weights'):
+            teacher.init_weights()
+    if warn and 'pretrained' not in repr(cfg).lower():
+        print_log(
+            f'teachers: {name} has no checkpoint, so it teaches with random weights',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return teacher
+
+
+class TeacherHolder:
+    """A list of modules that ``nn.Module`` does not see.
+
+    So teachers are in no state dict, optimizer, DDP bucket or moving average. A deep
+    copy of the student borrows the teachers of the original, and leaves it to move them
+    between devices.
+
+    Args:
+        modules: The teachers.
+        borrowed: Whether they belong to another holder. Default False.
+    """
+
+    def __init__(self, modules: list[nn.Module], borrowed: bool = False) -> None:
+        self.modules = modules
+        self.borrowed = borrowed
+
+    def __deepcopy__(self, memo: dict) -> TeacherHolder:
+        return TeacherHolder(self.modules, borrowed=True)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.modules)
+
+
+class DistillClassifier(ImageClassifier):
+    """mmpretrain's ``ImageClassifier``, trained on the outputs of frozen teachers.
+
+    Two teachers act at any time: the main one, and one of the assistants, which
+    ``TeacherScheduleHook`` exchanges in the course of the training. They see the
+    preprocessed images of the student and run in eval mode without gradients. They move
+    with the model (``.to()``, ``.double()``) but are no part of its parameters or state
+    dict: a checkpoint is that of the plain ``ImageClassifier``, which
+    :func:`~mmesbnn.models.classifiers.student_config` gives the config of. Inference is
+    that of ``ImageClassifier``. ::
+
+        model = dict(
+            type='DistillClassifier', backbone=..., neck=..., head=...,
+            teachers=dict(
+                main=dict(model='efficientnet-b2_3rdparty-ra-noisystudent_in1k'),
+                assistants=[dict(model=dict(type='ImageClassifier', ...),
+                                 checkpoint='b0.pth')]))
+
+    Losses: ``loss_kd``, and with ``label_weight`` also ``loss_cls``.
+
+    Args:
+        backbone: Config of the student's backbone.
+        neck: Config of its neck. Default None.
+        head: Config of its head, which must return logits. Default None, an error.
+        teachers: ``main`` and ``assistants`` (a list, default empty), each teacher as
+            for :func:`build_teacher`. None: no teachers, for inference only.
+        distill_loss: Config of a loss of the student's logits and a list of teachers'
+            logits. Default ``dict(type='HardnessWeightedKDLoss')``.
+        label_weight: Weight of the head's own loss, on the labels. Default 0, as
+            published: labels are not used.
+        teacher_autocast: Whether teachers run in half precision on GPUs, as published;
+            otherwise and on CPUs they run in full precision. Default True.
+        **kwargs: As ``ImageClassifier``.
+
+    Raises:
+        ValueError: If an argument is not as described, or a teacher has other classes
+            than the student, as far as their heads tell; else at the first forward.
+
+    Source: Guo et al., "BNext" (2022), and its training code.
+    """
+
+    def __init__(
+        self, backbone: dict, neck: dict | None = None, head: dict | None = None,
+        teachers: dict | None = None, distill_loss: dict | None = None,
+        label_weight: float = 0.0, teacher_autocast: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(backbone, neck, head, **kwargs)
+        if not self.with_head:
+            raise ValueError('head=None: distillation needs the logits of a head')
+        if not label_weight >= 0:
+            raise ValueError(f'label_weight={label_weight!r} must not be negative')
+        loss = distill_loss or dict(type='HardnessWeightedKDLoss')
+        self.distill_loss = MODELS.build(loss)
+        self.label_weight = label_weight
+        self.teacher_autocast = teacher_autocast
+        self._assistant = 0
+        # assistants in their order, the main teacher last
+        self.teachers = TeacherHolder(self._build_teachers(teachers))
+
+    def _build_teachers(self, teachers: dict | None) -> list[nn.Module]:
+        if teachers is None:
+            return []
+        _check_keys('teachers', teachers, 'main', 'assistants')
+        assistants = teachers.get('assistants', ())
+        specs = {f'assistant {i}': spec for i, spec in enumerate(assistants)}
+        specs['main'] = teachers['main']
+        built = {name: build_teacher(name, spec) for name, spec in specs.items()}
+        classes = getattr(self.head, 'num_classes', None)
+        for name, teacher in built.items():
+            own = getattr(getattr(teacher, 'head', None), 'num_classes', classes)
+            if classes is not None and own != classes:
+                raise ValueError(
+                    f'teachers: {name} has {own} classes, the student {classes}'
+                )
+        return list(built.values())
+
+    @property
+    def num_assistants(self) -> int:
+        """Number of assistants."""
+        return max(len(self.teachers) - 1, 0)
+
+    def set_teacher(self, assistant: int) -> None:
+        """Let this assistant teach, beside the main teacher.
+
+        Args:
+            assistant: Its position in the list of assistants.
+
+        Raises:
+            ValueError: If there is no such assistant.
+        """
+        if not 0 <= assistant < self.num_assistants:
+            raise ValueError(
+                f'assistant={assistant}: the model has {self.num_assistants} assistants'
+            )
+        self._assistant = assistant
+
+    def active_teachers(self) -> list[nn.Module]:
+        """The teachers that act now: the assistant, if there is one, and the main one.
+
+        Raises:
+            ValueError: If the model has no teachers.
+        """
+        if not len(self.teachers):
+            raise ValueError('teachers=None: the model can predict but not be trained')
+        *assistants, main = self.teachers
+        return [*assistants[self._assistant : self._assistant + 1], main]
+
+    @torch.no_grad()
+    def teacher_logits(self, inputs: Tensor) -> list[Tensor]:
+        """Logits of the teachers that act now.
+
+        Args:
+            inputs: Preprocessed images ``(N, C, H, W)``.
+
+        Returns:
+            One tensor ``(N, K)`` per teacher.
+        """
+        enabled = self.teacher_autocast and inputs.is_cuda
+        with torch.autocast(inputs.device.type, enabled=enabled):
+            return [teacher(inputs) for teacher in self.active_teachers()]
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        """Compute the losses.
+
+        Args:
+            inputs: Preprocessed images ``(N, C, H, W)``.
+            data_samples: mmpretrain's samples with the labels.
+        """
+        teachers = self.teacher_logits(inputs)
+        features = self.extract_feat(inputs)
+        losses = {'loss_kd': self.distill_loss(self.head(features), teachers)}
+        if self.label_weight:
+            labelled = self.head.loss(features, data_samples)
+            losses['loss_cls'] = self.label_weight * labelled.pop('loss')
+            losses.update(labelled)
+        return losses
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> DistillClassifier:
+        """Move or convert the teachers along with the student."""
+        super()._apply(fn, *args, **kwargs)
+        if not self.teachers.borrowed:
+            for teacher in self.teachers:
+                teacher._apply(fn, *args, **kwargs)
+        return self

@@ -1,0 +1,5 @@
+"""Loss functions."""
+
+from .hardness_kd import HardnessWeightedKDLoss
+
+__all__ = ['HardnessWeightedKDLoss']

@@ -1,0 +1,34 @@
+"""Packages that only a part of mmesbnn needs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+def require(
+    package: str, extra: str, needed_by: str = 'This part of mmesbnn'
+) -> ModuleType:
+    """Import ``package``, or say in one sentence how to install it.
+
+    Args:
+        package: Name of the package, as imported.
+        extra: Extra of mmesbnn that installs it.
+        needed_by: What needs it, the subject of the sentence.
+
+    Returns:
+        The imported package.
+
+    Raises:
+        ImportError: If the package is missing, or one that it needs itself.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        missing = (error.name or '').partition('.')[0] == package
+        reason = 'is not installed' if missing else f'cannot be imported ({error})'
+        raise ImportError(
+            f'{needed_by} needs {package}, which {reason}: '
+            f"pip install 'mmesbnn[{extra}]'",
+            name=package,
+        ) from (None if missing else error)

@@ -1,0 +1,126 @@
+"""One of two processes of a training, run by ``test_ddp.py``: rank, folder."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import HOOKS
+from torch.nn.parallel import DistributedDataParallel
+
+from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters
+from mmesbnn.engine.reach import temperature_weights
+from tests.engine import toy
+
+WORLD = 2
+STEPS = 2
+
+
+def batch(rank=0, world=1):
+    """A process's part of the batch, or the whole."""
+    data = toy.images(8, torch.float64)[rank::world]
+    labels = torch.tensor([item['labels'] for item in data])
+    return torch.stack([item['inputs'] for item in data]), labels
+
+
+def synced_model():
+    torch.manual_seed(0)
+    model = toy.ToyClassifier(norm_cfg=dict(type='SyncBN')).double()
+    # larger latent weights than at the beginning: then all gradients matter
+    with torch.no_grad():
+        for parameter, _, _ in bounded_parameters(model):
+            parameter.uniform_(0.1, 0.9)
+    return model
+
+
+def sgd_steps(model, call, inputs, labels):
+    """Train; return the last gradients and the state."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        call(inputs, labels, mode='loss')['loss_label'].backward()
+        optimizer.step()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return dict(gradients=gradients, state=model.state_dict())
+
+
+def train_synced(rank):
+    model = synced_model()
+    ddp = DistributedDataParallel(model, find_unused_parameters=False)
+    return sgd_steps(model, ddp, *batch(rank, WORLD))
+
+
+WRAPPER = dict(
+    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+)
+
+
+def runner(folder, hooks, **kwargs):
+    return toy.runner(
+        folder,
+        [HOOKS.build(dict(type=f'{name}Hook', **options)) for name, options in hooks],
+        launcher='pytorch',
+        cfg=dict(model_wrapper_cfg=WRAPPER),
+        log_level='INFO',
+        **kwargs,
+    )
+
+
+def train_hooked(folder):
+    """Train with mmengine's runner, and look through its wrapper."""
+    hooks = [
+        ('Temperature', dict(decay=0.5)),
+        ('ParameterBounds', {}),
+        ('SignFlip', {}),
+        ('NaNGuard', {}),
+    ]
+    torch.manual_seed(0)
+    trained = runner(folder, hooks, optim_wrapper=dict(
+        optimizer=dict(type='SGD', lr=10.0),
+        constructor='BinaryOptimWrapperConstructor',
+    ))  # fmt: skip
+    trained.train()
+    model = trained.model
+    return dict(
+        wrapper=type(model).__name__,
+        temperatures=sorted(
+            {weight.temperature.item() for weight in temperature_weights(model)}
+        ),
+        excess=max(
+            max((low - p).max().item(), (p - high).max().item())
+            for p, low, high in bounded_parameters(model)
+        ),
+        flips=trained.message_hub.get_scalar('train/flip_rate').data[0].tolist(),
+        weight=next(iter(model.parameters())).detach(),
+    )
+
+
+def train_into_nan(folder, rank):
+    """Only the second process meets a NaN; both must say so."""
+    data = toy.images()
+    if rank == 1:
+        for item in data:
+            item['inputs'] = item['inputs'] * float('nan')
+    try:
+        runner(folder, [('NaNGuard', dict(interval=1))], data=data).train()
+    except FloatingPointError as error:
+        return str(error)
+
+
+def main():
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=WORLD
+    )
+    result = dict(
+        synced=train_synced(rank),
+        hooked=train_hooked(folder / 'hooked'),
+        nan=train_into_nan(folder / 'nan', rank),
+    )
+    torch.save(result, folder / f'{rank}.pth')
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()

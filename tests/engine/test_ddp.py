@@ -1,0 +1,83 @@
+"""Two processes with half a batch each train like one with the whole."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine import ddp_worker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not torch.distributed.is_gloo_available(), reason='this torch has no gloo'
+    ),
+]
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('ddp')
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, ddp_worker.__file__, str(rank), str(folder)],
+            cwd=folder, env={**env, 'LOCAL_RANK': str(rank)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(ddp_worker.WORLD)
+    ]  # fmt: skip
+    try:
+        outputs = [worker.communicate(timeout=180)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    ranks = [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
+    return [{**rank, 'output': out} for rank, out in zip(ranks, outputs, strict=True)]
+
+
+def difference(a, b):
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_synced_statistics_and_gradients_are_those_of_the_whole_batch(results, rank):
+    model = ddp_worker.synced_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = ddp_worker.sgd_steps(model, model, *ddp_worker.batch())
+    synced = results[rank]['synced']
+    assert difference(synced['gradients'], whole['gradients']) < 1e-10
+    assert difference(synced['state'], whole['state']) < 1e-10
+    assert difference(before, whole['state']) > 1e-3
+    assert min(grad.abs().max() for grad in whole['gradients'].values()) > 1e-8
+
+
+def test_hooks_reach_layers_through_the_wrapper(results):
+    for rank in results:
+        hooked = rank['hooked']
+        assert hooked['wrapper'] == 'MMDistributedDataParallel'
+        assert hooked['temperatures'] == [0.5]
+        assert hooked['excess'] <= 0
+        assert len(hooked['flips']) == 2 and max(hooked['flips']) > 0
+    first, second = (rank['hooked'] for rank in results)
+    assert torch.equal(first['weight'], second['weight'])
+    assert first['flips'] == second['flips']
+
+
+def test_only_the_first_process_logs(results):
+    line = 'temperature 0.5,'
+    assert results[0]['output'].count(line) == 1
+    assert results[1]['output'].count(line) == 0
+
+
+def test_nan_on_one_process_stops_both(results):
+    assert 'iteration 0: the loss of another process is not finite' in results[0]['nan']
+    assert 'iteration 0: the loss became nan' in results[1]['nan']

@@ -1,0 +1,750 @@
+"""BNext: published sizes, ES, outputs, freezing, recomputation, bad arguments."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmesbnn.binary import BinaryConv2d, ESConv2d, TiledBatchNorm2d
+from mmesbnn.binary.functional import BINARY_CONV2D
+from mmesbnn.models.backbones.bnext import ARCHS, BNext, BNextBlock, block_settings
+from mmesbnn.models.layers import MinMaxConv2d, RecoupledConv
+from tests.binary.operators import Recorder
+
+# three stages of widths 32, 64, 128 and strides 1, 2, 4
+NARROW = dict(channels=[16, 32, 64, 64, 128])
+TINY = dict(channels=[16, 16, 32])
+TINY_18 = dict(channels=[16, 16, 32], depths=[1, 1])
+FACTORS = [(1, 1), (2, 1), (1, 2), (2, 2)]
+LAYOUTS = [
+    pytest.param(dict(arch=TINY), id='tau1'),
+    pytest.param(dict(arch=TINY, tau=2), id='tau2'),
+    pytest.param(dict(arch=TINY_18, tau=2), id='18'),
+]
+
+
+def narrow(arch=NARROW, **options):
+    return BNext(arch, **{'stem_stride': 1, **options})
+
+
+def meta(arch, **options):
+    with torch.device('meta'):
+        return BNext(arch, **options)
+
+
+def images(count=2, height=8, width=None):
+    return torch.randn(count, 3, height, width or height)
+
+
+def binary_convs(model):
+    return [m for m in model.modules() if isinstance(m, BinaryConv2d)]
+
+
+def norms(model):
+    return [m for m in model.modules() if isinstance(m, TiledBatchNorm2d)]
+
+
+def spread(model):
+    """Move every parameter, so that copies and channels differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def statistics(module):
+    """The buffers as they are now."""
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def step(model, x):
+    """Outputs of a forward pass, after a backward pass of unequal gradients."""
+    outputs = model(x)
+    generator = torch.Generator().manual_seed(7)
+    loss = sum(
+        (o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum()
+        for o in outputs
+    )
+    loss.backward()
+    return outputs
+
+
+def test_it_is_registered():
+    model = MODELS.build(dict(type='BNext', arch=TINY, tau=2, stem_stride=1))
+    assert type(model) is BNext
+    assert model.expansion.tau == 2
+
+
+# published sizes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arch', 'count', 'halved'),
+    [
+        ('tiny', 13, [2, 4, 6, 12]),
+        ('small', 13, [2, 4, 6, 12]),
+        ('middle', 21, [2, 6, 10, 18]),
+        ('large', 29, [2, 6, 10, 26]),
+    ],
+)
+def test_table_of_blocks(arch, count, halved):
+    stages = block_settings(ARCHS[arch]['channels'])
+    blocks = [block for stage in stages for block in stage]
+    numbered = list(enumerate(blocks, start=1))
+    assert len(blocks) == count
+    assert [i for i, block in numbered if block['stride'] == 2] == halved
+    assert {block['stride'] for block in blocks} == {1, 2}
+    # what halves the resolution doubles the width, and so does the first block
+    assert [i for i, block in numbered if block['double']] == [1, *halved]
+    evens = list(range(2, count + 1, 2))
+    assert [i for i, block in numbered if block['elementwise']] == evens
+    # a stage begins where the resolution changes
+    begins = [1, *halved]
+    assert [len(stage) for stage in stages] == [
+        end - begin for begin, end in zip(begins, [*halved, count + 1])
+    ]
+
+
+@pytest.mark.parametrize(
+    ('arch', 'first', 'stages'),
+    [
+        ('tiny', 32, [64, 128, 256, 512, 1024]),
+        ('small', 48, [96, 192, 384, 768, 1536]),
+        ('middle', 48, [96, 192, 384, 768, 1536]),
+        ('large', 64, [128, 256, 512, 1024, 2048]),
+        ('18', 64, [64, 128, 256, 512]),
+    ],
+)
+def test_widths_of_the_published_sizes(arch, first, stages):
+    model = meta(arch, out_indices=range(len(stages)))
+    assert model.stem.conv.out_channels == first
+    assert model.out_channels == stages
+
+
+def test_blocks_are_built_as_the_table_says():
+    model = meta('tiny')
+    settings = [s for stage in block_settings(ARCHS['tiny']['channels']) for s in stage]
+    blocks = [block for stage in model.stages for block in stage]
+    assert len(blocks) == len(settings)
+    for block, setting in zip(blocks, settings):
+        assert isinstance(block, BNextBlock)
+        stride = setting['stride']
+        assert block.spatial.conv.stride == (stride, stride)
+        assert block.spatial.conv.kernel_size == (3, 3)
+        assert block.spatial.elementwise is setting['elementwise']
+        assert len(block.pointwise) == (2 if setting['double'] else 1)
+        for unit in block.pointwise:
+            assert unit.conv.kernel_size == (1, 1)
+            assert not unit.elementwise
+
+
+BINARY_PARAMETERS = {
+    'tiny': 28_253_184,
+    'small': 63_569_664,
+    'middle': 126_238_464,
+    'large': 308_310_016,
+    '18': 10_985_472,
+}
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+@pytest.mark.parametrize('arch', BINARY_PARAMETERS)
+def test_binary_parameters_of_the_published_sizes(arch, tau):
+    convs = binary_convs(meta(arch, tau=tau))
+    total = sum(conv.weight.numel() for conv in convs)
+    assert total == BINARY_PARAMETERS[arch]
+    assert all(conv.bias is None for conv in convs)
+
+
+@pytest.mark.parametrize('arch', ['tiny', 'small', 'middle', 'large'])
+def test_binary_parameters_follow_from_the_channels(arch):
+    channels = ARCHS[arch]['channels']
+    expected = 0
+    for width, out in zip(channels, channels[1:]):
+        expected += 9 * width**2 + out * width
+    assert expected == BINARY_PARAMETERS[arch]
+
+
+@pytest.mark.parametrize(
+    ('arch', 'options', 'millions'),
+    [
+        ('tiny', {}, 30.862),
+        ('small', {}, 68.59),
+        ('middle', {}, 134.50),
+        ('large', {}, 326.55),
+        ('tiny', dict(tau=2), 30.943),
+        ('tiny', dict(tau=4), 31.115),
+        ('tiny', dict(tau=2, es_mode='full'), 33.468),
+    ],
+)
+def test_parameters_of_the_published_sizes(arch, options, millions):
+    model = meta(arch, **options)
+    classes = 1000
+    total = sum(p.numel() for p in model.parameters())
+    total += (model.out_channels[-1] + 1) * classes
+    assert total == pytest.approx(millions * 1e6, rel=1e-3)
+    # the published files also hold PReLUs that nothing uses
+    total += model.stem.norm.num_features
+    for unit in model.modules():
+        if isinstance(unit, RecoupledConv) and not unit.elementwise:
+            total += unit.shift.bias.numel()
+    digits = len(str(millions).partition('.')[2])
+    tolerance = 0.5 * 10**-digits if digits > 2 else 0.005
+    assert total / 1e6 == pytest.approx(millions, abs=tolerance, rel=0)
+
+
+# ES -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('es_mode', ['shrunk', 'full'])
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_binary_weights_of_es(tau, groups, arch, es_mode):
+    options = dict(arch=arch, se_ratio=4, es_mode=es_mode)
+    plain = binary_convs(narrow(**options))
+    expanded = binary_convs(narrow(**options, tau=tau, groups=groups))
+    assert len(plain) == len(expanded) > 0
+    for conv, wide in zip(plain, expanded):
+        out, width, *kernel = conv.weight.shape
+        assert wide.weight.shape == (out // tau, width * tau, *kernel)
+        assert wide.groups == groups
+        assert wide.weight.numel() == conv.weight.numel()
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+def test_tau_1_is_a_network_of_plain_binary_convolutions(arch):
+    model = spread(narrow(arch, tau=1))
+    plain = copy.deepcopy(model)
+    for unit in plain.modules():
+        if not isinstance(unit, RecoupledConv):
+            continue
+        old = unit.conv
+        unit.conv = BinaryConv2d(
+            old.in_channels,
+            old.out_channels,
+            old.kernel_size,
+            old.stride,
+            old.padding,
+            bias=False,
+            sign=dict(type='hard_tanh', clip=1.5),
+            weight_binarizer='temperature',
+        )
+        unit.conv.load_state_dict(old.state_dict())
+    assert not any(isinstance(m, ESConv2d) for m in plain.modules())
+    x = images()
+    for training in (True, False):
+        (ours,), (theirs,) = model.train(training)(x), plain.train(training)(x)
+        assert torch.equal(ours, theirs)
+    assert torch.isfinite(ours).all()
+    assert all(norm.num_features == norm.running_mean.numel() for norm in norms(model))
+    assert all(norm.copies == 1 for norm in norms(model))
+
+
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_every_parameter_learns(tau, groups):
+    model = spread(narrow(se_ratio=4, tau=tau, groups=groups, out_copies='all'))
+    step(model, images(4))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+# outputs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('out_copies', ['first', 'all'])
+@pytest.mark.parametrize('es_mode', ['shrunk', 'full'])
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_out_channels_are_those_of_the_outputs(tau, groups, es_mode, out_copies):
+    model = narrow(
+        tau=tau,
+        groups=groups,
+        se_ratio=4,
+        es_mode=es_mode,
+        out_copies=out_copies,
+        out_indices=(0, 1, 2),
+    )
+    factor = tau * groups if out_copies == 'all' else 1
+    assert model.out_channels == [32 * factor, 64 * factor, 128 * factor]
+    shapes = [out.shape for out in model(images())]
+    assert shapes == [
+        (2, channels, size, size)
+        for channels, size in zip(model.out_channels, (8, 4, 2))
+    ]
+
+
+def test_what_is_returned_of_the_copies_by_default():
+    assert narrow(tau=2).out_copies == 'first'
+    assert narrow(tau=2, es_mode='full').out_copies == 'all'
+    assert narrow(tau=2, es_mode='full', out_copies='first').out_channels == [128]
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+def test_the_first_copies_are_the_first_channels_of_all(arch):
+    options = dict(arch=arch, tau=2, out_indices=(0, 1), final_act=False)
+    model = spread(narrow(**options, out_copies='all')).eval()
+    first = narrow(**options, out_copies='first').eval()
+    first.load_state_dict(model.state_dict())
+    x = images()
+    for some, every in zip(first(x), model(x)):
+        assert torch.equal(some, every[:, : some.shape[1]])
+        assert not torch.allclose(some, every[:, some.shape[1] :])
+
+
+@pytest.mark.parametrize(
+    ('out_indices', 'expected'),
+    [
+        ((-1,), (2,)),
+        (-1, (2,)),
+        (0, (0,)),
+        (1, (1,)),
+        ([0, -1], (0, 2)),
+        ((-1, 1, -2), (1, 2)),
+        ((2, 0, 1), (0, 1, 2)),
+        (range(3), (0, 1, 2)),
+        ((-3,), (0,)),
+    ],
+)
+def test_out_indices(out_indices, expected):
+    every = narrow(out_indices=(0, 1, 2)).eval()
+    model = narrow(out_indices=out_indices).eval()
+    assert model.out_indices == expected
+    assert model.out_channels == [every.out_channels[i] for i in expected]
+    model.load_state_dict(every.state_dict(), strict=False)
+    x = images()
+    outputs, stages = model(x), every(x)
+    assert isinstance(outputs, tuple)
+    assert len(outputs) == len(expected)
+    for out, i in zip(outputs, expected):
+        assert torch.equal(out, stages[i])
+
+
+@pytest.mark.parametrize(
+    ('channels', 'stem_stride', 'strides'),
+    [
+        ([8, 16, 32, 64, 128, 256], None, [2, 4, 8, 16, 32]),
+        ([8, 16, 32, 64, 128, 256], 2, [2, 4, 8, 16, 32]),
+        ([8, 16, 32, 64, 128, 256], 1, [1, 2, 4, 8, 16]),
+    ],
+)
+def test_strides(channels, stem_stride, strides):
+    indices = range(len(strides))
+    model = BNext(dict(channels=channels), stem_stride=stem_stride, out_indices=indices)
+    sizes = [tuple(out.shape[2:]) for out in model.eval()(images(1, 64))]
+    assert sizes == [(64 // stride, 64 // stride) for stride in strides]
+
+
+@pytest.mark.parametrize(
+    ('stem_stride', 'strides'), [(None, [4, 8, 16, 32]), (1, [1, 2, 4, 8])]
+)
+def test_strides_of_18(stem_stride, strides):
+    arch = dict(channels=[8, 8, 16, 32, 64], depths=[1, 2, 1, 1])
+    model = BNext(arch, stem_stride=stem_stride, out_indices=range(4))
+    assert [len(stage) for stage in model.stages] == [1, 2, 1, 1]
+    kernel = 3 if stem_stride == 1 else 7
+    assert model.stem.conv.kernel_size == (kernel, kernel)
+    sizes = [tuple(out.shape[2:]) for out in model.eval()(images(1, 64))]
+    assert sizes == [(64 // stride, 64 // stride) for stride in strides]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    ('arch', 'sizes'),
+    [
+        (NARROW, [(33, 47), (17, 24), (9, 12)]),
+        (TINY_18, [(33, 47), (17, 24)]),
+    ],
+    ids=['narrow', '18'],
+)
+def test_one_image_of_an_odd_size(arch, sizes, training):
+    model = narrow(arch, tau=2, out_indices=range(len(sizes))).train(training)
+    outputs = step(model, images(1, 33, 47))
+    assert [tuple(out.shape[2:]) for out in outputs] == sizes
+    assert all(torch.isfinite(out).all() for out in outputs)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    model = spread(narrow(tau=2)).double().eval()
+    x = images(3).double()
+    torch.testing.assert_close(model(x[:1])[0], model(x)[0][:1])
+
+
+def test_images_of_another_number_of_channels():
+    model = narrow(in_channels=1)
+    assert model(torch.randn(2, 1, 8, 8))[0].shape == (2, 128, 2, 2)
+
+
+@pytest.mark.parametrize('out_copies', ['first', 'all'])
+def test_final_act_is_a_prelu_on_the_last_output(out_copies):
+    options = dict(tau=2, out_copies=out_copies, out_indices=(1, 2))
+    model = spread(narrow(**options)).eval()
+    bare = narrow(**options, final_act=False).eval()
+    assert model.act.weight.shape == (model.out_channels[-1],)
+    assert bare.act is None
+    state = model.state_dict()
+    slope = state.pop('act.weight')
+    bare.load_state_dict(state)
+    x = images()
+    (middle, last), (bare_middle, bare_last) = model(x), bare(x)
+    assert torch.equal(middle, bare_middle)
+    assert torch.equal(last, nn.functional.prelu(bare_last, slope))
+    assert not torch.equal(last, bare_last)
+
+
+def test_no_final_act_where_the_last_stage_is_not_returned():
+    model = narrow(out_indices=(0, 1))
+    assert model.act is None
+    assert len(model(images())) == 2
+
+
+# freezing and norms ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3])
+def test_frozen_stages(frozen_stages):
+    model = narrow(tau=2, frozen_stages=frozen_stages).train()
+    parts = [model.stem, *model.stages]
+    frozen, trained = parts[: frozen_stages + 1], parts[frozen_stages + 1 :]
+    before = [statistics(part) for part in parts]
+    step(model, images())
+    for part, old in zip(frozen, before):
+        assert not any(m.training for m in part.modules())
+        assert all(p.grad is None and not p.requires_grad for p in part.parameters())
+        for name, buffer in part.named_buffers():
+            assert torch.equal(buffer, old[name]), name
+    for part, old in zip(trained, before[len(frozen) :]):
+        assert all(m.training for m in part.modules())
+        assert all(p.grad is not None for p in part.parameters())
+        for name, buffer in part.named_buffers():
+            changes = not name.endswith('temperature')
+            assert torch.equal(buffer, old[name]) is not changes, name
+    assert not any(m.training for m in model.eval().modules())
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_norm_eval(with_cp):
+    model = narrow(tau=2, norm_eval=True, with_cp=with_cp).train()
+    assert model.training
+    assert not any(norm.training for norm in norms(model))
+    assert all(conv.training for conv in binary_convs(model))
+    before = statistics(model)
+    step(model, images())
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert all(norm.weight.grad is not None for norm in norms(model)[:-1])
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+def test_norm_cfg_reaches_every_norm(arch):
+    cfg = dict(type='SyncBN', eps=0.01, momentum=0.3, requires_grad=False)
+    given = copy.deepcopy(cfg)
+    model = narrow(arch, tau=2, norm_cfg=cfg)
+    assert cfg == given
+    batch_norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert batch_norms == norms(model)
+    for norm in batch_norms:
+        assert (norm.eps, norm.momentum, norm.sync) == (0.01, 0.3, True)
+        assert not norm.weight.requires_grad
+        assert not norm.bias.requires_grad
+    others = {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(others) == len(list(model.parameters())) - 2 * len(batch_norms)
+    step(model, images())
+
+
+def test_norms_are_local_and_trained_by_default():
+    for norm in norms(narrow(tau=2)) + norms(narrow(norm_cfg=dict(type='BN'))):
+        assert not norm.sync
+        assert norm.weight.requires_grad
+        assert norm.bias.requires_grad
+
+
+def test_sync_norms_of_one_process_are_local():
+    local = spread(narrow(tau=2))
+    synced = narrow(tau=2, norm_cfg=dict(type='SyncBN'))
+    synced.load_state_dict(local.state_dict())
+    x = images()
+    assert torch.equal(synced(x)[0], local(x)[0])
+
+
+# recomputation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('options', LAYOUTS)
+@pytest.mark.parametrize('training', [True, False])
+def test_recomputation_changes_nothing(options, training):
+    model = spread(narrow(**options, out_indices=(0, 1))).train(training)
+    saving = narrow(**options, out_indices=(0, 1), with_cp=True).train(training)
+    saving.load_state_dict(model.state_dict())
+    for _ in range(2):
+        x = images()
+        assert all(map(torch.equal, step(saving, x), step(model, x)))
+    for (name, p), q in zip(model.named_parameters(), saving.parameters()):
+        assert torch.equal(p.grad, q.grad), name
+    for (name, a), b in zip(model.named_buffers(), saving.buffers()):
+        assert torch.equal(a, b), name
+
+
+def saved_bytes(model, x):
+    """Bytes that stay alive between the forward and the backward pass."""
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, Recorder() as recorder:
+        (out,) = model(x)
+    # recomputation keeps the convolutions' outputs aside, not through hooks
+    operators = (BINARY_CONV2D, torch.ops.aten.convolution.default)
+    kept = recorder.outputs(*operators) if model.with_cp else []
+    for output in kept:
+        keep(output)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    size = sum(
+        t.untyped_storage().nbytes() for k, t in storages.items() if k not in own
+    )
+    out.sum().backward()
+    return size
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_recomputation_saves_fewer_bytes(tau):
+    x = images(2, 32)
+    plain, saving = (
+        saved_bytes(narrow(tau=tau, with_cp=with_cp), x) for with_cp in (False, True)
+    )
+    assert saving < plain / 2
+
+
+def test_nothing_is_recomputed_without_gradients():
+    model = narrow(TINY, with_cp=True).eval()
+    twin = narrow(TINY).eval()
+    twin.load_state_dict(model.state_dict())
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(model(x)[0], twin(x)[0])
+
+
+@pytest.mark.parametrize('frozen_stages', [0, 1])
+def test_recomputation_of_a_partly_frozen_network(frozen_stages):
+    model = spread(narrow(tau=2, frozen_stages=frozen_stages))
+    saving = narrow(tau=2, frozen_stages=frozen_stages, with_cp=True)
+    saving.load_state_dict(model.state_dict())
+    x = images()
+    for one in (model, saving):
+        step(one.train(), x)
+    for (name, p), q in zip(model.named_parameters(), saving.named_parameters()):
+        assert (p.grad is None) == (q[1].grad is None), name
+        assert p.grad is None or torch.equal(p.grad, q[1].grad), name
+    assert any(p.grad is not None for p in saving.stages[frozen_stages].parameters())
+
+
+# compiling and autocast -----------------------------------------------------------
+
+
+def check_compiled(options, training, backend='aot_eager'):
+    torch._dynamo.reset()
+    model = spread(narrow(**options)).double().train(training)
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    x = images().double()
+    if not training:
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), eager(x))
+        return
+    torch.testing.assert_close(step(compiled, x), step(eager, x))
+    for (name, p), q in zip(eager.named_parameters(), model.parameters()):
+        torch.testing.assert_close(q.grad, p.grad, msg=name)
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('options', LAYOUTS)
+def test_it_compiles_as_one_graph(options, training):
+    check_compiled(options, training)
+
+
+@pytest.mark.parametrize('options', LAYOUTS[1:])
+def test_it_compiles_with_recomputation(options):
+    check_compiled({**options, 'with_cp': True}, True)
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same():
+    check_compiled(dict(arch=TINY, tau=2), True, 'inductor')
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('options', LAYOUTS)
+def test_it_trains_under_autocast(options, with_cp):
+    model = narrow(**options, with_cp=with_cp)
+    with torch.autocast('cpu', torch.bfloat16):
+        (out,) = model(images())
+    assert torch.isfinite(out).all()
+    out.float().square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+# what reaches the layers ----------------------------------------------------------
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+@pytest.mark.parametrize('zero', [-1, 0])
+def test_sign_zero_reaches_signs_and_binarizers(zero, arch):
+    for conv in binary_convs(narrow(arch, sign_zero=zero)):
+        with torch.no_grad():
+            conv.weight.zero_()
+        conv.weight_binarizer.temperature.zero_()
+        assert (conv.sign(torch.zeros(3)) == zero).all()
+        assert (conv.effective_weight() == zero).all()
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+@pytest.mark.parametrize(
+    ('options', 'bound'), [({}, 1.5), (dict(latent_clip=0.25), 0.25)]
+)
+def test_latent_clip_reaches_the_parameter_bounds(options, bound, arch):
+    for conv in binary_convs(narrow(arch, **options)):
+        assert conv.parameter_bounds == {'weight': (-bound, bound)}
+
+
+@pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
+def test_gradients_of_signs_end_at_one_and_a_half(arch):
+    for conv in binary_convs(narrow(arch)):
+        x = torch.tensor([-2.0, -1.4, 0.3, 1.4, 1.6], requires_grad=True)
+        conv.sign(x).sum().backward()
+        assert x.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(('arch', 'below'), [(NARROW, 1e-7), (TINY_18, 1e-5)])
+def test_temperature_of_binary_weights(arch, below):
+    for conv in binary_convs(narrow(arch)):
+        with torch.no_grad():
+            conv.weight.fill_(below / 4)
+        conv.weight_binarizer.temperature.fill_(below / 2)
+        assert (conv.effective_weight() == 1).all()
+        conv.weight_binarizer.temperature.fill_(below * 2)
+        assert (conv.effective_weight() < 0.5).all()
+
+
+def test_only_18_mixes_the_residual():
+    for arch, mixes in ((NARROW, False), (TINY_18, True)):
+        units = [m for m in narrow(arch).modules() if isinstance(m, RecoupledConv)]
+        assert units
+        assert all(unit.mix_residual is mixes for unit in units)
+
+
+def test_bits_of_stem_and_squeeze_excite():
+    model = narrow(tau=2, stem_bits=8, se_bits=4)
+    assert isinstance(model.stem.conv, MinMaxConv2d)
+    assert model.stem.conv.mac_bits == 8
+    assert not model.stem.conv.quantize_input
+    for unit in model.modules():
+        if isinstance(unit, RecoupledConv):
+            assert unit.se.squeeze.mac_bits == unit.se.excite.mac_bits == 4
+    step(model, images())
+    plain = narrow(tau=2)
+    assert not any(isinstance(m, MinMaxConv2d) for m in plain.modules())
+
+
+@pytest.mark.parametrize('ratio', [2, 4, 8])
+def test_se_ratio_reaches_every_gate(ratio):
+    for unit in narrow(se_ratio=ratio).modules():
+        if isinstance(unit, RecoupledConv):
+            assert unit.se.squeeze.out_channels == unit.conv.out_channels // ratio
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('temperature', [1.0, 0.0])
+@pytest.mark.parametrize('arch', [TINY, TINY_18], ids=['tiny', '18'])
+def test_nan_in_a_latent_weight_shows(arch, temperature, training):
+    clean = narrow(arch, tau=2).train(training)
+    for conv in binary_convs(clean):
+        conv.weight_binarizer.temperature.fill_(temperature)
+    assert torch.isfinite(copy.deepcopy(clean)(images())[0]).all()
+    for i in range(len(binary_convs(clean))):
+        model = copy.deepcopy(clean)
+        conv = binary_convs(model)[i]
+        with torch.no_grad():
+            conv.weight.view(-1)[0] = torch.nan
+        assert model(images())[0].isnan().any(), i
+
+
+def test_a_nan_pixel_shows():
+    x = images()
+    x[0, 0, 0, 0] = torch.nan
+    out = narrow().eval()(x)[0]
+    assert out[0].isnan().any()
+    assert out[1].isfinite().all()
+
+
+# bad input ------------------------------------------------------------------------
+
+
+def test_an_arch_may_be_a_number_and_stays_as_it_is():
+    assert len(meta(18).stages) == 4
+    arch = copy.deepcopy(TINY_18)
+    model = narrow(arch)
+    model.arch['channels'][0] = 1
+    assert arch == TINY_18
+
+
+def channels(*widths, **entries):
+    return dict(arch=dict(channels=list(widths), **entries))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='huge'), "arch='huge' must be one of .*'tiny'"),
+        (dict(arch=5), 'arch=5 must be one of'),
+        (dict(arch=None), 'arch=None must be'),
+        (dict(arch=dict(depths=[1])), r"arch={'depths': \[1\]} must be .*channels"),
+        (channels(16, 32, widths=[3]), r"arch has the unknown keys \['widths'\]"),
+        (channels(16), r'arch: channels=\[16\] must be'),
+        (channels(16, 0), r'arch: channels=\[16, 0\] must be'),
+        (channels(16, -32), r'arch: channels=\[16, -32\] must be'),
+        (channels(16, 32.0), r'arch: channels=\[16, 32.0\] must be'),
+        (channels(True, 2), r'arch: channels=\[True, 2\] must be'),
+        (channels(16, 24), r'arch: channels=\[16, 24\]: .* 16 -> 24'),
+        (channels(16, 32, 16), r'arch: channels=\[16, 32, 16\]: .* 32 -> 16'),
+        (channels(16, 24, depths=[1, 1]), r'arch: depths=\[1, 1\] must be .*\[16, 24'),
+        (channels(16, 24, depths=[0]), r'arch: depths=\[0\] must be'),
+        (channels(16, 24, depths=[1.5]), r'arch: depths=\[1.5\] must be'),
+        (dict(es_mode='wide'), "es_mode='wide' must be 'shrunk' or 'full'"),
+        (dict(out_copies='mean'), "out_copies='mean' must be 'first' or 'all'"),
+        (dict(stem_stride=3), r'stem_stride=3 must be one of \(2, 1\)'),
+        (dict(stem_stride=0), r'stem_stride=0 must be one of'),
+        (dict(stem_stride=4), r'stem_stride=4 must be one of \(2, 1\)'),
+        (dict(arch=TINY_18, stem_stride=2), r'stem_stride=2 must be one of \(4, 1\)'),
+        (dict(out_indices=(3,)), r'out_indices=\(3,\).* 3 stages'),
+        (dict(out_indices=(0, -4)), r'out_indices=\(0, -4\).* 3 stages'),
+        (dict(out_indices=3), r'out_indices=3.* 3 stages'),
+        (dict(out_indices=()), r'out_indices=\(\)'),
+        (dict(frozen_stages=4), 'frozen_stages=4 must be -1 to 3'),
+        (dict(frozen_stages=-2), 'frozen_stages=-2 must be -1 to 3'),
+        (dict(tau=0), 'tau=0 must be an integer'),
+        (dict(tau=1.5), 'tau=1.5 must be an integer'),
+        (dict(tau=3), 'tau=3 does not divide'),
+        (dict(tau=4), r'tau=4 does not divide .*se_ratio = 16 // 8=2'),
+        (dict(groups=0), 'groups=0 must be an integer'),
+        (dict(groups=3), 'groups=3 does not divide'),
+        (dict(tau=2, groups=2), r'groups=2 does not divide .*se_ratio = 16 // 8'),
+        (dict(se_ratio=32), 'se_ratio=32 leaves no channel of 16'),
+        (dict(se_ratio=0), 'se_ratio=0'),
+        (dict(se_ratio=-8), 'se_ratio=-8'),
+        (dict(norm_cfg=dict(type='LN')), r"norm_cfg={'type': 'LN'}.*'BN' or 'SyncBN'"),
+        (dict(norm_cfg=dict(eps=0.1)), r"norm_cfg={'eps': 0.1}.*'BN' or 'SyncBN'"),
+        (dict(sign_zero=1), 'zero=1'),
+        (dict(latent_clip=0), 'latent_clip=0 must be positive'),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        narrow(**options)
