@@ -1,0 +1,35 @@
+"""What one can say about a network without training it."""
+
+from .binary_check import Finding, check_binary, check_input, check_weight
+from .from_config import (
+    InputError,
+    build_model,
+    explained,
+    image_size,
+    input_shape,
+    load_config,
+    load_weights,
+    real_batch,
+)
+from .ops import count_ops
+from .report import LayerOps, OpsReport, representation_capacity, save_json
+
+__all__ = [
+    'Finding',
+    'InputError',
+    'LayerOps',
+    'OpsReport',
+    'build_model',
+    'check_binary',
+    'check_input',
+    'check_weight',
+    'count_ops',
+    'explained',
+    'image_size',
+    'input_shape',
+    'load_config',
+    'load_weights',
+    'real_batch',
+    'representation_capacity',
+    'save_json',
+]

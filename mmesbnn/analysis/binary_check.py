@@ -1,0 +1,199 @@
+"""Is a trained network really binary? Looks at what its binary operators multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..binary.functional import BINARY_MATMUL
+from ..binary.weights import RealWeight
+from .operators import OperatorMode, inference, is_binary
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason why a network is not binary.
+
+    Attributes:
+        layer: Name of the layer, empty if it is about the whole network.
+        what: ``'weight'``, ``'input'`` or ``'network'``.
+        message: What was seen.
+    """
+
+    layer: str
+    what: str
+    message: str
+
+    def __str__(self) -> str:
+        return f'{self.layer}: {self.message}' if self.layer else self.message
+
+
+def check_weight(weight: Tensor) -> str | None:
+    """Say what keeps an effective weight from being binary, None if nothing does.
+
+    Every output channel must hold at most the two values ``-a`` and ``+a``, with an
+    ``a`` of its own; a channel of one sign only is fine, NaN is not.
+
+    Args:
+        weight: Effective weight ``(C_o, ...)``.
+    """
+    rows = weight.detach().flatten(1)
+    bad = ~torch.isfinite(rows).all(1)
+    if bad.any():
+        channel = int(bad.nonzero()[0])
+        value = rows[channel][~torch.isfinite(rows[channel])][0].item()
+        return f'weights hold {value} in output channel {channel}'
+    ordered = rows.sort(dim=1).values
+    counts = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
+    most = int(counts.max())
+    if most > 2:
+        return f'weights take {most} values in output channel {int(counts.argmax())}'
+    uneven = (counts == 2) & (ordered[:, 0] != -ordered[:, -1])
+    if uneven.any():
+        channel = int(uneven.nonzero()[0])
+        low, high = ordered[channel, 0].item(), ordered[channel, -1].item()
+        return (
+            f'weights take the values {low:g} and {high:g} in output channel '
+            f'{channel}, not -a and +a'
+        )
+    return None
+
+
+def check_input(x: Tensor) -> str | None:
+    """Say what keeps a binary operator's input from being binary, None if nothing.
+
+    Every entry must be exactly -1 or +1. Padding is added inside the operator and
+    does not count.
+
+    Args:
+        x: The operator's input, of any shape.
+    """
+    other = x.detach()[x.detach().abs() != 1]
+    if other.numel() == 0:
+        return None
+    share = 100 * other.numel() / x.numel()
+    return (
+        f'inputs take values other than +-1, e.g. {other[0].item():g} '
+        f'({share:.2g} % of the entries)'
+    )
+
+
+def check_activation(x: Tensor) -> str | None:
+    """Say what keeps a factor of ``binary_matmul`` from being binary, None if nothing.
+
+    Its entries must be ``-a`` and ``+a``, or, as attention probabilities, 0 and ``a``.
+
+    Args:
+        x: The factor, of any shape.
+    """
+    values = x.detach().unique()
+    if not torch.isfinite(values).all():
+        return 'a factor of binary_matmul is not finite'
+    if len(values) > 2:
+        return f'a factor of binary_matmul takes {len(values)} values'
+    if len(values) == 2 and 0 not in values and values[0] != -values[1]:
+        low, high = values.tolist()
+        return f'a factor of binary_matmul takes the values {low:g} and {high:g}'
+    return None
+
+
+def _hint(layer: nn.Module) -> str:
+    """What about ``layer`` may explain weights that are not binary."""
+    binarizer = getattr(layer, 'weight_binarizer', None)
+    temperature = getattr(binarizer, 'temperature', None)
+    if isinstance(temperature, Tensor):
+        return f' (temperature {temperature.flatten()[0].item():.3g})'
+    if isinstance(binarizer, RealWeight):
+        return ' (its weight_binarizer is "real")'
+    return ''
+
+
+class _Inspector:
+    """Collects findings; its :meth:`visit` is for :class:`OperatorMode`.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = dict(model.named_modules())
+        self.findings: dict[tuple[str, str], Finding] = {}
+        self.checked: set[str] = set()
+
+    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+        """Check the operands of ``operator`` if it is a binary one."""
+        if not is_binary(operator):
+            return
+        self.checked.add(layer)
+        if operator is BINARY_MATMUL:
+            for factor in args[:2]:
+                self._note(layer, 'input', check_activation(factor))
+            return
+        self._note(layer, 'input', check_input(args[0]))
+        self._check_weight(layer, args[1])
+
+    def check_idle(self) -> None:
+        """Check the weights of binary layers that did not run on this batch."""
+        for name, layer in self.layers.items():
+            if hasattr(layer, 'effective_weight') and name not in self.checked:
+                self._check_weight(name, layer.effective_weight())
+
+    def _check_weight(self, layer: str, weight: Tensor) -> None:
+        message = check_weight(weight)
+        if message is not None:
+            message += _hint(self.layers[layer])
+        self._note(layer, 'weight', message)
+
+    def _note(self, layer: str, what: str, message: str | None) -> None:
+        if message is not None:
+            name = layer or type(self.layers['']).__name__
+            self.findings.setdefault((layer, what), Finding(name, what, message))
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    """Run ``model`` on ``batch`` as testing does."""
+    if isinstance(batch, Tensor):
+        model(batch)
+    elif hasattr(model, 'test_step'):
+        # an mmengine model: preprocessing, forward, and what else makes a prediction
+        model.test_step(batch)
+    elif isinstance(batch, Mapping):
+        model(**batch)
+    else:
+        model(*batch)
+
+
+def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
+    """Check that every binary layer of ``model`` multiplies signs with signs.
+
+    The network runs on ``batch`` in eval mode, and the operands of its binary
+    operators are looked at: inputs must be exactly +-1, weights ``-a`` or ``+a`` per
+    output channel. What the latent weights are is beside the point. Of binary layers
+    that this batch does not reach, the weights are checked. A network without a binary
+    operator is a finding too.
+
+    Args:
+        model: Any module.
+        batch: A tensor, or what one iteration of the test dataloader gives (for
+            mmengine models), or the arguments of ``forward`` as a mapping or sequence.
+
+    Returns:
+        Findings in the order of the layers' runs, at most one about inputs and one
+        about weights per layer; empty if the network is binary.
+
+    Raises:
+        NotImplementedError: If the network runs an mmesbnn operator that this module
+            does not know.
+    """
+    inspector = _Inspector(model)
+    with inference(model):
+        with OperatorMode(model, inspector.visit):
+            _run(model, batch)
+        if not inspector.checked:
+            return [Finding('', 'network', 'no binary layer ran')]
+        inspector.check_idle()
+    return list(inspector.findings.values())

@@ -1,0 +1,86 @@
+"""Curves of a training run, drawn from the scalars that mmengine logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..optional import require
+
+
+def read_scalars(work_dir: str | os.PathLike) -> list[dict]:
+    """Every scalar record that the runs in ``work_dir`` logged, oldest first.
+
+    Args:
+        work_dir: The ``work_dir`` of an mmengine run.
+
+    Raises:
+        FileNotFoundError: If no run in it logged anything.
+    """
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    records = [
+        json.loads(line) for file in files for line in file.open() if line.strip()
+    ]
+    if not records:
+        raise FileNotFoundError(f'work_dir={str(work_dir)!r} holds no logged scalars')
+    return records
+
+
+def series(records: Sequence[dict], key: str) -> tuple[list, list]:
+    """Steps and values of the records that have ``key``."""
+    points = [(record['step'], record[key]) for record in records if key in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _draw_samples(figure: Any, samples: Sequence[tuple]) -> None:
+    columns = (len(samples) + 1) // 2
+    grid = figure.subplots(2, columns)
+    for axis in grid.flat:
+        axis.axis('off')
+    for axis, (image, label, predicted) in zip(grid.flat, samples):
+        axis.imshow(image, cmap='gray', interpolation='nearest')
+        colour = 'tab:green' if label == predicted else 'tab:red'
+        axis.set_title(f'{predicted}', color=colour, fontsize=12)
+    figure.suptitle('predictions on held-out images (red: wrong)')
+
+
+def draw_training(
+    records: Sequence[dict], path: str | os.PathLike, title: str,
+    samples: Sequence[tuple] = (),
+) -> None:  # fmt: skip
+    """Draw loss, accuracy, temperature, flip rate and sample predictions as a PNG.
+
+    Args:
+        records: What :func:`read_scalars` returns.
+        path: PNG to write; an existing one is replaced whole.
+        title: Title of the figure.
+        samples: ``(image, label, predicted)``, images as arrays for ``imshow``.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    require('matplotlib', 'demo')
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout='constrained')
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2))
+    axes = top.subplots(1, 4)
+    panels = (
+        ('loss', 'training loss', 'iteration', 'log'),
+        ('accuracy/top1', 'validation accuracy (%)', 'epoch', 'linear'),
+        ('temperature', 'temperature of the weights', 'iteration', 'log'),
+        ('flip_rate', 'share of weight signs flipped per epoch', 'iteration', 'linear'),
+    )
+    for axis, (key, name, unit, scale) in zip(axes, panels):
+        axis.plot(*series(records, key), marker='.', markersize=3)
+        axis.set(title=name, xlabel=unit, yscale=scale)
+        axis.grid(alpha=0.3)
+    if samples:
+        _draw_samples(bottom, samples)
+    scratch = Path(path).with_suffix('.tmp.png')
+    figure.savefig(scratch, dpi=100)
+    os.replace(scratch, path)

@@ -1,0 +1,103 @@
+"""Seeing the operators that a network runs, and the layer that runs each of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+
+#: Operators whose first two operands are a signed input and an effective weight, or, in
+#: the last, two binary activations.
+BINARY_OPERATORS = (BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL)
+
+#: Operator, its arguments, its result, name of the layer.
+Visit = Callable[[Any, tuple[Any, ...], Any, str], None]
+
+
+def is_binary(operator: Any) -> bool:
+    """Whether ``operator`` is binary arithmetic.
+
+    Raises:
+        NotImplementedError: If it is one of mmesbnn's that this module does not know,
+            rather than leave it out of a count or a check in silence.
+    """
+    if operator in BINARY_OPERATORS:
+        return True
+    if getattr(operator, 'namespace', None) == 'mmesbnn':
+        raise NotImplementedError(
+            f'mmesbnn.analysis does not know the operator {operator}'
+        )
+    return False
+
+
+class OperatorMode(TorchDispatchMode):
+    """While active, calls ``visit`` after every operator that ``model`` runs.
+
+    An operator belongs to the innermost module whose ``forward`` is running, by its
+    name in ``model.named_modules()``; modules without a forward of their own (an
+    ``nn.Parameter`` used by its parent) count to the parent. Operators are seen below
+    autograd, so a convolution is one operator however it was called.
+
+    Args:
+        model: The network; forward hooks stand on it while the mode is active.
+        visit: Called with operator, arguments, result and the layer's name.
+    """
+
+    def __init__(self, model: nn.Module, visit: Visit) -> None:
+        super().__init__()
+        self.model = model
+        self.visit = visit
+        self._layers = ['']
+        self._hooks = contextlib.ExitStack()
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        def enter(*_: Any) -> None:
+            self._layers.append(name)
+
+        def leave(*_: Any) -> None:
+            self._layers.pop()
+
+        self._hooks.enter_context(module.register_forward_pre_hook(enter, prepend=True))
+        self._hooks.enter_context(module.register_forward_hook(leave, always_call=True))
+
+    def __enter__(self) -> OperatorMode:
+        for name, module in self.model.named_modules():
+            self._watch(name, module)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hooks.close()
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``operator``, then show it."""
+        out = operator(*args, **(kwargs or {}))
+        self.visit(operator, args, out, self._layers[-1])
+        return out
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Set ``model`` to eval mode without gradients; afterwards as it was before.
+
+    Fused attention kernels are off meanwhile: inside them no operator can be seen.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,328 @@
+"""Operations, sizes and representation capacity of a network, layer by layer.
+
+Operations are counted where they happen, at the operator, so that the count needs to
+know no model:
+
+- a binary operator (``mmesbnn::binary_conv2d``, ``mmesbnn::binary_linear``,
+  ``mmesbnn::binary_matmul``) does *BOPs*, one per product of two signs;
+- any other convolution, matrix product or attention kernel does *MACs*, one per
+  multiply-accumulate, at full precision, or at ``b`` bits if its layer says so by an
+  attribute ``mac_bits`` (:class:`mmesbnn.models.layers.minmax.MinMaxConv2d`).
+
+``OPs = FP MACs + (b/64) b-bit MACs + BOPs/64``: 8-bit MACs count 1/8, as published for
+BNext's quantised variant. Signs, norms, activations, pooling, biases and element-wise
+products are not counted, as in the papers.
+
+Source: Bi-Real Net (Liu et al., 2018) and the papers since for ``BOPs/64``; BNext (Guo
+et al., 2022) for 8-bit MACs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..binary.weights import CentredSignWeight, RealWeight, ScaledSignWeight
+from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
+from .operators import OperatorMode, inference, is_binary
+from .report import LayerOps, OpsReport, representation_capacity
+
+#: Modules whose weight multiplies; they have a row even if they did not run.
+MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+#: Parts of names by which projection shortcuts go.
+SHORTCUTS = {'downsample', 'projection', 'shortcut', 'res_func'}
+
+
+@dataclass
+class _Tally:
+    """What is seen of one layer while the network runs.
+
+    Attributes:
+        output_shape: Shape of its first result.
+        pointwise: Whether that is a matrix product or a convolution with 1x1 kernel.
+        positions: How many pixels or tokens an image has there.
+        reads_input: Whether it reads the network's input.
+        of_activations: Whether it multiplies two activations.
+        macs: Multiplications that are not binary.
+        bops: Binary ones.
+        taps: How many binary ones an entry sums up.
+    """
+
+    output_shape: torch.Size
+    pointwise: bool
+    positions: int
+    reads_input: bool
+    of_activations: bool
+    macs: int = 0
+    bops: int = 0
+    taps: int | None = None
+
+
+class _Census:
+    """Collects a tally per layer; its :meth:`visit` is for :class:`OperatorMode`.
+
+    Args:
+        inputs: The network's inputs.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        self.tallies: dict[str, _Tally] = {}
+        self.input_shapes = [x.shape for x in inputs]
+        self.batch = inputs[0].shape[0] if inputs[0].dim() else 1
+        self.makers = WeakTensorKeyDictionary()
+
+    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+        """Count ``operator`` for ``layer``, or note whose result it is a view of."""
+        binary, count = is_binary(operator), COUNTERS.get(operator)
+        if count is None:
+            self._follow_view(operator, args, out)
+            return
+        result = out[0] if isinstance(out, tuple) else out
+        self.makers[result] = layer
+        if layer not in self.tallies:
+            self.tallies[layer] = self._start(operator, args, result)
+        tally = self.tallies[layer]
+        if binary:
+            tally.bops += count(args, out)
+            summed = args[0].shape[-1:] if operator is BINARY_MATMUL else None
+            tally.taps = (summed or args[1].shape[1:]).numel()
+        else:
+            tally.macs += count(args, out)
+
+    def _follow_view(self, operator: Any, args: Any, out: Any) -> None:
+        if not (operator is aten._unsafe_view.default or _is_view(operator)):
+            return
+        if isinstance(out, Tensor) and args[0] in self.makers:
+            self.makers[out] = self.makers[args[0]]
+
+    def _start(self, operator: Any, args: Any, result: Tensor) -> _Tally:
+        is_conv = operator in (aten.convolution.default, BINARY_CONV2D)
+        if is_conv:
+            positions = result.shape[2:].numel()
+        else:
+            positions = math.ceil(result.shape[:-1].numel() / max(self.batch, 1))
+        operands = [arg.shape for arg in args if isinstance(arg, Tensor)]
+        return _Tally(
+            output_shape=result.shape,
+            pointwise=not is_conv or args[1].shape[2:].numel() == 1,
+            positions=positions,
+            reads_input=any(shape in self.input_shapes for shape in operands),
+            of_activations=operator in ACTIVATION_PRODUCTS,
+        )
+
+    def outputs(self, result: Any) -> set[str]:
+        """Layers whose result, or a view of it, is in the network's ``result``.
+
+        If something element-wise comes after all of them, the layer that ran last.
+        """
+        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        found = {self.makers[x] for x in tensors if x in self.makers}
+        return found or set(list(self.tallies)[-1:])
+
+
+def _is_view(operator: Any) -> bool:
+    return getattr(operator, 'is_view', False)
+
+
+def _binarizes(module: nn.Module) -> bool:
+    """Whether ``module`` has a weight that it binarizes."""
+    binarizer = getattr(module, 'weight_binarizer', None)
+    return binarizer is not None and not isinstance(binarizer, RealWeight)
+
+
+def _has_real_weights(module: nn.Module) -> bool:
+    return isinstance(getattr(module, 'weight_binarizer', None), RealWeight)
+
+
+def _kind(module: nn.Module, tally: _Tally | None, bits: int) -> str:
+    signed = tally.bops > 0 if tally else _binarizes(module)
+    if signed and not _has_real_weights(module):
+        return 'mixed' if tally and tally.macs else 'binary'
+    return 'full precision' if bits >= 32 else f'{bits}-bit'
+
+
+def _why(name: str, module: nn.Module, tally: _Tally | None, is_output: bool) -> str:
+    """Why a layer is not binary, from what the network shows of it."""
+    if tally is None:
+        return 'its forward did not run'
+    if _has_real_weights(module):
+        return 'its weights are real'
+    if tally.reads_input:
+        return 'first layer, reads the input'
+    if is_output:
+        return 'last layer, gives the output'
+    if tally.of_activations and not isinstance(module, nn.Linear):
+        return 'product of two activations'
+    if tally.positions == 1:
+        return '1x1 map (gate, embedding)'
+    if tally.pointwise and SHORTCUTS & set(name.split('.')):
+        return 'projection shortcut'
+    return f'not a binary layer: {type(module).__name__}'
+
+
+def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
+    """Binary and other parameters of ``module`` itself, and its scales' bytes.
+
+    Parameters in ``seen`` are left out, the others put there: shared ones count once.
+    """
+    binary = other = scales = 0
+    for name, parameter in module.named_parameters(recurse=False):
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        if name != 'weight' or not _binarizes(module):
+            other += parameter.numel()
+            continue
+        binary = parameter.numel()
+        if isinstance(module.weight_binarizer, (ScaledSignWeight, CentredSignWeight)):
+            scales = 4 * parameter.shape[0]
+    return binary, other, scales
+
+
+def _layer(
+    name: str, module: nn.Module, tally: _Tally | None, is_output: bool, seen: set[int]
+) -> LayerOps:
+    """The entry of one layer."""
+    bits = getattr(module, 'mac_bits', 32)
+    kind = _kind(module, tally, bits)
+    macs, bops, taps = (tally.macs, tally.bops, tally.taps) if tally else (0, 0, None)
+    if _has_real_weights(module):
+        macs, bops, taps = macs + bops, 0, None
+    binary, other, scales = _own_parameters(module, seen)
+    return LayerOps(
+        name=name or type(module).__name__,
+        type=type(module).__name__,
+        kind=kind,
+        why='' if kind == 'binary' and tally else _why(name, module, tally, is_output),
+        output_shape=list(tally.output_shape) if tally else None,
+        fp_macs=macs if bits >= 32 else 0,
+        int_macs=macs if bits < 32 else 0,
+        bits=bits,
+        bops=bops,
+        fp_params=other,
+        binary_params=binary,
+        bytes_fp32=4 * (binary + other),
+        bytes_packed=math.ceil(binary / 8) + scales + 4 * other,
+        taps=taps,
+        capacity=None if taps is None else representation_capacity(taps),
+    )
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+
+
+def _run(
+    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict
+) -> tuple[_Census, set[str]]:
+    """Run ``model``; return what was counted and the names of its output layers."""
+    census = _Census(inputs)
+    with inference(model), OperatorMode(model, census.visit):
+        result = model(*inputs, **kwargs)
+    return census, census.outputs(result)
+
+
+def _run_fake(
+    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict
+) -> tuple[_Census, set[str]]:
+    """As :func:`_run`, without arithmetic, on a copy of ``model`` without memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        memo = {id(x): mode.from_tensor(x) for x in tensors}
+        twin = copy.deepcopy(model, memo)
+        fakes = [mode.from_tensor(x) for x in inputs]
+        return _run(twin, fakes, kwargs)
+
+
+def _zeros(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """One input of ``shape``, on the device and of the dtype of ``model``'s weights."""
+    like = next(model.parameters(), torch.empty(()))
+    return torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
+
+
+def _buffer_bytes(model: nn.Module) -> int:
+    seen: dict[int, int] = {}
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                seen[id(buffer)] = buffer.numel() * buffer.element_size()
+    return sum(seen.values())
+
+
+def count_ops(
+    model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any
+) -> OpsReport:
+    """Count operations, parameters and capacities of ``model``.
+
+    The network runs in eval mode on fake tensors: shapes only, no arithmetic and no
+    memory, so a large one takes a second. If something in it needs values (a
+    non-maximum suppression, say), it runs for real. Either way ``model`` is as before
+    afterwards. A layer that runs several times is counted as often; parameters that
+    layers share are counted once.
+
+    Args:
+        model: Any module.
+        *inputs: What to call it with: tensors, or shapes without the batch, ``(3,
+            224, 224)``, for one input of zeros. Tensors may have a larger batch; the
+            count is for all of it.
+        **kwargs: Passed to ``model``.
+
+    Returns:
+        The report; see :class:`OpsReport`.
+
+    Raises:
+        ValueError: If there is no input.
+        NotImplementedError: If the network runs an mmesbnn operator that this module
+            does not know.
+    """
+    if not inputs:
+        raise ValueError('count_ops needs an input, or its shape such as (3, 224, 224)')
+    tensors = [x if isinstance(x, Tensor) else _zeros(model, x) for x in inputs]
+    try:
+        with _quiet('torch._subclasses.fake_tensor'):
+            census, outputs = _run_fake(model, tensors, kwargs)
+    except Exception:
+        # whatever it was: a real error comes again, with real values
+        census, outputs = _run(model, tensors, kwargs)
+    return _report(model, tensors, census, outputs)
+
+
+def _report(
+    model: nn.Module, inputs: Sequence[Tensor], census: _Census, outputs: set[str]
+) -> OpsReport:
+    modules = dict(model.named_modules())
+    names = list(census.tallies)
+    names += [
+        name
+        for name, module in modules.items()
+        if isinstance(module, MULTIPLIERS) and name not in census.tallies
+    ]
+    seen: set[int] = set()
+    layers = [
+        _layer(name, modules[name], census.tallies.get(name), name in outputs, seen)
+        for name in names
+    ]
+    others = {id(x): x.numel() for x in model.parameters() if id(x) not in seen}
+    return OpsReport(
+        layers, [list(x.shape) for x in inputs], sum(others.values()),
+        _buffer_bytes(model),
+    )  # fmt: skip

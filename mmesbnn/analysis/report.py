@@ -1,0 +1,248 @@
+"""The result of a count: numbers per layer, totals, and the table that is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+CONVENTION = (
+    'OPs = FP MACs + 8-bit MACs / 8 + BOPs / 64. Counted: multiply-accumulates of\n'
+    'convolutions, linear layers and matrix products. Not counted: signs, norms,\n'
+    'activations, pooling, biases, element-wise products.'
+)
+
+
+def representation_capacity(taps: int) -> int:
+    """How many distinct values a sum of ``n`` products of signs takes: ``n + 1``.
+
+    They are ``-n, -n + 2, ..., n``. This is the argument for ES: an output entry of a
+    binary layer has few values to choose from, ``C_i k_h k_w + 1``; with factor
+    ``tau``, and the same number of operations, it has ``C_i tau k_h k_w + 1``. At the
+    border zero padding drops some products, which is not looked at; a scale per
+    channel changes the values, not their number.
+
+    Args:
+        taps: ``n``, number of products.
+
+    Source: Shi et al., "Expanding-and-Shrinking Binary Neural Networks",
+    arXiv 2503.23709.
+    """
+    return taps + 1
+
+
+@dataclass
+class LayerOps:
+    """What one layer costs.
+
+    Attributes:
+        name: Name of the layer in the network.
+        type: Name of its class.
+        kind: ``'binary'``; ``'full precision'``; ``'8-bit'``, or other bits;
+            ``'mixed'``: binary products and others in one module.
+        why: Why it is not binary, as far as the network shows. Empty if it is.
+        output_shape: Shape of its (first) result, None if it did not run.
+        fp_macs: Multiply-accumulates at full precision.
+        int_macs: Multiply-accumulates at ``bits`` bits.
+        bits: Bits of these, 32 for full precision.
+        bops: Binary operations.
+        fp_params: Its own learnable parameters that are not binary.
+        binary_params: Its own binary weights.
+        bytes_fp32: All these at 4 bytes each.
+        bytes_packed: One bit per binary weight, rounded up to bytes, plus 4 bytes per
+            output channel if the binary weight has a scale, plus 4 bytes per other
+            parameter. Weights of 8-bit layers are among these: they are rounded when
+            they multiply, and stored as they are.
+        taps: ``n = C_i/groups k_h k_w``, how many products an output entry sums up;
+            with ES, ``C_i tau k_h k_w``. None if they are not products of signs.
+        capacity: Representation capacity, see :func:`representation_capacity`.
+    """
+
+    name: str
+    type: str
+    kind: str
+    why: str
+    output_shape: list[int] | None
+    fp_macs: int
+    int_macs: int
+    bits: int
+    bops: int
+    fp_params: int
+    binary_params: int
+    bytes_fp32: int
+    bytes_packed: int
+    taps: int | None
+    capacity: int | None
+
+    @property
+    def ops(self) -> float:
+        """``FP MACs + bits/64 int MACs + BOPs/64``; 8-bit MACs count 1/8."""
+        return self.fp_macs + self.int_macs * self.bits / 64 + self.bops / 64
+
+    def to_dict(self) -> dict:
+        """All attributes and ``ops``, for JSON."""
+        return {**asdict(self), 'ops': self.ops}
+
+
+SUMMED = (
+    'fp_macs', 'int_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
+    'bytes_packed',
+)  # fmt: skip
+
+
+@dataclass
+class OpsReport:
+    """What a network costs.
+
+    Attributes:
+        layers: One entry per layer that multiplies, in the order they run.
+        inputs: Shapes of the inputs that were counted.
+        other_params: Learnable parameters of all other modules (norms, activations,
+            shifts, ...); full precision.
+        buffer_bytes: Bytes of the persistent buffers (running statistics of norms,
+            temperatures), which a weights file holds too. In no other number.
+    """
+
+    layers: list[LayerOps] = field(default_factory=list)
+    inputs: list[list[int]] = field(default_factory=list)
+    other_params: int = 0
+    buffer_bytes: int = 0
+
+    @property
+    def total(self) -> dict[str, Any]:
+        """Sums over layers and other parameters; capacities over binary layers."""
+        total: dict[str, Any] = {
+            name: sum(getattr(layer, name) for layer in self.layers) for name in SUMMED
+        }
+        total['fp_params'] += self.other_params
+        total['bytes_fp32'] += 4 * self.other_params
+        total['bytes_packed'] += 4 * self.other_params
+        capacities = [x.capacity for x in self.layers if x.capacity is not None]
+        return {
+            **total,
+            'other_params': self.other_params,
+            'buffer_bytes': self.buffer_bytes,
+            'binary_layers': len(capacities),
+            'capacity_min': min(capacities, default=None),
+            'capacity_median': median(capacities) if capacities else None,
+            'capacity_max': max(capacities, default=None),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON: ``inputs``, ``convention``, ``total``, ``layers``."""
+        return {
+            'inputs': self.inputs,
+            'convention': CONVENTION.replace('\n', ' '),
+            'total': self.total,
+            'layers': [layer.to_dict() for layer in self.layers],
+        }
+
+    def table(self) -> str:
+        """The report as text: a line per layer, totals, and what was counted."""
+        total = self.total
+        with_int = total['int_macs'] > 0
+        rows = [_header(with_int)]
+        rows += [_row(layer.to_dict(), with_int) for layer in self.layers]
+        others = dict(
+            name='all other modules', kind='', why='norms, activations, shifts, ...',
+            output_shape=None, fp_params=self.other_params,
+            bytes_fp32=4 * self.other_params, bytes_packed=4 * self.other_params,
+        )  # fmt: skip
+        rows.append(_row(others, with_int))
+        rows.append(_row(dict(total, name='total', kind='', why=''), with_int))
+        lines = [_inputs(self.inputs), '', *_align(rows), '', *self._notes(total)]
+        return '\n'.join(lines)
+
+    def _ops_formula(self, total: dict[str, Any]) -> str:
+        terms = [f'{readable(total["fp_macs"])} FP MACs']
+        for bits in sorted({x.bits for x in self.layers if x.int_macs}):
+            macs = sum(x.int_macs for x in self.layers if x.bits == bits)
+            terms.append(f'{readable(macs)} {bits}-bit MACs / {64 / bits:g}')
+        terms.append(f'{readable(total["bops"])} BOPs / 64')
+        return f'{total["ops"] / 1e8:.4g}e8 = {" + ".join(terms)}'
+
+    def _notes(self, total: dict[str, Any]) -> list[str]:
+        fp, binary = total['fp_params'], total['binary_params']
+        lines = [
+            f'OPs         {self._ops_formula(total)}',
+            f'parameters  {readable(fp + binary)} = {readable(fp)} full precision + '
+            f'{readable(binary)} binary',
+            f'weights     {total["bytes_fp32"]} bytes in fp32, {total["bytes_packed"]} '
+            f'with 1-bit weights; buffers add {total["buffer_bytes"]} to either',
+        ]
+        if total['binary_layers']:
+            lines.append(
+                f'capacity    an output entry of the {total["binary_layers"]} binary '
+                f'layers takes {total["capacity_min"]} to {total["capacity_max"]} '
+                f'values, median {total["capacity_median"]:g}'
+            )
+        return [*lines, '', CONVENTION]
+
+
+def save_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as JSON; a reader sees the old file or the new, never a part.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is as before then.
+    """
+    path = Path(path)
+    # beside it: a rename is atomic within one file system only
+    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        draft.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        os.replace(draft, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def readable(number: float) -> str:
+    """``number`` with four digits and a unit."""
+    for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
+        if number >= size:
+            return f'{number / size:.4g} {unit}'
+    return f'{number:.4g}'
+
+
+def _inputs(shapes: Sequence[Sequence[int]]) -> str:
+    return 'input ' + ', '.join(' x '.join(map(str, shape)) for shape in shapes)
+
+
+def _header(with_int: bool) -> list[str]:
+    macs = ['FP MACs', 'int MACs'] if with_int else ['FP MACs']
+    return ['layer', 'kind', 'output', *macs, 'BOPs', 'OPs', 'FP params', 'binary',
+            'bytes fp32', 'bytes 1-bit', 'capacity', 'why not binary']  # fmt: skip
+
+
+def _row(entry: dict[str, Any], with_int: bool) -> list[str]:
+    shape = entry.get('output_shape')
+    macs = ('fp_macs', 'int_macs') if with_int else ('fp_macs',)
+    numbers = (*macs, 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
+               'bytes_packed')  # fmt: skip
+    return [
+        entry['name'],
+        entry['kind'],
+        'x'.join(map(str, shape)) if shape else '-',
+        *(readable(entry[name]) if entry.get(name) else '-' for name in numbers),
+        str(entry.get('capacity') or '-'),
+        entry['why'],
+    ]
+
+
+def _align(rows: list[list[str]]) -> list[str]:
+    """Pad all columns; numbers to the right, a rule under the header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < 3 or i == len(row) - 1 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append('  '.join(cells).rstrip())
+    lines.insert(1, '-' * max(map(len, lines)))
+    return lines

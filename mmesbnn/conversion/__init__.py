@@ -1,0 +1,14 @@
+"""Readers of published checkpoints, one file per family."""
+
+from .common import Conversion, ConversionError, Family
+from .convert import FAMILIES, convert, convert_file, load_published
+
+__all__ = [
+    'FAMILIES',
+    'Conversion',
+    'ConversionError',
+    'Family',
+    'convert',
+    'convert_file',
+    'load_published',
+]

@@ -1,0 +1,274 @@
+"""Published BinaryViT checkpoints, and those of its plain binary DeiT-S.
+
+As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
+Two numbers are in no file and follow the published configs: heads are 64 channels wide,
+and attention with a spatial reduction reduces to the resolution of the last stage.
+
+Source: the repository of Le and Li, "BinaryViT", arXiv 2306.16678
+(``transformer/modeling_vit_extra_res_pyramid.py``, ``modeling_vit_extra_res.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..models.backbones.binary_vit import ARCHS, BinaryViT, resolve_arch
+from .common import Conversion, Family, check_names, check_shapes
+
+#: Channels of a head in all published configs.
+HEAD_WIDTH = 64
+
+#: Matches nothing: every entry of a published file is used.
+UNUSED = re.compile(r'(?!)')
+
+LAYER = 'vit.encoder.layer'
+STEM = 'vit.embeddings'
+
+
+def _shape(state: Mapping[str, Tensor], key: str, dims: int) -> torch.Size:
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    if state[key].dim() != dims:
+        raise ValueError(f'{key} has shape {tuple(state[key].shape)}, not {dims} axes')
+    return state[key].shape
+
+
+def _stage_of_layers(state: Mapping[str, Tensor], dims: list[int]) -> list[int]:
+    """The stage of every layer, told by its width."""
+    if len(set(dims)) < len(dims):
+        raise ValueError(f'stages of equal width, {dims}, cannot be told apart')
+    stages = []
+    while f'{LAYER}.{len(stages)}.attention.attention.query.weight' in state:
+        key = f'{LAYER}.{len(stages)}.attention.attention.query.weight'
+        width = _shape(state, key, 2)[0]
+        if width not in dims:
+            raise ValueError(f'{key} has {width} rows; the stages have {dims}')
+        stages.append(dims.index(width))
+    if stages != sorted(stages) or set(stages) != set(range(len(dims))):
+        raise ValueError(f'its layers are in stages {stages}, not in all in order')
+    return stages
+
+
+def read_arch(state: Mapping[str, Tensor]) -> dict:
+    """Read ``arch`` of :class:`BinaryViT` from names and shapes.
+
+    Args:
+        state: Published state dict without ``module.``.
+
+    Raises:
+        ValueError: If what it is read from is missing or contradicts itself.
+    """
+    conv = _shape(state, f'{STEM}.patch_embeddings.projection.weight', 4)
+    dims = [conv[0]]
+    while f'vit.encoder.patch_embed{len(dims)}.proj.weight' in state:
+        key = f'vit.encoder.patch_embed{len(dims)}.proj.weight'
+        dims.append(_shape(state, key, 4)[0])
+    stages = _stage_of_layers(state, dims)
+    firsts = [f'{LAYER}.{stages.index(i)}' for i in range(len(dims))]
+    last = len(dims) - 1
+    return resolve_arch(
+        dict(
+            dims=dims,
+            depths=[stages.count(i) for i in range(len(dims))],
+            heads=[max(width // HEAD_WIDTH, 1) for width in dims],
+            ffn_dims=[
+                _shape(state, f'{first}.intermediate.dense.weight', 2)[0]
+                for first in firsts
+            ],
+            sr_ratios=[
+                2 ** (last - i)
+                if f'{first}.attention.attention.reduction.weight' in state
+                else 1
+                for i, first in enumerate(firsts)
+            ],
+            patch_size=conv[2],
+            stem_norm=f'{STEM}.norm.weight' in state,
+        )
+    )
+
+
+def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
+    """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
+    if f'{STEM}.cls_token' in state:
+        raise ValueError('has a class token; networks with mean pooling are supported')
+    arch = read_arch(state)
+    tokens = _shape(state, f'{STEM}.position_embeddings', 3)[1]
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise ValueError(f'has {tokens} position embeddings, which is no square')
+    found = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
+    name = next((name for name, known in ARCHS.items() if known == arch), None)
+    return dict(
+        type='BinaryViT',
+        arch=name or arch,
+        img_size=math.isqrt(tokens) * arch['patch_size'],
+        some_fp=len(arch['dims']) > 1
+        and 'vit.encoder.patch_embed1.rprelu.move1' not in state,
+        layer_scale=f'{LAYER}.0.output.layerscale.alpha' in state,
+        pool_sizes=sorted(int(match[1]) for match in found if match),
+        in_channels=state[f'{STEM}.patch_embeddings.projection.weight'].shape[1],
+        sign_zero=-1 if binarize else 0,
+    )
+
+
+def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
+    """Our prefixes inside a block and the published ones inside a layer."""
+    inner = 'attention.attention.'
+    units = dict(query='q', key='k', value='v', reduction='r')
+    for name, letter in units.items():
+        yield f'attention.{name}.shift.bias', f'{inner}move{letter}'
+        yield f'attention.{name}.linear.', f'{inner}{name}.'
+        norm = 'norm_r' if letter == 'r' else f'norm{letter}'
+        yield f'attention.{name}.norm.', f'{inner}{norm}.'
+        yield f'attention.{name}.act.', f'{inner}rprelu{letter}.'
+        yield f'attention.{name}_sign.shift.bias', f'{inner}move{letter}2'
+    yield 'attention.clip', f'{inner}att_prob_clip'
+    yield 'attention.norm.', f'{inner}norm_context.'
+    yield 'attention.act.', f'{inner}rprelu_context.'
+    denses = {'attention.output.': 'attention.output.'}
+    denses.update({'ffn.up.': 'intermediate.', 'ffn.down.': 'output.'})
+    for ours, theirs in denses.items():
+        yield f'{ours}shift.bias', f'{theirs}move'
+        yield f'{ours}linear.', f'{theirs}dense.'
+        yield f'{ours}norm.', f'{theirs}norm.'
+        yield f'{ours}act.', f'{theirs}rprelu.'
+    yield 'norm1.', 'layernorm_before.'
+    yield 'norm2.', 'layernorm_after.'
+    yield 'scale1.', 'attention.output.layerscale.'
+    yield 'scale2.', 'output.layerscale.'
+    letters = [f'{letter}{k}' for k in pool_sizes for letter in 'hw']
+    for i, letter in enumerate(letters):
+        yield f'branches.scales.{i}.', f'layerscale_{letter}.'
+
+
+def _prefixes(arch: dict, pool_sizes: list[int]) -> dict[str, str]:
+    """Our prefixes and the published ones."""
+    names = {
+        'stem.conv.': f'{STEM}.patch_embeddings.projection.',
+        'stem.norm.': f'{STEM}.norm.',
+        'stem.positions.bias': f'{STEM}.position_embeddings',
+        'norm.': 'vit.layernorm.',
+    }
+    merging = {
+        'norm_in.': 'norm0.', 'shift.bias': 'move', 'conv.': 'proj.', 'norm.': 'norm.',
+        'act.': 'rprelu.', 'positions.bias': 'position_embeddings',
+    }  # fmt: skip
+    layer = 0
+    for stage, depth in enumerate(arch['depths']):
+        for ours, theirs in merging.items() if stage else ():
+            names[f'stages.{stage}.0.{ours}'] = (
+                f'vit.encoder.patch_embed{stage}.{theirs}'
+            )
+        for block in range(depth):
+            prefix = f'stages.{stage}.{block + bool(stage)}.'
+            for ours, theirs in _layer_prefixes(pool_sizes):
+                names[prefix + ours] = f'{LAYER}.{layer}.{theirs}'
+            layer += 1
+    return names
+
+
+#: Our names at the end of a key, after the prefix, and theirs.
+RPRELU = {
+    'shift_in.bias': 'move1', 'slope': 'prelu.weight', 'shift_out.bias': 'move2',
+}  # fmt: skip
+SCALE = {'scale': 'alpha', 'shift': 'move'}
+
+
+def published_name(key: str, prefixes: Mapping[str, str]) -> str:
+    """The published name of the backbone's ``key``."""
+    ours = next(prefix for prefix in prefixes if key.startswith(prefix))
+    theirs, rest = prefixes[ours], key[len(ours) :]
+    table = SCALE if 'layerscale' in theirs else RPRELU if 'rprelu' in theirs else {}
+    return theirs + table.get(rest, rest)
+
+
+def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
+    if name.endswith('position_embeddings'):
+        return (1, slot.shape[2:].numel(), slot.shape[1])
+    if '.rprelu.' in name:  # ours are (1, C, 1, 1) between the stages
+        return (slot.numel(),)
+    return tuple(slot.shape)
+
+
+def _as_ours(name: str, value: Tensor, slot: Tensor) -> Tensor:
+    """``value`` in the layout and with the sign that our layer has."""
+    if name.endswith('position_embeddings'):
+        value = value.transpose(1, 2)
+    if name.endswith('.move1'):  # prelu(x - move1) there
+        value = -value
+    return value.reshape(slot.shape)
+
+
+def _title(cfg: dict, arch: dict) -> str:
+    pyramid = len(arch['dims']) > 1
+    words = ['BinaryViT' if pyramid else 'plain binary DeiT']
+    if isinstance(cfg['arch'], dict):
+        words.append('variant')
+    if cfg['some_fp']:
+        words.append('(some-fp)')
+    return ' '.join(words)
+
+
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """Convert a published BinaryViT or plain binary DeiT.
+
+    Args:
+        state: Published state dict without ``module.``.
+        binarize: Whether sign(0) becomes -1, as packing and export have it, rather than
+            the published 0. Weights are signs either way.
+        se_bits: Not used.
+
+    Raises:
+        ValueError: If keys are missing or too many, or shapes contradict.
+    """
+    cfg = backbone_cfg(state, binarize)
+    with torch.device('meta'):  # shapes are all that is asked of it
+        backbone = BinaryViT(**{k: v for k, v in cfg.items() if k != 'type'})
+    slots, arch = backbone.state_dict(), backbone.arch
+    prefixes = _prefixes(arch, cfg['pool_sizes'])
+    names = {key: published_name(key, prefixes) for key in slots}
+    shapes = {names[k]: _published_shape(names[k], slots[k]) for k in slots}
+    classes = _shape(state, 'classifier.weight', 2)[0]
+    shapes['classifier.weight'] = (classes, arch['dims'][-1])
+    shapes['classifier.bias'] = (classes,)
+    what = _title(cfg, arch)
+    check_names(state, shapes, UNUSED, what)
+    check_shapes(state, shapes, what)
+    new = {
+        f'backbone.{key}': _as_ours(name, state[name], slots[key])
+        for key, name in names.items()
+    }
+    for name in ('weight', 'bias'):
+        new[f'head.fc.{name}'] = state[f'classifier.{name}']
+    model_cfg = dict(
+        type='ImageClassifier',
+        backbone=cfg,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead', num_classes=classes, in_channels=arch['dims'][-1]
+        ),
+    )
+    summary = dict(
+        network=what, tau='1', channels=', '.join(map(str, arch['dims'])),
+        classes=str(classes), weights='binary',
+    )  # fmt: skip
+    return Conversion(model_cfg, new, summary)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is a published binary Transformer's."""
+    return f'{LAYER}.0.attention.attention.att_prob_clip' in state
+
+
+FAMILY = Family(
+    name='BinaryViT',
+    hint=f'keys like {LAYER}.0.attention.attention.att_prob_clip',
+    recognises=recognises,
+    convert=convert,
+)

@@ -1,0 +1,391 @@
+"""Published BNext, BNext-18 and ES-BNext checkpoints.
+
+The keys of the result are asked from the model itself, built without memory, and
+every one of them names the published key it comes from; so whatever the published
+file lacks, has too much, or has in another shape is found.
+
+Source: the repositories of Guo et al., "BNext", arXiv 2211.12933 (``src/bnext.py``,
+``bnext_quant.py``, ``birealnet.py``) and of Shi et al., "Expanding-and-Shrinking Binary
+Neural Networks", arXiv 2503.23709 (``src/bnext_rep.py``, ``bnext_rep_ops.py``,
+``bnext_quant_rep_ops.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..binary.weights import BINARY_BELOW
+from ..models.backbones.bnext import (
+    ARCHS,
+    BINARY_BELOW_18,
+    BNext,
+    block_settings,
+)
+from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
+from .common import Conversion, Family, check_names, check_shapes
+
+#: Our names in a :class:`RecoupledConv`, and theirs. The first that fits counts.
+UNIT_NAMES = {
+    'shift.': 'move.',
+    'conv.weight_binarizer.': 'binary_conv.',
+    'conv.': 'binary_conv.',
+    'act_in.': 'activation1.',
+    'act.': 'activation2.',
+    'mix': 'scale',
+    'se.squeeze.': 'se.se.1.',
+    'projection.conv.': 'downsample.1.',
+    'projection.norm.': 'downsample.2.',
+}
+
+#: Published entries that no output depends on: parameters that the forward pass leaves
+#: out, and the activations' temperatures, by which a sign does not change.
+UNUSED = re.compile(
+    r'feature\.0\.prelu\.weight|.*\.activation1\.weight|'
+    r'.*\.binary_activation\.temperature'
+)
+#: The same in quantised files, where the clips are constants (checked to be).
+UNUSED_QUANTIZED = re.compile(rf'{UNUSED.pattern}|fc\.scale|.*_clip_val')
+
+#: BNext-18 clips its latent weights in evaluation, too.
+LATENT_CLIP_18 = 1.5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What names and shapes of a published file say about its network.
+
+    Args:
+        arch: ``channels``, and for BNext-18 ``depths``, as :class:`BNext` takes them.
+        tau: ES factor.
+        excite: Index of the second kernel in squeeze-excite: 4 in ``rep_ops``, else 3.
+        quantized: Whether stem, squeeze-excite and classifier have 8 bits.
+        stem_stride: Total stride of the stem.
+        num_classes: Classes of the classifier.
+        in_channels: Channels of the image.
+    """
+
+    arch: dict
+    tau: int
+    excite: int
+    quantized: bool
+    stem_stride: int
+    num_classes: int
+    in_channels: int
+
+    @property
+    def is_18(self) -> bool:
+        """Whether it is BNext-18."""
+        return 'depths' in self.arch
+
+    @property
+    def es_mode(self) -> str:
+        """``es_mode`` of :class:`BNext`; with ``tau=1`` both are the same."""
+        return 'shrunk' if self.excite == 4 or self.tau == 1 else 'full'
+
+    @property
+    def arch_name(self) -> str | None:
+        """Name of ``arch``, None if it has none."""
+        return next((name for name, arch in ARCHS.items() if arch == self.arch), None)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that the classifier sees."""
+        return self.arch['channels'][-1] * (self.tau if self.es_mode == 'full' else 1)
+
+    def title(self) -> str:
+        """The network in words."""
+        words = ['BNext-18' if self.is_18 else 'BNext', self.arch_name or 'variant']
+        if self.arch_name == '18':
+            words.pop()
+        if self.tau > 1:
+            kind = 'rep_ops' if self.es_mode == 'shrunk' else 'rep'
+            words = [f'ES-{words[0]}', *words[1:], f'({kind}, tau={self.tau})']
+        if self.quantized:
+            words.insert(0, 'quantised')
+        return ' '.join(words)
+
+
+def _shape(state: Mapping[str, Tensor], key: str, dims: int) -> torch.Size:
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    if state[key].dim() != dims:
+        raise ValueError(f'{key} has shape {tuple(state[key].shape)}, not {dims} axes')
+    return state[key].shape
+
+
+def _numbers(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many numbers from 0 on occur where ``pattern`` has its group."""
+    found = {int(match[1]) for key in state if (match := re.match(pattern, key))}
+    return max(found, default=-1) + 1
+
+
+def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict:
+    """Channels from which modules there are: a pair of FFNs doubles the width."""
+    channels = [stem_width]
+    for i in range(1, _numbers(state, r'feature\.(\d+)\.')):
+        double = any(key.startswith(f'feature.{i}.FFN_') for key in state)
+        channels.append(channels[-1] * (2 if double else 1))
+    return dict(channels=channels)
+
+
+def _arch_18(state: Mapping[str, Tensor], stem_width: int) -> dict:
+    channels, depths = [stem_width], []
+    for i in range(_numbers(state, r'layer(\d+)\.')):
+        key = f'layer{i}.0.Attention.binary_conv.weight'
+        channels.append(_shape(state, key, 4)[0])
+        depths.append(_numbers(state, rf'layer{i}\.(\d+)\.'))
+    return dict(channels=channels, depths=depths)
+
+
+def _tau(state: Mapping[str, Tensor], conv: str, norm: str) -> int:
+    width, wide = _shape(state, conv, 4)[0], _shape(state, norm, 1)[0]
+    if width == 0 or wide == 0 or wide % width:
+        raise ValueError(
+            f'{norm} has {wide} entries and {conv} {width} kernels: their ratio, tau, '
+            'must be an integer'
+        )
+    return wide // width
+
+
+def read_layout(state: Mapping[str, Tensor]) -> Layout:
+    """Read the network's layout from names and shapes.
+
+    Args:
+        state: Published state dict without ``module.``.
+
+    Raises:
+        ValueError: If what it is read from is missing or contradicts itself.
+    """
+    is_18 = not any(key.startswith('feature.') for key in state)
+    stem = '' if is_18 else 'feature.0.'
+    width, in_channels, *kernel = _shape(state, f'{stem}conv1.weight', 4)
+    tau = _tau(state, f'{stem}conv1.weight', f'{stem}bn1.weight')
+    num_classes = _shape(state, 'fc.weight', 2)[0]
+    quantized = f'{stem}conv1.weight_clip_val' in state
+    if is_18 and tau > 1:
+        raise ValueError(f'BNext-18 with tau={tau}: no such network was published')
+    if is_18 and quantized:
+        raise ValueError('the quantised BNext-18 is not supported, only T, S, M and L')
+    if is_18:
+        stem_stride = 4 if kernel[0] == 7 else 1
+    else:
+        # the published constructors know no other ImageNet sign
+        stem_stride = 2 if num_classes == 1000 else 1
+    return Layout(
+        arch=(_arch_18 if is_18 else _arch)(state, width),
+        tau=tau,
+        excite=4 if any('.se.se.4.' in key for key in state) else 3,
+        quantized=quantized,
+        stem_stride=stem_stride,
+        num_classes=num_classes,
+        in_channels=in_channels,
+    )
+
+
+def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
+    """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
+    cfg = dict(
+        type='BNext', arch=layout.arch_name or layout.arch, tau=layout.tau,
+        es_mode=layout.es_mode, stem_stride=layout.stem_stride,
+        sign_zero=-1 if binarize else 0,
+    )  # fmt: skip
+    if layout.in_channels != 3:
+        cfg['in_channels'] = layout.in_channels
+    if layout.quantized:
+        cfg.update(stem_bits=8, se_bits=se_bits)
+    return cfg
+
+
+def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
+    """Config of the mmpretrain classifier."""
+    head = 'MinMaxLinearClsHead' if layout.quantized else 'LinearClsHead'
+    return dict(
+        type='ImageClassifier',
+        backbone=backbone_cfg(layout, binarize, se_bits),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type=head, num_classes=layout.num_classes, in_channels=layout.out_channels
+        ),
+    )  # fmt: skip
+
+
+def _prefixes(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Our modules' prefixes and the published ones."""
+    stem = '' if layout.is_18 else 'feature.0.'
+    yield from {'stem.conv.': f'{stem}conv1.', 'stem.norm.': f'{stem}bn1.'}.items()
+    yield 'act.', 'prelu.'
+    if layout.is_18:
+        for s, depth in enumerate(layout.arch['depths']):
+            for b in range(depth):
+                for u, unit in enumerate(('Attention', 'FFN')):
+                    yield f'stages.{s}.{b}.{u}.', f'layer{s}.{b}.{unit}.'
+        return
+    index = 0
+    for s, stage in enumerate(block_settings(layout.arch['channels'])):
+        for b, block in enumerate(stage):
+            index += 1
+            yield f'stages.{s}.{b}.spatial.', f'feature.{index}.Attention.'
+            units = ('FFN_1', 'FFN_2') if block['double'] else ('FFN',)
+            for u, unit in enumerate(units):
+                yield f'stages.{s}.{b}.pointwise.{u}.', f'feature.{index}.{unit}.'
+
+
+def _unit_name(name: str, excite: int) -> str:
+    for ours, theirs in {**UNIT_NAMES, 'se.excite.': f'se.se.{excite}.'}.items():
+        if name.startswith(ours):
+            return theirs + name[len(ours) :]
+    return name
+
+
+def published_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
+    """The published name of each of the backbone's ``keys``."""
+    names, prefixes = {}, dict(_prefixes(layout))
+    unit = re.compile(r'stages\.\d+\.\d+\.(spatial|pointwise\.\d+|\d+)\.')
+    for key in keys:
+        match = unit.match(key) or re.match(r'(stem\.)?\w+\.', key)
+        rest = key[match.end() :]
+        if key.startswith('stages.'):
+            rest = _unit_name(rest, layout.excite)
+        names[key] = prefixes[match[0]] + rest
+    return names
+
+
+def _clip_names(names: Iterable[str]) -> list[str]:
+    """The clips that belong to the weights that quantised networks quantise."""
+    quantized = re.compile(
+        r'feature\.0\.conv1\.weight|.*\.se\.se\.\d\.weight|fc\.weight'
+    )
+    return [f'{name}_clip_val' for name in filter(quantized.fullmatch, names)]
+
+
+def _check_clips(state: Mapping[str, Tensor]) -> None:
+    for name, value in state.items():
+        if name.endswith('clip_val'):
+            limit = LINEAR_CLIP if name.startswith('fc.') else CONV_CLIP
+            if value.tolist() != [-limit, limit]:
+                raise ValueError(
+                    f'{name} is {value.tolist()}, which cannot be converted: the '
+                    f'published clipping range is [{-limit:g}, {limit:g}]'
+                )
+
+
+def _check(
+    state: Mapping[str, Tensor], layout: Layout, shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Raise if ``state`` is not exactly what a network of ``layout`` saves."""
+    what = layout.title()
+    if layout.arch_name is None:
+        what += ' with ' + ', '.join(f'{k}={v}' for k, v in layout.arch.items())
+    clips = _clip_names(shapes) if layout.quantized else []
+    check_names(state, [*shapes, *clips], UNUSED_QUANTIZED if clips else UNUSED, what)
+    check_shapes(state, shapes, what)
+    _check_clips(state)
+
+
+def _as_evaluated(name: str, value: Tensor, layout: Layout) -> Tensor:
+    """``value`` with the clamp that the published evaluation puts on it."""
+    if '.FFN' in name and name.endswith('.scale') and not layout.quantized:
+        return value.clamp(0, 1)
+    if layout.is_18 and name.endswith('.binary_conv.weight'):
+        return value.clamp(-LATENT_CLIP_18, LATENT_CLIP_18)
+    return value
+
+
+def _describe_weights(temperatures: Tensor, below: float) -> tuple[str, bool]:
+    """What the temperatures make of the weights, and whether these are signs."""
+    low, high = temperatures.min().item(), temperatures.max().item()
+    span = f'T = {low:.3g}' if low == high else f'T = {low:.3g} to {high:.3g}'
+    if (temperatures < below).all():
+        return f'binary ({span})', True
+    if low == high == 1:
+        return 'never binarized (all temperatures are 1, as before training)', False
+    return f'not binary yet ({span}; signs need T < {below:g})', False
+
+
+def _warning(weights: str, binarize: bool) -> str:
+    if binarize:
+        return (
+            f'weights {weights} are made signs, so the logits are not those of the '
+            'published network: measure its accuracy again, or train it further'
+        )
+    return (
+        f'weights {weights}: the published network computes with the real weights '
+        'clamp(w / T, -1, 1), and so does the converted one; binarize=True '
+        '(--binarize) makes them signs, which changes the logits'
+    )
+
+
+def _slots(layout: Layout, cfg: dict) -> tuple[dict[str, str], dict]:
+    """Published name of every key of the model, and the shape that belongs there."""
+    options = {k: v for k, v in cfg['backbone'].items() if k != 'type'}
+    with torch.device('meta'):  # shapes are all that is asked of it
+        slots = BNext(**options).state_dict()
+    names = published_names(layout, slots)
+    shapes = {names[key]: slot.shape for key, slot in slots.items()}
+    shapes['fc.weight'] = (layout.num_classes, layout.out_channels)
+    shapes['fc.bias'] = (layout.num_classes,)
+    ours = {f'backbone.{key}': name for key, name in names.items()}
+    return {**ours, 'head.fc.weight': 'fc.weight', 'head.fc.bias': 'fc.bias'}, shapes
+
+
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """Convert a published BNext, BNext-18 or ES-BNext.
+
+    What the published evaluation clamps on every forward pass (``scale`` in FFNs, the
+    weights of BNext-18) is clamped here once. To binarize, the temperatures are set
+    to 0, under every threshold, and the latent weights left as they are: the layers
+    compute their signs.
+
+    Args:
+        state: Published state dict without ``module.``.
+        binarize: Whether to make the weights exact signs, with sign(0) = -1.
+        se_bits: Bits of squeeze-excite if the file is quantised.
+
+    Raises:
+        ValueError: If keys are missing or too many, or shapes contradict.
+    """
+    layout = read_layout(state)
+    cfg = classifier_cfg(layout, binarize, se_bits)
+    names, shapes = _slots(layout, cfg)
+    _check(state, layout, shapes)
+    new = {key: _as_evaluated(name, state[name], layout) for key, name in names.items()}
+    temperatures = [key for key in new if key.endswith('.temperature')]
+    weights, binary = _describe_weights(
+        torch.cat([new[key] for key in temperatures]),
+        BINARY_BELOW_18 if layout.is_18 else BINARY_BELOW,
+    )
+    if binarize:
+        new.update({key: torch.zeros_like(new[key]) for key in temperatures})
+    summary = dict(
+        network=layout.title(), tau=str(layout.tau),
+        channels=', '.join(map(str, layout.arch['channels'])),
+        classes=str(layout.num_classes),
+        weights=weights + (', made signs' if binarize and not binary else ''),
+    )  # fmt: skip
+    if layout.quantized:
+        summary['bits'] = f'stem and classifier 8, squeeze-excite {se_bits} by argument'
+    return Conversion(
+        cfg, new, summary, None if binary else _warning(weights, binarize)
+    )
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is a published BNext's, of whichever kind."""
+    pattern = re.compile(r'(feature\.\d+|layer\d+\.\d+)\.(Attention|FFN)')
+    return any(map(pattern.match, state))
+
+
+FAMILY = Family(
+    name='BNext or ES-BNext',
+    hint='keys like feature.1.Attention.binary_conv.weight '
+    'or layer0.0.Attention.binary_conv.weight',
+    recognises=recognises,
+    convert=convert,
+)

@@ -1,0 +1,151 @@
+"""Converting a published checkpoint of any family, in memory and file to file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..version import __version__
+from . import binary_vit, bnext
+from .common import Conversion, ConversionError, Family, listed
+from .reading import read_published
+
+#: All families, tried in this order. Another one is a file beside this and a line here.
+FAMILIES: tuple[Family, ...] = (bnext.FAMILY, binary_vit.FAMILY)
+
+
+def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
+    for family in FAMILIES:
+        if family.recognises(state):
+            return family
+    known = '; '.join(f'{family.name}, with {family.hint}' for family in FAMILIES)
+    raise ConversionError(
+        f'{name}: not a published checkpoint of a known family ({known}); its keys '
+        f'are {listed(state)}'
+    )
+
+
+def convert(
+    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """As :func:`load_published`, with a summary of what was recognised.
+
+    The warning is part of the result, and not issued.
+    """
+    if se_bits not in (8, 32):
+        raise ValueError(f'se_bits={se_bits!r} must be 8 or 32')
+    name, state = read_published(source)
+    family = _family_of(name, state)
+    try:
+        result = family.convert(state, binarize=binarize, se_bits=se_bits)
+    except ValueError as error:
+        raise ConversionError(f'{name}: {error}') from error
+    if result.warning is None:
+        return result
+    return dataclasses.replace(result, warning=f'{name}: {result.warning}')
+
+
+def load_published(
+    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8
+) -> tuple[dict, dict[str, Tensor]]:
+    """Read a published checkpoint for OpenMMLab.
+
+    The converted model computes the logits of the published one, at whatever
+    temperature the file has. One ``UserWarning`` says so if its weights are not
+    binary::
+
+        model_cfg, state_dict = load_published('bnext_tiny.pth.tar')
+        model = mmpretrain.registry.MODELS.build(model_cfg)
+        model.load_state_dict(state_dict)
+
+    Args:
+        source: A file of ``torch.save`` or safetensors, or what was read from one: a
+            training checkpoint or a bare state dict, with or without ``module.``.
+            Files are read with ``weights_only=True``.
+        binarize: Whether to make the weights exact signs whatever the file's
+            temperature, with sign(0) = -1. Latent weights stay. Default False.
+        se_bits: Bits of squeeze-excite in quantised files, which do not tell: 8 (the
+            published accuracies) or 32 (the default of the published constructor).
+            Other files are not affected. Default 8.
+
+    Returns:
+        The model's config, and the state dict that it loads strictly.
+
+    Raises:
+        OSError: If there is no such file or it may not be read.
+        ImportError: If it is a safetensors file and safetensors is not installed.
+        ValueError: If the file is damaged, of no known family, lacks keys or
+            contradicts itself, or if ``se_bits`` is not 8 or 32.
+    """
+    result = convert(source, binarize=binarize, se_bits=se_bits)
+    if result.warning:
+        warnings.warn(result.warning, stacklevel=2)
+    return result.model_cfg, result.state_dict
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """Refuse a target before the work rather than after it."""
+    if target.is_dir():
+        raise IsADirectoryError(f'{target}: a folder; name the file to write')
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f'{target}: there is no folder {target.parent}')
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConversionError(f'{target}: would overwrite the published file')
+
+
+def _save(content: Any, target: Path) -> None:
+    """Write a file whole or not at all."""
+    partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
+    try:
+        # opened here, so that a full disk or a missing right is an OSError
+        with partial.open('wb') as file:
+            torch.save(content, file)
+        os.replace(partial, target)
+    except (OSError, RuntimeError) as error:  # torch wraps an error of `write`
+        reason = getattr(error, 'strerror', None) or error
+        raise OSError(f'{target}: cannot be written ({reason})') from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def convert_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    binarize: bool = False,
+    se_bits: int = 8,
+) -> Conversion:
+    """Convert a published checkpoint file to an mmpretrain checkpoint file.
+
+    It holds ``state_dict`` and ``meta``: ``model`` (the model's config),
+    ``mmesbnn_version`` and ``source`` (the name of the published file).
+
+    Args:
+        source: The published file.
+        target: The file to write; one that exists is replaced.
+        binarize: As in :func:`load_published`.
+        se_bits: As in :func:`load_published`.
+
+    Returns:
+        The conversion, with its summary; a warning in it was issued.
+
+    Raises:
+        OSError: If the source cannot be read or the target cannot be written.
+        ImportError: As :func:`load_published`.
+        ValueError: As :func:`load_published`, or if both are the same file.
+    """
+    source, target = Path(source), Path(target)
+    _check_target(source, target)
+    result = convert(source, binarize=binarize, se_bits=se_bits)
+    if result.warning:
+        warnings.warn(result.warning, stacklevel=2)
+    meta = dict(model=result.model_cfg, mmesbnn_version=__version__, source=source.name)
+    _save(dict(meta=meta, state_dict=result.state_dict), target)
+    return result

@@ -1,0 +1,105 @@
+"""Every formula against a number counted by hand, and against torch's own counter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmesbnn.analysis import count_ops
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESConv2d, ESLinear
+
+
+class Apply(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def totals(module, *shapes):
+    total = count_ops(module, *shapes).total
+    return total['fp_macs'], total['bops']
+
+
+CONVOLUTIONS = [
+    # 16 outputs of 5 x 4 pixels, each of 8 / 2 channels times 3 x 3 taps
+    (dict(kernel_size=3, stride=2, padding=1, groups=2), (8, 9, 7), 16 * 5 * 4 * 4 * 9),
+    # a 3 x 1 kernel with dilation 2 reaches over 5 rows of 10: 6 fit, and all columns
+    (dict(kernel_size=(3, 1), dilation=2), (8, 10, 10), 16 * 6 * 10 * 8 * 3),
+    (dict(kernel_size=1), (8, 5, 5), 16 * 25 * 8),
+]
+
+
+@pytest.mark.parametrize(('options', 'shape', 'expected'), CONVOLUTIONS)
+def test_convolution(options, shape, expected):
+    assert totals(nn.Conv2d(8, 16, **options), shape) == (expected, 0)
+    assert totals(BinaryConv2d(8, 16, **options), shape) == (0, expected)
+
+
+def test_padding_by_minus_one_costs_as_much_as_by_zero():
+    conv = BinaryConv2d(4, 4, 3, padding=1, pad_value=-1)
+    assert totals(conv, (4, 5, 5)) == (0, 4 * 25 * 4 * 9)
+
+
+def test_transposed_convolution():
+    # every one of the 3 x 5 x 5 inputs meets 4 x 2 x 2 weights
+    assert totals(nn.ConvTranspose2d(3, 4, 2, 2), (3, 5, 5)) == (75 * 16, 0)
+
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_linear(bias):
+    shapes = [(12,), (5, 12), (2, 5, 12)]
+    for shape, rows in zip(shapes, (1, 5, 10)):
+        expected = rows * 12 * 7
+        assert totals(nn.Linear(12, 7, bias), shape) == (expected, 0)
+        assert totals(BinaryLinear(12, 7, bias), shape) == (0, expected)
+
+
+@pytest.mark.parametrize('tau', [1, 2, 4])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_es_layers_cost_what_they_replace(tau, groups):
+    factor = tau * groups
+    conv = ESConv2d(8, 16, 3, padding=1, groups=groups, tau=tau)
+    assert totals(conv, (8 * factor, 6, 6)) == (0, 8 * 16 * 9 * 36)
+    linear = ESLinear(8, 16, tau=tau, groups=groups)
+    assert totals(linear, (6, 8 * factor)) == (0, 8 * 16 * 6)
+    for layer, shape in ((conv, (8 * factor, 6, 6)), (linear, (6, 8 * factor))):
+        (row,) = count_ops(layer, shape).layers
+        assert row.taps == 8 * tau * (9 if layer is conv else 1)
+        assert row.binary_params == 8 * 16 * (9 if layer is conv else 1)
+
+
+@pytest.mark.parametrize(
+    ('function', 'shapes', 'expected'),
+    [
+        (torch.bmm, [(2, 3), (3, 4)], 2 * 3 * 4),
+        (lambda a, b: torch.einsum('blc,bkc->blk', a, b), [(2, 3), (4, 3)], 24),
+        (lambda a, b: torch.baddbmm(a @ b, a, b), [(2, 3), (3, 4)], 2 * 24),
+        (lambda a, b: a[0] @ b[0], [(2, 3), (3,)], 2 * 3),
+    ],
+)
+def test_products(function, shapes, expected):
+    assert totals(Apply(function), *shapes) == (expected, 0)
+
+
+def test_attention_kernel():
+    # 2 heads: 5 queries of 8, 7 keys of 8, 7 values of 8
+    shapes = [(2, 5, 8), (2, 7, 8), (2, 7, 8)]
+    attention = Apply(F.scaled_dot_product_attention)
+    assert totals(attention, *shapes) == (2 * 5 * 7 * (8 + 8), 0)
+
+
+def test_attention_module_hides_nothing():
+    # projections 4 x 5 x 8 x 8, then 5 x 5 scores and 5 values of 8
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    expected = 4 * 5 * 64 + 2 * 25 * 8 + 2 * 5 * 8 * 16
+    assert totals(encoder, (5, 8)) == (expected, 0)
+
+
+def test_elementwise_work_is_not_counted():
+    module = nn.Sequential(nn.BatchNorm2d(4), nn.PReLU(4), nn.AvgPool2d(2))
+    assert totals(module, (4, 8, 8)) == (0, 0)

@@ -1,0 +1,174 @@
+"""Models, sizes, weights and batches of configs."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    image_size,
+    input_shape,
+    load_config,
+    load_weights,
+    real_batch,
+)
+
+from .digits import write_project
+
+
+def test_options_change_entries(tmp_path):
+    config = write_project(tmp_path)
+    cfg = load_config(config, {'model.backbone.tau': 1})
+    assert build_model(cfg).backbone.expansion.tau == 1
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('model = dict(', 'cannot read the config'),
+        ('x = 1', 'has no model'),
+        (
+            "custom_imports = dict(imports=['no_such_package'])\nmodel = dict()",
+            'no_such',
+        ),
+    ],
+)
+def test_unusable_configs(tmp_path, text, words):
+    config = tmp_path / 'config.py'
+    config.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(config)
+    assert '\n' not in str(caught.value)
+
+
+def test_unknown_model(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("model = dict(type='NoSuchModel')")
+    with pytest.raises(InputError, match=r'cannot build the model: .*NoSuchModel'):
+        build_model(load_config(config))
+
+
+def test_teachers_are_neither_built_nor_counted(tmp_path):
+    config = write_project(tmp_path)
+    model = {
+        'type': 'DistillClassifier',
+        'teachers': dict(main=dict(model='no-such-teacher')),
+    }
+    plain = build_model(load_config(config))
+    student = build_model(load_config(config, {'model': model}))
+    assert type(student) is type(plain)
+    assert student.state_dict().keys() == plain.state_dict().keys()
+
+
+def sizes(*transforms, split='test', **others):
+    loader = dict(dataset=dict(type='A', pipeline=[dict(type='Load'), *transforms]))
+    return image_size(Config({f'{split}_dataloader': loader, **others}))
+
+
+def test_image_size_is_read_from_the_pipelines():
+    edge, crop = (
+        dict(type='ResizeEdge', scale=235),
+        dict(type='CenterCrop', crop_size=224),
+    )
+    assert sizes(edge, crop) == (224, 224)
+    assert sizes(edge) == (235, 235)
+    assert sizes(dict(type='mmdet.Resize', scale=(1333, 800))) == (800, 1333)
+    assert sizes(crop, split='val') == (224, 224)
+    # CIFAR: test images are taken as they are, training images cropped to their size
+    assert sizes(dict(type='RandomCrop', crop_size=32), split='train') == (32, 32)
+    wrapped = dict(type='Repeat', dataset=dict(type='A', pipeline=[crop]))
+    assert image_size(Config(dict(test_dataloader=dict(dataset=wrapped)))) == (224, 224)
+    assert sizes() is None
+    assert image_size(Config({})) is None
+
+
+def test_input_shape():
+    cfg = Config(dict(model=dict(backbone=dict(in_channels=1))))
+    assert input_shape(cfg) == (1, 224, 224)
+    assert input_shape(cfg, (32, 48)) == (1, 32, 48)
+
+
+def test_real_batch(tmp_path):
+    cfg = load_config(write_project(tmp_path))
+    batch = real_batch(cfg, 5)
+    assert len(batch['inputs']) == len(batch['data_samples']) == 5
+    assert batch['inputs'][0].shape == (3, 16, 20)
+    assert len(real_batch(cfg, 500)['inputs']) == 12
+    cfg.test_dataloader = None
+    with pytest.raises(InputError, match='neither a test_dataloader nor'):
+        real_batch(cfg, 5)
+
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.fc = nn.Linear(width, 2)
+        self.norm = nn.BatchNorm1d(2)
+
+
+@pytest.mark.parametrize('wrap', ['bare', 'mmengine', 'parallel'])
+def test_load_weights(tmp_path, wrap):
+    path, net, other = tmp_path / 'a.pth', Net(), Net()
+    state = net.state_dict()
+    if wrap == 'parallel':
+        state = {f'module.{name}': value for name, value in state.items()}
+    torch.save(state if wrap == 'bare' else {'state_dict': state, 'meta': {}}, path)
+    load_weights(other, path)
+    assert torch.equal(other.fc.weight, net.fc.weight)
+
+
+def test_mmengine_checkpoints_hold_more_than_tensors(tmp_path):
+    path, net = tmp_path / 'a.pth', Net()
+    logged = {'log_scalars': {'loss': HistoryBuffer([1.0, 2.0], [1, 1])}}
+    torch.save({'state_dict': net.state_dict(), 'message_hub': logged}, path)
+    load_weights(Net(), path)
+
+
+class Payload:
+    """Not a tensor."""
+
+
+def broken_files():
+    good = Net().state_dict()
+    lacking = {name: v for name, v in good.items() if not name.startswith('norm')}
+    return {
+        'text': ('hello', 'is damaged or is not a checkpoint'),
+        'empty': ('', 'is damaged or is not a checkpoint'),
+        'object': ({'state_dict': good, 'x': Payload()}, 'holds .*Payload objects'),
+        'nothing': ({'meta': 1}, 'holds no state_dict'),
+        'number': (3, 'holds no state_dict'),
+        'shape': (Net(5).state_dict(), r'1 have another shape \(fc.weight\)'),
+        'lacking': (lacking, r'are missing \(norm.weight, norm.bias, '),
+        'other': ({**good, 'extra': torch.ones(1)}, r'1 are unknown \(extra\)'),
+    }
+
+
+@pytest.mark.parametrize('name', list(broken_files()))
+def test_files_that_are_not_the_models_weights(tmp_path, name):
+    content, words = broken_files()[name]
+    path = tmp_path / 'a.pth'
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=words) as caught:
+        load_weights(Net(), path)
+    assert '\n' not in str(caught.value)
+
+
+def test_truncated_and_missing_files(tmp_path):
+    path = tmp_path / 'a.pth'
+    with pytest.raises(InputError, match='No such file'):
+        load_weights(Net(), path)
+    with pytest.raises(InputError, match='cannot read the checkpoint'):
+        load_weights(Net(), tmp_path)
+    for legacy in (False, True):
+        torch.save(Net().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        for size in (10, len(whole) // 2, len(whole) - 10):
+            path.write_bytes(whole[:size])
+            with pytest.raises(InputError, match='is damaged'):
+                load_weights(Net(), path)

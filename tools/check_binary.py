@@ -1,0 +1,65 @@
+"""Check that a trained network is really binary, on a batch of its own test data.
+
+    python tools/check_binary.py CONFIG CHECKPOINT [--batch N]
+
+Exit status 0: every binary layer multiplies inputs that are exactly +-1 with weights
+that take two values per output channel. 1: some do not; they are named. 2: the check
+could not be made.
+"""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    check_binary,
+    explained,
+    load_config,
+    load_weights,
+    real_batch,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file, with test data')
+    parser.add_argument('checkpoint', help='weights of its model')
+    parser.add_argument(
+        '--batch', type=int, default=8, metavar='N', help='images to look at (8)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config, as in test_dataloader.dataset.data_root=x',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.batch < 1:
+        parser.error(f'--batch {args.batch}: must be positive')
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    model = build_model(cfg)
+    load_weights(model, args.checkpoint)
+    batch = real_batch(cfg, args.batch)
+    with explained('cannot run the model on a batch of its test data'):
+        findings = check_binary(model, batch)
+    for finding in findings:
+        print(finding)
+    if not findings:
+        print('every binary layer is binary')
+    return 1 if findings else 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)

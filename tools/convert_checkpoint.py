@@ -1,0 +1,58 @@
+"""Convert a published checkpoint to an mmpretrain checkpoint.
+
+    python tools/convert_checkpoint.py bnext_tiny.pth.tar bnext_tiny.pth
+
+The result loads into the model that its meta['model'] describes, and computes the
+logits of the published network. Known families: BNext (T, S, M, L, 18) and ES-BNext.
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from mmesbnn.conversion import convert_file
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', metavar='SRC', help='the published file')
+    parser.add_argument('dst', metavar='DST', help='the file to write')
+    parser.add_argument(
+        '--binarize',
+        action='store_true',
+        help='make the weights exact signs, whatever the temperature in the file',
+    )
+    parser.add_argument(
+        '--se-bits',
+        type=int,
+        choices=(8, 32),
+        default=8,
+        help='bits of squeeze-excite, which quantised files do not tell (default: 8)',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always', UserWarning)
+            result = convert_file(
+                args.src, args.dst, binarize=args.binarize, se_bits=args.se_bits
+            )
+    except (ImportError, OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    for label, text in result.summary.items():
+        print(f'{label:<10}{text}')
+    print(f'{"wrote":<10}{args.dst} ({Path(args.dst).stat().st_size / 1e6:.1f} MB)')
+    for warning in caught:
+        print(f'warning: {warning.message}', file=sys.stderr)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

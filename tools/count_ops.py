@@ -1,0 +1,66 @@
+"""Count the operations, parameters and bytes of a config's model, layer by layer.
+
+    python tools/count_ops.py CONFIG [--shape H W] [--json FILE]
+
+Prints a table: multiply-accumulates at full precision, binary operations, OPs,
+parameters, bytes with and without 1-bit weights, the representation capacity of binary
+layers, and why the others are not binary.
+"""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    count_ops,
+    explained,
+    image_size,
+    input_shape,
+    load_config,
+    save_json,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'),
+        help='size of the image; default: that of the test pipeline, or 224 224',
+    )  # fmt: skip
+    parser.add_argument('--json', metavar='FILE', help='write the numbers here too')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config, as in model.backbone.tau=4',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.shape and min(args.shape) < 1:
+        parser.error(f'--shape {args.shape[0]} {args.shape[1]}: must be positive')
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    model, shape = build_model(cfg), input_shape(cfg, args.shape)
+    if not (args.shape or image_size(cfg)):
+        print('the config sets no image size, see --shape', file=sys.stderr)
+    with explained(f'cannot run the model on an input of shape {shape}'):
+        report = count_ops(model, shape)
+    print(report.table())
+    if args.json:
+        with explained(f'cannot write {args.json}'):
+            save_json(args.json, {'config': args.config, **report.to_dict()})
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
