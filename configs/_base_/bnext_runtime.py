@@ -1,0 +1,48 @@
+# What every BNext recipe shares: runtime, optimizer and the hooks that train
+# binary weights. Published: AdamW, lr 1e-3, gradient norm 5, 512 epochs.
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3),
+    clip_grad=dict(max_norm=5.0),
+    # 4-D parameters and latent weights decay with 1e-8, the rest with 1e-3
+    constructor='BinaryOptimWrapperConstructor',
+    paramwise_cfg=dict(kernel_decay=1e-8),
+)
+
+# 1e-5 rising by 1.98e-4 an epoch, then a cosine whose period of 512 epochs begins
+# after the warm-up, so that the last epoch runs at 4.39e-7
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=6),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=512,
+        eta_min=1e-7,
+        by_epoch=True,
+        begin=5,
+        end=512,
+    ),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=512, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+custom_hooks = [
+    # weights are exactly binary from epoch 153 on (0.9^153 < 1e-7)
+    dict(type='TemperatureHook', decay=0.9),
+    dict(type='ParameterBoundsHook'),
+    dict(type='SignFlipHook'),
+    dict(type='NaNGuardHook'),
+    # a resumed training repeats the uninterrupted one
+    dict(type='EpochSeedHook'),
+]
+train_dataloader = dict(persistent_workers=False)
+randomness = dict(seed=0)
+
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
+)

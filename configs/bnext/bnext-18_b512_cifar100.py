@@ -1,0 +1,2 @@
+# BNext-18 on CIFAR-100.
+_base_ = ['../_base_/bnext_cifar100.py']

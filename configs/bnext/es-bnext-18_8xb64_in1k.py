@@ -1,0 +1,4 @@
+# ES-BNext-18 (tau = 2): the recipe of the baseline, expanded and shrunk.
+_base_ = ['./bnext-18_8xb64_in1k.py']
+
+model = dict(backbone=dict(tau=2))

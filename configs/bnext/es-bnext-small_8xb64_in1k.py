@@ -1,0 +1,4 @@
+# ES-BNext-S (tau = 2): the recipe of the baseline, expanded and shrunk.
+_base_ = ['./bnext-small_8xb64_in1k.py']
+
+model = dict(backbone=dict(tau=2))

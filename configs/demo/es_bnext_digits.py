@@ -1,0 +1,104 @@
+# A SMALL configuration: a narrow ES-BNext on scikit-learn's 1,797 scanned digits, in
+# a few minutes on two cores. `make demo` writes the images and runs it.
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+max_epochs = 30
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='BNext',
+        arch=dict(channels=[16, 32, 64, 64, 128]),
+        tau=2,
+        stem_stride=1,
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=128,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+)
+
+data_preprocessor = dict(
+    num_classes=10,
+    mean=[76.5, 76.5, 76.5],
+    std=[94.0, 94.0, 94.0],
+    to_rgb=True,
+)
+# the scans are 8x8
+enlarge = dict(type='Resize', scale=16, interpolation='bicubic')
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    enlarge,
+    dict(type='RandomCrop', crop_size=16, padding=2),
+    dict(type='PackInputs'),
+]
+test_pipeline = [dict(type='LoadImageFromFile'), enlarge, dict(type='PackInputs')]
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=False,
+    dataset=dict(
+        type='CustomDataset',
+        data_root='data/digits',
+        data_prefix='train',
+        pipeline=train_pipeline,
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    dataset=dict(
+        type='CustomDataset',
+        data_root='data/digits',
+        data_prefix='val',
+        pipeline=test_pipeline,
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=1)
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-3),
+    clip_grad=dict(max_norm=5.0),
+    constructor='BinaryOptimWrapperConstructor',
+    paramwise_cfg=dict(kernel_decay=1e-8),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=3),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        eta_min=1e-6,
+        by_epoch=True,
+        begin=2,
+        end=max_epochs,
+    ),
+]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+custom_hooks = [
+    # exactly binary for the second half of the training
+    dict(type='TemperatureHook', binary_from=15),
+    dict(type='ParameterBoundsHook'),
+    dict(type='SignFlipHook'),
+    dict(type='NaNGuardHook'),
+    # a resumed training repeats the uninterrupted one
+    dict(type='EpochSeedHook'),
+]
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=5, max_keep_ckpts=2),
+)
+randomness = dict(seed=0)

@@ -1,0 +1,5 @@
+# ES-BNext-T (tau = 2) on ImageNet: 0.89e8 OPs, 75.2 % top-1 in the paper.
+#   mim train mmpretrain configs/es_bnext_tiny.py --launcher pytorch --gpus 8
+_base_ = ['./bnext/bnext-tiny_8xb64_in1k.py']
+
+model = dict(backbone=dict(tau=2))

@@ -1,0 +1,94 @@
+"""Every published recipe builds, and trains on data in the genuine format."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from tests.real_data import write_cifar, write_imagenet
+
+pytest.importorskip('mmpretrain')
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+RECIPES = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for path in [*CONFIGS.glob('*.py'), *CONFIGS.glob('bnext/*.py')]
+)
+#: 64 pixels are enough to run every layer, and quick.
+CROP = 64
+
+
+def shrink(cfg, root, work_dir):
+    """Keep the recipe, but read little data of ``root`` in small images."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(root)
+        for transform in loader.dataset.pipeline:
+            if transform.type == 'RandomResizedCrop':
+                transform.scale = CROP
+            elif transform.type == 'CenterCrop':
+                transform.crop_size = CROP
+    for teacher in (
+        [*cfg.model.teachers.assistants, cfg.model.teachers.main]
+        if 'teachers' in cfg.model
+        else []
+    ):
+        teacher.checkpoint = None  # nothing can be downloaded in a test
+    cfg.train_cfg.max_epochs = 1
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+    cfg.default_hooks.logger.interval = 1
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+def train(name, root, work_dir):
+    cfg = shrink(Config.fromfile(CONFIGS / name), root, work_dir)
+    runner = Runner.from_cfg(cfg)
+    before = {k: v.clone() for k, v in runner.model.named_parameters()}
+    runner.train()
+    return runner, before
+
+
+def check_trained(runner, before):
+    history = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(history) == 2
+    assert all(torch.isfinite(torch.tensor(history)))
+    still = [k for k, v in runner.model.named_parameters() if torch.equal(v, before[k])]
+    assert not still
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in RECIPES if 'cifar' not in name])
+def test_imagenet_recipe_trains(name, tmp_path):
+    root = write_imagenet(tmp_path / 'imagenet')
+    runner, before = train(name, root, tmp_path / 'work')
+    check_trained(runner, before)
+    assert runner.message_hub.get_scalar('val/accuracy/top5').current() >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in RECIPES if 'cifar' in name])
+def test_cifar_recipe_trains(name, tmp_path, monkeypatch):
+    from mmpretrain.datasets import CIFAR10, CIFAR100
+
+    dataset = CIFAR100 if 'cifar100' in name else CIFAR10
+    # two iterations in all: the class has five training files
+    monkeypatch.setattr(dataset, 'train_list', dataset.train_list[:1])
+    root = write_cifar(tmp_path / 'cifar', dataset, monkeypatch)
+    runner, before = train(name, root, tmp_path / 'work')
+    check_trained(runner, before)
+
+
+def test_every_size_is_there_as_baseline_and_es():
+    for arch in ('tiny', 'small', 'middle', 'large', '18'):
+        models = [
+            Config.fromfile(CONFIGS / name).model
+            for name in RECIPES
+            if f'bnext-{arch}_' in name or (arch == 'tiny' and '/' not in name)
+        ]
+        taus = {model.backbone.get('tau', 1) for model in models}
+        assert {model.backbone.arch for model in models} == {arch}
+        assert taus == {1, 2}

@@ -1,0 +1,17 @@
+"""Write scikit-learn's digits as an image folder in ImageNet's layout."""
+
+import argparse
+
+from mmesbnn.datasets import write_digits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('root', nargs='?', default='data/digits')
+    args = parser.parse_args()
+    count = write_digits(args.root)
+    print(f'wrote {count} images to {args.root}' if count else f'{args.root} is there')
+
+
+if __name__ == '__main__':
+    main()
