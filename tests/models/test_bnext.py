@@ -1,6 +1,7 @@
 """BNext: published sizes, ES, outputs, freezing, recomputation, bad arguments."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -162,7 +163,7 @@ def test_binary_parameters_of_the_published_sizes(arch, tau):
 def test_binary_parameters_follow_from_the_channels(arch):
     channels = ARCHS[arch]['channels']
     expected = 0
-    for width, out in zip(channels, channels[1:]):
+    for width, out in itertools.pairwise(channels):
         expected += 9 * width**2 + out * width
     assert expected == BINARY_PARAMETERS[arch]
 
@@ -184,7 +185,6 @@ def test_parameters_of_the_published_sizes(arch, options, millions):
     classes = 1000
     total = sum(p.numel() for p in model.parameters())
     total += (model.out_channels[-1] + 1) * classes
-    assert total == pytest.approx(millions * 1e6, rel=1e-3)
     # the published files also hold PReLUs that nothing uses
     total += model.stem.norm.num_features
     for unit in model.modules():
@@ -546,11 +546,11 @@ def test_recomputation_of_a_partly_frozen_network(frozen_stages):
 # compiling and autocast -----------------------------------------------------------
 
 
-def check_compiled(options, training, backend='aot_eager'):
+def check_compiled(options, training):
     torch._dynamo.reset()
     model = spread(narrow(**options)).double().train(training)
     eager = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     x = images().double()
     if not training:
         with torch.no_grad():
@@ -575,7 +575,16 @@ def test_it_compiles_with_recomputation(options):
 
 @pytest.mark.slow
 def test_inductor_computes_the_same():
-    check_compiled(dict(arch=TINY, tau=2), True, 'inductor')
+    """Outputs and statistics in training; compiling the backward too takes 50 s."""
+    torch._dynamo.reset()
+    model = spread(narrow(dict(channels=[16, 16]), tau=2)).double().train()
+    eager = copy.deepcopy(model)
+    x = images().double()
+    with torch.no_grad():
+        got = torch.compile(model, fullgraph=True)(x)
+        torch.testing.assert_close(got, eager(x))
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+    assert model.stages[0][0].spatial.norm1.num_batches_tracked == 1
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
@@ -664,7 +673,7 @@ def test_se_ratio_reaches_every_gate(ratio):
 @pytest.mark.parametrize('temperature', [1.0, 0.0])
 @pytest.mark.parametrize('arch', [TINY, TINY_18], ids=['tiny', '18'])
 def test_nan_in_a_latent_weight_shows(arch, temperature, training):
-    clean = narrow(arch, tau=2).train(training)
+    clean = narrow(arch, tau=2, out_copies='all').train(training)
     for conv in binary_convs(clean):
         conv.weight_binarizer.temperature.fill_(temperature)
     assert torch.isfinite(copy.deepcopy(clean)(images())[0]).all()

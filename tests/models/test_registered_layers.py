@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
@@ -15,12 +15,18 @@ from mmesbnn.binary import (
     BinaryMultiheadAttention,
     DropInESConv2d,
     DropInESLinear,
-    ESConv2d,
 )
 
 ES = dict(type='ESConv2d', tau=2, groups=1)
 # for networks that pass a `groups` of their own
 ES_IN_MODULE = dict(type='ESConv2d', tau=2, es_groups=1)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Where names are looked up, whatever runner another test has left behind."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
 
 
 @pytest.mark.parametrize('registry', [MODELS, MMPRETRAIN_MODELS])
@@ -78,13 +84,14 @@ def resnet(**kwargs):
 
 
 def test_resnet_trains_a_step():
-    model = resnet(conv_cfg=ES)
+    # not zero: that starts with residual branches that carry no gradient
+    model = resnet(conv_cfg=ES, zero_init_residual=False)
     model.init_weights()
     convs = [m for m in model.modules() if isinstance(m, DropInESConv2d)]
     assert len(convs) == 20
     before = [conv.conv.weight.detach().clone() for conv in convs]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loss = model(torch.randn(2, 3, 32, 32))[-1].square().mean()
+    loss = model(torch.randn(2, 3, 64, 64))[-1].square().mean()
     loss.backward()
     optimizer.step()
     assert loss.isfinite()

@@ -32,7 +32,7 @@ class TeacherScheduleHook(Hook):
         self.by_epoch = by_epoch
 
     def before_train(self, runner: Runner) -> None:
-        """Find the model that has the teachers."""
+        """Find the model that has the teachers, and load them."""
         check_by_epoch(runner, self)
         model = runner.model
         self._model = model.module if is_model_wrapper(model) else model
@@ -41,6 +41,7 @@ class TeacherScheduleHook(Hook):
                 'TeacherScheduleHook: the model has no teachers (it is no '
                 'DistillClassifier): remove the hook'
             )
+        self._model.load_teachers()
 
     def _choose(self, step: int, steps: int) -> None:
         count = self._model.num_assistants

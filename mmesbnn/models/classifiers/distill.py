@@ -116,7 +116,7 @@ class DistillClassifier(ImageClassifier):
     with the model (``.to()``, ``.double()``) but are no part of its parameters or state
     dict: a checkpoint is that of the plain ``ImageClassifier``, which
     :func:`~mmesbnn.models.classifiers.student_config` gives the config of. Inference is
-    that of ``ImageClassifier``. ::
+    that of ``ImageClassifier``; teachers are built when training begins. ::
 
         model = dict(
             type='DistillClassifier', backbone=..., neck=..., head=...,
@@ -142,8 +142,8 @@ class DistillClassifier(ImageClassifier):
         **kwargs: As ``ImageClassifier``.
 
     Raises:
-        ValueError: If an argument is not as described, or a teacher has other classes
-            than the student, as far as their heads tell; else at the first forward.
+        ValueError: If an argument is not as described; when training begins, if a
+            teacher has other classes than the student.
 
     Source: Guo et al., "BNext" (2022), and its training code.
     """
@@ -163,17 +163,33 @@ class DistillClassifier(ImageClassifier):
         self.label_weight = label_weight
         self.teacher_autocast = teacher_autocast
         self._assistant = 0
+        self._specs = self._teacher_specs(teachers)
         # assistants in their order, the main teacher last
-        self.teachers = TeacherHolder(self._build_teachers(teachers))
+        self.teachers = TeacherHolder([])
 
-    def _build_teachers(self, teachers: dict | None) -> list[nn.Module]:
+    @staticmethod
+    def _teacher_specs(teachers: dict | None) -> dict[str, dict]:
         if teachers is None:
-            return []
+            return {}
         _check_keys('teachers', teachers, 'main', 'assistants')
         assistants = teachers.get('assistants', ())
         specs = {f'assistant {i}': spec for i, spec in enumerate(assistants)}
         specs['main'] = teachers['main']
-        built = {name: build_teacher(name, spec) for name, spec in specs.items()}
+        for name, spec in specs.items():
+            _check_keys(f'teachers: {name}', spec, 'model', 'checkpoint')
+        return specs
+
+    def load_teachers(self) -> None:
+        """Build the teachers and load their weights, unless that is done.
+
+        The first loss does it, ``TeacherScheduleHook`` before: inference needs none.
+
+        Raises:
+            ValueError: As the class.
+        """
+        if len(self.teachers) or not self._specs:
+            return
+        built = {name: build_teacher(name, spec) for name, spec in self._specs.items()}
         classes = getattr(self.head, 'num_classes', None)
         for name, teacher in built.items():
             own = getattr(getattr(teacher, 'head', None), 'num_classes', classes)
@@ -181,12 +197,15 @@ class DistillClassifier(ImageClassifier):
                 raise ValueError(
                     f'teachers: {name} has {own} classes, the student {classes}'
                 )
-        return list(built.values())
+        reference = next(self.parameters())
+        self.teachers = TeacherHolder(
+            [teacher.to(reference) for teacher in built.values()]
+        )
 
     @property
     def num_assistants(self) -> int:
         """Number of assistants."""
-        return max(len(self.teachers) - 1, 0)
+        return max(len(self._specs) - 1, 0)
 
     def set_teacher(self, assistant: int) -> None:
         """Let this assistant teach, beside the main teacher.
@@ -209,6 +228,7 @@ class DistillClassifier(ImageClassifier):
         Raises:
             ValueError: If the model has no teachers.
         """
+        self.load_teachers()
         if not len(self.teachers):
             raise ValueError('teachers=None: the model can predict but not be trained')
         *assistants, main = self.teachers

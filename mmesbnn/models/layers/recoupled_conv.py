@@ -44,7 +44,7 @@ class SqueezeExcite(nn.Module):
         bits: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        middle = channels // ratio
+        middle = channels // ratio if ratio > 0 else 0
         if middle < 1:
             raise ValueError(f'se_ratio={ratio} leaves no channel of {channels}')
         wide = expansion.width(channels)
