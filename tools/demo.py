@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from mmesbnn.datasets import write_digits
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/demo/es_bnext_digits.py'
 DATA = 'data/digits'
+#: mim and mmengine say it at every start; nothing that a reader of the demo can change.
+NOISE = 'pkg_resources is deprecated as an API'
 
 
 def run(title: str, *command: str) -> None:
@@ -27,7 +30,8 @@ def run(title: str, *command: str) -> None:
         'mim': [str(Path(sys.executable).with_name('mim'))],
         'python': [sys.executable],
     }[command[0]]
-    done = subprocess.run([*program, *command[1:]], cwd=ROOT)
+    env = {**os.environ, 'PYTHONWARNINGS': f'ignore:{NOISE}:UserWarning'}
+    done = subprocess.run([*program, *command[1:]], cwd=ROOT, env=env)
     if done.returncode:
         sys.exit(f'demo: "{title}" failed with exit code {done.returncode}')
 
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument('--work-dir', default='work_dirs/demo')
     args = parser.parse_args()
     os.chdir(ROOT)
+    warnings.filterwarnings('ignore', NOISE)
     began = time.time()
     work_dir = Path(args.work_dir)
 

@@ -1,6 +1,6 @@
 # BinaryViT's ImageNet recipe: AdamW 5e-4 without decay, 300 epochs, a DeiT-S teacher.
 # Published with automatic mixed precision: add `--amp` to mmpretrain's train.py.
-_base_ = ['mmpretrain::_base_/default_runtime.py']
+_base_ = ['mmpretrain::_base_/default_runtime.py', './imagenet.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
@@ -19,13 +19,6 @@ model = dict(
     teachers=dict(main=dict(model='deit-small_4xb256_in1k')),
     # with one teacher half its cross-entropy, so twice that
     distill_loss=dict(type='HardnessWeightedKDLoss', loss_weight=2.0),
-)
-
-data_preprocessor = dict(
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
 )
 
 train_pipeline = [
@@ -53,32 +46,9 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# 8 GPUs with 64 images each: the published batch of 512
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    dataset=dict(
-        type='ImageNet',
-        data_root='data/imagenet',
-        split='train',
-        pipeline=train_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    dataset=dict(
-        type='ImageNet',
-        data_root='data/imagenet',
-        split='val',
-        pipeline=test_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -96,7 +66,6 @@ param_scheduler = [
         end=300,
     ),
 ]
-auto_scale_lr = dict(base_batch_size=512)
 
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
@@ -107,7 +76,10 @@ custom_hooks = [
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    dict(type='ClassCountHook'),
+    dict(type='EpochSeedHook'),
 ]
+randomness = dict(seed=0)
 
 default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=3, save_best='auto'),

@@ -32,6 +32,7 @@ test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=512,
     num_workers=4,
+    persistent_workers=False,
     dataset=dict(
         type='CIFAR10',
         data_root='data/cifar10',

@@ -1,5 +1,5 @@
 # BNext's ImageNet recipe: data, augmentation and distillation.
-_base_ = ['./bnext_runtime.py']
+_base_ = ['./bnext_runtime.py', './imagenet.py']
 
 # The labels train nothing: the student learns from two teachers at a time, the
 # main one and an assistant (the next one after each share of the epochs).
@@ -17,13 +17,6 @@ model = dict(
     distill_loss=dict(type='HardnessWeightedKDLoss'),
 )
 custom_hooks = [*_base_.custom_hooks, dict(type='TeacherScheduleHook')]
-
-data_preprocessor = dict(
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
-)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -61,31 +54,6 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# 8 GPUs with 64 images each: the published batch of 512
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    dataset=dict(
-        type='ImageNet',
-        data_root='data/imagenet',
-        split='train',
-        pipeline=train_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    dataset=dict(
-        type='ImageNet',
-        data_root='data/imagenet',
-        split='val',
-        pipeline=test_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
-
-auto_scale_lr = dict(base_batch_size=512)

@@ -37,10 +37,10 @@ custom_hooks = [
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    dict(type='ClassCountHook'),
     # a resumed training repeats the uninterrupted one
     dict(type='EpochSeedHook'),
 ]
-train_dataloader = dict(persistent_workers=False)
 randomness = dict(seed=0)
 
 default_hooks = dict(

@@ -94,6 +94,7 @@ custom_hooks = [
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    dict(type='ClassCountHook'),
     # a resumed training repeats the uninterrupted one
     dict(type='EpochSeedHook'),
 ]

@@ -99,7 +99,7 @@ class RPReLU(nn.Module):
 
 
 def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
-    """What :class:`mmesbnn.engine.ParameterBoundsHook` keeps a latent weight in."""
+    """Where ``ParameterBoundsHook`` keeps a latent weight."""
     if latent_clip is None:
         return {}
     if not latent_clip > 0:

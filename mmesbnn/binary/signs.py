@@ -117,7 +117,25 @@ def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
     return straight_through(value, finite(x)) if needs_grad(x) else value
 
 
-class HardTanhSign(nn.Module):
+class Binarizer(nn.Module):
+    """A module that takes signs, and knows what the sign of 0 is.
+
+    Args:
+        zero: Value of sign(0), -1 or 0. Default -1.
+
+    Raises:
+        ValueError: If ``zero`` is not one of -1, 0.
+    """
+
+    def __init__(self, zero: int = -1) -> None:
+        super().__init__()
+        self.zero = check_zero(zero)
+
+    def extra_repr(self) -> str:
+        return f'zero={self.zero}'
+
+
+class HardTanhSign(Binarizer):
     """:func:`hard_tanh_sign` as a module.
 
     Args:
@@ -129,62 +147,33 @@ class HardTanhSign(nn.Module):
     """
 
     def __init__(self, clip: float = 1.0, zero: int = -1) -> None:
-        super().__init__()
+        super().__init__(zero)
         if not clip > 0:
             raise ValueError(f'clip={clip!r} must be positive')
         self.clip = clip
-        self.zero = check_zero(zero)
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return hard_tanh_sign(x, self.clip, self.zero)
 
     def extra_repr(self) -> str:
-        return f'clip={self.clip}, zero={self.zero}'
+        return f'clip={self.clip}, {super().extra_repr()}'
 
 
-class QuadraticSign(nn.Module):
-    """:func:`quadratic_sign` as a module.
-
-    Args:
-        zero: Value of sign(0), -1 or 0. Default -1.
-
-    Raises:
-        ValueError: If ``zero`` is not one of -1, 0.
-    """
-
-    def __init__(self, zero: int = -1) -> None:
-        super().__init__()
-        self.zero = check_zero(zero)
+class QuadraticSign(Binarizer):
+    """:func:`quadratic_sign` as a module; arguments as :class:`Binarizer`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return quadratic_sign(x, self.zero)
 
-    def extra_repr(self) -> str:
-        return f'zero={self.zero}'
 
-
-class IdentitySign(nn.Module):
-    """:func:`identity_sign` as a module.
-
-    Args:
-        zero: Value of sign(0), -1 or 0. Default -1.
-
-    Raises:
-        ValueError: If ``zero`` is not one of -1, 0.
-    """
-
-    def __init__(self, zero: int = -1) -> None:
-        super().__init__()
-        self.zero = check_zero(zero)
+class IdentitySign(Binarizer):
+    """:func:`identity_sign` as a module; arguments as :class:`Binarizer`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return identity_sign(x, self.zero)
-
-    def extra_repr(self) -> str:
-        return f'zero={self.zero}'
 
 
 SIGNS: dict[str, type[nn.Module]] = {

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .signs import (
+    Binarizer,
     build_from,
-    check_zero,
     finite,
     identity_sign,
     sign,
@@ -95,11 +95,12 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
     return straight_through(value, centred.clamp(-1, 1))
 
 
-class TemperatureWeight(nn.Module):
+class TemperatureWeight(Binarizer):
     """:func:`temperature_weight` with its temperature as a buffer.
 
     The buffer is part of the state dict, as in the published files. It starts at 1;
-    :class:`mmesbnn.engine.TemperatureHook` lowers it: nothing in ``forward`` does.
+    :class:`mmesbnn.engine.hooks.TemperatureHook` lowers it: nothing in ``forward``
+    does.
 
     Args:
         binary_below: Temperature under which the weight is its sign. Default 1e-7.
@@ -112,9 +113,8 @@ class TemperatureWeight(nn.Module):
     temperature: Tensor
 
     def __init__(self, binary_below: float = BINARY_BELOW, zero: int = -1) -> None:
-        super().__init__()
+        super().__init__(zero)
         self.binary_below = binary_below
-        self.zero = check_zero(zero)
         self.register_buffer('temperature', torch.ones(1))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -124,10 +124,10 @@ class TemperatureWeight(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f'binary_below={self.binary_below}, zero={self.zero}'
+        return f'binary_below={self.binary_below}, {super().extra_repr()}'
 
 
-class ScaledSignWeight(nn.Module):
+class ScaledSignWeight(Binarizer):
     """:func:`scaled_sign_weight` as a module.
 
     Args:
@@ -139,38 +139,23 @@ class ScaledSignWeight(nn.Module):
     """
 
     def __init__(self, attached: bool = False, zero: int = -1) -> None:
-        super().__init__()
+        super().__init__(zero)
         self.attached = attached
-        self.zero = check_zero(zero)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the effective weight, of ``weight``'s shape."""
         return scaled_sign_weight(weight, self.attached, self.zero)
 
     def extra_repr(self) -> str:
-        return f'attached={self.attached}, zero={self.zero}'
+        return f'attached={self.attached}, {super().extra_repr()}'
 
 
-class CentredSignWeight(nn.Module):
-    """:func:`centred_sign_weight` as a module.
-
-    Args:
-        zero: Value of sign(0), -1 or 0. Default -1.
-
-    Raises:
-        ValueError: If ``zero`` is not one of -1, 0.
-    """
-
-    def __init__(self, zero: int = -1) -> None:
-        super().__init__()
-        self.zero = check_zero(zero)
+class CentredSignWeight(Binarizer):
+    """:func:`centred_sign_weight` as a module; arguments as :class:`Binarizer`."""
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the effective weight, of ``weight``'s shape."""
         return centred_sign_weight(weight, self.zero)
-
-    def extra_repr(self) -> str:
-        return f'zero={self.zero}'
 
 
 class RealWeight(nn.Module):

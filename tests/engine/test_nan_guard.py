@@ -5,7 +5,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmesbnn.engine import NaNGuardHook
+from mmesbnn.engine.hooks import NaNGuardHook
 from mmesbnn.engine.hooks.nan_guard import total
 from tests.engine import toy
 

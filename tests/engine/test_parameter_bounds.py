@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 
-from mmesbnn.engine import ParameterBoundsHook
+from mmesbnn.engine.hooks import ParameterBoundsHook
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from tests.engine import toy
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 
-from mmesbnn.engine import ParameterBoundsHook, SignFlipHook, TemperatureHook
+from mmesbnn.engine.hooks import ParameterBoundsHook, SignFlipHook, TemperatureHook
 from tests.engine import toy
 
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmesbnn.binary import BinaryConv2d
-from mmesbnn.engine import SignFlipHook
+from mmesbnn.engine.hooks import SignFlipHook
 from tests.engine import toy
 
 FROZEN = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmesbnn.engine import TeacherScheduleHook
+from mmesbnn.engine.hooks import TeacherScheduleHook
 from tests.engine import toy
 
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.hooks import EMAHook
 
 from mmesbnn.binary import BinaryConv2d, TemperatureWeight
-from mmesbnn.engine import TemperatureHook
+from mmesbnn.engine.hooks import TemperatureHook
 from mmesbnn.engine.hooks.temperature import binary_share
 from mmesbnn.engine.reach import temperature_weights
 from tests.engine import toy

@@ -16,7 +16,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 import mmesbnn  # noqa: F401  (registers)
-from mmesbnn.engine import TeacherScheduleHook
+from mmesbnn.engine.hooks import TeacherScheduleHook
 from mmesbnn.models.classifiers import student_config
 from mmesbnn.models.losses import HardnessWeightedKDLoss
 from tests.engine import toy

@@ -1,5 +1,6 @@
 """Hooks that own what changes during training: schedules, clamps, checks."""
 
+from .class_count import ClassCountHook
 from .epoch_seed import EpochSeedHook
 from .nan_guard import NaNGuardHook
 from .parameter_bounds import ParameterBoundsHook
@@ -8,6 +9,7 @@ from .teacher_schedule import TeacherScheduleHook
 from .temperature import TemperatureHook
 
 __all__ = [
+    'ClassCountHook',
     'EpochSeedHook',
     'NaNGuardHook',
     'ParameterBoundsHook',
