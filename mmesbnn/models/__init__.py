@@ -10,6 +10,7 @@ from ..binary import (
     DropInESLinear,
 )
 from . import backbones, classifiers, heads, layers, losses
+from .hub import register_models
 
 # For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows
 # torch and nothing else.
@@ -19,4 +20,11 @@ MODELS.register_module(name='BinaryMultiheadAttention', module=BinaryMultiheadAt
 MODELS.register_module(name='ESConv2d', module=DropInESConv2d)
 MODELS.register_module(name='ESLinear', module=DropInESLinear)
 
-__all__ = ['backbones', 'classifiers', 'heads', 'layers', 'losses']
+__all__ = [
+    'backbones',
+    'classifiers',
+    'heads',
+    'layers',
+    'losses',
+    'register_models',
+]

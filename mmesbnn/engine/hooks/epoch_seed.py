@@ -20,10 +20,11 @@ class EpochSeedHook(Hook):
     """Seeds this process and the training loader's workers anew for every epoch.
 
     ``seed = (run's seed + 100003 epoch) mod 2^31``, plus rank and worker number.
-    mmengine saves no generator's state, so without this a resumed run draws other crops
-    and flips than an uninterrupted one; with it both give the same losses, given the
-    same ``randomness=dict(seed=...)``. Workers must restart every epoch:
-    ``persistent_workers=False`` in the loader's config.
+    mmengine saves no generator's state: without this a resumed run draws other numbers
+    in this process than an uninterrupted one would, and workers draw the same crops and
+    flips in every epoch. With it both runs give the same losses, given the same
+    ``randomness=dict(seed=...)``, and every epoch has crops of its own. Workers must
+    restart every epoch: ``persistent_workers=False`` in the loader's config.
     """
 
     def before_train(self, runner: Runner) -> None:

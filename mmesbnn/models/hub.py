@@ -1,0 +1,37 @@
+"""Our models in mmpretrain's list of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..optional import require
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def register_models() -> list[str]:
+    """Make mmpretrain know the models of this package by name.
+
+    Then ``list_models('*bnext*')``, ``get_model('es_bnext_tiny')`` and
+    ``inference_model('es_bnext_tiny', image)`` of mmpretrain find them. Names are those
+    of the config files; no weights are published for them. A second call does nothing.
+
+    Returns:
+        The names that were added.
+
+    Raises:
+        ImportError: If mmpretrain is not installed.
+        FileNotFoundError: If the package lies there without its configs.
+    """
+    hub = require('mmpretrain', 'cls', 'register_models').apis.ModelHub
+    # installed: mmesbnn/.mim; in a checkout that is not installed: beside the package
+    for folder in (_PACKAGE / '.mim', _PACKAGE.parent):
+        index = folder / 'model-index.yml'
+        if index.exists():
+            break
+    else:
+        raise FileNotFoundError(f'no model-index.yml in {_PACKAGE}/.mim: reinstall')
+    known = set(hub._models_dict)
+    if 'es_bnext_tiny' not in known:
+        hub.register_model_index(index, config_prefix=folder)
+    return sorted(set(hub._models_dict) - known)

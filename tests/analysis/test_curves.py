@@ -1,0 +1,97 @@
+"""Curves of a training, from the files that mmengine writes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from mmesbnn.analysis.curves import draw_training, read_scalars, series
+
+
+def write_run(work_dir, name, records):
+    folder = work_dir / name / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = [json.dumps(record) + '\n' for record in records]
+    (folder / 'scalars.json').write_text(''.join(lines))
+
+
+def training(epochs, first=0):
+    """Records of epochs with two iterations each."""
+    records = []
+    for epoch in range(first, first + epochs):
+        for step in (2 * epoch + 1, 2 * epoch + 2):
+            scalars = dict(loss=2.0 / step, temperature=0.5**epoch, flip_rate=0.1)
+            records.append(dict(step=step, epoch=epoch + 1, **scalars))
+        records.append({'accuracy/top1': 10.0 * epoch, 'step': epoch + 1})
+    return records
+
+
+def samples(count):
+    digits = load_digits()
+    return [
+        (digits.images[i], str(digits.target[i]), str(i % 3)) for i in range(count)
+    ]  # fmt: skip
+
+
+def test_runs_are_read_oldest_first(tmp_path):
+    write_run(tmp_path, '20250102_000000', training(1, first=1))
+    write_run(tmp_path, '20250101_235959', training(1))
+    assert read_scalars(tmp_path) == training(2)
+    assert read_scalars(str(tmp_path)) == training(2)
+
+
+def test_empty_lines_and_empty_runs_are_skipped(tmp_path):
+    write_run(tmp_path, '1', [])
+    write_run(tmp_path, '2', training(1))
+    with (tmp_path / '2' / 'vis_data' / 'scalars.json').open('a') as file:
+        file.write('\n')
+    assert read_scalars(tmp_path) == training(1)
+
+
+@pytest.mark.parametrize('name', ['.', 'nowhere', 'empty'])
+def test_nothing_logged(tmp_path, name):
+    write_run(tmp_path / 'empty', 'run', [])
+    with pytest.raises(FileNotFoundError, match='holds no logged scalars') as error:
+        read_scalars(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_series_takes_the_records_that_have_the_key():
+    assert series(training(2), 'accuracy/top1') == ([1, 2], [0.0, 10.0])
+    assert series(training(2), 'loss') == ([1, 2, 3, 4], [2.0, 1.0, 2 / 3, 0.5])
+    assert series(training(2), 'unknown') == ([], [])
+
+
+@pytest.mark.parametrize('count', [0, 1, 2, 5, 20])
+def test_picture_is_a_whole_png(tmp_path, count):
+    path = tmp_path / 'training.png'
+    path.write_text('old')
+    draw_training(training(3), path, 'title', samples(count))
+    assert [file.name for file in tmp_path.iterdir()] == ['training.png']
+    picture = Image.open(path)
+    assert (picture.format, picture.size) == ('PNG', (1200, 800))
+    picture.load()
+    lower = np.asarray(picture.convert('L'))[500:]
+    assert (lower.min() < 255) == (count > 0)
+
+
+def test_path_may_be_a_string(tmp_path):
+    draw_training(training(1), str(tmp_path / 'a.png'), 'title')
+    assert (tmp_path / 'a.png').stat().st_size > 0
+
+
+def test_a_training_without_validation_or_binary_layers(tmp_path):
+    records = [dict(step=step, loss=1.0) for step in range(3)]
+    draw_training(records, tmp_path / 'a.png', 'title')
+    assert Image.open(tmp_path / 'a.png').size == (1200, 800)
+
+
+def test_missing_matplotlib_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    message = r"matplotlib.*pip install 'mmesbnn\[demo\]'"
+    with pytest.raises(ImportError, match=message):
+        draw_training(training(1), tmp_path / 'a.png', 'title')
+    assert not list(tmp_path.iterdir())
