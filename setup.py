@@ -27,6 +27,7 @@ DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
 SR = ['diffusers>=0.30', 'safetensors', 'pillow']
 DEPLOY = ['openvino>=2024.0', 'safetensors']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
+TEST = ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy']
 
 EXTRAS = {
     # mmcv-lite is pure Python and enough for classification; mmcv is a long compile.
@@ -38,7 +39,7 @@ EXTRAS = {
     # Full mmcv instead of mmcv-lite: the two overwrite each other's files. So ask for
     # [all], never for [cls,det].
     'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
-    'test': ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy'],
+    'test': [*TEST, 'safetensors'],
 }
 
 

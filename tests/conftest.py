@@ -7,11 +7,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import random
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.registry import DefaultScope
 
 torch.set_num_threads(1)
 
@@ -27,3 +29,9 @@ def seed():
     np.random.seed(0)
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture(autouse=True)
+def no_scope(monkeypatch):
+    """No default scope, whatever runner another test has left behind."""
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())

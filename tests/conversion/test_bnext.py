@@ -140,8 +140,9 @@ def test_other_widths_and_small_images_are_read_from_the_shapes():
 # ------------------------------------------------------------------ temperatures
 
 
-def test_a_file_of_signs_converts_without_a_warning(recwarn):
-    load_published(random_state(NETWORKS['rep_ops'], 5e-8))
+@pytest.mark.parametrize('name, temperature', [('rep_ops', 5e-8), ('18', 9e-6)])
+def test_a_file_of_signs_converts_without_a_warning(name, temperature, recwarn):
+    load_published(random_state(NETWORKS[name], temperature))
     assert not recwarn.list
 
 

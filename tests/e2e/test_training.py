@@ -124,6 +124,8 @@ def interrupt_training(folder, config, work_dir):
         process = subprocess.Popen(
             command, cwd=folder, env=environment(), start_new_session=True,
             stdout=log, stderr=log,
+            # a shell's background job ignores Ctrl-C, and its children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             wait_for_first_checkpoint(process, work_dir)

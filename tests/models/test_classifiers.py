@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmpretrain import get_model
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -23,13 +23,6 @@ from tests.engine import toy
 
 CLASSES = 10
 SIZE = 8
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Where names are looked up, whatever runner another test has left behind."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        yield
 
 
 class LinearTeacher(nn.Module):
@@ -201,6 +194,18 @@ def dtypes(model):
     return {
         p.dtype for teacher in model.active_teachers() for p in teacher.parameters()
     }
+
+
+@pytest.mark.parametrize('teacher_autocast', [True, False])
+def test_teachers_keep_full_precision_on_cpus(teacher_autocast):
+    model = build(three_assistants(), teacher_autocast=teacher_autocast).eval()
+    inputs = images()
+    expected = model.teacher_logits(inputs)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert model(inputs, mode='tensor').dtype == torch.bfloat16
+        found = model.teacher_logits(inputs)
+    for logits, full in zip(found, expected, strict=True):
+        assert torch.equal(logits, full)
 
 
 @pytest.mark.parametrize('early', [True, False])

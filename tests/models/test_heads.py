@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
@@ -13,13 +13,6 @@ from mmesbnn.models.heads.minmax_linear import MinMaxLinearClsHead
 from mmesbnn.models.layers.minmax import MinMaxLinear
 
 CFG = dict(type='MinMaxLinearClsHead', num_classes=5, in_channels=12)
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Where names are looked up, whatever runner another test has left behind."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        yield
 
 
 def build(**kwargs):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
@@ -20,13 +20,6 @@ from mmesbnn.binary import (
 ES = dict(type='ESConv2d', tau=2, groups=1)
 # for networks that pass a `groups` of their own
 ES_IN_MODULE = dict(type='ESConv2d', tau=2, es_groups=1)
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Where names are looked up, whatever runner another test has left behind."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        yield
 
 
 @pytest.mark.parametrize('registry', [MODELS, MMPRETRAIN_MODELS])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from math import isfinite
 from typing import Any
 
 import torch
@@ -84,12 +84,11 @@ class NaNGuardHook(Hook):
             return
         iteration, loss = self._record.tolist()
         what = f'the loss became {loss}'
-        if math.isfinite(loss):
+        if isfinite(loss):
             what = 'the loss of another process is not finite'
+        values = {name: total({name: loss}).item() for name, loss in losses.items()}
         now = ', '.join(
-            f'{name}={float(value)}'
-            for name, value in losses.items()
-            if not math.isfinite(value)
+            f'{name}={value}' for name, value in values.items() if not isfinite(value)
         )
         saved = runner.message_hub.get_info('last_ckpt') or 'none'
         raise FloatingPointError(

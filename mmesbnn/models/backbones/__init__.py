@@ -2,5 +2,6 @@
 
 from .binary_vit import BinaryViT
 from .bnext import BNext
+from .reactnet import ReActNet
 
-__all__ = ['BNext', 'BinaryViT']
+__all__ = ['BNext', 'BinaryViT', 'ReActNet']

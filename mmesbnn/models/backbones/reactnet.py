@@ -1,0 +1,262 @@
+"""ReActNet, Bi-Real Net and their ES forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...binary import (
+    ESConv2d,
+    Expansion,
+    LearnableShift,
+    RSign,
+    TiledBatchNorm2d,
+    build_sign,
+    normalize_tiled,
+)
+from ..layers.float_layers import PooledProjection, Stem, average_pool
+from . import bnext
+from .base import ESBackbone
+
+ARCHS: dict[str, dict] = {
+    'A': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
+    '18': dict(channels=[64, 64, 128, 256, 512], depths=[4, 4, 4, 4]),
+}
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """Check ``arch`` and return it as a dict with ``channels`` (and ``depths``).
+
+    Raises:
+        ValueError: If it is neither a known name nor a valid dict.
+    """
+    if isinstance(arch, (str, int)):
+        if str(arch) not in ARCHS:
+            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
+        arch = ARCHS[str(arch)]
+    return bnext.resolve_arch(arch)
+
+
+def _shortcut(
+    channels: int, out_channels: int, stride: int, expansion: Expansion, norm: dict
+) -> nn.Module:
+    if out_channels != channels:
+        return PooledProjection(channels, out_channels, stride, expansion, True, norm)
+    return average_pool() if stride == 2 else nn.Identity()
+
+
+class ReActUnit(nn.Module):
+    """Binary convolution with a residual of its own, or two of them side by side.
+
+    With ``P`` the 2x2 average pooling (stride 2), a projection (another width) or the
+    identity::
+
+        s = sign(x + b)
+        y_i = norm_i(binary_conv_i(s)) + P(x)
+        y = prelu(concat(y_1, ..) + b_0) + b_1
+
+    Not ``generalized``, without the shifts and the PReLU, it is Bi-Real Net's block.
+
+    Args:
+        channels: Input channels before expansion.
+        kernel_size: 3 or 1.
+        stride: 1 or 2. Default 1.
+        out_channels: Output channels of a convolution before expansion. Default:
+            ``channels``.
+        branches: How many convolutions. Default 1.
+        generalized: Whether there are shifts and a PReLU.
+        expansion: ES parameters.
+        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
+        weight_binarizer: As :class:`ESConv2d`'s.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide the channels.
+
+    Shape:
+        ``(N, C tau g, H, W)`` to ``(N, branches C_o tau g, ceil(H / stride), ...)``.
+
+    Source: Liu et al., "ReActNet" (2020), figure 5; Liu et al., "Bi-Real Net" (2018).
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, stride: int = 1,
+        out_channels: int | None = None, branches: int = 1, *, generalized: bool,
+        expansion: Expansion, sign: Any, weight_binarizer: Any, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        out_channels = channels if out_channels is None else out_channels
+        wide_in, wide = expansion.width(channels), expansion.width(out_channels)
+        self.copies = expansion.copies
+        self.sign = RSign(wide_in, sign) if generalized else build_sign(sign)
+        self.convs = nn.ModuleList(
+            ESConv2d(
+                channels, out_channels, kernel_size, stride, kernel_size // 2,
+                groups=expansion.groups, tau=expansion.tau, tiled=False, sign=None,
+                weight_binarizer=weight_binarizer,
+            )
+            for _ in range(branches)
+        )  # fmt: skip
+        self.norms = nn.ModuleList(
+            TiledBatchNorm2d(wide, self.copies, **norm) for _ in range(branches)
+        )
+        self.shortcut = _shortcut(channels, out_channels, stride, expansion, norm)
+        self.act = nn.Identity()
+        if generalized:
+            # RPReLU with one-dimensional slopes: they do not decay as kernels do
+            self.act = nn.Sequential(
+                LearnableShift(branches * wide),
+                nn.PReLU(branches * wide),
+                LearnableShift(branches * wide),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the unit's output for ``x``."""
+        signs, residual = self.sign(x), self.shortcut(x)
+        outputs = [
+            normalize_tiled(conv(signs), norm, self.copies) + residual
+            for conv, norm in zip(self.convs, self.norms)
+        ]
+        return self.act(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
+
+
+class ReActBlock(nn.Sequential):
+    """ReActNet-A's block: a 3x3 unit, then a 1x1 unit that may double the width.
+
+    Args:
+        channels: Input channels before expansion.
+        stride: 1 or 2.
+        double: Whether to double the width.
+        **unit: Further arguments of :class:`ReActUnit`.
+    """
+
+    def __init__(self, channels: int, stride: int, double: bool, **unit: Any) -> None:
+        super().__init__(
+            ReActUnit(channels, 3, stride, **unit),
+            ReActUnit(channels, 1, branches=2 if double else 1, **unit),
+        )
+
+
+@MODELS.register_module()
+class ReActNet(ESBackbone):
+    """ReActNet-A, ReActNet-18, Bi-Real-18, and with ``tau > 1`` their ES forms.
+
+    Stem and units of :class:`ReActUnit`. All features between are ``C tau g`` channels
+    wide; binary multiplications, weight bits and the cost of the projections are those
+    of ``tau = groups = 1``. Trained in two stages, the state dicts of which have the
+    same keys: first with ``weight_binarizer='real'``, then, from these weights, with
+    the default.
+
+    Args:
+        arch: ``'A'``, ``'18'``, or a dict: ``channels``, the stem's width and then
+            every block's, as ReActNet-A; with ``depths`` as well (blocks per stage, one
+            width per stage) the layout of ReActNet-18. Default ``'A'``.
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        generalized: Whether signs have learnable thresholds and blocks end in shifted
+            PReLUs (ReActNet). False: neither, so that ``arch='18'`` is Bi-Real-18.
+            Default True.
+        weight_binarizer: ``'scaled_sign'``, or ``'real'`` for the first stage, see
+            :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
+        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
+            ``C tau g``. Default ``'first'``.
+        in_channels: Channels of the image. Default 3.
+        stem_stride: Total stride of the stem. 2 (ImageNet) or 1 (32x32 images); 4 (7x7
+            convolution and max-pool) or 1 for the layout of ReActNet-18. Default: the
+            ImageNet one.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        out_indices: Stages whose output is returned. A has five, with strides 2, 4, 8,
+            16, 32 on ImageNet; 18 has four. Default: the last.
+        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
+            nothing. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
+            Default ``dict(type='BN')``.
+        norm_eval: Whether norms stay in eval mode while training. Default False.
+        with_cp: Whether to save only the convolutions' outputs for the backward pass
+            and recompute the rest. Default False.
+        init_cfg: mmengine initialisation config. Default None: as torch does, which is
+            the published first stage. (The second's, uniform in [0, 0.001), is made to
+            be overwritten: all signs alike would be a poor start.)
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values or ``tau`` or
+            ``groups`` do not divide a width; at construction.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
+
+    Source: Liu et al., "ReActNet", arXiv 2003.03488; Liu et al., "Bi-Real Net", arXiv
+    1808.00278; Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv
+    2503.23709, which released no code for these networks.
+    """
+
+    def __init__(
+        self, arch: str | dict = 'A', tau: int = 1, groups: int = 1,
+        generalized: bool = True, weight_binarizer: Any = 'scaled_sign',
+        out_copies: str = 'first', in_channels: int = 3,
+        stem_stride: int | None = None, sign_zero: int = -1,
+        out_indices: Sequence[int] = (-1,), frozen_stages: int = -1,
+        norm_cfg: dict | None = None, norm_eval: bool = False, with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
+            init_cfg,
+        )  # fmt: skip
+        self.arch = resolve_arch(arch)
+        is_18 = 'depths' in self.arch
+        if weight_binarizer == 'scaled_sign':
+            weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
+        unit = dict(
+            generalized=generalized, expansion=self.expansion, norm=self.norm_args,
+            sign=dict(type='quadratic', zero=sign_zero),
+            weight_binarizer=weight_binarizer,
+        )  # fmt: skip
+        self.stem = self._make_stem(in_channels, stem_stride, is_18)
+        self.stages = (self._make_18 if is_18 else self._make_stages)(unit)
+        self._finish(self._stage_widths(), out_indices)
+
+    def _make_stem(self, in_channels: int, stride: int | None, is_18: bool) -> Stem:
+        allowed = (4, 1) if is_18 else (2, 1)
+        stride = allowed[0] if stride is None else stride
+        if stride not in allowed:
+            raise ValueError(f'stem_stride={stride} must be one of {allowed}')
+        large = stride == 4
+        return Stem(
+            in_channels, self.arch['channels'][0], 7 if large else 3, min(stride, 2),
+            large, self.expansion, self.norm_args,
+        )  # fmt: skip
+
+    def _make_stages(self, unit: dict) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.Sequential(
+                *(
+                    ReActBlock(
+                        block['channels'], block['stride'], block['double'], **unit
+                    )
+                    for block in stage
+                )
+            )
+            for stage in bnext.block_settings(self.arch['channels'])
+        )
+
+    def _make_18(self, unit: dict) -> nn.ModuleList:
+        stages = nn.ModuleList()
+        for i, (width, out) in enumerate(pairwise(self.arch['channels'])):
+            units = [ReActUnit(width, 3, 2 if i else 1, out, **unit)]
+            units += [
+                ReActUnit(out, 3, **unit) for _ in range(1, self.arch['depths'][i])
+            ]
+            stages.append(nn.Sequential(*units))
+        return stages
+
+    def _stage_widths(self) -> list[int]:
+        channels = self.arch['channels']
+        if 'depths' in self.arch:
+            return channels[1:]
+        return [channels[end] for end in accumulate(map(len, self.stages))]
