@@ -101,6 +101,12 @@ def test_the_limit_is_an_option():
     assert soft.tolist() == pytest.approx([0.08, -0.08])
 
 
+def test_soft_weights_are_divided_by_1e_8_at_least():
+    w, temperature = torch.tensor([2e-9, -5e-9, 0.0]), torch.tensor([1e-12])
+    soft = temperature_weight(w, temperature, binary_below=0.0)
+    assert soft.tolist() == pytest.approx([0.2, -0.5, 0])
+
+
 @pytest.mark.parametrize('temperature', [0.0, 1e-8])
 def test_temperature_zero_convention_holds_once_binary(temperature):
     w, cold = torch.zeros(1), torch.tensor([temperature])

@@ -141,6 +141,28 @@ def test_blocks_are_built_as_the_table_says():
             assert not unit.elementwise
 
 
+@pytest.mark.parametrize('double', [True, False])
+def test_block_is_a_spatial_unit_and_pointwise_units_side_by_side(double):
+    stage = spread(narrow(tau=2)).eval().stages[1]
+    block = stage[0] if double else stage[1]
+    x = torch.randn(2, 2 * (32 if double else 64), 4, 4)
+    y = block.spatial(x)
+    expected = torch.cat([unit(y) for unit in block.pointwise], 1)
+    assert expected.shape[1] == x.shape[1] * (2 if double else 1)
+    assert torch.equal(block(x), expected)
+
+
+def test_blocks_of_18_are_two_spatial_units():
+    for stage in meta('18').stages:
+        for block in stage:
+            first, second = block
+            assert (first.elementwise, second.elementwise) == (True, False)
+            assert first.conv.kernel_size == second.conv.kernel_size == (3, 3)
+            assert second.conv.stride == (1, 1)
+    strides = [stage[0][0].conv.stride[0] for stage in meta('18').stages]
+    assert strides == [1, 2, 2, 2]
+
+
 BINARY_PARAMETERS = {
     'tiny': 28_253_184,
     'small': 63_569_664,

@@ -8,6 +8,7 @@ from torch import nn
 from mmesbnn.binary import Expansion
 from mmesbnn.models.layers.float_layers import (
     PooledProjection,
+    Stem,
     average_pool,
     float_conv,
 )
@@ -338,6 +339,31 @@ def test_projection_formula(tau, groups, stride, shrink, training):
     layer = randomize(layer).train(training)
     x = double(2, 4 * tau * groups, 4, 5)
     assert_same(layer(x), project(x, layer, tau, groups, shrink, training))
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    ('kernel', 'stride', 'max_pool'), [(3, 2, False), (7, 1, True)]
+)
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_stem_formula(tau, groups, kernel, stride, max_pool, training):
+    expansion = Expansion(tau, groups)
+    layer = Stem(3, 4, kernel, stride, max_pool, expansion, dict(eps=0.1))
+    layer = randomize(layer).train(training)
+    x = double(2, 3, 8, 9)
+    small = F.conv2d(x, layer.conv.weight, stride=stride, padding=kernel // 2)
+    expected = batch_norm(copies(small, tau * groups), layer.norm, training)
+    if max_pool:
+        expected = F.max_pool2d(expected, 3, 2, 1)
+    assert_same(layer(x), expected)
+
+
+def test_stem_of_few_bits_takes_the_image_as_it_is():
+    layer = Stem(4, 8, 3, 2, False, Expansion(2), {}, bits=2).double().eval()
+    x = double(2, 4, 8, 9)
+    weight = quantize_weight(layer.conv.weight, 2, 1000.0)
+    small = F.conv2d(x, weight, stride=2, padding=1)
+    assert_same(layer(x), batch_norm(copies(small, 2), layer.norm, False))
 
 
 def test_float_conv_has_the_bits_it_is_asked_for():

@@ -233,17 +233,14 @@ class ReActNet(ESBackbone):
         )  # fmt: skip
 
     def _make_stages(self, unit: dict) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ReActBlock(
-                        block['channels'], block['stride'], block['double'], **unit
-                    )
-                    for block in stage
-                )
-            )
-            for stage in bnext.block_settings(self.arch['channels'])
-        )
+        stages = nn.ModuleList()
+        for settings in bnext.block_settings(self.arch['channels']):
+            blocks = [
+                ReActBlock(s['channels'], s['stride'], s['double'], **unit)
+                for s in settings
+            ]
+            stages.append(nn.Sequential(*blocks))
+        return stages
 
     def _make_18(self, unit: dict) -> nn.ModuleList:
         stages = nn.ModuleList()
