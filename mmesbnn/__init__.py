@@ -1,10 +1,25 @@
 """Expanding-and-shrinking binary neural networks for OpenMMLab and diffusers.
 
 Importing the package registers its components with mmengine and lets ``torch.load``
-read mmengine's checkpoints safely. It needs torch and mmengine only.
+read mmengine's checkpoints safely. It needs torch and mmengine only; without these it
+can still run exported networks, see :mod:`mmesbnn.deploy`.
 """
 
-from . import engine, models
+from importlib import import_module
+from typing import Any
+
 from .version import __version__
 
+try:
+    from . import engine, models
+except ModuleNotFoundError as error:
+    if error.name not in ('torch', 'mmengine'):
+        raise
+
 __all__ = ['__version__', 'engine', 'models']
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # the import above failed: say again what is missing
+        return import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

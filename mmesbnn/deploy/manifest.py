@@ -1,0 +1,165 @@
+"""The folder that an export is: a network, and how to use it.
+
+    model.xml, model.bin    OpenVINO IR
+    manifest.json           what is written below
+    report.json             what became binary and what did not (for people)
+
+``manifest.json`` holds::
+
+    format          1
+    task            'classification', 'detection' or 'super_resolution'
+    versions        {'mmesbnn': '0.1.0', 'openvino': ..., 'torch': ...}
+    source          {'config': file name or None, 'checkpoint': file name or None}
+    files           {'model.xml': sha256, 'model.bin': sha256}
+    inputs          in the IR's order: [{'name', 'shape', 'dtype'}], axis 0 being the
+                    batch; -1 in a shape is any size
+    outputs         in the IR's order: [{'name', 'shape'}]
+    preprocessing   {'steps': [...], 'mean': [...], 'std': [...], 'to_rgb': bool}
+    classes         names in the order of the labels, or None
+    decoding        how outputs become results, by task
+
+:func:`mmesbnn.deploy.describe.describe` makes ``task``, ``preprocessing``, ``classes``
+and ``decoding`` from a config. Images enter the IR as ``float32``, ``(N, C, H, W)``,
+normalised (``(x - mean) / std``, in the order of channels that ``to_rgb`` tells) by the
+runner, not by the IR. Steps of ``preprocessing``, sizes being (height, width)::
+
+    {'type': 'resize', 'size', 'interpolation', 'backend'}
+    {'type': 'resize_edge', 'edge': 'short'|'long'|'width'|'height', 'scale', ...}
+    {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
+    {'type': 'centre_crop', 'size'}
+    {'type': 'pad', 'size' or 'divisor', 'value'}   below and at the right
+
+``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
+output being ``(N, classes)``.
+
+``decoding`` of ``detection``: ``{'score_thr', 'iou_thr', 'max_per_image', 'levels',
+'nms_pre'}``. Outputs are ``boxes``, ``(N, K, 4)`` or, where every class has a box of
+its own, ``(N, K, classes, 4)``: corners x1, y1, x2, y2 in pixels of the network's
+input, not yet clipped to the image; and ``scores``, ``(N, K, classes)``, activated and
+without background. ``levels`` says how many of the ``K`` belong to each level, of which
+the best ``nms_pre`` (box, class) pairs go on; both None if all do. The runner clips,
+drops scores up to ``score_thr``, and removes, class by class, what overlaps a better
+box by more than ``iou_thr``. If the IR does that itself, ``{'final': True}``: outputs
+are ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``, -1 in rows
+that hold nothing.
+
+``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple',
+'scheduler'}``. Inputs are ``sample``, ``(N, 6, H, W)``, the enlarged image and then the
+noisy one, and ``timestep``, ``(N,)``; the output is the predicted noise
+``(N, 3, H, W)``. Height and width must be multiples of ``multiple``. ``scheduler`` has
+the names of diffusers' ``DDIMScheduler.config``, and ``num_inference_steps``.
+
+Needs Python alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..version import __version__
+
+NAME = 'manifest.json'
+FORMAT = 1
+TASKS = ('classification', 'detection', 'super_resolution')
+#: Files that make up the network; their sums are in the manifest.
+MODEL_FILES = ('model.xml', 'model.bin')
+_REQUIRED = ('task', 'inputs', 'outputs', 'preprocessing', 'classes', 'decoding')
+
+
+class ExportError(ValueError):
+    """A folder that is not a usable export; the message says why."""
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Sum of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
+    """Write ``manifest.json`` beside the network it describes.
+
+    Args:
+        folder: Where ``model.xml`` and ``model.bin`` are.
+        content: What the manifest holds; ``format``, ``versions['mmesbnn']`` and
+            ``files`` are added here.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        ExportError: If an entry is missing or the task is unknown.
+        OSError: If it cannot be written, or the network is not there.
+    """
+    folder = Path(folder)
+    _check_content(content, 'the manifest')
+    versions = {'mmesbnn': __version__, **content.get('versions', {})}
+    files = {name: sha256(folder / name) for name in MODEL_FILES}
+    whole = {'format': FORMAT, **content, 'versions': versions, 'files': files}
+    partial = folder / f'.{NAME}.{os.getpid()}.part'
+    try:
+        partial.write_text(json.dumps(whole, indent=1), encoding='utf-8')
+        os.replace(partial, folder / NAME)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return folder / NAME
+
+
+def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
+    """Read an export's manifest and check that its network is the exported one.
+
+    Args:
+        folder: The export.
+        verify: Whether to compare the files' sums. Default True.
+
+    Raises:
+        ExportError: If the folder is no export, is of a later version, lacks a file, or
+            a file was changed since.
+    """
+    folder = Path(folder)
+    path = folder / NAME
+    if not folder.is_dir():
+        raise ExportError(f'{folder}: no such folder')
+    if not path.is_file():
+        raise ExportError(f'{folder}: not an export, it has no {NAME}')
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ExportError(f'{path}: cannot be read ({error})') from error
+    if not isinstance(content, dict) or not isinstance(content.get('format'), int):
+        raise ExportError(f'{path}: not the manifest of an export')
+    if content['format'] > FORMAT:
+        raise ExportError(
+            f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}'
+        )
+    _check_content(content, str(path))
+    for name in MODEL_FILES:
+        _check_file(folder / name, content.get('files', {}).get(name), verify)
+    return content
+
+
+def _check_content(content: dict[str, Any], what: str) -> None:
+    missing = [key for key in _REQUIRED if key not in content]
+    if missing:
+        raise ExportError(f'{what} lacks {", ".join(missing)}')
+    if content['task'] not in TASKS:
+        raise ExportError(f'{what}: task={content["task"]!r} must be one of {TASKS}')
+
+
+def _check_file(path: Path, expected: str | None, verify: bool) -> None:
+    if not path.is_file():
+        raise ExportError(f'{path}: missing from the export')
+    if verify and sha256(path) != expected:
+        raise ExportError(
+            f'{path}: changed since the export (its sha256 is not the one in {NAME}); '
+            'export again, or pass verify=False if the change is yours'
+        )
