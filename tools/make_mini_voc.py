@@ -1,0 +1,65 @@
+"""Write a small PASCAL VOC devkit: scanned digits on photographs, in VOC's own layout.
+
+    python tools/make_mini_voc.py [ROOT] [--voc-classes] [--size W H] ...
+
+With ``--voc-classes`` digit k has the name of VOC's class k, so that configs made for
+VOC run on it unchanged; without it the classes are the digits.
+"""
+
+import argparse
+
+from mmesbnn.datasets import VOC_CLASSES, MiniVOC, write_mini_voc
+
+
+def parse_args():
+    default = MiniVOC()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('root', nargs='?', default='data/VOCdevkit')
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument(
+        '--voc-classes', action='store_true', help="VOC's first ten class names"
+    )
+    names.add_argument(
+        '--names', nargs='+', default=default.names, metavar='NAME',
+        help='names of digit 0, 1, ...; as many digits as names; default: 0 to 9',
+    )  # fmt: skip
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=default.size, metavar=('W', 'H'),
+        help='width and height of the images in pixels; default: %(default)s',
+    )  # fmt: skip
+    parser.add_argument(
+        '--counts', type=int, nargs=3, default=default.counts,
+        metavar=('TRAIN07', 'TRAIN12', 'TEST07'),
+        help='images of VOC2007 and VOC2012 trainval and of VOC2007 test; '
+        'default: %(default)s',
+    )  # fmt: skip
+    parser.add_argument(
+        '--objects', type=int, nargs=2, default=default.objects,
+        metavar=('FEWEST', 'MOST'), help='in an image; default: %(default)s',
+    )  # fmt: skip
+    parser.add_argument(
+        '--scale', type=float, nargs=2, default=default.scale,
+        metavar=('SMALLEST', 'LARGEST'),
+        help="a digit's height by the image's shorter side; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument('--seed', type=int, default=default.seed)
+    return parser, parser.parse_args()
+
+
+def main():
+    parser, args = parse_args()
+    options = {**vars(args)}
+    root = options.pop('root')
+    if options.pop('voc_classes'):
+        options['names'] = VOC_CLASSES[:10]
+    try:
+        count = write_mini_voc(root, **options)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f'wrote {count} images to {root}' if count else f'{root} is there')
+
+
+if __name__ == '__main__':
+    main()
