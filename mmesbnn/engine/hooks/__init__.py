@@ -1,5 +1,6 @@
 """Hooks that own what changes during training: schedules, clamps, checks."""
 
+from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
 from .epoch_seed import EpochSeedHook
 from .nan_guard import NaNGuardHook
@@ -9,6 +10,7 @@ from .teacher_schedule import TeacherScheduleHook
 from .temperature import TemperatureHook
 
 __all__ = [
+    'BottleneckHook',
     'ClassCountHook',
     'EpochSeedHook',
     'NaNGuardHook',

@@ -1,0 +1,81 @@
+"""When the information-bottleneck terms of a detector's loss come in."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from ...models.losses import BottleneckTerm
+from ..reach import check_by_epoch
+
+
+def bottleneck_terms(model: nn.Module) -> list[BottleneckTerm]:
+    """The losses of ``model`` that the hook drives, seen through wrappers."""
+    return [m for m in model.modules() if isinstance(m, BottleneckTerm)]
+
+
+@HOOKS.register_module()
+class BottleneckHook(Hook):
+    """Switch on the bottleneck terms of the loss after a first phase without them.
+
+    Every :class:`~mmesbnn.models.losses.BottleneckTerm` of the model is off before
+    epoch (or iteration) ``begin``, counted from 0, and on from then, with the
+    ``loss_weight`` it was built with. That depends on the step alone, so a training
+    resumed after ``begin`` goes on with the terms. The published SSD code switches only
+    in the very iteration, so that one resumed later trains without them.
+
+    Args:
+        begin: First epoch, or iteration, with the terms. As published: when the
+            learning rate falls for the first time.
+        by_epoch: Whether ``begin`` counts epochs, rather than iterations. Default True.
+
+    Raises:
+        ValueError: If ``begin`` is negative; before training, if the model has no such
+            terms or ``by_epoch`` does not fit the training loop.
+
+    Source: Wang et al., "BiDet" (CVPR 2020), its training code.
+    """
+
+    def __init__(self, begin: int, by_epoch: bool = True) -> None:
+        if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
+            raise ValueError(f'begin={begin!r} must be an integer >= 0')
+        self.begin = begin
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the terms."""
+        check_by_epoch(runner, self)
+        self._terms = bottleneck_terms(runner.model)
+        if not self._terms:
+            raise ValueError(
+                'BottleneckHook: no module of the model is a BottleneckTerm: remove '
+                'the hook'
+            )
+        steps = runner.max_epochs if self.by_epoch else runner.max_iters
+        if self.begin >= steps:
+            runner.logger.warning(
+                f'BottleneckHook: the terms come in at {self._unit} {self.begin}, '
+                f'after the last one, {steps - 1}, so they train nothing'
+            )
+        self._active: bool | None = None
+
+    @property
+    def _unit(self) -> str:
+        return 'epoch' if self.by_epoch else 'iteration'
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Switch, if this is the step."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        active = step >= self.begin
+        if active == self._active:
+            return
+        self._active = active
+        for term in self._terms:
+            term.active = active
+        names = ', '.join(f'{type(t).__name__} {t.loss_weight:g}' for t in self._terms)
+        runner.logger.info(
+            f'{self._unit} {step}: bottleneck terms {"on" if active else "off"} '
+            f'({names})'
+        )
