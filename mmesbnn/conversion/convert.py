@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
-from . import binary_vit, bnext
+from . import binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family, listed
 from .reading import read_published
 
 #: All families, tried in this order. Another one is a file beside this and a line here.
-FAMILIES: tuple[Family, ...] = (bnext.FAMILY, binary_vit.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    bnext.FAMILY,
+    binary_vit.FAMILY,
+    reactnet.FAMILY,
+)
 
 
 def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:

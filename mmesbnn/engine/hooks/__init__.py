@@ -5,6 +5,7 @@ from .class_count import ClassCountHook
 from .epoch_seed import EpochSeedHook
 from .nan_guard import NaNGuardHook
 from .parameter_bounds import ParameterBoundsHook
+from .require_checkpoint import RequireCheckpointHook
 from .sign_flip import SignFlipHook
 from .teacher_schedule import TeacherScheduleHook
 from .temperature import TemperatureHook
@@ -15,6 +16,7 @@ __all__ = [
     'EpochSeedHook',
     'NaNGuardHook',
     'ParameterBoundsHook',
+    'RequireCheckpointHook',
     'SignFlipHook',
     'TeacherScheduleHook',
     'TemperatureHook',

@@ -1,0 +1,100 @@
+# ReActNet's ImageNet recipe, stage 1 of 2: real weights, binary activations.
+# 128 epochs of Adam with a linear learning rate, a ResNet-34 teacher.
+_base_ = ['mmpretrain::_base_/default_runtime.py', './imagenet.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+# The labels train nothing: the student learns the teacher's distribution.
+model = dict(
+    type='DistillClassifier',
+    backbone=dict(type='ReActNet', arch='18', weight_binarizer='real'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=1000,
+        in_channels=512,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        topk=(1, 5),
+    ),
+    teachers=dict(main=dict(model='resnet34_8xb32_in1k')),
+    # with one teacher half its cross-entropy, so twice that
+    distill_loss=dict(type='HardnessWeightedKDLoss', loss_weight=2.0),
+    teacher_autocast=False,
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='RandomResizedCrop',
+        scale=224,
+        crop_ratio_range=(0.08, 1.0),
+        backend='pillow',
+        interpolation='bilinear',
+    ),
+    # As published, and as good as nothing: noise for images in 0..1 is added to images
+    # in 0..255, which lowers some channels by one level. At its meant strength (times
+    # 255) mmpretrain's transform would wrap around in 8 bits. Rows are B, G, R.
+    dict(
+        type='Lighting',
+        alphastd=0.1,
+        eigval=[0.2175, 0.0188, 0.0045],
+        eigvec=[
+            [-0.5836, -0.6948, 0.4203],
+            [-0.5808, -0.0045, -0.8140],
+            [-0.5675, 0.7192, 0.4009],
+        ],
+    ),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='ResizeEdge',
+        scale=256,
+        edge='short',
+        backend='pillow',
+        interpolation='bilinear',
+    ),
+    dict(type='CenterCrop', crop_size=224),
+    dict(type='PackInputs'),
+]
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='Adam', lr=2.5e-3, weight_decay=0.0),
+    # only kernels and shifts decay
+    constructor='BinaryOptimWrapperConstructor',
+    paramwise_cfg=dict(kernel_decay=1e-5),
+)
+# Epoch k runs at lr (1 - k / 128). The published code steps before the epoch rather
+# than after it, so that its last epoch runs at 0 and trains nothing.
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1.0,
+        end_factor=0.0,
+        by_epoch=True,
+        begin=0,
+        end=129,
+    ),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=128, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+custom_hooks = [
+    dict(type='NaNGuardHook'),
+    dict(type='ClassCountHook'),
+    dict(type='EpochSeedHook'),
+]
+randomness = dict(seed=0)
+
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
+)

@@ -1,0 +1,4 @@
+# ES-Bi-Real-18 (tau = 2): the recipe of the baseline, expanded and shrunk.
+_base_ = ['./birealnet-18_8xb64_in1k.py']
+
+model = dict(backbone=dict(tau=2))

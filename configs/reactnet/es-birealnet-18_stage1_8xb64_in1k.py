@@ -1,0 +1,4 @@
+# ES-Bi-Real-18 (tau = 2) with that recipe, stage 1: real weights, binary activations.
+_base_ = ['./birealnet-18_stage1_8xb64_in1k.py']
+
+model = dict(backbone=dict(tau=2))
