@@ -4,6 +4,7 @@ from .binary_check import Finding, check_binary, check_input, check_weight
 from .from_config import (
     InputError,
     build_model,
+    deployed_config,
     explained,
     image_size,
     input_shape,
@@ -24,6 +25,7 @@ __all__ = [
     'check_input',
     'check_weight',
     'count_ops',
+    'deployed_config',
     'explained',
     'image_size',
     'input_shape',

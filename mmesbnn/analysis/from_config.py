@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 import re
 from collections.abc import Iterable, Iterator
@@ -83,14 +84,26 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     return cfg
 
 
+def deployed_config(cfg: Config) -> dict[str, Any]:
+    """Config of the model of ``cfg`` as it is deployed: without teachers.
+
+    With the config's ``data_preprocessor``, which normalises the images, as mmengine's
+    runner adds it.
+    """
+    model = student_config(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model
+
+
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of ``cfg`` as it is deployed: without teachers, without weights.
+    """Build the model of ``cfg`` as it is deployed, without weights.
 
     Raises:
         InputError: If it cannot be built.
     """
     with explained('cannot build the model'):
-        return MODELS.build(student_config(cfg.model))
+        return MODELS.build(deployed_config(cfg))
 
 
 def _loader(cfg: Config, *splits: str) -> dict[str, Any] | None:

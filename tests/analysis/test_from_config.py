@@ -25,6 +25,13 @@ def test_options_change_entries(tmp_path):
     assert build_model(cfg).backbone.expansion.tau == 1
 
 
+def test_images_are_normalised_as_in_training(tmp_path):
+    cfg = load_config(write_project(tmp_path))
+    preprocessor = build_model(cfg).data_preprocessor
+    assert preprocessor.mean.flatten().tolist() == [127.5] * 3
+    assert 'data_preprocessor' not in cfg.model
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
