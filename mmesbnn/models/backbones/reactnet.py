@@ -43,9 +43,10 @@ def resolve_arch(arch: str | dict) -> dict:
 
 
 def _shortcut(
-    channels: int, out_channels: int, stride: int, expansion: Expansion, norm: dict
-) -> nn.Module:
-    if out_channels != channels:
+    channels: int, out_channels: int, stride: int, project: bool,
+    expansion: Expansion, norm: dict,
+) -> nn.Module:  # fmt: skip
+    if project or out_channels != channels:
         return PooledProjection(channels, out_channels, stride, expansion, True, norm)
     return average_pool() if stride == 2 else nn.Identity()
 
@@ -69,6 +70,10 @@ class ReActUnit(nn.Module):
         out_channels: Output channels of a convolution before expansion. Default:
             ``channels``.
         branches: How many convolutions. Default 1.
+        project: Whether the shortcut is a projection though the width stays. Default
+            False.
+        pad_value: What padded pixels hold, after the sign: 0, or -1 as in BiDet.
+            Default 0.
         generalized: Whether there are shifts and a PReLU.
         expansion: ES parameters.
         sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
@@ -86,8 +91,9 @@ class ReActUnit(nn.Module):
 
     def __init__(
         self, channels: int, kernel_size: int, stride: int = 1,
-        out_channels: int | None = None, branches: int = 1, *, generalized: bool,
-        expansion: Expansion, sign: Any, weight_binarizer: Any, norm: dict,
+        out_channels: int | None = None, branches: int = 1, project: bool = False,
+        pad_value: int = 0, *, generalized: bool, expansion: Expansion, sign: Any,
+        weight_binarizer: Any, norm: dict,
     ) -> None:  # fmt: skip
         super().__init__()
         out_channels = channels if out_channels is None else out_channels
@@ -98,14 +104,16 @@ class ReActUnit(nn.Module):
             ESConv2d(
                 channels, out_channels, kernel_size, stride, kernel_size // 2,
                 groups=expansion.groups, tau=expansion.tau, tiled=False, sign=None,
-                weight_binarizer=weight_binarizer,
+                weight_binarizer=weight_binarizer, pad_value=pad_value,
             )
             for _ in range(branches)
         )  # fmt: skip
         self.norms = nn.ModuleList(
             TiledBatchNorm2d(wide, self.copies, **norm) for _ in range(branches)
         )
-        self.shortcut = _shortcut(channels, out_channels, stride, expansion, norm)
+        self.shortcut = _shortcut(
+            channels, out_channels, stride, project, expansion, norm
+        )
         self.act = nn.Identity()
         if generalized:
             # RPReLU with one-dimensional slopes: they do not decay as kernels do
