@@ -11,15 +11,18 @@ from typing import Any
 from .version import __version__
 
 try:
-    from . import engine, models
+    from . import datasets, engine, evaluation, models
+    from .binary import binarize
 except ModuleNotFoundError as error:
     if error.name not in ('torch', 'mmengine'):
         raise
 
-__all__ = ['__version__', 'engine', 'models']
+__all__ = ['__version__', 'binarize', 'datasets', 'engine', 'evaluation', 'models']
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # the import above failed: say again what is missing
+        if name == 'binarize':
+            return import_module('.binary', __name__).binarize
         return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

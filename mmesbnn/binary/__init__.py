@@ -6,6 +6,7 @@ from .attention import (
     ResidualBinaryLinear,
     elastic_binarize,
 )
+from .binarize import BinarizedLayer, BinarizeReport, binarize
 from .expand_shrink import (
     DropInESConv2d,
     DropInESLinear,
@@ -32,6 +33,7 @@ from .signs import (
 )
 from .weights import (
     CentredSignWeight,
+    FixedWeight,
     RealWeight,
     ScaledSignWeight,
     TemperatureWeight,
@@ -42,6 +44,8 @@ from .weights import (
 )
 
 __all__ = [
+    'BinarizeReport',
+    'BinarizedLayer',
     'BinaryConv2d',
     'BinaryFeedForward',
     'BinaryLinear',
@@ -52,6 +56,7 @@ __all__ = [
     'ESConv2d',
     'ESLinear',
     'Expansion',
+    'FixedWeight',
     'HardTanhSign',
     'IdentitySign',
     'LearnableShift',
@@ -63,6 +68,7 @@ __all__ = [
     'ScaledSignWeight',
     'TemperatureWeight',
     'TiledBatchNorm2d',
+    'binarize',
     'binary_conv2d',
     'binary_linear',
     'binary_matmul',

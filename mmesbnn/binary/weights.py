@@ -169,11 +169,25 @@ class RealWeight(nn.Module):
         return weight
 
 
+class FixedWeight(nn.Module):
+    """The weight is an effective one already, ``-a`` or ``+a`` per output channel.
+
+    How :func:`mmesbnn.deploy.load_packed` restores weights from their bits and scales:
+    recomputing a scale from such a weight would round it. Nothing keeps a weight binary
+    that is trained under it.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return ``weight``."""
+        return weight
+
+
 WEIGHT_BINARIZERS: dict[str, type[nn.Module]] = {
     'temperature': TemperatureWeight,
     'scaled_sign': ScaledSignWeight,
     'centred_sign': CentredSignWeight,
     'real': RealWeight,
+    'fixed': FixedWeight,
 }
 
 

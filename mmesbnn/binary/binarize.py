@@ -1,0 +1,476 @@
+"""Turn the convolutions and linear layers of a built network into binary ones."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .expand_shrink import DropInESConv2d, DropInESLinear, Expansion
+
+#: What multiplies: these modules have an entry in the report.
+_MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
+_Multiplier = nn.modules.conv._ConvNd | nn.Linear
+
+#: Subclasses from here compute what torch's layers do (they mend empty tensors).
+_SAME_AS_TORCH = ('mmcv.cnn.bricks.wrappers',)
+
+#: Children whose weight the parent multiplies with itself, without calling them.
+_READ_BY_PARENT: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.MultiheadAttention: ('out_proj',),
+    nn.TransformerEncoderLayer: ('linear1', 'linear2'),
+}
+
+
+@dataclass(frozen=True)
+class BinarizedLayer:
+    """What became of one layer.
+
+    Attributes:
+        name: Its name in the network.
+        layer: What it was, such as ``'Conv2d(64, 128, 3x3, stride 2)'``.
+        replaced: Whether it is binary now.
+        why: Why it was kept; what it became if replaced.
+        weights: Number of weights, biases not counted.
+        aliases: Further names under which the network holds the same module.
+    """
+
+    name: str
+    layer: str
+    replaced: bool
+    why: str
+    weights: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BinarizeReport:
+    """What :func:`binarize` did; iterates over its entries, prints as a table.
+
+    Attributes:
+        layers: One entry per layer that multiplies, in the order of the network.
+    """
+
+    layers: list[BinarizedLayer] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[BinarizedLayer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def replaced(self) -> list[BinarizedLayer]:
+        """The layers that are binary now."""
+        return [layer for layer in self.layers if layer.replaced]
+
+    @property
+    def kept(self) -> list[BinarizedLayer]:
+        """The layers that are as they were."""
+        return [layer for layer in self.layers if not layer.replaced]
+
+    @property
+    def binary_weights(self) -> int:
+        """Number of weights that are binary now."""
+        return sum(layer.weights for layer in self.replaced)
+
+    @property
+    def kept_weights(self) -> int:
+        """Number of weights of the layers kept."""
+        return sum(layer.weights for layer in self.kept)
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name, layer.layer, 'replaced' if layer.replaced else 'kept',
+             layer.why + ''.join(f' (also {name})' for name in layer.aliases))
+            for layer in self.layers
+        ]  # fmt: skip
+        rows.insert(0, ('name', 'layer', '', 'why'))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [
+            '  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip()
+            for row in rows
+        ]
+        lines.append(
+            f'{len(self.replaced)} layers replaced with {self.binary_weights:,} binary '
+            f'weights; {len(self.kept)} kept with {self.kept_weights:,}'
+        )
+        return '\n'.join(lines)
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A layer that multiplies, and where the network holds it.
+
+    Attributes:
+        module: The layer.
+        places: For every name of it, parent, attribute and name.
+    """
+
+    module: _Multiplier
+    places: list[tuple[nn.Module, str, str]]
+
+    @property
+    def name(self) -> str:
+        return self.places[0][2]
+
+
+def _candidates(model: nn.Module) -> list[_Candidate]:
+    """The layers that multiply, in the order of definition."""
+    found: dict[_Multiplier, _Candidate] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _MULTIPLIERS) and name:
+            parent, _, attribute = name.rpartition('.')
+            place = (model.get_submodule(parent), attribute, name)
+            found.setdefault(module, _Candidate(module, [])).places.append(place)
+    return list(found.values())
+
+
+def _describe(module: _Multiplier) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear):
+        return f'{kind}({module.in_features}, {module.out_features})'
+    parts = [f'{module.in_channels}', f'{module.out_channels}']
+    parts.append('x'.join(map(str, module.kernel_size)))
+    if max(module.stride) > 1:
+        same = len(set(module.stride)) == 1
+        stride = module.stride[:1] if same else module.stride
+        parts.append('stride ' + 'x'.join(map(str, stride)))
+    if module.groups > 1:
+        parts.append(f'groups {module.groups}')
+    return f'{kind}({", ".join(parts)})'
+
+
+# which layers to keep -------------------------------------------------------------
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether ``pattern`` means the module ``name``, or one that it is in."""
+    parts = name.split('.')
+    return any(
+        fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1)
+    )
+
+
+def _kept_by_name(
+    candidates: Sequence[_Candidate], keep: Sequence[str]
+) -> dict[_Candidate, str]:
+    kept = {}
+    for pattern in keep:
+        found = [
+            candidate
+            for candidate in candidates
+            if any(_matches(name, pattern) for _, _, name in candidate.places)
+        ]
+        if not found:
+            raise ValueError(
+                f'keep={pattern!r} matches no convolution and no linear layer'
+            )
+        kept.update(dict.fromkeys(found, f'keep={pattern!r}'))
+    return kept
+
+
+def _call(model: nn.Module, example: Any) -> Any:
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, (list, tuple)) else model(example)
+
+
+@contextlib.contextmanager
+def _eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode afterwards."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _is(x: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether ``x`` is one of ``others`` or shares its memory with one."""
+    memory = x.untyped_storage().data_ptr()
+    return any(memory == y.untyped_storage().data_ptr() for y in others)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _ends_by_running(
+    model: nn.Module, candidates: Sequence[_Candidate], example: Any
+) -> dict[_Candidate, str]:
+    """The layers that read ``example``, that give the output, or that did not run."""
+    given = _tensors(example)
+    ran: dict[_Candidate, list[Tensor]] = {}
+    first: dict[_Candidate, str] = {}
+
+    def watch(candidate: _Candidate) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ran.setdefault(candidate, []).append(output)
+            if any(_is(x, given) for x in inputs):
+                first[candidate] = 'first layer, reads the input'
+
+        return candidate.module.register_forward_hook(hook)
+
+    handles = [watch(candidate) for candidate in candidates]
+    try:
+        with _eval(model):
+            results = _tensors(_call(model, example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = {
+        candidate: 'last layer, gives the output'
+        for candidate, outputs in ran.items()
+        if any(_is(output, results) for output in outputs)
+    }
+    order = list(ran)
+    idle = [candidate for candidate in candidates if candidate not in ran]
+    return {
+        **dict.fromkeys(idle, 'did not run on the example'),
+        **(last or dict.fromkeys(order[-1:], 'last layer that ran')),
+        **(first or dict.fromkeys(order[:1], 'first layer that ran')),
+    }
+
+
+def _ends_by_definition(candidates: Sequence[_Candidate]) -> dict[_Candidate, str]:
+    return {
+        **dict.fromkeys(candidates[-1:], 'last layer'),
+        **dict.fromkeys(candidates[:1], 'first layer'),
+    }
+
+
+def _numeric_padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...] | None:
+    """Pixels of padding, None if ``'same'`` pads unevenly."""
+    if not isinstance(conv.padding, str):
+        return conv.padding
+    if conv.padding == 'valid':
+        return (0,) * len(conv.kernel_size)
+    total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+    return None if any(n % 2 for n in total) else tuple(n // 2 for n in total)
+
+
+def _obstacle(
+    candidate: _Candidate, owners: Mapping[int, list[str]], expansion: Expansion
+) -> str | None:
+    """Why ES cannot replace the layer, None if it can."""
+    module = candidate.module
+    kind = type(module)
+    if hasattr(module, 'weight_binarizer'):
+        return 'a binary layer already'
+    for parent, attribute, _ in candidate.places:
+        for reader, children in _READ_BY_PARENT.items():
+            if isinstance(parent, reader) and attribute in children:
+                return f'{reader.__name__} reads its weight'
+    if kind not in (nn.Conv2d, nn.Linear) and kind.__module__ not in _SAME_AS_TORCH:
+        return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
+    if module._forward_hooks or module._forward_pre_hooks:
+        return 'has forward hooks'
+    shared = [x for x in owners[id(module.weight)] if x != candidate.name]
+    if shared:
+        return f'shares its weight with {shared[0]}'
+    if isinstance(module, nn.Linear):
+        return _indivisible(expansion, module.out_features, 'out_features')
+    assert isinstance(module, nn.Conv2d)
+    if module.groups > 1:
+        depthwise = module.groups == module.in_channels
+        return 'depthwise' if depthwise else f'grouped, groups={module.groups}'
+    if module.padding_mode != 'zeros' or _numeric_padding(module) is None:
+        return f'padding={module.padding!r}, padding_mode={module.padding_mode!r}'
+    return _indivisible(expansion, module.out_channels, 'out_channels')
+
+
+def _indivisible(expansion: Expansion, channels: int, name: str) -> str | None:
+    try:
+        expansion.kernels(channels, name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """For the id of every parameter the names of the modules that hold it."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+# replacing ------------------------------------------------------------------------
+
+
+def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
+    """Latent weight ``(C_o / tau, C_i tau, ...)`` for a float one ``(C_o, C_i, ...)``.
+
+    With ``K = C_o / tau``, output ``j`` of the shrunk layer stands for the outputs
+    ``j, j + K, ...`` of the float one, and its inputs are ``tau`` copies::
+
+        v[j, t C_i + c] = 1 / tau^2 * sum_s w[j + s K, c]
+
+    the mean of their kernels, divided among the copies. With a scaled sign the layer
+    then computes ``a_j sum_c sign(v_jc) q(x_c)`` with ``a_j`` the mean magnitude of the
+    mean kernel, and ``q`` the mean of the copies' signs, a quantizer of ``tau + 1``
+    levels. ``tau = 1`` is ``w`` itself.
+
+    Args:
+        weight: Float weight.
+        tau: ES factor; divides ``C_o``.
+    """
+    mean = weight.unflatten(0, (tau, -1)).mean(0) / tau
+    return torch.cat([mean] * tau, dim=1)
+
+
+def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
+    """A drop-in layer for ``module``, with its weights."""
+    # a sign or binarizer given as a module is not shared
+    options = {name: copy.deepcopy(value) for name, value in options.items()}
+    bias = module.bias is not None
+    new: DropInESConv2d | DropInESLinear
+    inner: nn.Conv2d | nn.Linear
+    if isinstance(module, nn.Linear):
+        del options['pad_value']
+        new = DropInESLinear(module.in_features, module.out_features, bias, **options)
+        inner = new.linear
+    else:
+        geometry: Any = dict(
+            kernel_size=module.kernel_size, stride=module.stride,
+            padding=_numeric_padding(module), dilation=module.dilation,
+        )  # fmt: skip
+        new = DropInESConv2d(
+            module.in_channels, module.out_channels, bias=bias, **geometry, **options
+        )
+        inner = new.conv
+    new = new.to(module.weight)
+    new.requires_grad_(module.weight.requires_grad)
+    with torch.no_grad():
+        inner.weight.copy_(shrunk_weight(module.weight, new.expansion.tau))
+        if new.bias is not None and module.bias is not None:
+            new.bias.copy_(module.bias)
+            new.bias.requires_grad_(module.bias.requires_grad)
+    return new.train(module.training)
+
+
+def binarize(
+    model: nn.Module, tau: int = 1, groups: int = 1, keep: str | Sequence[str] = (), *,
+    keep_first: bool = True, keep_last: bool = True, example: Any = None,
+    spread: float = 0.5, sign: Any = 'quadratic', weight_binarizer: Any = 'scaled_sign',
+    pad_value: int = 0, latent_clip: float | None = None,
+) -> BinarizeReport:  # fmt: skip
+    """Replace convolutions and linear layers of ``model``, in place, by binary ones.
+
+    Every eligible ``nn.Conv2d`` becomes a :class:`DropInESConv2d`, every ``nn.Linear``
+    a :class:`DropInESLinear`, of the same input and output shapes and with as many
+    binary weights and multiplications as the layer had float ones::
+
+        model = torchvision.models.resnet18(weights='DEFAULT')
+        report = mmesbnn.binarize(model, tau=2, keep=['*downsample*'])
+        print(report)
+
+    **Kept** are, with the reason in the report:
+
+    - what ``keep`` names;
+    - the first and the last layer. Without ``example`` that is the order of definition,
+      which for a network with several inputs or outputs (a detector's heads) or one
+      defined in another order than it runs is not what is meant: name such layers in
+      ``keep``, or give an ``example``. Then all layers that read the input or give an
+      output are kept, and those that did not run;
+    - depthwise and grouped convolutions, transposed and 1-d, 3-d ones, subclasses of
+      the two classes, layers with hooks (parametrizations, spectral norm);
+    - layers whose weight is read from outside: the ``out_proj`` of
+      ``nn.MultiheadAttention``, the linear layers of ``nn.TransformerEncoderLayer``,
+      and tied weights;
+    - layers whose outputs ``tau`` or ``groups`` do not divide; padding other than
+      zeros.
+
+    A module that the network holds under several names is replaced under all.
+
+    **Initialisation**: latent weights are the float weights (``tau = 1``), or their
+    means as in :func:`shrunk_weight`, so signs and scales ``mean|w|`` are those of the
+    float layer; biases are copied; thresholds of the ``tau g`` copies of the input lie
+    evenly in ``[-spread, spread]``, at 0 if there is one copy. Norms are not touched:
+    train, or run some batches in training mode, before you judge the result.
+
+    Replace before the optimizer is made. With OpenMMLab, load or call
+    ``model.init_weights()`` first: later it would look for layers that are gone. To
+    load a checkpoint of the result, build and binarize the model the same way.
+
+    Args:
+        model: Any built model.
+        tau: ES factor. Default 1, the plain binary layer with thresholds.
+        groups: ES groups. Default 1.
+        keep: Names or glob patterns (``*`` also crosses dots) of layers, or of modules
+            that hold them, to keep. Default none.
+        keep_first: Whether to keep the first layer. Default True.
+        keep_last: Whether to keep the last layer. Default True.
+        example: What to call the model with to see its first and last layers: a
+            tensor, a sequence of arguments or a mapping of keyword arguments. The model
+            runs once, in eval mode. Default None.
+        spread: As :class:`DropInESConv2d`'s, in units of the layers' inputs.
+            Default 0.5.
+        sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
+        pad_value: As :class:`BinaryConv2d`'s; convolutions only. Default 0.
+        latent_clip: As :class:`BinaryConv2d`'s. Default None.
+
+    Returns:
+        What was replaced, what was kept, and why.
+
+    Raises:
+        ValueError: Before anything is changed, if an argument is not one of the allowed
+            values, a pattern in ``keep`` matches nothing, or nothing is to be replaced.
+    """
+    options = dict(
+        tau=tau, groups=groups, spread=spread, sign=sign,
+        weight_binarizer=weight_binarizer, pad_value=pad_value, latent_clip=latent_clip,
+    )  # fmt: skip
+    expansion = Expansion(tau, groups)
+    _build(nn.Conv2d(1, tau * groups, 1), options)  # says what is wrong with an option
+    candidates = _candidates(model)
+    kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
+    if example is None:
+        ends = _ends_by_definition(candidates)
+    else:
+        ends = _ends_by_running(model, candidates, example)
+    if not keep_first:
+        ends = {x: why for x, why in ends.items() if not why.startswith('first')}
+    if not keep_last:
+        ends = {x: why for x, why in ends.items() if not why.startswith('last')}
+    owners = _owners(model)
+    for candidate in candidates:
+        why = ends.get(candidate) or _obstacle(candidate, owners, expansion)
+        if why:
+            kept.setdefault(candidate, why)
+    new = {x: _build(x.module, options) for x in candidates if x not in kept}
+    report = BinarizeReport([_entry(x, kept.get(x), new.get(x)) for x in candidates])
+    if not new:
+        raise ValueError(f'nothing to binarize in {type(model).__name__}:\n{report}')
+    for candidate, layer in new.items():
+        for parent, attribute, _ in candidate.places:
+            setattr(parent, attribute, layer)
+    return report
+
+
+def _entry(
+    candidate: _Candidate, kept: str | None, new: nn.Module | None
+) -> BinarizedLayer:
+    name, *aliases = (name for _, _, name in candidate.places)
+    module = candidate.module
+    return BinarizedLayer(
+        name=name,
+        layer=_describe(module),
+        replaced=new is not None,
+        why=kept or f'now {type(new).__name__}',
+        weights=module.weight.numel(),
+        aliases=tuple(aliases),
+    )
