@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
-from . import binary_vit, bnext, reactnet
+from . import bi_diffsr, binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family, listed
 from .reading import read_published
 
@@ -22,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     bnext.FAMILY,
     binary_vit.FAMILY,
     reactnet.FAMILY,
+    bi_diffsr.FAMILY,
 )
 
 

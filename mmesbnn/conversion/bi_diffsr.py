@@ -1,0 +1,219 @@
+"""Published BI-DiffSR checkpoints.
+
+As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
+Published shifts and activations are a module per bank; ours are the rows of one tensor.
+Three numbers are in no file and are those of the published configs: 16 groups of the
+norms (or as many of them as divide the width), a dropout of 0.2 and 2000 timesteps.
+Other numbers are set in the config that the conversion gives; the state dict stays.
+
+Source: the repository of Chen et al., "Binarized Diffusion Model for Image
+Super-Resolution", arXiv 2406.05723 (``diffglv/archs/unet_BI_DiffSR_arch.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..diffusion import build_bi_diffsr_unet
+from .common import Conversion, Family, check_names, check_shapes
+
+#: Matches nothing: every entry of a published file is used.
+UNUSED = re.compile(r'(?!)')
+
+#: Groups of the norms in the published configs.
+NORM_GROUPS = 16
+
+#: Our names in a :class:`BIConv`, and theirs, which may depend on the bank.
+BI_CONV = {
+    'shift.bias': 'TaR.dynamic_move_{bank}.bias',
+    'conv.weight': 'binary_conv.weight',
+    'act.shift_in': 'TaA.dynamic_relu_{bank}.pr_bias0.bias',
+    'act.slope': 'TaA.dynamic_relu_{bank}.pr_prelu.weight',
+    'act.shift_out': 'TaA.dynamic_relu_{bank}.pr_bias1.bias',
+}
+#: The same for the parts of a residual block.
+BLOCK = {
+    'norm1.': 'res_block.block1.block.0.', 'conv1.': 'res_block.block1.conv.',
+    'time.': 'res_block.timestep_func.1.', 'norm2.': 'res_block.block2.block.0.',
+    'conv2.': 'res_block.block2.conv.', 'attention.': 'attn.',
+}  # fmt: skip
+FUSION = {'conv1.': 'biconv_1.', 'conv2.': 'biconv_2.'}
+RESAMPLE = {'conv1.': 'biconv1.', 'conv2.': 'biconv2.'}
+#: What there is once.
+SINGLE = {
+    'time_embedding.0.': 'timestep_level_mlp.1.',
+    'time_embedding.2.': 'timestep_level_mlp.3.',
+    'conv_in.': 'downs.0.',
+    'norm_out.': 'final_conv.block.0.',
+    'conv_out.': 'final_conv.block.3.',
+}
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> torch.Size:
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    return state[key].shape
+
+
+def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in state)
+
+
+def _sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Number of levels, and of blocks per level in the encoder."""
+    count = 0
+    while _has(state, f'downs.{count}.'):
+        count += 1
+    downs = [i for i in range(count) if _has(state, f'downs.{i}.biconv1.')]
+    levels = len(downs) + 1
+    # one convolution, one downsampling between two levels, and blocks
+    blocks, rest = divmod(count - levels, levels)
+    if not blocks or rest:
+        raise ValueError(
+            f'has {count} layers in downs, {len(downs)} of which downsample; a BI-'
+            'DiffSR has as many blocks in every level'
+        )
+    return levels, blocks
+
+
+def _banks(state: Mapping[str, Tensor]) -> int:
+    count = 0
+    while f'mid.0.res_block.block1.conv.TaR.dynamic_move_{count}.bias' in state:
+        count += 1
+    return max(count, 1)
+
+
+def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
+    """Config of the UNet. ``sign_zero=0`` is what the published sign does.
+
+    Raises:
+        ValueError: If what it is read from is missing or contradicts itself.
+    """
+    levels, blocks = _sizes(state)
+    base, channels = _shape(state, 'downs.0.weight')[:2]
+    down, up = blocks + 1, 2 * blocks + 3  # layers per level
+    return dict(
+        type='BIDiffSRUNet',
+        in_channels=channels,
+        out_channels=_shape(state, 'final_conv.block.3.weight')[0],
+        base_channels=base,
+        norm_groups=math.gcd(base, NORM_GROUPS),
+        num_levels=levels,
+        blocks_per_level=blocks,
+        attn_levels=[
+            i for i in range(levels) if _has(state, f'downs.{1 + i * down}.attn.')
+        ],
+        fp_levels=[
+            i
+            for i in range(levels)
+            if f'ups.{(levels - 1 - i) * up}.biconv_1.weight' in state
+        ],
+        banks=_banks(state),
+        sign_zero=-1 if binarize else 0,
+    )  # fmt: skip
+
+
+def _prefixes(cfg: dict) -> Iterator[tuple[str, str]]:
+    """Our prefixes and the published ones."""
+    yield from SINGLE.items()
+
+    def inside(names: dict[str, str], ours: str, theirs: str) -> Iterator:
+        return ((ours + key, theirs + name) for key, name in names.items())
+
+    levels, blocks = cfg['num_levels'], cfg['blocks_per_level']
+    index = 1
+    for level in range(levels):
+        for block in range(blocks):
+            yield from inside(
+                BLOCK, f'encoder.{level}.blocks.{block}.', f'downs.{index}.'
+            )
+            index += 1
+        yield from inside(RESAMPLE, f'encoder.{level}.resample.', f'downs.{index}.')
+        index += 1
+    for i in range(2):
+        yield from inside(BLOCK, f'middle.{i}.', f'mid.{i}.')
+    index = 0
+    for level in range(levels):
+        ours = f'decoder.{level}.'
+        for block in range(blocks + 1):
+            yield from inside(FUSION, f'{ours}fusions.{block}.', f'ups.{index}.')
+            yield from inside(BLOCK, f'{ours}blocks.{block}.', f'ups.{index + 1}.')
+            index += 2
+        yield from inside(RESAMPLE, f'{ours}resample.', f'ups.{index}.')
+        index += 1
+
+
+def published_names(key: str, prefixes: Mapping[str, str], banks: int) -> list[str]:
+    """The published names of the UNet's ``key``: one, or one per bank."""
+    ours = next(prefix for prefix in prefixes if key.startswith(prefix))
+    theirs, rest = prefixes[ours], key[len(ours) :]
+    name = theirs + BI_CONV.get(rest, rest)
+    if '{bank}' not in name:
+        return [name]
+    return [name.format(bank=bank) for bank in range(banks)]
+
+
+def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
+    if not re.search(r'\.Ta[AR]\.', name):
+        return tuple(slot.shape)
+    width = slot.shape[1]
+    return (width,) if name.endswith('pr_prelu.weight') else (1, width, 1, 1)
+
+
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """Convert a published BI-DiffSR.
+
+    Args:
+        state: Published state dict.
+        binarize: Whether sign(0) becomes -1, as packing and export have it, rather than
+            the published 0. Weights are signs either way.
+        se_bits: Not used.
+
+    Raises:
+        ImportError: If diffusers is not installed.
+        ValueError: If keys are missing or too many, or shapes contradict.
+    """
+    cfg = unet_cfg(state, binarize)
+    with torch.device('meta'):  # shapes are all that is asked of it
+        unet = build_bi_diffsr_unet(**{k: v for k, v in cfg.items() if k != 'type'})
+    slots, prefixes = unet.state_dict(), dict(_prefixes(cfg))
+    names = {key: published_names(key, prefixes, cfg['banks']) for key in slots}
+    shapes = {
+        name: _published_shape(name, slots[key])
+        for key, parts in names.items()
+        for name in parts
+    }
+    check_names(state, shapes, UNUSED, 'BI-DiffSR')
+    check_shapes(state, shapes, 'BI-DiffSR')
+    new = {
+        key: torch.cat([state[name] for name in parts]).reshape(slots[key].shape)
+        for key, parts in names.items()
+    }
+    summary = dict(
+        network='BI-DiffSR', tau='1',
+        channels=', '.join(
+            str(cfg['base_channels'] * 2**i) for i in range(cfg['num_levels'])
+        ),
+        banks=str(cfg['banks']), weights='binary',
+    )  # fmt: skip
+    return Conversion(cfg, new, summary)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is a published BI-DiffSR's."""
+    return 'timestep_level_mlp.1.weight' in state and 'downs.0.weight' in state
+
+
+FAMILY = Family(
+    name='BI-DiffSR',
+    hint='keys like timestep_level_mlp.1.weight',
+    recognises=recognises,
+    convert=convert,
+)

@@ -1,0 +1,37 @@
+"""Super-resolution by binary diffusion models. Imports diffusers when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..optional import require
+
+#: Where the names are that need diffusers.
+_LAZY = {
+    'BIDiffSRUNet': 'bi_diffsr',
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs diffusers when it is first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    require('diffusers', 'sr', name)
+    return getattr(import_module(f'.{_LAZY[name]}', __name__), name)
+
+
+@MODELS.register_module(name='BIDiffSRUNet')
+def build_bi_diffsr_unet(**kwargs: Any) -> nn.Module:
+    """Build a :class:`~mmesbnn.diffusion.bi_diffsr.BIDiffSRUNet`.
+
+    Raises:
+        ImportError: If diffusers is not installed.
+    """
+    return __getattr__('BIDiffSRUNet')(**kwargs)
+
+
+__all__ = ['build_bi_diffsr_unet', *_LAZY]

@@ -1,0 +1,310 @@
+"""The UNet of BI-DiffSR, binary and expandable, as a diffusers model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+
+# ModelMixin is looked up in this module when a whole pipeline is loaded
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+from ..binary import Expansion, tile
+from .bi_layers import CPDown, CPUp, CSFusion, Level, ResBlock, contract
+
+#: Longest wavelength of the timestep's encoding, in units of 2 pi.
+MAX_PERIOD = 1e4
+
+
+def encode_timesteps(timesteps: Tensor, channels: int) -> Tensor:
+    """``[sin(w t), cos(w t)]`` with ``w_i = 10^(-4 i / (C/2))``, ``i = 0 .. C/2 - 1``.
+
+    Args:
+        timesteps: ``(N,)``, of a floating dtype.
+        channels: ``C``, even.
+
+    Returns:
+        Tensor ``(N, C)`` of ``timesteps``' dtype.
+    """
+    count = channels // 2
+    steps = torch.arange(count, dtype=timesteps.dtype, device=timesteps.device) / count
+    angles = timesteps[:, None] * torch.exp(-math.log(MAX_PERIOD) * steps)
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
+    """``floor(t K / T)``, within ``0 .. K - 1``; int64."""
+    index = torch.div(timesteps * banks, total_steps, rounding_mode='floor')
+    return index.long().clamp(0, banks - 1)
+
+
+def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
+    """Raise a ``ValueError`` if a timestep is outside ``0 .. total_steps - 1``.
+
+    Reads the values, so for tensors on an accelerator it waits for them.
+    """
+    t = torch.as_tensor(timesteps)
+    outside = t[~((t >= 0) & (t <= total_steps - 1))]
+    if outside.numel():
+        raise ValueError(
+            f'timestep={outside[0].item():g} is outside the schedule of '
+            f'total_steps={total_steps}: 0 to {total_steps - 1}'
+        )
+
+
+def _has_values(x: Any) -> bool:
+    """Whether looking at ``x`` costs nothing: no graph break, no synchronisation."""
+    if not isinstance(x, Tensor):
+        return True
+    looking_on = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # a subclass may be a fake tensor
+    return type(x) is Tensor and x.device.type == 'cpu' and not looking_on
+
+
+def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozenset[int]:
+    if not set(levels) <= set(range(num_levels)):
+        raise ValueError(
+            f'{name}={list(levels)}: with num_levels={num_levels} levels are 0 to '
+            f'{num_levels - 1}'
+        )
+    return frozenset(levels)
+
+
+def _check_positive(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f'{name}={value!r} must be an integer >= 1')
+
+
+class BIDiffSRUNet(ModelMixin, ConfigMixin):
+    """BI-DiffSR's UNet, and with ``tau > 1`` or ``groups > 1`` its ES variant.
+
+    Level ``i`` has ``base_channels 2^i`` channels at ``1 / 2^i`` of the resolution. All
+    convolutions are binary but the first, the last, attention, and the decoder's
+    ``fp_levels``. Shifts and activations of the binary ones are chosen by every image's
+    timestep.
+
+    With ES, binary features are ``C tau g`` wide; multiplications and weight bits stay.
+    Full-precision layers gain nothing from expansion: they work on the mean over the
+    copies, at the width and cost of ``tau = 1``.
+
+    Args:
+        in_channels: Channels of the input, condition and noisy image. Default 6.
+        out_channels: Channels of the prediction. Default 3.
+        base_channels: Channels of level 0, even. Default 64.
+        num_levels: Number of resolutions. Default 4.
+        blocks_per_level: Residual blocks per level in the encoder; the decoder has one
+            more. Default 2.
+        norm_groups: Groups of the group norms. Default 16.
+        dropout: Probability that a residual block drops an input. Default 0.2.
+        attn_levels: Levels with attention in every block. The first block at the lowest
+            resolution after the encoder always has it. Default none.
+        fp_levels: Levels whose decoder is full precision (but for the upsampling
+            after it). Default ``(0, 1)``.
+        total_steps: ``T``, timesteps of the training schedule. Default 2000.
+        banks: ``K``, equal spans of timesteps with shifts and activations of their own.
+            Default 5.
+        bank_from: ``'each'``: every image's bank is that of its timestep; ``'first'``:
+            all images use the bank of the first one, as the published code does; with
+            mixed timesteps in a batch only good for parity. Default ``'each'``.
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        spread: How far copies start apart, in units of a binary convolution's output.
+            Default 0.5.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values, or ``norm_groups``,
+            ``tau`` or ``groups`` do not divide a width; at construction.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; height and width must
+        be multiples of ``size_factor``, ``2^(num_levels - 1)``.
+
+    Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
+    arXiv 2406.05723; Shi et al., "Expanding-and-Shrinking Binary Neural Networks",
+    arXiv 2503.23709.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self, in_channels: int = 6, out_channels: int = 3, base_channels: int = 64,
+        num_levels: int = 4, blocks_per_level: int = 2, norm_groups: int = 16,
+        dropout: float = 0.2, attn_levels: Sequence[int] = (),
+        fp_levels: Sequence[int] = (0, 1), total_steps: int = 2000, banks: int = 5,
+        bank_from: str = 'each', tau: int = 1, groups: int = 1, spread: float = 0.5,
+        sign_zero: int = -1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check_positive(
+            in_channels=in_channels, out_channels=out_channels, banks=banks,
+            base_channels=base_channels, num_levels=num_levels, norm_groups=norm_groups,
+            blocks_per_level=blocks_per_level, total_steps=total_steps,
+        )  # fmt: skip
+        if base_channels % 2 or base_channels % norm_groups:
+            raise ValueError(
+                f'base_channels={base_channels} must be even and divisible by '
+                f'norm_groups={norm_groups}'
+            )
+        if bank_from not in ('each', 'first'):
+            raise ValueError(f"bank_from={bank_from!r} must be 'each' or 'first'")
+        if not (math.isfinite(spread) and spread >= 0):
+            raise ValueError(f'spread={spread!r} must be finite and not negative')
+        self.expansion = Expansion(tau, groups)
+        self.gradient_checkpointing = False
+        self._binary = dict(
+            banks=banks, expansion=self.expansion, spread=spread, sign_zero=sign_zero
+        )
+        self._attn = _check_levels('attn_levels', attn_levels, num_levels)
+        self._plain = _check_levels('fp_levels', fp_levels, num_levels)
+        widths = [base_channels * 2**i for i in range(num_levels)]
+        self.time_embedding = nn.Sequential(
+            nn.Linear(base_channels, 4 * base_channels), nn.SiLU(),
+            nn.Linear(4 * base_channels, base_channels),
+        )  # fmt: skip
+        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.encoder = nn.ModuleList(
+            self._encoder_level(i, w) for i, w in enumerate(widths)
+        )
+        self.middle = nn.ModuleList(
+            self._block(widths[-1], attention, self._binary)
+            for attention in (True, False)
+        )
+        self.decoder = nn.ModuleList(
+            self._decoder_level(i, widths[i]) for i in reversed(range(num_levels))
+        )
+        self.norm_out = nn.GroupNorm(norm_groups, base_channels)
+        self.conv_out = nn.Conv2d(base_channels, out_channels, 3, padding=1)
+
+    def _block(self, width: int, attention: bool, binary: dict | None) -> ResBlock:
+        config = self.config
+        return ResBlock(
+            width, config.base_channels, config.norm_groups, config.dropout, attention,
+            binary,
+        )  # fmt: skip
+
+    def _encoder_level(self, level: int, width: int) -> Level:
+        config = self.config
+        blocks = [
+            self._block(width, level in self._attn, self._binary)
+            for _ in range(config.blocks_per_level)
+        ]
+        last = level == config.num_levels - 1
+        return Level(blocks, resample=None if last else CPDown(width, self._binary))
+
+    def _decoder_level(self, level: int, width: int) -> Level:
+        plain = level in self._plain
+        binary = None if plain else self._binary
+        count = self.config.blocks_per_level + 1
+        return Level(
+            [self._block(width, level in self._attn, binary) for _ in range(count)],
+            [CSFusion(width, binary) for _ in range(count)],
+            CPUp(width, self._binary) if level else None,
+            plain,
+        )
+
+    @property
+    def size_factor(self) -> int:
+        """What height and width must be multiples of."""
+        return 2 ** (self.config.num_levels - 1)
+
+    def _check_sample(self, sample: Tensor) -> None:
+        channels, factor = self.config.in_channels, self.size_factor
+        if sample.dim() != 4 or sample.shape[1] != channels:
+            raise ValueError(
+                f'sample has shape {tuple(sample.shape)}, not (N, {channels}, H, W)'
+            )
+        height, width = sample.shape[2:]
+        if not height or not width or height % factor or width % factor:
+            raise ValueError(
+                f'sample is {height} x {width} pixels, which must be multiples of '
+                f'{factor}: pad it (SRDiffusionPipeline does)'
+            )
+
+    def _timesteps(self, timestep: Tensor | float, sample: Tensor) -> Tensor:
+        """One timestep per image, on the sample's device."""
+        if _has_values(timestep):
+            check_timesteps(timestep, self.config.total_steps)
+        timesteps = torch.as_tensor(timestep, device=sample.device).flatten()
+        if timesteps.numel() not in (1, len(sample)):
+            raise ValueError(
+                f'timestep has {timesteps.numel()} entries, the batch {len(sample)}'
+            )
+        return timesteps.expand(len(sample))
+
+    def _banks(self, timesteps: Tensor) -> Tensor:
+        bank = bank_of(timesteps, self.config.banks, self.config.total_steps)
+        return bank[:1].expand_as(bank) if self.config.bank_from == 'first' else bank
+
+    def _embed(self, timesteps: Tensor) -> Tensor:
+        # float16 cannot tell the last timesteps from each other
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        encoded = encode_timesteps(timesteps.to(dtype), self.config.base_channels)
+        return self.time_embedding(encoded.to(self.dtype))
+
+    def _run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)
+
+    def _encode(self, x: Tensor, time: Tensor, bank: Tensor) -> list[Tensor]:
+        """Outputs of the first convolution, all blocks and all downsamplings."""
+        features = [tile(x, self.expansion.factor)]
+        for level in self.encoder:
+            for block in level.blocks:
+                features.append(self._run(block, features[-1], time, bank))
+            if level.resample is not None:
+                features.append(self._run(level.resample, features[-1], bank))
+        return features
+
+    def _decode(
+        self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor
+    ) -> Tensor:
+        """Plain features at full resolution."""
+        factor = self.expansion.factor
+        for level in self.decoder:
+            plain = factor if level.plain else 1
+            x = contract(x, plain)
+            for fusion, block in zip(level.fusions, level.blocks):
+                skip = contract(features.pop(), plain)
+                x = self._run(block, self._run(fusion, x, skip, bank), time, bank)
+            if level.resample is not None:
+                x = self._run(level.resample, tile(x, plain), bank)
+        return x if self.decoder[-1].plain else contract(x, factor)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Predict the noise in the second half of ``sample``'s channels.
+
+        Args:
+            sample: ``[condition, noisy image]``, ``(N, in_channels, H, W)``.
+            timestep: One for all images, or one per image; from 0 to
+                ``total_steps - 1``. Not integer ones are fine.
+            return_dict: Whether to return a ``UNet2DOutput`` rather than a tuple.
+                Default True.
+
+        Raises:
+            ValueError: If ``sample`` has another number of channels or a height or
+                width that is no multiple of ``size_factor``; if the numbers of
+                timesteps and images differ; if a timestep is outside the schedule
+                (numbers and tensors on the CPU; looking at a tensor on an accelerator
+                would stop it, so there the nearest bank serves).
+        """
+        self._check_sample(sample)
+        timesteps = self._timesteps(timestep, sample)
+        bank, time = self._banks(timesteps), self._embed(timesteps)
+        features = self._encode(self.conv_in(sample), time, bank)
+        x = features[-1]
+        for block in self.middle:
+            x = self._run(block, x, time, bank)
+        x = self._decode(x, features, time, bank)
+        x = self.conv_out(nn.functional.silu(self.norm_out(x)))
+        return UNet2DOutput(sample=x) if return_dict else (x,)

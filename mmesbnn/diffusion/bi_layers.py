@@ -1,0 +1,369 @@
+"""The blocks that BI-DiffSR is made of, timestep-aware and expandable. Pure torch.
+
+Every block takes ``bank``, one integer per image: timesteps are divided into ``K``
+equal spans, and shifts and activations have one set of parameters for each.
+
+Expanded features hold ``f = tau g`` copies of ``C`` channels, copy by copy. Blocks that
+split, join or shuffle channels do so within each copy, so a channel means the same in
+all of them, and their mean (:func:`contract`) is a plain map again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..binary import ESConv2d, Expansion, tile
+from ..binary.expand_shrink import spread_thresholds
+
+#: Initial slope of the activations for negative inputs, torch's default for a PReLU.
+SLOPE = 0.25
+
+
+def contract(x: Tensor, factor: int) -> Tensor:
+    """Mean over the copies: ``(N, f C, H, W)`` to ``(N, C, H, W)``."""
+    return x if factor == 1 else x.unflatten(1, (factor, -1)).mean(1)
+
+
+def halves(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """First and second half of every copy's channels, ``(N, f C/2, H, W)`` each."""
+    first, second = x.unflatten(1, (factor, 2, -1)).unbind(2)
+    return first.flatten(1, 2), second.flatten(1, 2)
+
+
+def join(a: Tensor, b: Tensor, factor: int) -> Tensor:
+    """Concatenate ``a`` and ``b`` within every copy."""
+    parts = [part.unflatten(1, (factor, -1)) for part in (a, b)]
+    return torch.cat(parts, 2).flatten(1, 2)
+
+
+def shuffle(a: Tensor, b: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Channel shuffle of two maps: ``[a odd, b even]`` and ``[a even, b odd]``.
+
+    Channels are counted from 0 within every copy.
+    """
+    (a_even, a_odd), (b_even, b_odd) = (
+        [half.flatten(1, 2) for half in x.unflatten(1, (factor, -1, 2)).unbind(3)]
+        for x in (a, b)
+    )
+    return join(a_odd, b_even, factor), join(a_even, b_odd, factor)
+
+
+class TimestepShift(nn.Module):
+    """``y = x + b_k``: a learnable shift per channel and bank ("TaR").
+
+    Args:
+        channels: ``C``, channels of one copy.
+        banks: ``K``.
+        copies: Copies in the input, whose shifts start apart. Default 1.
+        spread: They start evenly in ``[-spread, spread]``; one copy at 0. Default 0.5.
+
+    Shape:
+        ``(N, copies C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
+    """
+
+    def __init__(
+        self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
+    ) -> None:
+        super().__init__()
+        start = spread_thresholds(channels, copies, spread)
+        self.bias = nn.Parameter(start.repeat(banks, 1))
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Shift ``x``, every image by its bank."""
+        return x + self.bias[bank][:, :, None, None]
+
+
+class TimestepRPReLU(nn.Module):
+    """Tile, then ``y = prelu(x + b_k; a_k) + c_k`` per channel and bank ("TaA").
+
+    Copies that start alike would learn alike, and no norm tells them apart here. So
+    ``b`` starts evenly in ``[-spread, spread]`` from copy to copy, and ``c`` at
+    ``-prelu(b)``: copies bend at different inputs, and all map 0 to 0.
+
+    Args:
+        channels: Channels of the input.
+        banks: ``K``.
+        copies: How many times the input is tiled. Default 1.
+        spread: Largest ``|b|`` at the start, in units of the input; one copy has 0.
+            Default 0.5, the standard deviation of a fresh binary convolution.
+
+    Shape:
+        ``(N, C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
+
+    Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution" (2024);
+    Liu et al., "ReActNet" (2020), eq. 4.
+    """
+
+    def __init__(
+        self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
+    ) -> None:
+        super().__init__()
+        start = spread_thresholds(channels, copies, spread)
+        self.copies = copies
+        self.shift_in = nn.Parameter(start.repeat(banks, 1))
+        self.slope = nn.Parameter(torch.full_like(self.shift_in, SLOPE))
+        self.shift_out = nn.Parameter(-F.leaky_relu(self.shift_in.detach(), SLOPE))
+
+    def _chosen(self, parameter: Tensor, bank: Tensor) -> Tensor:
+        return parameter[bank].unflatten(1, (self.copies, -1))[..., None, None]
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Activate ``x``, every image by its bank."""
+        # broadcast over the copies rather than tile
+        x = x.unsqueeze(1) + self._chosen(self.shift_in, bank)
+        x = torch.where(x > 0, x, self._chosen(self.slope, bank) * x)
+        return (x + self._chosen(self.shift_out, bank)).flatten(1, 2)
+
+
+class BIConv(nn.Module):
+    """Binary convolution of equal width with a real shortcut.
+
+    ``y = x + rprelu_k(tile(binary_conv(sign(x + b_k))))``, without a norm.
+
+    Args:
+        channels: ``C`` before expansion.
+        kernel_size: 3 or 1, in pixels; zeros are padded after the sign.
+        banks: ``K``.
+        expansion: ES parameters.
+        spread: How far copies start apart, see :class:`TimestepRPReLU`.
+        sign_zero: What sign(0) is, -1 or 0.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide ``channels``.
+
+    Shape:
+        ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, C tau g, H, W)``.
+
+    Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution" (2024).
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, *, banks: int, expansion: Expansion,
+        spread: float, sign_zero: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.shift = TimestepShift(channels, banks, expansion.factor, spread)
+        self.conv = ESConv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2,
+            groups=expansion.groups, tau=expansion.tau, tiled=False,
+            sign=dict(type='quadratic', zero=sign_zero),
+            weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
+        )  # fmt: skip
+        self.act = TimestepRPReLU(
+            self.conv.out_channels, banks, expansion.copies, spread
+        )
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Convolve ``x``."""
+        return x + self.act(self.conv(self.shift(x, bank)), bank)
+
+
+class FloatConv(nn.Conv2d):
+    """A plain convolution in the place of a :class:`BIConv`.
+
+    Args:
+        channels: Channels in and out.
+        kernel_size: 3 or 1, in pixels.
+
+    Shape:
+        ``(N, C, H, W)`` and anything to ``(N, C, H, W)``.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Convolve ``x``, whatever the timestep."""
+        return super().forward(x)
+
+
+def make_conv(channels: int, kernel_size: int, binary: dict | None) -> nn.Module:
+    """A :class:`BIConv` with the arguments ``binary``, or a :class:`FloatConv`."""
+    if binary is None:
+        return FloatConv(channels, kernel_size)
+    return BIConv(channels, kernel_size, **binary)
+
+
+def expansion_factor(binary: dict | None) -> int:
+    """How much wider features are in a block with these arguments."""
+    return 1 if binary is None else binary['expansion'].factor
+
+
+class Attention(nn.Module):
+    """Full-precision self-attention with one head: ``x + tile(attend(mean(x)))``.
+
+    ``attend`` normalises, projects with 1x1 kernels, and attends over all pixels with
+    the scale ``1 / sqrt(C)``. Copies are averaged for it, and all get its result.
+
+    Args:
+        channels: ``C`` before expansion.
+        norm_groups: Groups of the group norm.
+        factor: Copies in the input.
+
+    Shape:
+        ``(N, C factor, H, W)``; the same out.
+    """
+
+    def __init__(self, channels: int, norm_groups: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over the pixels of ``x``."""
+        mean = contract(x, self.factor)
+        tokens = self.qkv(self.norm(mean)).flatten(2).transpose(1, 2).unsqueeze(1)
+        attended = F.scaled_dot_product_attention(*tokens.chunk(3, -1))
+        attended = attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + tile(self.out(attended), self.factor)
+
+
+class ResBlock(nn.Module):
+    """``h = conv(act(x)) + tile(W swish(e)); y = x + conv(dropout(act(h)))``.
+
+    ``act`` is group norm, then swish; ``e`` the embedding of the timestep. No group of
+    a norm spans two copies: there are ``norm_groups`` for each.
+
+    Args:
+        channels: ``C`` before expansion.
+        time_channels: Width of the timestep's embedding.
+        norm_groups: Groups of the norms, for ``C`` channels.
+        dropout: Probability that the second half drops an input.
+        attention: Whether :class:`Attention` follows.
+        binary: Arguments of :class:`BIConv`; None for plain convolutions, and plain
+            features.
+
+    Raises:
+        ValueError: If ``norm_groups`` does not divide ``channels``.
+
+    Shape:
+        ``(N, C tau g, H, W)``, ``(N, time_channels)`` and ``(N,)`` to
+        ``(N, C tau g, H, W)``.
+    """
+
+    def __init__(
+        self, channels: int, time_channels: int, norm_groups: int, dropout: float,
+        attention: bool, binary: dict | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.factor = factor = expansion_factor(binary)
+        self.norm1 = nn.GroupNorm(norm_groups * factor, channels * factor)
+        self.conv1 = make_conv(channels, 3, binary)
+        self.time = nn.Linear(time_channels, channels)
+        self.norm2 = nn.GroupNorm(norm_groups * factor, channels * factor)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = make_conv(channels, 3, binary)
+        self.attention = Attention(channels, norm_groups, factor) if attention else None
+
+    def forward(self, x: Tensor, time: Tensor, bank: Tensor) -> Tensor:
+        """Compute the block's output for ``x``."""
+        h = self.conv1(F.silu(self.norm1(x)), bank)
+        h = h + tile(self.time(F.silu(time)), self.factor)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))), bank)
+        y = h + x
+        return y if self.attention is None else self.attention(y)
+
+
+class CPDown(nn.Module):
+    """Consistent-pixel downsampling: ``unshuffle(conv_1(x_1) + conv_2(x_2))``.
+
+    ``x_1`` and ``x_2`` are the halves of the channels, ``unshuffle`` moves 2x2 pixels
+    into channels.
+
+    Args:
+        channels: ``C`` before expansion, even.
+        binary: Arguments of :class:`BIConv`.
+
+    Shape:
+        ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, 2C tau g, H / 2, W / 2)``.
+    """
+
+    def __init__(self, channels: int, binary: dict) -> None:
+        super().__init__()
+        self.factor = expansion_factor(binary)
+        self.conv1 = make_conv(channels // 2, 3, binary)
+        self.conv2 = make_conv(channels // 2, 3, binary)
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Halve the resolution of ``x``."""
+        first, second = halves(x, self.factor)
+        return F.pixel_unshuffle(self.conv1(first, bank) + self.conv2(second, bank), 2)
+
+
+class CPUp(nn.Module):
+    """Consistent-pixel upsampling: ``shuffle([conv_1(x), conv_2(x)])``.
+
+    ``shuffle`` moves channels into 2x2 pixels.
+
+    Args:
+        channels: ``C`` before expansion.
+        binary: Arguments of :class:`BIConv`.
+
+    Shape:
+        ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, C/2 tau g, 2H, 2W)``.
+    """
+
+    def __init__(self, channels: int, binary: dict) -> None:
+        super().__init__()
+        self.factor = expansion_factor(binary)
+        self.conv1 = make_conv(channels, 3, binary)
+        self.conv2 = make_conv(channels, 3, binary)
+
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+        """Double the resolution of ``x``."""
+        both = join(self.conv1(x, bank), self.conv2(x, bank), self.factor)
+        return F.pixel_shuffle(both, 2)
+
+
+class CSFusion(nn.Module):
+    """Channel-shuffle fusion: ``conv_1([x odd, s even]) + conv_2([x even, s odd])``.
+
+    Args:
+        channels: ``C`` of either input, before expansion; even.
+        binary: Arguments of :class:`BIConv`; None for plain convolutions.
+
+    Shape:
+        Twice ``(N, C tau g, H, W)``, and ``(N,)``, to ``(N, C tau g, H, W)``.
+    """
+
+    def __init__(self, channels: int, binary: dict | None) -> None:
+        super().__init__()
+        self.factor = expansion_factor(binary)
+        self.conv1 = make_conv(channels, 1, binary)
+        self.conv2 = make_conv(channels, 1, binary)
+
+    def forward(self, x: Tensor, skip: Tensor, bank: Tensor) -> Tensor:
+        """Fuse ``x`` with the encoder's ``skip``."""
+        first, second = shuffle(x, skip, self.factor)
+        return self.conv1(first, bank) + self.conv2(second, bank)
+
+
+class Level(nn.Module):
+    """What happens at one resolution of the UNet; a container, run by the UNet.
+
+    Args:
+        blocks: The level's :class:`ResBlock` modules.
+        fusions: One :class:`CSFusion` before each of them, in the decoder.
+        resample: What leads to the next level, None in the last one.
+        plain: Whether its features are not expanded.
+    """
+
+    def __init__(
+        self, blocks: list[nn.Module], fusions: list[nn.Module] | None = None,
+        resample: nn.Module | None = None, plain: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.fusions = nn.ModuleList(fusions or [])
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+        self.plain = plain
+
+    def forward(self, *args: Any) -> None:
+        """Not called."""
+        raise NotImplementedError('a Level is run by the UNet it belongs to')
