@@ -11,13 +11,21 @@ from typing import Any
 from .version import __version__
 
 try:
-    from . import datasets, engine, evaluation, models
+    from . import datasets, diffusion, engine, evaluation, models
     from .binary import binarize
 except ModuleNotFoundError as error:
     if error.name not in ('torch', 'mmengine'):
         raise
 
-__all__ = ['__version__', 'binarize', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = [
+    '__version__',
+    'binarize',
+    'datasets',
+    'diffusion',
+    'engine',
+    'evaluation',
+    'models',
+]
 
 
 def __getattr__(name: str) -> Any:
