@@ -1,6 +1,15 @@
-"""Data that the ecosystem lacks: small, real, bundled with libraries."""
+"""Data that the ecosystem lacks: small real bundled images, super-resolution pairs."""
 
 from .digits import write_digits
 from .mini_voc import VOC_CLASSES, MiniVOC, write_mini_voc
+from .paired_sr import PairedSRDataset
+from .seeded_sampler import SeededInfiniteSampler
 
-__all__ = ['VOC_CLASSES', 'MiniVOC', 'write_digits', 'write_mini_voc']
+__all__ = [
+    'VOC_CLASSES',
+    'MiniVOC',
+    'PairedSRDataset',
+    'SeededInfiniteSampler',
+    'write_digits',
+    'write_mini_voc',
+]

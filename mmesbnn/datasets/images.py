@@ -1,0 +1,90 @@
+"""Image files as uint8 RGB tensors, and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..optional import require
+
+#: Endings of files that are taken for images, in lower case.
+EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+
+def image_files(folder: str | os.PathLike) -> list[Path]:
+    """The images in a folder, not in those below it, sorted by name."""
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith('.')
+    )
+
+
+def _open(path: Path):
+    """The opened image; only its header has been read."""
+    pillow = require('PIL.Image', 'sr', 'reading images')
+    try:
+        return pillow.open(path)
+    except (OSError, pillow.DecompressionBombError) as error:
+        raise ValueError(f'{path} cannot be read as an image: {error}') from error
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width, from the file's header.
+
+    Raises:
+        ValueError: If it is no image.
+    """
+    with _open(Path(path)) as image:
+        return image.height, image.width
+
+
+def read_rgb(path: str | os.PathLike) -> Tensor:
+    """Read an image as 8-bit RGB.
+
+    Grey becomes three equal channels, transparency is dropped, 16 bits are rounded
+    (grey) or cut (colour, which Pillow reads no better) to 8.
+
+    Args:
+        path: The file.
+
+    Returns:
+        uint8 ``(3, H, W)``.
+
+    Raises:
+        ValueError: If it is no image, or damaged.
+    """
+    with _open(Path(path)) as image:
+        try:
+            if image.mode.startswith('I'):  # 16 bits; convert() would clip them
+                deep = np.asarray(image).astype(np.float64)
+                grey = np.clip(np.floor(deep / 257 + 0.5), 0, 255).astype(np.uint8)
+                pixels = np.repeat(grey[..., None], 3, axis=2)
+            else:
+                pixels = np.array(image.convert('RGB'))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f'{path} is damaged: {error}') from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def write_png(path: str | os.PathLike, image: Tensor) -> None:
+    """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears whole."""
+    pillow = require('PIL.Image', 'sr', 'writing images')
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f'.{path.name}.tmp')
+    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    try:
+        pillow.fromarray(pixels).save(scratch, format='png')
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """``floor(255 clamp(x, 0, 1) + 1/2)`` as uint8."""
+    return torch.floor(image.clamp(0, 1) * 255 + 0.5).byte()

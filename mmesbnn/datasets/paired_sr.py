@@ -1,0 +1,234 @@
+"""Pairs of high- and low-resolution images, as DF2K and the benchmarks lay them out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.registry import DATASETS
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .bicubic import resize
+from .images import image_files, image_size, read_rgb
+
+#: Low-resolution pixels around a crop that its downsampled pixels depend on.
+_MARGIN = 3
+
+
+class Pair(NamedTuple):
+    """Files and sizes of one image.
+
+    Attributes:
+        hr: The high-resolution file.
+        lr: The low-resolution file; None: made from ``hr``.
+        size: Height and width of the low-resolution image.
+        set_name: Name of the image set.
+    """
+
+    hr: Path
+    lr: Path | None
+    size: tuple[int, int]
+    set_name: str
+
+
+def _folders(name: str, value: Any, root: str) -> list[Path]:
+    values = [value] if isinstance(value, (str, os.PathLike)) else list(value)
+    folders = [Path(root, v) for v in values]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f'{name}={folder} is not a folder')
+    return folders
+
+
+def _find_lr(hr: Path, folder: Path, scale: int, names: dict[str, Path]) -> Path:
+    """DIV2K's name, as ``0001x4`` for ``0001``, or the same name."""
+    for stem in (f'{hr.stem}x{scale}', hr.stem):
+        if stem in names:
+            return names[stem]
+    raise ValueError(
+        f'lr={folder} has neither {hr.stem}x{scale} nor {hr.stem} for {hr}: give lr=None '
+        'to make low-resolution images from hr'
+    )
+
+
+def _make_pair(hr: Path, lr: Path | None, scale: int, set_name: str) -> Pair:
+    """Check the sizes, from the files' headers."""
+    height, width = image_size(hr)
+    size = height // scale, width // scale
+    if not min(size):
+        raise ValueError(
+            f'{hr} is {height} x {width} pixels, too small for scale={scale}'
+        )
+    if lr is not None and image_size(lr) != size:
+        got = ' x '.join(str(n) for n in image_size(lr))
+        raise ValueError(
+            f'{lr} is {got} pixels, but {hr} with {height} x {width} needs '
+            f'{size[0]} x {size[1]} at scale={scale}'
+        )
+    return Pair(hr, lr, size, set_name)
+
+
+def _find_pairs(hr: Path, lr: Path | None, scale: int, set_name: str) -> list[Pair]:
+    files = image_files(hr)
+    if not files:
+        raise ValueError(f'hr={hr} holds no images')
+    if lr is None:
+        return [_make_pair(file, None, scale, set_name) for file in files]
+    names = {path.stem: path for path in image_files(lr)}
+    return [
+        _make_pair(file, _find_lr(file, lr, scale, names), scale, set_name)
+        for file in files
+    ]
+
+
+@DATASETS.register_module()
+class PairedSRDataset(Dataset):
+    """High-resolution images and their bicubic low-resolution versions.
+
+    ::
+
+        DIV2K/DIV2K_train_HR/0001.png      DIV2K/DIV2K_train_LR_bicubic/X4/0001x4.png
+        Set5/HR/baby.png                   Set5/LR_bicubic/X4/baby.png or babyx4.png
+
+    Items are ``dict(inputs=lr, data_samples=dict(hr=..., name=..., set_name=...,
+    index=...))`` with uint8 images ``(3, h, w)`` and ``(3, scale h, scale w)``; what
+    does not fill ``scale`` pixels is cut off at the right and the bottom. All folders
+    are looked through and all sizes compared when the dataset is made.
+
+    ``dataset[index]`` draws crops from numpy's global generator; ``dataset[index,
+    seed]`` from one of its own, see
+    :class:`~mmesbnn.datasets.SeededInfiniteSampler`.
+
+    Args:
+        scale: Magnification, at least 1.
+        hr: Folder of high-resolution images, or several, whose images follow each other.
+        lr: As many folders of low-resolution images. Default None: made from ``hr``
+            with :func:`~mmesbnn.datasets.bicubic.resize`, MATLAB's antialiased bicubic.
+        data_root: What relative folders are relative to. Default ``''``.
+        set_names: A name per folder. Default None: that of the folder above ``hr``.
+        crop_size: Height and width of a random crop of ``hr``, in pixels. Default None,
+            whole images.
+        augment: Whether to turn and mirror images, to one of the square's eight
+            symmetries. Default False.
+        repeat: How often the images count. Default 1.
+
+    Raises:
+        ValueError: At construction, if an argument is not as described, a folder is
+            missing or empty, an image has no partner or one of another size, or is
+            smaller than ``crop_size``.
+    """
+
+    def __init__(
+        self, scale: int, hr: str | Sequence[str], lr: str | Sequence[str] | None = None,
+        data_root: str = '', set_names: Sequence[str] | None = None,
+        crop_size: int | None = None, augment: bool = False, repeat: int = 1,
+    ) -> None:  # fmt: skip
+        for name, value in (('scale', scale), ('repeat', repeat)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name}={value!r} must be an integer >= 1')
+        if crop_size is not None and (crop_size < scale or crop_size % scale):
+            raise ValueError(
+                f'crop_size={crop_size} must be a positive multiple of scale={scale}'
+            )
+        self.scale, self.repeat = scale, repeat
+        self.crop_size, self.augment = crop_size, augment
+        self.pairs = self._collect(hr, lr, data_root, set_names)
+        if crop_size is not None:
+            self._check_crop()
+
+    def _collect(self, hr: Any, lr: Any, root: str, set_names: Any) -> list[Pair]:
+        hr = _folders('hr', hr, root)
+        lr = [None] * len(hr) if lr is None else _folders('lr', lr, root)
+        names = (
+            [f.resolve().parent.name for f in hr] if set_names is None else set_names
+        )
+        if not len(hr) == len(lr) == len(names) > 0:
+            raise ValueError(
+                f'hr has {len(hr)} folders, lr {len(lr)}, set_names {len(names)}: give '
+                'as many of each'
+            )
+        found = zip(hr, lr, names)
+        return [p for h, l, n in found for p in _find_pairs(h, l, self.scale, n)]
+
+    def _check_crop(self) -> None:
+        needed = self.crop_size // self.scale
+        for pair in self.pairs:
+            if min(pair.size) < needed:
+                height, width = (self.scale * length for length in pair.size)
+                raise ValueError(
+                    f'{pair.hr} has {height} x {width} usable pixels, fewer than '
+                    f'crop_size={self.crop_size}'
+                )
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What evaluators are told."""
+        return dict(scale=self.scale)
+
+    def __len__(self) -> int:
+        return len(self.pairs) * self.repeat
+
+    def _window(
+        self, pair: Pair, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a crop of the low-resolution image."""
+        height, width = pair.size
+        if self.crop_size is None:
+            return 0, 0, height, width
+        side = self.crop_size // self.scale
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        return int(top), int(left), side, side
+
+    def _downsampled(self, hr: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+        """What a crop of the whole downsampled image would be."""
+        top, left, height, width = window
+        above, before = min(top, _MARGIN), min(left, _MARGIN)
+        around = _crop(
+            hr, top - above, left - before, height + above + _MARGIN,
+            width + before + _MARGIN, self.scale,
+        )  # fmt: skip
+        size = around.shape[1] // self.scale, around.shape[2] // self.scale
+        return _crop(resize(around, size), above, before, height, width)
+
+    def _read(self, pair: Pair, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        window, (height, width) = self._window(pair, rng), pair.size
+        hr = _crop(read_rgb(pair.hr), 0, 0, height, width, self.scale)
+        if pair.lr is None:
+            lr = self._downsampled(hr, window)
+        else:
+            lr = _crop(read_rgb(pair.lr), *window)
+        return lr, _crop(hr, *window, self.scale)
+
+    def __getitem__(self, key: int | tuple[int, Any]) -> dict[str, Any]:
+        index, seed = key if isinstance(key, tuple) else (key, np.random.randint(2**31))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'index={index}: the dataset has {len(self)} images')
+        rng = np.random.default_rng(seed)
+        index %= len(self.pairs)
+        pair = self.pairs[index]
+        images = self._read(pair, rng)
+        if self.augment:
+            images = _turned(images, int(rng.integers(8)))
+        lr, hr = (image.contiguous() for image in images)
+        sample = dict(hr=hr, name=pair.hr.stem, set_name=pair.set_name, index=index)
+        return dict(inputs=lr, data_samples=sample)
+
+
+def _crop(
+    image: Tensor, top: int, left: int, height: int, width: int, scale: int = 1
+) -> Tensor:
+    """A crop whose place and size are in units of ``scale`` pixels."""
+    return image[
+        :, top * scale : (top + height) * scale, left * scale : (left + width) * scale
+    ]
+
+
+def _turned(images: tuple[Tensor, ...], symmetry: int) -> tuple[Tensor, ...]:
+    """All images in one of the square's eight symmetries; 0 leaves them as they are."""
+    dims = [dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit]
+    turned = (image.flip(dims) for image in images)
+    return tuple(image.mT if symmetry & 4 else image for image in turned)

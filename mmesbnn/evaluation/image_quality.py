@@ -1,0 +1,125 @@
+"""PSNR and SSIM as the super-resolution literature computes them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Weights of R, G and B in luma for values up to 255, and its offset (ITU-R BT.601).
+_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+_OFFSET = 16.0
+
+#: SSIM's window, constants and largest value.
+_WINDOW, _SIGMA = 11, 1.5
+_K1, _K2, _PEAK = 0.01, 0.03, 255.0
+
+
+def luma(image: Tensor) -> Tensor:
+    """``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255``, not rounded.
+
+    As MATLAB's ``rgb2ycbcr``, which rounds for uint8 images; the published numbers of
+    BasicSR and its successors do not round.
+
+    Args:
+        image: RGB ``(3, H, W)`` with values from 0 to 255.
+
+    Returns:
+        float64 ``(1, H, W)``, from 16 to 235.
+    """
+    weights = torch.tensor(_LUMA, dtype=torch.float64, device=image.device)
+    return (image.double() * weights[:, None, None]).sum(0, keepdim=True) + _OFFSET
+
+
+def comparable(
+    image: Tensor,
+    reference: Tensor,
+    crop_border: int = 0,
+    convert_to: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Both images as float64, converted and without their borders.
+
+    Args:
+        image: RGB ``(3, H, W)`` with values from 0 to 255.
+        reference: As ``image``.
+        crop_border: Pixels to cut off at every side. Default 0.
+        convert_to: ``'Y'`` for luma, None for RGB. Default None.
+
+    Raises:
+        ValueError: If the images differ in shape, or the border leaves nothing.
+    """
+    if image.shape != reference.shape or image.dim() != 3:
+        raise ValueError(
+            f'images of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot '
+            'be compared: both must be (C, H, W) and alike'
+        )
+    if min(image.shape[1:]) <= 2 * crop_border:
+        raise ValueError(
+            f'crop_border={crop_border} leaves nothing of {image.shape[1]} x '
+            f'{image.shape[2]} pixels'
+        )
+    both = [x.to(torch.float64) for x in (image, reference)]
+    if convert_to == 'Y':
+        both = [luma(x) for x in both]
+    end = -crop_border or None
+    return tuple(x[:, crop_border:end, crop_border:end] for x in both)
+
+
+def psnr(
+    image: Tensor,
+    reference: Tensor,
+    crop_border: int = 0,
+    convert_to: str | None = None,
+) -> float:
+    """``10 log10(255^2 / mean((x - y)^2))`` in dB; infinite for equal images.
+
+    Arguments and errors: as :func:`comparable`.
+    """
+    x, y = comparable(image, reference, crop_border, convert_to)
+    error = (x - y).square().mean().item()
+    return 10 * math.log10(_PEAK**2 / error) if error else math.inf
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Weighted means over all whole windows, (C, H - 10, W - 10)."""
+    place = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
+    kernel = torch.exp(-(place**2) / (2 * _SIGMA**2))
+    kernel = kernel / kernel.sum()
+    rows = F.conv2d(x.unsqueeze(1), kernel.view(1, 1, -1, 1))
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1)).squeeze(1)
+
+
+def ssim(
+    image: Tensor,
+    reference: Tensor,
+    crop_border: int = 0,
+    convert_to: str | None = None,
+) -> float:
+    """Mean structural similarity over 11x11 Gaussian windows of sigma 1.5.
+
+    ``(2 m_x m_y + c_1)(2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1)(s_x^2 + s_y^2 + c_2))``
+    with ``c_1 = (0.01 * 255)^2`` and ``c_2 = (0.03 * 255)^2``, over the windows that
+    lie inside the image; channels are averaged.
+
+    Arguments and errors: as :func:`comparable`; images must have 11 pixels a side
+    without their borders.
+
+    Source: Wang et al., "Image quality assessment: from error visibility to structural
+    similarity" (2004).
+    """
+    x, y = comparable(image, reference, crop_border, convert_to)
+    if min(x.shape[1:]) < _WINDOW:
+        raise ValueError(
+            f'SSIM needs {_WINDOW} x {_WINDOW} pixels; without crop_border='
+            f'{crop_border} there are {x.shape[1]} x {x.shape[2]}'
+        )
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    var_x = _blurred(x * x) - mean_x**2
+    var_y = _blurred(y * y) - mean_y**2
+    covariance = _blurred(x * y) - mean_x * mean_y
+    c1, c2 = (_K1 * _PEAK) ** 2, (_K2 * _PEAK) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).mean().item()

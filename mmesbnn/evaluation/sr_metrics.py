@@ -1,0 +1,147 @@
+"""Metrics of super-resolution for mmengine's evaluators, per image set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from torch import Tensor
+
+from .image_quality import psnr, ssim
+
+
+class SRMetric(BaseMetric):
+    """Mean over the images of every set, as ``<set>/<name>``.
+
+    Predictions are dicts with ``pred`` and ``hr``, uint8 RGB ``(3, H, W)``, and
+    ``set_name``: what :class:`~mmesbnn.models.restorers.SRDiffusion` predicts.
+
+    Args:
+        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+    """
+
+    name = ''
+
+    def __init__(self, collect_device: str = 'cpu') -> None:
+        super().__init__(collect_device=collect_device)
+
+    def measure(self, image: Tensor, reference: Tensor) -> float:
+        """The figure of one image; uint8 ``(3, H, W)``."""
+        raise NotImplementedError
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Measure a batch."""
+        for sample in data_samples:
+            value = self.measure(sample['pred'], sample['hr'])
+            self.results.append((sample['set_name'], value))
+
+    def compute_metrics(self, results: list[tuple[str, float]]) -> dict[str, float]:
+        """Average over every set."""
+        by_set = defaultdict(list)
+        for set_name, value in results:
+            by_set[set_name].append(value)
+        return {f'{k}/{self.name}': sum(v) / len(v) for k, v in by_set.items()}
+
+
+class _FullReference(SRMetric):
+    def __init__(
+        self, crop_border: int = 0, convert_to: str | None = 'Y',
+        collect_device: str = 'cpu',
+    ) -> None:  # fmt: skip
+        if not isinstance(crop_border, int) or crop_border < 0:
+            raise ValueError(f'crop_border={crop_border!r} must be an integer >= 0')
+        if convert_to not in ('Y', None):
+            raise ValueError(f"convert_to={convert_to!r} must be 'Y' or None")
+        super().__init__(collect_device)
+        self.options = dict(crop_border=crop_border, convert_to=convert_to)
+
+
+@METRICS.register_module()
+class PSNR(_FullReference):
+    """:func:`~mmesbnn.evaluation.psnr` in dB, mean over the images of every set.
+
+    Args:
+        crop_border: Pixels to cut off at every side; the magnification, as published.
+            Default 0.
+        convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
+        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+
+    Raises:
+        ValueError: If an argument is not as described.
+    """
+
+    name = 'PSNR'
+
+    def measure(self, image: Tensor, reference: Tensor) -> float:
+        """PSNR of one image."""
+        return psnr(image, reference, **self.options)
+
+
+@METRICS.register_module()
+class SSIM(_FullReference):
+    """:func:`~mmesbnn.evaluation.ssim`, mean over the images of every set.
+
+    Args:
+        crop_border: Pixels to cut off at every side; the magnification, as published.
+            Default 0.
+        convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
+        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+
+    Raises:
+        ValueError: If an argument is not as described.
+    """
+
+    name = 'SSIM'
+
+    def measure(self, image: Tensor, reference: Tensor) -> float:
+        """SSIM of one image."""
+        return ssim(image, reference, **self.options)
+
+
+@METRICS.register_module()
+class LPIPS(SRMetric):
+    """Distance of deep features, by the ``lpips`` package; on RGB, without a border.
+
+    Args:
+        net: ``'alex'``, as published, ``'vgg'`` or ``'squeeze'``. Their ImageNet
+            weights are downloaded when they are not in torch's cache. Default
+            ``'alex'``.
+        device: Where to compute. Default ``'cpu'``.
+        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+
+    Raises:
+        ImportError: If lpips is not installed.
+
+    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
+    Perceptual Metric" (2018).
+    """
+
+    name = 'LPIPS'
+
+    def __init__(
+        self, net: str = 'alex', device: str = 'cpu', collect_device: str = 'cpu'
+    ) -> None:  # fmt: skip
+        super().__init__(collect_device)
+        try:
+            lpips = import_module('lpips')
+        except ImportError as error:
+            raise ImportError(
+                f'LPIPS needs the package lpips ({error}): pip install lpips, or take '
+                'LPIPS out of the evaluator'
+            ) from error
+        self.device = torch.device(device)
+        self.network = lpips.LPIPS(net=net, verbose=False).to(self.device).eval()
+
+    @torch.no_grad()
+    def measure(self, image: Tensor, reference: Tensor) -> float:
+        """LPIPS of one image."""
+        x, y = (
+            (i.to(self.device, torch.float32) / 127.5 - 1).unsqueeze(0)
+            for i in (image, reference)
+        )
+        return self.network(x, y).item()

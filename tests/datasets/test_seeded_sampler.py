@@ -1,0 +1,53 @@
+"""Draws that depend on their number only."""
+
+from itertools import islice
+
+import pytest
+
+from mmesbnn.datasets import SeededInfiniteSampler
+
+
+def draws(count, size=5, **kwargs):
+    sampler = SeededInfiniteSampler(range(size), **{'seed': 3, **kwargs})
+    return list(islice(sampler, count))
+
+
+def test_every_pass_is_a_permutation_of_its_own():
+    indices = [index for index, _ in draws(20)]
+    passes = [indices[i : i + 5] for i in range(0, 20, 5)]
+    assert all(sorted(one) == list(range(5)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+
+
+def test_every_draw_has_a_seed_of_its_own():
+    seeds = [seed for _, seed in draws(20)]
+    assert len(set(seeds)) == 20
+    assert not set(seeds) & {seed for _, seed in draws(20, seed=4)}
+    assert draws(20) == draws(20)
+
+
+def test_it_begins_anywhere():
+    sampler = SeededInfiniteSampler(range(5), seed=3)
+    for start in (0, 1, 5, 13):
+        sampler.start = start
+        assert list(islice(sampler, 7)) == draws(20)[start : start + 7]
+
+
+def test_processes_share_the_draws(monkeypatch):
+    module = 'mmesbnn.datasets.seeded_sampler.get_dist_info'
+    whole = draws(24)
+    for rank in range(3):
+        monkeypatch.setattr(module, lambda rank=rank: (rank, 3))
+        sampler = SeededInfiniteSampler(range(5), seed=3)
+        assert list(islice(sampler, 8)) == whole[rank::3]
+        sampler.start = 2
+        assert list(islice(sampler, 6)) == whole[rank::3][2:]
+
+
+def test_in_order():
+    assert [index for index, _ in draws(7, shuffle=False)] == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_empty():
+    with pytest.raises(ValueError, match='dataset is empty'):
+        SeededInfiniteSampler([])
