@@ -18,6 +18,9 @@ from .images import image_files, image_size, read_rgb
 #: Low-resolution pixels around a crop that its downsampled pixels depend on.
 _MARGIN = 3
 
+#: Top, left, height and width in an image, in pixels.
+Window = tuple[int, int, int, int]
+
 
 class Pair(NamedTuple):
     """Files and sizes of one image.
@@ -50,8 +53,8 @@ def _find_lr(hr: Path, folder: Path, scale: int, names: dict[str, Path]) -> Path
         if stem in names:
             return names[stem]
     raise ValueError(
-        f'lr={folder} has neither {hr.stem}x{scale} nor {hr.stem} for {hr}: give lr=None '
-        'to make low-resolution images from hr'
+        f'lr={folder} has neither {hr.stem}x{scale} nor {hr.stem} for {hr}: give '
+        'lr=None to make low-resolution images from hr'
     )
 
 
@@ -105,7 +108,7 @@ class PairedSRDataset(Dataset):
 
     Args:
         scale: Magnification, at least 1.
-        hr: Folder of high-resolution images, or several, whose images follow each other.
+        hr: Folder of high-resolution images, or several, one after the other.
         lr: As many folders of low-resolution images. Default None: made from ``hr``
             with :func:`~mmesbnn.datasets.bicubic.resize`, MATLAB's antialiased bicubic.
         data_root: What relative folders are relative to. Default ``''``.
@@ -123,9 +126,10 @@ class PairedSRDataset(Dataset):
     """
 
     def __init__(
-        self, scale: int, hr: str | Sequence[str], lr: str | Sequence[str] | None = None,
-        data_root: str = '', set_names: Sequence[str] | None = None,
-        crop_size: int | None = None, augment: bool = False, repeat: int = 1,
+        self, scale: int, hr: str | Sequence[str],
+        lr: str | Sequence[str] | None = None, data_root: str = '',
+        set_names: Sequence[str] | None = None, crop_size: int | None = None,
+        augment: bool = False, repeat: int = 1,
     ) -> None:  # fmt: skip
         for name, value in (('scale', scale), ('repeat', repeat)):
             if not isinstance(value, int) or value < 1:
@@ -143,16 +147,19 @@ class PairedSRDataset(Dataset):
     def _collect(self, hr: Any, lr: Any, root: str, set_names: Any) -> list[Pair]:
         hr = _folders('hr', hr, root)
         lr = [None] * len(hr) if lr is None else _folders('lr', lr, root)
-        names = (
-            [f.resolve().parent.name for f in hr] if set_names is None else set_names
-        )
+        names = set_names
+        if names is None:
+            names = [folder.resolve().parent.name for folder in hr]
         if not len(hr) == len(lr) == len(names) > 0:
             raise ValueError(
                 f'hr has {len(hr)} folders, lr {len(lr)}, set_names {len(names)}: give '
                 'as many of each'
             )
-        found = zip(hr, lr, names)
-        return [p for h, l, n in found for p in _find_pairs(h, l, self.scale, n)]
+        return [
+            pair
+            for of_hr, of_lr, name in zip(hr, lr, names)
+            for pair in _find_pairs(of_hr, of_lr, self.scale, name)
+        ]
 
     def _check_crop(self) -> None:
         needed = self.crop_size // self.scale
@@ -172,10 +179,8 @@ class PairedSRDataset(Dataset):
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
-    def _window(
-        self, pair: Pair, rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a crop of the low-resolution image."""
+    def _window(self, pair: Pair, rng: np.random.Generator) -> Window:
+        """A crop of the low-resolution image."""
         height, width = pair.size
         if self.crop_size is None:
             return 0, 0, height, width
@@ -183,7 +188,7 @@ class PairedSRDataset(Dataset):
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         return int(top), int(left), side, side
 
-    def _downsampled(self, hr: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    def _downsampled(self, hr: Tensor, window: Window) -> Tensor:
         """What a crop of the whole downsampled image would be."""
         top, left, height, width = window
         above, before = min(top, _MARGIN), min(left, _MARGIN)

@@ -15,11 +15,11 @@ from torch.utils.data import Sampler
 class SeededInfiniteSampler(Sampler):
     """Draws ``(index, seed)`` for ever, and can begin anywhere.
 
-    The images are shuffled, pass after pass, as by mmengine's ``InfiniteSampler``. Every
-    draw comes with a seed of its own for the dataset's random numbers. So what is drawn
-    depends neither on the number of workers nor on what ran before: with
-    ``start`` a resumed training goes on as if it had never stopped, and skips nothing
-    that would have to be read. :class:`~mmesbnn.engine.hooks.IterSeedHook` sets it.
+    The images are shuffled, pass after pass, as by mmengine's ``InfiniteSampler``.
+    Every draw comes with a seed of its own for the dataset's random numbers. So what is
+    drawn depends neither on the number of workers nor on what ran before: with
+    ``start`` a resumed training goes on as if it had never stopped, and reads nothing
+    to skip it. :class:`~mmesbnn.engine.hooks.IterSeedHook` sets it.
 
     Args:
         dataset: A dataset that takes ``(index, seed)``, such as

@@ -52,8 +52,8 @@ def comparable(
     """
     if image.shape != reference.shape or image.dim() != 3:
         raise ValueError(
-            f'images of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot '
-            'be compared: both must be (C, H, W) and alike'
+            f'images of shapes {tuple(image.shape)} and {tuple(reference.shape)} '
+            'cannot be compared: both must be (C, H, W) and alike'
         )
     if min(image.shape[1:]) <= 2 * crop_border:
         raise ValueError(

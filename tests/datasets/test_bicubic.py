@@ -108,7 +108,7 @@ def test_kernel():
 def test_weights_sum_to_one_and_lie_inside(length, new_length):
     indices, weights = resize_taps(length, new_length)
     assert indices.shape == weights.shape and len(indices) == new_length
-    assert 0 <= indices.min() and indices.max() < length
+    assert indices.min() >= 0 and indices.max() < length
     assert (weights.sum(1) - 1).abs().max() < 1e-12
 
 
