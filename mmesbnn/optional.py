@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
+
+from mmengine.registry import Registry
 
 
 def require(
@@ -32,3 +35,25 @@ def require(
             f"pip install 'mmesbnn[{extra}]'",
             name=package,
         ) from (None if missing else error)
+
+
+def register_detection(registry: Registry, name: str, module: str) -> None:
+    """Register a component that is made of mmdet's classes, without importing these.
+
+    What is registered is a function that imports ``module``, and with it mmdet and
+    mmcv's compiled operators, and builds the class ``name`` of it.
+
+    Args:
+        registry: Registry of mmengine's root.
+        name: Name of the class, and in the registry.
+        module: Full name of the module that it is in.
+    """
+
+    def build(**kwargs: Any) -> Any:
+        for package in ('mmdet', 'mmcv.ops'):
+            require(package, 'det', name)
+        return getattr(import_module(module), name)(**kwargs)
+
+    build.__name__ = name
+    build.__doc__ = f'Build a :class:`~{module}.{name}`.'
+    registry.register_module(name=name, module=build)

@@ -9,7 +9,7 @@ from ..binary import (
     DropInESConv2d,
     DropInESLinear,
 )
-from . import backbones, classifiers, heads, layers, losses
+from . import backbones, classifiers, heads, layers, losses, task_modules
 from .hub import register_models
 
 # For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows
@@ -27,4 +27,5 @@ __all__ = [
     'layers',
     'losses',
     'register_models',
+    'task_modules',
 ]

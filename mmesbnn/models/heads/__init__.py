@@ -1,4 +1,4 @@
-"""Heads. They need mmpretrain, which is imported when one is built."""
+"""Heads. They need mmpretrain or mmdet, which is imported when one is built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
-from ...optional import require
+from ...optional import register_detection, require
 
 
 @MODELS.register_module(name='MinMaxLinearClsHead')
@@ -22,5 +22,9 @@ def build_minmax_linear_cls_head(**kwargs: Any) -> nn.Module:
 
     return MinMaxLinearClsHead(**kwargs)
 
+
+register_detection(MODELS, 'BiDetRPNHead', f'{__name__}.bidet_rpn')
+register_detection(MODELS, 'BiDetBBoxHead', f'{__name__}.bidet_roi')
+register_detection(MODELS, 'BiDetRoIHead', f'{__name__}.bidet_roi')
 
 __all__ = ['build_minmax_linear_cls_head']

@@ -1,0 +1,194 @@
+"""BiDet's ResNet-18 for Faster R-CNN: the backbone, and the stage after RoI pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from mmengine.model import Sequential
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...binary import Expansion
+from ..layers.float_layers import Stem
+from .base import ESBackbone, is_width, norm_options
+from .reactnet import ReActUnit
+
+#: Widths of the stem and the four stages, and units (one convolution each) per stage.
+WIDTHS, DEPTHS = (64, 64, 128, 256, 512), (4, 4, 4, 4)
+
+
+def bidet_conv(sign_zero: int) -> dict[str, Any]:
+    """How BiDet's binary convolutions binarize, and what they pad with.
+
+    The input's sign has the quadratic surrogate; the weight is ``mean|w| sign(w)``,
+    where gradients flow through the mean, too; padded pixels are -1.
+    """
+    return dict(
+        sign=dict(type='quadratic', zero=sign_zero),
+        weight_binarizer=dict(type='scaled_sign', attached=True, zero=sign_zero),
+        pad_value=-1,
+    )
+
+
+def make_stage(
+    channels: int, out_channels: int, depth: int, stride: int, expansion: Expansion,
+    norm: dict, sign_zero: int,
+) -> nn.Sequential:  # fmt: skip
+    """Units of one convolution and one shortcut each; the first changes width and size.
+
+    Args:
+        channels: Input channels before expansion.
+        out_channels: Output channels before expansion.
+        depth: How many units.
+        stride: Stride of the first unit.
+        expansion: ES parameters.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+        sign_zero: What sign(0) is.
+    """
+    unit = dict(
+        generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero)
+    )
+    return nn.Sequential(
+        ReActUnit(channels, 3, stride, out_channels, **unit),
+        *(ReActUnit(out_channels, 3, **unit) for _ in range(1, depth)),
+    )
+
+
+@MODELS.register_module()
+class BiDetResNet(ESBackbone):
+    """ResNet-18 of binary convolutions with a shortcut around every one, up to C4.
+
+    Full-precision stem without an activation (7x7/2 convolution, norm, 3x3/2 max-pool),
+    then stages of :class:`ReActUnit`, Bi-Real Net's block without activations:
+    ``norm(binary_conv(sign(x))) + shortcut(x)``. Shortcuts of stride 2 are 2x2 average
+    pooling that keeps the last row and column of odd sizes, a full-precision 1x1
+    convolution, and a norm. Convolutions pad with -1, after the sign.
+
+    Args:
+        widths: Channels of the stem and every stage, before expansion. Default (64,
+            64, 128, 256), C4: :class:`BiDetResStage` is the last stage. With 512 for it
+            (and ``depths=(4, 4, 4, 4)``, ``out_copies='first'``) it is the backbone of
+            a classifier, whose weights both begin with.
+        depths: Binary convolutions of every stage. Default (4, 4, 4).
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        out_copies: ``'all'``: an output has all ``C tau g`` channels, for the binary
+            layers that follow; ``'first'``: the first ``C``. Default ``'all'``.
+        in_channels: Channels of the image. Default 3.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        out_indices: Stages whose output is returned. Default the last.
+        frozen_stages: Stem and this many stages are frozen, norms in eval mode; 0
+            freezes the stem, as published for pretrained weights; -1 nothing.
+            Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``eps``,
+            ``momentum``, ``requires_grad``. Default ``dict(type='BN')``.
+        norm_eval: Whether norms stay in eval mode while training. Default False.
+        with_cp: Whether to save only the convolutions' outputs for the backward pass
+            and recompute the rest. Default False.
+        init_cfg: mmengine initialisation config. Default None: as torch does.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values or ``tau`` or
+            ``groups`` do not divide a width; at construction.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C tau g, H / 16, W / 16)``.
+
+    Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN; Liu et al., "Bi-Real
+    Net", arXiv 1808.00278. With ``tau > 1`` Shi et al., arXiv 2503.23709, which
+    released no code for it.
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = WIDTHS[:4], depths: Sequence[int] = DEPTHS[:3],
+        tau: int = 1, groups: int = 1, out_copies: str = 'all', in_channels: int = 3,
+        sign_zero: int = -1, out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1, norm_cfg: dict | None = None, norm_eval: bool = False,
+        with_cp: bool = False, init_cfg: dict | list | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
+            init_cfg,
+        )  # fmt: skip
+        widths, depths = list(widths), list(depths)
+        if not depths or not all(map(is_width, [*widths, *depths])):
+            raise ValueError(f'widths={widths}, depths={depths} must be positive')
+        if len(widths) != len(depths) + 1:
+            raise ValueError(
+                f'widths={widths} must be one for the stem and one for each of '
+                f'depths={depths}'
+            )
+        self.stem = Stem(
+            in_channels, widths[0], 7, 2, True, self.expansion, self.norm_args
+        )
+        self.stages = nn.ModuleList(
+            make_stage(
+                width, out, depths[i], 2 if i else 1, self.expansion, self.norm_args,
+                sign_zero,
+            )
+            for i, (width, out) in enumerate(pairwise(widths))
+        )  # fmt: skip
+        self._finish(widths[1:], out_indices)
+
+
+@MODELS.register_module()
+class BiDetResStage(Sequential):
+    """The last stage of :class:`BiDetResNet`, for every region: a C4 ``shared_head``.
+
+    Its state dict is that of the last of four stages of a :class:`BiDetResNet`, so that
+    ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.stages.3')``
+    begins with a classifier's weights.
+
+    Args:
+        in_channels: Input channels before expansion. Default 256.
+        out_channels: Output channels. Default 512.
+        depth: Binary convolutions. Default 4.
+        stride: Stride of the first. Default 2: 7x7 regions become 4x4.
+        tau: ES factor, the backbone's. Default 1.
+        groups: ES groups, the backbone's. Default 1.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.
+        init_cfg: mmengine initialisation config. Default None.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values or ``tau`` or
+            ``groups`` do not divide a width.
+
+    Shape:
+        ``(N, C_i tau g, H, W)`` to the first ``C_o`` of the expanded output, ``(N, C_o,
+        ceil(H / stride), ceil(W / stride))``.
+
+    Source: as :class:`BiDetResNet`.
+    """
+
+    def __init__(
+        self, in_channels: int = WIDTHS[3], out_channels: int = WIDTHS[4],
+        depth: int = DEPTHS[3], stride: int = 2, tau: int = 1, groups: int = 1,
+        sign_zero: int = -1, norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:  # fmt: skip
+        if not all(map(is_width, (in_channels, out_channels, depth))):
+            raise ValueError(
+                f'in_channels={in_channels}, out_channels={out_channels}, '
+                f'depth={depth} must be positive'
+            )
+        if stride not in (1, 2):
+            raise ValueError(f'stride={stride} must be 1 or 2')
+        norm, trained = norm_options(norm_cfg or dict(type='BN'))
+        expansion = Expansion(tau, groups)
+        super().__init__(
+            *make_stage(
+                in_channels, out_channels, depth, stride, expansion, norm, sign_zero
+            ),
+            init_cfg=init_cfg,
+        )
+        self.out_channels = out_channels
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not trained:
+                module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the features of the regions ``x``."""
+        return super().forward(x)[:, : self.out_channels]

@@ -1,0 +1,137 @@
+"""BiDet's second stage: scores and boxes of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmcv.ops import nms
+from mmdet.models.roi_heads import BBoxHead, StandardRoIHead
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.structures.bbox import bbox2roi
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..losses import VariationalBoxes
+
+
+def sampled_objects(result: SamplingResult) -> Iterator[tuple[int, int]]:
+    """Classes and how many objects of them an image has, as far as regions cover them.
+
+    With ``add_gt_as_proposals`` every object is a region.
+    """
+    objects = torch.stack([result.pos_gt_labels, result.pos_assigned_gt_inds], 1)
+    labels, counts = objects.unique(dim=0)[:, 0].unique(return_counts=True)
+    yield from zip(labels.tolist(), counts.tolist())
+
+
+class BiDetBBoxHead(BBoxHead):
+    """Scores and class-agnostic boxes from the mean of a region's features.
+
+    ``f = mean(x)``; scores and boxes are full-precision linear layers of ``f``. A box
+    is a distribution: four log variances, then four means (:class:`VariationalBoxes`).
+
+    Args:
+        *args: As :class:`mmdet.models.BBoxHead`'s.
+        sigma: Factor of the boxes' noise in training. Default 0.001.
+        loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
+            0.02, as published.
+        loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
+            0.05, as published.
+        prior_score_thr: Scores above count as detections in the entropy loss. Default
+            0.01.
+        prior_iou_thr: Overlap from which non-maximum suppression removes detections of
+            the same class there. Default 0.3.
+        **kwargs: As :class:`mmdet.models.BBoxHead`'s. ``reg_class_agnostic`` and
+            ``with_avg_pool`` are True.
+
+    Shape:
+        ``(R, C, H, W)`` to scores ``(R, classes + 1)``, background last, and boxes
+        ``(R, 4)``.
+
+    Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN.
+    """
+
+    def __init__(
+        self, *args: Any, sigma: float = 0.001, loss_reg: dict | None = None,
+        loss_prior: dict | None = None, prior_score_thr: float = 0.01,
+        prior_iou_thr: float = 0.3, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        kwargs.update(reg_class_agnostic=True, with_avg_pool=True)
+        super().__init__(*args, **kwargs)
+        self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)
+        self.boxes = VariationalBoxes(sigma)
+        self.loss_reg = MODELS.build(
+            loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02)
+        )
+        self.loss_prior = MODELS.build(
+            loss_prior or dict(type='SparseObjectLoss', loss_weight=0.05)
+        )
+        self.prior_score_thr = prior_score_thr
+        self.prior_iou_thr = prior_iou_thr
+
+    def features(self, x: Tensor) -> Tensor:
+        """``f``, ``(R, C)``."""
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and boxes of the regions ``x``."""
+        features = self.features(x)
+        return self.fc_cls(features), self.boxes(self.fc_reg(features))
+
+    def bottleneck_losses(
+        self, results: dict[str, Tensor], rois: Tensor,
+        sampling_results: Sequence[SamplingResult],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The energy and the entropy loss.
+
+        Args:
+            results: ``bbox_feats``, ``cls_score`` and ``bbox_pred`` of the regions.
+            rois: The regions, ``(R, 5)``, the index of the image first.
+            sampling_results: How they were sampled, image by image.
+        """
+        groups = self._detections(
+            results['cls_score'], results['bbox_pred'], rois, sampling_results
+        )
+        return dict(
+            loss_head_reg=self.loss_reg(self.features(results['bbox_feats'])),
+            loss_head_prior=self.loss_prior(groups, results['cls_score']),
+        )
+
+    def _detections(
+        self, logits: Tensor, deltas: Tensor, rois: Tensor,
+        sampling_results: Sequence[SamplingResult],
+    ) -> Iterator[tuple[Tensor, int]]:  # fmt: skip
+        """For every image and class that it has: scores of detections, and objects."""
+        scores = logits.softmax(-1)
+        boxes = self.bbox_coder.decode(rois[:, 1:], deltas.detach())
+        sizes = [len(result.priors) for result in sampling_results]
+        for of_image, at, result in zip(
+            scores.split(sizes), boxes.split(sizes), sampling_results
+        ):
+            for label, num_gt in sampled_objects(result):
+                score = of_image[:, label]
+                likely = score > self.prior_score_thr
+                score = score[likely]
+                _, kept = nms(at[likely], score.detach(), self.prior_iou_thr)
+                yield score[kept], num_gt
+
+
+class BiDetRoIHead(StandardRoIHead):
+    """:class:`mmdet.models.StandardRoIHead` with the terms of :class:`BiDetBBoxHead`.
+
+    Adds ``loss_head_reg`` and ``loss_head_prior`` to its losses. Takes the same
+    arguments.
+    """
+
+    def bbox_loss(
+        self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]
+    ) -> dict:
+        """Losses of the sampled regions, and what they were computed from."""
+        results = super().bbox_loss(x, sampling_results)
+        rois = bbox2roi([result.priors for result in sampling_results])
+        results['loss_bbox'].update(
+            self.bbox_head.bottleneck_losses(results, rois, sampling_results)
+        )
+        return results

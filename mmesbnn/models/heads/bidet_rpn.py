@@ -1,0 +1,157 @@
+"""BiDet's region proposal network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.utils import multi_apply, select_single_mlvl, unpack_gt_instances
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
+from ..backbones.base import norm_options
+from ..backbones.bidet_resnet import bidet_conv
+from ..losses import VariationalBoxes
+
+
+class BiDetRPNHead(RPNHead):
+    """Region proposals from a binary convolution, with BiDet's bottleneck terms.
+
+    ``f = norm(binary_conv(sign(x)) + b)``, 3x3, without an activation; scores and boxes
+    are full-precision 1x1 convolutions of ``f``. Boxes are distributions: per anchor
+    four log variances, then four means (:class:`VariationalBoxes`).
+
+    An anchor has one score, the logit of a sigmoid. The published network has two, for
+    background and foreground, under a softmax: that is the sigmoid of their difference.
+
+    With ES the convolution reads ``C tau g`` channels, and its kernels' output, a
+    ``tau``-th of ``feat_channels``, is tiled ``tau`` times, each copy with an affine of
+    its own; so scores and boxes cost what they do with ``tau = 1``.
+
+    Adds to :class:`mmdet.models.RPNHead`'s losses ``loss_rpn_reg``, the energy of
+    ``f``, and ``loss_rpn_prior``, the entropy of the proposals' scores.
+
+    Args:
+        in_channels: Input channels before expansion.
+        feat_channels: Channels of ``f``. Default 512.
+        tau: ES factor of the input. Default 1.
+        groups: ES groups of the input. Default 1.
+        sigma: Factor of the boxes' noise in training. Default 0.001.
+        loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
+            0.5, as published.
+        loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
+            0.01, as published, with gradients; ``attached=False`` is without, as in
+            the published code.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. Default
+            ``dict(type='BN')``.
+        init_cfg: mmengine initialisation config. Default: normal, 0.01, as published.
+        **kwargs: As :class:`mmdet.models.RPNHead`'s.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide ``feat_channels``, or the
+            classification loss is no sigmoid.
+
+    Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN. Its proposals are
+    sampled at test, too; these are not.
+    """
+
+    def __init__(
+        self, in_channels: int, feat_channels: int = 512, tau: int = 1, groups: int = 1,
+        sigma: float = 0.001, loss_reg: dict | None = None,
+        loss_prior: dict | None = None, sign_zero: int = -1,
+        norm_cfg: dict | None = None, init_cfg: dict | list | None = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        self.expansion = Expansion(tau, groups)
+        self._conv_options = bidet_conv(sign_zero)
+        self._norm_options, _ = norm_options(norm_cfg or dict(type='BN'))
+        init_cfg = init_cfg or dict(
+            type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01
+        )
+        super().__init__(
+            in_channels=in_channels, feat_channels=feat_channels, init_cfg=init_cfg,
+            **kwargs,
+        )  # fmt: skip
+        if not self.use_sigmoid_cls:
+            raise ValueError('loss_cls of BiDetRPNHead must have use_sigmoid=True')
+        self.boxes = VariationalBoxes(sigma)
+        self.loss_reg = MODELS.build(
+            loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5)
+        )
+        self.loss_prior = MODELS.build(
+            loss_prior or dict(type='SparseObjectLoss', loss_weight=0.01)
+        )
+
+    def _init_layers(self) -> None:
+        """Make the layers; mmdet's constructor calls it."""
+        tau, groups = self.expansion.tau, self.expansion.groups
+        self.rpn_conv = ESConv2d(
+            self.in_channels, self.feat_channels, 3, padding=1, groups=groups,
+            bias=True, tau=tau, tiled=False, **self._conv_options,
+        )  # fmt: skip
+        self.norm = TiledBatchNorm2d(self.feat_channels, tau, **self._norm_options)
+        anchors = self.num_base_priors
+        self.rpn_cls = nn.Conv2d(self.feat_channels, anchors * self.cls_out_channels, 1)
+        self.rpn_reg = nn.Conv2d(self.feat_channels, anchors * 8, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """``f``, ``(N, feat_channels, H, W)``, of a map ``(N, C tau g, H, W)``."""
+        return normalize_tiled(self.rpn_conv(x), self.norm, self.expansion.tau)
+
+    def score_and_box(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``(N, A, H, W)`` and boxes ``(N, 4 A, H, W)`` of ``f``."""
+        return self.rpn_cls(features), self.boxes(self.rpn_reg(features))
+
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and boxes of one map."""
+        return self.score_and_box(self.features(x))
+
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
+        """The losses alone, for a proposal network without a second stage."""
+        return self.loss_and_predict(x, batch_data_samples)[0]
+
+    def loss_and_predict(
+        self, x: Sequence[Tensor], batch_data_samples: list,
+        proposal_cfg: dict | None = None,
+    ) -> tuple[dict[str, Tensor], list[InstanceData]]:  # fmt: skip
+        """Losses, and the proposals that the second stage trains on.
+
+        Args:
+            x: Maps ``(N, C tau g, H, W)``.
+            batch_data_samples: Ground truth and sizes of the images.
+            proposal_cfg: Config of the proposals. Default ``test_cfg``.
+        """
+        gt, ignored, metas = unpack_gt_instances(batch_data_samples)
+        features = [self.features(level) for level in x]
+        scores, boxes = multi_apply(self.score_and_box, features)
+        losses = self.loss_by_feat(scores, boxes, gt, metas, ignored)
+        proposals = self._propose(scores, boxes, metas, proposal_cfg)
+        losses['loss_rpn_reg'] = self.loss_reg(features)
+        groups = ((found.scores, len(real)) for found, real in zip(proposals, gt))
+        losses['loss_rpn_prior'] = self.loss_prior(groups, scores[0])
+        for found in proposals:
+            found.scores = found.scores.detach()
+        return losses, proposals
+
+    def _propose(
+        self, scores: list[Tensor], boxes: list[Tensor], metas: list[dict],
+        cfg: dict | None,
+    ) -> list[InstanceData]:  # fmt: skip
+        """As mmdet's ``predict_by_feat``, which would cut the scores' gradients."""
+        priors = self.prior_generator.grid_priors(
+            [level.shape[-2:] for level in scores], dtype=scores[0].dtype,
+            device=scores[0].device,
+        )  # fmt: skip
+        return [
+            self._predict_by_feat_single(
+                cls_score_list=select_single_mlvl(scores, i, detach=False),
+                bbox_pred_list=select_single_mlvl(boxes, i, detach=True),
+                score_factor_list=[None] * len(scores), mlvl_priors=priors,
+                img_meta=meta, cfg=cfg,
+            )
+            for i, meta in enumerate(metas)
+        ]  # fmt: skip

@@ -1,0 +1,7 @@
+"""Anchors and the like. They need mmdet, which is imported when one is built."""
+
+from mmengine.registry import TASK_UTILS
+
+from ...optional import register_detection
+
+register_detection(TASK_UTILS, 'RoundedAnchorGenerator', f'{__name__}.rounded_anchors')
