@@ -32,7 +32,7 @@ def probabilities(count):
     return (0.05 + 0.9 * torch.rand(count, dtype=torch.double)).requires_grad_()
 
 
-# energy of features -----------------------------------------------------------------
+# energy of features ---------------------------------------------------------------
 
 
 def test_energy_is_the_mean_over_maps_of_mean_squares():
@@ -64,7 +64,7 @@ def test_energy_loss_takes_one_map_or_several():
     assert loss(x) == loss([x]) == 0.5 * x.square().mean()
 
 
-# entropy of scores ------------------------------------------------------------------
+# entropy of scores ----------------------------------------------------------------
 
 
 @given(st.integers(1, 30), st.integers(1, 5))
@@ -123,7 +123,7 @@ def test_attached_scores_get_gradients_and_detached_ones_the_same_value():
     assert losses[0] == losses[1] > 0
 
 
-# on and off ---------------------------------------------------------------------------
+# on and off -----------------------------------------------------------------------
 
 
 def never():
@@ -150,7 +150,7 @@ def test_zero_of_anything_is_zero():
         assert zero_of(x) == 0
 
 
-# boxes --------------------------------------------------------------------------------
+# boxes ----------------------------------------------------------------------------
 
 
 def test_split_takes_log_variance_then_mean_of_every_anchor():

@@ -1,0 +1,196 @@
+"""BiDet's binary VGG-16 for SSD, and its ES form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
+from ..layers.float_layers import Stem, float_conv
+from .base import ESBackbone, is_width
+from .reactnet import ReActUnit
+
+ARCHS: dict[str, dict] = {
+    '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4]),
+}
+
+#: Published initialisation. Listed are the classes that have a kernel.
+XAVIER = dict(type='Xavier', layer=['Conv2d', 'ESConv2d'], distribution='normal')
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """Check ``arch`` and return it as a dict with ``channels`` and ``depths``.
+
+    Raises:
+        ValueError: If it is neither a known name nor a valid dict.
+    """
+    if isinstance(arch, (str, int)):
+        if str(arch) not in ARCHS:
+            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
+        return ARCHS[str(arch)]
+    channels, depths = arch.get('channels', ()), arch.get('depths', ())
+    if len(depths) < 1 or len(channels) != len(depths) + 2:
+        raise ValueError(
+            f'arch={dict(arch)}: channels are those of the stem, of a stage for every '
+            'entry of depths, and of the last convolutions'
+        )
+    if not all(map(is_width, (*channels, *depths))):
+        raise ValueError(
+            f'arch={dict(arch)}: channels and depths must be integers >= 1'
+        )
+    return dict(channels=list(channels), depths=list(depths))
+
+
+class DilatedTail(nn.Module):
+    """VGG's two fully connected layers as SSD has them, the first one binary.
+
+    With ``M`` a 3x3 max-pooling of stride 1::
+
+        x = relu(norm_1(binary_conv(sign(M(x)))))        3x3, dilation 6
+        y = relu(norm_2(conv(x)))                        1x1, full precision, bias
+
+    Both kernels follow the ES arithmetic.
+
+    Args:
+        channels: Input channels before expansion.
+        out_channels: Channels of both convolutions before expansion.
+        expansion: ES parameters.
+        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
+        weight_binarizer: As :class:`ESConv2d`'s.
+        pad_value: What padded pixels hold, after the sign.
+        norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide the channels.
+
+    Shape:
+        ``(N, C tau g, H, W)`` to ``(N, C_o tau g, H, W)``.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, *, expansion: Expansion, sign: Any,
+        weight_binarizer: Any, pad_value: int, norm: dict,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide, self.copies = expansion.width(out_channels), expansion.copies
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.conv = ESConv2d(
+            channels, out_channels, 3, padding=6, dilation=6, groups=expansion.groups,
+            tau=expansion.tau, tiled=False, sign=sign,
+            weight_binarizer=weight_binarizer, pad_value=pad_value,
+        )  # fmt: skip
+        self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
+        self.pointwise = float_conv(
+            wide, expansion.kernels(out_channels), groups=expansion.groups
+        )
+        self.norm2 = TiledBatchNorm2d(wide, self.copies, **norm)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the module's output for ``x``."""
+        x = self.conv(self.pool(x))
+        x = self.act(normalize_tiled(x, self.norm1, self.copies))
+        return self.act(normalize_tiled(self.pointwise(x), self.norm2, self.copies))
+
+
+@MODELS.register_module()
+class BiDetVGG(ESBackbone):
+    """VGG-16 as BiDet restructures it: a residual around every binary convolution.
+
+    A full-precision 3x3 convolution with batch norm, then stages of Bi-Real units,
+    ``norm(binary_conv(sign(x))) + shortcut(x)``. Where VGG pools, a unit of stride 2
+    does instead, its shortcut being 2x2 average pooling and a full-precision 1x1
+    convolution with norm; so every stage but the first has one unit more than VGG has
+    convolutions. Then :class:`DilatedTail`. Padded pixels are -1 after the sign, the
+    scales of the weights carry gradients.
+
+    Full precision stay: the stem, the shortcuts' projections, and the tail's second
+    convolution (VGG's fc7).
+
+    With ``tau > 1`` all features between are ``C tau g`` channels wide; binary
+    multiplications, weight bits and the cost of the projections are those of
+    ``tau = groups = 1``.
+
+    With ``out_indices=(-1,)`` it is the backbone of a classifier, to train or to read
+    the weights with which a detector begins: ``dict(type='GlobalAveragePooling')`` and
+    a linear head of 1024 channels go with it.
+
+    Args:
+        arch: ``'16'``, or a dict: ``depths``, units per stage, and ``channels``, the
+            stem's width, every stage's, and the tail's. Default ``'16'``.
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
+            ``C tau g``. Default ``'first'``.
+        in_channels: Channels of the image. Default 3.
+        sign_zero: What sign(0) is. -1: every binary convolution sees -1 and +1, as
+            packing and export have it. 0: as in the published code. That matters
+            behind a ReLU, where half of the values are 0: the first extra layer of
+            the published SSD, in the neck, reads {0, 1}; with -1 it reads {-1, 1}.
+            Default -1.
+        out_indices: Stages whose output is returned. ``'16'`` has six, of strides 1,
+            2, 4, 8, 16, 16. Default (3, 5): 512 channels, stride 8, and 1024, 16.
+        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
+            nothing. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
+            Default ``dict(type='BN')``.
+        norm_eval: Whether norms stay in eval mode while training. Default False.
+        with_cp: Whether to save only the convolutions' outputs for the backward pass
+            and recompute the rest. Default False.
+        init_cfg: mmengine initialisation config. Default: Xavier normal, as published.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values or ``tau`` or
+            ``groups`` do not divide a width; at construction.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``: of a 300x300 image
+        ``(N, 512, 38, 38)`` and ``(N, 1024, 19, 19)``.
+
+    Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
+    and its code; Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv
+    2503.23709, which released no code for this network.
+    """
+
+    def __init__(
+        self, arch: str | dict = '16', tau: int = 1, groups: int = 1,
+        out_copies: str = 'first', in_channels: int = 3, sign_zero: int = -1,
+        out_indices: Sequence[int] = (3, 5), frozen_stages: int = -1,
+        norm_cfg: dict | None = None, norm_eval: bool = False, with_cp: bool = False,
+        init_cfg: dict | list | None = XAVIER,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
+            init_cfg,
+        )  # fmt: skip
+        self.arch = resolve_arch(arch)
+        options = dict(
+            expansion=self.expansion, norm=self.norm_args, pad_value=-1,
+            sign=dict(type='quadratic', zero=sign_zero),
+            weight_binarizer=dict(type='scaled_sign', attached=True, zero=sign_zero),
+        )  # fmt: skip
+        stem, *stages, tail = self.arch['channels']
+        self.stem = Stem(in_channels, stem, 3, 1, False, self.expansion, self.norm_args)
+        self.stages = nn.ModuleList(
+            self._make_stage(width, out, i > 0, depth, options)
+            for i, ((width, out), depth) in enumerate(
+                zip(pairwise([stem, *stages]), self.arch['depths'])
+            )
+        )
+        self.stages.append(nn.Sequential(DilatedTail(stages[-1], tail, **options)))
+        self._finish([*stages, tail], out_indices)
+
+    @staticmethod
+    def _make_stage(
+        width: int, out: int, down: bool, depth: int, options: dict
+    ) -> nn.Sequential:
+        options = dict(generalized=False, **options)
+        units = [
+            ReActUnit(width, 3, 2 if down else 1, out, project=down, **options),
+            *(ReActUnit(out, 3, **options) for _ in range(1, depth)),
+        ]
+        return nn.Sequential(*units)

@@ -1,0 +1,314 @@
+"""BiDet's VGG-16: the published maps, sizes and costs, ES, and bad arguments."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmesbnn.analysis import count_ops
+from mmesbnn.binary import BinaryConv2d, ESConv2d, TiledBatchNorm2d
+from mmesbnn.models.backbones.bidet_vgg import BiDetVGG
+from tests.reference.published_bidet_ssd import Network, base, blocks, random_state
+
+# strides 1, 2, 4, 4
+NARROW = dict(channels=[8, 16, 16, 32, 48], depths=[1, 2, 2])
+SMALL = Network(widths=(8, 8, 16, 24, 32, 32), depths=(1, 3, 4, 4, 4), tail=48)
+SMALL_ARCH = dict(channels=[*SMALL.widths, SMALL.tail], depths=[*SMALL.depths])
+FACTORS = [(1, 1), (2, 1), (1, 2), (2, 2)]
+
+
+def narrow(**options):
+    return BiDetVGG(**{'arch': NARROW, 'out_indices': (1, 3), **options})
+
+
+def images(count=2, height=16, width=None):
+    return torch.randn(count, 3, height, width or height)
+
+
+def binary_convs(model):
+    return [m for m in model.modules() if isinstance(m, BinaryConv2d)]
+
+
+def spread(model):
+    """Move every parameter, so that copies and channels differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def step(model, x):
+    """Outputs of a forward pass, after a backward pass of unequal gradients."""
+    outputs = model(x)
+    generator = torch.Generator().manual_seed(7)
+    loss = sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
+    loss.backward()
+    return outputs
+
+
+def load(model, state):
+    """Copy a published layer list into a backbone, in the order of both."""
+    values = iter(state.values())
+    ours = model.state_dict()
+    # both list convolution, norm, projection, norm, block by block
+    for name in ours:
+        value = next(values)
+        assert value.shape == ours[name].shape, name
+        ours[name] = value
+    assert next(values, None) is None
+    model.load_state_dict(ours)
+
+
+def test_it_is_registered():
+    model = MODELS.build(dict(type='BiDetVGG', arch=NARROW, tau=2, out_indices=(3,)))
+    assert type(model) is BiDetVGG
+    assert model.expansion.tau == 2
+
+
+# the published network ------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [(75, 64), (52, 52)])
+def test_maps_are_the_published_ones(size):
+    state = random_state(SMALL, base_only=True)
+    model = BiDetVGG(SMALL_ARCH, sign_zero=0).double().eval()
+    load(model, state)
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    x[:, :, :9] = 0
+    with torch.no_grad():
+        ours, theirs = model(x), base(state, SMALL, x, prefix='')
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+        assert a.std() > 1e-3
+
+
+def test_published_size():
+    with torch.device('meta'):
+        model = BiDetVGG()
+    assert model.arch['depths'] == [1, 3, 4, 4, 4]
+    assert model.out_channels == [512, 1024]
+    assert len(list(blocks(Network()))) == sum(model.arch['depths']) == 16
+    report = count_ops(model, (3, 300, 300))
+    shapes = {layer.name: layer.output_shape for layer in report.layers}
+    assert shapes['stages.3.3.convs.0'] == [1, 512, 38, 38]
+    assert shapes['stages.5.0.pointwise'] == [1, 1024, 19, 19]
+
+
+@pytest.mark.parametrize('tau', [1, 2, 4])
+def test_operations_are_the_published_ones_at_every_tau(tau):
+    with torch.device('meta'):
+        model = BiDetVGG(tau=tau)
+    layers = count_ops(model, (3, 300, 300)).layers
+    # stem, projections of four stages, fc7
+    macs = (
+        300 * 300 * 27 * 64 + 150 * 150 * 64 * 128 + 75 * 75 * 128 * 256
+        + 38 * 38 * 256 * 512 + 19 * 19 * 512 * 512 + 19 * 19 * 1024 * 1024
+    )  # fmt: skip
+    assert sum(layer.fp_macs for layer in layers) == macs
+    assert sum(layer.bops for layer in layers) == 40_258_437_120
+    assert sum(layer.binary_params for layer in layers) == 24_883_200
+    real = [layer.name for layer in layers if layer.kind != 'binary']
+    assert real == [
+        'stem.conv', *(f'stages.{i}.0.shortcut.conv' for i in range(1, 5)),
+        'stages.5.0.pointwise',
+    ]  # fmt: skip
+
+
+def test_weights_start_xavier_normal_as_published():
+    model = BiDetVGG(SMALL_ARCH, tau=2)
+    model.init_weights()
+    for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
+        assert type(conv) in (nn.Conv2d, ESConv2d)
+        out, width, *kernel = conv.weight.shape
+        fan = (out + width) * kernel[0] * kernel[1]
+        expected = (2 / fan) ** 0.5
+        assert conv.weight.std().item() == pytest.approx(expected, rel=0.2)
+        assert conv.bias is None or not conv.bias.any()
+
+
+def test_gradients_are_the_published_ones():
+    conv = narrow().stages[1][0].convs[0]
+    gradient = torch.randn_like(conv.weight)
+    conv.effective_weight().backward(gradient)
+    weight = conv.weight.detach()
+    scale = weight.abs().mean((1, 2, 3), keepdim=True)
+    # through the sign unmasked, and through the mean
+    through_mean = (gradient * weight.sign()).mean((1, 2, 3), keepdim=True)
+    expected = scale * gradient + weight.sign() * through_mean
+    torch.testing.assert_close(conv.weight.grad, expected)
+
+
+# the sign of zero, and padding ----------------------------------------------------
+
+
+@pytest.mark.parametrize('zero', [-1, 0])
+def test_sign_zero_reaches_every_binary_convolution(zero):
+    model = narrow(sign_zero=zero)
+    signs = [unit.sign for stage in list(model.stages)[:-1] for unit in stage]
+    signs.append(model.stages[-1][0].conv.sign)
+    for sign, conv in zip(signs, binary_convs(model), strict=True):
+        assert (sign(torch.zeros(3)) == zero).all()
+        with torch.no_grad():
+            conv.weight[:, 0] = 0
+        assert (conv.effective_weight()[:, 0].sign() == zero).all()
+
+
+def test_every_binary_convolution_pads_with_minus_one():
+    for conv in binary_convs(narrow()):
+        assert conv.pad_value == -1
+        border = conv.padding[0]
+        x = torch.ones(1, conv.in_channels, 1, 1)
+        padded = nn.functional.pad(x, (border,) * 4, value=-1)
+        expected = nn.functional.conv2d(
+            padded, conv.effective_weight(), None, conv.stride, 0, conv.dilation
+        )
+        torch.testing.assert_close(conv(x), expected)
+
+
+# ES -------------------------------------------------------------------------------
+
+
+def test_tau_1_is_a_network_of_plain_layers():
+    model = spread(narrow())
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, ESConv2d):
+                new = BinaryConv2d(
+                    child.in_channels, child.out_channels, child.kernel_size,
+                    child.stride, child.padding, child.dilation, pad_value=-1,
+                    weight_binarizer=dict(type='scaled_sign', attached=True),
+                )  # fmt: skip
+                new.sign = child.sign
+            elif isinstance(child, TiledBatchNorm2d):
+                new = nn.BatchNorm2d(child.num_features)
+            else:
+                continue
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
+    assert not any(isinstance(m, (ESConv2d, TiledBatchNorm2d)) for m in plain.modules())
+    x = images()
+    for training in (True, False):
+        ours, theirs = model.train(training)(x), plain.train(training)(x)
+        assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_shapes_of_es(tau, groups):
+    plain, wide = narrow(), narrow(tau=tau, groups=groups)
+    for conv, expanded in zip(binary_convs(plain), binary_convs(wide), strict=True):
+        out, width, *kernel = conv.weight.shape
+        assert expanded.weight.shape == (out // tau, width * tau, *kernel)
+        assert expanded.groups == groups
+    pointwise, expanded = (m.stages[-1][0].pointwise for m in (plain, wide))
+    assert pointwise.weight.numel() == expanded.weight.numel()
+    for norm, expanded in zip(plain._norms(), wide._norms(), strict=True):
+        assert expanded.num_features == norm.num_features * tau * groups
+    for some, every in zip(plain(images()), wide(images()), strict=True):
+        assert some.shape == every.shape
+
+
+@pytest.mark.parametrize('out_copies', ['first', 'all'])
+def test_outputs_are_the_first_copies_or_all(out_copies):
+    every = spread(narrow(tau=2, out_copies='all')).eval()
+    model = narrow(tau=2, out_copies=out_copies).eval()
+    model.load_state_dict(every.state_dict())
+    x = images()
+    for some, full, channels in zip(model(x), every(x), model.out_channels):
+        assert some.shape[1] == channels
+        assert torch.equal(some, full[:, :channels])
+    factor = 2 if out_copies == 'all' else 1
+    assert model.out_channels == [16 * factor, 48 * factor]
+
+
+@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
+def test_every_parameter_learns(tau, groups):
+    model = spread(narrow(tau=tau, groups=groups, out_copies='all'))
+    step(model, images(4))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # a bias before a norm shifts what the norm takes away again
+        assert parameter.grad.any() or name.endswith('pointwise.bias'), name
+
+
+# as a backbone --------------------------------------------------------------------
+
+
+def test_it_is_the_backbone_of_a_classifier():
+    mmpretrain = pytest.importorskip('mmpretrain')
+    model = mmpretrain.registry.MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='BiDetVGG', arch=NARROW, tau=2, out_indices=(-1,)),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=5, in_channels=48),
+        )
+    )
+    assert model(images(2, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('tau', [1, 2])
+def test_one_image_of_an_odd_size(tau, training):
+    model = narrow(tau=tau).train(training)
+    outputs = step(model, images(1, 15, 21))
+    assert [tuple(out.shape[2:]) for out in outputs] == [(8, 11), (4, 6)]
+    assert all(torch.isfinite(out).all() for out in outputs)
+
+
+def test_frozen_stages_and_norms():
+    cfg = dict(type='SyncBN', eps=0.01, requires_grad=False)
+    model = narrow(frozen_stages=1, norm_cfg=cfg, norm_eval=True, in_channels=1).train()
+    norms = [m for m in model.modules() if isinstance(m, TiledBatchNorm2d)]
+    assert all(norm.sync and norm.eps == 0.01 for norm in norms)
+    assert not any(norm.training or norm.weight.requires_grad for norm in norms)
+    for part in (model.stem, model.stages[0]):
+        assert not any(p.requires_grad for p in part.parameters())
+    step(model, torch.randn(2, 1, 16, 16))
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_recomputation_changes_nothing(tau):
+    model = spread(narrow(tau=tau))
+    saving = narrow(tau=tau, with_cp=True)
+    saving.load_state_dict(model.state_dict())
+    x = images()
+    assert all(map(torch.equal, step(saving, x), step(model, x)))
+    for (name, p), q in zip(model.named_parameters(), saving.parameters()):
+        assert torch.equal(p.grad, q.grad), name
+    for (name, a), b in zip(model.named_buffers(), saving.buffers()):
+        assert torch.equal(a, b), name
+
+
+def test_it_compiles_as_one_graph():
+    torch._dynamo.reset()
+    model = spread(narrow(tau=2)).double().eval()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    x = images().double()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+# bad input ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='19'), r"arch='19' must be one of \['16'\] or a dict"),
+        (dict(arch=dict(channels=[8, 16], depths=[])), 'channels are those of'),
+        (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels are those of'),
+        (dict(arch=dict(channels=[8, 0, 8], depths=[1])), 'must be integers >= 1'),
+        (dict(arch=dict(channels=[8, 8, 8], depths=[0])), 'must be integers >= 1'),
+        (dict(tau=3), 'tau=3 does not divide out_channels=16'),
+        (dict(sign_zero=1), r'zero=1: sign\(0\) must be one of'),
+        (dict(out_indices=(4,)), 'this arch has 4 stages'),
+        (dict(out_copies='mean'), "out_copies='mean' must be"),
+        (dict(norm_cfg=dict(type='LN')), "the type must be 'BN' or 'SyncBN'"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        narrow(**options)
