@@ -1,0 +1,332 @@
+"""Transformers of mmpretrain with binary attention and feed-forwards."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS as ROOT
+
+pytest.importorskip('mmpretrain')
+from mmpretrain.registry import MODELS
+
+from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.binary import BinaryFeedForward, BinaryMultiheadAttention
+from mmesbnn.models.backbones.binary_transformer import (
+    HostedAttention,
+    HostedFeedForward,
+    binary_transformer,
+)
+
+ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
+HOSTS = {
+    'VisionTransformer': VIT,
+    'DistilledVisionTransformer': dict(VIT, type='DistilledVisionTransformer'),
+    'DeiT3': dict(VIT, type='DeiT3'),
+    'T2T_ViT': dict(
+        type='T2T_ViT', img_size=32, embed_dims=16, num_layers=2,
+        t2t_cfg=dict(token_dims=8, use_performer=False),
+        layer_cfgs=dict(num_heads=2, feedforward_channels=32),
+    ),
+}  # fmt: skip
+HEADS = {
+    'VisionTransformer': dict(type='VisionTransformerClsHead'),
+    'DistilledVisionTransformer': dict(type='DeiTClsHead'),
+    'DeiT3': dict(type='VisionTransformerClsHead'),
+    'T2T_ViT': dict(type='VisionTransformerClsHead'),
+}
+
+
+def binary(host=VIT, **options):
+    """With probabilities of 17 tokens in mind."""
+    return MODELS.build(
+        dict(type='binary_transformer', backbone=host, clip=0.1, **options)
+    )
+
+
+def randomised(model):
+    """Float64 and in eval mode, with no parameter or statistic at its start value."""
+    model = model.double()
+    model.eval()  # which returns nothing in mmpretrain's backbones
+    for name, tensor in model.state_dict().items():
+        if name.endswith('running_var'):
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point() and tensor.dim():
+            tensor.uniform_(-1, 1.5)
+    return model
+
+
+def images(count=2, size=32):
+    return torch.randn(count, 3, size, size)
+
+
+def test_it_is_registered_for_all():
+    assert ROOT.get('binary_transformer') is binary_transformer
+    assert MODELS.get('binary_transformer') is binary_transformer
+
+
+# formula --------------------------------------------------------------------------
+
+
+def sign(x):
+    return torch.where(x > 0, 1.0, -1.0).to(x.dtype)
+
+
+class Restatement:
+    """A Vision Transformer with binary layers, from a state dict and nothing else."""
+
+    def __init__(self, state, tau):
+        self.state, self.tau = state, tau
+
+    def layer_norm(self, x, name):
+        scale, shift = self.state[f'{name}.weight'], self.state[f'{name}.bias']
+        return F.layer_norm(x, x.shape[-1:], scale, shift, 1e-6)
+
+    def batch_norm(self, x, name):
+        mean, var, scale, shift = (
+            self.state[f'{name}.{key}']
+            for key in ('running_mean', 'running_var', 'weight', 'bias')
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    def rprelu(self, x, name):
+        x = x + self.state[f'{name}.shift_in.bias']
+        x = torch.where(x > 0, x, self.state[f'{name}.slope'] * x)
+        return x + self.state[f'{name}.shift_out.bias']
+
+    def unit(self, x, residual, name, copies):
+        weight = self.state[f'{name}.linear.weight']
+        x = torch.cat([x] * (weight.shape[1] // x.shape[-1]), -1)
+        signs = sign(x + self.state[f'{name}.shift.bias'])
+        scale = weight.abs().mean(1)
+        y = signs @ sign(weight - weight.mean(1, keepdim=True)).t() * scale
+        y = self.batch_norm(torch.cat([y] * copies, -1), f'{name}.norm')
+        return self.rprelu(y + residual, f'{name}.act')
+
+    def attention(self, x, name):
+        q, k, v = (self.unit(x, x, f'{name}.{n}', 1) for n in ('query', 'key', 'value'))
+        heads = []
+        for head in torch.arange(16).chunk(2):
+            query, key, value = (
+                sign(part + self.state[f'{name}.{n}_sign.shift.bias'])[..., head]
+                for n, part in (('query', q), ('key', k), ('value', v))
+            )
+            p = (query @ key.mT / math.sqrt(8)).softmax(-1)
+            clip = self.state[f'{name}.clip']
+            heads.append(torch.where(p > clip / 2, clip, 0.0) @ value)
+        context = self.batch_norm(torch.cat(heads, -1), f'{name}.norm') + q + k + v
+        context = self.rprelu(context, f'{name}.act')
+        return self.unit(context, context, f'{name}.output', 1)
+
+    def feed_forward(self, x, name):
+        ratio = 2 * self.tau
+        wide = torch.cat([x] * ratio, -1)
+        hidden = self.unit(x, wide, f'{name}.up', self.tau**2)
+        pooled = hidden.reshape(*x.shape, ratio).mean(-1)
+        return self.unit(hidden, pooled, f'{name}.down', self.tau)
+
+    def __call__(self, x):
+        x = F.conv2d(
+            x, self.state['patch_embed.projection.weight'],
+            self.state['patch_embed.projection.bias'], stride=8,
+        ).flatten(2).mT  # fmt: skip
+        token = self.state['cls_token'].expand(len(x), -1, -1)
+        x = torch.cat([token, x], 1) + self.state['pos_embed']
+        for name in ('layers.0', 'layers.1'):
+            scale = self.state[f'{name}.attn.gamma1.weight']
+            normed = self.layer_norm(x, f'{name}.ln1')
+            x = x + scale * self.attention(normed, f'{name}.attn.attention')
+            scale = self.state[f'{name}.ffn.gamma2.weight']
+            normed = self.layer_norm(x, f'{name}.ln2')
+            x = x + scale * self.feed_forward(normed, f'{name}.ffn.ffn')
+        return self.layer_norm(x, 'ln1')[:, 0]
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_output_is_that_of_a_plain_restatement(tau):
+    host = dict(VIT, layer_scale_init_value=0.1)
+    model = randomised(binary(host, tau=tau))
+    x = images().double()
+    with torch.no_grad():
+        (ours,), theirs = model(x), Restatement(model.state_dict(), tau)(x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert (theirs[0] - theirs[1]).abs().min() > 0
+
+
+# hosts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('tau', [1, 2])
+def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
+    torch.manual_seed(0)
+    keep = ['tokens_to_token'] if host == 'T2T_ViT' else []
+    backbone = dict(
+        type='binary_transformer', backbone=HOSTS[host], tau=tau, keep=keep, clip=0.1
+    )
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            head=dict(HEADS[host], num_classes=5, in_channels=16),
+        )
+    )
+    model.init_weights()
+    kinds = (HostedAttention, HostedFeedForward)
+    for kind in kinds:
+        found = [name for name, m in model.named_modules() if isinstance(m, kind)]
+        assert len(found) == 2
+        assert not any('tokens_to_token' in name for name in found)
+    # heads begin at zero, which lets no gradient through
+    for name, parameter in model.head.named_parameters():
+        if name.endswith('weight'):
+            torch.nn.init.normal_(parameter, std=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    out = model(images(4), mode='tensor')
+    (sum(out) if isinstance(out, tuple) else out).square().sum().backward()
+    optimizer.step()
+    inside = [k for k in before if '.attn.attention.' in k or '.ffn.ffn.' in k]
+    assert inside
+    still = [k for k, v in model.named_parameters() if torch.equal(v, before[k])]
+    assert [k for k in still if k in inside] == []
+    assert all(v.isfinite().all() for v in model.parameters())
+
+
+def test_the_backbone_itself_is_returned_with_all_else_as_it_was():
+    host = MODELS.build(dict(VIT, drop_path_rate=0.2, layer_scale_init_value=0.3))
+    scales = [layer.attn.gamma1 for layer in host.layers]
+    paths = [layer.ffn.dropout_layer for layer in host.layers]
+    model = binary_transformer(host)
+    assert model is host
+    assert [layer.attn.gamma1 for layer in model.layers] == scales
+    assert [layer.ffn.dropout_layer for layer in model.layers] == paths
+    assert paths[1].drop_prob == 0.2
+    # with every path dropped, a layer is the identity
+    for layer in model.layers:
+        layer.attn.out_drop.drop_prob = layer.ffn.dropout_layer.drop_prob = 1 - 1e-9
+    x = torch.randn(2, 17, 16)
+    assert torch.equal(model.layers[1].train()(x), x)
+    assert not torch.equal(model.layers[1].eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ('options', 'attentions', 'feed_forwards'),
+    [
+        (dict(), 2, 2),
+        (dict(attention=False), 0, 2),
+        (dict(feedforward=False), 2, 0),
+        (dict(keep='layers.0'), 1, 1),
+        (dict(keep=['layers.1.attn', '*.ffn']), 1, 0),
+    ],
+)
+def test_what_is_binary(options, attentions, feed_forwards):
+    modules = list(binary(**options).modules())
+    kinds = (BinaryMultiheadAttention, BinaryFeedForward)
+    found = [sum(isinstance(m, kind) for m in modules) for kind in kinds]
+    assert found == [attentions, feed_forwards]
+
+
+def test_multiplications_are_those_of_the_float_network_at_every_tau():
+    plain = count_ops(MODELS.build(VIT), (3, 32, 32)).total
+    patches = 3 * 8 * 8 * 16 * 16
+    for tau in (1, 2, 4):
+        model = binary(tau=tau)
+        model.eval()
+        total = count_ops(model, (3, 32, 32)).total
+        assert total['bops'] == plain['fp_macs'] - patches
+        assert total['fp_macs'] == patches
+        assert total['binary_params'] == 2 * (4 * 16 * 16 + 2 * 16 * 32)
+        assert not check_binary(model, images())
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_it_compiles_as_one_graph(training):
+    torch._dynamo.reset()
+    model = binary(tau=2).double()
+    model.train(training)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    x = images().double()
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_norms_follow_their_config():
+    norm_cfg = dict(type='SyncBN', eps=0.01, requires_grad=False)
+    model = binary(norm_cfg=norm_cfg)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 2 * (5 + 2)
+    for norm in norms:
+        assert norm.sync and norm.eps == 0.01 and not norm.weight.requires_grad
+    assert all(layer.ln1.weight.requires_grad for layer in model.layers)
+
+
+def test_frozen_layers_stay_frozen():
+    model = binary(dict(VIT, frozen_stages=1))
+    frozen = [p.requires_grad for p in model.layers[0].parameters()]
+    assert not any(frozen)
+    assert all(p.requires_grad for p in model.layers[1].parameters())
+
+
+# float weights --------------------------------------------------------------------
+
+
+def check_latents(model, state, tau):
+    for i, layer in enumerate(model.layers):
+        qkv = state[f'layers.{i}.attn.qkv.weight'].chunk(3)
+        attention = layer.attn.attention
+        units = (attention.query, attention.key, attention.value, attention.output)
+        weights = (*qkv, state[f'layers.{i}.attn.proj.weight'])
+        for unit, weight in zip(units, weights):
+            assert torch.equal(unit.linear.weight, weight)
+        for unit, key in ((layer.ffn.ffn.up, '0.0'), (layer.ffn.ffn.down, '1')):
+            weight = state[f'layers.{i}.ffn.layers.{key}.weight']
+            mean = sum(weight.chunk(tau)) / tau**2
+            torch.testing.assert_close(unit.linear.weight, torch.cat([mean] * tau, 1))
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_weights_of_the_host_become_latent_weights(tau):
+    host = MODELS.build(VIT)
+    state = {k: v.clone() for k, v in host.state_dict().items()}
+    check_latents(binary_transformer(host, tau), state, tau)
+
+
+def test_float_checkpoints_initialise_and_own_ones_load_strictly(tmp_path):
+    state = MODELS.build(VIT).state_dict()
+    torch.save(dict(state_dict=state), tmp_path / 'float.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'float.pth'))
+    model = binary(dict(VIT, init_cfg=init_cfg))
+    model.init_weights()
+    check_latents(model, state, 1)
+    assert torch.equal(model.patch_embed.projection.weight,
+                       state['patch_embed.projection.weight'])  # fmt: skip
+    other = binary()
+    other.load_state_dict(model.state_dict(), strict=True)
+    model.eval(), other.eval()
+    x = images()
+    assert torch.equal(other(x)[0], model(x)[0])
+
+
+# bad input ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('host', 'options', 'message'),
+    [
+        ({}, dict(tau=3), 'tau=3 does not divide'),
+        ({}, dict(tau=2, feedforward=False), 'tau=2: only feed-forwards expand'),
+        ({}, dict(attention=False, feedforward=False), 'can be replaced'),
+        ({}, dict(keep='layer.*'), r"keep='layer.\*' matches no module"),
+        ({}, dict(keep='layers'), 'or they are all kept'),
+        (dict(type='PoolFormer', arch='s12'), {}, 'of PoolFormer can be replaced'),
+        (dict(layer_cfgs=dict(attn_drop_rate=0.1)), {}, 'attn_drop_rate=0.1'),
+        (dict(drop_rate=0.1), {}, 'drop_rate=0.1'),
+        ({}, dict(residual_pool='mean'), "residual_pool='mean'"),
+        ({}, dict(norm_cfg=dict(type='LN')), "the type must be 'BN' or 'SyncBN'"),
+    ],
+)
+def test_bad_arguments_are_named(host, options, message):
+    host = host if 'type' in host else dict(VIT, **host)
+    with pytest.raises(ValueError, match=message):
+        binary(host, **options)
