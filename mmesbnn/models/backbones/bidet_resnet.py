@@ -38,6 +38,8 @@ def make_stage(
 ) -> nn.Sequential:  # fmt: skip
     """Units of one convolution and one shortcut each; the first changes width and size.
 
+    The shortcut of a first unit with stride 2 is a projection, even at equal width.
+
     Args:
         channels: Input channels before expansion.
         out_channels: Output channels before expansion.
@@ -51,7 +53,7 @@ def make_stage(
         generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero)
     )
     return nn.Sequential(
-        ReActUnit(channels, 3, stride, out_channels, **unit),
+        ReActUnit(channels, 3, stride, out_channels, project=stride == 2, **unit),
         *(ReActUnit(out_channels, 3, **unit) for _ in range(1, depth)),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
 from .base import ESBackbone, is_width
-from .reactnet import ReActUnit
+from .bidet_resnet import bidet_conv, make_stage
 
 ARCHS: dict[str, dict] = {
     '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4]),
@@ -59,10 +58,8 @@ class DilatedTail(nn.Module):
         channels: Input channels before expansion.
         out_channels: Channels of both convolutions before expansion.
         expansion: ES parameters.
-        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
-        weight_binarizer: As :class:`ESConv2d`'s.
-        pad_value: What padded pixels hold, after the sign.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
+        sign_zero: What sign(0) is.
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide the channels.
@@ -72,16 +69,15 @@ class DilatedTail(nn.Module):
     """
 
     def __init__(
-        self, channels: int, out_channels: int, *, expansion: Expansion, sign: Any,
-        weight_binarizer: Any, pad_value: int, norm: dict,
+        self, channels: int, out_channels: int, expansion: Expansion, norm: dict,
+        sign_zero: int,
     ) -> None:  # fmt: skip
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.copies
         self.pool = nn.MaxPool2d(3, 1, 1)
         self.conv = ESConv2d(
             channels, out_channels, 3, padding=6, dilation=6, groups=expansion.groups,
-            tau=expansion.tau, tiled=False, sign=sign,
-            weight_binarizer=weight_binarizer, pad_value=pad_value,
+            tau=expansion.tau, tiled=False, **bidet_conv(sign_zero),
         )  # fmt: skip
         self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
         self.pointwise = float_conv(
@@ -168,29 +164,19 @@ class BiDetVGG(ESBackbone):
             init_cfg,
         )  # fmt: skip
         self.arch = resolve_arch(arch)
-        options = dict(
-            expansion=self.expansion, norm=self.norm_args, pad_value=-1,
-            sign=dict(type='quadratic', zero=sign_zero),
-            weight_binarizer=dict(type='scaled_sign', attached=True, zero=sign_zero),
-        )  # fmt: skip
         stem, *stages, tail = self.arch['channels']
         self.stem = Stem(in_channels, stem, 3, 1, False, self.expansion, self.norm_args)
         self.stages = nn.ModuleList(
-            self._make_stage(width, out, i > 0, depth, options)
+            make_stage(
+                width, out, depth, 2 if i else 1, self.expansion, self.norm_args,
+                sign_zero,
+            )
             for i, ((width, out), depth) in enumerate(
                 zip(pairwise([stem, *stages]), self.arch['depths'])
             )
+        )  # fmt: skip
+        tail_unit = DilatedTail(
+            stages[-1], tail, self.expansion, self.norm_args, sign_zero
         )
-        self.stages.append(nn.Sequential(DilatedTail(stages[-1], tail, **options)))
+        self.stages.append(nn.Sequential(tail_unit))
         self._finish([*stages, tail], out_indices)
-
-    @staticmethod
-    def _make_stage(
-        width: int, out: int, down: bool, depth: int, options: dict
-    ) -> nn.Sequential:
-        options = dict(generalized=False, **options)
-        units = [
-            ReActUnit(width, 3, 2 if down else 1, out, project=down, **options),
-            *(ReActUnit(out, 3, **options) for _ in range(1, depth)),
-        ]
-        return nn.Sequential(*units)
