@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
-from . import bi_diffsr, binary_vit, bnext, reactnet
+from . import bi_diffsr, bidet_faster_rcnn, binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family, listed
 from .reading import read_published
 
@@ -23,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     binary_vit.FAMILY,
     reactnet.FAMILY,
     bi_diffsr.FAMILY,
+    bidet_faster_rcnn.FAMILY,
 )
 
 

@@ -18,6 +18,12 @@ from .reactnet import ReActUnit
 #: Widths of the stem and the four stages, and units (one convolution each) per stage.
 WIDTHS, DEPTHS = (64, 64, 128, 256, 512), (4, 4, 4, 4)
 
+#: Published initialisation. Listed are the classes that have a kernel.
+HE = dict(
+    type='Kaiming', layer=['Conv2d', 'ESConv2d'], mode='fan_out', nonlinearity='relu',
+    distribution='normal',
+)  # fmt: skip
+
 
 def bidet_conv(sign_zero: int) -> dict[str, Any]:
     """How BiDet's binary convolutions binarize, and what they pad with.
@@ -89,7 +95,8 @@ class BiDetResNet(ESBackbone):
         norm_eval: Whether norms stay in eval mode while training. Default False.
         with_cp: Whether to save only the convolutions' outputs for the backward pass
             and recompute the rest. Default False.
-        init_cfg: mmengine initialisation config. Default None: as torch does.
+        init_cfg: mmengine initialisation config. Default: normal with variance ``2 /
+            (k_h k_w C_o)``, as published.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -108,7 +115,7 @@ class BiDetResNet(ESBackbone):
         tau: int = 1, groups: int = 1, out_copies: str = 'all', in_channels: int = 3,
         sign_zero: int = -1, out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1, norm_cfg: dict | None = None, norm_eval: bool = False,
-        with_cp: bool = False, init_cfg: dict | list | None = None,
+        with_cp: bool = False, init_cfg: dict | list | None = HE,
     ) -> None:  # fmt: skip
         super().__init__(
             tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
@@ -152,7 +159,7 @@ class BiDetResStage(Sequential):
         groups: ES groups, the backbone's. Default 1.
         sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
         norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.
-        init_cfg: mmengine initialisation config. Default None.
+        init_cfg: mmengine initialisation config. Default: as :class:`BiDetResNet`'s.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -169,7 +176,7 @@ class BiDetResStage(Sequential):
         self, in_channels: int = WIDTHS[3], out_channels: int = WIDTHS[4],
         depth: int = DEPTHS[3], stride: int = 2, tau: int = 1, groups: int = 1,
         sign_zero: int = -1, norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
+        init_cfg: dict | list | None = HE,
     ) -> None:  # fmt: skip
         if not all(map(is_width, (in_channels, out_channels, depth))):
             raise ValueError(

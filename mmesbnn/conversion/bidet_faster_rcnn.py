@@ -1,0 +1,321 @@
+"""Published BiDet Faster R-CNN checkpoints, and the classifiers that they begin with.
+
+What differs from mmdet is turned around: the background is the last class, not the
+first; an anchor has one score, foreground minus background, for the sigmoid that equals
+their softmax; anchors are the rounded ones of the first Faster R-CNN.
+
+As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
+
+Source: the repository of Wang et al., "BiDet" (CVPR 2020), ``faster_rcnn/lib/model``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
+from .common import Conversion, Family, check_names, check_shapes
+
+#: Scales of the anchors by their number: VOC's and COCO's. Ratios are three.
+SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
+RATIOS = [0.5, 1.0, 2.0]
+STRIDE = 16
+
+#: Our names in a unit, and theirs.
+UNIT = {
+    'convs.0.': 'conv.', 'norms.0.': 'bn.', 'shortcut.conv.': 'res_func.1.',
+    'shortcut.norm.': 'res_func.2.',
+}  # fmt: skip
+#: Matches nothing: every entry of a published file is used.
+UNUSED = re.compile(r'(?!)')
+
+STD, MEAN = [58.395, 57.12, 57.375], [123.675, 116.28, 103.53]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What names and shapes of a published file say about its network.
+
+    Args:
+        widths: Channels of the stem and the stages.
+        depths: Convolutions per stage.
+        num_classes: Classes, without background.
+        anchors: Anchors per pixel; 0 in a classifier.
+        rpn_channels: Channels of the proposal network; 0 in a classifier.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_classes: int
+    anchors: int = 0
+    rpn_channels: int = 0
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether it is a detector rather than a classifier."""
+        return self.anchors > 0
+
+    def title(self) -> str:
+        """The network in words."""
+        kind = 'Faster R-CNN' if self.is_detector else 'classifier'
+        depth = sum(self.depths) + 2
+        return f'BiDet ResNet-{depth} {kind}'
+
+
+def _rows(state: Mapping[str, Tensor], key: str) -> int:
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    return state[key].shape[0]
+
+
+def _stages(is_detector: bool) -> list[str]:
+    """Published names of the four stages."""
+    if is_detector:
+        return ['RCNN_base.3', 'RCNN_base.4', 'RCNN_base.5', 'RCNN_top.0']
+    return [f'layer{i}' for i in range(1, 5)]
+
+
+def read_layout(state: Mapping[str, Tensor]) -> Layout:
+    """Read the network's layout from names and shapes.
+
+    Args:
+        state: Published state dict without ``module.``.
+
+    Raises:
+        ValueError: If what it is read from is missing or cannot be converted.
+    """
+    is_detector = 'RCNN_cls_score.weight' in state
+    stages = _stages(is_detector)
+    stem = 'RCNN_base.0.weight' if is_detector else 'conv1.weight'
+    widths, depths = [_rows(state, stem)], []
+    for stage in stages:
+        widths.append(_rows(state, f'{stage}.0.conv1.conv.weight'))
+        pattern = re.compile(rf'{re.escape(stage)}\.(\d+)\.conv[12]\.conv\.weight')
+        depths.append(sum(pattern.fullmatch(key) is not None for key in state))
+    common = tuple(widths), tuple(depths)
+    if not is_detector:
+        return Layout(*common, _rows(state, 'fc.weight'))
+    boxes = _rows(state, 'RCNN_bbox_pred.weight')
+    if boxes != 8:
+        raise ValueError(
+            f'RCNN_bbox_pred.weight has {boxes} rows: boxes per class, which the '
+            'published code itself misreads; only class-agnostic boxes, 8 rows, are '
+            'supported'
+        )
+    scores = _rows(state, 'RCNN_rpn.RPN_cls_score.weight')
+    if scores not in {2 * count for count in SCALES}:
+        raise ValueError(
+            f'RCNN_rpn.RPN_cls_score.weight has {scores} rows, not two for each of '
+            f'{" or ".join(map(str, SCALES))} anchors'
+        )
+    return Layout(
+        *common, _rows(state, 'RCNN_cls_score.weight') - 1, scores // 2,
+        _rows(state, 'RCNN_rpn.RPN_Conv.0.weight'),
+    )  # fmt: skip
+
+
+def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the backbone: three stages of a detector, four of a classifier."""
+    stages = 3 if layout.is_detector else 4
+    return dict(
+        type='BiDetResNet', widths=layout.widths[: stages + 1],
+        depths=layout.depths[:stages], sign_zero=sign_zero,
+    )  # fmt: skip
+
+
+def stage_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the stage after pooling."""
+    return dict(
+        type='BiDetResStage', in_channels=layout.widths[3],
+        out_channels=layout.widths[4], depth=layout.depths[3], sign_zero=sign_zero,
+    )  # fmt: skip
+
+
+def detector_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
+    return dict(
+        type='FasterRCNN',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True,
+            pad_size_divisor=1,
+        ),
+        backbone=backbone_cfg(layout, sign_zero),
+        rpn_head=dict(
+            type='BiDetRPNHead', in_channels=layout.widths[3],
+            feat_channels=layout.rpn_channels, sign_zero=sign_zero,
+            anchor_generator=dict(
+                type='RoundedAnchorGenerator', strides=[STRIDE], ratios=RATIOS,
+                scales=SCALES[layout.anchors],
+            ),
+            bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder'),
+        ),
+        roi_head=dict(
+            type='BiDetRoIHead',
+            shared_head=stage_cfg(layout, sign_zero),
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor',
+                roi_layer=dict(
+                    type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False
+                ),
+                out_channels=layout.widths[3], featmap_strides=[STRIDE],
+            ),
+            bbox_head=dict(
+                type='BiDetBBoxHead', in_channels=layout.widths[4], roi_feat_size=4,
+                num_classes=layout.num_classes,
+                bbox_coder=dict(
+                    type='LegacyDeltaXYWHBBoxCoder',
+                    target_stds=[0.1, 0.1, 0.2, 0.2],
+                ),
+            ),
+        ),
+        test_cfg=dict(
+            rpn=dict(
+                nms_pre=6000, max_per_img=300, nms=dict(type='nms', iou_threshold=0.7),
+                min_bbox_size=0,
+            ),
+            rcnn=dict(
+                score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=100
+            ),
+        ),
+    )  # fmt: skip
+
+
+def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the classifier, for mmpretrain's ``MODELS.build``."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(backbone_cfg(layout, sign_zero), out_copies='first'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead', num_classes=layout.num_classes,
+            in_channels=layout.widths[-1],
+        ),
+    )  # fmt: skip
+
+
+def _build(cfg: dict, kind: type) -> Mapping[str, Tensor]:
+    """The state dict of a module without memory."""
+    options = {key: value for key, value in cfg.items() if key != 'type'}
+    with torch.device('meta'):
+        return kind(**options).state_dict()
+
+
+def _unit_name(name: str, stage: str) -> str:
+    """Published name of ``<unit>.<rest>`` in a stage: two units are a block."""
+    unit, rest = name.split('.', 1)
+    block, second = divmod(int(unit), 2)
+    for ours, theirs in UNIT.items():
+        if rest.startswith(ours):
+            rest = theirs + rest[len(ours) :]
+            break
+    return f'{stage}.{block}.conv{second + 1}.{rest}'
+
+
+def _features(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
+    """Our name, the published name and the shape of backbone and last stage."""
+    stages = _stages(layout.is_detector)
+    stem = (
+        ('RCNN_base.0.', 'RCNN_base.1.') if layout.is_detector else ('conv1.', 'bn1.')
+    )
+    stems = dict(zip(('stem.conv.', 'stem.norm.'), stem))
+    for key, value in _build(backbone_cfg(layout, -1), BiDetResNet).items():
+        head, _, rest = key.partition('.')
+        if head == 'stages':
+            index, _, rest = rest.partition('.')
+            name = _unit_name(rest, stages[int(index)])
+        else:
+            prefix = next(prefix for prefix in stems if key.startswith(prefix))
+            name = stems[prefix] + key[len(prefix) :]
+        yield f'backbone.{key}', name, value.shape
+    if layout.is_detector:
+        for key, value in _build(stage_cfg(layout, -1), BiDetResStage).items():
+            name = _unit_name(key, stages[-1])
+            yield f'roi_head.shared_head.{key}', name, value.shape
+
+
+def _heads(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The same of the heads."""
+    inner, features = layout.widths[-2:]
+    classes, rpn = layout.num_classes, layout.rpn_channels
+    if not layout.is_detector:
+        yield 'head.fc.weight', 'fc.weight', (classes, features)
+        yield 'head.fc.bias', 'fc.bias', (classes,)
+        return
+    layers = {
+        ('rpn_head.rpn_conv', 'RCNN_rpn.RPN_Conv.0'): (rpn, inner, 3, 3),
+        ('rpn_head.rpn_cls', 'RCNN_rpn.RPN_cls_score'): (2 * layout.anchors, rpn, 1, 1),
+        ('rpn_head.rpn_reg', 'RCNN_rpn.RPN_bbox_pred'): (8 * layout.anchors, rpn, 1, 1),
+        ('roi_head.bbox_head.fc_cls', 'RCNN_cls_score'): (classes + 1, features),
+        ('roi_head.bbox_head.fc_reg', 'RCNN_bbox_pred'): (8, features),
+    }
+    for (ours, theirs), shape in layers.items():
+        yield f'{ours}.weight', f'{theirs}.weight', shape
+        yield f'{ours}.bias', f'{theirs}.bias', shape[:1]
+    for name in ('weight', 'bias', 'running_mean', 'running_var'):
+        yield f'rpn_head.norm.{name}', f'RCNN_rpn.RPN_Conv.1.{name}', (rpn,)
+    counter = 'num_batches_tracked'
+    yield f'rpn_head.norm.{counter}', f'RCNN_rpn.RPN_Conv.1.{counter}', ()
+
+
+def _as_mmdet(name: str, value: Tensor) -> Tensor:
+    """``value`` with mmdet's order of classes, and one score per anchor."""
+    if name.startswith('RCNN_cls_score.'):
+        return value.roll(-1, 0)
+    if name.startswith('RCNN_rpn.RPN_cls_score.'):
+        background, foreground = value.chunk(2)
+        return foreground - background
+    return value
+
+
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """Convert a published BiDet Faster R-CNN, or the classifier it begins with.
+
+    Raw outputs are the published ones. Boxes are not to the pixel: the published code
+    encodes boxes with ``x_2 - x_1 + 1`` as their width and decodes that to an ``x_2``
+    one too large; mmdet's legacy coder does not.
+
+    Args:
+        state: Published state dict without ``module.``.
+        binarize: Whether sign(0) is -1, so that layers are really binary; published is
+            0. Weights are signs in either case.
+        se_bits: Of other families.
+
+    Raises:
+        ValueError: If keys are missing or too many, or shapes contradict.
+    """
+    layout = read_layout(state)
+    sign_zero = -1 if binarize else 0
+    slots = [*_features(layout), *_heads(layout)]
+    shapes = {name: shape for _, name, shape in slots}
+    check_names(state, shapes, UNUSED, layout.title())
+    check_shapes(state, shapes, layout.title())
+    new = {ours: _as_mmdet(name, state[name]) for ours, name, _ in slots}
+    build = detector_cfg if layout.is_detector else classifier_cfg
+    summary = dict(
+        network=layout.title(), channels=', '.join(map(str, layout.widths)),
+        classes=str(layout.num_classes), weights='binary',
+    )  # fmt: skip
+    if layout.is_detector:
+        summary['anchors'] = f'{layout.anchors} per pixel'
+    return Conversion(build(layout, sign_zero), new, summary)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is a published BiDet ResNet's."""
+    pattern = re.compile(r'(RCNN_base\.3|layer1)\.0\.conv1\.conv\.weight')
+    return any(map(pattern.fullmatch, state))
+
+
+FAMILY = Family(
+    name='BiDet Faster R-CNN',
+    hint='keys like RCNN_base.3.0.conv1.conv.weight',
+    recognises=recognises,
+    convert=convert,
+)
