@@ -1,9 +1,14 @@
 """Data that the ecosystem lacks: small real bundled images, super-resolution pairs."""
 
+from mmengine.registry import DATASETS
+
+from ..optional import register_detection
 from .digits import write_digits
 from .mini_voc import VOC_CLASSES, MiniVOC, write_mini_voc
 from .paired_sr import PairedSRDataset
 from .seeded_sampler import SeededInfiniteSampler
+
+register_detection(DATASETS, 'CheckedVOCDataset', f'{__name__}.checked_voc')
 
 __all__ = [
     'VOC_CLASSES',

@@ -1,0 +1,113 @@
+"""PASCAL VOC annotations, looked at before training rather than after."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from mmdet.datasets import VOCDataset, XMLDataset
+from mmengine.logging import print_log
+
+
+class CheckedVOCDataset(XMLDataset):
+    """mmdet's ``VOCDataset`` that says what is wrong with its files.
+
+    Errors are: an annotation that is missing or no VOC annotation; a box whose ends are
+    swapped; a data set of which no object is of a class in ``metainfo``. One warning
+    counts what is left out: objects of other classes, and in training also boxes
+    outside of their image (those that are partly outside are cut) and boxes of one
+    pixel, whose width of 0 has no logarithm (they are ignored, like difficult ones).
+
+    Classes are VOC's unless ``metainfo=dict(classes=...)`` says otherwise; then
+    ``VOCMetric`` prints these, whatever the folder is called.
+
+    Args:
+        use_difficult: Whether difficult objects train like others, rather than being
+            ignored; at test they are always. Default False.
+        **kwargs: As ``XMLDataset``'s.
+
+    Raises:
+        ValueError: If an annotation cannot be used, or none has an object.
+    """
+
+    METAINFO = VOCDataset.METAINFO
+
+    def __init__(self, use_difficult: bool = False, **kwargs: Any) -> None:
+        self.use_difficult = use_difficult
+        super().__init__(**kwargs)
+        year = None
+        if tuple(self._metainfo['classes']) == VOCDataset.METAINFO['classes']:
+            years = (y for y in ('VOC2007', 'VOC2012') if y in self.sub_data_root)
+            year = next(years, None)
+        self._metainfo['dataset_type'] = year
+
+    def load_data_list(self) -> list[dict]:
+        """Read all annotations, and report what is odd about them."""
+        self._foreign: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
+        images = super().load_data_list()
+        if not any(image['instances'] for image in images):
+            raise ValueError(
+                f'{self.ann_file}: none of its {len(images)} images has an object of '
+                f'the classes {tuple(self._metainfo["classes"])}; they have '
+                f'{dict(self._foreign) or "none at all"}'
+            )
+        told = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
+        told += [f'{n} {what}' for what, n in self._odd.items()]
+        if told:
+            print_log(
+                f'{self.ann_file}: leaves out {", ".join(told)}', 'current',
+                logging.WARNING,
+            )  # fmt: skip
+        return images
+
+    def parse_data_info(self, img_info: dict) -> dict:
+        """Read the annotation of one image."""
+        path = img_info['xml_path']
+        try:
+            image = super().parse_data_info(img_info)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f'{error.filename}: no such file, but {self.ann_file} lists '
+                f'{img_info["img_id"]}'
+            ) from error
+        except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f'{path}: no VOC annotation ({error})') from error
+        for instance in image['instances']:
+            x1, y1, x2, y2 = instance['bbox']
+            if x2 < x1 or y2 < y1:
+                raise ValueError(
+                    f'{path}: the box {[x + 1 for x in instance["bbox"]]} must have '
+                    'xmin <= xmax and ymin <= ymax'
+                )
+        if not self.test_mode:
+            image['instances'] = self._trainable(image)
+        return image
+
+    def _parse_instance_info(
+        self, raw_ann_info: Any, minus_one: bool = True
+    ) -> list[dict]:
+        """Objects of one image, and a note of those of other classes."""
+        instances = super()._parse_instance_info(raw_ann_info, minus_one)
+        names = [thing.findtext('name') for thing in raw_ann_info.findall('object')]
+        self._foreign.update(n for n in names if n not in self._metainfo['classes'])
+        return instances
+
+    def _trainable(self, image: dict) -> list[dict]:
+        """The objects with boxes inside the image, wide enough or ignored."""
+        kept = []
+        right, bottom = image['width'] - 1, image['height'] - 1
+        for instance in image['instances']:
+            x1, y1, x2, y2 = instance['bbox']
+            if x1 > right or y1 > bottom or x2 < 0 or y2 < 0:
+                self._odd['boxes outside of their image'] += 1
+                continue
+            box = [max(x1, 0), max(y1, 0), min(x2, right), min(y2, bottom)]
+            ignored = instance['ignore_flag'] and not self.use_difficult
+            if box[0] == box[2] or box[1] == box[3]:
+                self._odd['boxes of one pixel'] += 1
+                ignored = True
+            kept.append(dict(instance, bbox=box, ignore_flag=int(ignored)))
+        return kept
