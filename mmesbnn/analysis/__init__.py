@@ -10,6 +10,7 @@ from .from_config import (
     input_shape,
     load_config,
     load_weights,
+    read_checkpoint,
     real_batch,
 )
 from .ops import count_ops
@@ -31,6 +32,7 @@ __all__ = [
     'input_shape',
     'load_config',
     'load_weights',
+    'read_checkpoint',
     'real_batch',
     'representation_capacity',
     'save_json',

@@ -191,9 +191,20 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
         return next(iter(dataloader))
 
 
-def _read(path: Path) -> Any:
-    """What ``torch.load`` reads, tensors and allow-listed classes only."""
+def read_checkpoint(path: str | Path) -> Any:
+    """What a checkpoint holds: tensors, plain values, allow-listed classes, no others.
+
+    Args:
+        path: A file of ``torch.save`` or safetensors.
+
+    Raises:
+        InputError: If it cannot be read or holds something else.
+    """
+    path = Path(path)
     try:
+        if path.suffix == '.safetensors' and path.exists():
+            name = 'safetensors.torch'
+            return require(name, 'deploy', f'Reading {path}').load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(
@@ -207,13 +218,15 @@ def _read(path: Path) -> Any:
                 'when they are read: save its state_dict alone'
             ) from error
         raise InputError(f'{path} is damaged or is not a checkpoint') from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    except Exception as error:  # damaged bytes raise nearly anything
         raise InputError(f'{path} is damaged or is not a checkpoint') from error
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, named as the model names them."""
-    content = _read(path)
+    content = read_checkpoint(path)
     state = content.get('state_dict', content) if isinstance(content, dict) else {}
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not state:

@@ -11,6 +11,11 @@ from typing import Any
 
 _MODULES = {
     'ExportError': 'manifest',
+    'PackError': 'packed_file',
+    'PackReport': 'packing',
+    'load_packed': 'unpacking',
+    'pack': 'packing',
+    'pack_checkpoint': 'packing',
     'read_manifest': 'manifest',
     'write_manifest': 'manifest',
 }

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmesbnn.binary import (
     CentredSignWeight,
+    FixedWeight,
     RealWeight,
     ScaledSignWeight,
     TemperatureWeight,
@@ -301,9 +302,10 @@ def test_modules_are_their_functions(layer, function):
     assert not layer.state_dict()
 
 
-def test_real_weight_is_the_latent_one():
+@pytest.mark.parametrize('module', [RealWeight, FixedWeight])
+def test_real_and_fixed_weights_are_the_latent_ones(module):
     w = torch.randn(3)
-    assert RealWeight()(w) is w
+    assert module()(w) is w
 
 
 def test_options_show_in_the_representation():
@@ -326,6 +328,7 @@ def test_other_zeros_are_refused(module):
         ('scaled_sign', ScaledSignWeight),
         ('centred_sign', CentredSignWeight),
         ('real', RealWeight),
+        ('fixed', FixedWeight),
         (dict(type='scaled_sign', attached=True), ScaledSignWeight),
     ],
 )

@@ -1,0 +1,145 @@
+"""Building a network from a packed file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..analysis.from_config import EXTRAS
+from ..binary.expand_shrink import tile
+from ..binary.weights import FixedWeight
+from ..optional import require
+from . import stored_config
+from .packed_file import (
+    DTYPES,
+    PARTS,
+    PackError,
+    binary_layers,
+    read_packed,
+    stored_weight,
+    tiled_statistics,
+    unused_keys,
+)
+
+
+def scope_of(config: Mapping[str, Any]) -> Any:
+    """Context in which ``config`` finds the components of its default scope."""
+    scope = config.get('default_scope') or 'mmengine'
+    if scope in EXTRAS:
+        require(scope, EXTRAS[scope], 'The network')
+    return DefaultScope.overwrite_default_scope(scope)
+
+
+def default_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the class of the test data set says of its data (1000 class names)."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    if 'type' not in dataset:
+        return {}
+    with (
+        scope_of(config),
+        DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry,
+    ):
+        try:
+            return getattr(registry.get(dataset['type']), 'METAINFO', {})
+        except Exception:  # of a package that is not installed: no meta
+            return {}
+
+
+def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
+    """Give binary layers their weights, as effective ones that are not trained."""
+    for name, layer in binary_layers(model).items():
+        try:
+            weight = stored_weight(stored, name, layer.weight)
+        except KeyError:
+            raise PackError(f'{path} has no bits for the layer {name}') from None
+        except (ValueError, RuntimeError) as error:
+            raise PackError(
+                f'{path}: {name} does not fit the network: {error}'
+            ) from None
+        layer.weight_binarizer = FixedWeight()
+        layer.weight = nn.Parameter(weight.to(layer.weight.device), requires_grad=False)
+
+
+def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
+    """Load everything but binary weights."""
+    layers = binary_layers(model)
+    unused = unused_keys(model, layers)
+    weights = {f'{name}.{key}'.removeprefix('.') for name in layers for key in PARTS}
+    state = {key: value for key, value in stored.items() if key not in weights}
+    own = model.state_dict()
+    for key, copies in tiled_statistics(model):
+        if key in state and state[key].numel() * copies == own[key].numel():
+            state[key] = tile(state[key], copies, 0)
+    problems = {
+        'lacks': [k for k in own if k not in state and not unused(k)],
+        'has the unknown': [k for k in state if k not in own],
+        'has other shapes of': [
+            k for k in state if k in own and state[k].shape != own[k].shape
+        ],
+    }
+    told = [f'{what} {", ".join(keys[:3])}' for what, keys in problems.items() if keys]
+    if told:
+        raise PackError(f'{path} is not of this network: it {"; it ".join(told)}')
+    model.load_state_dict(state, strict=False)
+
+
+def load_packed(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
+    """Load a packed file.
+
+    The network computes what the packed one did, bit for bit unless the file was
+    written with ``half``. Its binary layers hold effective weights (``FixedWeight``)
+    which are not trained: keep the checkpoint for training on. Configs in files are
+    read as data, and may only build registered components: import what registers
+    yours (their ``custom_imports``) first.
+
+    Args:
+        path: A file of :func:`pack`.
+        model: A network to load into, for files without a config. Default None: built
+            from the config in the file.
+
+    Returns:
+        The network in eval mode; with a config, it has ``_config`` and
+        ``_dataset_meta`` as mmpretrain's inferencers want them.
+
+    Raises:
+        PackError: If the file is damaged, not a packed network or of another one, or if
+            the network cannot be built.
+        OSError: If there is no such file.
+        ImportError: If a package that it needs is missing.
+    """
+    path = Path(path)
+    stored, metadata = read_packed(path)
+    model = model if model is not None else _build(metadata, path)
+    if not binary_layers(model):
+        raise PackError(f'{type(model).__name__} has no binary layer')
+    model.to(DTYPES[metadata['dtype']])
+    _fix(model, stored, path)
+    _fill(model, stored, path)
+    return model.eval()
+
+
+def _build(metadata: Mapping[str, str], path: Path) -> nn.Module:
+    """The network that a file's config describes."""
+    if 'config' not in metadata:
+        raise PackError(f'{path} holds no config: pass the model to load into')
+    try:
+        config = stored_config.from_json(metadata['config'])
+        meta = metadata.get('dataset_meta')
+        meta = None if meta is None else stored_config.from_json(meta)
+    except stored_config.ConfigError as error:
+        raise PackError(f'{path}: {error}') from error
+    with scope_of(config):
+        try:
+            model = MODELS.build(config['model'])
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PackError(f'{path}: cannot build the network: {reason}') from error
+    model._config = Config(config)
+    model._dataset_meta = meta if meta is not None else default_meta(config)
+    return model

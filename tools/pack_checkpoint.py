@@ -1,0 +1,54 @@
+"""Pack a trained network: one bit per binary weight, in a safetensors file.
+
+    python tools/pack_checkpoint.py CHECKPOINT OUT.safetensors [--config FILE] [--half]
+
+mmesbnn.deploy.load_packed(OUT) builds the network again, with equal outputs.
+Exit status 0: written. 1: the network cannot be packed; the layer is named. 2: wrong
+input.
+"""
+
+import argparse
+import os
+import sys
+
+from mmesbnn.analysis import InputError
+from mmesbnn.deploy import PackError, pack_checkpoint
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', help='weights of a trained network')
+    parser.add_argument('out', metavar='OUT.safetensors', help='the file to write')
+    parser.add_argument(
+        '--config',
+        metavar='FILE',
+        help='its config; by default what the checkpoint holds',
+    )
+    parser.add_argument(
+        '--half', action='store_true',
+        help='round all but the bits to half precision, by 2^-11 of a value at most',
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    report = pack_checkpoint(
+        args.checkpoint, args.out, config=args.config, half=args.half
+    )
+    print(report.table())
+    before = os.path.getsize(args.checkpoint)
+    print(f'wrote {args.out} (the checkpoint has {before / 1e6:.1f} MB)')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except PackError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(1)
+    except (InputError, OSError, ImportError) as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
