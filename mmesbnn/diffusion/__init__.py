@@ -13,6 +13,8 @@ from ..optional import require
 #: Where the names are that need diffusers.
 _LAZY = {
     'BIDiffSRUNet': 'bi_diffsr',
+    'SRDiffusionPipeline': 'pipeline',
+    'make_scheduler': 'schedule',
 }
 
 

@@ -1,0 +1,122 @@
+"""Whatever a user calls an image, as RGB tensors in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+#: What integers are divided by.
+_LARGEST = {torch.uint8: 255, torch.uint16: 65535}
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    """``(C, H, W)``; 16-bit greys keep their bits."""
+    if image.mode == 'F':
+        raise ValueError(
+            "image has mode 'F', whose range is not known: give an array in [0, 1]"
+        )
+    if image.mode.startswith('I'):  # Pillow's mode of 16-bit PNGs
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(
+                f'image has mode {image.mode!r} and values from {pixels.min()} to '
+                f'{pixels.max()}: only 16 bits, 0 to 65535, can be read'
+            )
+        return torch.from_numpy(pixels.astype(np.float32) / 65535)[None]
+    if 'A' in image.getbands() or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        if image.getchannel('A').getextrema()[0] < 255:
+            raise ValueError(
+                f'image has mode {image.mode!r} and transparent pixels, which would be '
+                "lost: put it on a background, or convert it with .convert('RGB')"
+            )
+    return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1)
+
+
+def _in_unit_range(image: Tensor) -> Tensor:
+    """As floats in [0, 1], integers divided by their largest value."""
+    if image.dtype in _LARGEST:
+        return image.to(torch.float32) / _LARGEST[image.dtype]
+    if not image.is_floating_point():
+        raise ValueError(
+            f'image has dtype {image.dtype}: give uint8, uint16 or floats in [0, 1]'
+        )
+    if image.numel():
+        low, high = image.min().item(), image.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f'image has values from {low:g} to {high:g}: floats must be in [0, 1]'
+            )
+    return image
+
+
+def _as_colour(image: Tensor) -> Tensor:
+    """``(C, H, W)`` with one or three channels, or more dimensions, as three."""
+    if image.shape[-3] not in (1, 3):
+        raise ValueError(
+            f'image has {image.shape[-3]} channels: grey (1) and RGB (3) can be '
+            'upscaled; drop an alpha channel first'
+        )
+    return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
+
+
+def _one(image: Any) -> Tensor:
+    """``(C, H, W)`` or ``(N, C, H, W)`` of one image, or of a batch that is one."""
+    if isinstance(image, Image.Image):
+        return _in_unit_range(_from_pil(image))
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3, 4):
+            raise ValueError(
+                f'image has shape {image.shape}: arrays are (H, W), (H, W, C) or '
+                '(N, H, W, C)'
+            )
+        array = torch.from_numpy(np.ascontiguousarray(image))
+        array = array[..., None] if array.dim() == 2 else array
+        return _in_unit_range(array.movedim(-1, -3))
+    if isinstance(image, Tensor):
+        if image.dim() not in (2, 3, 4):
+            raise ValueError(
+                f'image has shape {tuple(image.shape)}: tensors are (H, W), (C, H, W) '
+                'or (N, C, H, W)'
+            )
+        return _in_unit_range(image[None] if image.dim() == 2 else image)
+    raise ValueError(
+        f'image is a {type(image).__name__}: give a PIL image, an array, a tensor or a '
+        'list of them'
+    )
+
+
+def to_tensor(image: Any) -> Tensor:
+    """Read images.
+
+    Args:
+        image: A PIL image of any mode (16-bit greys included); an array ``(H, W)``,
+            ``(H, W, C)`` or ``(N, H, W, C)``; a tensor ``(H, W)``, ``(C, H, W)`` or
+            ``(N, C, H, W)``; or a list of such. Integers have 8 or 16 bits, floats are
+            in [0, 1]. One channel becomes three equal ones.
+
+    Returns:
+        Tensor ``(N, 3, H, W)`` in [0, 1], of a floating dtype.
+
+    Raises:
+        ValueError: If it is none of these, has transparent pixels, no pixel at all, or
+            images of a list differ in size.
+    """
+    if isinstance(image, (list, tuple)):
+        parts = [to_tensor(x) for x in image]
+        sizes = sorted({f'{x.shape[-1]}x{x.shape[-2]}' for x in parts})
+        if len(sizes) != 1:
+            what = f'have the sizes {", ".join(sizes)}' if sizes else 'are none'
+            raise ValueError(
+                f'the images of the list {what}: a batch has images of one size, '
+                'others go one by one'
+            )
+        return torch.cat(parts)
+    found = _as_colour(_one(image))
+    if not found.numel():
+        raise ValueError(f'image has shape {tuple(found.shape)}: there is no pixel')
+    return found if found.dim() == 4 else found[None]

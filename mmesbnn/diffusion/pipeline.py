@@ -1,0 +1,251 @@
+"""From a small image to a large one: the sampling loop, as a diffusers pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from ..datasets.bicubic import resize
+from ..datasets.images import to_uint8
+from .image_input import to_tensor
+from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
+from .tiling import check_tiles, pad_reflect, tile_starts, tile_weights
+
+X0_CLIPS = ('data', 'scheduler')
+OUTPUT_TYPES = ('pil', 'np', 'pt')
+
+
+def size_factor(unet: Any) -> int:
+    """What a UNet wants height and width to be multiples of."""
+    factor = getattr(unet, 'size_factor', None)
+    if factor is None:  # a UNet of diffusers halves the size between its blocks
+        factor = 2 ** (len(unet.config.block_out_channels) - 1)
+    return factor
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name}={value!r} must be an integer >= 1')
+
+
+class SRDiffusionPipeline(DiffusionPipeline):
+    """Super-resolution by diffusion.
+
+    The image is upsampled bicubically; starting from noise, the UNet predicts, step by
+    step, from ``[upsampled, noisy]`` what to take away::
+
+        pipeline = SRDiffusionPipeline.from_pretrained('work_dirs/es_bi_diffsr_x2')
+        image = pipeline(Image.open('small.png'), seed=0).images[0]
+
+    Images are padded by reflection to multiples of the network's ``size_factor``, and
+    cropped again. Grey images become RGB.
+
+    Args:
+        unet: :class:`BIDiffSRUNet`, a ``UNet2DModel`` with as many input channels as
+            condition and noisy image have together, or one that ``binarize_unet`` made
+            binary.
+        scheduler: Any variance-preserving scheduler of diffusers. Default
+            :func:`make_scheduler`'s, DDIM with the published schedule.
+        scale: How many times larger images get. 1 is for images that were upsampled
+            already. Default 2.
+        x0_clip: ``'data'``: at every step the image that a prediction means is clipped
+            to the data's range [0, 1], with any scheduler; ``'scheduler'``: clipping is
+            the scheduler's, which for DDIM is [-1, 1], as published. Default
+            ``'data'``.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values, or the scheduler
+            does not fit the network.
+
+    Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
+    arXiv 2406.05723.
+    """
+
+    model_cpu_offload_seq = 'unet'
+    _optional_components = ['scheduler']
+
+    def __init__(
+        self, unet: ModelMixin, scheduler: SchedulerMixin | None = None,
+        scale: int = 2, x0_clip: str = 'data',
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check_count('scale', scale)
+        if x0_clip not in X0_CLIPS:
+            raise ValueError(f'x0_clip={x0_clip!r} must be one of {X0_CLIPS}')
+        channels = unet.config.in_channels, unet.config.out_channels
+        if channels != (6, 3):
+            raise ValueError(
+                f'unet has in_channels={channels[0]} and out_channels={channels[1]}; '
+                'it must be 6 (condition and noisy image) and 3'
+            )
+        steps = getattr(unet.config, 'total_steps', None)
+        if scheduler is None:
+            scheduler = make_scheduler(steps or 2000)
+        check_scheduler(scheduler, steps)
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(scale=scale, x0_clip=x0_clip)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        scale: int | None = None,
+        num_inference_steps: int = 50,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        eta: float = 0.0,
+        tile_size: int | None = None,
+        tile_overlap: int = 64,
+        output_type: str = 'pil',
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Upscale images.
+
+        Args:
+            image: A PIL image, array or tensor, a batch, or a list of images of one
+                size; see :func:`~mmesbnn.diffusion.image_input.to_tensor`.
+            scale: How many times larger. Default None: the pipeline's.
+            num_inference_steps: Steps of the sampling. Default 50.
+            seed: Seed of the noise, drawn on the CPU; instead of a ``generator``.
+            generator: Generator of the noise, or one per image. Default None.
+            latents: The noise to start from, of the padded size, instead.
+            eta: Share of fresh noise in every step, for schedulers that have it (DDIM).
+                Default 0.
+            tile_size: Side of the tiles, in pixels of the result, that the network
+                sees of larger images; their predictions are blended at every step, so
+                that there is no seam. A multiple of ``size_factor``. Default None: the
+                whole image, as published.
+            tile_overlap: How many pixels neighbours share at least. Default 64.
+            output_type: ``'pil'``; ``'np'``, ``(N, H, W, 3)``; or ``'pt'``,
+                ``(N, 3, H, W)``; the latter in [0, 1]. Default ``'pil'``.
+            return_dict: Whether to return an ``ImagePipelineOutput`` rather than a
+                tuple. Default True.
+
+        Returns:
+            The images, as its ``images``.
+
+        Raises:
+            ValueError: If an argument is not one of the allowed values; before sampling
+                begins.
+        """
+        scale = self.config.scale if scale is None else scale
+        tiles = None if tile_size is None else (tile_size, tile_overlap)
+        self._check(scale, num_inference_steps, tiles, output_type)
+        small = to_tensor(image)
+        if seed is not None:
+            if generator is not None or latents is not None:
+                raise ValueError(f'seed={seed}: give it without generator and latents')
+            generator = torch.Generator().manual_seed(seed)
+        size = tuple(scale * length for length in small.shape[-2:])
+        condition = self._condition(small, size)
+        x = self._start(condition, generator, latents)
+        x = self._sample(x, condition, num_inference_steps, generator, eta, tiles)
+        images = self._output(x[..., : size[0], : size[1]], output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check(
+        self, scale: Any, steps: Any, tiles: tuple[int, int] | None, output_type: str
+    ) -> None:
+        _check_count('scale', scale)
+        _check_count('num_inference_steps', steps)
+        total = self.scheduler.config.num_train_timesteps
+        if steps > total:
+            raise ValueError(
+                f'num_inference_steps={steps} is more than the {total} timesteps of '
+                'the schedule'
+            )
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(
+                f'output_type={output_type!r} must be one of {OUTPUT_TYPES}'
+            )
+        if tiles is not None:
+            check_tiles(*tiles, size_factor(self.unet))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What is computed in between; the UNet may be of a lower dtype."""
+        return torch.promote_types(self.unet.dtype, torch.float32)
+
+    def _condition(self, small: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Upsampled and padded images."""
+        small = small.to(self._execution_device, self._dtype)
+        return pad_reflect(resize(small, size).clamp(0, 1), size_factor(self.unet))
+
+    def _start(self, like: Tensor, generator: Any, latents: Tensor | None) -> Tensor:
+        if latents is None:
+            noise = randn_tensor(
+                like.shape, generator=generator, device=like.device, dtype=like.dtype
+            )
+        elif latents.shape != like.shape:
+            raise ValueError(
+                f'latents has shape {tuple(latents.shape)}, the padded image '
+                f'{tuple(like.shape)}'
+            )
+        else:
+            noise = latents.to(like)
+        return noise * self.scheduler.init_noise_sigma
+
+    def _sample(
+        self, x: Tensor, condition: Tensor, steps: int, generator: Any, eta: float,
+        tiles: tuple[int, int] | None,
+    ) -> Tensor:  # fmt: skip
+        self.scheduler.set_timesteps(steps, device=x.device)
+        timesteps = self.scheduler.timesteps.cpu()
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = dict(generator=generator, eta=eta)
+        options = {name: options[name] for name in options if name in accepted}
+        for index in self.progress_bar(range(len(timesteps))):
+            t, own = timesteps[index], self.scheduler.timesteps[index]
+            noisy = self.scheduler.scale_model_input(x, own)
+            prediction = self._predict(condition, noisy, t, tiles)
+            if self.config.x0_clip == 'data':
+                levels = signal_and_noise(self.scheduler, t)
+                kind = self.scheduler.config.prediction_type
+                prediction = clip_prediction(prediction, noisy, *levels, kind)
+            x = self.scheduler.step(prediction, own, x, **options).prev_sample
+        return x
+
+    def _predict(
+        self, condition: Tensor, noisy: Tensor, t: Tensor,
+        tiles: tuple[int, int] | None,
+    ) -> Tensor:  # fmt: skip
+        """The UNet's prediction, of ``noisy``'s dtype, tile by tile if asked for."""
+        sample = torch.cat([condition, noisy], 1).to(self.unet.dtype)
+        if tiles is None:
+            return self.unet(sample, t, return_dict=False)[0].to(noisy.dtype)
+        (tile, overlap), factor = tiles, size_factor(self.unet)
+        rows, columns = (
+            (tile_starts(length, tile, overlap, factor), min(tile, length))
+            for length in noisy.shape[-2:]
+        )
+        total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1, :1])
+        ramp = torch.outer(*(tile_weights(n, overlap) for n in (rows[1], columns[1])))
+        ramp = ramp.to(noisy)
+        for top, left in itertools.product(rows[0], columns[0]):
+            part = (..., slice(top, top + rows[1]), slice(left, left + columns[1]))
+            y = self.unet(sample[part], t, return_dict=False)[0]
+            total[part] += ramp * y.to(noisy.dtype)
+            weight[part] += ramp
+        return total / weight
+
+    @staticmethod
+    def _output(x: Tensor, output_type: str) -> Any:
+        images = x.clamp(0, 1)
+        if output_type == 'pt':
+            return images
+        if output_type == 'np':
+            return images.float().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(image) for image in pixels]
