@@ -1,4 +1,5 @@
-# `make demo` and `make test` set up .venv when they first need it.
+# `make demo` and `make test` set up .venv when they first need it. There are two sizes:
+# the demos do with mmcv-lite, detection and the tests need mmcv, which is compiled.
 
 # python3.11 first: the pinned set is tested with it.
 PYTHON ?= $(or $(shell for python in python3.11 python3; do \
@@ -7,8 +8,8 @@ PYTHON ?= $(or $(shell for python in python3.11 python3; do \
 JOBS ?= 2
 ARGS ?=
 
-DEMO_EXTRAS := cls,demo
-TEST_EXTRAS := $(DEMO_EXTRAS),test
+DEMO_EXTRAS := cls,sr,deploy,demo
+FULL_EXTRAS := all,test
 
 SHELL := /bin/bash
 VENV := .venv
@@ -22,7 +23,15 @@ SHORTLY := awk '/Downloading .*[MG]B\)/ { print "  " $$2, $$3, $$4; fflush() } \
 # The pinned numpy needs 3.11.
 CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint format setup-demo setup-test clean distclean
+# Compiled mmcv wheels are kept for later set-ups. pip's own cache would not do: it does
+# not know for which torch a wheel was compiled.
+CACHE ?= $(HOME)/.cache/mmesbnn
+WHEELS = $(CACHE)/$(shell $(PY) -c 'import sysconfig; from importlib.metadata import version; \
+	print("torch" + version("torch"), sysconfig.get_config_var("SOABI"), sep="-")')
+MMCV := $(shell grep '^mmcv==' constraints.txt)
+
+.PHONY: help demo demo-det demo-sr test lint format \
+	setup-demo setup-full install-mmcv clean distclean
 # Two set-ups in one environment must not run beside each other.
 .NOTPARALLEL:
 
@@ -30,40 +39,72 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
 		$(firstword $(MAKEFILE_LIST))
 
-demo: setup-demo  ## Show the package at work
+demo: setup-demo  ## Train, check, pack and export a classifier
 	@$(PY) tools/demo.py $(ARGS)
 
-test: setup-test lint  ## Lint, type-check and run all tests
+demo-det: setup-full  ## Train a detector and its baseline
+	@$(PY) tools/demo_det.py $(ARGS)
+
+demo-sr: setup-demo  ## Train a super-resolution network and its baseline
+	@$(PY) tools/demo_sr.py $(ARGS)
+
+test: setup-full lint  ## Lint, type-check and run all tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-lint: setup-test  ## Check style, format and types
+lint: setup-full  ## Check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-format: setup-test  ## Rewrite the sources as lint wants them
+format: setup-full  ## Rewrite the sources as lint wants them
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
-setup-demo: $(VENV)/.ready-demo  ## Set up .venv for the demo
-setup-test: $(VENV)/.ready-test  ## Set up .venv for the tests
+# The full environment serves the demos as well.
+setup-demo: $(or $(wildcard $(VENV)/.ready-full),$(VENV)/.ready-demo)  ## For the demos
+setup-full: $(VENV)/.ready-full  ## For everything
 
-$(VENV)/.ready-demo: EXTRAS := $(DEMO_EXTRAS)
-$(VENV)/.ready-test: EXTRAS := $(TEST_EXTRAS)
 # A stamp is touched last, so a broken-off set-up is taken up again. setuptools comes
 # first because it builds this project, in place and without asking the network.
-$(VENV)/.ready-%: setup.py constraints.txt
+define install
+@set -o pipefail; $(PIP_INSTALL) --no-build-isolation $(1) \
+	| tee $(VENV)/pip.log | $(SHORTLY) || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }
+endef
+
+$(VENV)/.ready-demo: setup.py constraints.txt | $(VENV)/.python
+	@echo 'Setting up $(VENV) (the first time: minutes, and 6 GB of disk)'
+	$(call install,-e '.[$(DEMO_EXTRAS)]')
+	@touch $@
+
+# mmcv-lite and mmcv overwrite each other's files, so the one goes before the other comes.
+$(VENV)/.ready-full: setup.py constraints.txt | $(VENV)/.python
+	@echo 'Setting up $(VENV) with mmcv (the first time: 20 minutes, and 6 GB of disk)'
+	$(call install,torch torchvision ninja)
+	@$(PY) -m pip --disable-pip-version-check uninstall --quiet --yes mmcv-lite
+	@$(MAKE) --no-print-directory install-mmcv
+	$(call install,-e '.[$(FULL_EXTRAS)]')
+	@touch $@
+
+# Built beside its place and moved, so that a broken-off build leaves nothing behind.
+install-mmcv: WHEEL = $(WHEELS)/$(subst ==,-,$(MMCV))-*.whl
+install-mmcv:
+	@ls $(WHEEL) >/dev/null 2>&1 || { \
+		echo '  Compiling $(MMCV) for $(WHEELS) (about 12 minutes on two cores)'; \
+		rm -rf $(WHEELS)/part; mkdir -p $(WHEELS)/part; \
+		MMCV_WITH_OPS=1 MAX_JOBS=$(JOBS) $(PY) -m pip wheel --no-cache-dir \
+			--no-build-isolation --no-deps -w $(WHEELS)/part $(MMCV) 2>&1 \
+			| tee $(VENV)/pip.log | grep --line-buffered 'still running'; \
+		mv $(WHEELS)/part/mmcv-*.whl $(WHEELS) || { \
+			tail -n 20 $(VENV)/pip.log >&2; exit 1; }; }
+	$(call install,--no-deps $(WHEEL))
+
+$(VENV)/.python:
 	@$(PY) -m pip --version >/dev/null 2>&1 || { \
 		$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { \
 			echo '$(PYTHON) is not a Python >= 3.11 with its venv module:' \
 				'name one by `make PYTHON=/path/to/python ...`.' >&2; exit 1; }; \
 		$(PYTHON) -m venv --clear $(VENV); }
-	@echo 'Setting up $(VENV) with [$(EXTRAS)]' \
-		'(the first time: minutes, and 5 GB of disk)'
 	@$(PIP_INSTALL) --quiet setuptools
-	@set -o pipefail; $(PIP_INSTALL) --no-build-isolation -e '.[$(EXTRAS)]' \
-		| tee $(VENV)/pip.log | $(SHORTLY) \
-		|| { tail -n 20 $(VENV)/pip.log >&2; exit 1; }
 	@touch $@
 
 clean:  ## Remove caches and build leftovers, not .venv or work_dirs
