@@ -173,6 +173,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
                 ),
             ),
         ),
+        train_cfg=None,
         test_cfg=dict(
             rpn=dict(
                 nms_pre=6000, max_per_img=300, nms=dict(type='nms', iou_threshold=0.7),

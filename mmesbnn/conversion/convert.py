@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ..version import __version__
@@ -93,7 +94,8 @@ def load_published(
     result = convert(source, binarize=binarize, se_bits=se_bits)
     if result.warning:
         warnings.warn(result.warning, stacklevel=2)
-    return result.model_cfg, result.state_dict
+    # mmdet's detectors read the entries of their configs as attributes
+    return ConfigDict(result.model_cfg), result.state_dict
 
 
 def _check_target(source: Path, target: Path) -> None:

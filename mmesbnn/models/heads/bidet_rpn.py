@@ -39,7 +39,8 @@ class BiDetRPNHead(RPNHead):
         feat_channels: Channels of ``f``. Default 512.
         tau: ES factor of the input. Default 1.
         groups: ES groups of the input. Default 1.
-        sigma: Factor of the boxes' noise in training. Default 0.001.
+        sigma: Factor of the boxes' noise in training. None: boxes are four plain
+            numbers, no distributions. Default 0.001.
         loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
             0.5, as published.
         loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
@@ -61,13 +62,14 @@ class BiDetRPNHead(RPNHead):
 
     def __init__(
         self, in_channels: int, feat_channels: int = 512, tau: int = 1, groups: int = 1,
-        sigma: float = 0.001, loss_reg: dict | None = None,
+        sigma: float | None = 0.001, loss_reg: dict | None = None,
         loss_prior: dict | None = None, sign_zero: int = -1,
         norm_cfg: dict | None = None, init_cfg: dict | list | None = None,
         **kwargs: Any,
     ) -> None:  # fmt: skip
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign_zero)
+        self._box_channels = 4 if sigma is None else 8
         self._norm_options, _ = norm_options(norm_cfg or dict(type='BN'))
         init_cfg = init_cfg or dict(
             type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01
@@ -78,7 +80,7 @@ class BiDetRPNHead(RPNHead):
         )  # fmt: skip
         if not self.use_sigmoid_cls:
             raise ValueError('loss_cls of BiDetRPNHead must have use_sigmoid=True')
-        self.boxes = VariationalBoxes(sigma)
+        self.boxes = nn.Identity() if sigma is None else VariationalBoxes(sigma)
         self.loss_reg = MODELS.build(
             loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5)
         )
@@ -96,7 +98,7 @@ class BiDetRPNHead(RPNHead):
         self.norm = TiledBatchNorm2d(self.feat_channels, tau, **self._norm_options)
         anchors = self.num_base_priors
         self.rpn_cls = nn.Conv2d(self.feat_channels, anchors * self.cls_out_channels, 1)
-        self.rpn_reg = nn.Conv2d(self.feat_channels, anchors * 8, 1)
+        self.rpn_reg = nn.Conv2d(self.feat_channels, anchors * self._box_channels, 1)
 
     def features(self, x: Tensor) -> Tensor:
         """``f``, ``(N, feat_channels, H, W)``, of a map ``(N, C tau g, H, W)``."""

@@ -1,0 +1,92 @@
+# What BNext's detectors on PASCAL VOC share: backbone, pyramid, data and schedule. No
+# such detectors are published; the recipe is ours: that of BNext where it says anything
+# (optimizer, hooks), mmdet's otherwise.
+_base_ = ['./voc0712.py']
+
+# Binary, with a threshold per input channel, and with tau > 1 several of them
+binary_conv = dict(type='ESConv2d', tau=1)
+norm_cfg = dict(type='BN')
+num_classes = 20
+
+model = dict(
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(
+        type='BNext',
+        arch='tiny',
+        # strides 4 to 32
+        out_indices=(1, 2, 3, 4),
+        norm_cfg=norm_cfg,
+        # a classifier's weights, see README.md
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='checkpoints/bnext-tiny.pth',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(
+        type='FPN',
+        in_channels=[128, 256, 512, 1024],
+        out_channels=256,
+        num_outs=5,
+        conv_cfg=binary_conv,
+        norm_cfg=norm_cfg,
+    ),
+)
+
+scale = (1000, 600)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    # after the size changed: boxes stay those of the image as it is
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    dataset=dict(
+        datasets=[
+            dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval
+        ]
+    )
+)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+max_epochs = 24
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=1e-3),
+    clip_grad=dict(max_norm=5.0),
+    constructor='BinaryOptimWrapperConstructor',
+    paramwise_cfg=dict(kernel_decay=1e-8),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[16, 22], gamma=0.1),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    # the backbone's weights are soft again at first, and signs for the last 16 epochs
+    dict(type='TemperatureHook', binary_from=8),
+    dict(type='ParameterBoundsHook'),
+]
+
+# 4 GPUs with 4 images each
+auto_scale_lr = dict(base_batch_size=16)

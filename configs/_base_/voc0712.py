@@ -1,0 +1,75 @@
+# PASCAL VOC as mmdet reads it: 07+12 trainval to train, 07 test to test. Families add
+# pipelines: `datasets` is a list, so they take `voc_trainval` and say `pipeline`.
+_base_ = ['mmdet::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+data_root = 'data/VOCdevkit/'
+voc_trainval = [
+    dict(
+        type='CheckedVOCDataset',
+        data_root=data_root,
+        ann_file=f'VOC{year}/ImageSets/Main/trainval.txt',
+        data_prefix=dict(sub_data_root=f'VOC{year}/'),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+    )
+    for year in (2007, 2012)
+]
+
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    # so that EpochSeedHook can seed the workers anew
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        type='ConcatDataset',
+        # the year, which is not the same
+        ignore_keys=['dataset_type'],
+        datasets=voc_trainval,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=False,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CheckedVOCDataset',
+        data_root=data_root,
+        ann_file='VOC2007/ImageSets/Main/test.txt',
+        data_prefix=dict(sub_data_root='VOC2007/'),
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+
+# VOC2007's protocol, which the papers use, and VOC2012's
+val_evaluator = [
+    dict(type='VOCMetric', metric='mAP', eval_mode='11points'),
+    dict(type='VOCMetric', metric='mAP', eval_mode='area', prefix='pascal_voc_area'),
+]
+test_evaluator = val_evaluator
+
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+custom_hooks = [
+    dict(type='SignFlipHook'),
+    dict(type='NaNGuardHook'),
+    dict(type='NumClassCheckHook'),
+    # a resumed training repeats the uninterrupted one
+    dict(type='EpochSeedHook'),
+]
+randomness = dict(seed=0)
+
+default_hooks = dict(
+    checkpoint=dict(
+        type='CheckpointHook',
+        interval=1,
+        max_keep_ckpts=3,
+        save_best='pascal_voc/mAP',
+    ),
+)

@@ -1,0 +1,181 @@
+# BiDet's Faster R-CNN with ResNet-18 on PASCAL VOC: 59.5 mAP in the BiDet paper.
+# README.md says which of the published recipes this is.
+_base_ = ['../_base_/voc0712.py']
+
+# A classifier's weights, see README.md. Without them nothing must be frozen:
+# model.backbone.frozen_stages=-1, and init_cfg=None twice.
+pretrained = dict(
+    type='Pretrained', checkpoint='checkpoints/bidet-resnet18.pth', prefix='backbone.'
+)
+num_classes = 20
+
+model = dict(
+    type='FasterRCNN',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=1,
+    ),
+    # up to stride 16; the stem stays as it was trained on ImageNet
+    backbone=dict(type='BiDetResNet', frozen_stages=0, init_cfg=pretrained),
+    rpn_head=dict(
+        type='BiDetRPNHead',
+        in_channels=256,
+        feat_channels=512,
+        anchor_generator=dict(
+            type='RoundedAnchorGenerator',
+            scales=[8, 16, 32],
+            ratios=[0.5, 1.0, 2.0],
+            strides=[16],
+        ),
+        bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder'),
+        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        loss_bbox=dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
+        sigma=0.001,
+        loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.5),
+        # attached=False is what the published code does: no gradient
+        loss_prior=dict(type='SparseObjectLoss', loss_weight=0.01, attached=True),
+    ),
+    roi_head=dict(
+        type='BiDetRoIHead',
+        shared_head=dict(
+            type='BiDetResStage',
+            init_cfg=dict(pretrained, prefix='backbone.stages.3.'),
+        ),
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(
+                type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False
+            ),
+            out_channels=256,
+            featmap_strides=[16],
+        ),
+        bbox_head=dict(
+            type='BiDetBBoxHead',
+            in_channels=512,
+            roi_feat_size=4,
+            num_classes=num_classes,
+            bbox_coder=dict(
+                type='LegacyDeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]
+            ),
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+            loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
+            sigma=0.001,
+            loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.02),
+            loss_prior=dict(type='SparseObjectLoss', loss_weight=0.05),
+        ),
+    ),
+    train_cfg=dict(
+        rpn=dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.7,
+                neg_iou_thr=0.3,
+                # an object has at least its best anchor, however bad (but not all
+                # anchors if none touches it)
+                min_pos_iou=1e-5,
+                match_low_quality=True,
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(
+                type='RandomSampler',
+                num=256,
+                pos_fraction=0.5,
+                neg_pos_ub=-1,
+                add_gt_as_proposals=False,
+            ),
+            # anchors that cross the border train nothing
+            allowed_border=0,
+            pos_weight=-1,
+            debug=False,
+        ),
+        rpn_proposal=dict(
+            nms_pre=12000,
+            max_per_img=2000,
+            nms=dict(type='nms', iou_threshold=0.7),
+            min_bbox_size=0,
+        ),
+        rcnn=dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.5,
+                min_pos_iou=0.5,
+                match_low_quality=False,
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(
+                type='RandomSampler',
+                num=256,
+                pos_fraction=0.25,
+                neg_pos_ub=-1,
+                add_gt_as_proposals=True,
+            ),
+            pos_weight=-1,
+            debug=False,
+        ),
+    ),
+    test_cfg=dict(
+        rpn=dict(
+            nms_pre=6000,
+            max_per_img=300,
+            nms=dict(type='nms', iou_threshold=0.7),
+            min_bbox_size=0,
+        ),
+        rcnn=dict(
+            score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=100
+        ),
+    ),
+)
+
+# The shorter side is 600. Published images are at most twice as long as high, longer
+# ones are cropped; here these few are made smaller.
+scale = (1200, 600)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    # after the size changed: boxes stay those of the image as it is
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+# published: difficult objects train like others
+train_dataloader = dict(
+    dataset=dict(
+        datasets=[
+            dict(dataset, pipeline=train_pipeline, use_difficult=True)
+            for dataset in _base_.voc_trainval
+        ]
+    )
+)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0)
+)
+milestones = [12, 24, 36, 48]
+param_scheduler = [
+    dict(type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=0.1),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    # the terms of the bottleneck come in with the first step
+    dict(type='BottleneckHook', begin=milestones[0]),
+]
+randomness = dict(seed=1)
+
+auto_scale_lr = dict(base_batch_size=32)

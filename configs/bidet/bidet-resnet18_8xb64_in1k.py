@@ -1,0 +1,16 @@
+# The classifier that BiDet's Faster R-CNN begins with. Its own recipe is not published;
+# this is that of ReActNet, in one stage.
+_base_ = ['../_base_/reactnet_stage1_imagenet.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='BiDetResNet',
+        widths=(64, 64, 128, 256, 512),
+        depths=(4, 4, 4, 4),
+        # a classifier reads one copy of the last features
+        out_copies='first',
+    ),
+)
+
+custom_hooks = [*_base_.custom_hooks, dict(type='SignFlipHook')]
