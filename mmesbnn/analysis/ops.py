@@ -42,6 +42,9 @@ from .report import LayerOps, OpsReport, representation_capacity
 #: Modules whose weight multiplies; they have a row even if they did not run.
 MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 
+#: What reshaping comes to besides views.
+SAME_VALUES = {aten._unsafe_view.default, aten.clone.default}
+
 #: Parts of names by which projection shortcuts go.
 SHORTCUTS = {'downsample', 'projection', 'shortcut', 'res_func'}
 
@@ -103,7 +106,7 @@ class _Census:
             tally.macs += count(args, out)
 
     def _follow_view(self, operator: Any, args: Any, out: Any) -> None:
-        if not (operator is aten._unsafe_view.default or _is_view(operator)):
+        if not (operator in SAME_VALUES or _is_view(operator)):
             return
         if isinstance(out, Tensor) and args[0] in self.makers:
             self.makers[out] = self.makers[args[0]]

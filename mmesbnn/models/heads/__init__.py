@@ -26,5 +26,6 @@ def build_minmax_linear_cls_head(**kwargs: Any) -> nn.Module:
 register_detection(MODELS, 'BiDetRPNHead', f'{__name__}.bidet_rpn')
 register_detection(MODELS, 'BiDetBBoxHead', f'{__name__}.bidet_roi')
 register_detection(MODELS, 'BiDetRoIHead', f'{__name__}.bidet_roi')
+register_detection(MODELS, 'BiDetSSDHead', f'{__name__}.bidet_ssd')
 
 __all__ = ['build_minmax_linear_cls_head']

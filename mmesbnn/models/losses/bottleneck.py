@@ -81,8 +81,7 @@ def split_boxes(prediction: Tensor) -> tuple[Tensor, Tensor]:
         Two tensors ``(N, 4 A, ...)``: log variance, mean.
     """
     per_anchor = prediction.unflatten(1, (-1, 2, 4))
-    log_var, mean = per_anchor.unbind(2)
-    return log_var.flatten(1, 2), mean.flatten(1, 2)
+    return per_anchor[:, :, 0].flatten(1, 2), per_anchor[:, :, 1].flatten(1, 2)
 
 
 def sample_boxes(mean: Tensor, log_var: Tensor, sigma: float) -> Tensor:

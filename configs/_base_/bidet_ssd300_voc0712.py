@@ -1,0 +1,217 @@
+# BiDet's SSD300 on PASCAL VOC: 07+12 trainval to train, 07 test to test.
+# 300,000 iterations of Adam, two GPUs with 16 images each.
+_base_ = ['mmdet::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+# Padded pixels are -1 after the sign; gradients flow through the weights' scales, too.
+binary_conv = dict(
+    type='BinaryConv2d',
+    pad_value=-1,
+    weight_binarizer=dict(type='scaled_sign', attached=True),
+)
+widths = (512, 1024, 512, 256, 256, 256)
+
+model = dict(
+    type='SingleStageDetector',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.0, 117.0, 104.0],
+        std=[1.0, 1.0, 1.0],
+        bgr_to_rgb=True,
+    ),
+    # The published training begins with a classifier's weights: configs/bidet/README.md
+    # says how to get them. From scratch: --cfg-options model.backbone.init_cfg=None
+    backbone=dict(
+        type='BiDetVGG',
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='checkpoints/bidet-vgg16.pth',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(
+        type='SSDNeck',
+        in_channels=widths[:2],
+        out_channels=widths,
+        level_strides=(2, 2, 1, 1),
+        level_paddings=(1, 1, 0, 0),
+        l2_norm_scale=20,
+        conv_cfg=binary_conv,
+        norm_cfg=dict(type='BN'),
+        act_cfg=None,
+        init_cfg=[
+            dict(
+                type='Xavier',
+                layer=['BinaryConv2d', 'ESConv2d'],
+                distribution='normal',
+            ),
+        ],
+    ),
+    bbox_head=dict(
+        type='BiDetSSDHead',
+        num_classes=20,
+        in_channels=widths,
+        anchor_generator=dict(
+            type='ClippedSSDAnchorGenerator',
+            scale_major=False,
+            input_size=300,
+            basesize_ratio_range=(0.2, 0.9),
+            strides=[8, 16, 32, 64, 100, 300],
+            ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        ),
+        # as published, detected boxes may reach beyond the image
+        bbox_coder=dict(
+            type='DeltaXYWHBBoxCoder',
+            target_means=[0.0, 0.0, 0.0, 0.0],
+            target_stds=[0.1, 0.1, 0.2, 0.2],
+            clip_border=False,
+        ),
+        sigma=0.0,
+        loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.1),
+        loss_prior=dict(type='SparseObjectLoss', loss_weight=0.2),
+        prior_cfg=dict(score_thr=0.03, iou_threshold=0.45, max_per_class=200),
+        init_cfg=dict(type='Xavier', layer='Conv2d', distribution='normal'),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.5,
+            min_pos_iou=0.0,
+            ignore_iof_thr=-1,
+            gt_max_assign_all=False,
+        ),
+        sampler=dict(type='PseudoSampler'),
+        smoothl1_beta=1.0,
+        allowed_border=-1,
+        pos_weight=-1,
+        neg_pos_ratio=3,
+        debug=False,
+    ),
+    # Published: of every class the 200 best go into suppression and all that is left
+    # comes out. With split_thr=1 classes are suppressed one by one: mmcv's shortcut
+    # for few boxes moves them apart by the largest coordinate, and supposes that none
+    # is negative.
+    test_cfg=dict(
+        nms_pre=-1,
+        max_per_class=200,
+        nms=dict(type='nms', iou_threshold=0.45, split_thr=1),
+        min_bbox_size=0,
+        score_thr=0.01,
+        max_per_img=4000,
+    ),
+)
+
+input_size = (300, 300)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PhotoMetricDistortion',
+        brightness_delta=32,
+        contrast_range=(0.5, 1.5),
+        saturation_range=(0.5, 1.5),
+        hue_delta=18,
+    ),
+    dict(
+        type='Expand',
+        mean=[123.0, 117.0, 104.0],
+        to_rgb=True,
+        ratio_range=(1, 4),
+        prob=0.5,
+    ),
+    # The published crops mean to require an overlap with objects, but the test never
+    # fails; one time in six nothing is cropped.
+    dict(type='MinIoURandomCrop', min_ious=(0, 0, 0, 0), min_crop_size=0.3),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='Resize', scale=input_size, keep_ratio=False),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=input_size, keep_ratio=False),
+    # after the size changed: boxes stay those of the image as it is
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+
+data_root = 'data/VOCdevkit/'
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='ConcatDataset',
+        # the year, which is not the same
+        ignore_keys=['dataset_type'],
+        datasets=[
+            dict(
+                type='CheckedVOCDataset',
+                data_root=data_root,
+                ann_file=f'VOC{year}/ImageSets/Main/trainval.txt',
+                data_prefix=dict(sub_data_root=f'VOC{year}/'),
+                filter_cfg=dict(filter_empty_gt=True),
+                pipeline=train_pipeline,
+            )
+            for year in (2007, 2012)
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=4,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CheckedVOCDataset',
+        data_root=data_root,
+        ann_file='VOC2007/ImageSets/Main/test.txt',
+        data_prefix=dict(sub_data_root='VOC2007/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='11points')
+test_evaluator = val_evaluator
+
+# Clipping (clip_grad=dict(max_norm=5)) is an option of the published code, off there.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0),
+)
+# Published defaults. The authors' own runs made the first step at 60,000.
+milestones = [30_000, 80_000, 200_000]
+param_scheduler = [
+    dict(type='MultiStepLR', by_epoch=False, milestones=milestones, gamma=0.1),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300_000, val_interval=10_000)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+custom_hooks = [
+    # the two terms of the bottleneck come in with the first step
+    dict(type='BottleneckHook', begin=milestones[0], by_epoch=False),
+    dict(type='NaNGuardHook'),
+    dict(type='SignFlipHook'),
+    dict(type='NumClassCheckHook'),
+]
+randomness = dict(seed=1)
+
+default_hooks = dict(
+    checkpoint=dict(
+        interval=5000,
+        by_epoch=False,
+        max_keep_ckpts=3,
+        save_best='auto',
+    ),
+)
+log_processor = dict(by_epoch=False)
+
+auto_scale_lr = dict(base_batch_size=32)

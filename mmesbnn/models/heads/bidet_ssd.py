@@ -1,0 +1,183 @@
+"""BiDet's SSD head: boxes as distributions, and the bottleneck terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmcv.ops import nms
+from mmdet.models.dense_heads import SSDHead
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..losses import VariationalBoxes
+
+#: Which detections the entropy loss looks at, as published.
+PRIOR_CFG = dict(score_thr=0.03, iou_threshold=0.45, max_per_class=200)
+
+
+def best_per_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` best of every class.
+
+    Args:
+        scores: ``(n,)``.
+        labels: ``(n,)``.
+        count: How many of a class.
+    """
+    order = scores.argsort(descending=True)
+    parts = [order[labels[order] == label][:count] for label in labels.unique()]
+    return torch.cat(parts) if parts else order
+
+
+def _per_anchor(maps: Sequence[Tensor], size: int) -> Tensor:
+    """From maps ``(N, A size, H, W)`` to ``(N, anchors of all maps, size)``."""
+    flat = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, size) for m in maps]
+    return torch.cat(flat, 1)
+
+
+class BiDetSSDHead(SSDHead):
+    """mmdet's ``SSDHead`` with sampled boxes and BiDet's two further losses.
+
+    A box is a distribution: the regression layers give 8 channels per anchor, four log
+    variances, then four means (:class:`VariationalBoxes`). In training boxes are
+    sampled, at test they are the means. All its layers are full precision.
+
+    Adds to the losses ``loss_reg``, the energy of the maps that the head reads, and
+    ``loss_prior``, the entropy of scores: per image and class that is there, of the
+    detections of that class after non-maximum suppression. Both are on from the
+    beginning unless :class:`~mmesbnn.engine.hooks.BottleneckHook` delays them.
+
+    ``test_cfg`` may have ``max_per_class``: so many boxes of a class, the best ones,
+    enter non-maximum suppression, as published; mmdet's ``nms_pre`` counts per map and
+    over all classes.
+
+    Args:
+        *args: As ``SSDHead``'s.
+        sigma: Factor of the boxes' noise in training. Default 0, as published: no
+            noise, and log variances train nothing.
+        loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
+            0.1, as published.
+        loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
+            0.2, as published.
+        prior_cfg: Which detections the entropy loss looks at: those with a score above
+            ``score_thr``, of these the best ``max_per_class``, and of these the ones
+            that suppression at ``iou_threshold`` leaves. Default 0.03, 200, 0.45, as
+            published; what is not given stays.
+        **kwargs: As ``SSDHead``'s.
+
+    Raises:
+        ValueError: If ``prior_cfg`` has another entry, or ``sigma`` is negative.
+
+    Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
+    and its code.
+    """
+
+    #: mmdet's prediction asks for it, and SSDHead has none: its loss is a function.
+    loss_cls = None
+
+    def __init__(
+        self, *args: Any, sigma: float = 0.0, loss_reg: dict | None = None,
+        loss_prior: dict | None = None, prior_cfg: dict | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(*args, **kwargs)
+        unknown = sorted(set(prior_cfg or {}) - set(PRIOR_CFG))
+        if unknown:
+            raise ValueError(f'prior_cfg has {unknown}; it may have {list(PRIOR_CFG)}')
+        self.prior_cfg = {**PRIOR_CFG, **(prior_cfg or {})}
+        self.boxes = VariationalBoxes(sigma)
+        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss'))
+        self.loss_prior = MODELS.build(loss_prior or dict(type='SparseObjectLoss'))
+
+    def _init_layers(self) -> None:
+        """Make the layers; mmdet's constructor calls it."""
+        super()._init_layers()
+        for layers in self.reg_convs:
+            last = layers[-1]
+            layers[-1] = nn.Conv2d(
+                last.in_channels, 2 * last.out_channels, last.kernel_size,
+                padding=last.padding,
+            )  # fmt: skip
+
+    def distributions(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 8 A, H, W)`` per map.
+
+        Args:
+            x: Maps ``(N, C, H, W)``.
+        """
+        return super().forward(x)
+
+    def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 4 A, H, W)`` per map.
+
+        Args:
+            x: Maps ``(N, C, H, W)``.
+        """
+        scores, boxes = self.distributions(x)
+        return scores, [self.boxes(level) for level in boxes]
+
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Any]:
+        """All losses.
+
+        Args:
+            x: Maps ``(N, C, H, W)``.
+            batch_data_samples: Ground truth and sizes of the images.
+        """
+        losses = super().loss(x, batch_data_samples)
+        losses['loss_reg'] = self.loss_reg(x)
+        return losses
+
+    def loss_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData], *args: Any, **kwargs: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The losses of scores and boxes; arguments as ``SSDHead``'s."""
+        losses = super().loss_by_feat(
+            cls_scores, bbox_preds, batch_gt_instances, *args, **kwargs
+        )
+        groups = self._detections(cls_scores, bbox_preds, batch_gt_instances)
+        losses['loss_prior'] = self.loss_prior(groups, cls_scores[0])
+        return losses
+
+    def _detections(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+    ) -> Iterator[tuple[Tensor, int]]:  # fmt: skip
+        """For every image and class that it has: scores of detections, and objects."""
+        priors = torch.cat(
+            self.prior_generator.grid_priors(
+                [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
+            )
+        )
+        scores = _per_anchor(cls_scores, self.cls_out_channels).softmax(-1)
+        deltas = _per_anchor([level.detach() for level in bbox_preds], 4)
+        for of_image, delta, gt in zip(scores, deltas, batch_gt_instances):
+            if not len(gt):
+                continue
+            boxes = self.bbox_coder.decode(priors, delta)
+            labels, counts = gt.labels.unique(return_counts=True)
+            for label, num_gt in zip(labels.tolist(), counts.tolist()):
+                score = of_image[:, label]
+                yield score[self._suppress(boxes, score.detach())], num_gt
+
+    def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """Indices of the detections of one class among all anchors."""
+        cfg = self.prior_cfg
+        likely = (scores > cfg['score_thr']).nonzero().flatten()
+        order = scores[likely].argsort(descending=True)[: cfg['max_per_class']]
+        likely = likely[order]
+        # the operator knows single precision only
+        _, kept = nms(
+            boxes[likely].float(), scores[likely].float(), cfg['iou_threshold']
+        )
+        return likely[kept]
+
+    def _bbox_post_process(
+        self, results: InstanceData, cfg: dict, *args: Any, **kwargs: Any
+    ) -> InstanceData:
+        """As mmdet's, of the best boxes per class only."""
+        count = cfg.get('max_per_class', -1)
+        if count > 0:
+            results = results[best_per_class(results.scores, results.labels, count)]
+        return super()._bbox_post_process(results, cfg, *args, **kwargs)
