@@ -378,7 +378,8 @@ class DropInESConv2d(nn.Module):
     start apart; an :class:`ESConv2d` turns them into ``C_o / tau`` channels, tiled
     ``tau`` times to ``C_o``; copies of an output differ by the affine of the norm that
     follows, or by ``bias``. Binary multiplications are those of the convolution
-    replaced. Registered as ``ESConv2d``::
+    replaced. Dense convolutions become one with ``conv_cfg=dict(type='ESConv2d')``, see
+    :func:`mmesbnn.models.layers.es_conv2d`::
 
         conv_cfg = dict(type='ESConv2d', tau=2, groups=1)
 

@@ -6,7 +6,6 @@ from ..binary import (
     BinaryConv2d,
     BinaryLinear,
     BinaryMultiheadAttention,
-    DropInESConv2d,
     DropInESLinear,
 )
 from . import backbones, classifiers, heads, layers, losses, task_modules
@@ -17,7 +16,7 @@ from .hub import register_models
 MODELS.register_module(name='BinaryConv2d', module=BinaryConv2d)
 MODELS.register_module(name='BinaryLinear', module=BinaryLinear)
 MODELS.register_module(name='BinaryMultiheadAttention', module=BinaryMultiheadAttention)
-MODELS.register_module(name='ESConv2d', module=DropInESConv2d)
+MODELS.register_module(name='ESConv2d', module=layers.es_conv2d)
 MODELS.register_module(name='ESLinear', module=DropInESLinear)
 
 __all__ = [

@@ -16,6 +16,7 @@ from mmesbnn.binary import (
     DropInESConv2d,
     DropInESLinear,
 )
+from mmesbnn.models.layers import es_conv2d
 
 ES = dict(type='ESConv2d', tau=2, groups=1)
 # for networks that pass a `groups` of their own
@@ -29,7 +30,7 @@ ES_IN_MODULE = dict(type='ESConv2d', tau=2, es_groups=1)
         ('BinaryConv2d', BinaryConv2d),
         ('BinaryLinear', BinaryLinear),
         ('BinaryMultiheadAttention', BinaryMultiheadAttention),
-        ('ESConv2d', DropInESConv2d),
+        ('ESConv2d', es_conv2d),
         ('ESLinear', DropInESLinear),
     ],
 )
@@ -104,15 +105,3 @@ def test_resnets_binary_multiplications_are_those_of_its_convolutions(cfg):
     assert binary['binary_layers'] == 20
     weights = sum(p.numel() for p in resnet().parameters() if p.dim() == 4)
     assert binary['binary_params'] == weights
-
-
-@pytest.mark.parametrize(
-    ('cfg', 'message'),
-    [
-        (ES_IN_MODULE, r'groups=32, es_groups=1: ES replaces dense convolutions only'),
-        (dict(type='ESConv2d', tau=2), r'grouped or depthwise convolution'),
-    ],
-)
-def test_depthwise_convolutions_are_refused(cfg, message):
-    with pytest.raises(ValueError, match=message):
-        MMPRETRAIN_MODELS.build(dict(type='MobileNetV2', conv_cfg=cfg))

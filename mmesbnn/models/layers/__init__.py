@@ -1,5 +1,6 @@
 """Building blocks of networks, above single binary layers."""
 
+from .es_conv import es_conv2d
 from .float_layers import PooledProjection, Stem
 from .minmax import MinMaxConv2d, MinMaxLinear
 from .recoupled_conv import RecoupledConv, SqueezeExcite
@@ -11,4 +12,5 @@ __all__ = [
     'RecoupledConv',
     'SqueezeExcite',
     'Stem',
+    'es_conv2d',
 ]
