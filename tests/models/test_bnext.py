@@ -771,6 +771,10 @@ def channels(*widths, **entries):
         (dict(se_ratio=0), 'se_ratio=0'),
         (dict(se_ratio=-8), 'se_ratio=-8'),
         (dict(norm_cfg=dict(type='LN')), r"norm_cfg={'type': 'LN'}.*'BN' or 'SyncBN'"),
+        (
+            dict(norm_cfg=dict(type='BN', ep=1)),
+            r"norm_cfg=.*\['ep'\] is unknown; a norm",
+        ),
         (dict(norm_cfg=dict(eps=0.1)), r"norm_cfg={'eps': 0.1}.*'BN' or 'SyncBN'"),
         (dict(sign_zero=1), 'zero=1'),
         (dict(latent_clip=0), 'latent_clip=0 must be positive'),

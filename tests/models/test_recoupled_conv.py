@@ -253,9 +253,10 @@ def test_every_parameter_gets_a_gradient():
         (dict(tau=3), 'tau=3 does not divide out_channels=16'),
         (dict(groups=3), 'groups=3 does not divide out_channels'),
         (dict(tau=8), r'tau=8 does not divide channels // se_ratio = 16 // 4=4'),
+        (dict(out=32, elementwise=True), 'out_channels=32.*needs mix_residual=True'),
     ],
 )
-def test_factors_that_do_not_divide_are_refused(options, message):
+def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
 

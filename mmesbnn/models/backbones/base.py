@@ -18,12 +18,26 @@ def is_width(value: Any) -> bool:
 
 
 def norm_options(norm_cfg: dict) -> tuple[dict, bool]:
-    """Arguments of TiledBatchNorm2d, and whether its affine is trained."""
+    """Arguments of TiledBatchNorm2d, and whether its affine is trained.
+
+    Args:
+        norm_cfg: ``type`` (``'BN'`` or ``'SyncBN'``) and maybe ``eps``, ``momentum``,
+            ``requires_grad``.
+
+    Raises:
+        ValueError: If it has another type or further keys.
+    """
     options = dict(norm_cfg)
     kind = options.pop('type', None)
     if kind not in ('BN', 'SyncBN'):
         raise ValueError(f"norm_cfg={norm_cfg}: the type must be 'BN' or 'SyncBN'")
     trained = options.pop('requires_grad', True)
+    unknown = sorted(set(options) - {'eps', 'momentum'})
+    if unknown:
+        raise ValueError(
+            f'norm_cfg={norm_cfg}: {unknown} is unknown; a norm takes type, eps, '
+            'momentum and requires_grad'
+        )
     return {**options, 'sync': kind == 'SyncBN'}, trained
 
 

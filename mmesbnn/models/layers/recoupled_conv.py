@@ -98,7 +98,8 @@ class RecoupledConv(nn.Module):
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Raises:
-        ValueError: If ``tau`` or ``groups`` do not divide the channels.
+        ValueError: If ``tau`` or ``groups`` do not divide the channels, or if the gate
+            would mix ``P(x)`` with a ``y`` of another width.
 
     Shape:
         ``(N, C tau g, H, W)`` to ``(N, C_o tau g, ceil(H / stride), ...)``.
@@ -116,6 +117,12 @@ class RecoupledConv(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         out_channels = channels if out_channels is None else out_channels
+        if out_channels != channels and elementwise and not mix_residual:
+            raise ValueError(
+                f'out_channels={out_channels}, not channels={channels}, needs '
+                'mix_residual=True: only the residual is projected, and mix_residual='
+                'False mixes the unprojected input'
+            )
         wide_in, wide = expansion.width(channels), expansion.width(out_channels)
         self.elementwise = elementwise
         self.mix_residual = mix_residual
