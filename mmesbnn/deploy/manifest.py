@@ -14,20 +14,23 @@
     inputs          in the IR's order: [{'name', 'shape', 'dtype'}], axis 0 being the
                     batch; -1 in a shape is any size
     outputs         in the IR's order: [{'name', 'shape'}]
-    preprocessing   {'steps': [...], 'mean': [...], 'std': [...], 'to_rgb': bool}
+    preprocessing   {'steps': [...], 'mean': [...], 'std': [...], 'to_rgb': bool,
+                    'pad_divisor': int, 'pad_value': number}
     classes         names in the order of the labels, or None
     decoding        how outputs become results, by task
 
 :func:`mmesbnn.deploy.describe.describe` makes ``task``, ``preprocessing``, ``classes``
-and ``decoding`` from a config. Images enter the IR as ``float32``, ``(N, C, H, W)``,
-normalised (``(x - mean) / std``, in the order of channels that ``to_rgb`` tells) by the
-runner, not by the IR. Steps of ``preprocessing``, sizes being (height, width)::
+and ``decoding`` from a config, ``describe_pipeline`` from a diffusion pipeline. Images
+enter the IR as ``float32``, ``(N, C, H, W)``, normalised by the runner, not by the IR
+(``(x - mean) / std``, in the order of channels that ``to_rgb`` tells); then padded with
+``pad_value`` below and at the right, to multiples of ``pad_divisor`` or to the shape of
+an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, width)::
 
     {'type': 'resize', 'size', 'interpolation', 'backend'}
     {'type': 'resize_edge', 'edge': 'short'|'long'|'width'|'height', 'scale', ...}
     {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
     {'type': 'centre_crop', 'size'}
-    {'type': 'pad', 'size' or 'divisor', 'value'}   below and at the right
+    {'type': 'pad', 'size' or 'divisor', 'value'}   before normalising
 
 ``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
 output being ``(N, classes)``.
@@ -43,11 +46,11 @@ box by more than ``iou_thr``. If the IR does that itself, ``{'final': True}``: o
 are ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``, -1 in rows
 that hold nothing.
 
-``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple',
-'scheduler'}``. Inputs are ``sample``, ``(N, 6, H, W)``, the enlarged image and then the
-noisy one, and ``timestep``, ``(N,)``; the output is the predicted noise
-``(N, 3, H, W)``. Height and width must be multiples of ``multiple``. ``scheduler`` has
-the names of diffusers' ``DDIMScheduler.config``, and ``num_inference_steps``.
+``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple', 'x0_clip',
+'scheduler'}``, see :func:`mmesbnn.deploy.describe.describe_pipeline`. Inputs are
+``sample``, ``(N, 6, H, W)``, the enlarged image and then the noisy one, both in [0, 1],
+and ``timestep``, ``(N,)``; the output is the prediction ``(N, 3, H, W)``. Height and
+width must be multiples of ``multiple``.
 
 Needs Python alone.
 """
