@@ -14,6 +14,8 @@ from ..optional import require
 _LAZY = {
     'BIDiffSRUNet': 'bi_diffsr',
     'SRDiffusionPipeline': 'pipeline',
+    'binarize_unet': 'binarized',
+    'load_binarized': 'binarized',
     'make_scheduler': 'schedule',
 }
 

@@ -81,6 +81,11 @@ class SRDiffusionPipeline(DiffusionPipeline):
         _check_count('scale', scale)
         if x0_clip not in X0_CLIPS:
             raise ValueError(f'x0_clip={x0_clip!r} must be one of {X0_CLIPS}')
+        if 'encoder_hidden_states' in inspect.signature(unet.forward).parameters:
+            raise ValueError(
+                f'unet is a {type(unet).__name__}, which wants encoder_hidden_states; '
+                'it must be called with a sample and a timestep alone'
+            )
         channels = unet.config.in_channels, unet.config.out_channels
         if channels != (6, 3):
             raise ValueError(

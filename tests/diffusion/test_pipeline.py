@@ -380,3 +380,13 @@ def test_bad_calls_are_refused_before_sampling(kwargs, message):
     model.register_forward_pre_hook(lambda *args: pytest.fail('the network ran'))
     with pytest.raises(ValueError, match=message):
         pipeline(model)(**{'image': photo(), **kwargs})
+
+
+def test_a_network_that_wants_words_is_refused():
+    words = diffusers.UNet2DConditionModel(
+        in_channels=6, out_channels=3, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',),
+        layers_per_block=1, cross_attention_dim=8, attention_head_dim=4,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match='UNet2DConditionModel, which wants encoder_h'):
+        pipeline(words)

@@ -1,0 +1,279 @@
+"""UNets of diffusers become binary, train, and are loaded as they were saved."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('diffusers')
+
+from diffusers import UNet1DModel, UNet2DConditionModel, UNet2DModel
+
+from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.binary import DropInESConv2d, DropInESLinear
+from mmesbnn.binary.binarize import shrunk_weight
+from mmesbnn.diffusion import (
+    BIDiffSRUNet,
+    SRDiffusionPipeline,
+    binarize_unet,
+    load_binarized,
+)
+from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
+from mmesbnn.diffusion.binarized import BinarizedUNet2DModel as Binarized
+
+COMMON = dict(
+    in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+    layers_per_block=1,
+)  # fmt: skip
+
+
+def plain(**kwargs):
+    torch.manual_seed(0)
+    return UNet2DModel(
+        **COMMON, attention_head_dim=8,
+        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+        up_block_types=('AttnUpBlock2D', 'UpBlock2D'), **kwargs,
+    ).double().eval()  # fmt: skip
+
+
+def conditional():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        **COMMON, attention_head_dim=4, cross_attention_dim=8,
+        down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+    ).double().eval()  # fmt: skip
+
+
+SAMPLE = torch.randn(
+    2, 6, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(0)
+)
+WORDS = torch.randn(
+    2, 3, 8, dtype=torch.double, generator=torch.Generator().manual_seed(1)
+)
+
+
+def run(unet, *args):
+    with torch.no_grad():
+        return unet(SAMPLE, torch.tensor([5, 900]), *args).sample
+
+
+def binary_names(unet):
+    return {
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, (DropInESConv2d, DropInESLinear))
+    }
+
+
+# ------------------------------------------------------------------ what is replaced
+
+
+def test_convolutions_of_blocks_and_resamplers_are_replaced():
+    unet = plain()
+    expected = {
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and name.rsplit('.', 1)[-1] in ('conv1', 'conv2', 'conv')
+    }
+    kept = {
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in expected
+    }
+    report = binarize_unet(unet)
+    assert binary_names(unet) == expected
+    assert any('downsamplers' in name for name in expected)
+    assert any('upsamplers' in name for name in expected)
+    assert {layer.name for layer in report.replaced} == expected
+    assert {layer.name for layer in report.kept} == kept
+    why = {layer.name: layer.why for layer in report.kept}
+    assert why['conv_in'] == 'first layer'
+    assert why['conv_out'] == 'last layer'
+    assert why['time_embedding.linear_1'] == 'timestep embedding'
+    assert why['mid_block.resnets.0.time_emb_proj'] == 'timestep embedding'
+    assert why['up_blocks.0.resnets.0.conv_shortcut'].startswith('shortcut')
+    assert why['mid_block.attentions.0.to_q'].startswith('attention')
+    assert not check_binary(unet, dict(sample=SAMPLE, timestep=5))
+
+
+def test_attention_and_shortcuts_on_request():
+    unet = conditional()
+    report = binarize_unet(unet, attention=True, shortcuts=True)
+    why = {layer.name: layer.why for layer in report.kept}
+    assert set(why) == {
+        'conv_in', 'conv_out', 'time_embedding.linear_1', 'time_embedding.linear_2',
+        *(name for name in why if name.endswith('time_emb_proj')),
+    }  # fmt: skip
+    assert run(unet, WORDS).shape == (2, 3, 16, 16)
+
+
+def test_keep_keeps_more():
+    unet = plain()
+    report = binarize_unet(unet, keep=['up_blocks', '*.1.resnets.*.conv1'])
+    assert not any(name.startswith('up_blocks') for name in binary_names(unet))
+    assert 'down_blocks.1.resnets.0.conv1' not in binary_names(unet)
+    assert 'down_blocks.1.resnets.0.conv2' in binary_names(unet)
+    why = {layer.name: layer.why for layer in report.kept}
+    assert why['up_blocks.0.resnets.0.conv1'] == "keep='up_blocks'"
+
+
+@pytest.mark.parametrize('tau, groups', [(1, 1), (2, 1), (2, 2)])
+def test_multiplications_become_binary_and_no_more(tau, groups):
+    unet = plain()
+    before = count_ops(unet, SAMPLE[:1], timestep=5).total
+    report = binarize_unet(unet, tau, groups)
+    after = count_ops(unet, SAMPLE[:1], timestep=5).total
+    assert after['bops'] + after['fp_macs'] == before['fp_macs']
+    assert after['binary_params'] == report.binary_weights
+    assert after['bops'] > after['fp_macs']
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_it_starts_from_the_float_weights(tau):
+    unet = plain()
+    float_state = {k: v.clone() for k, v in unet.state_dict().items()}
+    binarize_unet(unet, tau)
+    state = unet.state_dict()
+    for name in binary_names(unet):
+        expected = shrunk_weight(float_state[f'{name}.weight'], tau)
+        assert torch.equal(state[f'{name}.conv.weight'], expected)
+        assert torch.equal(state[f'{name}.bias'], float_state[f'{name}.bias'])
+    same = [key for key in state if key in float_state and 'conv1' not in key]
+    assert len(same) > 50
+    assert all(torch.equal(state[key], float_state[key]) for key in same)
+
+
+def test_aliases_of_a_resampler_are_one_layer():
+    # without an old name the convolution is the module's conv and its Conv2d_0
+    unet = plain()
+    block = unet.down_blocks[0].downsamplers[0]
+    block.Conv2d_0 = block.conv
+    binarize_unet(unet)
+    assert block.Conv2d_0 is block.conv
+    assert isinstance(block.conv, DropInESConv2d)
+
+
+# ------------------------------------------------------------------ what it is for
+
+
+def test_it_trains():
+    unet = plain().train()
+    binarize_unet(unet, tau=2)
+    unet.enable_gradient_checkpointing()
+    optimizer = torch.optim.Adam(unet.parameters(), 3e-3)
+    target = SAMPLE[:, 3:]
+    losses = []
+    for _ in range(12):
+        loss = (unet(SAMPLE, 5).sample - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    for name in binary_names(unet):
+        for parameter in unet.get_submodule(name).parameters():
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize('load', [load_binarized, Binarized.from_pretrained])
+def test_it_is_loaded_as_it_was_saved(tmp_path, load):
+    unet = plain()
+    options = dict(tau=2, groups=2, keep='mid_block', spread=0.3, pad_value=-1)
+    binarize_unet(unet, **options, sign=dict(type='hard_tanh', clip=1.5))
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    unet.save_pretrained(tmp_path)
+    loaded = load(tmp_path, torch_dtype=torch.double)
+    assert type(loaded) is Binarized
+    assert binary_names(loaded) == binary_names(unet)
+    torch.testing.assert_close(run(loaded), run(unet), rtol=0, atol=1e-10)
+    again = tmp_path / 'again'
+    loaded.save_pretrained(again)
+    one, two = (
+        json.loads((path / 'config.json').read_text()) for path in (tmp_path, again)
+    )
+    assert {**two, '_name_or_path': None} == {**one, '_name_or_path': None}
+
+
+def test_a_conditional_one_is_loaded_as_it_was_saved(tmp_path):
+    unet = conditional()
+    binarize_unet(unet, attention=True, shortcuts=True)
+    unet.save_pretrained(tmp_path)
+    loaded = load_binarized(tmp_path, torch_dtype=torch.double)
+    assert type(loaded) is BinarizedUNet2DConditionModel
+    torch.testing.assert_close(run(loaded, WORDS), run(unet, WORDS), rtol=0, atol=1e-10)
+
+
+def test_a_pipeline_with_it_is_loaded_whole(tmp_path):
+    unet = plain()
+    binarize_unet(unet)
+    pipe = SRDiffusionPipeline(unet)
+    pipe.save_pretrained(tmp_path)
+    loaded = SRDiffusionPipeline.from_pretrained(tmp_path, torch_dtype=torch.double)
+    assert binary_names(loaded.unet) == binary_names(unet)
+    image = torch.rand(1, 3, 5, 6, dtype=torch.double)
+    one, two = (
+        p(image, num_inference_steps=2, seed=0, output_type='pt').images
+        for p in (pipe, loaded)
+    )
+    assert one.shape == (1, 3, 10, 12)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+def test_copies_and_configs_rebuild_it():
+    unet = plain()
+    binarize_unet(unet)
+    twin = Binarized.from_config(unet.config).double()
+    twin.load_state_dict(unet.state_dict())
+    torch.testing.assert_close(run(twin), run(unet), rtol=0, atol=1e-10)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match='unet is a Linear, not a UNet2DModel or a'):
+        binarize_unet(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match='unet is a BIDiffSRUNet, not a UNet2DModel'):
+        binarize_unet(BIDiffSRUNet(8, 3, 8, num_levels=1, fp_levels=(), norm_groups=4))
+    with pytest.raises(ValueError, match='unet is a UNet1DModel'):
+        binarize_unet(UNet1DModel(block_out_channels=(8, 8, 8)))
+    unet = plain()
+    binarize_unet(unet)
+    with pytest.raises(
+        ValueError, match=r'unet is a Binarized.*: it is binary already'
+    ):
+        binarize_unet(unet)
+
+
+def test_nothing_to_binarize_is_refused_and_changes_nothing():
+    unet = plain()
+    with pytest.raises(ValueError, match='nothing to binarize in UNet2DModel'):
+        binarize_unet(unet, keep=['down_blocks', 'up_blocks', 'mid_block'])
+    with pytest.raises(ValueError, match="keep='conv_inn' matches no convolution"):
+        binarize_unet(unet, keep='conv_inn')
+    with pytest.raises(ValueError, match='tau=0 must be an integer >= 1'):
+        binarize_unet(unet, tau=0)
+    with pytest.raises(ValueError, match=r'sign=Identity.*: give its name or a dict'):
+        binarize_unet(unet, sign=nn.Identity())
+    assert type(unet) is UNet2DModel
+    assert not binary_names(unet)
+    for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block):
+        block.resnets = nn.ModuleList()
+        block.downsamplers = block.upsamplers = None
+    with pytest.raises(ValueError, match='this UNet2DModel has nothing to binarize'):
+        binarize_unet(unet)
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'config\.json: no such file'):
+        load_binarized(tmp_path)
+    plain().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='describes a UNet2DModel, which binarize_un'):
+        load_binarized(tmp_path)
+    with pytest.raises(ValueError, match='does not say which layers are binary'):
+        Binarized.from_pretrained(tmp_path)
