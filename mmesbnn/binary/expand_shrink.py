@@ -208,7 +208,8 @@ class TiledBatchNorm2d(nn.BatchNorm2d):
         centred = wide - mean.view(ones)
         square_sum = dist_f.all_reduce(centred.square().sum(dims))
         scale = torch.rsqrt(square_sum / count + self.eps)
-        self._track(mean.detach(), square_sum.detach() / (count - 1))
+        # a single value has no unbiased variance: leave 0 rather than NaN
+        self._track(mean.detach(), square_sum.detach() / (count - 1).clamp(min=1))
         return (centred * scale.view(ones)).to(x.dtype)
 
     @torch.no_grad()

@@ -360,6 +360,19 @@ def test_copies_and_sync_show_in_the_representation():
     assert 'copies=3, sync=True' in repr(TiledBatchNorm2d(6, 3, sync=True))
 
 
+def test_synced_norm_of_a_single_value_stays_finite(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        norm = TiledBatchNorm2d(4, 2, sync=True)
+        y = norm(torch.full((1, 2, 1, 1), 3.0))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(y.flatten(), norm.bias)
+    torch.testing.assert_close(norm.running_mean, torch.full((4,), 0.3))
+    torch.testing.assert_close(norm.running_var, torch.full((4,), 0.9))
+
+
 @pytest.mark.parametrize('training', [True, False])
 def test_sync_without_processes_is_the_plain_norm(training):
     tiled, synced = (TiledBatchNorm2d(6, 3, sync=sync) for sync in (False, True))
