@@ -22,6 +22,18 @@ from ..reach import (
 COUNT_EVERY = 1000
 
 
+def decay_until(binary_from: int, initial: float, below: float) -> float:
+    """Factor per step with which ``T < below`` from step ``binary_from`` on.
+
+    Args:
+        binary_from: First step, counted from 0, at which weights are binary.
+        initial: Temperature of step 0.
+        below: Temperature under which weights are binary.
+    """
+    # T = below half a step earlier, so that rounding cannot shift the step
+    return math.exp(math.log(below / initial) / (binary_from - 0.5))
+
+
 @torch.no_grad()
 def binary_share(model: nn.Module) -> float:
     """Share of the weights with a temperature that are exactly +-1 now.
@@ -120,11 +132,10 @@ class TemperatureHook(Hook):
                 f'initial={self.initial} must be above the temperature under which '
                 f'weights are binary, {below}'
             )
-        hardening = math.log(below / self.initial)
         if self.decay is None:
-            # T = below half a step earlier, so that rounding cannot shift the step
-            self.decay = math.exp(hardening / (self.binary_from - 0.5))
+            self.decay = decay_until(self.binary_from, self.initial, below)
         elif self.binary_from is None:
+            hardening = math.log(below / self.initial)
             self.binary_from = math.floor(hardening / math.log(self.decay)) + 1
 
     @property
