@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ..version import __version__
-from . import bi_diffsr, bidet_faster_rcnn, binary_vit, bnext, reactnet
+from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family, listed
 from .reading import read_published
 
@@ -25,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     reactnet.FAMILY,
     bi_diffsr.FAMILY,
     bidet_faster_rcnn.FAMILY,
+    bidet_ssd.FAMILY,
 )
 
 

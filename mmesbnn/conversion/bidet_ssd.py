@@ -1,0 +1,298 @@
+"""Published BiDet SSD300 checkpoints, and the layer lists that they begin with.
+
+What differs from mmdet is turned around: of an anchor's classes the background is the
+last, not the first. Boxes are eight channels per anchor in both.
+
+As in ``bnext.py`` the backbone itself, built without memory, says which keys are
+wanted.
+
+Source: the repository of Wang et al., "BiDet" (CVPR 2020), ``ssd/bidet_ssd.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.backbones.bidet_resnet import bidet_conv
+from ..models.backbones.bidet_vgg import ARCHS, BiDetVGG
+from .common import Conversion, Family, check_names, check_shapes
+
+#: Anchors per pixel of every map that the heads read.
+ANCHORS = (4, 6, 6, 6, 4, 4)
+VOC_CLASSES = 20
+#: Prefix of the layer list in a detector; a pretrained list has none.
+BASE = 'vgg.layers.'
+
+#: Our names in a unit, and theirs.
+UNIT = {
+    'convs.0.': 'conv.', 'norms.0.': 'bn.', 'shortcut.conv.': 'downsample.1.',
+    'shortcut.norm.': 'downsample.2.',
+}  # fmt: skip
+#: Our names in the tail, and how many layers after the last block theirs are.
+TAIL = {'conv.': 2, 'norm1.': 3, 'pointwise.': 5, 'norm2.': 6}
+NORM = ('weight', 'bias', 'running_mean', 'running_var')
+#: Matches nothing: every entry of a published file is used.
+UNUSED = re.compile(r'(?!)')
+
+MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What names and shapes of a published file say about its network.
+
+    Args:
+        channels: Widths of the stem, the stages and the tail.
+        depths: Blocks per stage.
+        extras: Widths of the extra layers; none in a pretrained layer list.
+        num_classes: Classes, without background; 0 in a layer list.
+    """
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    extras: tuple[int, ...] = ()
+    num_classes: int = 0
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether it is a detector rather than a layer list."""
+        return self.num_classes > 0
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Widths of the maps that the heads read."""
+        return (self.channels[4], self.channels[-1], *self.extras[1::2])
+
+    def title(self) -> str:
+        """The network in words."""
+        return 'BiDet SSD300' if self.is_detector else 'BiDet VGG-16'
+
+
+def _rows(state: Mapping[str, Tensor], key: str) -> int:
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    return state[key].shape[0]
+
+
+def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
+    """The part of the layout that the layer list tells."""
+    channels, depths, index = [_rows(state, f'{base}0.weight')], [], 2
+    while f'{base}{index}.conv.weight' in state:
+        width = _rows(state, f'{base}{index}.conv.weight')
+        if not depths or f'{base}{index}.downsample.1.weight' in state:
+            channels.append(width)
+            depths.append(0)
+        depths[-1] += 1
+        index += 1
+    if depths != ARCHS['16']['depths']:
+        raise ValueError(
+            f'has {depths} blocks per stage, not {ARCHS["16"]["depths"]} as in VGG-16'
+        )
+    channels.append(_rows(state, f'{base}{index + 1}.weight'))
+    return Layout(tuple(channels), tuple(depths))
+
+
+def read_layout(state: Mapping[str, Tensor]) -> Layout:
+    """Read the network's layout from names and shapes.
+
+    Args:
+        state: Published state dict without ``module.``.
+
+    Raises:
+        ValueError: If what it is read from is missing or cannot be converted.
+    """
+    is_detector = any(key.startswith(BASE) for key in state)
+    layout = _read_base(state, BASE if is_detector else '')
+    if not is_detector:
+        return layout
+    extras = tuple(_rows(state, f'extras.{i}.weight') for i in range(8))
+    for inner, outer in zip(extras[::2], extras[1::2]):
+        if outer != 2 * inner:
+            raise ValueError(
+                f'has extra layers of {extras} channels: not twice as many'
+            )
+    rows = [_rows(state, f'conf.{i}.weight') for i in range(len(ANCHORS))]
+    classes = rows[0] // ANCHORS[0]
+    if classes < 2 or rows != [count * classes for count in ANCHORS]:
+        raise ValueError(
+            f'conf.0 to conf.5 have {rows} rows, not those of {ANCHORS} anchors and '
+            'two classes or more, background included'
+        )
+    return Layout(layout.channels, layout.depths, extras, classes - 1)
+
+
+def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the backbone."""
+    arch = dict(channels=list(layout.channels), depths=list(layout.depths))
+    known = next((name for name, other in ARCHS.items() if other == arch), None)
+    return dict(type='BiDetVGG', arch=known or arch, sign_zero=sign_zero, init_cfg=None)
+
+
+def detector_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
+    smallest = 0.2 if layout.num_classes == VOC_CLASSES else 0.15
+    return dict(
+        type='SingleStageDetector',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True
+        ),
+        backbone=backbone_cfg(layout, sign_zero),
+        neck=dict(
+            type='SSDNeck', in_channels=layout.sources[:2],
+            out_channels=layout.sources, level_strides=(2, 2, 1, 1),
+            level_paddings=(1, 1, 0, 0), l2_norm_scale=20,
+            conv_cfg=dict(type='BinaryConv2d', **bidet_conv(sign_zero)),
+            norm_cfg=dict(type='BN'), act_cfg=None,
+        ),
+        bbox_head=dict(
+            type='BiDetSSDHead', num_classes=layout.num_classes,
+            in_channels=layout.sources,
+            anchor_generator=dict(
+                type='ClippedSSDAnchorGenerator', scale_major=False, input_size=300,
+                basesize_ratio_range=(smallest, 0.9),
+                strides=[8, 16, 32, 64, 100, 300],
+                ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+            ),
+            bbox_coder=dict(
+                type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2],
+                clip_border=False,
+            ),
+        ),
+        train_cfg=None,
+        test_cfg=dict(
+            nms_pre=-1, max_per_class=200, score_thr=0.01, min_bbox_size=0,
+            nms=dict(type='nms', iou_threshold=0.45, split_thr=1),
+            max_per_img=200 * layout.num_classes,
+        ),
+    )  # fmt: skip
+
+
+def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
+    """Config of the backbone as a classifier without a head, for mmpretrain's."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(backbone_cfg(layout, sign_zero), out_indices=(-1,)),
+        neck=dict(type='GlobalAveragePooling'),
+    )
+
+
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """``name`` with the prefix that it begins with replaced."""
+    ours = next(prefix for prefix in prefixes if name.startswith(prefix))
+    return prefixes[ours] + name[len(ours) :]
+
+
+def _backbone_prefixes(layout: Layout) -> dict[str, str]:
+    """Our prefixes in the backbone, and those of the layer list."""
+    prefixes, index = {'stem.conv.': '0.', 'stem.norm.': '1.'}, 1
+    for stage, depth in enumerate(layout.depths):
+        for unit in range(depth):
+            index += 1
+            for ours, theirs in UNIT.items():
+                prefixes[f'stages.{stage}.{unit}.{ours}'] = f'{index}.{theirs}'
+    for ours, distance in TAIL.items():
+        prefixes[f'stages.{len(layout.depths)}.0.{ours}'] = f'{index + distance}.'
+    return prefixes
+
+
+def _backbone(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
+    """Our name, the published name and the shape of the backbone's entries."""
+    cfg = backbone_cfg(layout, -1)
+    base, prefixes = BASE if layout.is_detector else '', _backbone_prefixes(layout)
+    with torch.device('meta'):  # shapes are all that is asked of it
+        slots = BiDetVGG(arch=cfg['arch']).state_dict()
+    for key, value in slots.items():
+        yield f'backbone.{key}', base + _renamed(key, prefixes), value.shape
+
+
+def _neck(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The same of the neck's."""
+    yield 'neck.l2_norm.weight', 'L2Norm.weight', layout.sources[:1]
+    width = layout.channels[-1]
+    for i, out in enumerate(layout.extras):
+        level, second = divmod(i, 2)
+        ours = f'neck.extra_layers.{level}.{second}'
+        kernel = 3 if second else 1
+        yield f'{ours}.conv.weight', f'extras.{i}.weight', (out, width, kernel, kernel)
+        for name in NORM:
+            yield f'{ours}.bn.{name}', f'extra_bns.{i}.{name}', (out,)
+        name = 'num_batches_tracked'
+        yield f'{ours}.bn.{name}', f'extra_bns.{i}.{name}', ()
+        width = out
+
+
+def _head(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The same of the head's."""
+    parts = {'reg_convs': ('loc', 8), 'cls_convs': ('conf', layout.num_classes + 1)}
+    for ours, (theirs, size) in parts.items():
+        for i, (width, anchors) in enumerate(zip(layout.sources, ANCHORS)):
+            shape = (anchors * size, width, 3, 3)
+            yield f'bbox_head.{ours}.{i}.0.weight', f'{theirs}.{i}.weight', shape
+            yield f'bbox_head.{ours}.{i}.0.bias', f'{theirs}.{i}.bias', shape[:1]
+
+
+def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
+    """``value`` with mmdet's order of classes, ``classes`` without background."""
+    if not name.startswith('conf.'):
+        return value
+    per_anchor = value.unflatten(0, (-1, classes + 1))
+    return per_anchor.roll(-1, 1).flatten(0, 1)
+
+
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:
+    """Convert a published BiDet SSD300, or the layer list it begins with.
+
+    Raw outputs, anchors and detections are the published ones.
+
+    Args:
+        state: Published state dict without ``module.``.
+        binarize: Whether sign(0) is -1, so that layers are really binary. Published is
+            0: the first extra layer, which reads what a ReLU gives, then sees {0, 1}.
+            Weights are signs in either case.
+        se_bits: Of other families.
+
+    Raises:
+        ValueError: If keys are missing or too many, or shapes contradict.
+    """
+    layout = read_layout(state)
+    sign_zero = -1 if binarize else 0
+    slots = [*_backbone(layout)]
+    if layout.is_detector:
+        slots += [*_neck(layout), *_head(layout)]
+    shapes = {name: shape for _, name, shape in slots}
+    check_names(state, shapes, UNUSED, layout.title())
+    check_shapes(state, shapes, layout.title())
+    new = {
+        ours: _as_mmdet(name, state[name], layout.num_classes)
+        for ours, name, _ in slots
+    }
+    build = detector_cfg if layout.is_detector else classifier_cfg
+    summary = dict(
+        network=layout.title(), channels=', '.join(map(str, layout.channels)),
+        weights='binary',
+    )  # fmt: skip
+    if layout.is_detector:
+        voc = layout.num_classes == VOC_CLASSES
+        summary['classes'] = str(layout.num_classes)
+        summary['anchors'] = 'of VOC' if voc else 'of COCO'
+    return Conversion(build(layout, sign_zero), new, summary)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is a published BiDet VGG-16's."""
+    return any(f'{base}2.conv.weight' in state for base in (BASE, ''))
+
+
+FAMILY = Family(
+    name='BiDet SSD300',
+    hint='keys like vgg.layers.2.conv.weight',
+    recognises=recognises,
+    convert=convert,
+)
