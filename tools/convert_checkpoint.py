@@ -1,10 +1,10 @@
-"""Convert a published checkpoint to an mmpretrain checkpoint.
+"""Convert a published checkpoint to one of OpenMMLab.
 
     python tools/convert_checkpoint.py bnext_tiny.pth.tar bnext_tiny.pth
 
 The result loads into the model that its meta['model'] describes, and computes the
 logits of the published network. Known families: BNext (T, S, M, L, 18), ES-BNext,
-BinaryViT, ReActNet (A, 18) and Bi-Real-18.
+BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
 As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
 Published shifts and activations are a module per bank; ours are the rows of one tensor.
-Three numbers are in no file and are those of the published configs: 16 groups of the
-norms (or as many of them as divide the width), a dropout of 0.2 and 2000 timesteps.
-Other numbers are set in the config that the conversion gives; the state dict stays.
+What is in no file is as in the published configs: 16 groups of the norms (or as many of
+them as divide the width), a dropout of 0.2, 2000 timesteps; and a magnification of 2,
+since files of all magnifications look alike. Other numbers are set in the config that
+the conversion gives; the state dict stays.
 
 Source: the repository of Chen et al., "Binarized Diffusion Model for Image
 Super-Resolution", arXiv 2406.05723 (``diffglv/archs/unet_BI_DiffSR_arch.py``).
@@ -27,6 +28,9 @@ UNUSED = re.compile(r'(?!)')
 
 #: Groups of the norms in the published configs.
 NORM_GROUPS = 16
+
+#: Magnification in the resulting config.
+SCALE = 2
 
 #: Our names in a :class:`BIConv`, and theirs, which may depend on the bank.
 BI_CONV = {
@@ -192,18 +196,23 @@ def convert(
     }
     check_names(state, shapes, UNUSED, 'BI-DiffSR')
     check_shapes(state, shapes, 'BI-DiffSR')
-    new = {
-        key: torch.cat([state[name] for name in parts]).reshape(slots[key].shape)
-        for key, parts in names.items()
-    }
+    new = {}
+    for key, parts in names.items():
+        value = torch.cat([state[name] for name in parts])
+        new[f'unet.{key}'] = value.reshape(slots[key].shape)
     summary = dict(
         network='BI-DiffSR', tau='1',
         channels=', '.join(
             str(cfg['base_channels'] * 2**i) for i in range(cfg['num_levels'])
         ),
         banks=str(cfg['banks']), weights='binary',
+        scale=f'not in the file; {SCALE} in the config',
     )  # fmt: skip
-    return Conversion(cfg, new, summary)
+    model_cfg = dict(
+        type='SRDiffusion', scale=SCALE, unet=cfg, timesteps='batch',
+        pipeline=dict(x0_clip='scheduler'),
+    )  # fmt: skip
+    return Conversion(model_cfg, new, summary)
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

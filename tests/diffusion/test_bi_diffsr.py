@@ -33,9 +33,10 @@ def converted(net=NET, seed=0, **kwargs):
     """Our network with the weights of a published file, and the file."""
     state = random_state(net, seed)
     result = convert(state)
-    cfg = {**result.model_cfg, 'norm_groups': net.norm_groups, **kwargs}
+    cfg = {**result.model_cfg['unet'], 'norm_groups': net.norm_groups, **kwargs}
     model = MODELS.build(cfg).double().eval()
-    model.load_state_dict(result.state_dict, strict=True)
+    weights = {k.removeprefix('unet.'): v for k, v in result.state_dict.items()}
+    model.load_state_dict(weights, strict=True)
     return model, state
 
 
