@@ -1,8 +1,6 @@
 # BiDet's SSD300 on PASCAL VOC: 07+12 trainval to train, 07 test to test.
 # 300,000 iterations of Adam, two GPUs with 16 images each.
-_base_ = ['mmdet::_base_/default_runtime.py']
-
-custom_imports = dict(imports=['mmesbnn'])
+_base_ = ['./voc0712.py']
 
 # Padded pixels are -1 after the sign; gradients flow through the weights' scales, too.
 binary_conv = dict(
@@ -139,47 +137,22 @@ test_pipeline = [
     ),
 ]
 
-data_root = 'data/VOCdevkit/'
 train_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_sampler=None,
     dataset=dict(
-        type='ConcatDataset',
-        # the year, which is not the same
-        ignore_keys=['dataset_type'],
         datasets=[
-            dict(
-                type='CheckedVOCDataset',
-                data_root=data_root,
-                ann_file=f'VOC{year}/ImageSets/Main/trainval.txt',
-                data_prefix=dict(sub_data_root=f'VOC{year}/'),
-                filter_cfg=dict(filter_empty_gt=True),
-                pipeline=train_pipeline,
-            )
-            for year in (2007, 2012)
-        ],
+            dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval
+        ]
     ),
 )
 val_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedVOCDataset',
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/test.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='11points')
-test_evaluator = val_evaluator
 
 # Clipping (clip_grad=dict(max_norm=5)) is an option of the published code, off there.
 optim_wrapper = dict(
@@ -191,27 +164,22 @@ milestones = [30_000, 80_000, 200_000]
 param_scheduler = [
     dict(type='MultiStepLR', by_epoch=False, milestones=milestones, gamma=0.1),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=300_000, val_interval=10_000)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(
+    type='IterBasedTrainLoop',
+    max_iters=300_000,
+    val_interval=10_000,
+)
 
 custom_hooks = [
     # the two terms of the bottleneck come in with the first step
     dict(type='BottleneckHook', begin=milestones[0], by_epoch=False),
-    dict(type='NaNGuardHook'),
     dict(type='SignFlipHook'),
+    dict(type='NaNGuardHook'),
     dict(type='NumClassCheckHook'),
 ]
 randomness = dict(seed=1)
 
-default_hooks = dict(
-    checkpoint=dict(
-        interval=5000,
-        by_epoch=False,
-        max_keep_ckpts=3,
-        save_best='auto',
-    ),
-)
+default_hooks = dict(checkpoint=dict(interval=5000, by_epoch=False))
 log_processor = dict(by_epoch=False)
 
 auto_scale_lr = dict(base_batch_size=32)

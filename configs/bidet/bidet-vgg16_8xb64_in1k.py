@@ -1,0 +1,10 @@
+# The classifier that BiDet's SSD300 begins with. Its own recipe is not published; this
+# is that of ReActNet, in one stage.
+_base_ = ['../_base_/reactnet_stage1_imagenet.py']
+
+model = dict(
+    backbone=dict(_delete_=True, type='BiDetVGG', out_indices=(-1,)),
+    head=dict(in_channels=1024),
+)
+
+custom_hooks = [*_base_.custom_hooks, dict(type='SignFlipHook')]
