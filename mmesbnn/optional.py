@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import Registry
+if TYPE_CHECKING:  # exports run where there is no mmengine
+    from mmengine.registry import Registry
 
 
 def require(
