@@ -1,0 +1,176 @@
+"""Binary convolutions and binary linear layers, said in OpenVINO's operators.
+
+OpenVINO's CPU plugin runs ``FakeQuantize(levels=2)`` as a comparison whose results are
+bits, and ``BinaryConvolution`` as xor and popcount on them. Weights are ``u1``
+constants, one bit each, here and in the IR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+from openvino.opset1 import binary_convolution
+from openvino.utils.node_factory import NodeFactory
+
+#: Prefix of the names of nodes that turn a map into bits.
+BINARIZE = 'mmesbnn.binarize'
+
+CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution looks: pairs (vertical, horizontal), groups, padded value."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    pad_value: int = 0
+
+
+def constant(value: Any, dtype: Any = np.float32) -> ov.Node:
+    """A constant with a copy of ``value``."""
+    return ops.constant(np.asarray(value, dtype))
+
+
+def copy_of(node: ov.Node, inputs: Sequence[Any], **attributes: Any) -> list[ov.Output]:
+    """Outputs of the same operator on other inputs, ``attributes`` changed."""
+    kind = node.get_type_info()
+    new = NodeFactory(kind.version_id).create(
+        kind.name, list(inputs), {**node.get_attributes(), **attributes}
+    )
+    new.set_friendly_name(node.get_friendly_name())
+    return new.outputs()
+
+
+def bits(weight: np.ndarray) -> ov.Node:
+    """Constant of one bit per entry, 1 where ``weight > 0``.
+
+    Args:
+        weight: ``(C_o, C_i, k_h, k_w)``.
+    """
+    packed = np.packbits(weight.reshape(-1) > 0, bitorder='little')
+    tensor = ov.Tensor(packed, ov.Shape(weight.shape), ov.Type.u1)
+    # a tensor of bits shares the array's memory, which ends with this function
+    return ov.op.Constant(tensor, shared_memory=False)
+
+
+def binarize(x: ov.Output, threshold: np.ndarray | float, channels: int) -> ov.Node:
+    """Bits of ``x > threshold``, for a binary convolution.
+
+    Args:
+        x: Map ``(N, C, H, W)``.
+        threshold: One value per channel, or one for all.
+        channels: ``C``.
+    """
+    # one value per channel also where all are equal: OpenVINO's passes change a single
+    # one's place with a reshaping, and then it has five axes where the kernel takes four
+    values = np.broadcast_to(np.asarray(threshold, np.float32).reshape(-1), channels)
+    bound = constant(values.reshape(1, -1, 1, 1))
+    return ops.fake_quantize(x, bound, bound, constant(0.0), constant(1.0), levels=2)
+
+
+def scale_of(weight: np.ndarray) -> np.ndarray:
+    """The magnitude ``a`` of every output channel, whose entries are ``-a`` and ``a``.
+
+    Args:
+        weight: ``(C_o, ...)``, binary.
+    """
+    return np.abs(weight.reshape(len(weight), -1)[:, 0])
+
+
+def scaled(y: ov.Node, scale: np.ndarray) -> ov.Node:
+    """``y`` times a factor per channel (axis 1); ``y`` itself if all are 1."""
+    if (scale == 1).all():
+        return y
+    return ops.multiply(y, constant(scale.reshape(1, -1, 1, 1)))
+
+
+def _split(x: Any, parts: int) -> list[Any]:
+    if parts == 1:
+        return [x]
+    return ops.split(x, constant(1, np.int64), parts).outputs()
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else ops.concat(parts, 1)
+
+
+def float_conv(x: ov.Output, weight: np.ndarray, geometry: Geometry) -> ov.Node:
+    """The same convolution in full precision, for layers that are not binary."""
+    vertical, horizontal = padding = geometry.padding
+    if geometry.pad_value and any(padding):
+        pads = constant([0, 0, vertical, horizontal], np.int64)
+        x = ops.pad(x, pads, pads, 'constant', constant(geometry.pad_value))
+        padding = (0, 0)
+    parts = [
+        ops.convolution(
+            part, constant(kernels), list(geometry.stride), list(padding),
+            list(padding), list(geometry.dilation),
+        )
+        for part, kernels in zip(
+            _split(x, geometry.groups), np.split(weight, geometry.groups)
+        )
+    ]  # fmt: skip
+    return _joined(parts)
+
+
+def binary_conv(
+    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str
+) -> ov.Node:
+    """Binary convolution of the signs of ``x``, times the weight's scale.
+
+    Groups are split, convolved one by one and concatenated: the operator has none.
+
+    Args:
+        x: Map ``(N, C, H, W)``, whatever has the right signs.
+        weight: Effective weight, ``-a`` and ``a`` per output channel.
+        geometry: Stride, padding, dilation, groups and padded value.
+        name: Name of the layer.
+    """
+    signs = []
+    for part in _split(x, geometry.groups):
+        node = binarize(part, 0.0, weight.shape[1])
+        node.set_friendly_name(f'{BINARIZE}:{name}#{len(signs)}')
+        signs.append(node)
+    parts = []
+    for part, kernels in zip(signs, np.split(weight, geometry.groups)):
+        y = bit_convolution(part, bits(kernels), geometry, geometry.pad_value)
+        y.set_friendly_name(f'{name}#{len(parts)}')
+        parts.append(y)
+    return scaled(_joined(parts), scale_of(weight))
+
+
+def bit_convolution(
+    x: ov.Node, weight: ov.Node, geometry: Geometry, pad_value: float
+) -> ov.Node:
+    """OpenVINO's operator itself, without groups."""
+    pads: Sequence[int] = list(geometry.padding)
+    return binary_convolution(
+        x, weight, list(geometry.stride), pads, pads, list(geometry.dilation),
+        'xnor-popcount', float(pad_value), 'explicit',
+    )  # fmt: skip
+
+
+def binary_linear(x: ov.Output, weight: np.ndarray, name: str) -> ov.Node:
+    """Binary linear layer of tokens ``(..., C)``: a 1x1 convolution of a map.
+
+    Args:
+        x: Two to four axes, the last one holding the features.
+        weight: Effective weight ``(C_o, C_i)``.
+        name: Name of the layer.
+    """
+    rank = x.get_partial_shape().rank.get_length()
+    missing = constant(list(range(1, 5 - rank)), np.int64)
+    if rank < 4:
+        x = ops.unsqueeze(x, missing).output(0)
+    x = ops.transpose(x, constant(CHANNELS_FIRST, np.int64)).output(0)
+    y = binary_conv(x, weight[:, :, None, None], Geometry(), name)
+    y = ops.transpose(y, constant(CHANNELS_LAST, np.int64))
+    return ops.squeeze(y, missing) if rank < 4 else y
