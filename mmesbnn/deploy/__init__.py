@@ -11,8 +11,10 @@ from typing import Any
 
 _MODULES = {
     'ExportError': 'manifest',
+    'ImageError': 'images',
     'PackError': 'packed_file',
     'PackReport': 'packing',
+    'Runner': 'runner',
     'load_packed': 'unpacking',
     'pack': 'packing',
     'pack_checkpoint': 'packing',

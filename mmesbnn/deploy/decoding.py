@@ -1,0 +1,137 @@
+"""From a network's outputs to labels and boxes, with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Size = tuple[int, int]
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """``exp(x) / sum(exp(x))`` over the last axis."""
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """``1 / (1 + exp(-x))``."""
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def classify(
+    outputs: np.ndarray, decoding: Mapping[str, Any], classes: Sequence[str] | None
+) -> dict[str, Any]:
+    """Label and scores of one image, named as mmpretrain names them.
+
+    Args:
+        outputs: The network's output, ``(classes,)``.
+        decoding: That of the manifest.
+        classes: Names, or None.
+    """
+    activations = {'softmax': softmax, 'sigmoid': sigmoid, None: np.asarray}
+    scores = activations[decoding['activation']](outputs)
+    label = int(scores.argmax())
+    result = {
+        'pred_label': label, 'pred_score': float(scores[label]), 'pred_scores': scores
+    }  # fmt: skip
+    if classes:
+        result['pred_class'] = classes[label]
+    return result
+
+
+def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box ``(4,)`` with others ``(n, 4)``."""
+
+    def area(boxes: np.ndarray) -> np.ndarray:
+        sides = boxes[..., 2:] - boxes[..., :2]
+        return sides[..., 0] * sides[..., 1]
+
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[2:], others[:, 2:])
+    sides = (high - low).clip(0)
+    common = sides[:, 0] * sides[:, 1]
+    return common / np.maximum(area(box) + area(others) - common, 1e-12)
+
+
+def suppress(boxes: np.ndarray, iou_thr: float) -> list[int]:
+    """Non-maximum suppression of boxes ``(n, 4)`` in falling order of score.
+
+    Returns:
+        Indices of those that overlap no better kept box by more than ``iou_thr``.
+    """
+    kept, left = [], np.arange(len(boxes))
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        left = left[overlap(boxes[best], boxes[left]) <= iou_thr]
+    return kept
+
+
+def _candidates(
+    scores: np.ndarray, decoding: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Box and class of every score ``(K, classes)`` that goes on."""
+    levels = decoding.get('levels') or [len(scores)]
+    best = decoding.get('nms_pre') if decoding.get('levels') else None
+    chosen, start = [], 0
+    for count in levels:
+        flat = scores[start : start + count].ravel()
+        above = np.flatnonzero(flat > decoding['score_thr'])
+        if best is not None and len(above) > best:
+            above = above[np.argsort(-flat[above], kind='stable')[:best]]
+        chosen.append(above + start * scores.shape[1])
+        start += count
+    where = np.concatenate(chosen)
+    return where // scores.shape[1], where % scores.shape[1]
+
+
+def _picked(
+    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any], size: Size
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes, scores and labels that remain."""
+    boxes, scores = outputs['boxes'], outputs['scores']
+    which, labels = _candidates(scores, decoding)
+    scores = scores[which, labels]
+    boxes = boxes[which, labels] if boxes.ndim == 3 else boxes[which]
+    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+    order = np.argsort(-scores, kind='stable')
+    boxes, scores, labels = boxes[order], scores[order], labels[order]
+    kept = []
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        kept += list(of_class[suppress(boxes[of_class], decoding['iou_thr'])])
+    kept = np.sort(np.asarray(kept, int))[: decoding['max_per_image']]
+    return boxes[kept], scores[kept], labels[kept]
+
+
+def detect(
+    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any],
+    classes: Sequence[str] | None, size: Size, original: Size,
+) -> dict[str, Any]:  # fmt: skip
+    """Boxes of one image, named as mmdet names them.
+
+    Args:
+        outputs: ``boxes``, ``scores`` (and ``labels``) of the image, see the manifest.
+        decoding: That of the manifest.
+        classes: Names, or None.
+        size: Height and width of what the network saw of the image, without padding.
+        original: Height and width of the image.
+
+    Returns:
+        ``bboxes``, ``(n, 4)`` corners in pixels of the image, ``scores`` and
+        ``labels``, best first; ``classes`` if there are names.
+    """
+    if decoding.get('final'):
+        boxes, scores, labels = (outputs[k] for k in ('boxes', 'scores', 'labels'))
+        real = labels >= 0
+        boxes, scores, labels = boxes[real], scores[real], labels[real]
+    else:
+        boxes, scores, labels = _picked(outputs, decoding, size)
+    scale = np.array([b / a for a, b in zip(size, original)], np.float32)[[1, 0, 1, 0]]
+    result = {'bboxes': boxes * scale, 'scores': scores, 'labels': labels.astype(int)}
+    if classes:
+        result['classes'] = [classes[label] for label in result['labels']]
+    return result

@@ -1,0 +1,89 @@
+"""Results drawn into images, with PIL alone."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+#: Shorter sides than this are enlarged, so that text has room.
+_LEAST = 160
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """A colour for a class, far from those of its neighbours."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.381966 % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _name(label: int, classes: Sequence[str] | None) -> str:
+    return classes[label] if classes else str(label)
+
+
+def _canvas(image: np.ndarray) -> tuple[Image.Image, int, ImageFont.ImageFont]:
+    """The image, enlarged if it is small; how many times; and a font that fits."""
+    factor = -(-_LEAST // min(image.shape[:2]))
+    height, width = (side * factor for side in image.shape[:2])
+    canvas = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+    font = ImageFont.load_default(size=max(11, min(height, width) / 28))
+    return canvas, factor, font
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any,
+    colour: tuple[int, int, int],
+) -> None:  # fmt: skip
+    draw.rectangle(draw.textbbox(corner, text, font), fill=(0, 0, 0))
+    draw.text(corner, text, colour, font)
+
+
+def draw_labels(
+    image: np.ndarray, result: Mapping[str, Any], classes: Sequence[str] | None = None,
+    count: int = 3,
+) -> Image.Image:  # fmt: skip
+    """The best classes and their scores, on the image.
+
+    Args:
+        image: Array ``(H, W, 3)``.
+        result: Result of a classification.
+        classes: Names. Default None: numbers.
+        count: How many classes. Default 3.
+    """
+    canvas, _, font = _canvas(image)
+    draw = ImageDraw.Draw(canvas)
+    scores = result['pred_scores']
+    best = np.argsort(-scores, kind='stable')[:count]
+    lines = [f'{_name(label, classes)}  {scores[label]:.1%}' for label in best]
+    y = 3.0
+    for label, line in zip(best, lines):
+        _write(draw, (4, y), line, font, colour_of(int(label)))
+        y = draw.textbbox((4, y), line, font)[3] + 2
+    return canvas
+
+
+def draw_boxes(
+    image: np.ndarray, result: Mapping[str, Any], classes: Sequence[str] | None = None,
+    score_thr: float = 0.3,
+) -> Image.Image:  # fmt: skip
+    """The boxes with a score of at least ``score_thr``, on the image.
+
+    Args:
+        image: Array ``(H, W, 3)``.
+        result: Result of a detection.
+        classes: Names. Default None: numbers.
+        score_thr: Least score. Default 0.3.
+    """
+    canvas, factor, font = _canvas(image)
+    draw = ImageDraw.Draw(canvas)
+    found = zip(result['bboxes'], result['scores'], result['labels'])
+    shown = [item for item in found if item[1] >= score_thr]
+    for box, score, label in reversed(shown):  # the best on top
+        x1, y1, x2, y2 = (float(value) * factor for value in box)
+        colour = colour_of(int(label))
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+        text = f'{_name(int(label), classes)} {score:.2f}'
+        _write(draw, (x1 + 3, y1 + 2), text, font, colour)
+    return canvas

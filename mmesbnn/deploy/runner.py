@@ -1,0 +1,335 @@
+"""Running an export on images: openvino, numpy and PIL, no torch, no OpenMMLab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..optional import require
+from . import decoding, images, sampling
+from .manifest import ExportError, read_manifest
+
+Source = Any  # a file, an array or a PIL image
+
+
+def _positive(name: str, value: int | None) -> None:
+    wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
+    if value is not None and wrong:
+        raise ValueError(f'{name}={value!r} must be an integer >= 1')
+
+
+def _as_list(source: Source | Sequence[Source]) -> tuple[list[Source], bool]:
+    """The images as a list, and whether it was one alone."""
+    alone = not isinstance(source, (list, tuple))
+    return ([source] if alone else list(source)), alone
+
+
+class Runner:
+    """An exported network that takes images and gives results.
+
+    ::
+
+        runner = Runner('work_dirs/es_bnext_tiny/openvino')
+        runner('cat.jpg')['pred_label']
+        runner(['cat.jpg', array, Image.open('dog.png')], batch_size=3)
+        for result in runner.stream(files): ...  # all cores, several batches at a time
+
+    Images are files, PIL images, or uint8 arrays ``(H, W, 3)`` in **RGB**. Results are
+    dicts with the names of mmpretrain (``pred_label``, ``pred_score``, ``pred_scores``,
+    ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``); of
+    super-resolution, arrays ``(H, W, 3)`` of uint8.
+
+    Args:
+        folder: An export, made by ``tools/export_openvino.py``.
+        threads: How many CPU threads to use. Default None: all cores.
+        device: OpenVINO's device; binary kernels are the CPU's. Default ``'CPU'``.
+        verify: Whether to check that the network is the exported one. False is for
+            an IR that you changed yourself. Default True.
+
+    Attributes:
+        manifest: The export's manifest, as a dict.
+        task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
+
+    Raises:
+        ImportError: If openvino is not installed.
+        ExportError: If the folder is no export, or was changed, or OpenVINO cannot
+            load it.
+        ValueError: If ``threads`` is not positive.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, *, threads: int | None = None,
+        device: str = 'CPU', verify: bool = True,
+    ) -> None:  # fmt: skip
+        _positive('threads', threads)
+        self.folder, self.device, self.threads = Path(folder), device, threads
+        self.manifest = read_manifest(folder, verify)
+        self.task: str = self.manifest['task']
+        self._openvino = require('openvino', 'deploy', 'Runner')
+        self._core = self._openvino.Core()
+        self._compiled: dict[str, Any] = {}
+        self._network('LATENCY')
+
+    def _network(self, hint: str) -> Any:
+        """The compiled network, for latency or throughput."""
+        if hint not in self._compiled:
+            # 32 bits: processors with matrix units would round to bfloat16 otherwise
+            options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
+            if self.threads is not None and self.device == 'CPU':
+                options['INFERENCE_NUM_THREADS'] = self.threads
+            path = self.folder / 'model.xml'
+            try:
+                network = self._core.compile_model(str(path), self.device, options)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ExportError(
+                    f'{path}: OpenVINO {self._openvino.__version__} cannot load it on '
+                    f'{self.device} ({reason})'
+                ) from error
+            self._compiled[hint] = network
+        return self._compiled[hint]
+
+    # inputs -----------------------------------------------------------------------
+
+    @property
+    def _shape(self) -> list[int]:
+        """Shape of the image input, -1 where any size will do."""
+        return list(self.manifest['inputs'][0]['shape'])
+
+    def _batch_size(self, wanted: int) -> int:
+        fixed = self._shape[0]
+        return wanted if fixed == -1 else fixed
+
+    def preprocess(self, source: Source) -> tuple[np.ndarray, tuple, tuple]:
+        """What the network sees of an image.
+
+        Args:
+            source: The image.
+
+        Returns:
+            Array ``(3, H, W)`` of float32, normalised and padded; the size before
+            padding, and the image's own, both (height, width).
+
+        Raises:
+            ImageError: If it is no image, or does not fit into the network's input.
+        """
+        preprocessing = self.manifest['preprocessing']
+        image = images.read_image(source)
+        original = image.shape[:2]
+        image = images.apply_steps(image, preprocessing['steps'])
+        size = image.shape[:2]
+        image = images.normalize(image, preprocessing)
+        divisor = preprocessing.get('pad_divisor', 1)
+        rounded = (-(-side // divisor) * divisor for side in size)
+        target = tuple(
+            side if fixed == -1 else fixed
+            for side, fixed in zip(rounded, self._shape[2:])
+        )
+        if any(side > limit for side, limit in zip(size, target)):
+            raise images.ImageError(
+                f'an image of {original[0]}x{original[1]} becomes {size[0]}x{size[1]}, '
+                f'and the network takes {target[0]}x{target[1]}: export it with '
+                f'--shape {size[0]} {size[1]}'
+            )
+        image = images.pad_to(image, target, preprocessing.get('pad_value', 0))
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), size, original
+
+    def _batches(
+        self, sources: Iterable[Source], batch_size: int
+    ) -> Iterator[tuple[np.ndarray, list[tuple]]]:
+        """Input arrays of equal images, and the sizes of the images in them."""
+        count = self._batch_size(batch_size)
+        prepared = map(self.preprocess, sources)
+        pending: list[tuple] = []
+        for item in prepared:
+            if pending and item[0].shape != pending[0][0].shape:
+                yield self._stacked(pending, count)
+                pending = []
+            pending.append(item)
+            if len(pending) == count:
+                yield self._stacked(pending, count)
+                pending = []
+        if pending:
+            yield self._stacked(pending, count)
+
+    def _stacked(self, items: list[tuple], count: int) -> tuple[np.ndarray, list]:
+        arrays = [item[0] for item in items]
+        if self._shape[0] != -1:  # the last one again until the batch is full
+            arrays += [arrays[-1]] * (count - len(arrays))
+        return np.stack(arrays), [item[1:] for item in items]
+
+    # outputs ----------------------------------------------------------------------
+
+    def _named(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        names = [output['name'] for output in self.manifest['outputs']]
+        return dict(zip(names, values))
+
+    def infer(self, *arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the network on arrays as it takes them.
+
+        Args:
+            *arrays: In the order of the manifest's ``inputs``.
+
+        Returns:
+            Arrays by the name of the output.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        inputs = self.manifest['inputs']
+        if len(arrays) != len(inputs):
+            raise ValueError(f'{len(arrays)} arrays for {len(inputs)} inputs')
+        for array, told in zip(arrays, inputs):
+            fits = len(array.shape) == len(told['shape']) and all(
+                wanted in (-1, side) for side, wanted in zip(array.shape, told['shape'])
+            )
+            if not fits:
+                raise ValueError(
+                    f'{told["name"]} has shape {list(array.shape)}, the network takes '
+                    f'{told["shape"]} (-1: any)'
+                )
+        results = self._network('LATENCY')(list(arrays))
+        return self._named([np.array(results[i]) for i in range(len(results))])
+
+    def _results(
+        self, outputs: dict[str, np.ndarray], sizes: list[tuple]
+    ) -> Iterator[dict[str, Any]]:
+        settings, classes = self.manifest['decoding'], self.manifest['classes']
+        for i, (size, original) in enumerate(sizes):
+            of_image = {name: value[i] for name, value in outputs.items()}
+            if self.task == 'classification':
+                (logits,) = of_image.values()
+                yield decoding.classify(logits, settings, classes)
+            else:
+                yield decoding.detect(of_image, settings, classes, size, original)
+
+    # use --------------------------------------------------------------------------
+
+    def __call__(self, source: Source | Sequence[Source], batch_size: int = 1) -> Any:
+        """Results of images.
+
+        Args:
+            source: An image, or a list of images.
+            batch_size: How many to run together, if the export's batch is dynamic;
+                images of one size only. Default 1.
+
+        Returns:
+            A result, or a list of results.
+
+        Raises:
+            ImageError: If a file is no image.
+            ValueError: If ``batch_size`` is not positive.
+        """
+        _positive('batch_size', batch_size)
+        sources, alone = _as_list(source)
+        if self.task == 'super_resolution':
+            results = [self.upscale(one) for one in sources]
+        else:
+            results = []
+            for array, sizes in self._batches(sources, batch_size):
+                results += self._results(self.infer(array), sizes)
+        return results[0] if alone else results
+
+    def stream(
+        self, sources: Iterable[Source], batch_size: int = 1, jobs: int | None = None
+    ) -> Iterator[Any]:
+        """Results of many images, in their order, for the most images per second.
+
+        Several batches run at a time (OpenVINO's throughput mode) while the next images
+        are read; never more than needed are in memory.
+
+        Args:
+            sources: Images, any iterable.
+            batch_size: As in a call. Default 1.
+            jobs: How many batches to run at a time. Default None: OpenVINO's choice.
+
+        Raises:
+            ImageError: If a file is no image.
+            ValueError: If ``batch_size`` or ``jobs`` is not positive, or the task is
+                super-resolution, whose steps wait for each other.
+        """
+        _positive('batch_size', batch_size)
+        _positive('jobs', jobs)
+        if self.task == 'super_resolution':
+            raise ValueError('stream: super-resolution runs image by image; call it')
+        return self._stream(sources, batch_size, jobs)
+
+    def _stream(
+        self, sources: Iterable[Source], batch_size: int, jobs: int | None
+    ) -> Iterator[Any]:
+        queue = self._openvino.AsyncInferQueue(self._network('THROUGHPUT'), jobs or 0)
+        done: dict[int, tuple[dict[str, np.ndarray], list[tuple]]] = {}
+
+        def keep(request: Any, told: tuple[int, list[tuple]]) -> None:
+            number, sizes = told
+            values = [np.array(tensor.data) for tensor in request.output_tensors]
+            done[number] = self._named(values), sizes
+
+        queue.set_callback(keep)
+        started = finished = 0
+        try:
+            for array, sizes in self._batches(sources, batch_size):
+                queue.start_async([array], (started, sizes))
+                started += 1
+                while finished in done:
+                    yield from self._results(*done.pop(finished))
+                    finished += 1
+        finally:
+            queue.wait_all()
+        for number in range(finished, started):
+            yield from self._results(*done.pop(number))
+
+    def upscale(
+        self, source: Source, *, steps: int | None = None, seed: int | None = None,
+        noise: np.ndarray | None = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> np.ndarray:  # fmt: skip
+        """Upscale an image by diffusion.
+
+        Args:
+            source: The image.
+            steps: Steps of the sampling. Default None: those of the export.
+            seed: Seed of the noise. Default None: a random one.
+            noise: The noise instead, see :func:`mmesbnn.deploy.sampling.upscale`.
+            progress: Wraps the timesteps, to show how far it is, as ``tqdm`` does.
+
+        Returns:
+            Array ``(H scale, W scale, 3)`` of uint8.
+
+        Raises:
+            ImageError: If it is no image, or does not fit into the network's input.
+            ValueError: If the export does not upscale, or ``steps`` is out of range.
+        """
+        if self.task != 'super_resolution':
+            raise ValueError(f'upscale: the export is for {self.task}')
+        image, settings = images.read_image(source), self.manifest['decoding']
+        self._check_size(image, settings)
+        result = sampling.upscale(
+            image.astype(np.float32) / 255, self._predict, settings, steps=steps,
+            seed=seed, noise=noise, progress=progress,
+        )  # fmt: skip
+        return np.floor(result * 255 + 0.5).astype(np.uint8)
+
+    def _check_size(self, image: np.ndarray, settings: dict[str, Any]) -> None:
+        multiple = settings['multiple']
+        needed = [
+            -(-side * settings['scale'] // multiple) * multiple
+            for side in image.shape[:2]
+        ]
+        fixed = self._shape[2:]
+        if any(limit not in (-1, side) for side, limit in zip(needed, fixed)):
+            raise images.ImageError(
+                f'an image of {image.shape[0]}x{image.shape[1]} becomes '
+                f'{needed[0]}x{needed[1]}, and the network takes {fixed[0]}x{fixed[1]}'
+                f': export it with --shape {needed[0]} {needed[1]}'
+            )
+
+    def _predict(self, sample: np.ndarray, t: int) -> np.ndarray:
+        kind = self.manifest['inputs'][1].get('dtype', 'float32')
+        timestep = np.full(len(sample), t, kind)
+        (prediction,) = self.infer(sample, timestep).values()
+        return prediction

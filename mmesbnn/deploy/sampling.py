@@ -1,0 +1,144 @@
+"""Diffusion super-resolution around any network, with numpy alone.
+
+The same arithmetic as :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: From ``sample``, ``(N, 6, H, W)``, and a timestep to the prediction.
+Network = Callable[[np.ndarray, int], np.ndarray]
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with parameter -1/2, for ``|x| <= 2``."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x <= 1, near, far)
+
+
+def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
+    """Bicubic interpolation as MATLAB's ``imresize(image, scale)``, not rounded.
+
+    Args:
+        image: ``(H, W, C)`` of a floating dtype.
+        scale: How many times larger.
+    """
+    if scale == 1:
+        return image
+    for _ in range(2):  # rows, then columns; after two turns the axes are back
+        length = len(image)
+        where = (np.arange(length * scale) + 0.5) / scale - 0.5
+        taps = np.floor(where).astype(int) + np.arange(-1, 3)[:, None]
+        weights = _cubic(where - taps)
+        # outside, the image goes on as its mirror image, the border pixel repeated
+        taps = taps % (2 * length)
+        taps = np.where(taps < length, taps, 2 * length - 1 - taps)
+        weights = weights.astype(image.dtype)[..., None, None]
+        image = sum(image[row] * w for row, w in zip(taps, weights)).swapaxes(0, 1)
+    return image
+
+
+def pad_reflect(image: np.ndarray, multiple: int) -> np.ndarray:
+    """``(H, W, C)`` up to multiples, by reflection below and at the right."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        index = np.arange(-(-length // multiple) * multiple) % max(2 * length - 2, 1)
+        index = np.minimum(index, np.abs(2 * length - 2 - index))
+        image = image.take(index, axis)
+    return image
+
+
+def timesteps(scheduler: Mapping[str, Any], steps: int) -> list[int]:
+    """Timesteps of DDIM with leading spacing, falling."""
+    ratio = len(scheduler['alphas_cumprod']) // steps
+    return [i * ratio + scheduler['steps_offset'] for i in reversed(range(steps))]
+
+
+class _Schedule:
+    """Steps of DDIM without fresh noise.
+
+    Args:
+        decoding: That of the manifest.
+        steps: How many.
+    """
+
+    def __init__(self, decoding: Mapping[str, Any], steps: int) -> None:
+        self.scheduler = decoding['scheduler']
+        self.to_data = decoding['x0_clip'] == 'data'
+        self.timesteps = timesteps(self.scheduler, steps)
+        self.stride = len(self.scheduler['alphas_cumprod']) // steps
+
+    def _levels(self, t: int) -> tuple[float, float]:
+        """``a`` and ``s`` of ``x_t = a x_0 + s e``."""
+        s = self.scheduler
+        square = s['alphas_cumprod'][t] if t >= 0 else s['final_alpha_cumprod']
+        return square**0.5, (1 - square) ** 0.5
+
+    def step(self, x: np.ndarray, prediction: np.ndarray, t: int) -> np.ndarray:
+        """The image one step less noisy."""
+        signal, noise = self._levels(t)
+        kind = self.scheduler['prediction_type']
+        if kind == 'epsilon':
+            clean, error = (x - noise * prediction) / signal, prediction
+        elif kind == 'sample':
+            clean, error = prediction, (x - signal * prediction) / noise
+        else:
+            clean = signal * x - noise * prediction
+            error = signal * prediction + noise * x
+        limit = self.scheduler['clip_sample_range']
+        if self.to_data:
+            clean = clean.clip(0, 1)
+            error = (x - signal * clean) / noise
+        elif limit is not None:
+            clean = clean.clip(-limit, limit)
+        signal, noise = self._levels(t - self.stride)
+        return signal * clean + noise * error
+
+
+def upscale(
+    image: np.ndarray, network: Network, decoding: Mapping[str, Any], *,
+    steps: int | None = None, seed: int | None = None,
+    noise: np.ndarray | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> np.ndarray:  # fmt: skip
+    """Upscale an image by diffusion.
+
+    Args:
+        image: ``(H, W, 3)`` of float32 in [0, 1].
+        network: What predicts.
+        decoding: That of the manifest.
+        steps: Steps of the sampling. Default None: those of the manifest.
+        seed: Seed of the noise, from numpy's generator. Default None: a random one.
+        noise: The noise itself instead, ``(1, 3, H', W')`` of the padded size.
+        progress: Wraps the timesteps, to show how far it is.
+
+    Returns:
+        ``(H scale, W scale, 3)`` in [0, 1].
+
+    Raises:
+        ValueError: If ``steps`` is not from 1 to the schedule's length, or ``noise``
+            has another shape.
+    """
+    total = len(decoding['scheduler']['alphas_cumprod'])
+    steps = decoding['scheduler']['num_inference_steps'] if steps is None else steps
+    if not 1 <= steps <= total:
+        raise ValueError(f'steps={steps} must be from 1 to {total}')
+    height, width = (side * decoding['scale'] for side in image.shape[:2])
+    condition = enlarge(image, decoding['scale']).clip(0, 1)
+    condition = pad_reflect(condition, decoding['multiple']).transpose(2, 0, 1)[None]
+    if noise is None:
+        generator = np.random.default_rng(seed)
+        noise = generator.standard_normal(condition.shape, np.float32)
+    elif noise.shape != condition.shape:
+        raise ValueError(f'noise has shape {noise.shape}, not {condition.shape}')
+    x, schedule = noise.astype(np.float32), _Schedule(decoding, steps)
+    for t in progress(schedule.timesteps):
+        prediction = network(np.concatenate([condition, x], 1), t)
+        x = schedule.step(x, prediction, t).astype(np.float32)
+    return x[0].transpose(1, 2, 0)[:height, :width].clip(0, 1)
