@@ -68,11 +68,12 @@ def read_file(path: Path) -> Any:
         raise IsADirectoryError(f'{path}: a folder, not a checkpoint file')
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file')
+    path.open('rb').close()  # what the system has to say comes from here
     try:
         return _load(path)
-    except (OSError, ImportError):
+    except ImportError:
         raise
-    except Exception as error:  # damaged bytes raise nearly anything
+    except Exception as error:  # damaged bytes raise nearly anything, OSError too
         refused = re.search(r'GLOBAL ([\w.]+)', str(error))
         if refused:
             raise ConversionError(
@@ -118,7 +119,8 @@ def read_published(source: str | os.PathLike | Mapping) -> tuple[str, dict]:
         raise ConversionError(f'source={source!r} must be a path or a dict')
     state = _unwrap(content)
     if not isinstance(state, Mapping) or not state:
-        raise ConversionError(f'{name}: holds no state dict but a {type(state)}')
+        found = 'an empty dict' if state == {} else f'a {type(state).__name__}'
+        raise ConversionError(f'{name}: holds no state dict but {found}')
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ConversionError(

@@ -103,7 +103,7 @@ def test_missing_file_and_folder(tmp_path):
     'source, message',
     [
         (3, 'source=3 must be a path or a dict'),
-        ({}, 'the given dict: holds no state dict'),
+        ({}, 'the given dict: holds no state dict but an empty dict'),
         ({'epoch': 3}, "'epoch' is a int, not a tensor"),
         ({'state_dict': {'a': [1.0]}}, "'a' is a list, not a tensor"),
         ({0: torch.ones(1)}, '0 is a Tensor'),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.analysis.digits import run_tool
+from tests.reference import published_binary_vit, published_reactnet
 from tests.reference.published_bnext import Network, random_state
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py'
@@ -20,6 +22,26 @@ def run(*args, cwd):
         cwd=cwd, capture_output=True, text=True, timeout=120,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )  # fmt: skip
+
+
+#: Of each further family: the network's account, a network, its title.
+OTHERS = {
+    'ReActNet-A': (
+        published_reactnet,
+        published_reactnet.Network((8, 16), name='weights', flat=True),
+        'ReActNet variant',
+    ),
+    'Bi-Real': (
+        published_reactnet,
+        published_reactnet.Network(
+            (8, 8, 16), (1, 1), name='weights', flat=True, shifts=False
+        ),
+        'Bi-Real Net variant',
+    ),
+    'BinaryViT': (
+        published_binary_vit, published_binary_vit.Network(), 'BinaryViT variant'
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,3 +80,65 @@ def test_errors_are_one_sentence_and_exit_with_2(folder):
     assert done.stderr == 'error: missing.pth: no such file\n'
     assert done.stdout == ''
     assert not (folder / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('family', OTHERS)
+def test_files_of_other_families_give_the_published_logits(
+    family, tmp_path, monkeypatch, capsys
+):
+    registry = pytest.importorskip('mmpretrain').registry
+    account, net, title = OTHERS[family]
+    state, target = account.random_state(net), tmp_path / 'out.pth'
+    wrapped = {f'module.{key}': value for key, value in state.items()}
+    torch.save(dict(epoch=1, state_dict=wrapped), tmp_path / 'published.pth.tar')
+    names = (tmp_path / 'published.pth.tar', target)
+    assert run_tool('convert_checkpoint.py', *names, monkeypatch=monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split(maxsplit=1)[1] == title
+    assert err == ''
+    converted = torch.load(target, weights_only=True)
+    model = registry.MODELS.build(converted['meta']['model']).double().eval()
+    model.load_state_dict(converted['state_dict'], strict=True)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    with torch.no_grad():
+        ours, theirs = model(x, mode='tensor'), account.logits(state, net, x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+def damaged(account, net, kind):
+    state = account.random_state(net)
+    if kind == 'wrong shape':
+        key = next(key for key in state if key.endswith('running_mean'))
+        state[key] = torch.zeros(3)
+    elif kind == 'missing':
+        del state[next(key for key in state if key.endswith('running_mean'))]
+    elif kind == 'another family':
+        state = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).state_dict()
+    return state
+
+
+@pytest.mark.parametrize('family', OTHERS)
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('wrong shape', 'running_mean has shape (3,), not'),
+        ('missing', 'lacks 1 keys of a'),
+        ('another family', 'not a published checkpoint of a known family'),
+        ('truncated', 'truncated, damaged or no file of torch.save'),
+    ],
+)
+def test_damaged_files_of_other_families_are_named(
+    family, kind, message, tmp_path, monkeypatch, capsys
+):
+    account, net, _ = OTHERS[family]
+    source, target = tmp_path / 'published.pth', tmp_path / 'out.pth'
+    torch.save(damaged(account, net, kind), source)
+    if kind == 'truncated':
+        source.write_bytes(source.read_bytes()[:-500])
+    names = (source, target)
+    assert run_tool('convert_checkpoint.py', *names, monkeypatch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f'error: {source}: ') and message in err
+    assert not target.exists()
