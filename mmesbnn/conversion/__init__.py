@@ -2,6 +2,7 @@
 
 from .common import Conversion, ConversionError, Family
 from .convert import FAMILIES, convert, convert_file, load_published
+from .sr_pipeline import load_sr_pipeline
 
 __all__ = [
     'FAMILIES',
@@ -11,4 +12,5 @@ __all__ = [
     'convert',
     'convert_file',
     'load_published',
+    'load_sr_pipeline',
 ]

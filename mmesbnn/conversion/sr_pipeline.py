@@ -1,0 +1,91 @@
+"""A pipeline for super-resolution from whatever its weights are in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..optional import require
+from .common import ConversionError
+from .convert import convert
+from .reading import read_file
+
+#: What the keys of the UNet begin with in :class:`SRDiffusion`'s state dict.
+PREFIX = 'unet.'
+
+
+def _from_folder(folder: Path) -> Any:
+    from diffusers import UNet2DModel
+
+    from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline, load_binarized
+
+    if (folder / 'model_index.json').is_file():
+        return SRDiffusionPipeline.from_pretrained(folder)
+    if not (folder / 'config.json').is_file():
+        raise ConversionError(
+            f'{folder}: holds neither a pipeline (model_index.json) nor a UNet '
+            '(config.json)'
+        )
+    name = json.loads((folder / 'config.json').read_text()).get('_class_name')
+    plain = {kind.__name__: kind for kind in (BIDiffSRUNet, UNet2DModel)}
+    load = plain[name].from_pretrained if name in plain else load_binarized
+    return SRDiffusionPipeline(load(folder))
+
+
+def _from_config(cfg: Mapping, weights: Mapping, name: str) -> Any:
+    """Of a converted file; builds nothing but the two classes it knows."""
+    from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline
+
+    options = dict(cfg['unet'])
+    if options.pop('type', None) != 'BIDiffSRUNet':
+        raise ConversionError(f'{name}: its UNet is no BIDiffSRUNet')
+    unet = BIDiffSRUNet(**options)
+    unet.load_state_dict(
+        {k[len(PREFIX) :]: v for k, v in weights.items() if k.startswith(PREFIX)}
+    )
+    return SRDiffusionPipeline(
+        unet.eval(), scale=cfg['scale'], **cfg.get('pipeline', {})
+    )
+
+
+def load_sr_pipeline(source: str | os.PathLike) -> Any:
+    """Load a pipeline for super-resolution.
+
+    Args:
+        source: A folder that ``save_pretrained`` wrote, of a pipeline or of a UNet; a
+            published BI-DiffSR file; or what ``convert_file`` made of one. Files are
+            read with ``weights_only=True``.
+
+    Returns:
+        :class:`~mmesbnn.diffusion.SRDiffusionPipeline`. Files have a magnification of
+        2; give another ``scale`` to its call.
+
+    Raises:
+        OSError: If there is no such file or folder, or it may not be read.
+        ImportError: If diffusers is not installed.
+        ValueError: If it is none of these; checkpoints of training need their config.
+    """
+    require('diffusers', 'sr', 'SRDiffusionPipeline')
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    content = read_file(path)
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping):
+        result = convert(path)
+        if result.model_cfg['type'] != 'SRDiffusion':
+            raise ConversionError(
+                f'{path}: a {result.summary["network"]}, not a network for '
+                'super-resolution'
+            )
+        return _from_config(result.model_cfg, result.state_dict, str(path))
+    cfg = meta.get('model')
+    if not isinstance(cfg, Mapping) or cfg.get('type') != 'SRDiffusion':
+        raise ConversionError(
+            f'{path}: does not describe its network: a checkpoint of training needs its '
+            'config, too'
+        )
+    return _from_config(cfg, content['state_dict'], str(path))

@@ -1,0 +1,124 @@
+"""Upscale images with a super-resolution model.
+
+    python tools/upscale.py IMAGE... --model MODEL [--out DIR] [--scale 4] [--seed 0]
+
+MODEL is a folder of a pipeline (tools/test_sr.py --export writes one) or of a UNet, a
+published BI-DiffSR file, or a checkpoint of tools/train_sr.py with its --config.
+Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    explained,
+    load_config,
+    load_weights,
+)
+from mmesbnn.conversion import load_sr_pipeline
+from mmesbnn.datasets.images import write_png
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument('--model', required=True, help='folder or file of the model')
+    parser.add_argument('--config', help='config of a checkpoint of tools/train_sr.py')
+    parser.add_argument('--out', default='.', metavar='DIR', help='default: here')
+    parser.add_argument(
+        '--scale', type=int, help="magnification (default: the model's)"
+    )
+    parser.add_argument(
+        '--steps', type=int, default=50, help='steps of the sampling (default: 50)'
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the noise, for every image (default: 0)'
+    )
+    parser.add_argument(
+        '--tile', type=int, default=1024, metavar='PIXELS',
+        help='larger results are made of overlapping tiles; 0 for none (default: 1024)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--overlap', type=int, default=64, metavar='PIXELS', help='default: 64'
+    )
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: cuda if there is one, else cpu',
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def read(path):
+    """Return the image, upright, and its transparency, None if it has none."""
+    with explained(f'{path} cannot be read as an image'):
+        image = Image.open(path)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    if 'A' in image.getbands() or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        return image.convert('RGB'), image.getchannel('A')
+    return image, None
+
+
+def targets(paths, folder, scale):
+    """Where the results go; a clash is found before the work."""
+    found = {}
+    for path in map(Path, paths):
+        target = folder / f'{path.stem}_x{scale}.png'
+        if target in found:
+            raise InputError(f'{path} and {found[target]} would both become {target}')
+        if not path.is_file():
+            raise InputError(f'{path}: no such file')
+        if target.resolve() in {Path(other).resolve() for other in paths}:
+            raise InputError(
+                f'{target}, the result of {path}, is to be upscaled itself'
+            )
+        found[target] = path
+    return found
+
+
+def load_pipeline(model, config):
+    if config is None:
+        with explained(f'cannot load {model}'):
+            return load_sr_pipeline(model)
+    network = build_model(load_config(config))
+    load_weights(network, model)
+    return network.eval().to_pipeline()
+
+
+def main():
+    args = parse_args()
+    pipeline = load_pipeline(args.model, args.config)
+    with explained(f'cannot use --device {args.device}'):
+        pipeline.to(args.device)
+    scale = pipeline.config.scale if args.scale is None else args.scale
+    for target, path in targets(args.images, Path(args.out), scale).items():
+        image, alpha = read(path)
+        pipeline.set_progress_bar_config(desc=path.name)
+        with explained(str(path)):
+            (result,) = pipeline(
+                image, scale, args.steps, seed=args.seed, tile_size=args.tile or None,
+                tile_overlap=args.overlap,
+            ).images  # fmt: skip
+            if alpha is not None:
+                result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
+            write_png(target, torch.from_numpy(np.array(result)).permute(2, 0, 1))
+        size = f'{result.width} x {result.height}'
+        print(f'{path} ({image.width} x {image.height}) -> {target} ({size})')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
