@@ -26,6 +26,7 @@ class SRMetric(BaseMetric):
     """
 
     name = ''
+    default_prefix = ''  # names begin with the set
 
     def __init__(self, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)

@@ -8,7 +8,15 @@ from ..binary import (
     BinaryMultiheadAttention,
     DropInESLinear,
 )
-from . import backbones, classifiers, heads, layers, losses, task_modules
+from . import (
+    backbones,
+    classifiers,
+    heads,
+    layers,
+    losses,
+    restorers,
+    task_modules,
+)
 from .hub import register_models
 
 # For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows
@@ -26,5 +34,6 @@ __all__ = [
     'layers',
     'losses',
     'register_models',
+    'restorers',
     'task_modules',
 ]

@@ -3,9 +3,11 @@
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
 from .epoch_seed import EpochSeedHook
+from .iter_seed import IterSeedHook
 from .nan_guard import NaNGuardHook
 from .parameter_bounds import ParameterBoundsHook
 from .require_checkpoint import RequireCheckpointHook
+from .save_images import SaveImagesHook
 from .sign_flip import SignFlipHook
 from .teacher_schedule import TeacherScheduleHook
 from .temperature import TemperatureHook
@@ -14,9 +16,11 @@ __all__ = [
     'BottleneckHook',
     'ClassCountHook',
     'EpochSeedHook',
+    'IterSeedHook',
     'NaNGuardHook',
     'ParameterBoundsHook',
     'RequireCheckpointHook',
+    'SaveImagesHook',
     'SignFlipHook',
     'TeacherScheduleHook',
     'TemperatureHook',

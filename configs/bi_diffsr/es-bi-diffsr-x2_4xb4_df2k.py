@@ -1,0 +1,3 @@
+_base_ = ['../_base_/bi_diffsr.py']
+
+model = dict(unet=dict(tau=2))

@@ -1,0 +1,38 @@
+"""Images that a test predicts, as files to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...datasets.images import write_png
+
+
+@HOOKS.register_module()
+class SaveImagesHook(Hook):
+    """Writes the images of a test as ``out_dir/<set>/<name>.png``.
+
+    For models that predict dicts with ``pred``, uint8 ``(3, H, W)``, ``set_name`` and
+    ``name``, as :class:`~mmesbnn.models.restorers.SRDiffusion`.
+
+    Args:
+        out_dir: Folder to write to; made when needed.
+    """
+
+    def __init__(self, out_dir: str | os.PathLike) -> None:
+        self.out_dir = Path(out_dir)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None,
+        outputs: Sequence[dict] | None = None,
+    ) -> None:  # fmt: skip
+        """Write the images of a batch."""
+        for sample in outputs or ():
+            path = self.out_dir / sample['set_name'] / f'{sample["name"]}.png'
+            write_png(path, sample['pred'])

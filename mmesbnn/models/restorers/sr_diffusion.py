@@ -1,0 +1,243 @@
+"""Training and validating a diffusion model for super-resolution in mmengine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ...datasets.bicubic import resize
+from ...datasets.images import to_uint8
+from ...optional import require
+
+#: Losses by name: of prediction and target, both (N, C, H, W).
+LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
+
+
+def _as_float(image: Tensor) -> Tensor:
+    return image.float() / 255
+
+
+@MODELS.register_module()
+class SRDataPreprocessor(BaseDataPreprocessor):
+    """Moves images to the model's device, ``x / 255`` in float32.
+
+    Training images become one batch. Images to test may differ in size and stay a list.
+
+    Raises:
+        ValueError: While training, if the images differ in size.
+    """
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Prepare what a loader with either of mmengine's collate functions gives.
+
+        Args:
+            data: ``inputs`` and maybe ``data_samples`` with ``hr``, uint8: a tensor
+                ``(N, 3, H, W)`` each, or a list of ``(3, H, W)``.
+            training: Whether to return tensors rather than lists.
+        """
+        data = self.cast_data(data)
+        samples = dict(data.get('data_samples') or {})
+        inputs = self._images('inputs', data['inputs'], training)
+        if training:
+            samples['hr'] = self._images('hr', samples['hr'], training)
+        return dict(inputs=inputs, data_samples=samples)
+
+    @staticmethod
+    def _images(name: str, images: Any, training: bool) -> Tensor | list[Tensor]:
+        images = [_as_float(image) for image in images]
+        if not training:
+            return images
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(
+                f'{name}: images of a batch differ in size: give crop_size to the '
+                'dataset of train_dataloader'
+            )
+        return torch.stack(images)
+
+
+@MODELS.register_module()
+class SRDiffusion(BaseModel):
+    """A UNet that learns to tell the noise in an image from its low-resolution version.
+
+    Training: ``L = mean |net([up(lr), sqrt(a_t) hr + sqrt(1 - a_t) n], t) - n|`` with
+    ``n ~ N(0, 1)``, ``t`` uniform, ``a_t`` the cumulated product of ``1 - beta``, and
+    ``up`` MATLAB's bicubic; images are in [0, 1]. With ``prediction_type`` in
+    ``scheduler`` the target is another: ``'sample'`` is ``hr``, ``'v_prediction'``
+    ``sqrt(a_t) n - sqrt(1 - a_t) hr``.
+
+    Validation and test sample with :class:`~mmesbnn.diffusion.SRDiffusionPipeline`; the
+    noise of every image comes from a generator of its own with the seed ``seed + its
+    index``, on the CPU, so that results depend neither on batches nor on devices.
+
+    Args:
+        unet: Config of the UNet; inputs ``[condition, noisy image]`` and timesteps, as
+            :class:`~mmesbnn.diffusion.BIDiffSRUNet`.
+        scale: Magnification, at least 1.
+        scheduler: Arguments of :func:`~mmesbnn.diffusion.schedule.make_scheduler`.
+            Default none: DDIM with the published schedule.
+        sampling: Arguments of the pipeline's call. Default
+            ``dict(num_inference_steps=50)``, as published.
+        pipeline: Further arguments of the pipeline. Default none.
+        timesteps: ``'each'``: one timestep drawn per image; ``'batch'``: one for all
+            images of a batch, as published. Default ``'each'``.
+        loss: ``'l1'``, as published, or ``'l2'``. Default ``'l1'``.
+        seed: Seed of the noise that sampling starts from. Default 10, as published.
+        data_preprocessor: Default ``dict(type='SRDataPreprocessor')``.
+        init_cfg: As ``BaseModel``.
+
+    Raises:
+        ValueError: If an argument is not one of the allowed values, or the UNet was
+            made for another number of timesteps; while training, if images do not
+            have the magnification ``scale``.
+        ImportError: If diffusers is not installed.
+
+    Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
+    arXiv 2406.05723.
+    """
+
+    def __init__(
+        self, unet: dict, scale: int, scheduler: dict | None = None,
+        sampling: dict | None = None, pipeline: dict | None = None,
+        timesteps: str = 'each', loss: str = 'l1', seed: int = 10,
+        data_preprocessor: dict | None = None, init_cfg: dict | None = None,
+    ) -> None:  # fmt: skip
+        require('diffusers', 'sr', 'SRDiffusion')
+        from ...diffusion.schedule import make_scheduler
+
+        if not isinstance(scale, int) or scale < 1:
+            raise ValueError(f'scale={scale!r} must be an integer >= 1')
+        if timesteps not in ('each', 'batch'):
+            raise ValueError(f"timesteps={timesteps!r} must be 'each' or 'batch'")
+        if loss not in LOSSES:
+            raise ValueError(f'loss={loss!r} must be one of {sorted(LOSSES)}')
+        preprocessor = data_preprocessor or dict(type='SRDataPreprocessor')
+        super().__init__(preprocessor, init_cfg)
+        self.unet = MODELS.build(unet)
+        self.scheduler = make_scheduler(**(scheduler or {}))
+        self.scale, self.timesteps, self.loss_name = scale, timesteps, loss
+        self.sampling = {'num_inference_steps': 50, **(sampling or {})}
+        self.pipeline_options = dict(pipeline or {})
+        self.seed = seed
+        self._check_schedule()
+
+    @property
+    def total_steps(self) -> int:
+        """``T``, timesteps of the training schedule."""
+        return self.scheduler.config.num_train_timesteps
+
+    def _check_schedule(self) -> None:
+        steps = getattr(self.unet.config, 'total_steps', self.total_steps)
+        if steps != self.total_steps:
+            raise ValueError(
+                f'unet: total_steps={steps}, but the scheduler has '
+                f'num_train_timesteps={self.total_steps}'
+            )
+
+    def condition(self, lr: Tensor) -> Tensor:
+        """``lr`` at the size of the result, clamped to [0, 1].
+
+        Args:
+            lr: ``(N, 3, h, w)``.
+        """
+        height, width = lr.shape[-2:]
+        return resize(lr, (height * self.scale, width * self.scale)).clamp(0, 1)
+
+    def _draw_timesteps(self, images: Tensor) -> Tensor:
+        count = len(images) if self.timesteps == 'each' else 1
+        drawn = torch.randint(self.total_steps, (count,), device=images.device)
+        return drawn.expand(len(images))
+
+    def _target(self, hr: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        kind = self.scheduler.config.prediction_type
+        if kind == 'epsilon':
+            return noise
+        if kind == 'sample':
+            return hr
+        return self.scheduler.get_velocity(hr, noise, timesteps)
+
+    def loss(self, inputs: Tensor, data_samples: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss.
+
+        Args:
+            inputs: Low-resolution images ``(N, 3, h, w)`` in [0, 1].
+            data_samples: ``hr``, ``(N, 3, scale h, scale w)`` in [0, 1].
+        """
+        hr, condition = data_samples['hr'], self.condition(inputs)
+        if hr.shape != condition.shape:
+            raise ValueError(
+                f'the model has scale={self.scale}, but the images of the training '
+                f'data are {tuple(inputs.shape[-2:])} and {tuple(hr.shape[-2:])} pixels'
+            )
+        timesteps, noise = self._draw_timesteps(hr), torch.randn_like(hr)
+        noisy = self.scheduler.add_noise(hr, noise, timesteps)
+        predicted = self.unet(torch.cat([condition, noisy], 1), timesteps).sample
+        target = self._target(hr, noise, timesteps)
+        return {f'loss_{self.loss_name}': LOSSES[self.loss_name](predicted, target)}
+
+    def to_pipeline(self) -> Any:
+        """A pipeline around this model's UNet, for sampling and ``save_pretrained``.
+
+        Returns:
+            :class:`~mmesbnn.diffusion.SRDiffusionPipeline`.
+        """
+        from ...diffusion import SRDiffusionPipeline
+
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        return SRDiffusionPipeline(
+            unet=self.unet, scheduler=scheduler, scale=self.scale,
+            **self.pipeline_options,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Sequence[Tensor], data_samples: dict[str, Any]
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Sample high-resolution images.
+
+        Args:
+            inputs: Low-resolution images ``(3, h, w)`` in [0, 1].
+            data_samples: ``index``, ``name``, ``set_name`` and maybe ``hr`` of each.
+
+        Returns:
+            ``data_samples`` of every image, with ``pred``, uint8
+            ``(3, scale h, scale w)``.
+        """
+        pipeline = self.to_pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        results = []
+        for i, lr in enumerate(inputs):
+            sample = {key: values[i] for key, values in data_samples.items()}
+            generator = torch.Generator().manual_seed(self.seed + int(sample['index']))
+            image = pipeline(
+                lr[None], generator=generator, output_type='pt', **self.sampling
+            ).images[0]
+            results.append({**sample, 'pred': to_uint8(image)})
+        return results
+
+    def forward(
+        self, inputs: Any, data_samples: dict[str, Any] | None = None,
+        mode: str = 'tensor',
+    ) -> Any:  # fmt: skip
+        """As mmengine's models.
+
+        Args:
+            inputs: See :meth:`loss` and :meth:`predict`.
+            data_samples: See there.
+            mode: ``'loss'``, ``'predict'``, or ``'tensor'``: the UNet's prediction for
+                the noisiest timestep and pure noise, the same at every call: one step,
+                for counting operations.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        condition = self.condition(inputs)
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(condition.shape, generator=generator).to(condition)
+        return self.unet(torch.cat([condition, noise], 1), self.total_steps - 1).sample

@@ -1,0 +1,132 @@
+"""A super-resolution training that was interrupted ends where it would have ended."""
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmesbnn.engine.hooks import IterSeedHook
+from mmesbnn.evaluation import psnr
+from tests.datasets.sr_folders import write_benchmark, write_df2k
+from tests.engine import sr_runs, toy
+
+pytest.importorskip('diffusers')
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    write_benchmark(root, sizes=((44, 52),))
+    return write_df2k(root, sizes=((32, 40), (40, 32)))
+
+
+@pytest.fixture(scope='module')
+def trainings(root, tmp_path_factory):
+    """Four iterations in one go, and in twice two with another number of workers."""
+    whole, parts = (tmp_path_factory.mktemp(name) for name in ('whole', 'parts'))
+    first = sr_runs.runner(root, whole, iters=4)
+    first.train()
+    sr_runs.runner(root, parts, iters=2, workers=2).train()
+    last = str(parts / 'iter_2.pth')
+    second = sr_runs.runner(root, parts, iters=4, resume=True, load_from=last)
+    torch.manual_seed(99)
+    second.train()
+    return first, second, (whole, parts)
+
+
+def test_every_logged_number_is_the_same(trainings):
+    whole, parts, _ = trainings
+    expected = sr_runs.history(whole)
+    assert len(set(expected['train/loss_l1'])) == 4
+    assert len(set(expected['val/Set5/PSNR'])) == 2
+    assert len(expected['val/Set5/SSIM']) == 2
+    got = sr_runs.history(parts)
+    for name, numbers in expected.items():
+        if name.startswith('val/'):  # the first came after its checkpoint was written
+            numbers = numbers[1:]
+        assert got[name] == numbers
+
+
+def tensors(value, name=''):
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in items:
+            yield from tensors(child, f'{name}.{key}')
+
+
+def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
+    whole, parts = (
+        dict(tensors(torch.load(folder / 'iter_4.pth', weights_only=True)))
+        for folder in trainings[2]
+    )
+    assert whole.keys() == parts.keys()
+    for start in ('.state_dict', '.ema_state_dict', '.optimizer'):
+        assert any(name.startswith(start) for name in whole)
+    assert not [name for name in whole if not torch.equal(whole[name], parts[name])]
+
+
+def test_the_average_is_what_is_validated_and_saved(trainings):
+    whole, _, (folder, _) = trainings
+    saved = torch.load(folder / 'iter_4.pth', weights_only=True)
+    name = 'unet.conv_in.weight'
+    average, last = saved['state_dict'][name], whole.model.unet.conv_in.weight
+    assert not torch.equal(average, last)
+    assert torch.equal(saved['ema_state_dict'][f'module.{name}'], last)
+    # the figure of the last validation, from the averaged weights
+    whole.model.load_state_dict(saved['state_dict'])
+    (data,) = whole.val_dataloader
+    (result,) = whole.model.eval().val_step(data)
+    figure = psnr(result['pred'], result['hr'], crop_border=4, convert_to='Y')
+    assert figure == sr_runs.history(whole)['val/Set5/PSNR'][-1]
+
+
+def test_validation_does_not_change_the_training(trainings, root, tmp_path):
+    rare = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
+    other = sr_runs.runner(root, tmp_path, train_cfg=rare)
+    other.train()
+    expected = sr_runs.history(trainings[0])['train/loss_l1']
+    assert sr_runs.history(other)['train/loss_l1'] == expected
+
+
+def test_skipped_images_are_not_read(root, trainings, tmp_path, monkeypatch):
+    from mmesbnn.datasets import PairedSRDataset
+
+    read, original = [], PairedSRDataset.__getitem__
+
+    def spy(self, key):
+        read.append(key)
+        return original(self, key)
+
+    monkeypatch.setattr(PairedSRDataset, '__getitem__', spy)
+    last = str(trainings[2][0] / 'iter_2.pth')
+    resumed = sr_runs.runner(root, tmp_path, resume=True, load_from=last)
+    resumed.train()
+    draws = [key[1][1] for key in read if isinstance(key, tuple)]
+    assert draws == [4, 5, 6, 7]
+
+
+def test_seeds_differ_by_iteration_and_run(root, tmp_path):
+    drawn = {}
+    for seed in (1, 2):
+        runner = sr_runs.runner(root, tmp_path, randomness=dict(seed=seed))
+        for iteration in range(3):
+            runner.train_loop._iter = iteration
+            IterSeedHook().before_train_iter(runner, 0)
+            drawn[seed, iteration] = torch.rand(1).item()
+    assert len(set(drawn.values())) == 6
+
+
+def test_other_samplers_are_refused(root, tmp_path):
+    cfg = sr_runs.config(root, tmp_path)
+    cfg['train_dataloader']['sampler'] = dict(type='InfiniteSampler')
+    cfg.pop('custom_imports')
+    runner = Runner(**cfg, experiment_name='other_sampler')
+    with pytest.raises(ValueError, match='sampler of train_dataloader is a InfiniteS'):
+        runner.train()
+
+
+def test_epochs_are_refused(tmp_path):
+    runner = toy.runner(tmp_path, [IterSeedHook()])
+    with pytest.raises(ValueError, match='counts epochs: use EpochSeedHook'):
+        runner.train()

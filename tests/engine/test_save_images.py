@@ -1,0 +1,19 @@
+"""Predicted images as PNGs."""
+
+import torch
+
+from mmesbnn.datasets.images import read_rgb
+from mmesbnn.engine.hooks import SaveImagesHook
+from tests.datasets.sr_folders import crop_of
+
+
+def test_one_png_per_image_in_a_folder_per_set(tmp_path):
+    samples = [
+        dict(pred=crop_of(i, 8, 9 + i), name=name, set_name=set_name, hr=None)
+        for i, (set_name, name) in enumerate([('Set5', 'baby'), ('B100', '3096')])
+    ]
+    SaveImagesHook(str(tmp_path / 'out')).after_test_iter(None, 0, None, samples)
+    files = sorted(path for path in tmp_path.rglob('*') if path.is_file())
+    assert files == [tmp_path / 'out/B100/3096.png', tmp_path / 'out/Set5/baby.png']
+    assert torch.equal(read_rgb(files[1]), samples[0]['pred'])
+    assert torch.equal(read_rgb(files[0]), samples[1]['pred'])

@@ -1,0 +1,84 @@
+"""Test a super-resolution model: figures per image set, images, a pipeline to use.
+
+    python tools/test_sr.py CONFIG CHECKPOINT [--out DIR] [--export DIR]
+
+Prints PSNR and SSIM as the config's test_evaluator computes them. --out writes the
+images as PNGs; --export writes the weights as a folder for tools/upscale.py and
+SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    explained,
+    load_config,
+    load_weights,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint of tools/train_sr.py')
+    parser.add_argument('--out', metavar='DIR', help='write the images here')
+    parser.add_argument('--export', metavar='DIR', help='write the pipeline here')
+    parser.add_argument('--no-test', action='store_true', help='only export')
+    parser.add_argument(
+        '--work-dir', metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+        help='what started the processes of a distributed test',
+    )  # fmt: skip
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config, as in '
+        'model.sampling.num_inference_steps=10',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.no_test and not args.export:
+        parser.error('--no-test without --export leaves nothing to do')
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
+    cfg.launcher = args.launcher
+    model = build_model(cfg)
+    load_weights(model, args.checkpoint)
+    if args.export:
+        with explained(f'cannot write {args.export}'):
+            model.eval().to_pipeline().save_pretrained(args.export)
+        print(f'wrote {args.export}')
+    if args.no_test:
+        return
+    if args.out:
+        save = dict(type='SaveImagesHook', out_dir=args.out)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), save]
+    cfg.load_from = None
+    with explained('cannot start the test'):
+        runner = Runner.from_cfg(cfg)
+        built = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        built.load_state_dict(model.state_dict())
+        runner.test_loop  # noqa: B018  (reads the data folders)
+    runner.test()
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)

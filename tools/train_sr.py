@@ -1,0 +1,58 @@
+"""Train a super-resolution model.
+
+    python tools/train_sr.py CONFIG [--work-dir DIR] [--resume] [--launcher pytorch]
+
+Checkpoints, logs and validation figures go to the work dir. --resume goes on after its
+last checkpoint and ends with the numbers of an uninterrupted training.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from mmesbnn.analysis import InputError, explained, load_config
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='go on after the last checkpoint'
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+        help='what started the processes of a distributed training',
+    )  # fmt: skip
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config, as in model.unet.tau=4',
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
+    cfg.launcher, cfg.resume = args.launcher, args.resume
+    with explained('cannot start the training'):
+        runner = Runner.from_cfg(cfg)
+        # reads the data folders
+        runner.train_loop, runner.val_loop  # noqa: B018
+    runner.train()
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
