@@ -15,7 +15,7 @@ _LEAST = 160
 
 def colour_of(label: int) -> tuple[int, int, int]:
     """A colour for a class, far from those of its neighbours."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.381966 % 1, 0.85, 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.381966 % 1, 0.6, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -36,8 +36,9 @@ def _write(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any,
     colour: tuple[int, int, int],
 ) -> None:  # fmt: skip
-    draw.rectangle(draw.textbbox(corner, text, font), fill=(0, 0, 0))
-    draw.text(corner, text, colour, font)
+    left, top, right, bottom = draw.textbbox(corner, text, font)
+    draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=colour)
+    draw.text(corner, text, (0, 0, 0), font)
 
 
 def draw_labels(
@@ -57,10 +58,10 @@ def draw_labels(
     scores = result['pred_scores']
     best = np.argsort(-scores, kind='stable')[:count]
     lines = [f'{_name(label, classes)}  {scores[label]:.1%}' for label in best]
-    y = 3.0
+    y = 4.0
     for label, line in zip(best, lines):
         _write(draw, (4, y), line, font, colour_of(int(label)))
-        y = draw.textbbox((4, y), line, font)[3] + 2
+        y = draw.textbbox((4, y), line, font)[3] + 4
     return canvas
 
 

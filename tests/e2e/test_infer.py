@@ -1,0 +1,126 @@
+"""tools/infer.py as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.analysis.digits import TOOLS, run_tool
+from tests.real_data import photograph
+
+pytest.importorskip('openvino')
+
+from tests.deploy import exports
+from tests.deploy.test_packing import ROOT
+from tests.deploy.test_runner import WITHOUT
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """Exports of each task, and photographs."""
+    folder = tmp_path_factory.mktemp('project')
+    exports.write_classifier(folder / 'classifier')
+    exports.write_detector(folder / 'detector')
+    exports.write_denoiser(folder / 'denoiser')
+    for i in range(3):
+        path = folder / 'images' / f'{i}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(photograph(i)[:60, :90]).save(path)
+    return folder
+
+
+@pytest.fixture
+def infer(monkeypatch, capsys):
+    def run(*args):
+        code = run_tool('infer.py', *args, monkeypatch=monkeypatch)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_without_torch_in_a_process_of_its_own(project, tmp_path):
+    # as `python tools/infer.py`, but what a bare machine lacks cannot be imported
+    code = f'{WITHOUT}\nimport runpy\nrunpy.run_path(sys.argv[0], run_name="__main__")'
+    code = f'import sys; sys.argv = sys.argv[1:]\n{code}'
+    done = subprocess.run(
+        [sys.executable, '-c', code, TOOLS / 'infer.py', project / 'classifier',
+         project / 'images', '--out', 'drawn', '--threads', '1'],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].split()[1] in exports.CLASSES
+    assert lines[3].startswith('3 images in ')
+    drawn = sorted((tmp_path / 'drawn').iterdir())
+    assert [path.name for path in drawn] == ['0.png', '1.png', '2.png']
+    for i, path in enumerate(drawn):
+        image = np.asarray(Image.open(path))
+        # enlarged three times, with words on it
+        before = photograph(i)[:60, :90].repeat(3, 0).repeat(3, 1)
+        assert 0.5 < (image == before).all(-1).mean() < 1
+
+
+def test_boxes(project, infer, tmp_path):
+    images = sorted((project / 'images').iterdir())
+    code, out, err = infer(
+        project / 'detector', *images, '--out', tmp_path / 'new' / 'drawn',
+        '--json', tmp_path / 'all.json', '--score-thr', 0.4,
+    )  # fmt: skip
+    assert code == 0, err
+    results = json.loads((tmp_path / 'all.json').read_text())
+    assert list(results) == [str(path) for path in images]
+    for line, result in zip(out.splitlines(), results.values()):
+        assert f'{len(result["labels"])} boxes' in line
+        assert len(result['bboxes']) == len(result['scores']) > 0
+    assert len(list((tmp_path / 'new' / 'drawn').iterdir())) == 3
+
+
+def test_upscaled_images(project, infer, tmp_path):
+    image = project / 'images' / '0.png'
+    code, out, err = infer(
+        project / 'denoiser', image, image, '--out', tmp_path, '--steps', 2
+    )
+    assert code == 0, err
+    assert '180x120' in out
+    # one file, given twice
+    for name in ('0.png', '0_1.png'):
+        assert Image.open(tmp_path / name).size == (180, 120)
+
+
+def test_what_goes_wrong(project, infer, tmp_path):
+    export, image = project / 'classifier', project / 'images' / '0.png'
+    (tmp_path / 'text.png').write_text('no image')
+    (tmp_path / 'empty').mkdir()
+    for args, words in [
+        ((tmp_path / 'nowhere', image), 'nowhere: no such folder'),
+        ((tmp_path, image), 'not an export'),
+        ((export, tmp_path / 'x.png'), 'x.png: No such file'),
+        ((export, tmp_path / 'text.png'), 'not an image'),
+        ((export, tmp_path / 'empty'), 'a folder without images'),
+        ((export, image, '--threads', 0), 'threads=0'),
+        ((export, image, image, '--batch', 0), 'batch_size=0'),
+        ((export, image, '--out', image), '0.png'),
+        ((export, image, '--out', image / 'x'), '0.png'),
+    ]:
+        code, out, err = infer(*args)
+        assert (code, out) == (2, ''), args
+        assert words in err.splitlines()[-1]
+        assert 'Traceback' not in err
+
+
+def test_an_ir_edited_by_hand(infer, tmp_path, project):
+    exports.write_classifier(tmp_path)
+    xml = tmp_path / 'model.xml'
+    xml.write_text(xml.read_text().replace('<net ', '<net  '))
+    image = project / 'images' / '0.png'
+    code, _, err = infer(tmp_path, image)
+    assert (code, 'changed since the export' in err) == (2, True)
+    code, out, _ = infer(tmp_path, image, '--no-verify')
+    assert code == 0
+    assert '1 images' in out
