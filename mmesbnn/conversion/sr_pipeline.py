@@ -16,6 +16,9 @@ from .reading import read_file
 #: What the keys of the UNet begin with in :class:`SRDiffusion`'s state dict.
 PREFIX = 'unet.'
 
+#: Without this diffusers asks for a package that speeds up loading large models.
+LOADING = dict(low_cpu_mem_usage=False)
+
 
 def _from_folder(folder: Path) -> Any:
     from diffusers import UNet2DModel
@@ -23,7 +26,7 @@ def _from_folder(folder: Path) -> Any:
     from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline, load_binarized
 
     if (folder / 'model_index.json').is_file():
-        return SRDiffusionPipeline.from_pretrained(folder)
+        return SRDiffusionPipeline.from_pretrained(folder, **LOADING)
     if not (folder / 'config.json').is_file():
         raise ConversionError(
             f'{folder}: holds neither a pipeline (model_index.json) nor a UNet '
@@ -32,7 +35,7 @@ def _from_folder(folder: Path) -> Any:
     name = json.loads((folder / 'config.json').read_text()).get('_class_name')
     plain = {kind.__name__: kind for kind in (BIDiffSRUNet, UNet2DModel)}
     load = plain[name].from_pretrained if name in plain else load_binarized
-    return SRDiffusionPipeline(load(folder))
+    return SRDiffusionPipeline(load(folder, **LOADING))
 
 
 def _from_config(cfg: Mapping, weights: Mapping, name: str) -> Any:
@@ -85,7 +88,7 @@ def load_sr_pipeline(source: str | os.PathLike) -> Any:
     cfg = meta.get('model')
     if not isinstance(cfg, Mapping) or cfg.get('type') != 'SRDiffusion':
         raise ConversionError(
-            f'{path}: does not describe its network: a checkpoint of training needs its '
-            'config, too'
+            f'{path}: does not describe its network: a checkpoint of training needs '
+            'its config, too'
         )
     return _from_config(cfg, content['state_dict'], str(path))

@@ -108,7 +108,10 @@ def test_a_checkpoint_of_training_with_its_config(folder):
         (['photo.png', '--model', 'gone'], 'cannot load gone: gone: no such file'),
         (['photo.png', '--model', 'sub'], 'sub: holds neither a pipeline'),
         (['photo.png', '--model', 'iter_9.pth'], 'iter_9.pth: does not describe its n'),
-        (['photo_x3.png', 'photo.png'], 'photo_x3.png: the result of photo.png, but'),
+        (
+            ['photo_x3.png', 'photo.png'],
+            'photo_x3.png, the result of photo.png, is',
+        ),
         (['photo.png', '--device', 'abacus'], 'cannot use --device abacus: '),
     ],
 )
