@@ -1,0 +1,362 @@
+"""Compare baseline and ES forms of narrow binary networks at equal operations.
+
+    python tools/benchmarks/es_vs_baseline.py [--seeds 5] [--out DIR]
+
+Trains a BNext, a ReActNet and a BinaryViT with several tau and groups to tell from
+which of 16 bundled photographs and textures a grey 32x32 patch comes: trained on the
+left part of every image, tested on the right. Forms of a network have the same
+operations and binary weights, and with the same seed the same patches in the same
+order. Prints and draws accuracies and the paired difference to tau=1, groups=1 with its
+95 % confidence interval.
+
+Results are saved after every training; what DIR/results.json already holds of the same
+settings is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import DictAction
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import mmesbnn  # noqa: F401  (registers)
+from mmesbnn.analysis import check_binary, count_ops, save_json
+from mmesbnn.analysis.paired import paired_difference
+from mmesbnn.binary import TiledBatchNorm2d
+from mmesbnn.binary.expand_shrink import spread_thresholds
+from mmesbnn.datasets.patches import PATCH_CLASSES, PatchTask, patch_task
+from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
+from mmesbnn.engine.hooks.temperature import decay_until
+from mmesbnn.engine.reach import temperature_weights
+
+SIZE = 32
+
+#: tau and groups
+Form = tuple[int, int]
+BASELINE = (1, 1)
+
+FAMILIES = ('BNext', 'ReActNet', 'BinaryViT')
+
+
+def network(family: str, width: int) -> dict:
+    """A narrow network of a family, all its widths times ``width``."""
+    channels = [16 * width, 16 * width, 32 * width]
+    if family == 'BNext':
+        arch: dict = dict(channels=channels, depths=[1, 1])
+        return dict(type=family, arch=arch, se_ratio=2)
+    if family == 'ReActNet':
+        return dict(type=family, arch=dict(channels=channels, depths=[2, 2]))
+    arch = dict(
+        dims=[48 * width], depths=[2], heads=[3 * width], ffn_dims=[96 * width],
+        sr_ratios=[1], patch_size=8,
+    )  # fmt: skip
+    return dict(type=family, arch=arch, img_size=SIZE)
+
+
+class Classifier(nn.Module):
+    """A backbone, global average pooling and a linear layer."""
+
+    def __init__(self, backbone: dict) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(dict(backbone, in_channels=1))
+        self.head = nn.Linear(self.backbone.out_channels[-1], len(PATCH_CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, 16)`` of the patches ``x``."""
+        return self.head(self.backbone(x)[-1].mean((2, 3)))
+
+
+def build(family: str, form: Form, args: argparse.Namespace) -> Classifier:
+    cfg = {**network(family, args.width), 'tau': form[0], **args.backbone}
+    model = Classifier(cfg if form[1] == 1 else dict(cfg, groups=form[1]))
+    for norm in model.modules():
+        if args.spread and isinstance(norm, TiledBatchNorm2d):
+            channels = norm.num_features // norm.copies
+            with torch.no_grad():
+                norm.bias += spread_thresholds(channels, norm.copies, args.spread)
+    return model
+
+
+def forms_of(family: str, wanted: list[Form]) -> list[Form]:
+    """The baseline and the forms to compare it with; a BinaryViT has no groups."""
+    known = [form for form in wanted if family != 'BinaryViT' or form[1] == 1]
+    return [BASELINE, *(form for form in known if form != BASELINE)]
+
+
+def form_of(text: str) -> Form:
+    """``(2, 1)`` of ``'2x1'``."""
+    tau, groups = text.split('x')
+    return int(tau), int(groups)
+
+
+def batches(task: PatchTask, size: int, rng: torch.Generator) -> Iterator[tuple]:
+    """An epoch of training batches, each patch mirrored or not."""
+    order = torch.randperm(len(task.train), generator=rng)
+    for chosen in order.split(size):
+        x = task.train[chosen]
+        flip = torch.rand(len(x), 1, 1, 1, generator=rng) < 0.5
+        yield torch.where(flip, x.flip(-1), x), task.train_labels[chosen]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
+    """Percentage of right answers."""
+    model.eval()
+    right = [
+        (model(part).argmax(1) == label).sum()
+        for part, label in zip(x.split(256), labels.split(256))
+    ]
+    return 100 * torch.stack(right).sum().item() / len(x)
+
+
+def train(model: Classifier, task: PatchTask, args: Any, seed: int, bar: tqdm) -> dict:
+    """Train ``model``; return its accuracy on both parts of the images."""
+    optim_wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=args.lr, weight_decay=1e-3),
+            constructor='BinaryOptimWrapperConstructor',
+        ),
+    )
+    steps = args.epochs * math.ceil(len(task.train) / args.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optim_wrapper.optimizer, args.lr, steps, pct_start=0.1
+    )
+    weights, bounded = temperature_weights(model), bounded_parameters(model)
+    decay = 1.0
+    if weights:  # binary for the second half
+        below = min(weight.binary_below for weight in weights)
+        decay = decay_until(args.epochs // 2, 1.0, below)
+    rng = torch.Generator().manual_seed(seed)
+    clamp_parameters(bounded)
+    for epoch in range(args.epochs):
+        for weight in weights:
+            weight.temperature.fill_(decay**epoch)
+        model.train()
+        for x, labels in batches(task, args.batch_size, rng):
+            loss = F.cross_entropy(model(x), labels)
+            optim_wrapper.update_params(loss)
+            clamp_parameters(bounded)
+            schedule.step()
+            bar.update(len(x))
+    return {
+        'train': accuracy(model, task.train, task.train_labels),
+        'test': accuracy(model, task.test, task.test_labels),
+    }
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Train what ``results.json`` does not hold yet."""
+    path = args.out / 'results.json'
+    results = {'settings': settings(args), 'costs': costs(args), 'runs': {}}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old['settings'] != results['settings']:
+            raise ValueError(f'--out {args.out} holds results of other settings')
+        results['runs'] = old['runs']
+    todo = [
+        (seed, family, form)
+        for seed in range(args.seeds)
+        for family in args.families
+        for form in forms_of(family, args.forms)
+        if key(family, form, seed) not in results['runs']
+    ]
+    patches = args.epochs * args.train_per_class * len(PATCH_CLASSES)
+    with tqdm(total=len(todo) * patches, unit='patch', disable=None) as bar:
+        for seed, family, form in todo:
+            bar.set_description(key(family, form, seed))
+            task = patch_task(args.train_per_class, args.test_per_class, SIZE, seed)
+            torch.manual_seed(seed)
+            model = build(family, form, args)
+            run = train(model, task, args, seed, bar)
+            if findings := check_binary(model, task.test[:2]):
+                raise RuntimeError(f'not binary after training: {findings[0]}')
+            bar.write(f'{key(family, form, seed)}: {run["test"]:.2f} %')
+            results['runs'][key(family, form, seed)] = run
+            save_json(path, results)
+    save_json(path, results)
+    return results
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """What the numbers depend on, but the seed."""
+    names = (
+        'epochs', 'batch_size', 'lr', 'train_per_class', 'test_per_class', 'width',
+        'spread', 'backbone',
+    )  # fmt: skip
+    values = {name: getattr(args, name) for name in names}
+    return {**values, 'networks': [network(name, args.width) for name in FAMILIES]}
+
+
+def key(family: str, form: Form, seed: int | None = None) -> str:
+    name = f'{family} tau={form[0]} groups={form[1]}'
+    return name if seed is None else f'{name} seed={seed}'
+
+
+def costs(args: argparse.Namespace) -> dict:
+    """Operations and weights of every form, counted."""
+    counted = {}
+    for family in args.families:
+        for form in forms_of(family, args.forms):
+            report = count_ops(build(family, form, args), (1, SIZE, SIZE))
+            names = ('ops', 'fp_macs', 'bops', 'binary_params', 'fp_params')
+            total = report.total
+            counted[key(family, form)] = {
+                **{name: total[name] for name in names},
+                'capacity': total['capacity_median'],
+            }
+    return counted
+
+
+def summary(results: dict, args: argparse.Namespace) -> list[dict]:
+    """Mean, deviation and paired difference of every form with results."""
+    rows = []
+    for family in args.families:
+        for form in forms_of(family, args.forms):
+            name = key(family, form)
+            values, baseline, trained = (
+                [
+                    results['runs'][key(family, which, seed)][part]
+                    for seed in range(args.seeds)
+                ]
+                for which, part in ((form, 'test'), (BASELINE, 'test'), (form, 'train'))
+            )
+            row = {
+                'family': family, 'tau': form[0], 'groups': form[1],
+                **results['costs'][name], 'accuracies': values,
+                'train_mean': mean(trained), 'mean': mean(values),
+                'std': stdev(values),
+            }  # fmt: skip
+            if form != BASELINE:
+                difference = paired_difference(values, baseline)
+                row['difference'] = vars(difference) | {'clear': difference.clear}
+            rows.append(row)
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        'network    tau  groups  OPs (M)  binary weights  values  '
+        'train %  test %          difference to tau=1, groups=1'
+    ]
+    for row in rows:
+        line = (
+            f'{row["family"]:<9}  {row["tau"]:>3}  {row["groups"]:>6}  '
+            f'{row["ops"] / 1e6:>7.4f}  {row["binary_params"]:>14,}  '
+            f'{row["capacity"]:>6.0f}  {row["train_mean"]:>7.2f}  '
+            f'{row["mean"]:>6.2f} +- {row["std"]:<5.2f}'
+        )
+        if 'difference' in row:
+            d = row['difference']
+            line += f'  {d["mean"]:+.2f} [{d["low"]:+.2f}, {d["high"]:+.2f}]'
+            line += '  clear' if d['clear'] else ''
+        lines.append(line)
+    return '\n'.join(lines)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Every training as a dot, and the paired differences with their intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 0.42 * len(rows) + 1.5), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = {family: f'C{i}' for i, family in enumerate(FAMILIES)}
+    for y, row in enumerate(rows):
+        colour = colours[row['family']]
+        count = len(row['accuracies'])
+        left.plot(row['accuracies'], [y] * count, 'o', color=colour, alpha=0.4)
+        left.plot(row['mean'], y, '|', color=colour, markersize=16, markeredgewidth=2)
+        if 'difference' in row:
+            d = row['difference']
+            right.plot([d['low'], d['high']], [y, y], color=colour, linewidth=2)
+            right.plot(d['mean'], y, 'o', color=colour)
+    left.set_yticks(
+        range(len(rows)),
+        [f'{r["family"]}  tau={r["tau"]}, g={r["groups"]}' for r in rows],
+    )
+    left.invert_yaxis()
+    left.set(title='test accuracy of every seed, and mean', xlabel='%')
+    right.set(title='difference to tau=1, g=1', xlabel='points, paired, 95 % interval')
+    right.axvline(0, color='grey', linewidth=1)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    scratch = path.with_suffix('.tmp.png')
+    figure.savefig(scratch, dpi=100)
+    os.replace(scratch, path)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
+    add(
+        '--forms', nargs='+', type=form_of, metavar='TAUxGROUPS',
+        default=[(1, 2), (2, 1), (2, 2), (4, 1)],
+        help='compared with 1x1, the baseline; default: 1x2 2x1 2x2 4x1',
+    )  # fmt: skip
+    add('--seeds', type=int, default=4, help='trainings of every form')
+    add('--epochs', type=int, default=20)
+    add('--train-per-class', type=int, default=64, help='patches per image')
+    add('--test-per-class', type=int, default=64, help='patches per image')
+    add('--batch-size', type=int, default=64)
+    add('--width', type=int, default=1, help='factor on all widths')
+    add('--lr', type=float, default=4e-3)
+    add(
+        '--backbone', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+        help='further arguments of every backbone, as in out_copies=all',
+    )  # fmt: skip
+    add(
+        '--spread', type=float, default=0.0,
+        help='biases of the copies after a norm start evenly in [-SPREAD, SPREAD]',
+    )  # fmt: skip
+    add('--quick', action='store_true', help='two epochs of few patches: a trial')
+    add('--out', type=Path, default=Path('work_dirs/es_vs_baseline'))
+    args = parser.parse_args()
+    if args.quick:
+        args.epochs, args.train_per_class, args.test_per_class = 2, 4, 4
+    least = dict(
+        seeds=2, epochs=2, train_per_class=1, test_per_class=1, batch_size=2, width=1
+    )
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            parser.error(f'--{name.replace("_", "-")} must be at least {value}')
+    if not args.lr > 0:
+        parser.error(f'--lr {args.lr} must be positive')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level='WARNING')
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        results = run(args)
+    except ValueError as error:  # a tau that does not divide, an unknown argument
+        sys.exit(f'{sys.argv[0]}: {error}')
+    rows = summary(results, args)
+    text = table(rows)
+    save_json(args.out / 'results.json', {**results, 'summary': rows})
+    draw(rows, args.out / 'results.png')
+    print(text)
+    print(f'\n{args.seeds} seeds; everything is in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
