@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
@@ -143,6 +145,30 @@ def to_openvino(
     _set_names(graph.inputs, input_names)
     _set_names(graph.outputs, output_names)
     return Conversion(graph, _reports(calls, zeros))
+
+
+def halve(graph: ov.Model) -> None:
+    """Store full-precision constants in half precision; they are used in float32.
+
+    Thresholds of signs and what half precision cannot hold stay as they are.
+
+    Args:
+        graph: Changed in place.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != 'Constant' or node.get_element_type() != ov.Type.f32:
+            continue
+        targets = list(node.output(0).get_target_inputs())
+        if any(t.get_node().get_type_name() == 'FakeQuantize' for t in targets):
+            continue
+        with np.errstate(over='ignore'):
+            rounded = node.get_data().astype(np.float16)
+        if rounded.size < 2 or not np.isfinite(rounded).all():
+            continue
+        whole = ops.convert(ops.constant(rounded), 'f32').output(0)
+        for target in targets:
+            target.replace_source_output(whole)
+    graph.validate_nodes_and_infer_types()
 
 
 def compile_graph(

@@ -69,8 +69,8 @@ def binarize(x: ov.Output, threshold: np.ndarray | float, channels: int) -> ov.N
         threshold: One value per channel, or one for all.
         channels: ``C``.
     """
-    # one value per channel also where all are equal: OpenVINO's passes change a single
-    # one's place with a reshaping, and then it has five axes where the kernel takes four
+    # one per channel also where all are equal: OpenVINO moves a single one across a
+    # reshaping, and then it has five axes where the kernel takes four
     values = np.broadcast_to(np.asarray(threshold, np.float32).reshape(-1), channels)
     bound = constant(values.reshape(1, -1, 1, 1))
     return ops.fake_quantize(x, bound, bound, constant(0.0), constant(1.0), levels=2)

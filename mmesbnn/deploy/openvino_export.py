@@ -1,0 +1,223 @@
+"""Exporting a trained network as a folder that runs without torch.
+
+See :mod:`mmesbnn.deploy.manifest` for what the folder holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from torch import nn
+
+from .manifest import ExportError, write_manifest
+from .openvino_graph import Conversion, compile_graph, halve, to_openvino
+from .openvino_tasks import Task
+from .openvino_verify import Agreement, verify
+
+REPORT = 'report.json'
+_FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export is made of, and how well it agrees with the model.
+
+    Attributes:
+        conversion: The graph and its layers.
+        agreements: One comparison for every output.
+        images: What was compared on.
+        weights: Bytes of ``model.bin``.
+        bits: Bytes of the binary weights in it.
+    """
+
+    conversion: Conversion
+    agreements: list[Agreement]
+    images: str
+    weights: int
+    bits: int
+
+    def text(self) -> str:
+        """The report for people."""
+        layers = self.conversion.layers
+        binary = [layer for layer in layers if layer.binary]
+        macs, all_macs = sum(x.macs for x in binary), sum(x.macs for x in layers)
+        lines = [
+            f'{len(binary)} of {len(layers)} binary layers run on bits '
+            f'({100 * macs / max(all_macs, 1):.1f} % of their multiplications)'
+        ]
+        for layer in layers:
+            if layer.reason is not None:
+                kind = 'remark' if layer.binary else 'in full precision'
+                lines.append(f'  {layer.layer} ({kind}): {layer.reason}')
+        lines.append(
+            f'model.bin {self.weights / 1e6:.2f} MB, of it {self.bits / 1e6:.2f} MB '
+            'binary weights'
+        )
+        lines.append(f'compared with torch on {self.images}:')
+        lines += [f'  {agreement}' for agreement in self.agreements]
+        return '\n'.join(lines)
+
+    def content(self) -> dict[str, Any]:
+        """The report for programs."""
+        return {
+            'layers': [asdict(layer) for layer in self.conversion.layers],
+            'agreements': [asdict(agreement) for agreement in self.agreements],
+            'images': self.images,
+            'bytes': {'model.bin': self.weights, 'binary weights': self.bits},
+        }
+
+
+@contextlib.contextmanager
+def _written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of ``out`` at the end.
+
+    Raises:
+        ExportError: If it cannot, or ``out`` is there and no export.
+    """
+    if out.exists() and not out.is_dir():
+        raise ExportError(f'--out {out}: is a file, and must be a folder')
+    if out.is_dir() and any(path.name not in _FILES for path in out.iterdir()):
+        raise ExportError(
+            f'--out {out}: holds other files than an export; name a new folder'
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    except OSError as error:
+        raise ExportError(
+            f'--out {out}: cannot be written ({error.strerror})'
+        ) from error
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if out.is_dir():
+            shutil.rmtree(out)
+        os.replace(folder, out)
+    except OSError as error:
+        raise ExportError(
+            f'--out {out}: cannot be written ({error.strerror})'
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(out: str | os.PathLike) -> None:
+    """Raise an :class:`ExportError` if ``out`` cannot become an export."""
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise ExportError(f'--out {path}: is a file, and must be a folder')
+    parent = next(p for p in (path, *path.resolve().parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise ExportError(f'--out {path}: {parent} cannot be written')
+
+
+def _bits(conversion: Conversion) -> int:
+    return sum(
+        node.get_byte_size()
+        for node in conversion.graph.get_ops()
+        if node.get_type_name() == 'Constant' and node.get_element_type() == ov.Type.u1
+    )
+
+
+def _ports(ports: Sequence[Any], dtype: bool) -> list[dict[str, Any]]:
+    described = []
+    for port in ports:
+        shape = port.get_partial_shape()
+        sizes = [-1 if dim.is_dynamic else dim.get_length() for dim in shape]
+        entry = {'name': port.get_any_name(), 'shape': sizes}
+        if dtype:
+            entry['dtype'] = 'float32'
+        described.append(entry)
+    return described
+
+
+def _levels(graph: nn.Module, manifest: dict[str, Any]) -> None:
+    levels = getattr(graph, 'levels', None)
+    if levels and 'levels' in manifest['decoding']:
+        manifest['decoding'] = {**manifest['decoding'], 'levels': levels}
+
+
+def _check_strict(conversion: Conversion) -> None:
+    if conversion.not_binary:
+        told = '; '.join(f'{x.layer}: {x.reason}' for x in conversion.not_binary)
+        raise ExportError(f'--strict: not all layers became binary: {told}')
+
+
+def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
+    """The written graph, read again, for one image."""
+    graph = ov.Core().read_model(path)
+    if dynamic:
+        shapes = {}
+        for port in graph.inputs:
+            shape = port.get_partial_shape()
+            shape[0] = 1
+            shapes[port] = shape
+        graph.reshape(shapes)
+    return compile_graph(graph)
+
+
+def export(
+    task: Task, out: str | os.PathLike, *, dynamic_batch: bool = False,
+    half: bool = False, strict: bool = False, source: dict[str, Any] | None = None,
+) -> ExportReport:  # fmt: skip
+    """Write a network as an export, after checking it against torch.
+
+    Args:
+        task: The network, see :func:`mmesbnn.deploy.openvino_tasks.make_task`.
+        out: Folder to write; a former export there is replaced.
+        dynamic_batch: Whether the number of images is left open. Default False: 1.
+        half: Whether to round full-precision weights to half precision; computations
+            stay in float32. Default False.
+        strict: Whether a binary layer that stays in full precision is an error.
+            Default False.
+        source: Names of config and checkpoint, for the manifest. Default None.
+
+    Raises:
+        ExportError: If the network cannot be exported, does not agree with torch, or
+            cannot be written; the folder is as it was then.
+    """
+    out = Path(out)
+    check_output(out)
+    examples = [task.example(i) for i in range(len(task.images))]
+    conversion = to_openvino(
+        task.graph, examples[0], input_names=task.input_names,
+        output_names=task.output_names, dynamic_batch=dynamic_batch,
+    )  # fmt: skip
+    if strict:
+        _check_strict(conversion)
+    manifest = dict(task.manifest)
+    _levels(task.graph, manifest)
+    if half:
+        halve(conversion.graph)
+    with _written_whole(out) as folder:
+        ov.save_model(conversion.graph, folder / 'model.xml', compress_to_fp16=False)
+        agreements = verify(
+            _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples,
+            task.output_names,
+        )  # fmt: skip
+        report = ExportReport(
+            conversion, agreements, f'{len(examples)} {task.source}',
+            (folder / 'model.bin').stat().st_size, _bits(conversion),
+        )  # fmt: skip
+        content = {
+            **manifest,
+            'versions': {'openvino': ov.__version__, 'torch': torch.__version__},
+            'source': source or {'config': None, 'checkpoint': None},
+            'inputs': _ports(conversion.graph.inputs, True),
+            'outputs': _ports(conversion.graph.outputs, False),
+        }
+        (folder / REPORT).write_text(
+            json.dumps(report.content(), indent=1), encoding='utf-8'
+        )
+        write_manifest(folder, content)
+    return report

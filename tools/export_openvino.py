@@ -1,0 +1,108 @@
+"""Export a trained network to OpenVINO, binary layers as bits.
+
+    python tools/export_openvino.py CONFIG CHECKPOINT --out DIR
+    python tools/export_openvino.py PACKED.safetensors --out DIR
+
+DIR gets model.xml, model.bin, manifest.json and report.json, for tools/infer.py or
+mmesbnn.deploy.Runner, which need neither torch nor OpenMMLab. The export is compared
+with torch on test images of the config, or on bundled photographs where there are
+none, before it is written. Exit status 0: done; 2: it could not be.
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmesbnn.analysis import InputError, build_model, load_config, load_weights
+from mmesbnn.analysis.from_config import read_checkpoint
+from mmesbnn.optional import require
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file, or a packed file')
+    parser.add_argument('checkpoint', nargs='?', help='weights of its model')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder to write')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', metavar='N',
+        help="height and width of the images, or one number (default: the config's)",
+    )  # fmt: skip
+    parser.add_argument(
+        '--dynamic-batch', action='store_true', help='leave the number of images open'
+    )
+    parser.add_argument(
+        '--half', action='store_true',
+        help='round full-precision weights to half precision in the files',
+    )  # fmt: skip
+    parser.add_argument(
+        '--strict', action='store_true',
+        help='fail if a binary layer stays in full precision',
+    )  # fmt: skip
+    parser.add_argument(
+        '--images', type=int, default=4, metavar='N', help='images to compare on (4)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.images < 1:
+        parser.error(f'--images {args.images}: must be positive')
+    if args.shape is not None:
+        if len(args.shape) > 2 or min(args.shape) < 1:
+            parser.error(f'--shape {args.shape}: must be one or two positive numbers')
+        args.shape = args.shape if len(args.shape) == 2 else args.shape * 2
+    packed = Path(args.config).suffix == '.safetensors'
+    if packed != (args.checkpoint is None):
+        parser.error('give a config and a checkpoint, or a packed file alone')
+    return args
+
+
+def load(args):
+    """Config, model with its weights, meta data of the data set."""
+    if args.checkpoint is None:
+        from mmesbnn.deploy import load_packed
+
+        model = load_packed(args.config)
+        return model._config, model, model._dataset_meta
+    cfg = load_config(args.config, args.cfg_options)
+    model = build_model(cfg)
+    load_weights(model, args.checkpoint)
+    meta = read_checkpoint(args.checkpoint).get('meta') or {}
+    return cfg, model, meta.get('dataset_meta')
+
+
+def main():
+    args = parse_args()
+    require('openvino', 'deploy', 'tools/export_openvino.py')
+    from mmesbnn.deploy.openvino_export import check_output, export
+    from mmesbnn.deploy.openvino_tasks import make_task
+
+    check_output(args.out)
+    cfg, model, meta = load(args)
+    task = make_task(cfg, model.eval(), args.shape, args.images, meta)
+    source = {
+        'config': None if args.checkpoint is None else Path(args.config).name,
+        'checkpoint': Path(args.checkpoint or args.config).name,
+    }
+    report = export(
+        task, args.out, dynamic_batch=args.dynamic_batch, half=args.half,
+        strict=args.strict, source=source,
+    )  # fmt: skip
+    print(report.text())
+    print(f'wrote {args.out}')
+
+
+if __name__ == '__main__':
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            main()
+    except (InputError, ImportError, ValueError, OSError) as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
