@@ -71,27 +71,41 @@ class Runner:
         self.task: str = self.manifest['task']
         self._openvino = require('openvino', 'deploy', 'Runner')
         self._core = self._openvino.Core()
-        self._compiled: dict[str, Any] = {}
-        self._network('LATENCY')
+        self._compiled: dict[tuple[str, int], Any] = {}
+        self._network('LATENCY', self._batch_size(1))
 
-    def _network(self, hint: str) -> Any:
+    def _read(self, path: Path, batch: int) -> Any:
+        """The network, for batches of this size: binary kernels must know it."""
+        network = self._core.read_model(str(path))
+        if self._shape[0] == -1:
+            shapes = {}
+            for port in network.inputs:
+                shape = port.get_partial_shape()
+                shape[0] = batch
+                shapes[port] = shape
+            network.reshape(shapes)
+        return network
+
+    def _network(self, hint: str, batch: int) -> Any:
         """The compiled network, for latency or throughput."""
-        if hint not in self._compiled:
+        if (hint, batch) not in self._compiled:
             # 32 bits: processors with matrix units would round to bfloat16 otherwise
             options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
             if self.threads is not None and self.device == 'CPU':
                 options['INFERENCE_NUM_THREADS'] = self.threads
             path = self.folder / 'model.xml'
             try:
-                network = self._core.compile_model(str(path), self.device, options)
+                network = self._core.compile_model(
+                    self._read(path, batch), self.device, options
+                )
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise ExportError(
                     f'{path}: OpenVINO {self._openvino.__version__} cannot load it on '
                     f'{self.device} ({reason})'
                 ) from error
-            self._compiled[hint] = network
-        return self._compiled[hint]
+            self._compiled[hint, batch] = network
+        return self._compiled[hint, batch]
 
     # inputs -----------------------------------------------------------------------
 
@@ -158,8 +172,8 @@ class Runner:
 
     def _stacked(self, items: list[tuple], count: int) -> tuple[np.ndarray, list]:
         arrays = [item[0] for item in items]
-        if self._shape[0] != -1:  # the last one again until the batch is full
-            arrays += [arrays[-1]] * (count - len(arrays))
+        # the last one again until the batch is full
+        arrays += [arrays[-1]] * (count - len(arrays))
         return np.stack(arrays), [item[1:] for item in items]
 
     # outputs ----------------------------------------------------------------------
@@ -192,7 +206,7 @@ class Runner:
                     f'{told["name"]} has shape {list(array.shape)}, the network takes '
                     f'{told["shape"]} (-1: any)'
                 )
-        results = self._network('LATENCY')(list(arrays))
+        results = self._network('LATENCY', len(arrays[0]))(list(arrays))
         return self._named([np.array(results[i]) for i in range(len(results))])
 
     def _results(
@@ -261,7 +275,8 @@ class Runner:
     def _stream(
         self, sources: Iterable[Source], batch_size: int, jobs: int | None
     ) -> Iterator[Any]:
-        queue = self._openvino.AsyncInferQueue(self._network('THROUGHPUT'), jobs or 0)
+        network = self._network('THROUGHPUT', self._batch_size(batch_size))
+        queue = self._openvino.AsyncInferQueue(network, jobs or 0)
         done: dict[int, tuple[dict[str, np.ndarray], list[tuple]]] = {}
 
         def keep(request: Any, told: tuple[int, list[tuple]]) -> None:
