@@ -147,12 +147,13 @@ class BinaryMultiheadAttention(nn.Module):
         q = U_q(x, x)
         z = U_r(P(x), P(x)) if sr_ratio > 1 else x
         k, v = U_k(z, z), U_v(z, z)
-        p = elastic_binarize(softmax(s(q) s(k)^T / sqrt(C / heads)), clip)
+        p = elastic_binarize(softmax(s(q) s(k)^T / sqrt(C / heads) + bias), clip)
         c = rprelu(norm(p s(v)) + q + up(k + v))
         y = U_o(c, c)
 
-    ``up`` is nearest-neighbour upsampling. ``ParameterBoundsHook`` keeps ``clip``
-    positive; at 0 and below it would get no gradient any more.
+    ``up`` is nearest-neighbour upsampling; ``bias``, if given, masks keys or tells
+    positions. ``ParameterBoundsHook`` keeps ``clip`` positive; at 0 and below it would
+    get no gradient any more.
 
     With ``tau > 1`` input and output have ``C tau`` channels; q, k, v and c have ``C``,
     their residual is the mean of ``x``'s copies. Registered in OpenMMLab's ``MODELS``,
@@ -218,19 +219,23 @@ class BinaryMultiheadAttention(nn.Module):
         self.act = RPReLU(embed_dims, channels_last=True)
         self.output = unit(False, True)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: Tokens ``(N, L, C tau)``.
             size: Height and width of their map, needed with ``sr_ratio > 1``.
+            bias: What is added to the scores ``(N, heads, L, keys)``, with which it
+                broadcasts. Default None.
         """
         query = self.query(x, self._narrow(x))
         source = self._reduce(x, size)
         narrow = self._narrow(source)
         key, value = self.key(source, narrow), self.value(source, narrow)
         context = self._attend(
-            self.query_sign(query), self.key_sign(key), self.value_sign(value)
+            self.query_sign(query), self.key_sign(key), self.value_sign(value), bias
         )
         residual = query + self._upsample(key + value, size)
         context = self.act(normalize_tokens(context, self.norm) + residual)
@@ -262,12 +267,16 @@ class BinaryMultiheadAttention(nn.Module):
         coarse = (-(-size[0] // self.sr_ratio), -(-size[1] // self.sr_ratio))
         return tokens_of(F.interpolate(map_of(x, coarse), size, mode='nearest'))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
+    ) -> Tensor:
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         scores = binary_matmul(split(query), split(key).mT)
         scores = scores / math.sqrt(self.embed_dims // self.num_heads)
+        if bias is not None:
+            scores = scores + bias
         probabilities = elastic_binarize(scores.softmax(-1), self.clip)
         context = binary_matmul(probabilities, split(value))
         return context.transpose(1, 2).flatten(2)

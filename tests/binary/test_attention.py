@@ -249,6 +249,17 @@ def test_tokens_need_no_size_without_reduction():
     assert torch.equal(layer(x), layer(x, (7, 1)))
 
 
+def test_keys_masked_by_the_bias_do_not_count():
+    layer = randomised(BinaryMultiheadAttention(8, 2))
+    layer.clip.data.fill_(0.1)
+    x = tokens(2, 7, 8)
+    bias = tokens(2, 7, 7)  # heads, queries, keys
+    bias[..., 5:] = -1e9
+    short = layer(x[:, :5], bias=bias[:, :5, :5])
+    torch.testing.assert_close(layer(x, bias=bias)[:, :5], short)
+    assert not torch.allclose(layer(x)[:, :5], short)
+
+
 def test_size_need_not_be_divisible_by_the_reduction():
     layer = BinaryMultiheadAttention(8, 2, sr_ratio=4)
     assert layer(torch.randn(2, 15, 8), (3, 5)).shape == (2, 15, 8)

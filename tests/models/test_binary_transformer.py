@@ -15,6 +15,7 @@ from mmesbnn.binary import BinaryFeedForward, BinaryMultiheadAttention
 from mmesbnn.models.backbones.binary_transformer import (
     HostedAttention,
     HostedFeedForward,
+    HostedWindowAttention,
     binary_transformer,
 )
 
@@ -29,12 +30,18 @@ HOSTS = {
         t2t_cfg=dict(token_dims=8, use_performer=False),
         layer_cfgs=dict(num_heads=2, feedforward_channels=32),
     ),
+    # maps of 8x8, 4x4 pixels with windows of 4x4, shifted in the first stage only
+    'SwinTransformer': dict(
+        type='SwinTransformer', img_size=32, window_size=4, out_indices=(1,),
+        arch=dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4]),
+    ),
 }  # fmt: skip
 HEADS = {
     'VisionTransformer': dict(type='VisionTransformerClsHead'),
     'DistilledVisionTransformer': dict(type='DeiTClsHead'),
     'DeiT3': dict(type='VisionTransformerClsHead'),
     'T2T_ViT': dict(type='VisionTransformerClsHead'),
+    'SwinTransformer': dict(type='LinearClsHead'),
 }
 
 
@@ -154,6 +161,48 @@ def test_output_is_that_of_a_plain_restatement(tau):
     assert (theirs[0] - theirs[1]).abs().min() > 0
 
 
+# windows --------------------------------------------------------------------------
+
+
+def window_attention(state, x, mask):
+    """Of one window's ``(L, 8)``, two heads, masked by ``(L, L)``."""
+    by_name = Restatement(state, 1)
+    x = x.unsqueeze(0)
+    q, k, v = (
+        by_name.unit(x, x, f'attention.{n}', 1) for n in ('query', 'key', 'value')
+    )
+    bias = state['relative_position_bias_table'][state['relative_position_index']]
+    heads = []
+    for i, head in enumerate(torch.arange(8).chunk(2)):
+        query, key, value = (
+            sign(part + state[f'attention.{n}_sign.shift.bias'])[..., head]
+            for n, part in (('query', q), ('key', k), ('value', v))
+        )
+        p = (query @ key.mT / 2 + bias[..., i] + mask).softmax(-1)
+        clip = state['attention.clip']
+        heads.append(torch.where(p > clip / 2, clip, 0.0) @ value)
+    context = by_name.batch_norm(torch.cat(heads, -1), 'attention.norm') + q + k + v
+    context = by_name.rprelu(context, 'attention.act')
+    return by_name.unit(context, context, 'attention.output', 1)[0]
+
+
+def test_attention_of_windows_is_that_of_a_plain_restatement():
+    model = randomised(binary(HOSTS['SwinTransformer']))
+    layer = model.stages[0].blocks[1].attn.w_msa
+    assert type(layer) is HostedWindowAttention
+    x = torch.randn(2 * 4, 16, 8, dtype=torch.double)  # two images of four windows
+    mask = torch.where(torch.rand(4, 16, 16) < 0.3, -100.0, 0.0).double()
+    with torch.no_grad():
+        masked, open_ = layer(x, mask), layer(x)
+    state = layer.state_dict()
+    for i, window in enumerate(x):
+        expected = window_attention(state, window, mask[i % 4])
+        torch.testing.assert_close(masked[i], expected, rtol=0, atol=1e-9)
+        expected = window_attention(state, window, 0)
+        torch.testing.assert_close(open_[i], expected, rtol=0, atol=1e-9)
+    assert (masked - open_).abs().max() > 0
+
+
 # hosts ----------------------------------------------------------------------------
 
 
@@ -169,14 +218,15 @@ def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
         dict(
             type='ImageClassifier',
             backbone=backbone,
+            neck=dict(type='GlobalAveragePooling') if 'Swin' in host else None,
             head=dict(HEADS[host], num_classes=5, in_channels=16),
         )
     )
     model.init_weights()
-    kinds = (HostedAttention, HostedFeedForward)
-    for kind in kinds:
+    attention = HostedWindowAttention if 'Swin' in host else HostedAttention
+    for kind in (attention, HostedFeedForward):
         found = [name for name, m in model.named_modules() if isinstance(m, kind)]
-        assert len(found) == 2
+        assert len(found) == (4 if 'Swin' in host else 2)
         assert not any('tokens_to_token' in name for name in found)
     # heads begin at zero, which lets no gradient through
     for name, parameter in model.head.named_parameters():
@@ -187,7 +237,8 @@ def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
     out = model(images(4), mode='tensor')
     (sum(out) if isinstance(out, tuple) else out).square().sum().backward()
     optimizer.step()
-    inside = [k for k in before if '.attn.attention.' in k or '.ffn.ffn.' in k]
+    parts = ('.attn.attention.', '.w_msa.', '.ffn.ffn.')
+    inside = [k for k in before if any(part in k for part in parts)]
     assert inside
     still = [k for k, v in model.named_parameters() if torch.equal(v, before[k])]
     assert [k for k in still if k in inside] == []
@@ -320,7 +371,7 @@ def test_float_checkpoints_initialise_and_own_ones_load_strictly(tmp_path):
         ({}, dict(keep='layer.*'), r"keep='layer.\*' matches no module"),
         ({}, dict(keep='layers'), 'or they are all kept'),
         (dict(type='PoolFormer', arch='s12'), {}, 'of PoolFormer can be replaced'),
-        (dict(layer_cfgs=dict(attn_drop_rate=0.1)), {}, 'attn_drop_rate=0.1'),
+        (dict(layer_cfgs=dict(attn_drop_rate=0.1)), {}, 'attn_drop=0.1.*must be 0'),
         (dict(drop_rate=0.1), {}, 'drop_rate=0.1'),
         ({}, dict(residual_pool='mean'), "residual_pool='mean'"),
         ({}, dict(norm_cfg=dict(type='LN')), "the type must be 'BN' or 'SyncBN'"),

@@ -10,7 +10,12 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import BinaryFeedForward, BinaryMultiheadAttention, TiledBatchNorm2d
+from ...binary import (
+    BinaryFeedForward,
+    BinaryMultiheadAttention,
+    TiledBatchNorm2d,
+    tile,
+)
 from ...binary.binarize import shrunk_weight
 from ...optional import require
 from .base import norm_options
@@ -23,8 +28,35 @@ def _drop_path(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class HostedAttention(nn.Module):
-    """``y = drop_path(scale(drop(attention(x))))``, for mmpretrain's attention.
+class _Hosted(nn.Module):
+    """What stands for an attention of mmpretrain, and reads its weights."""
+
+    def __init__(self, host: nn.Module, dropped: float, **options: Any) -> None:
+        super().__init__()
+        if dropped:
+            raise ValueError(
+                f'attn_drop={dropped}: binary attention drops none of its '
+                'probabilities, so attn_drop_rate must be 0'
+            )
+        self.attention = BinaryMultiheadAttention(
+            host.embed_dims, host.num_heads, **options
+        )
+        self.proj_drop = host.proj_drop
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
+        weight = state.pop(f'{prefix}qkv.weight', None)
+        if weight is not None:
+            for name, part in zip(('query', 'key', 'value'), weight.chunk(3)):
+                state[f'{prefix}attention.{name}.linear.weight'] = part
+            output = state.pop(f'{prefix}proj.weight')
+            state[f'{prefix}attention.output.linear.weight'] = output
+            for name in ('qkv', 'proj'):
+                state.pop(f'{prefix}{name}.bias', None)
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class HostedAttention(_Hosted):
+    """``y = drop_path(scale(drop(attention(x))))``, for ``MultiheadAttention``.
 
     Scale and drops are the host's own, ``attention`` is a
     :class:`BinaryMultiheadAttention`. A state dict with the float ``qkv`` and ``proj``
@@ -43,32 +75,52 @@ class HostedAttention(nn.Module):
     """
 
     def __init__(self, host: nn.Module, **options: Any) -> None:
-        super().__init__()
-        if host.attn_drop:
-            raise ValueError(
-                f'attn_drop_rate={host.attn_drop}: binary attention drops none of its '
-                'probabilities, so it must be 0'
-            )
-        self.attention = BinaryMultiheadAttention(
-            host.embed_dims, host.num_heads, **options
-        )
-        self.proj_drop, self.gamma1 = host.proj_drop, host.gamma1
-        self.out_drop = _drop_path(host.out_drop)
+        super().__init__(host, host.attn_drop, **options)
+        self.gamma1, self.out_drop = host.gamma1, _drop_path(host.out_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend to the tokens ``x``."""
         return self.out_drop(self.gamma1(self.proj_drop(self.attention(x))))
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
-        weight = state.pop(f'{prefix}qkv.weight', None)
-        if weight is not None:
-            for name, part in zip(('query', 'key', 'value'), weight.chunk(3)):
-                state[f'{prefix}attention.{name}.linear.weight'] = part
-            output = state.pop(f'{prefix}proj.weight')
-            state[f'{prefix}attention.output.linear.weight'] = output
-            for name in ('qkv', 'proj'):
-                state.pop(f'{prefix}{name}.bias', None)
-        super()._load_from_state_dict(state, prefix, *args)
+
+class HostedWindowAttention(_Hosted):
+    """``y = drop(attention(x))`` in windows, for Swin's ``WindowMSA``.
+
+    The relative position bias, which is real and added to the scores, and the drop are
+    the host's own. Otherwise as :class:`HostedAttention`.
+
+    Args:
+        host: The ``WindowMSA`` of mmpretrain that it stands for.
+        **options: Further arguments of :class:`BinaryMultiheadAttention`.
+
+    Raises:
+        ValueError: If the host drops attention probabilities.
+
+    Shape:
+        Tokens of windows ``(N W, L, C)`` to the same.
+    """
+
+    def __init__(self, host: nn.Module, **options: Any) -> None:
+        super().__init__(host, host.attn_drop.p, **options)
+        self.relative_position_bias_table = host.relative_position_bias_table
+        self.register_buffer('relative_position_index', host.relative_position_index)
+
+    def init_weights(self) -> None:
+        """Initialise the position bias as the host does, truncated N(0, 0.02^2)."""
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within every window.
+
+        Args:
+            x: Tokens of the windows, those of an image after each other.
+            mask: ``(W, L, L)``, what is added to the scores of an image's windows.
+        """
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        bias = bias.permute(2, 0, 1)
+        if mask is not None:
+            bias = tile(bias + mask.unsqueeze(1), x.shape[0] // mask.shape[0], 0)
+        return self.proj_drop(self.attention(x, bias=bias))
 
 
 class HostedFeedForward(nn.Module):
@@ -129,15 +181,19 @@ class HostedFeedForward(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+def _hosted_attention(host: nn.Module) -> type[_Hosted]:
+    from mmpretrain.models.utils import WindowMSA
+
+    return HostedWindowAttention if type(host) is WindowMSA else HostedAttention
+
+
 def _is_attention(module: nn.Module) -> bool:
     """Whether it is mmpretrain's plain self-attention, in and out equally wide."""
-    from mmpretrain.models.utils import MultiheadAttention
+    from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 
-    return (
-        type(module) is MultiheadAttention
-        and module.input_dims == module.embed_dims
-        and not module.v_shortcut
-    )
+    if type(module) is MultiheadAttention:
+        return module.input_dims == module.embed_dims and not module.v_shortcut
+    return type(module) is WindowMSA
 
 
 def _is_feed_forward(module: nn.Module) -> bool:
@@ -189,10 +245,11 @@ def binary_transformer(
 ) -> nn.Module:  # fmt: skip
     """A Transformer of mmpretrain with binary attention and feed-forwards.
 
-    For ``VisionTransformer``, ``DistilledVisionTransformer``, ``DeiT3``, ``T2T_ViT``
-    and others made of mmpretrain's ``MultiheadAttention`` and mmcv's ``FFN``. The first
-    becomes :class:`BinaryMultiheadAttention`, the second :class:`BinaryFeedForward`;
-    norms, residuals, layer scales and stochastic depth around them stay, as do patch
+    For ``VisionTransformer``, ``DistilledVisionTransformer``, ``DeiT3``, ``T2T_ViT``,
+    ``SwinTransformer`` and others made of mmpretrain's ``MultiheadAttention`` or
+    ``WindowMSA``, and mmcv's ``FFN``. The former become
+    :class:`BinaryMultiheadAttention`, the latter :class:`BinaryFeedForward`; norms,
+    residuals, layer scales and stochastic depth around them stay, as do patch
     embedding and head. In a config::
 
         backbone=dict(
@@ -214,8 +271,8 @@ def binary_transformer(
         residual_pool: As :class:`BinaryFeedForward`'s. Default ``'adjacent'``.
         spread: With ``tau > 1`` thresholds of copies lie evenly in ``[-spread,
             spread]`` at first. Default 0.5.
-        clip: As :class:`BinaryMultiheadAttention`'s. Default 0.005, for about 200
-            tokens: probabilities above ``clip / 2`` count.
+        clip: As :class:`BinaryMultiheadAttention`'s: probabilities above ``clip / 2``
+            count at first. Default 0.005, for about 200 keys; Swin has 49.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
         norm_cfg: Of the batch norms over tokens, as :class:`BNext`'s. Default
             ``dict(type='BN')``.
@@ -244,7 +301,7 @@ def binary_transformer(
     if attention:
         attentions = _replace(
             model, kept, _is_attention,
-            lambda host: HostedAttention(host, clip=clip, **unit),
+            lambda host: _hosted_attention(host)(host, clip=clip, **unit),
         )  # fmt: skip
     if feedforward:
         options = dict(tau=tau, residual_pool=residual_pool, **unit)
@@ -255,8 +312,8 @@ def binary_transformer(
     if not attentions and not feed_forwards:
         raise ValueError(
             f'backbone: no attention or feed-forward of {type(model).__name__} can be '
-            "replaced: it is not made of mmpretrain's MultiheadAttention and mmcv's "
-            'FFN, or they are all kept'
+            "replaced: it has none of mmpretrain's MultiheadAttention and WindowMSA or "
+            "mmcv's FFN, or they are all kept"
         )
     _skip_own_initialisation(model, feed_forwards)
     for name in (*attentions, *feed_forwards):
