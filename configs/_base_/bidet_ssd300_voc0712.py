@@ -2,12 +2,6 @@
 # 300,000 iterations of Adam, two GPUs with 16 images each.
 _base_ = ['./voc0712.py']
 
-# Padded pixels are -1 after the sign; gradients flow through the weights' scales, too.
-binary_conv = dict(
-    type='BinaryConv2d',
-    pad_value=-1,
-    weight_binarizer=dict(type='scaled_sign', attached=True),
-)
 widths = (512, 1024, 512, 256, 256, 256)
 
 model = dict(
@@ -29,22 +23,12 @@ model = dict(
         ),
     ),
     neck=dict(
-        type='SSDNeck',
+        type='BiDetSSDNeck',
         in_channels=widths[:2],
         out_channels=widths,
         level_strides=(2, 2, 1, 1),
         level_paddings=(1, 1, 0, 0),
         l2_norm_scale=20,
-        conv_cfg=binary_conv,
-        norm_cfg=dict(type='BN'),
-        act_cfg=None,
-        init_cfg=[
-            dict(
-                type='Xavier',
-                layer=['BinaryConv2d', 'ESConv2d'],
-                distribution='normal',
-            ),
-        ],
     ),
     bbox_head=dict(
         type='BiDetSSDHead',

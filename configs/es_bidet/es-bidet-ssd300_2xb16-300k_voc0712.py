@@ -3,6 +3,5 @@ _base_ = ['../bidet/bidet-ssd300_2xb16-300k_voc0712.py']
 
 model = dict(
     backbone=dict(tau=2, init_cfg=dict(checkpoint='checkpoints/es-bidet-vgg16.pth')),
-    # the extra layers, whose inputs have no copies yet: thresholds make them
-    neck=dict(conv_cfg=dict(type='ESConv2d', tau=2)),
+    neck=dict(tau=2),
 )

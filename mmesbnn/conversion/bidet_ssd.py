@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.backbones.bidet_resnet import bidet_conv
 from ..models.backbones.bidet_vgg import ARCHS, BiDetVGG
 from .common import Conversion, Family, check_names, check_shapes
 
@@ -143,11 +142,9 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
         ),
         backbone=backbone_cfg(layout, sign_zero),
         neck=dict(
-            type='SSDNeck', in_channels=layout.sources[:2],
+            type='BiDetSSDNeck', in_channels=layout.sources[:2],
             out_channels=layout.sources, level_strides=(2, 2, 1, 1),
-            level_paddings=(1, 1, 0, 0), l2_norm_scale=20,
-            conv_cfg=dict(type='BinaryConv2d', **bidet_conv(sign_zero)),
-            norm_cfg=dict(type='BN'), act_cfg=None,
+            level_paddings=(1, 1, 0, 0), l2_norm_scale=20, sign_zero=sign_zero,
         ),
         bbox_head=dict(
             type='BiDetSSDHead', num_classes=layout.num_classes,

@@ -14,6 +14,7 @@ from . import (
     heads,
     layers,
     losses,
+    necks,
     restorers,
     task_modules,
 )
@@ -33,6 +34,7 @@ __all__ = [
     'heads',
     'layers',
     'losses',
+    'necks',
     'register_models',
     'restorers',
     'task_modules',

@@ -1,0 +1,7 @@
+"""Necks. They need mmdet, which is imported when one is built."""
+
+from mmengine.registry import MODELS
+
+from ...optional import register_detection
+
+register_detection(MODELS, 'BiDetSSDNeck', f'{__name__}.bidet_ssd')

@@ -1,0 +1,87 @@
+"""The extra layers of BiDet's SSD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.models.necks import SSDNeck
+from torch import Tensor
+
+from ...binary import Expansion
+from ..backbones.bidet_resnet import bidet_conv
+
+#: Published initialisation. Listed are the classes that have a kernel.
+XAVIER = dict(type='Xavier', layer=['BinaryConv2d', 'ESConv2d'], distribution='normal')
+
+
+class BiDetSSDNeck(SSDNeck):
+    """mmdet's ``SSDNeck`` of binary convolutions: ``norm(binary_conv(sign(x)))`` each.
+
+    No activations, no shortcuts. Padded pixels are -1 after the sign, the scales of the
+    weights carry gradients. Full precision is nothing but the scale of the first map.
+
+    With ``tau`` or ``groups`` every convolution is a
+    :class:`~mmesbnn.binary.DropInESConv2d`: it makes the copies of its input itself, by
+    thresholds that start apart, evenly in ``[-spread, spread]``; in the first layer,
+    which reads what a ReLU gives, in ``[0, 2 spread]``. Binary multiplications and
+    weight bits are those of ``tau = groups = 1``, which has no thresholds (published).
+
+    Args:
+        in_channels: Channels of the maps of the backbone.
+        out_channels: Channels of all maps, those first.
+        *args: As ``SSDNeck``'s.
+        tau: ES factor. Default 1, the baseline.
+        groups: ES groups. Default 1.
+        spread: Initial thresholds, see above. Default 0.5.
+        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1. The
+            first layer reads what a ReLU gives: {-1, 1} then, or {0, 1}.
+        norm_cfg: Config of the norms. Default ``dict(type='BN')``.
+        init_cfg: mmengine initialisation configs. Default: Xavier normal, as published.
+        **kwargs: As ``SSDNeck``'s.
+
+    Raises:
+        ValueError: If ``tau`` or ``groups`` do not divide the channels, at
+            construction; in training, if a map has a single pixel and the batch a
+            single image, for then its norm has nothing to normalise.
+
+    Shape:
+        ``(N, C_1, H, W), (N, C_2, H / 2, W / 2)`` to a map per entry of
+        ``out_channels``.
+
+    Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
+    and its code.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: Sequence[int], *args: Any,
+        tau: int = 1, groups: int = 1, spread: float = 0.5, sign_zero: int = -1,
+        norm_cfg: dict | None = None, init_cfg: list[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        conv_cfg = dict(type='BinaryConv2d', **bidet_conv(sign_zero))
+        expanded = Expansion(tau, groups).factor > 1
+        if expanded:
+            conv_cfg.update(type='ESConv2d', tau=tau, es_groups=groups, spread=spread)
+        super().__init__(
+            tuple(in_channels), tuple(out_channels), *args, conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg or dict(type='BN'), act_cfg=None,
+            # a list of its own: SSDNeck appends to it
+            init_cfg=[XAVIER] if init_cfg is None else list(init_cfg), **kwargs,
+        )  # fmt: skip
+        if expanded:
+            # around 0 half of the copies would be the same +1 everywhere
+            self.extra_layers[0][0].conv.shift.data.sub_(spread)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute all maps from those of the backbone."""
+        try:
+            return super().forward(inputs)
+        except ValueError as error:
+            if self.training and len(inputs[0]) == 1:
+                raise ValueError(
+                    'batch_size=1: the last map of SSD300 is a single pixel, and batch '
+                    'norm needs two values to train: give train_dataloader.batch_size '
+                    'of at least 2 (per GPU)'
+                ) from error
+            raise

@@ -1,0 +1,156 @@
+"""The extra layers of BiDet's SSD: binary each, formula, ES, a batch of one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmesbnn.analysis import count_ops
+from mmesbnn.binary import BinaryConv2d, DropInESConv2d
+
+WIDTHS = (16, 32, 16, 8, 8, 8)
+#: Of the four extra levels: stride and padding of the second convolution.
+GEOMETRY = ((2, 1), (2, 1), (1, 0), (1, 0))
+
+
+@pytest.fixture(autouse=True)
+def scope(no_scope):
+    """What a runner does for a config of mmdet's."""
+    init_default_scope('mmdet')
+
+
+def build(**options):
+    strides, paddings = zip(*GEOMETRY)
+    return MODELS.build(
+        dict(
+            type='BiDetSSDNeck', in_channels=WIDTHS[:2], out_channels=WIDTHS,
+            level_strides=strides, level_paddings=paddings, **options,
+        )
+    )  # fmt: skip
+
+
+def maps(count=2):
+    return [torch.randn(count, 16, 38, 38), torch.randn(count, 32, 19, 19).relu()]
+
+
+def binary_conv(x, weight, stride=1, padding=0, zero=-1):
+    signs = torch.where(x > 0, 1.0, torch.where(x < 0, -1.0, zero))
+    signs = F.pad(signs, (padding,) * 4, value=-1)
+    scale = weight.abs().mean((1, 2, 3), keepdim=True)
+    return F.conv2d(signs, scale * weight.sign(), stride=stride)
+
+
+@pytest.mark.parametrize('zero', [-1, 0])
+def test_every_layer_computes_its_formula(zero):
+    neck, inputs = build(sign_zero=zero).eval(), maps()
+    outputs = neck(inputs)
+    x, expected = inputs[1], []
+    for layers, (stride, padding) in zip(neck.extra_layers, GEOMETRY, strict=True):
+        for layer, *geometry in zip(layers, (1, stride), (0, padding)):
+            y = binary_conv(x, layer.conv.weight, *geometry, zero)
+            norm = layer.bn
+            y = y / (norm.running_var + norm.eps).sqrt().view(1, -1, 1, 1)
+            x = y * norm.weight.view(1, -1, 1, 1)
+        expected.append(x)
+    norm = inputs[0].norm(dim=1, keepdim=True)
+    scale = neck.l2_norm.weight.view(1, -1, 1, 1)
+    for ours, theirs in zip(
+        outputs, [scale * inputs[0] / norm, inputs[1], *expected], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert [tuple(out.shape[1:]) for out in outputs] == [
+        (width, size, size) for width, size in zip(WIDTHS, (38, 19, 10, 5, 3, 1))
+    ]
+
+
+@pytest.mark.parametrize(('tau', 'groups'), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_every_convolution_is_binary_and_costs_what_the_baseline_costs(tau, groups):
+    baseline, neck = build(), build(tau=tau, groups=groups)
+    wanted = DropInESConv2d if tau * groups > 1 else BinaryConv2d
+    assert all(type(m.conv) is wanted for layers in neck.extra_layers for m in layers)
+    convs = [m for m in neck.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) == 8
+    for conv in convs:
+        assert conv.pad_value == -1
+        assert conv.weight_binarizer.attached
+
+    def cost(model):
+        layers = count_ops(Caller(model), maps(1)[0]).layers
+        assert all(layer.kind == 'binary' for layer in layers)
+        return [layer.bops for layer in layers], [x.binary_params for x in layers]
+
+    assert cost(neck) == cost(baseline)
+
+
+class Caller(nn.Module):
+    """Calls the neck with the one input that OPs are counted for, and another."""
+
+    def __init__(self, neck):
+        super().__init__()
+        self.neck = neck
+
+    def forward(self, x):
+        return self.neck([x, x.new_zeros(1, 32, 19, 19)])
+
+
+def test_weights_start_xavier_normal_as_published_with_or_without_es():
+    for options in ({}, {'tau': 2}):
+        neck = build(**options)
+        before = neck.extra_layers[0][1].conv.state_dict()
+        weights = [k for k in before if k.endswith('weight')]
+        before = before[weights[0]].clone()
+        neck.init_weights()
+        after = neck.extra_layers[0][1].conv.state_dict()[weights[0]]
+        out, width = after.shape[:2]
+        expected = (2 / (9 * (out + width))) ** 0.5
+        assert after.std().item() == pytest.approx(expected, rel=0.1)
+        assert not torch.equal(before, after)
+        assert (neck.l2_norm.weight == 20).all()
+
+
+def test_thresholds_start_apart_and_where_the_values_are():
+    neck = build(tau=2, groups=2, spread=0.3)
+    for i, layers in enumerate(neck.extra_layers):
+        for j, layer in enumerate(layers):
+            shifts = layer.conv.shift.view(4, -1)
+            expected = torch.tensor([-0.3, -0.1, 0.1, 0.3]) - (0 if i + j else 0.3)
+            torch.testing.assert_close(shifts, expected[:, None].expand_as(shifts))
+
+
+def test_necks_do_not_share_their_initialisation():
+    first, second = build(), build()
+    assert len(first.init_cfg) == len(second.init_cfg) == 2
+
+
+def test_every_parameter_learns():
+    neck = build(tau=2)
+    sum(out.square().sum() for out in neck(maps())).backward()
+    for name, parameter in neck.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_it_compiles_as_one_graph():
+    torch._dynamo.reset()
+    neck = build(tau=2).double().eval()
+    compiled = torch.compile(neck, backend='aot_eager', fullgraph=True)
+    x = [level.double() for level in maps()]
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), neck(x))
+
+
+def test_a_batch_of_one_tests_and_says_why_it_does_not_train():
+    neck = build()
+    neck.eval()(maps(1))
+    with pytest.raises(ValueError, match=r'batch_size=1: .* at least 2'):
+        neck.train()(maps(1))
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(ValueError, match='tau=3 does not divide'):
+        build(tau=3)
+    with pytest.raises(ValueError, match='tau=0 must be an integer'):
+        build(tau=0)
