@@ -23,19 +23,23 @@ LOADING = dict(low_cpu_mem_usage=False)
 def _from_folder(folder: Path) -> Any:
     from diffusers import UNet2DModel
 
-    from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline, load_binarized
+    from .. import diffusion
 
     if (folder / 'model_index.json').is_file():
-        return SRDiffusionPipeline.from_pretrained(folder, **LOADING)
+        return diffusion.SRDiffusionPipeline.from_pretrained(folder, **LOADING)
     if not (folder / 'config.json').is_file():
         raise ConversionError(
             f'{folder}: holds neither a pipeline (model_index.json) nor a UNet '
             '(config.json)'
         )
     name = json.loads((folder / 'config.json').read_text()).get('_class_name')
-    plain = {kind.__name__: kind for kind in (BIDiffSRUNet, UNet2DModel)}
-    load = plain[name].from_pretrained if name in plain else load_binarized
-    return SRDiffusionPipeline(load(folder, **LOADING))
+    if name == 'UNet2DModel':
+        load = UNet2DModel.from_pretrained
+    elif name in diffusion.__all__ and name.endswith('UNet'):
+        load = getattr(diffusion, name).from_pretrained
+    else:
+        load = diffusion.load_binarized
+    return diffusion.SRDiffusionPipeline(load(folder, **LOADING))
 
 
 def _from_config(cfg: Mapping, weights: Mapping, name: str) -> Any:

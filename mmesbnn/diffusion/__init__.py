@@ -38,4 +38,33 @@ def build_bi_diffsr_unet(**kwargs: Any) -> nn.Module:
     return __getattr__('BIDiffSRUNet')(**kwargs)
 
 
-__all__ = ['build_bi_diffsr_unet', *_LAZY]
+@MODELS.register_module(name='BinarizedUNet2DModel')
+def build_binarized_unet(
+    binarize: dict[str, Any] | None = None, pretrained: str | None = None, **kwargs: Any
+) -> nn.Module:  # fmt: skip
+    """Build a ``UNet2DModel`` of diffusers, made binary by ``binarize_unet``.
+
+    Args:
+        binarize: Arguments of :func:`~mmesbnn.diffusion.binarized.binarize_unet`.
+            Default none.
+        pretrained: Folder of a float ``UNet2DModel`` to start from. Default None.
+        **kwargs: Arguments of ``UNet2DModel``, without ``pretrained``.
+
+    Raises:
+        ImportError: If diffusers is not installed.
+        ValueError: As ``binarize_unet``; if there are arguments besides ``pretrained``.
+    """
+    kind = require('diffusers', 'sr', 'BinarizedUNet2DModel').UNet2DModel
+    if pretrained is None:
+        unet = kind(**kwargs)
+    elif kwargs:
+        raise ValueError(
+            f'pretrained={pretrained!r} has a config of its own: drop {sorted(kwargs)}'
+        )
+    else:
+        unet = kind.from_pretrained(pretrained)
+    __getattr__('binarize_unet')(unet, **(binarize or {}))
+    return unet
+
+
+__all__ = ['build_bi_diffsr_unet', 'build_binarized_unet', *_LAZY]

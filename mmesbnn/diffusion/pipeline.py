@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
+from . import _LAZY
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
 from .tiling import check_tiles, pad_reflect, tile_starts, tile_weights
@@ -98,6 +100,14 @@ class SRDiffusionPipeline(DiffusionPipeline):
         check_scheduler(scheduler, steps)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, x0_clip=x0_clip)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> SRDiffusionPipeline:
+        """Load a pipeline, as any of diffusers."""
+        # it takes classes of other packages only from modules that are imported
+        for module in _LAZY.values():
+            import_module(f'.{module}', __package__)
+        return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def __call__(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 from torch import nn
 
 pytest.importorskip('diffusers')
@@ -230,6 +231,24 @@ def test_copies_and_configs_rebuild_it():
     twin = Binarized.from_config(unet.config).double()
     twin.load_state_dict(unet.state_dict())
     torch.testing.assert_close(run(twin), run(unet), rtol=0, atol=1e-10)
+
+
+def test_configs_of_openmmlab_build_it(tmp_path):
+    kinds = dict(
+        down_block_types=('DownBlock2D', 'AttnDownBlock2D'), attention_head_dim=8,
+        up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+    )  # fmt: skip
+    cfg = dict(type='BinarizedUNet2DModel', **COMMON, **kinds, binarize=dict(tau=1))
+    built = MODELS.build(cfg)
+    reference = plain()
+    binarize_unet(reference, tau=1)
+    assert binary_names(built) == binary_names(reference)
+    plain().save_pretrained(tmp_path)
+    cfg = dict(type=cfg['type'], pretrained=str(tmp_path), binarize=dict(tau=1))
+    started = MODELS.build(cfg).double()
+    torch.testing.assert_close(run(started), run(reference), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"config of its own: drop \['in_channels'\]"):
+        MODELS.build(dict(**cfg, in_channels=6))
 
 
 # ------------------------------------------------------------------ what is refused
