@@ -311,24 +311,22 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
-    """Latent weight ``(C_o / tau, C_i tau, ...)`` for a float one ``(C_o, C_i, ...)``.
+    """Latent weight ``(C_o / tau, C_i tau, ...)`` of a float one ``(C_o, C_i, ...)``.
 
     With ``K = C_o / tau``, output ``j`` of the shrunk layer stands for the outputs
-    ``j, j + K, ...`` of the float one, and its inputs are ``tau`` copies::
+    ``j, j + K, ...`` of the float one, and its input is ``tau`` copies. Each copy gets
+    one of their kernels::
 
-        v[j, t C_i + c] = 1 / tau^2 * sum_s w[j + s K, c]
+        v[j, t C_i + c] = w[j + t K, c] / tau
 
-    the mean of their kernels, divided among the copies. With a scaled sign the layer
-    then computes ``a_j sum_c sign(v_jc) q(x_c)`` with ``a_j`` the mean magnitude of the
-    mean kernel, and ``q`` the mean of the copies' signs, a quantizer of ``tau + 1``
-    levels. ``tau = 1`` is ``w`` itself.
+    so the layer starts as an approximation of their mean, no weight is lost, and copies
+    differ from the first step on. ``tau = 1`` is ``w`` itself.
 
     Args:
         weight: Float weight.
         tau: ES factor; divides ``C_o``.
     """
-    mean = weight.unflatten(0, (tau, -1)).mean(0) / tau
-    return torch.cat([mean] * tau, dim=1)
+    return torch.cat(weight.chunk(tau), dim=1) / tau
 
 
 def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
@@ -395,11 +393,11 @@ def binarize(
 
     A module that the network holds under several names is replaced under all.
 
-    **Initialisation**: latent weights are the float weights (``tau = 1``), or their
-    means as in :func:`shrunk_weight`, so signs and scales ``mean|w|`` are those of the
-    float layer; biases are copied; thresholds of the ``tau g`` copies of the input lie
-    evenly in ``[-spread, spread]``, at 0 if there is one copy. Norms are not touched:
-    train, or run some batches in training mode, before you judge the result.
+    **Initialisation**: latent weights are the float weights, arranged for the copies as
+    in :func:`shrunk_weight`; so with ``tau = 1`` signs and scales ``mean|w|`` are those
+    of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
+    input lie evenly in ``[-spread, spread]``, at 0 if there is one copy. Norms are not
+    touched: train, or run some batches in training mode, before you judge the result.
 
     Replace before the optimizer is made. With OpenMMLab, load or call
     ``model.init_weights()`` first: later it would look for layers that are gone. To

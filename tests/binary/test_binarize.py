@@ -74,20 +74,21 @@ def test_without_expansion_the_float_weights_become_latent_ones(bias):
 
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('tau', [1, 2, 4])
-def test_expanded_layers_apply_mean_kernels_to_a_staircase_of_the_input(tau, groups):
+def test_expanded_layers_apply_a_kernel_to_every_copy_of_the_input(tau, groups):
     conv = nn.Conv2d(8, 16, 3, padding=1)
     net = Net(conv, nn.Conv2d(16, 8, 1)).double()
     x = torch.randn(2, 8, 5, 5).double()
     binarize(net, tau=tau, groups=groups, spread=0.75)
     shifts = torch.linspace(-0.75, 0.75, tau * groups) if tau * groups > 1 else [0.0]
-    kernels = 16 // tau
+    count = 16 // tau
     for j in range(16):
-        mean = conv.weight[j % kernels :: kernels].mean(0)
-        group = j % kernels // (kernels // groups)
-        own = shifts[group * tau : (group + 1) * tau]
-        staircase = sum(signs_of(x + b) for b in own) / tau
-        weight = mean.abs().mean() * signs_of(mean)
-        expected = F.conv2d(staircase, weight[None], conv.bias[j : j + 1], padding=1)
+        kernels = conv.weight[j % count :: count]
+        group = j % count // (count // groups)
+        scale = kernels.abs().mean() / tau
+        expected = conv.bias[j] + sum(
+            F.conv2d(signs_of(x + b), scale * signs_of(kernel)[None], padding=1)
+            for b, kernel in zip(shifts[group * tau :], kernels)
+        )
         torch.testing.assert_close(net.middle[0](x)[:, j : j + 1], expected)
 
 
@@ -107,15 +108,16 @@ def test_linear_layers_are_pointwise_convolutions_of_tokens(tau, groups):
 
 
 @given(st.sampled_from([1, 2, 3]), st.integers(1, 3), st.integers(1, 4))
-def test_shrunk_weights_keep_number_and_sum_per_input(tau, kernels, inputs):
+def test_shrunk_weights_are_the_float_weights_in_other_places(tau, kernels, inputs):
     weight = torch.randn(kernels * tau, inputs, 3, dtype=torch.float64)
     shrunk = shrunk_weight(weight, tau)
     assert shrunk.shape == (kernels, inputs * tau, 3)
-    total = shrunk.unflatten(1, (tau, inputs)).sum((0, 1)) * tau
-    torch.testing.assert_close(total, weight.sum(0))
+    for j in range(kernels):
+        copies = shrunk[j].unflatten(0, (tau, inputs))
+        torch.testing.assert_close(copies * tau, weight[j::kernels])
 
 
-def test_mean_kernels_fit_the_outputs_they_stand_for():
+def test_shrunk_weights_fit_the_outputs_they_stand_for():
     """Better than the layer as it comes without the float weights."""
     conv, x = nn.Conv2d(32, 32, 3), torch.randn(4, 32, 8, 8)
     net = nn.ModuleList([conv])
@@ -127,7 +129,7 @@ def test_mean_kernels_fit_the_outputs_they_stand_for():
         y = layer(x)[:, :16].flatten()
         return torch.corrcoef(torch.stack([y, target]))[0, 1].item()
 
-    assert correlation(net[0]) > 0.65
+    assert correlation(net[0]) > 0.5
     assert abs(correlation(chance)) < 0.2
 
 
