@@ -71,7 +71,7 @@ def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
         copies: How many copies. Default 1.
     """
     y = normalize_tiled(x.transpose(1, 2).unsqueeze(-1), norm, copies)
-    return y.squeeze(-1).transpose(1, 2)
+    return y.flatten(2).transpose(1, 2)
 
 
 class ResidualBinaryLinear(nn.Module):

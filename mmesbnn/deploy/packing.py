@@ -86,7 +86,7 @@ class PackReport:
         return '\n'.join(lines)
 
 
-def _why_not(layer: nn.Module) -> str | None:
+def why_not_binary(layer: nn.Module) -> str | None:
     """Why the weight of a binary layer has no bits, None if it has."""
     binarizer = layer.weight_binarizer
     if isinstance(binarizer, RealWeight):
@@ -188,7 +188,7 @@ def _collect(model: nn.Module, half: bool) -> _Tensors:
         raise PackError(f'{type(model).__name__} has no binary layer')
     tensors, bad = _Tensors(half), []
     for name, layer in _progress(layers, 'packing'):
-        reason = _why_not(layer)
+        reason = why_not_binary(layer)
         if reason:
             bad.append(f'{name or type(layer).__name__}: {reason}')
         elif not bad:

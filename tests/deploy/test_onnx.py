@@ -1,0 +1,155 @@
+"""ONNX files compute what torch does, with plain operators."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmesbnn.binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryMultiheadAttention,
+    functional,
+)
+from mmesbnn.deploy import ExportError, PackError
+from mmesbnn.deploy.onnx import compare, export_onnx, plain_operators
+from tests.deploy.test_packing import Net, shaken, soft
+
+onnx = pytest.importorskip('onnx')
+runtime = pytest.importorskip('onnxruntime')
+
+
+def images(*batches, size=16):
+    return [(torch.randn(n, 3, size, size),) for n in batches]
+
+
+def constants(path):
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert {node.domain for node in model.graph.node} == {''}
+    return {
+        value.name: onnx.numpy_helper.to_array(value)
+        for value in model.graph.initializer
+    }
+
+
+@pytest.mark.parametrize('binarizer', ['temperature', 'scaled_sign', 'centred_sign'])
+def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
+    model, path = shaken(Net(binarizer)), tmp_path / 'net.onnx'
+    (agreement,) = export_onnx(model, path, images(2, 1, 5))
+    assert agreement.equal == agreement.examples == 3
+    assert agreement.difference <= 1e-5 * agreement.largest
+    weight = constants(path)['network.wide.weight']
+    expected = model.wide.effective_weight().detach().numpy()
+    np.testing.assert_array_equal(weight, expected)
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    # one comparison for every layer that has a sign
+    assert nodes.count('Greater') == nodes.count('Where') == 4
+    # the model is as it was
+    assert type(model.wide.weight_binarizer).__name__ != 'FixedWeight'
+    assert functional._binary_linear is not torch.nn.functional.linear
+
+
+def test_attention(tmp_path):
+    model = shaken(BinaryMultiheadAttention(16, 4, tau=2))
+    examples = [(torch.randn(n, 9, 32),) for n in (1, 3)]
+    path = tmp_path / 'a.onnx'
+    (agreement,) = export_onnx(model, path, examples, input_names=['tokens'])
+    assert agreement.equal == 2
+    assert not [n for n in onnx.load(path).graph.node if n.op_type == 'If']
+
+
+def test_names_and_fixed_batches(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = BinaryLinear(6, 4)
+
+        def forward(self, x, y):
+            return {'sum': self.layer(x + y), 'both': [self.layer(x)]}
+
+    path = tmp_path / 'two.onnx'
+    examples = [(torch.randn(2, 6), torch.randn(2, 6))]
+    agreements = export_onnx(
+        Two(), path, examples, input_names=['x', 'y'], output_names=['sum', 'one'],
+        dynamic_batch=False,
+    )  # fmt: skip
+    assert [agreement.name for agreement in agreements] == ['sum', 'one']
+    session = runtime.InferenceSession(path)
+    assert [i.shape for i in session.get_inputs()] == [[2, 6]] * 2
+
+
+def test_a_sign_of_zero_that_is_zero(tmp_path):
+    sign = dict(type='quadratic', zero=0)
+    model = BinaryConv2d(3, 4, 3, sign=sign).eval()
+    x = torch.randn(1, 3, 6, 6)
+    x[..., :3] = 0
+    (agreement,) = export_onnx(model, tmp_path / 'x.onnx', [(x,)])
+    assert agreement.difference < 1e-5
+
+
+def test_real_weights_are_exported_as_they_are(tmp_path):
+    model = shaken(Net('real'))
+    export_onnx(model, tmp_path / 'net.onnx', images(1))
+    weight = constants(tmp_path / 'net.onnx')['network.wide.weight']
+    np.testing.assert_array_equal(weight, model.wide.weight.detach())
+
+
+def test_a_network_in_its_temperature_phase(tmp_path):
+    model = shaken(Net('temperature'))
+    soft(model)
+    with pytest.raises(PackError, match=r'cannot export grouped: its temperature'):
+        export_onnx(model, tmp_path / 'net.onnx', images(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_agree_is_not_written(tmp_path):
+    class Moody(nn.Module):
+        times = 0
+
+        def forward(self, x):
+            self.times += 1
+            return x * self.times
+
+    with pytest.raises(ExportError, match='ONNX Runtime disagrees with torch: output'):
+        export_onnx(Moody(), tmp_path / 'x.onnx', images(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_onnx_does_not_know(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.i0(x)
+
+    with pytest.raises(ExportError, match=r'cannot become ONNX: .*i0'):
+        export_onnx(Odd(), tmp_path / 'x.onnx', images(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_and_folders(tmp_path, monkeypatch):
+    model = BinaryLinear(3, 3)
+    with pytest.raises(FileNotFoundError, match='name a file in a folder'):
+        export_onnx(model, tmp_path / 'no' / 'x.onnx', [(torch.randn(1, 3),)])
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(ImportError, match=r'needs onnxruntime.*mmesbnn\[deploy\]'):
+        export_onnx(model, tmp_path / 'x.onnx', [(torch.randn(1, 3),)])
+
+
+def test_operators_are_ours_again_after_an_error():
+    before = functional._binary_conv2d
+    with pytest.raises(KeyError), plain_operators():
+        assert functional._binary_conv2d is not before
+        raise KeyError
+    assert functional._binary_conv2d is before
+
+
+def test_comparison():
+    theirs = [np.float32([[3.0, 4.0]]), np.float32([[0.0, 5.0]])]
+    ours = [np.float32([[3.0, 4.0]]), np.float32([[0.5, 5.0]])]
+    agreement = compare('y', ours, theirs)
+    assert (agreement.difference, agreement.largest) == (0.5, 5)
+    assert (agreement.equal, agreement.examples) == (1, 2)
+    assert agreement.error == pytest.approx(0.05)
+    assert 'equal but for rounding on 1 of 2' in str(agreement)

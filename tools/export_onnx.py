@@ -1,0 +1,97 @@
+"""Export a trained network to ONNX, for other engines.
+
+    python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx [--shape H W]
+    python tools/export_onnx.py PACKED.safetensors OUT.onnx
+
+Plain float operators; binary weights are constants -a and +a. ONNX Runtime's outputs
+are compared with torch's on test images of the config, or on bundled photographs where
+there are none, before the file is written. Exit status 0: done; 2: it could not be.
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmesbnn.analysis import (
+    InputError,
+    build_model,
+    load_config,
+    load_weights,
+    read_checkpoint,
+)
+from mmesbnn.deploy import load_packed
+from mmesbnn.deploy.onnx import export_onnx
+from mmesbnn.deploy.openvino_tasks import make_task
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'files', nargs='+', metavar='FILE', help='config and checkpoint, or packed file'
+    )
+    parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'),
+        help="height and width of the images (default: the config's)",
+    )  # fmt: skip
+    parser.add_argument(
+        '--fixed-batch', action='store_true', help='one image at a time only'
+    )
+    parser.add_argument(
+        '--images', type=int, default=4, metavar='N', help='images to compare on (4)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='change entries of the config',
+    )  # fmt: skip
+    args = parser.parse_args()
+    packed = args.files[0].endswith('.safetensors')
+    if len(args.files) != (1 if packed else 2):
+        parser.error('give a config and a checkpoint, or a packed file, and OUT.onnx')
+    if args.images < 1:
+        parser.error(f'--images {args.images}: must be positive')
+    if args.shape and min(args.shape) < 1:
+        parser.error(f'--shape {args.shape}: must be positive')
+    return args
+
+
+def load(args):
+    """Config, model with its weights, meta data of the data set."""
+    if len(args.files) == 1:
+        model = load_packed(args.files[0])
+        return model._config, model, model._dataset_meta
+    cfg = load_config(args.files[0], args.cfg_options)
+    model = build_model(cfg)
+    load_weights(model, args.files[1])
+    meta = read_checkpoint(args.files[1]).get('meta') or {}
+    return cfg, model, meta.get('dataset_meta')
+
+
+def main():
+    args = parse_args()
+    cfg, model, meta = load(args)
+    task = make_task(cfg, model.eval(), args.shape, args.images, meta)
+    examples = [task.example(i) for i in range(len(task.images))]
+    agreements = export_onnx(
+        task.graph, args.out, examples, input_names=task.input_names,
+        output_names=task.output_names, dynamic_batch=not args.fixed_batch,
+    )  # fmt: skip
+    print(f'compared with torch on {len(examples)} {task.source}:')
+    for agreement in agreements:
+        print(f'  {agreement}')
+    print(f'wrote {args.out} ({Path(args.out).stat().st_size / 1e6:.1f} MB)')
+
+
+if __name__ == '__main__':
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            main()
+    except (InputError, ImportError, OSError, ValueError) as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
