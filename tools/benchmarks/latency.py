@@ -1,0 +1,544 @@
+"""Latency of a binary network against what one would run instead, in one process.
+
+    python tools/benchmarks/latency.py [--out DIR] [--quick] [--config CONFIG]
+
+Runs, in turn, on one core and on all, with batches of 1 and 16: the network as the
+published code computes it, our eager model, torch.compile, OpenVINO in full precision,
+OpenVINO with 1-bit layers, ONNX Runtime, and MobileNetV3-Large and ResNet-18 of
+mmpretrain in OpenVINO. Prints medians and ratios, where the time of the 1-bit network
+goes, and how far its binary kernels are from what this machine can do with xor and
+popcount, which is measured too. Weights are random; thresholds, slopes and statistics
+are drawn so that nothing is trivially equal. Saves DIR/latency.json and latency.png.
+
+Ratios on a machine that does other things meanwhile mean little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mmesbnn
+from mmesbnn.analysis import InputError, build_model, load_config
+from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
+from mmesbnn.optional import require
+
+SIZE = 224
+PUBLISHED, EAGER, COMPILED = 'published style, eager', 'ours, eager', 'torch.compile'
+FLOAT, BITS, ONNX = 'OpenVINO fp32', 'OpenVINO 1-bit', 'ONNX Runtime fp32'
+RIVALS = {
+    'MobileNetV3-Large, OpenVINO fp32': 'mobilenet-v3-large_8xb128_in1k',
+    'ResNet-18, OpenVINO fp32': 'resnet18_8xb32_in1k',
+}
+CONTENDERS = (PUBLISHED, EAGER, COMPILED, FLOAT, BITS, ONNX, *RIVALS)
+
+Run = Callable[[], Any]
+
+
+# ------------------------------------------------------------------ the networks
+
+
+class PublishedConv(nn.Module):
+    """A binary convolution as the research code writes it.
+
+    The sign is ``(sign(c) - c).detach() + c`` of the clipped input, the weight is
+    binarized in every forward, and the convolution is a plain one.
+    """
+
+    def __init__(self, layer: BinaryConv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.effective_weight().detach().clone())
+        self.settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        clipped = x.clamp(-1.5, 1.5)
+        x = (torch.sign(clipped) - clipped).detach() + clipped
+        weight = (torch.sign(self.weight) - self.weight).detach() + self.weight
+        return F.conv2d(x, weight, None, *self.settings)
+
+
+def _plain_norm(norm: TiledBatchNorm2d) -> nn.BatchNorm2d:
+    """A norm of the tiled map, which our blocks then tile before it."""
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps)
+    plain.load_state_dict(norm.state_dict())
+    return plain
+
+
+def published_style(model: nn.Module) -> nn.Module:
+    """A copy that computes as the published code does: copies are repeated first."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BinaryConv2d):
+                setattr(parent, name, PublishedConv(child))
+            elif isinstance(child, TiledBatchNorm2d):
+                setattr(parent, name, _plain_norm(child))
+    return model.eval()
+
+
+def lifelike(model: nn.Module) -> nn.Module:
+    """Draw what training would tell apart, harden weights, calibrate norms."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(parameter: Tensor, low: float, high: float) -> None:
+        values = torch.rand(parameter.shape, generator=generator)
+        parameter.data.copy_(low + (high - low) * values)
+
+    for name, parameter in model.named_parameters():
+        if 'shift' in name:
+            draw(parameter, -0.5, 0.5)
+        elif name.endswith('mix'):
+            draw(parameter, 0, 1)
+    for module in model.modules():
+        if isinstance(module, nn.PReLU):
+            draw(module.weight, 0, 0.5)
+        elif isinstance(module, nn.BatchNorm2d):
+            draw(module.weight, 0.5, 1.5)
+            draw(module.bias, -0.5, 0.5)
+            module.momentum = 1.0
+    for name, buffer in model.named_buffers():
+        if name.endswith('temperature'):
+            buffer.zero_()
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(2, 3, SIZE, SIZE, generator=generator))
+    return model.eval()
+
+
+# ------------------------------------------------------------------ contenders
+
+
+def torch_run(model: nn.Module, x: Tensor) -> Run:
+    """One forward pass."""
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return run
+
+
+def compiled_run(model: nn.Module, x: Tensor) -> Run:
+    """One forward pass of the compiled model; the number of threads is compiled in."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return compiled(x)
+
+    return run
+
+
+def openvino_run(graph: Any, x: Tensor, threads: int) -> Run:
+    """One inference."""
+    from mmesbnn.deploy.openvino_graph import compile_graph
+
+    graph = graph.clone()
+    graph.reshape(list(x.shape))
+    request = compile_graph(
+        graph, threads, PERFORMANCE_HINT='LATENCY'
+    ).create_infer_request()
+    request.set_input_tensor(_shared(x))
+    return request.infer
+
+
+def _shared(x: Tensor) -> Any:
+    import openvino as ov
+
+    return ov.Tensor(np.ascontiguousarray(x.numpy()))
+
+
+def float_graph(model: nn.Module) -> Any:
+    """The model in OpenVINO as it is, in full precision."""
+    import openvino as ov
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        example = torch.randn(1, 3, SIZE, SIZE)
+        return ov.convert_model(model, example_input=example)
+
+
+def onnx_file(model: nn.Module, folder: Path) -> Path | None:
+    """The model as ONNX, None if that is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        return None
+    path = folder / 'model.onnx'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            model, (torch.randn(1, 3, SIZE, SIZE),), str(path), dynamo=False,
+            input_names=['x'], dynamic_axes={'x': {0: 'n'}},
+        )  # fmt: skip
+    return path
+
+
+def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
+    """One inference."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+    inputs = {'x': x.numpy()}
+    return lambda: session.run(None, inputs)
+
+
+class Networks:
+    """Everything that is prepared once.
+
+    Args:
+        config: The binary network's config.
+        wanted: Contenders to prepare.
+        folder: For files in between.
+    """
+
+    def __init__(self, config: str, wanted: list[str], folder: Path) -> None:
+        from mmesbnn.deploy.openvino_graph import to_openvino
+
+        self.wanted = wanted
+        self.model = lifelike(build_model(load_config(config)))
+        self.published = published_style(self.model)
+        example = torch.randn(1, 3, SIZE, SIZE)
+        conversion = to_openvino(self.model, [example], dynamic_batch=True)
+        self.layers = conversion.layers
+        self.graphs = {BITS: conversion.graph}
+        if FLOAT in wanted:
+            self.graphs[FLOAT] = float_graph(self.published)
+        for name, rival in RIVALS.items():
+            if name in wanted:
+                self.graphs[name] = float_graph(_rival(rival))
+        self.onnx = onnx_file(self.published, folder) if ONNX in wanted else None
+
+    def make(self, name: str, x: Tensor, threads: int) -> Run | None:
+        """What runs contender ``name`` once on ``x``, None if it cannot."""
+        if name in self.graphs:
+            return openvino_run(self.graphs[name], x, threads)
+        if name == ONNX:
+            return None if self.onnx is None else onnx_run(self.onnx, x, threads)
+        model = self.published if name == PUBLISHED else self.model
+        return (compiled_run if name == COMPILED else torch_run)(model, x)
+
+
+def _rival(name: str) -> nn.Module:
+    from mmpretrain import get_model
+
+    return get_model(name, pretrained=False).eval()
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+    """Times of every contender in ms, taken in turn until each has its share.
+
+    Args:
+        runs: The contenders.
+        seconds: How long each may run altogether, but three times at least.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    while True:
+        open_ = [
+            name
+            for name, taken in times.items()
+            if len(taken) < 3 or (sum(taken) < 1e3 * seconds and len(taken) < 100)
+        ]
+        if not open_:
+            return times
+        for name in open_:
+            begin = time.perf_counter()
+            runs[name]()
+            times[name].append(1e3 * (time.perf_counter() - begin))
+
+
+def kernel_shares(graph: Any, runs: int) -> dict[str, float]:
+    """Time of every kind of operator in ms, on one core, one image.
+
+    The least of some runs, operator by operator: what other processes add falls away.
+    """
+    from mmesbnn.deploy.openvino_graph import compile_graph
+
+    graph = graph.clone()
+    graph.reshape([1, 3, SIZE, SIZE])
+    request = compile_graph(graph, 1, PERF_COUNT='YES').create_infer_request()
+    x = torch.randn(1, 3, SIZE, SIZE).numpy()
+    least: dict[tuple[str, str], float] = {}
+    for _ in range(runs):
+        request.infer([x])
+        for counter in request.profiling_info:
+            key = counter.node_name, counter.node_type
+            spent = 1e3 * counter.real_time.total_seconds()
+            least[key] = min(spent, least.get(key, spent))
+    shares: dict[str, float] = {}
+    for (_, kind), spent in least.items():
+        shares[kind] = shares.get(kind, 0.0) + spent
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+XOR_POPCOUNT = """
+#include <stdint.h>
+/* Four weights at a time against one input, 512 words each: all of it stays in the
+   first cache, and every load of an input serves four sums, as in a convolution. */
+uint64_t xor_popcount(const uint64_t *x, const uint64_t *w, long repeats) {
+    uint64_t sums[4] = {0, 0, 0, 0};
+    for (long r = 0; r < repeats; ++r) {
+        uint64_t a = 0, b = 0, c = 0, d = 0;
+        for (int i = 0; i < 512; ++i) {
+            uint64_t v = x[i] ^ (uint64_t)r;
+            a += __builtin_popcountll(v ^ w[i]);
+            b += __builtin_popcountll(v ^ w[512 + i]);
+            c += __builtin_popcountll(v ^ w[1024 + i]);
+            d += __builtin_popcountll(v ^ w[1536 + i]);
+        }
+        sums[0] += a; sums[1] += b; sums[2] += c; sums[3] += d;
+    }
+    return sums[0] + sums[1] + sums[2] + sums[3];
+}
+"""
+
+
+def _compiled_rate(folder: Path, seconds: float) -> float | None:
+    """Binary multiplications per second of a small C loop, None without compiler."""
+    compiler = shutil.which(os.environ.get('CC', 'cc')) or shutil.which('gcc')
+    if compiler is None:
+        return None
+    source, library = folder / 'limit.c', folder / 'limit.so'
+    source.write_text(XOR_POPCOUNT)
+    command = [compiler, '-O3', '-march=native', '-mprefer-vector-width=512',
+               '-shared', '-fPIC', str(source), '-o', str(library)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:  # another compiler or processor
+        command.remove('-mprefer-vector-width=512')
+        done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        return None
+    function = ctypes.CDLL(str(library)).xor_popcount
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+    function.restype = ctypes.c_uint64
+    words = np.random.default_rng(0).integers(0, 2**63, 2560, np.uint64)
+    x, w = words[:512].ctypes.data, words[512:].ctypes.data
+    repeats, best = 20000, 0.0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        function(x, w, repeats)
+        spent = time.perf_counter() - begin
+        best = max(best, repeats * 4 * 512 * 64 / spent)
+    return best
+
+
+def _numpy_rate(seconds: float) -> float:
+    """The same with numpy's popcount: a lower bound of what is possible."""
+    words = np.random.default_rng(0).integers(0, 2**63, (2, 2048), np.uint64)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        for _ in range(100):
+            np.bitwise_count(words[0] ^ words[1]).sum()
+        best = max(best, 100 * 2048 * 64 / (time.perf_counter() - begin))
+    return best
+
+
+def machine_limit(folder: Path, seconds: float) -> tuple[float, str]:
+    """Binary multiplications per second on one core, and how that was measured."""
+    rate = _compiled_rate(folder, seconds)
+    if rate is not None:
+        return rate, 'a C loop compiled here, data in the first cache'
+    return _numpy_rate(seconds), 'numpy.bitwise_count, a lower bound'
+
+
+# ------------------------------------------------------------------ telling
+
+
+def table(times: dict[str, list[float]]) -> str:
+    """Medians, and how many times faster 1-bit OpenVINO is."""
+    ours = median(times[BITS])
+    lines = [f'  {"":<34}{"median ms":>11}{"least":>9}{"1-bit is":>11}']
+    for name, taken in times.items():
+        ratio = '' if name == BITS else f'{median(taken) / ours:>9.2f} x'
+        lines.append(f'  {name:<34}{median(taken):>11.2f}{min(taken):>9.2f}{ratio:>11}')
+    return '\n'.join(lines)
+
+
+def draw(results: list[dict], path: Path) -> None:
+    """One panel for every setting, one bar for every contender."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(results), figsize=(4.2 * len(results), 3.6), sharey=True, squeeze=False
+    )
+    for panel, result in zip(panels[0], results):
+        names = [name for name in CONTENDERS if name in result['median_ms']][::-1]
+        values = [result['median_ms'][name] / result['batch'] for name in names]
+        colours = ['tab:red' if name == BITS else 'tab:gray' for name in names]
+        bars = panel.barh(names, values, color=colours)
+        panel.bar_label(bars, [f'{value:.1f}' for value in values], padding=2)
+        panel.set_xscale('log')
+        panel.margins(x=0.25)
+        cores = '1 core' if result['threads'] == 1 else f'{result["threads"]} cores'
+        panel.set_title(f'{cores}, batch {result["batch"]}')
+        panel.set_xlabel('ms per image')
+    figure.tight_layout()
+    partial = path.with_name(f'.{path.name}.part')
+    figure.savefig(partial, dpi=110, format='png')
+    os.replace(partial, path)
+
+
+def save(content: dict, path: Path) -> None:
+    """Write JSON whole or not at all."""
+    partial = path.with_name(f'.{path.name}.part')
+    partial.write_text(json.dumps(content, indent=1), encoding='utf-8')
+    os.replace(partial, path)
+
+
+def _processor() -> str:
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def tell_kernels(networks: Networks, folder: Path, runs: int, seconds: float) -> dict:
+    """Print and return where the time goes, and how far from the limit it is."""
+    shares = kernel_shares(networks.graphs[BITS], runs)
+    total, binary = sum(shares.values()), shares.get('BinaryConvolution', 0.0)
+    macs = sum(layer.macs for layer in networks.layers if layer.binary)
+    rate, how = machine_limit(folder, seconds)
+    limit = 1e3 * macs / rate
+    print(f'\nwhere the time goes (1 core, batch 1, {total:.1f} ms in operators)')
+    for kind, spent in list(shares.items())[:8]:
+        print(f'  {kind:<20}{spent:>8.2f} ms {100 * spent / total:>6.1f} %')
+    print(
+        f'binary kernels: {macs / 1e9:.2f} G multiplications in {binary:.2f} ms, '
+        f'{macs / binary / 1e9:.2f} T/s; this core can do {rate / 1e12:.2f} T/s '
+        f'({how}), that is {limit:.2f} ms: they take {binary / limit:.2f} x as long, '
+        f'the whole network {total / limit:.2f} x'
+    )
+    return dict(
+        operators_ms=shares, binary_share=binary / total, binary_macs=macs,
+        limit_macs_per_s=rate, limit_measured_by=how, limit_ms=limit,
+    )  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--config', default='configs/es_bnext_tiny.py')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/latency'))
+    parser.add_argument(
+        '--quick', action='store_true', help='one core, batch 1, few runs'
+    )
+    parser.add_argument(
+        '--seconds', type=float, default=4.0, help='per contender and setting (4)'
+    )
+    parser.add_argument(
+        '--only', nargs='+', metavar='NAME', choices=CONTENDERS,
+        help=f'contenders besides {BITS!r}: {", ".join(CONTENDERS)}',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if not args.seconds > 0:
+        parser.error(f'--seconds {args.seconds}: must be positive')
+    if args.quick:
+        args.seconds = min(args.seconds, 1.0)
+    return args
+
+
+def settings(quick: bool) -> list[tuple[int, int]]:
+    """Threads and batch of every setting."""
+    threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
+    return [
+        (count, batch) for count in threads for batch in ([1] if quick else [1, 16])
+    ]
+
+
+def main() -> None:
+    args = parse_args()
+    require('openvino', 'deploy', 'latency.py')
+    skipped = {COMPILED} if args.quick else set()
+    wanted = [
+        name
+        for name in CONTENDERS
+        if name == BITS or (name in (args.only or CONTENDERS) and name not in skipped)
+    ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f'preparing {args.config} ...', flush=True)
+        networks = Networks(args.config, wanted, folder)
+        for threads, batch in settings(args.quick):
+            torch.set_num_threads(threads)
+            x = torch.randn(batch, 3, SIZE, SIZE)
+            runs = {name: networks.make(name, x, threads) for name in wanted}
+            times = measure({k: v for k, v in runs.items() if v}, args.seconds)
+            print(f'\n{threads} thread(s), batch {batch}')
+            print(table(times), flush=True)
+            results.append(
+                dict(
+                    threads=threads, batch=batch, times_ms=times,
+                    median_ms={name: median(taken) for name, taken in times.items()},
+                    runs={name: len(taken) for name, taken in times.items()},
+                )
+            )  # fmt: skip
+        kernels = tell_kernels(networks, folder, 10 if args.quick else 40, 1.0)
+    content = dict(
+        config=args.config, processor=_processor(), size=SIZE, results=results,
+        kernels=kernels, versions=_versions(),
+    )  # fmt: skip
+    save(content, args.out / 'latency.json')
+    draw(results, args.out / 'latency.png')
+    print(f'\nwrote {args.out / "latency.json"} and {args.out / "latency.png"}')
+
+
+def _versions() -> dict[str, str]:
+    import openvino as ov
+
+    return {
+        'mmesbnn': mmesbnn.__version__,
+        'torch': torch.__version__,
+        'openvino': ov.__version__,
+    }
+
+
+if __name__ == '__main__':
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            main()
+    except (InputError, ImportError, OSError) as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
