@@ -216,12 +216,15 @@ class Networks:
         config: The binary network's config.
         wanted: Contenders to prepare.
         folder: For files in between.
+        compile_batches: Whether torch.compile is to compile for larger batches, too.
     """
 
-    def __init__(self, config: str, wanted: list[str], folder: Path) -> None:
+    def __init__(
+        self, config: str, wanted: list[str], folder: Path, compile_batches: bool
+    ) -> None:
         from mmesbnn.deploy.openvino_graph import to_openvino
 
-        self.wanted = wanted
+        self.compile_batches = compile_batches
         self.model = lifelike(build_model(load_config(config)))
         self.published = published_style(self.model)
         example = torch.randn(1, 3, SIZE, SIZE)
@@ -241,6 +244,8 @@ class Networks:
             return openvino_run(self.graphs[name], x, threads)
         if name == ONNX:
             return None if self.onnx is None else onnx_run(self.onnx, x, threads)
+        if name == COMPILED and len(x) > 1 and not self.compile_batches:
+            return None
         model = self.published if name == PUBLISHED else self.model
         return (compiled_run if name == COMPILED else torch_run)(model, x)
 
@@ -463,11 +468,15 @@ def parse_args() -> argparse.Namespace:
         '--quick', action='store_true', help='one core, batch 1, few runs'
     )
     parser.add_argument(
-        '--seconds', type=float, default=4.0, help='per contender and setting (4)'
+        '--seconds', type=float, default=3.0, help='per contender and setting (3)'
     )
     parser.add_argument(
         '--only', nargs='+', metavar='NAME', choices=CONTENDERS,
         help=f'contenders besides {BITS!r}: {", ".join(CONTENDERS)}',
+    )  # fmt: skip
+    parser.add_argument(
+        '--compile-batches', action='store_true',
+        help='torch.compile for batches of 16, too, which takes minutes',
     )  # fmt: skip
     args = parser.parse_args()
     if not args.seconds > 0:
@@ -479,10 +488,10 @@ def parse_args() -> argparse.Namespace:
 
 def settings(quick: bool) -> list[tuple[int, int]]:
     """Threads and batch of every setting."""
-    threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
-    return [
-        (count, batch) for count in threads for batch in ([1] if quick else [1, 16])
-    ]
+    if quick:
+        return [(1, 1)]
+    threads = sorted({1, len(os.sched_getaffinity(0))})
+    return [(count, batch) for count in threads for batch in (1, 16)]
 
 
 def main() -> None:
@@ -499,7 +508,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f'preparing {args.config} ...', flush=True)
-        networks = Networks(args.config, wanted, folder)
+        networks = Networks(args.config, wanted, folder, args.compile_batches)
         for threads, batch in settings(args.quick):
             torch.set_num_threads(threads)
             x = torch.randn(batch, 3, SIZE, SIZE)
