@@ -554,3 +554,26 @@ def test_networks_of_the_ecosystem(build, replaced, kept):
 
 def leaves(result):
     return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+@pytest.mark.slow
+def test_an_example_finds_both_outputs_of_a_detector():
+    mmdet = pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv.ops', exc_type=ImportError)
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+
+    register_all_modules(init_default_scope=True)
+    base = f'{mmdet.__path__[0]}/.mim/configs/_base_/models/retinanet_r50_fpn.py'
+    cfg = Config.fromfile(base).model
+    cfg.backbone.update(depth=18, init_cfg=None)
+    cfg.neck.update(in_channels=[64, 128, 256, 512], out_channels=32)
+    cfg.bbox_head.update(in_channels=32, feat_channels=32)
+    model = MODELS.build(cfg)
+    example = dict(inputs=torch.randn(1, 3, 64, 64), mode='tensor')
+    report = binarize(model, tau=2, example=example)
+    assert names(report.kept) == [
+        'backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg'
+    ]  # fmt: skip
+    assert all(y.isfinite().all() for part in model(**example) for y in part)
