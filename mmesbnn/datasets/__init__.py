@@ -6,6 +6,7 @@ from ..optional import register_detection
 from .digits import write_digits
 from .mini_voc import VOC_CLASSES, MiniVOC, write_mini_voc
 from .paired_sr import PairedSRDataset
+from .photographs import write_photographs
 from .seeded_sampler import SeededInfiniteSampler
 
 register_detection(DATASETS, 'CheckedVOCDataset', f'{__name__}.checked_voc')
@@ -17,4 +18,5 @@ __all__ = [
     'SeededInfiniteSampler',
     'write_digits',
     'write_mini_voc',
+    'write_photographs',
 ]

@@ -1,0 +1,48 @@
+"""Versions of the same images side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..optional import require
+
+
+def draw_comparison(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: str | os.PathLike,
+    title: str = '',
+) -> None:  # fmt: skip
+    """Draw images in a grid, each under its caption, as a PNG.
+
+    Args:
+        rows: For every row, captions and images, ``(H, W, 3)`` uint8; small images are
+            shown as large as the others, in visible pixels.
+        path: The file. An existing one is replaced whole.
+        title: Title of the figure. Default none.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+        ImportError: If matplotlib is missing.
+    """
+    if not rows or not all(rows):
+        raise ValueError('rows: there must be at least one image in every row')
+    require('matplotlib', 'demo')
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(3 * columns, 3.3 * len(rows)), layout='constrained')
+    figure.suptitle(title)
+    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis('off')
+    for line, row in zip(axes, rows):
+        for axis, (caption, image) in zip(line, row):
+            axis.imshow(image, interpolation='nearest')
+            axis.set_title(caption, fontsize=9)
+    scratch = Path(path).with_suffix('.tmp.png')
+    figure.savefig(scratch, dpi=100)
+    os.replace(scratch, path)

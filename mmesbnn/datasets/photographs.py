@@ -1,0 +1,107 @@
+"""Photographs that scikit-image and scikit-learn bundle, for super-resolution."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..optional import require
+from .bicubic import resize
+from .images import write_png
+
+#: Names in ``skimage.data`` to train on, and where to test on: other photographs.
+TRAIN = ('astronaut', 'coffee', 'rocket', 'immunohistochemistry', 'hubble_deep_field',
+         'stereo_motorcycle')  # fmt: skip
+TEST = ('chelsea', 'china', 'flower')
+#: Side of the tiles that training photographs are cut into.
+TILE = 120
+
+
+def _load(name: str) -> Tensor:
+    """uint8 ``(3, H, W)``."""
+    require('skimage', 'demo')
+    require('sklearn', 'demo')
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    if name in ('china', 'flower'):
+        image = load_sample_image(f'{name}.jpg')
+    else:
+        image = getattr(data, name)()
+        image = image[0] if isinstance(image, tuple) else image  # the left one
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _tiles(image: Tensor, side: int) -> list[Tensor]:
+    """Squares that cover the image but for what is left at the right and below."""
+    rows = image.unfold(1, side, side).unfold(2, side, side)
+    return list(rows.permute(1, 2, 0, 3, 4).flatten(0, 1))
+
+
+def _middle(image: Tensor, side: int) -> Tensor:
+    top, left = ((length - side) // 2 for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
+def _write_whole(root: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a folder that appears as ``root``, whole or not at all."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
+    try:
+        write(scratch)
+        scratch.chmod(0o755)
+        scratch.rename(root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_photographs(
+    root: str | os.PathLike, scale: int = 2, test_size: int = 256
+) -> int:  # fmt: skip
+    """Write six photographs to train on and the middle of three others to test on.
+
+    ``root/train/HR/astronaut_s001.png``, ... are tiles, which are read faster than
+    whole images, as DF2K is often cut; ``root/test/HR/china.png`` and
+    ``root/test/LR_bicubic/X2/china.png`` have the layout of the benchmark sets.
+
+    Args:
+        root: Folder to write. If it is there already, it is left as it is.
+        scale: Magnification. Default 2.
+        test_size: Side of the test images, a multiple of ``scale``, at most 300.
+            Default 256.
+
+    Returns:
+        Number of photographs written, 0 if the folder was there.
+
+    Raises:
+        ValueError: If ``test_size`` is not as described.
+        ImportError: If scikit-image or scikit-learn is missing.
+    """
+    if not scale <= test_size <= 300 or test_size % scale:
+        raise ValueError(
+            f'test_size={test_size} must be a multiple of scale={scale}, at most 300'
+        )
+    root = Path(root)
+    if root.exists():
+        return 0
+
+    def write(folder: Path) -> None:
+        for name in TRAIN:
+            for i, tile in enumerate(_tiles(_load(name), TILE)):
+                write_png(folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png', tile)
+        for name in TEST:
+            image = _middle(_load(name), test_size)
+            write_png(folder / 'test' / 'HR' / f'{name}.png', image)
+            small = resize(image, (test_size // scale, test_size // scale))
+            lr = folder / 'test' / 'LR_bicubic' / f'X{scale}' / f'{name}.png'
+            write_png(lr, small)
+
+    _write_whole(root, write)
+    return len(TRAIN) + len(TEST)
