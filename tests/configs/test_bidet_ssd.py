@@ -1,0 +1,242 @@
+"""The SSD300 recipes: what was published, and training on a small genuine devkit."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
+from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
+from mmesbnn.models.losses import FeatureEnergyLoss
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+BASELINE = 'bidet/bidet-ssd300_2xb16-300k_voc0712.py'
+RECIPES = [BASELINE, 'es_bidet/es-bidet-ssd300_2xb16-300k_voc0712.py']
+
+#: A 16th of the widths, the same layers.
+ARCH = dict(channels=[4, 4, 8, 16, 32, 32, 64], depths=[1, 3, 4, 4, 4])
+WIDTHS = (32, 64, 32, 16, 16, 16)
+
+
+@pytest.fixture(scope='module')
+def devkit(tmp_path_factory):
+    """Digits that go by the names of VOC's first ten classes."""
+    root = tmp_path_factory.mktemp('data') / 'VOCdevkit'
+    write_mini_voc(root, names=VOC_CLASSES[:10], counts=(3, 3, 2))
+    return root
+
+
+def narrow(name, devkit, work_dir, iterations=3, begin=1):
+    """The recipe with few channels and images."""
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.model.backbone.update(arch=ARCH, init_cfg=None)
+    cfg.model.neck.update(in_channels=WIDTHS[:2], out_channels=WIDTHS)
+    cfg.model.bbox_head.update(in_channels=WIDTHS)
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        for dataset in loader.dataset.get('datasets', [loader.dataset]):
+            dataset.data_root = str(devkit)
+    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
+    cfg.default_hooks.checkpoint.update(interval=iterations)
+    cfg.default_hooks.logger.interval = 1
+    (bottleneck,) = (h for h in cfg.custom_hooks if h.type == 'BottleneckHook')
+    bottleneck.begin = begin
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+def logged(runner, name):
+    return list(runner.message_hub.get_scalar(f'train/{name}').data[0])
+
+
+# the recipe ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_recipe_is_the_published_one(name):
+    cfg = Config.fromfile(CONFIGS / name)
+    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3, weight_decay=0.0)
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.milestones, schedule.gamma) == ([30_000, 80_000, 200_000], 0.1)
+    assert cfg.train_cfg.max_iters == 300_000
+    assert (
+        2 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 32
+    )
+    (hook,) = (h for h in cfg.custom_hooks if h.type == 'BottleneckHook')
+    assert (hook.begin, hook.by_epoch) == (30_000, False)
+    assert cfg.randomness.seed == 1
+    years = [d.ann_file for d in cfg.train_dataloader.dataset.datasets]
+    assert years == [f'VOC{y}/ImageSets/Main/trainval.txt' for y in (2007, 2012)]
+    assert cfg.test_dataloader.dataset.ann_file == 'VOC2007/ImageSets/Main/test.txt'
+    assert {metric.eval_mode for metric in cfg.test_evaluator} == {'11points', 'area'}
+    names = [t.type for t in cfg.train_dataloader.dataset.datasets[0].pipeline]
+    assert names == [
+        'LoadImageFromFile', 'LoadAnnotations', 'PhotoMetricDistortion', 'Expand',
+        'MinIoURandomCrop', 'RandomFlip', 'Resize', 'PackDetInputs',
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RECIPES)
+def test_operations_are_the_published_ones(name):
+    model = build_model(load_config(CONFIGS / name))
+    report = count_ops(model, (3, 300, 300))
+    assert report.total['fp_macs'] == pytest.approx(2.630e9, rel=0.001)
+    assert report.total['bops'] == pytest.approx(40.49e9, rel=0.001)
+    assert report.total['ops'] == pytest.approx(3.263e9, rel=0.001)
+    assert report.total['binary_params'] == 27_340_800
+    assert report.table().startswith('input 1 x 3 x 300 x 300')
+    real = {layer.why for layer in report.layers if layer.kind != 'binary'}
+    assert real == {
+        'first layer, reads the input', 'projection shortcut',
+        'not a binary layer: Conv2d',  # fc7
+        'last layer, gives the output',
+    }  # fmt: skip
+
+
+# training -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RECIPES)
+def test_it_trains_and_tests_on_a_devkit(name, devkit, tmp_path):
+    runner = Runner.from_cfg(narrow(name, devkit, tmp_path))
+    before = {k: v.clone() for k, v in runner.model.named_parameters()}
+    runner.train()
+    history = {
+        key: logged(runner, f'loss_{key}') for key in ('cls', 'bbox', 'reg', 'prior')
+    }
+    assert all(len(values) == 3 for values in history.values())
+    assert torch.tensor(list(history.values())).isfinite().all()
+    for key in ('reg', 'prior'):
+        assert history[key][0] == 0
+        assert min(history[key][1:]) > 0
+    still = [k for k, v in runner.model.named_parameters() if torch.equal(v, before[k])]
+    # a bias before a norm
+    assert set(still) <= {'backbone.stages.5.0.pointwise.bias'}
+    for prefix in ('pascal_voc', 'pascal_voc_area'):
+        assert 0 <= runner.message_hub.get_scalar(f'val/{prefix}/mAP').current() <= 1
+    batch = next(iter(runner.test_dataloader))
+    assert check_binary(runner.model, batch) == []
+
+
+@pytest.mark.slow
+def test_a_training_resumed_after_the_step_has_the_terms(devkit, tmp_path):
+    Runner.from_cfg(narrow(BASELINE, devkit, tmp_path, iterations=2)).train()
+    cfg = narrow(BASELINE, devkit, tmp_path, iterations=3)
+    cfg.load_from, cfg.resume = str(tmp_path / 'iter_2.pth'), True
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    for key in ('reg', 'prior'):
+        assert logged(runner, f'loss_{key}')[-1] > 0
+    terms = [m for m in runner.model.modules() if isinstance(m, FeatureEnergyLoss)]
+    assert [term.active for term in terms] == [True]
+
+
+@pytest.mark.slow
+def test_detections_of_an_image_file(devkit, tmp_path):
+    from mmdet.apis import DetInferencer
+
+    cfg = narrow(BASELINE, devkit, tmp_path)
+    cfg.model.test_cfg.max_per_img = 5
+    cfg.dump(tmp_path / 'config.py')
+    init_default_scope('mmdet')
+    torch.save(
+        dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'w.pth'
+    )
+    inferencer = DetInferencer(
+        str(tmp_path / 'config.py'), str(tmp_path / 'w.pth'), device='cpu'
+    )
+    image = next((devkit / 'VOC2007' / 'JPEGImages').iterdir())
+    (found,) = inferencer(str(image), no_save_vis=True)['predictions']
+    assert len(found['scores']) == len(found['bboxes']) == 5
+    assert set(found['labels']) <= set(range(20))
+
+
+# odd data -------------------------------------------------------------------------
+
+
+OBJECT = """
+<object><name>bird</name><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin>
+<ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>
+"""
+
+
+def replace_objects(path, *boxes, difficult=0):
+    """Give the image of an annotation other objects."""
+    text = path.read_text()
+    first = text.index('<object>')
+    last = text.rindex('</object>') + len('</object>')
+    new = ''.join(OBJECT.format(*box, difficult=difficult) for box in boxes)
+    path.write_text(text[:first] + new + text[last:])
+
+
+@pytest.fixture
+def odd_devkit(devkit, tmp_path):
+    """Every training image has something odd about it."""
+    root = shutil.copytree(devkit, tmp_path / 'VOCdevkit')
+    paths = []
+    for year in ('VOC2007', 'VOC2012'):
+        listed = (root / year / 'ImageSets/Main/trainval.txt').read_text().split()
+        paths += [root / year / 'Annotations' / f'{i}.xml' for i in listed]
+    replace_objects(paths[0])
+    replace_objects(paths[1], (200, 150, 400, 300))  # partly outside
+    replace_objects(paths[2], (50, 50, 50, 50), (20, 20, 100, 100))  # one pixel
+    replace_objects(paths[3], (30, 30, 90, 90), difficult=1)
+    replace_objects(paths[4], (1, 1, 256, 192))  # the whole image
+    replace_objects(paths[5], (10, 10, 11, 12))  # hardly anything
+    return root
+
+
+@pytest.mark.slow
+def test_odd_annotations_train(odd_devkit, tmp_path):
+    cfg = narrow(BASELINE, odd_devkit, tmp_path, iterations=4, begin=0)
+    for dataset in cfg.train_dataloader.dataset.datasets:
+        dataset.filter_cfg.filter_empty_gt = False
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    history = logged(runner, 'loss')
+    assert len(history) == 4
+    assert torch.tensor(history).isfinite().all()
+
+
+@pytest.mark.slow
+def test_losses_that_are_no_numbers_stop_the_training(devkit, tmp_path):
+    cfg = narrow(BASELINE, devkit, tmp_path, iterations=4)
+    cfg.optim_wrapper.optimizer.lr = 1e30
+    cfg.default_hooks.checkpoint.interval = 1
+    (guard,) = (h for h in cfg.custom_hooks if h.type == 'NaNGuardHook')
+    guard.interval = 1
+    expected = (
+        r'iteration 1: the loss became (nan|inf) .*loss_\w+=(nan|inf).*'
+        rf'Last checkpoint before it: {re.escape(str(tmp_path))}/iter_1\.pth'
+    )
+    with pytest.raises(FloatingPointError, match=expected):
+        Runner.from_cfg(cfg).train()
+
+
+def test_a_batch_of_one_is_refused_in_words_of_the_config(devkit, tmp_path):
+    cfg = narrow(BASELINE, devkit, tmp_path)
+    cfg.train_dataloader.batch_size = 1
+    with pytest.raises(ValueError, match=r'batch_size=1: .* at least 2'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_missing_pretrained_weights_are_named(devkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = narrow(BASELINE, devkit, tmp_path)
+    cfg.model.backbone.init_cfg = Config.fromfile(
+        CONFIGS / BASELINE
+    ).model.backbone.init_cfg
+    with pytest.raises(FileNotFoundError, match=r'checkpoints/bidet-vgg16\.pth'):
+        Runner.from_cfg(cfg).train()
