@@ -20,6 +20,7 @@ from mmesbnn.analysis import (
     image_size,
     input_shape,
     load_config,
+    most_regions,
     save_json,
 )
 
@@ -51,8 +52,11 @@ def main():
     if not (args.shape or image_size(cfg)):
         print('the config sets no image size, see --shape', file=sys.stderr)
     with explained(f'cannot run the model on an input of shape {shape}'):
-        report = count_ops(model, shape)
+        regions, arguments = most_regions(model, shape)
+        report = count_ops(model, shape, **arguments)
     print(report.table())
+    if regions:
+        print(f'\nThe second stage looks at {regions} regions, its most at test.')
     if args.json:
         with explained(f'cannot write {args.json}'):
             save_json(args.json, {'config': args.config, **report.to_dict()})

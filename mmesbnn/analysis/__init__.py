@@ -14,6 +14,7 @@ from .from_config import (
     real_batch,
 )
 from .ops import count_ops
+from .regions import most_regions
 from .report import LayerOps, OpsReport, representation_capacity, save_json
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     'input_shape',
     'load_config',
     'load_weights',
+    'most_regions',
     'read_checkpoint',
     'real_batch',
     'representation_capacity',

@@ -1,0 +1,104 @@
+"""Precision-recall curves and drawn boxes of detectors, as one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..optional import require
+
+
+def precision_recall(
+    detections: Sequence[Sequence[np.ndarray]], truth: Sequence[dict],
+    classes: Sequence[str], iou_thr: float = 0.5,
+) -> dict[str, dict]:  # fmt: skip
+    """Precision and recall of every class over falling scores, as mmdet computes them.
+
+    Args:
+        detections: For every image and class an array ``(n, 5)``: box and score.
+        truth: For every image ``bboxes``, ``labels``, ``bboxes_ignore`` and
+            ``labels_ignore``, arrays.
+        classes: Names of the classes.
+        iou_thr: Overlap from which a detection is right. Default 0.5.
+
+    Returns:
+        By class name ``recall``, ``precision``, ``ap`` (11 points), ``num_gts``.
+
+    Raises:
+        ImportError: If mmdet is missing.
+    """
+    require('mmdet', 'det', 'precision_recall')
+    from mmdet.evaluation import eval_map
+
+    _, results = eval_map(
+        list(detections), list(truth), iou_thr=iou_thr, dataset=tuple(classes),
+        logger='silent', eval_mode='11points', use_legacy_coordinate=True,
+    )  # fmt: skip
+    return dict(zip(classes, results))
+
+
+def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple]) -> None:
+    from matplotlib.patches import Rectangle
+
+    axis.imshow(image)
+    axis.axis('off')
+    for (x1, y1, x2, y2), name, score in found:
+        corner = Rectangle(
+            (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='lime', linewidth=1.5
+        )
+        axis.add_patch(corner)
+        axis.text(
+            x1, y1, f'{name} {score:.2f}', fontsize=7, va='bottom', color='black',
+            bbox=dict(facecolor='lime', edgecolor='none', pad=1),
+        )  # fmt: skip
+
+
+def draw_detections(
+    images: Sequence[tuple[np.ndarray, Sequence[tuple]]],
+    curves: Mapping[str, Mapping[str, dict]], path: str | os.PathLike, title: str,
+) -> None:  # fmt: skip
+    """Draw images with boxes, and under them the curves of every class, as a PNG.
+
+    Args:
+        images: Arrays ``(H, W, 3)`` with what was found in them: box, class, score.
+        curves: By network what :func:`precision_recall` returns.
+        path: PNG to write; an existing one is replaced whole.
+        title: Title of the figure.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    require('matplotlib', 'demo')
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout='constrained')
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2))
+    columns = (len(images) + 1) // 2
+    grid = top.subplots(2, columns, squeeze=False)
+    for axis in grid.flat:
+        axis.axis('off')
+    for axis, (image, found) in zip(grid.flat, images):
+        _draw_boxes(axis, image, found)
+    classes = list(next(iter(curves.values())))
+    for axis, name in zip(bottom.subplots(1, len(classes), squeeze=False)[0], classes):
+        for network, by_class in curves.items():
+            result = by_class[name]
+            label = f'{network}: AP {result["ap"]:.2f}'
+            axis.plot(result['recall'], result['precision'], label=label)
+        axis.set(title=f'class {name}', xlabel='recall', ylabel='precision',
+                 xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        figure.savefig(draft, format='png', dpi=110)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""What a two-stage detector needs besides images to run as often as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+#: No two boxes overlap by more, so that suppression keeps all of them.
+NEVER = 1.0
+
+
+def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str, Any]]:
+    """Make a two-stage detector look at as many regions as it may, whatever its input.
+
+    How many regions its second stage looks at depends on the image: as many as
+    suppression leaves, at most ``test_cfg.rpn.max_per_img``. That number is what papers
+    count operations for. So suppression is turned off in ``model``, which is of no use
+    for anything else afterwards.
+
+    Args:
+        model: Any model.
+        shape: Channels, height and width of its input.
+
+    Returns:
+        How many regions, 0 if it is no such detector; and keyword arguments for its
+        ``forward``, for one image.
+    """
+    head = getattr(model, 'rpn_head', None)
+    if head is None or not hasattr(model, 'roi_head'):
+        return 0, {}
+    from mmdet.structures import DetDataSample
+
+    head.test_cfg.nms.iou_threshold = NEVER
+    head.test_cfg.min_bbox_size = -1
+    size = tuple(shape[-2:])
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=size, pad_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)
+        )
+    )
+    return head.test_cfg.max_per_img, dict(data_samples=[sample])
