@@ -59,11 +59,10 @@ def parse_args():
 
 def read(path):
     """Return the image, upright, and its transparency, None if it has none."""
-    with explained(f'{path} cannot be read as an image'):
-        image = Image.open(path)
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if 'A' in image.getbands() or 'transparency' in image.info:
+    with explained(f'{path} cannot be read as an image'), Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+    deep = image.mode.startswith('I')  # 16 bits, which the pipeline reads
+    if not deep and ('A' in image.getbands() or 'transparency' in image.info):
         image = image.convert('RGBA')
         return image.convert('RGB'), image.getchannel('A')
     return image, None

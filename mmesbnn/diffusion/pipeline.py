@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
@@ -37,6 +39,17 @@ def size_factor(unet: Any) -> int:
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f'{name}={value!r} must be an integer >= 1')
+
+
+@contextlib.contextmanager
+def _in_eval_mode(unet: nn.Module) -> Iterator[None]:
+    """Without dropout, whatever the mode, which is as before afterwards."""
+    training = unet.training
+    try:
+        unet.eval()
+        yield
+    finally:
+        unet.train(training)
 
 
 class SRDiffusionPipeline(DiffusionPipeline):
@@ -164,8 +177,11 @@ class SRDiffusionPipeline(DiffusionPipeline):
             generator = torch.Generator().manual_seed(seed)
         size = tuple(scale * length for length in small.shape[-2:])
         condition = self._condition(small, size)
-        x = self._start(condition, generator, latents)
-        x = self._sample(x, condition, num_inference_steps, generator, eta, tiles)
+        noise = self._noise(condition, generator, latents)
+        with _in_eval_mode(self.unet):
+            x = self._sample(
+                noise, condition, num_inference_steps, generator, eta, tiles
+            )
         images = self._output(x[..., : size[0], : size[1]], output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -198,25 +214,29 @@ class SRDiffusionPipeline(DiffusionPipeline):
         small = small.to(self._execution_device, self._dtype)
         return pad_reflect(resize(small, size).clamp(0, 1), size_factor(self.unet))
 
-    def _start(self, like: Tensor, generator: Any, latents: Tensor | None) -> Tensor:
-        if latents is None:
-            noise = randn_tensor(
-                like.shape, generator=generator, device=like.device, dtype=like.dtype
-            )
-        elif latents.shape != like.shape:
+    @staticmethod
+    def _noise(like: Tensor, generator: Any, latents: Tensor | None) -> Tensor:
+        if latents is not None:
+            if latents.shape != like.shape:
+                raise ValueError(
+                    f'latents has shape {tuple(latents.shape)}, the padded image '
+                    f'{tuple(like.shape)}'
+                )
+            return latents.to(like)
+        if isinstance(generator, list) and len(generator) != len(like):
             raise ValueError(
-                f'latents has shape {tuple(latents.shape)}, the padded image '
-                f'{tuple(like.shape)}'
+                f'generator is a list of {len(generator)}, there are {len(like)} images'
             )
-        else:
-            noise = latents.to(like)
-        return noise * self.scheduler.init_noise_sigma
+        return randn_tensor(
+            like.shape, generator=generator, device=like.device, dtype=like.dtype
+        )
 
     def _sample(
-        self, x: Tensor, condition: Tensor, steps: int, generator: Any, eta: float,
+        self, noise: Tensor, condition: Tensor, steps: int, generator: Any, eta: float,
         tiles: tuple[int, int] | None,
     ) -> Tensor:  # fmt: skip
-        self.scheduler.set_timesteps(steps, device=x.device)
+        self.scheduler.set_timesteps(steps, device=noise.device)
+        x = noise * self.scheduler.init_noise_sigma
         timesteps = self.scheduler.timesteps.cpu()
         accepted = inspect.signature(self.scheduler.step).parameters
         options = dict(generator=generator, eta=eta)

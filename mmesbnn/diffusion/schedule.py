@@ -48,6 +48,12 @@ def signal_and_noise(scheduler: Any, timestep: Tensor | float) -> tuple[float, f
     return scale, ratio * scale
 
 
+def check_prediction_type(kind: str) -> None:
+    """Raise a ``ValueError`` if ``kind`` is not one of ``PREDICTION_TYPES``."""
+    if kind not in PREDICTION_TYPES:
+        raise ValueError(f'prediction_type={kind!r} must be one of {PREDICTION_TYPES}')
+
+
 def clip_prediction(
     prediction: Tensor, x: Tensor, signal: float, noise: float, kind: str,
     low: float = 0.0, high: float = 1.0,
@@ -71,8 +77,7 @@ def clip_prediction(
     Raises:
         ValueError: If ``kind`` is none of these.
     """
-    if kind not in PREDICTION_TYPES:
-        raise ValueError(f'prediction_type={kind!r} must be one of {PREDICTION_TYPES}')
+    check_prediction_type(kind)
     if kind == 'sample':
         return prediction.clamp(low, high)
     if kind == 'epsilon':
@@ -93,7 +98,7 @@ def check_scheduler(scheduler: Any, total_steps: int | None) -> None:
 
     Raises:
         ValueError: If it has no variance-preserving schedule, as flow matching, or
-            another number of timesteps.
+            another number of timesteps, or expects another kind of prediction.
     """
     name = type(scheduler).__name__
     if not torch.is_tensor(getattr(scheduler, 'alphas_cumprod', None)):
@@ -101,6 +106,7 @@ def check_scheduler(scheduler: Any, total_steps: int | None) -> None:
             f'scheduler={name} has no alphas_cumprod: only those with a variance-'
             'preserving schedule fit (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
         )
+    check_prediction_type(scheduler.config.prediction_type)
     found = scheduler.config.num_train_timesteps
     if total_steps is not None and found != total_steps:
         raise ValueError(

@@ -131,6 +131,22 @@ def test_a_perfect_network_gives_the_image_with_any_scheduler(name, kind):
     torch.testing.assert_close(got, oracle.target, rtol=0, atol=5e-3)
 
 
+def test_noise_has_the_level_of_the_first_step_of_the_sampling():
+    # leading timesteps leave the noisiest ones out
+    config = make_scheduler(timestep_spacing='leading').config
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
+    oracle = Oracle()
+    oracle.target = torch.rand(1, 3, 8, 8, dtype=torch.double)
+    noise = torch.randn(1, 3, 8, 8, dtype=torch.double)
+    seen = []
+    oracle.register_forward_pre_hook(lambda module, args: seen.append(args[0][:, 3:]))
+    pipeline(oracle, scheduler=scheduler)(
+        oracle.target, 1, 4, latents=noise, output_type='pt'
+    )
+    assert oracle.seen[0] == 1500
+    torch.testing.assert_close(seen[0], noise, rtol=1e-6, atol=1e-6)
+
+
 def test_what_the_data_cannot_be_is_clipped_at_every_step():
     oracle = Oracle()
     oracle.target = torch.tensor([-0.7, 0.4, 1.6]).double().view(1, 3, 1, 1)
@@ -278,10 +294,13 @@ def test_progress_is_shown_step_by_step(capsys):
 
 
 def test_the_network_is_left_as_it_was_and_without_gradients():
-    model = unet().train()
+    model = unet(dropout=0.9).train()
     got = pipeline(model)(photo(), 2, 2, seed=0, output_type='pt').images
     assert not got.requires_grad
-    assert model.training
+    assert all(module.training for module in model.modules())
+    evaluated = pipeline(model.eval())(photo(), 2, 2, seed=0, output_type='pt').images
+    assert torch.equal(got, evaluated)  # no dropout while sampling
+    assert not any(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -370,6 +389,10 @@ def test_bad_pipelines_are_refused(kwargs, message):
         (
             dict(seed=1, generator=torch.Generator()),
             'seed=1: give it without gen',
+        ),
+        (
+            dict(generator=[torch.Generator()] * 2),
+            'generator is a list of 2, there',
         ),
         (dict(latents=torch.zeros(1, 3, 6, 9)), r'latents has shape \(1, 3, 6, 9\)'),
         (dict(image='photo.png'), 'image is a str'),
