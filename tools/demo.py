@@ -1,4 +1,4 @@
-"""Train, test, check and count a narrow ES-BNext on real scanned digits."""
+"""Train, test, check, count and deploy a narrow ES-BNext on real scanned digits."""
 
 from __future__ import annotations
 
@@ -75,6 +75,19 @@ def main() -> None:
         'what does it cost?', 'python', 'tools/count_ops.py', CONFIG,
         '--shape', '16', '16', '--json', str(work_dir / 'ops.json'),
     )  # fmt: skip
+    packed, export = (
+        str(work_dir / 'es_bnext_digits.safetensors'),
+        work_dir / 'openvino',
+    )
+    run('one bit per weight', 'python', 'tools/pack_checkpoint.py', checkpoint, packed)
+    run(
+        'export to OpenVINO, binary layers as bits', 'python',
+        'tools/export_openvino.py', packed, '--out', str(export), '--dynamic-batch',
+    )  # fmt: skip
+    run(
+        'do all three say the same?', 'python', 'tools/compare_deployed.py', CONFIG,
+        checkpoint, packed, str(export),
+    )  # fmt: skip
 
     records = read_scalars(work_dir)
     accuracy = [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]
@@ -90,6 +103,8 @@ with one bit per weight and per activation in every binary layer.
   checkpoint  {checkpoint}
   picture     {picture}
   costs       {work_dir / 'ops.json'}
+  1-bit file  {packed}
+  export      {export} (python tools/infer.py {export} {DATA}/val/3 --out drawn)
 
 Next: set tau=1 (the baseline) or tau=4 in the config and compare; point data_root at
 images of your own, one folder per class; or take configs/es_bnext_tiny.py to ImageNet.

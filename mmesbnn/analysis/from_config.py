@@ -6,13 +6,13 @@ import contextlib
 import copy
 import pickle
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -82,6 +82,18 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         raise InputError(f'{path} has no model')
     init_default_scope(scope)
     return cfg
+
+
+def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager:
+    """Context in which ``config`` finds the components of its default scope.
+
+    Raises:
+        ImportError: If the scope's package is not installed.
+    """
+    scope = config.get('default_scope') or 'mmengine'
+    if scope in EXTRAS:
+        require(scope, EXTRAS[scope], 'The network')
+    return DefaultScope.overwrite_default_scope(scope)
 
 
 def deployed_config(cfg: Config) -> dict[str, Any]:
@@ -184,7 +196,7 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
     options = {**loader, 'batch_size': batch_size, 'num_workers': 0, 'drop_last': False}
     for name in ('persistent_workers', 'prefetch_factor', 'pin_memory'):
         options.pop(name, None)
-    with explained('cannot read a batch of the test data'):
+    with explained('cannot read a batch of the test data'), scope_of(cfg):
         dataloader = Runner.build_dataloader(options)
         if len(dataloader.dataset) == 0:
             raise InputError('cannot read a batch of the test data: it has no images')

@@ -22,6 +22,7 @@ from ..analysis.from_config import (
     load_config,
     load_weights,
     read_checkpoint,
+    scope_of,
 )
 from ..binary.weights import RealWeight, TemperatureWeight
 from ..optional import require
@@ -40,7 +41,7 @@ from .packed_file import (
     tiled_statistics,
     unused_keys,
 )
-from .unpacking import default_meta, scope_of
+from .unpacking import default_meta
 
 #: Smallest normal and largest half-precision number.
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..analysis.from_config import EXTRAS
+from ..analysis.from_config import scope_of
 from ..binary.expand_shrink import tile
 from ..binary.weights import FixedWeight
-from ..optional import require
 from . import stored_config
 from .packed_file import (
     DTYPES,
@@ -26,14 +25,6 @@ from .packed_file import (
     tiled_statistics,
     unused_keys,
 )
-
-
-def scope_of(config: Mapping[str, Any]) -> Any:
-    """Context in which ``config`` finds the components of its default scope."""
-    scope = config.get('default_scope') or 'mmengine'
-    if scope in EXTRAS:
-        require(scope, EXTRAS[scope], 'The network')
-    return DefaultScope.overwrite_default_scope(scope)
 
 
 def default_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:

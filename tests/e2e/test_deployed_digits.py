@@ -1,0 +1,105 @@
+"""Every form of a network trained on real digits says the same of every test digit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner as Trainer
+
+from mmesbnn.analysis import build_model, load_config
+from mmesbnn.datasets import write_digits
+from mmesbnn.deploy import load_packed
+from mmesbnn.deploy.agreement import Agreement, Form, time_in_turn
+from tests.analysis.digits import run_tool, set_temperature
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('openvino')
+pytest.importorskip('safetensors')
+
+DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo' / 'es_bnext_digits.py'
+
+
+def train(cfg, iterations):
+    """The demo's model with exactly binary weights, trained very briefly."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    model.init_weights()
+    set_temperature(model, 0.0).train()
+    options = {**cfg.train_dataloader, 'num_workers': 0, 'persistent_workers': False}
+    loader = Trainer.build_dataloader(options, seed=0)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    for batch, _ in zip(loader, range(iterations)):
+        model.train_step(batch, wrapper)
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """Config of real digits, checkpoint, packed file and export."""
+    folder = tmp_path_factory.mktemp('digits')
+    write_digits(folder / 'data')
+    cfg = load_config(DEMO)
+    for name in ('train', 'val', 'test'):
+        cfg[f'{name}_dataloader'].dataset.data_root = str(folder / 'data')
+    cfg.train_dataloader.batch_size = 32
+    config = folder / 'config.py'
+    config.write_text(Config(cfg.to_dict()).pretty_text)
+    model = train(load_config(config), 30)
+    meta = {
+        'cfg': config.read_text(),
+        'dataset_meta': {'classes': [f'digit {i}' for i in range(10)]},
+    }
+    checkpoint = folder / 'epoch_1.pth'
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, checkpoint)
+    return folder, config, checkpoint
+
+
+@pytest.mark.slow
+def test_every_test_digit(project, monkeypatch, capsys):
+    folder, config, checkpoint = project
+    packed, export = folder / 'net.safetensors', folder / 'openvino'
+
+    def run(tool, *args):
+        code = run_tool(tool, *args, monkeypatch=monkeypatch)
+        out, err = capsys.readouterr()
+        assert code == 0, out + err
+        return out
+
+    run('pack_checkpoint.py', checkpoint, packed)
+    out = run('export_openvino.py', packed, '--out', export, '--dynamic-batch')
+    assert 'test images of the config' in out
+    out = run('compare_deployed.py', config, checkpoint, packed, export)
+    lines = [' '.join(line.split()) for line in out.splitlines()]
+    same = 'the same label for 540 of 540 images'
+    assert lines[0].startswith('torch ')
+    assert f'{same}, scores differ by 0 at most' in lines[1]
+    assert lines[2].startswith('OpenVINO ')
+    assert same in lines[2]
+    # it learned something, so that the labels are not all one
+    assert float(lines[0].split()[1].rstrip('%')) > 40
+    assert lines[3].startswith('one image: torch ')
+    # a drawn result, as a user would look at
+    run('infer.py', export, folder / 'data' / 'val' / '3', '--out', folder / 'drawn')
+    assert list((folder / 'drawn').glob('*.png'))
+    assert load_packed(packed)._dataset_meta['classes'][3] == 'digit 3'
+
+
+def test_differences_are_counted():
+    one, two = torch.eye(3).numpy(), torch.eye(3)[[0, 1, 1]].numpy()
+    truth = torch.tensor([0, 1, 0]).numpy()
+    forms = [Form('torch', one.argmax(1), one), Form('other', two.argmax(1), two)]
+    agreement = Agreement(['a', 'b', 'c'], truth, forms)
+    assert agreement.different == {'other': 1}
+    first, second = agreement.table().splitlines()
+    assert '66.67% right' in first
+    assert 'same label for 2 of 3 images, scores differ by 1 at most' in second
+
+
+def test_contenders_are_called_in_turn():
+    calls = []
+    times = time_in_turn({n: lambda n=n: calls.append(n) for n in 'ab'}, repeats=3)
+    assert calls == ['a', 'b'] * 8
+    assert set(times) == {'a', 'b'}
+    assert all(value >= 0 for value in times.values())

@@ -1,0 +1,49 @@
+"""Compare a checkpoint, its packed file and its export on all test images.
+
+    python tools/compare_deployed.py CONFIG CHECKPOINT PACKED.safetensors EXPORT
+
+Prints how many labels agree, and how long one image takes. Exit status 0: every label
+is the same; 1: some are not; 2: the comparison could not be made.
+"""
+
+import argparse
+import sys
+import warnings
+
+from mmesbnn.analysis import InputError, build_model, load_config, load_weights
+from mmesbnn.deploy import Runner, load_packed
+from mmesbnn.deploy.agreement import compare_forms, latency_line
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of a classifier, with test data')
+    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument('packed', help='what tools/pack_checkpoint.py made of them')
+    parser.add_argument('export', help='what tools/export_openvino.py made of them')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config)
+    model = build_model(cfg).eval()
+    load_weights(model, args.checkpoint)
+    runner = Runner(args.export)
+    forms = {'torch': model, 'packed': load_packed(args.packed)}
+    agreement = compare_forms(cfg, forms, {'OpenVINO': runner})
+    print(agreement.table())
+    print(latency_line(model, runner, agreement.files[0]))
+    return 1 if any(agreement.different.values()) else 0
+
+
+if __name__ == '__main__':
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            sys.exit(main())
+    except (InputError, ImportError, OSError, ValueError) as error:
+        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+        sys.exit(2)
