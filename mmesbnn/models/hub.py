@@ -14,7 +14,8 @@ def register_models() -> list[str]:
 
     Then ``list_models('*bnext*')``, ``get_model('es_bnext_tiny')`` and
     ``inference_model('es_bnext_tiny', image)`` of mmpretrain find them. Names are those
-    of the config files; no weights are published for them. A second call does nothing.
+    of the config files; no weights are published for them. Models for other tasks, which
+    the package's index lists too, are left out. A second call does nothing.
 
     Returns:
         The names that were added.
@@ -34,4 +35,8 @@ def register_models() -> list[str]:
     known = set(hub._models_dict)
     if 'es_bnext_tiny' not in known:
         hub.register_model_index(index, config_prefix=folder)
+        for name in set(hub._models_dict) - known:
+            tasks = {result.task for result in hub._models_dict[name].results or ()}
+            if tasks != {'Image Classification'}:
+                del hub._models_dict[name]
     return sorted(set(hub._models_dict) - known)

@@ -24,6 +24,10 @@ def test_every_recipe_is_registered_once(names):
     assert register_models() == []
 
 
+def test_detectors_are_left_to_mmdet(names):
+    assert not [name for name in names if 'voc' in name]
+
+
 def test_every_name_has_a_config_and_a_task(names):
     for name in names:
         found = mmpretrain.apis.ModelHub.get(name)
