@@ -12,6 +12,7 @@ from ..optional import require
 
 #: Where the names are that need diffusers.
 _LAZY = {
+    'BIDiffSRResidualUNet': 'residual',
     'BIDiffSRUNet': 'bi_diffsr',
     'SRDiffusionPipeline': 'pipeline',
     'binarize_unet': 'binarized',
