@@ -20,6 +20,10 @@ RECIPES = sorted(
     for pattern in ('es_bnext*.py', 'bnext/*.py', 'binary_vit/*.py', 'reactnet/*.py')
     for path in CONFIGS.glob(pattern)
 )
+#: Without what is ReActNet-18's recipe but for a flag of the backbone.
+IMAGENET = [
+    name for name in RECIPES if 'cifar' not in name and 'birealnet-18_stage' not in name
+]
 #: 64 pixels are enough to run every layer, and quick.
 CROP = 64
 #: With the four keys that 64 pixels leave, all attention probabilities may exceed the
@@ -77,7 +81,7 @@ def check_trained(runner, before):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [name for name in RECIPES if 'cifar' not in name])
+@pytest.mark.parametrize('name', IMAGENET)
 def test_imagenet_recipe_trains(name, tmp_path):
     root = write_imagenet(tmp_path / 'imagenet')
     runner, before = train(name, root, tmp_path / 'work')
