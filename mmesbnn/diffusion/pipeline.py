@@ -108,9 +108,10 @@ class SRDiffusionPipeline(DiffusionPipeline):
                 'it must be 6 (condition and noisy image) and 3'
             )
         steps = getattr(unet.config, 'total_steps', None)
+        kind = getattr(unet, 'prediction_type', None)
         if scheduler is None:
-            scheduler = make_scheduler(steps or 2000)
-        check_scheduler(scheduler, steps)
+            scheduler = make_scheduler(steps or 2000, prediction_type=kind or 'epsilon')
+        check_scheduler(scheduler, steps, kind)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, x0_clip=x0_clip)
 

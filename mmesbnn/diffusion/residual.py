@@ -29,6 +29,9 @@ class BIDiffSRResidualUNet(BIDiffSRUNet):
     #: Standard deviation of the residual, in units of the data's range.
     scale = 0.05
 
+    #: What schedulers must expect.
+    prediction_type = 'sample'
+
     def forward(
         self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:

@@ -89,12 +89,15 @@ def clip_prediction(
     return epsilon if kind == 'epsilon' else signal * epsilon - noise * image
 
 
-def check_scheduler(scheduler: Any, total_steps: int | None) -> None:
+def check_scheduler(
+    scheduler: Any, total_steps: int | None, prediction_type: str | None = None
+) -> None:
     """Check that a scheduler fits a network.
 
     Args:
         scheduler: Any scheduler of diffusers.
         total_steps: Timesteps that the network knows, None if it does not say.
+        prediction_type: What it predicts, likewise. Default None.
 
     Raises:
         ValueError: If it has no variance-preserving schedule, as flow matching, or
@@ -106,7 +109,13 @@ def check_scheduler(scheduler: Any, total_steps: int | None) -> None:
             f'scheduler={name} has no alphas_cumprod: only those with a variance-'
             'preserving schedule fit (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
         )
-    check_prediction_type(scheduler.config.prediction_type)
+    kind = scheduler.config.prediction_type
+    check_prediction_type(kind)
+    if prediction_type not in (None, kind):
+        raise ValueError(
+            f'scheduler={name} has prediction_type={kind!r}, the network predicts '
+            f'{prediction_type!r}: they must be the same'
+        )
     found = scheduler.config.num_train_timesteps
     if total_steps is not None and found != total_steps:
         raise ValueError(
