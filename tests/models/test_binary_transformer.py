@@ -1,6 +1,8 @@
 """Transformers of mmpretrain with binary attention and feed-forwards."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from mmesbnn.models.backbones.binary_transformer import (
     binary_transformer,
 )
 
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
 HOSTS = {
@@ -357,6 +360,19 @@ def test_float_checkpoints_initialise_and_own_ones_load_strictly(tmp_path):
     model.eval(), other.eval()
     x = images()
     assert torch.equal(other(x)[0], model(x)[0])
+
+
+def test_the_config_in_the_readme_is_right():
+    text = (CONFIGS / 'binary_vit' / 'README.md').read_text()
+    (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    names = {}
+    exec(block, names)
+    with torch.device('meta'):
+        model = MODELS.build(names['model']['backbone'])
+    kinds = [type(layer.attn) for layer in model.layers]
+    assert kinds[1:] == [HostedAttention] * 11
+    assert kinds[0] is not HostedAttention
+    assert [hook['type'] for hook in names['custom_hooks']] == ['ParameterBoundsHook']
 
 
 # bad input ------------------------------------------------------------------------
