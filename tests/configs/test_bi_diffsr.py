@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import load as load_file
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 import mmesbnn  # noqa: F401  (registers)
+from mmesbnn.analysis import count_ops
 from tests.datasets.sr_folders import write_benchmark, write_df2k
 
 pytest.importorskip('diffusers')
@@ -25,6 +28,10 @@ SETS = ['Set5', 'B100', 'Urban100', 'Manga109']
 
 def load(name):
     return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def listed():
+    return load_file(CONFIGS / 'metafile.yml')['Models']
 
 
 def test_all_recipes_are_tested():
@@ -98,3 +105,16 @@ def test_all_benchmarks_are_tested_at_once(scale, tmp_path):
     figures = Runner.from_cfg(cfg).test()
     assert set(figures) == {f'{n}/{m}' for n in SETS for m in ('PSNR', 'SSIM')}
     assert len(set(figures.values())) == 8
+
+
+def test_metafile_says_what_the_networks_have():
+    entries = {entry['Name']: entry for entry in listed()}
+    assert set(entries) == {name for name, *_ in RECIPES}
+    for name, scale, _ in RECIPES:
+        with torch.device('meta'):
+            model = MODELS.build(load(name).model)
+        count = sum(parameter.numel() for parameter in model.unet.parameters())
+        assert entries[name]['Metadata']['Parameters'] == count
+        # a result of 256 x 256
+        total = count_ops(model, (3, 256 // scale, 256 // scale)).total
+        assert entries[name]['Metadata']['FLOPs'] == total['ops']
