@@ -323,6 +323,15 @@ def test_frozen_layers_stay_frozen():
     assert all(p.requires_grad for p in model.layers[1].parameters())
 
 
+@pytest.mark.parametrize('attention', [True, False])
+def test_swin_initialises_its_position_biases(attention):
+    model = binary(HOSTS['SwinTransformer'], attention=attention)
+    model.init_weights()
+    tables = [p for n, p in model.named_parameters() if 'position_bias_table' in n]
+    assert len(tables) == 4
+    assert all(0.005 < table.std() < 0.05 for table in tables)
+
+
 # float weights --------------------------------------------------------------------
 
 

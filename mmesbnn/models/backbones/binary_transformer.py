@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -225,15 +226,16 @@ def _replace(
 
 
 def _skip_own_initialisation(model: nn.Module, names: Sequence[str]) -> None:
-    """Let mmengine not initialise the layers that hold these feed-forwards.
+    """Let mmengine not initialise the layers that would reach into these feed-forwards.
 
-    mmpretrain's layers reach for the biases of the feed-forward, which there are none
-    of now; they initialise nothing else.
+    Those with an ``init_weights`` of their own: they ask for the biases of linear
+    layers, which there are none of now, and initialise nothing else.
     """
     for name in names:
         layer = model.get_submodule(name.rpartition('.')[0])
-        if hasattr(layer, 'is_init'):
-            layer.is_init = True
+        if isinstance(layer, BaseModule):
+            own = type(layer).init_weights is not BaseModule.init_weights
+            layer.is_init = layer.is_init or own
 
 
 @MODELS.register_module()
