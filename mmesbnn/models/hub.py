@@ -14,8 +14,8 @@ def register_models() -> list[str]:
 
     Then ``list_models('*bnext*')``, ``get_model('es_bnext_tiny')`` and
     ``inference_model('es_bnext_tiny', image)`` of mmpretrain find them. Names are those
-    of the config files; no weights are published for them. Models for other tasks, which
-    the package's index lists too, are left out. A second call does nothing.
+    of the config files; no weights are published for them. Models for other tasks are
+    left out. A second call does nothing.
 
     Returns:
         The names that were added.

@@ -10,7 +10,8 @@ import torch
 pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.fileio import load
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
@@ -102,6 +103,32 @@ def test_operations_are_the_published_ones(name):
         'not a binary layer: Conv2d',  # fc7
         'last layer, gives the output',
     }  # fmt: skip
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_metafile_has_the_measured_numbers(name):
+    entries = load((CONFIGS / name).with_name('metafile.yml'))['Models']
+    (entry,) = (e for e in entries if e['Config'] == f'configs/{name}')
+    with torch.device('meta'):
+        model = build_model(load_config(CONFIGS / name))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert entry['Metadata'] == dict(FLOPs=3_262_865_408, Parameters=count)
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_its_classifier_has_the_weights_that_it_begins_with(tau):
+    name = RECIPES[tau - 1].replace('ssd300_2xb16-300k_voc0712', 'vgg16_8xb64_in1k')
+    cfg = Config.fromfile(CONFIGS / name)
+    detector = Config.fromfile(CONFIGS / RECIPES[tau - 1]).model.backbone
+    assert detector.pop('init_cfg').prefix == 'backbone.'
+    with torch.device('meta'):
+        classifier = MODELS.build(cfg.model.backbone)
+        backbone = MODELS.build(detector)
+    assert classifier.out_channels == [cfg.model.head.in_channels]
+    ours, theirs = (
+        {k: v.shape for k, v in m.state_dict().items()} for m in (backbone, classifier)
+    )
+    assert ours == theirs
 
 
 # training -----------------------------------------------------------------------------
