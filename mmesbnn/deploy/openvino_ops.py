@@ -20,6 +20,9 @@ from openvino.utils.node_factory import NodeFactory
 #: Prefix of the names of nodes that turn a map into bits.
 BINARIZE = 'mmesbnn.binarize'
 
+#: Bits that OpenVINO's kernel reads and writes at a time.
+BYTE = 8
+
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -92,7 +95,7 @@ def scaled(y: ov.Node, scale: np.ndarray) -> ov.Node:
     return ops.multiply(y, constant(scale.reshape(1, -1, 1, 1)))
 
 
-def _split(x: Any, parts: int) -> list[Any]:
+def _split(x: ov.Output, parts: int) -> list[ov.Output]:
     if parts == 1:
         return [x]
     return ops.split(x, constant(1, np.int64), parts).outputs()
@@ -121,6 +124,29 @@ def float_conv(x: ov.Output, weight: np.ndarray, geometry: Geometry) -> ov.Node:
     return _joined(parts)
 
 
+def _whole_bytes(
+    x: ov.Output, kernels: np.ndarray
+) -> tuple[ov.Output, np.ndarray, float]:
+    """A convolution of as many channels as make whole bytes, and a factor for it.
+
+    OpenVINO's kernel is wrong for other numbers, without a word. Channels that are
+    added come in pairs, with opposite weights and the same bit, so they add nothing,
+    at the borders neither. An odd number of channels is taken twice, and halved.
+    """
+    factor = 1.0
+    if kernels.shape[1] % 2:
+        x, factor = ops.concat([x, x], 1).output(0), 0.5
+        kernels = np.concatenate([kernels, kernels], 1)
+    missing = -kernels.shape[1] % BYTE
+    if missing:
+        begin, end = constant([0] * 4, np.int64), constant([0, missing, 0, 0], np.int64)
+        x = ops.pad(x, begin, end, 'constant', constant(0.0)).output(0)
+        pair = np.ones((len(kernels), missing, *kernels.shape[2:]), kernels.dtype)
+        pair[:, 1::2] = -1
+        kernels = np.concatenate([kernels, pair], 1)
+    return x, kernels, factor
+
+
 def binary_conv(
     x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str
 ) -> ov.Node:
@@ -134,17 +160,17 @@ def binary_conv(
         geometry: Stride, padding, dilation, groups and padded value.
         name: Name of the layer.
     """
-    signs = []
-    for part in _split(x, geometry.groups):
-        node = binarize(part, 0.0, weight.shape[1])
-        node.set_friendly_name(f'{BINARIZE}:{name}#{len(signs)}')
-        signs.append(node)
-    parts = []
-    for part, kernels in zip(signs, np.split(weight, geometry.groups)):
-        y = bit_convolution(part, bits(kernels), geometry, geometry.pad_value)
+    parts, factor = [], 1.0
+    for part, kernels in zip(
+        _split(x, geometry.groups), np.split(weight, geometry.groups)
+    ):
+        part, kernels, factor = _whole_bytes(part, kernels)
+        signs = binarize(part, 0.0, kernels.shape[1])
+        signs.set_friendly_name(f'{BINARIZE}:{name}#{len(parts)}')
+        y = bit_convolution(signs, bits(kernels), geometry, geometry.pad_value)
         y.set_friendly_name(f'{name}#{len(parts)}')
         parts.append(y)
-    return scaled(_joined(parts), scale_of(weight))
+    return scaled(_joined(parts), factor * scale_of(weight))
 
 
 def bit_convolution(

@@ -15,7 +15,10 @@ from openvino import opset13 as ops
 from .openvino_ops import BINARIZE, binarize, constant, copy_of
 
 #: Operators that only move entries, which the comparison may change places with.
-_MOVING = ('Reshape', 'Transpose', 'Unsqueeze', 'Squeeze', 'Split', 'VariadicSplit')
+_MOVING = (
+    'Concat', 'Pad', 'Reshape', 'Split', 'Squeeze', 'Transpose', 'Unsqueeze',
+    'VariadicSplit',
+)  # fmt: skip
 
 
 def const_value(output: ov.Output) -> np.ndarray | None:
@@ -57,6 +60,12 @@ def match_sign(output: ov.Output) -> tuple[ov.Output, int] | None:
     return x, 0 if condition.get_type_name() == 'Less' else -1
 
 
+def _same_parts(node: ov.Node) -> bool:
+    """Whether what a concatenation joins is one and the same, if ``node`` is one."""
+    parts = node.input_values()
+    return node.get_type_name() != 'Concat' or all(p == parts[0] for p in parts)
+
+
 def _behind(output: ov.Output) -> tuple[ov.Output, int, list[ov.Output]] | None:
     """The sign that ``output`` is made from by moving entries only.
 
@@ -69,7 +78,7 @@ def _behind(output: ov.Output) -> tuple[ov.Output, int, list[ov.Output]] | None:
         if found is not None:
             return (*found, path[::-1])
         node = output.get_node()
-        if node.get_type_name() not in _MOVING:
+        if node.get_type_name() not in _MOVING or not _same_parts(node):
             return None
         path.append(output)
         output = node.input_value(0)
@@ -79,7 +88,9 @@ def _again(x: ov.Output, path: list[ov.Output]) -> ov.Output:
     """Move the entries of ``x`` as along ``path``."""
     for output in path:
         node = output.get_node()
-        x = copy_of(node, [x, *node.input_values()[1:]])[output.get_index()]
+        count, rest = node.get_input_size(), node.input_values()[1:]
+        inputs = [x] * count if node.get_type_name() == 'Concat' else [x, *rest]
+        x = copy_of(node, inputs)[output.get_index()]
     return x
 
 
@@ -106,9 +117,24 @@ def _moved(shift: np.ndarray, path: list[ov.Output], rank: int) -> np.ndarray | 
     )
     values = _per_channel(shift, rank, axis)
     for output in path:
-        node = output.get_node()
-        if values is not None and 'Split' in node.get_type_name():
-            values = _part(values, output, axis)
+        if values is not None:
+            values = _step(values, output, axis)
+    return values
+
+
+def _step(values: np.ndarray, output: ov.Output, axis: int) -> np.ndarray | None:
+    """The shifts after one operator of a path."""
+    node = output.get_node()
+    kind = node.get_type_name()
+    if 'Split' in kind:
+        return _part(values, output, axis)
+    if values.size == 1 and kind in ('Concat', 'Pad'):
+        values = np.full(node.get_input_partial_shape(0)[1].get_length(), values[0])
+    if kind == 'Concat':
+        return np.tile(values, node.get_input_size())
+    if kind == 'Pad':
+        before, after = (const_value(node.input_value(i)) for i in (1, 2))
+        return np.pad(values, (int(before[1]), int(after[1])))
     return values
 
 
