@@ -406,3 +406,11 @@ def test_bad_arguments_are_named(host, options, message):
     host = host if 'type' in host else dict(VIT, **host)
     with pytest.raises(ValueError, match=message):
         binary(host, **options)
+
+
+def test_an_error_leaves_the_backbone_as_it_was():
+    model = MODELS.build(VIT)
+    before = list(map(id, model.modules()))
+    with pytest.raises(ValueError, match='tau=3 does not divide'):
+        binary_transformer(model, tau=3)
+    assert list(map(id, model.modules())) == before

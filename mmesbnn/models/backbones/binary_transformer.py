@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -205,27 +205,39 @@ def _is_feed_forward(module: nn.Module) -> bool:
     return type(module) in (FFN, DeiT3FFN) and module.num_fcs == 2
 
 
-def _replace(
+def _build_hosted(
     model: nn.Module, kept: Sequence[str], is_host: Callable[[nn.Module], bool],
     build: Callable[[nn.Module], nn.Module],
-) -> list[str]:  # fmt: skip
-    """Replace all hosts but those in modules named ``kept``; names of the replaced."""
-    hosts = {
-        name: module
-        for name, module in model.named_modules()
-        if is_host(module)
-        and not any(f'{name}.'.startswith(f'{other}.') for other in kept)
-    }
-    for name, host in hosts.items():
+) -> dict[str, nn.Module]:  # fmt: skip
+    """What stands for every host outside the modules named ``kept``, with its weights.
+
+    The model is left as it is, so that an error leaves no half of it changed.
+    """
+    hosted = {}
+    for name, host in model.named_modules():
+        if not is_host(host) or any(f'{name}.'.startswith(f'{k}.') for k in kept):
+            continue
         new = build(host).to(next(host.parameters())).train(host.training)
         new.load_state_dict(host.state_dict(), strict=False)
         new.requires_grad_(any(p.requires_grad for p in host.parameters()))
+        hosted[name] = new
+    return hosted
+
+
+def _replace(model: nn.Module, hosted: Mapping[str, nn.Module]) -> None:
+    for name, new in hosted.items():
         parent, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(parent), attribute, new)
-    return list(hosts)
 
 
-def _skip_own_initialisation(model: nn.Module, names: Sequence[str]) -> None:
+def _freeze_norms(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        for norm in module.modules():
+            if isinstance(norm, TiledBatchNorm2d):
+                norm.requires_grad_(False)
+
+
+def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
     """Let mmengine not initialise the layers that would reach into these feed-forwards.
 
     Those with an ``init_weights`` of their own: they ask for the biases of linear
@@ -299,29 +311,29 @@ def binary_transformer(
     norm, norm_trained = norm_options(norm_cfg or dict(type='BN'))
     unit = dict(spread=spread, sign_zero=sign_zero, norm=norm)
     kept = _named(model, [keep] if isinstance(keep, str) else keep)
-    attentions, feed_forwards = [], []
+    attentions, feed_forwards = {}, {}
     if attention:
-        attentions = _replace(
+        attentions = _build_hosted(
             model, kept, _is_attention,
             lambda host: _hosted_attention(host)(host, clip=clip, **unit),
         )  # fmt: skip
     if feedforward:
         options = dict(tau=tau, residual_pool=residual_pool, **unit)
-        feed_forwards = _replace(
+        feed_forwards = _build_hosted(
             model, kept, _is_feed_forward,
             lambda host: HostedFeedForward(host, **options),
         )  # fmt: skip
-    if not attentions and not feed_forwards:
+    hosted = {**attentions, **feed_forwards}
+    if not hosted:
         raise ValueError(
             f'backbone: no attention or feed-forward of {type(model).__name__} can be '
             "replaced: it has none of mmpretrain's MultiheadAttention and WindowMSA or "
             "mmcv's FFN, or they are all kept"
         )
+    if not norm_trained:
+        _freeze_norms(hosted.values())
+    _replace(model, hosted)
     _skip_own_initialisation(model, feed_forwards)
-    for name in (*attentions, *feed_forwards):
-        for module in model.get_submodule(name).modules():
-            if isinstance(module, TiledBatchNorm2d) and not norm_trained:
-                module.requires_grad_(False)
     print_log(
         f'{type(model).__name__}: {len(attentions)} attentions and '
         f'{len(feed_forwards)} feed-forwards are binary',
