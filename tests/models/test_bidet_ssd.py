@@ -13,7 +13,12 @@ from mmengine.registry import MODELS, TASK_UTILS, init_default_scope
 from mmengine.structures import InstanceData
 
 from mmesbnn.models.heads.bidet_ssd import BiDetSSDHead, best_per_class
-from tests.reference.published_bidet_ssd import default_boxes, detections, prior_loss
+from tests.reference.published_bidet_ssd import (
+    default_boxes,
+    detections,
+    multibox_loss,
+    prior_loss,
+)
 
 SIZES, ANCHORS = (38, 19, 10, 5, 3, 1), (4, 6, 6, 6, 4, 4)
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -186,6 +191,17 @@ def test_log_variances_learn_only_from_noise(model_cfg, sigma):
 
 
 # losses ---------------------------------------------------------------------------
+
+
+def test_class_and_box_losses_are_the_published_ones(model_cfg):
+    head = build(model_cfg, num_classes=3)
+    scores, boxes, conf, loc = predictions(count=2, sharpness=0.5)
+    samples = [sample(OBJECTS, [1, 1, 2]), sample([[140, 150, 175, 180]], [0])]
+    gt = [s.gt_instances for s in samples]
+    losses = head.loss_by_feat(scores, boxes, gt, [s.metainfo for s in samples])
+    expected = multibox_loss(loc, conf, [(g.bboxes / 300, g.labels) for g in gt])
+    for ours, theirs in zip((losses['loss_cls'], losses['loss_bbox']), expected):
+        torch.testing.assert_close(sum(ours).sum(), theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('sharpness', [2.0, 0.1])
