@@ -258,7 +258,11 @@ def test_data_of_another_scale():
         (dict(scale=2.5), 'scale=2.5 must be an integer >= 1'),
         (dict(timesteps='all'), "timesteps='all' must be 'each' or 'batch'"),
         (dict(loss='l3'), "loss='l3' must be one of"),
-        (dict(scheduler=None), 'total_steps=20, .* num_train_timesteps=2000'),
+        (dict(scheduler=None), 'num_train_timesteps=2000, .* total_steps=20'),
+        (
+            dict(unet={**UNET, 'type': 'BIDiffSRResidualUNet'}),
+            "prediction_type='epsilon', the network predicts 'sample'",
+        ),
     ],
 )
 def test_bad_arguments(options, message):

@@ -93,8 +93,8 @@ class SRDiffusion(BaseModel):
 
     Raises:
         ValueError: If an argument is not one of the allowed values, or the UNet was
-            made for another number of timesteps; while training, if images do not
-            have the magnification ``scale``.
+            made for another number of timesteps or another prediction; while training,
+            if images do not have the magnification ``scale``.
         ImportError: If diffusers is not installed.
 
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
@@ -108,7 +108,7 @@ class SRDiffusion(BaseModel):
         data_preprocessor: dict | None = None, init_cfg: dict | None = None,
     ) -> None:  # fmt: skip
         require('diffusers', 'sr', 'SRDiffusion')
-        from ...diffusion.schedule import make_scheduler
+        from ...diffusion.schedule import check_scheduler, make_scheduler
 
         if not isinstance(scale, int) or scale < 1:
             raise ValueError(f'scale={scale!r} must be an integer >= 1')
@@ -124,20 +124,14 @@ class SRDiffusion(BaseModel):
         self.sampling = {'num_inference_steps': 50, **(sampling or {})}
         self.pipeline_options = dict(pipeline or {})
         self.seed = seed
-        self._check_schedule()
+        steps = getattr(self.unet.config, 'total_steps', None)
+        kind = getattr(self.unet, 'prediction_type', None)
+        check_scheduler(self.scheduler, steps, kind)
 
     @property
     def total_steps(self) -> int:
         """``T``, timesteps of the training schedule."""
         return self.scheduler.config.num_train_timesteps
-
-    def _check_schedule(self) -> None:
-        steps = getattr(self.unet.config, 'total_steps', self.total_steps)
-        if steps != self.total_steps:
-            raise ValueError(
-                f'unet: total_steps={steps}, but the scheduler has '
-                f'num_train_timesteps={self.total_steps}'
-            )
 
     def condition(self, lr: Tensor) -> Tensor:
         """``lr`` at the size of the result, clamped to [0, 1].

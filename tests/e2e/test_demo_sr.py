@@ -1,0 +1,51 @@
+"""What the super-resolution demo tells and draws, from images that are there."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mmesbnn.datasets import write_photographs
+from mmesbnn.datasets.bicubic import resize
+from mmesbnn.datasets.images import image_files, read_rgb, to_uint8, write_png
+from mmesbnn.evaluation import psnr, ssim
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'demo_sr.py'
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """The tool's functions; photographs and pretended results in this folder."""
+    monkeypatch.chdir(tmp_path)
+    functions = runpy.run_path(str(TOOL))
+    write_photographs(functions['DATA'], test_size=64)
+    for file in image_files(functions['DATA'] / 'test' / 'HR'):
+        hr = read_rgb(file)
+        smooth = to_uint8(resize(resize(hr / 255, (48, 48)), (64, 64)))
+        for tau, image in ((1, smooth), (2, (hr // 2 + smooth // 2))):
+            write_png(tmp_path / f'run/tau{tau}/images/test' / file.name, image)
+    return functions
+
+
+def test_figures_are_means_over_the_photographs(demo, tmp_path):
+    figures, rows = demo['compare'](tmp_path / 'run')
+    assert list(figures) == ['bicubic', 'tau = 1', 'tau = 2']
+    files = image_files(demo['DATA'] / 'test' / 'HR')
+    assert len(files) == len(rows) == 3
+    for measure, place in ((psnr, 0), (ssim, 1)):
+        values = [
+            measure(read_rgb(tmp_path / 'run/tau1/images/test' / file.name),
+                    read_rgb(file), crop_border=2, convert_to='Y')
+            for file in files
+        ]  # fmt: skip
+        assert figures['tau = 1'][place] == pytest.approx(sum(values) / 3)
+        got = [figures[name][place] for name in figures]
+        assert got == sorted(got)  # in the order of the images' quality
+
+
+def test_rows_show_the_same_part_of_every_version(demo, tmp_path):
+    _, rows = demo['compare'](tmp_path / 'run')
+    for row in rows:
+        sizes = [image.shape for _, image in row]
+        assert sizes == [(16, 16, 3), *[(32, 32, 3)] * 4]
+        assert row[0][0] == 'input' and row[-1][0].endswith('original')
