@@ -151,7 +151,8 @@ def binarize_unet(
     The first and the last convolution, embeddings of timesteps and classes, 1x1
     shortcuts and attention stay. A binary UNet has a class and a config of its own,
     :class:`BinarizedUNet2DModel`, by which it and pipelines with it are loaded again;
-    the class of the float UNet would not find its weights.
+    the class of the float UNet would not find its weights. Pipelines of diffusers load
+    it once this module is imported: ``import mmesbnn.diffusion.binarized``.
 
     Args:
         unet: A ``UNet2DModel`` or ``UNet2DConditionModel``.
