@@ -38,7 +38,8 @@ def config(root, work_dir, iters=4, workers=0, **kwargs):
             sampling=dict(num_inference_steps=2),
         ),
         train_dataloader=dict(
-            batch_size=2, num_workers=workers, dataset=train,
+            batch_size=2, num_workers=workers, persistent_workers=workers > 0,
+            dataset=train,
             sampler=dict(type='SeededInfiniteSampler'),
             collate_fn=dict(type='default_collate'),
         ),
