@@ -89,14 +89,19 @@ def _candidates(
 
 
 def _picked(
-    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any], size: Size
+    outputs: Mapping[str, np.ndarray],
+    decoding: Mapping[str, Any],
+    size: Size,
+    scale: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, scores and labels that remain."""
     boxes, scores = outputs['boxes'], outputs['scores']
     which, labels = _candidates(scores, decoding)
     scores = scores[which, labels]
     boxes = boxes[which, labels] if boxes.ndim == 3 else boxes[which]
-    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]]) * scale
+    large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.get('min_size', -1)).all(1)
+    boxes, scores, labels = boxes[large], scores[large], labels[large]
     order = np.argsort(-scores, kind='stable')
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     kept = []
@@ -124,14 +129,14 @@ def detect(
         ``bboxes``, ``(n, 4)`` corners in pixels of the image, ``scores`` and
         ``labels``, best first; ``classes`` if there are names.
     """
+    scale = np.array([b / a for a, b in zip(size, original)], np.float32)[[1, 0, 1, 0]]
     if decoding.get('final'):
         boxes, scores, labels = (outputs[k] for k in ('boxes', 'scores', 'labels'))
         real = labels >= 0
-        boxes, scores, labels = boxes[real], scores[real], labels[real]
+        boxes, scores, labels = boxes[real] * scale, scores[real], labels[real]
     else:
-        boxes, scores, labels = _picked(outputs, decoding, size)
-    scale = np.array([b / a for a, b in zip(size, original)], np.float32)[[1, 0, 1, 0]]
-    result = {'bboxes': boxes * scale, 'scores': scores, 'labels': labels.astype(int)}
+        boxes, scores, labels = _picked(outputs, decoding, size, scale)
+    result = {'bboxes': boxes, 'scores': scores, 'labels': labels.astype(int)}
     if classes:
         result['classes'] = [classes[label] for label in result['labels']]
     return result

@@ -136,6 +136,8 @@ def _classification(cfg: Config) -> dict[str, Any]:
 
 def _detection(cfg: Config) -> dict[str, Any]:
     test = cfg.model.get('test_cfg') or {}
+    # on proposals, mmdet does not ask for a size
+    least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
     test = test.get('rcnn') or test
     nms = test.get('nms') or {}
     if nms.get('type', 'nms') != 'nms':
@@ -144,6 +146,7 @@ def _detection(cfg: Config) -> dict[str, Any]:
         'score_thr': test.get('score_thr', 0.05),
         'iou_thr': nms.get('iou_threshold', 0.5),
         'max_per_image': test.get('max_per_img', 100),
+        'min_size': least,
         'levels': None,
         'nms_pre': test.get('nms_pre'),
     }

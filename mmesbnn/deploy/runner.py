@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class Runner:
         preprocessing = self.manifest['preprocessing']
         image = images.read_image(source)
         original = image.shape[:2]
-        image = images.apply_steps(image, preprocessing['steps'])
+        image = self._apply_steps(image, preprocessing['steps'])
         size = image.shape[:2]
         image = images.normalize(image, preprocessing)
         divisor = preprocessing.get('pad_divisor', 1)
@@ -151,6 +152,32 @@ class Runner:
             )
         image = images.pad_to(image, target, preprocessing.get('pad_value', 0))
         return np.ascontiguousarray(image.transpose(2, 0, 1)), size, original
+
+    def _apply_steps(
+        self, image: np.ndarray, steps: Sequence[dict[str, Any]]
+    ) -> np.ndarray:
+        """The image after preprocessing; smaller than that if it would not fit.
+
+        A detector's images keep their shape: of a network for 600x1000 pixels, upright
+        ones get less than the pipeline would give them.
+        """
+        result = images.apply_steps(image, steps)
+        limits = self._shape[2:]
+        kept = steps and steps[-1]['type'] == 'resize_within' and -1 not in limits
+        if not kept or all(a <= b for a, b in zip(result.shape, limits)):
+            return result
+        scale = min(b / a for a, b in zip(image.shape, limits))
+        size = [max(int(side * scale + 0.5), 1) for side in image.shape[:2]]
+        warnings.warn(
+            f'an image of {image.shape[0]}x{image.shape[1]} should become '
+            f'{result.shape[0]}x{result.shape[1]}, and the network takes '
+            f'{limits[0]}x{limits[1]}: the runner shrinks it to {size[0]}x{size[1]} '
+            'instead',
+            stacklevel=2,
+        )
+        return images.apply_steps(
+            image, [{**steps[-1], 'type': 'resize', 'size': size}]
+        )
 
     def _batches(
         self, sources: Iterable[Source], batch_size: int

@@ -75,6 +75,16 @@ def test_best_pairs_of_every_level():
     assert len(decode(outputs)['scores']) == 5
 
 
+def test_small_boxes_are_dropped_if_asked_for():
+    # the second lies outside the image, which is half as large as the input
+    boxes = np.float32([[0, 0, 10, 10], [60, 0, 70, 10], [0, 0, 4, 60]])
+    outputs = dict(boxes=boxes, scores=np.float32([[0.7], [0.9], [0.8]]))
+    for least, expected in {-1: [1, 2, 0], 0: [2, 0], 2: [0], 5: []}.items():
+        result = decode(outputs, original=(30, 30), min_size=least)
+        rows = [[0, 0, 5, 5], [30, 0, 30, 5], [0, 0, 2, 30]]
+        assert result['bboxes'].tolist() == [rows[i] for i in expected]
+
+
 def test_nothing_found():
     outputs = dict(boxes=np.zeros((2, 4), np.float32), scores=np.zeros((2, 3)))
     result = decode(outputs)

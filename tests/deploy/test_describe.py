@@ -55,7 +55,7 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
                     std=[57.4, 57.1, 58.4], bgr_to_rgb=False, pad_size_divisor=32,
                 ),
                 test_cfg=dict(
-                    nms_pre=1000, score_thr=0.05, max_per_img=100,
+                    nms_pre=1000, score_thr=0.05, max_per_img=100, min_bbox_size=0,
                     nms=dict(type='nms', iou_threshold=0.6),
                 ),
             ),
@@ -76,7 +76,12 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
     assert described['task'] == 'detection'
     assert described['classes'][:2] == ['aeroplane', 'bicycle']
     assert described['decoding'] == dict(
-        score_thr=0.05, iou_thr=0.6, max_per_image=100, levels=None, nms_pre=1000
+        score_thr=0.05,
+        iou_thr=0.6,
+        max_per_image=100,
+        min_size=0,
+        levels=None,
+        nms_pre=1000,
     )
     preprocessing = described['preprocessing']
     assert (preprocessing['pad_divisor'], preprocessing['to_rgb']) == (32, False)

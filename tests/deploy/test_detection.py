@@ -1,0 +1,141 @@
+"""The runner finds what mmdet finds, from the file to the boxes."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+from mmesbnn.analysis import build_model
+from mmesbnn.deploy import Runner
+from tests.real_data import photograph
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmcv.ops')
+pytest.importorskip('openvino')
+
+from mmesbnn.deploy.openvino_export import export
+from mmesbnn.deploy.openvino_tasks import make_task
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 96), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+
+BACKBONE = dict(
+    type='ResNet', depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
+    norm_cfg=dict(type='BN'), norm_eval=False,
+)  # fmt: skip
+NECK = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4)
+NMS = dict(type='nms', iou_threshold=0.5)
+
+RETINANET = dict(
+    type='RetinaNet', backbone=BACKBONE, neck=NECK,
+    bbox_head=dict(
+        type='RetinaHead', num_classes=3, in_channels=16, feat_channels=16,
+        stacked_convs=1,
+        anchor_generator=dict(
+            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1,
+            ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32],
+        ),
+    ),
+    test_cfg=dict(
+        nms_pre=50, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40
+    ),
+)  # fmt: skip
+
+# the convolutions of its head are binary
+FCOS = dict(
+    type='FCOS', backbone=BACKBONE, neck=NECK,
+    bbox_head=dict(
+        type='FCOSHead', num_classes=3, in_channels=16, feat_channels=16,
+        stacked_convs=1, strides=[4, 8, 16, 32],
+        regress_ranges=((-1, 16), (16, 32), (32, 64), (64, 1e8)),
+        conv_cfg=dict(type='ESConv2d', tau=2), norm_cfg=dict(type='BN'),
+    ),
+    # all go on: mmdet chooses before, the runner after the product with centerness
+    test_cfg=dict(
+        nms_pre=9999, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40
+    ),
+)  # fmt: skip
+
+
+def make_config(model):
+    preprocessor = dict(
+        type='DetDataPreprocessor', mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4],
+        bgr_to_rgb=True, pad_size_divisor=32,
+    )  # fmt: skip
+    return Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(model, data_preprocessor=preprocessor),
+            test_dataloader=dict(
+                dataset=dict(
+                    type='VOCDataset', pipeline=PIPELINE,
+                    metainfo=dict(classes=('cat', 'dog', 'eel')),
+                )
+            ),
+        )
+    )  # fmt: skip
+
+
+def build(cfg):
+    """The detector, with scores and boxes that are all but equal."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    model.init_weights()
+    for module in model.bbox_head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data.normal_(std=0.1)
+            if module.bias is not None:
+                module.bias.data.normal_(std=0.5)
+    # statistics of real images
+    model.train()
+    with torch.no_grad():
+        for i in range(8):
+            image = torch.from_numpy(photograph(i)[:96, :128].copy())
+            image = image.permute(2, 0, 1)[None].float().sub(115).div(58)
+            model.bbox_head(model.extract_feat(image))
+    return model.eval()
+
+
+def mmdet_boxes(model, path):
+    batch = pseudo_collate([Compose(PIPELINE)(dict(img_path=str(path)))])
+    with torch.no_grad():
+        found = model.test_step(batch)[0].pred_instances
+    return {k: found[k].numpy() for k in ('bboxes', 'scores', 'labels')}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('network', [RETINANET, FCOS], ids=lambda n: n['type'])
+def test_boxes_of_mmdet(network, tmp_path):
+    cfg = make_config(network)
+    model = build(cfg)
+    task = make_task(cfg, model, (96, 128), 1)
+    export(task, tmp_path / 'export')
+    runner = Runner(tmp_path / 'export', threads=1)
+    assert runner.manifest['classes'] == ['cat', 'dog', 'eel']
+    # that fill the network's input: mmdet pads others to other sizes
+    for i, (height, width) in enumerate([(300, 400), (96, 128), (60, 80)]):
+        path = tmp_path / f'{i}.png'
+        Image.fromarray(photograph(i)[:height, :width]).save(path)
+        ours, theirs = runner(path), mmdet_boxes(model, path)
+        assert len(theirs['scores']) > 5
+        if network is FCOS:
+            # mmdet drops scores before they are multiplied with the centerness
+            count = int((theirs['scores'] > 0.05).sum())
+            theirs = {k: v[:count] for k, v in theirs.items()}
+        assert ours['labels'].tolist() == theirs['labels'].tolist()
+        np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-4)
+        np.testing.assert_allclose(ours['bboxes'], theirs['bboxes'], atol=0.05)
+    with pytest.warns(UserWarning, match='200x150 .*shrinks it to 96x72 instead'):
+        boxes = runner(photograph(0)[:200, :150])['bboxes']
+    assert (boxes >= 0).all()
+    assert (boxes <= [150, 200, 150, 200]).all()
