@@ -41,6 +41,8 @@ INK_THRESHOLD = 0.3
 #: Objects overlap by at most this share of the smaller one.
 MAX_OVERLAP = 0.1
 JPEG_QUALITY = 92
+#: Images between two updates of the progress bar.
+BAR_STEP = 20
 
 
 @dataclass(frozen=True)
@@ -300,12 +302,13 @@ def _write_split(
     folders = [year / name for name in ('JPEGImages', 'Annotations', 'ImageSets/Main')]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for i, name in enumerate(names, start=1):
         image, things = _compose(source, options, random)
         Image.fromarray(image).save(folders[0] / f'{name}.jpg', quality=JPEG_QUALITY)
         xml = annotation(year.name, f'{name}.jpg', options.size, things)
         ET.ElementTree(xml).write(folders[1] / f'{name}.xml', encoding='utf-8')
-        progress.update()
+        if i % BAR_STEP == 0 or i == len(names):
+            progress.update((i - 1) % BAR_STEP + 1)
     (folders[2] / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names))
 
 
