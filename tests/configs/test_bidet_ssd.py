@@ -15,8 +15,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
+from mmesbnn.conversion import convert_file
 from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
 from mmesbnn.models.losses import FeatureEnergyLoss
+from tests.reference.published_bidet_ssd import Network, random_state
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 BASELINE = 'bidet/bidet-ssd300_2xb16-300k_voc0712.py'
@@ -129,6 +131,34 @@ def test_its_classifier_has_the_weights_that_it_begins_with(tau):
         {k: v.shape for k, v in m.state_dict().items()} for m in (backbone, classifier)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_the_es_classifier_trains(tmp_path):
+    pytest.importorskip('mmpretrain')
+    from tests.configs.test_recipes import check_trained, train
+    from tests.real_data import write_imagenet
+
+    root = write_imagenet(tmp_path / 'imagenet')
+    name = 'es_bidet/es-bidet-vgg16_8xb64_in1k.py'
+    check_trained(*train(name, root, tmp_path / 'work'))
+
+
+def test_it_begins_with_the_published_classifier(tmp_path, no_scope):
+    net = Network(widths=tuple(ARCH['channels'][:-1]), tail=ARCH['channels'][-1])
+    published = {k: v.float() for k, v in random_state(net, base_only=True).items()}
+    torch.save(published, tmp_path / 'vgg16.pth')
+    convert_file(tmp_path / 'vgg16.pth', tmp_path / 'converted.pth')
+    cfg = narrow(BASELINE, tmp_path, tmp_path).model
+    cfg.backbone.init_cfg = Config.fromfile(CONFIGS / BASELINE).model.backbone.init_cfg
+    cfg.backbone.init_cfg.checkpoint = str(tmp_path / 'converted.pth')
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg)
+    model.init_weights()
+    for ours, theirs in zip(
+        model.backbone.state_dict().values(), published.values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 # training -----------------------------------------------------------------------------
