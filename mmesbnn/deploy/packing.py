@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -218,9 +219,18 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(iter(binary_layers(model).values())).weight.dtype
 
 
+def _own_config(model: nn.Module) -> Mapping[str, Any] | None:
+    """The config that a model of mmpretrain or diffusers remembers, if it does."""
+    arguments, name = getattr(model, 'config', None), type(model).__name__
+    if isinstance(arguments, Mapping) and name in MODELS:
+        public = {k: v for k, v in arguments.items() if not k.startswith('_')}
+        return {'model': {'type': name, **public}}
+    return getattr(model, '_config', None)
+
+
 def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str]:
     if config is None:
-        config = getattr(model, '_config', None)
+        config = _own_config(model)
     meta = dataset_meta or getattr(model, '_dataset_meta', None) or {}
     content = {
         'format': FORMAT,
@@ -232,8 +242,9 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
         kept = {**config.to_dict(), 'model': Config(deployed_config(config)).to_dict()}
         content['config'] = stored_config.to_json(stored_config.kept_part(kept))
         if stored_config.to_json(default_meta(config)) == stored_config.to_json(meta):
-            return content
-    content['dataset_meta'] = stored_config.to_json(meta)
+            meta = {}
+    if meta:
+        content['dataset_meta'] = stored_config.to_json(meta)
     return content
 
 
@@ -267,8 +278,8 @@ def pack(
         model: Any network with layers of this package; mmengine models, plain modules.
         path: The file to write; one that exists is replaced.
         config: mmengine config of the model, so that :func:`load_packed` can build it.
-            Default None: what the model remembers (mmpretrain's ``get_model`` leaves
-            it there), or none.
+            Default None: what the model remembers (of mmpretrain's ``get_model``, or as
+            a ``BIDiffSRUNet``), or none.
         dataset_meta: Such as ``{'classes': [...]}``. Default None, likewise.
         half: Whether to store all but the bits in half precision. It rounds parameters,
             scales and statistics by at most 2^-11 of their value, or 2^-25 if they are

@@ -28,10 +28,10 @@ from .packed_file import (
 
 
 def default_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the class of the test data set says of its data (1000 class names)."""
+    """What the test data set says of its data (1000 class names), or its class."""
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    if 'type' not in dataset:
-        return {}
+    if 'type' not in dataset or dataset.get('metainfo'):
+        return dataset.get('metainfo') or {}
     with (
         scope_of(config),
         DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import mmesbnn
 from mmesbnn.analysis import build_model, check_binary, load_config
@@ -421,6 +422,55 @@ def test_a_type_that_is_not_registered(classifier, tmp_path):
     pack(model, tmp_path / 'net.safetensors', config=cfg)
     with pytest.raises(PackError, match=r'cannot build the network: .*MyOwnNeck'):
         load_packed(tmp_path / 'net.safetensors')
+
+
+def narrow_unet():
+    return dict(
+        type='BIDiffSRUNet', base_channels=8, num_levels=3, blocks_per_level=1,
+        norm_groups=2, fp_levels=(0,), tau=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_super_resolution(alone, tmp_path):
+    pytest.importorskip('diffusers')
+    path = tmp_path / 'net.safetensors'
+    if alone:  # a model of diffusers knows its own config
+        model = shaken(MODELS.build(narrow_unet()))
+        pack(model, path)
+        unet, loaded = model, load_packed(path)
+    else:
+        options = {'model.unet': dict(narrow_unet(), _delete_=True)}
+        name = 'es-bi-diffsr-x2_4xb4_df2k.py'
+        cfg = load_config(ROOT / 'configs' / 'bi_diffsr' / name, options)
+        model = shaken(build_model(cfg))
+        pack(model, path, config=cfg)
+        unet, loaded = model.unet, load_packed(path).unet
+    sample, timestep = torch.randn(2, 6, 16, 16), torch.tensor([3, 1500])
+    with torch.no_grad():
+        expected = unet(sample, timestep).sample
+        assert torch.equal(loaded(sample, timestep).sample, expected)
+    assert loaded.config.fp_levels == (0,)
+
+
+@pytest.mark.slow
+def test_detectors(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv.ops')
+    from tests.deploy.test_detection import FCOS, make_config
+
+    cfg = make_config(FCOS)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = shaken(build_model(cfg))
+    path = tmp_path / 'net.safetensors'
+    pack(model, path, config=cfg)
+    loaded = load_packed(path)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = model(x, mode='tensor'), loaded(x, mode='tensor')
+    for one, other in zip(tree_leaves(ours), tree_leaves(theirs), strict=True):
+        assert torch.equal(one, other)
+    assert loaded._dataset_meta['classes'] == ('cat', 'dog', 'eel')
 
 
 @pytest.mark.slow
