@@ -197,7 +197,40 @@ def test_metafiles_say_what_the_networks_have(family):
         assert entry['Metadata']['Parameters'] == count
 
 
+@pytest.mark.parametrize(
+    ('classifier', 'detector'),
+    [
+        ('bidet/bidet-resnet18_8xb64_in1k.py', BIDET[0]),
+        ('es_bidet/es-bidet-resnet18_8xb64_in1k.py', BIDET[1]),
+    ],
+)
+def test_classifiers_have_the_weights_that_detectors_begin_with(classifier, detector):
+    pytest.importorskip('mmpretrain')
+    with torch.device('meta'):
+        source = build_model(load_config(CONFIGS / classifier)).backbone.state_dict()
+        cfg = load_config(CONFIGS / detector)
+        model = build_model(cfg)
+    assert cfg.model.backbone.init_cfg.prefix == 'backbone.'
+    prefix = cfg.model.roi_head.shared_head.init_cfg.prefix.removeprefix('backbone.')
+    wanted = dict(model.backbone.state_dict())
+    for key, value in model.roi_head.shared_head.state_dict().items():
+        wanted[prefix + key] = value
+    assert wanted.keys() == source.keys()
+    assert all(wanted[key].shape == value.shape for key, value in source.items())
+
+
 # training -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_classifier_trains(tmp_path):
+    pytest.importorskip('mmpretrain')
+    from tests.configs import test_recipes
+    from tests.real_data import write_imagenet
+
+    root = write_imagenet(tmp_path / 'imagenet')
+    name = 'es_bidet/es-bidet-resnet18_8xb64_in1k.py'
+    test_recipes.check_trained(*test_recipes.train(name, root, tmp_path / 'work'))
 
 
 @pytest.mark.slow
