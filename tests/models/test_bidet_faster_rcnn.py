@@ -157,6 +157,12 @@ def test_plain_boxes_have_four_channels():
     assert head(features())[1][0].shape == (2, 24, 6, 8)
 
 
+def test_norms_may_stay_untrained():
+    head = make_rpn(norm_cfg=dict(type='BN', requires_grad=False))
+    assert not any(p.requires_grad for p in head.norm.parameters())
+    assert head.rpn_conv.weight.requires_grad
+
+
 def run_rpn(head, samples, x=None):
     x = x or features(len(samples))
     losses, proposals = head.loss_and_predict(x, samples)

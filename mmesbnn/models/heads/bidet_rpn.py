@@ -70,7 +70,7 @@ class BiDetRPNHead(RPNHead):
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign_zero)
         self._box_channels = 4 if sigma is None else 8
-        self._norm_options, _ = norm_options(norm_cfg or dict(type='BN'))
+        self._norm_options, trained = norm_options(norm_cfg or dict(type='BN'))
         init_cfg = init_cfg or dict(
             type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01
         )
@@ -80,6 +80,7 @@ class BiDetRPNHead(RPNHead):
         )  # fmt: skip
         if not self.use_sigmoid_cls:
             raise ValueError('loss_cls of BiDetRPNHead must have use_sigmoid=True')
+        self.norm.requires_grad_(trained)
         self.boxes = nn.Identity() if sigma is None else VariationalBoxes(sigma)
         self.loss_reg = MODELS.build(
             loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5)
