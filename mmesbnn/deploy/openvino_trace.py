@@ -7,6 +7,7 @@ Both meet the operators in the same order.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -226,10 +227,10 @@ def trace(
         try:
             graph = frontend.convert(frontend.load(decoder))
         except Exception as error:  # the frontend has exceptions of its own
-            lines = [line.strip() for line in str(error).splitlines()]
-            told = next((x for x in lines if x.startswith('-- ')), lines[-1])
+            text = ' '.join(str(error).split())
+            rule = re.search(r'No conversion rule found for operations: (.+)', text)
             raise ExportError(
-                f'OpenVINO cannot convert the model: {told.removeprefix("-- ")}'
+                f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400]
             ) from error
     if converter.position != len(calls):
         raise ExportError(

@@ -1,0 +1,73 @@
+"""Networks and graphs that the tests of the OpenVINO export share."""
+
+import numpy as np
+import openvino as ov
+import torch
+from torch import nn
+
+from mmesbnn.deploy.openvino_graph import compile_graph, to_openvino
+
+
+def run_graph(graph, *inputs):
+    """Outputs of a graph as arrays, computed in one thread."""
+    request = compile_graph(graph, threads=1).create_infer_request()
+    request.infer([np.asarray(x) for x in inputs])
+    return [np.array(tensor.data) for tensor in request.output_tensors]
+
+
+def converted(model, *inputs, **options):
+    """A model's conversion, and the graph's first output for ``inputs``."""
+    conversion = to_openvino(model.eval(), inputs, **options)
+    if options.get('dynamic_batch'):
+        conversion.graph.reshape([len(inputs[0]), *inputs[0].shape[1:]])
+    return conversion, run_graph(conversion.graph, *inputs)[0]
+
+
+def kinds(graph):
+    """How often every operator occurs."""
+    names = [node.get_type_name() for node in graph.get_ops()]
+    return {name: names.count(name) for name in set(names)}
+
+
+def constants(graph, dtype):
+    return [
+        node
+        for node in graph.get_ops()
+        if node.get_type_name() == 'Constant' and node.get_element_type() == dtype
+    ]
+
+
+def stored_bits(graph):
+    """Binary weights in a graph."""
+    return sum(
+        int(np.prod(n.get_output_shape(0))) for n in constants(graph, ov.Type.u1)
+    )
+
+
+def lifelike(model, x, seed=0):
+    """Draw shifts, slopes and norms, harden weights, calibrate statistics on ``x``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(parameter, low, high):
+        values = torch.rand(parameter.shape, generator=generator)
+        parameter.data.copy_(low + (high - low) * values)
+
+    for name, parameter in model.named_parameters():
+        if 'shift' in name:
+            draw(parameter, -0.5, 0.5)
+        elif name.endswith('mix'):
+            draw(parameter, 0, 1)
+    for module in model.modules():
+        if isinstance(module, nn.PReLU):
+            draw(module.weight, 0, 0.5)
+        elif isinstance(module, nn.BatchNorm2d):
+            draw(module.weight, 0.5, 1.5)
+            draw(module.bias, -0.5, 0.5)
+            module.momentum = 1.0
+    for name, buffer in model.named_buffers():
+        if name.endswith('temperature'):
+            buffer.zero_()
+    model.train()
+    with torch.no_grad():
+        model(x)
+    return model.eval()
