@@ -34,7 +34,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..binary.weights import CentredSignWeight, RealWeight, ScaledSignWeight
+from ..binary.weights import (
+    CentredSignWeight,
+    FixedWeight,
+    RealWeight,
+    ScaledSignWeight,
+)
 from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import LayerOps, OpsReport, representation_capacity
@@ -190,9 +195,16 @@ def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
             other += parameter.numel()
             continue
         binary = parameter.numel()
-        if isinstance(module.weight_binarizer, (ScaledSignWeight, CentredSignWeight)):
+        if _has_scales(module):
             scales = 4 * parameter.shape[0]
     return binary, other, scales
+
+
+def _has_scales(module: nn.Module) -> bool:
+    """Whether the binary weight of ``module`` has a scale per output channel."""
+    if isinstance(module.weight_binarizer, FixedWeight):
+        return not (module.weight.abs() == 1).all()
+    return isinstance(module.weight_binarizer, (ScaledSignWeight, CentredSignWeight))
 
 
 def _layer(

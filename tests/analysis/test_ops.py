@@ -272,3 +272,12 @@ def test_an_unknown_operator_of_ours_is_an_error():
 
     with pytest.raises(NotImplementedError, match='unknown_for_this_test'):
         count_ops(Unknown(), (3,))
+
+
+@pytest.mark.parametrize(('scale', 'scales'), [(1.0, 0), (0.5, 16)])
+def test_scales_of_packed_weights_are_counted(scale, scales):
+    conv = BinaryConv2d(4, 4, 1, weight_binarizer='fixed')
+    conv.weight.data = scale * conv.weight.data.sign()
+    (layer,) = count_ops(conv, (4, 2, 2)).layers
+    assert layer.kind == 'binary'
+    assert layer.bytes_packed == 2 + scales
