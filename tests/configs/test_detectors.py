@@ -272,6 +272,26 @@ def test_a_batch_of_one(devkit, tmp_path):
 
 
 @pytest.mark.slow
+def test_detections_of_an_image_file(devkit, tmp_path):
+    from mmdet.apis import DetInferencer
+
+    cfg = narrow(BIDET[1], devkit, tmp_path, epochs=1)
+    train(cfg)
+    cfg.dump(tmp_path / 'config.py')
+    inferencer = DetInferencer(
+        str(tmp_path / 'config.py'), weights=str(tmp_path / 'epoch_1.pth'),
+        device='cpu', show_progress=False,
+    )  # fmt: skip
+    image = devkit / 'VOC2007/JPEGImages/000003.jpg'
+    (found,) = inferencer(str(image))['predictions']
+    assert 0 < len(found['bboxes']) == len(found['labels']) <= 100
+    assert set(found['labels']) <= set(range(20))
+    boxes = torch.tensor(found['bboxes'])
+    assert boxes.min() >= 0
+    assert (boxes.amax(0) <= torch.tensor([96, 64, 96, 64])).all()
+
+
+@pytest.mark.slow
 def test_images_without_objects_train(devkit, tmp_path):
     cfg = narrow(BIDET[0], devkit, tmp_path, epochs=1, begin=0)
     for dataset in cfg.train_dataloader.dataset.datasets:
