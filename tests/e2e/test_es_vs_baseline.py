@@ -49,25 +49,29 @@ def test_the_table_shows_what_the_file_holds(done):
         shown = [float(x) for x in re.findall(r'[-+]?\d+\.?\d*', line.replace(',', ''))]
         expected = [
             row['tau'], row['groups'], row['ops'] / 1e6, row['binary_params'],
-            row['capacity'], row['train_mean'], row['mean'], row['std'],
+            row['capacity'],
         ]  # fmt: skip
-        if row['tau'] == 2:
-            expected += [row['difference'][name] for name in ('mean', 'low', 'high')]
+        for part in ('train', 'test'):
+            expected += [row[part]['mean'], row[part]['std']]
+            if row['tau'] == 2:
+                difference = row[part]['difference']
+                expected += [difference[name] for name in ('mean', 'low', 'high')]
         assert shown == pytest.approx(expected, abs=0.0051)
 
 
-def test_the_summary_follows_from_the_runs(done):
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_the_summary_follows_from_the_runs(done, part):
     _, _, results = done
     accuracies = {
         tau: [
-            results['runs'][f'ReActNet tau={tau} groups=1 seed={seed}']['test']
+            results['runs'][f'ReActNet tau={tau} groups=1 seed={seed}'][part]
             for seed in range(2)
         ]
         for tau in (1, 2)
     }
-    baseline, row = results['summary']
-    assert baseline['accuracies'] == accuracies[1] and 'difference' not in baseline
-    assert row['accuracies'] == accuracies[2]
+    baseline, row = (row[part] for row in results['summary'])
+    assert baseline['all'] == accuracies[1] and 'difference' not in baseline
+    assert row['all'] == accuracies[2]
     assert row['mean'] == pytest.approx(mean(accuracies[2]))
     assert row['std'] == pytest.approx(stdev(accuracies[2]))
     expected = paired_difference(accuracies[2], accuracies[1])

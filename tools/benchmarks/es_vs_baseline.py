@@ -37,12 +37,14 @@ from tqdm import tqdm
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.analysis import check_binary, count_ops, save_json
 from mmesbnn.analysis.paired import paired_difference
-from mmesbnn.binary import TiledBatchNorm2d
+from mmesbnn.binary import Expansion
 from mmesbnn.binary.expand_shrink import spread_thresholds
 from mmesbnn.datasets.patches import PATCH_CLASSES, PatchTask, patch_task
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from mmesbnn.engine.hooks.temperature import decay_until
 from mmesbnn.engine.reach import temperature_weights
+from mmesbnn.models.backbones.reactnet import ReActUnit
+from mmesbnn.models.layers import RecoupledConv
 
 SIZE = 32
 
@@ -83,13 +85,26 @@ class Classifier(nn.Module):
 
 def build(family: str, form: Form, args: argparse.Namespace) -> Classifier:
     cfg = {**network(family, args.width), 'tau': form[0], **args.backbone}
+    if family == 'BinaryViT':
+        spread = {} if args.spread is None else {'spread': args.spread}
+        return Classifier({**cfg, **spread})
     model = Classifier(cfg if form[1] == 1 else dict(cfg, groups=form[1]))
-    for norm in model.modules():
-        if args.spread and isinstance(norm, TiledBatchNorm2d):
-            channels = norm.num_features // norm.copies
-            with torch.no_grad():
-                norm.bias += spread_thresholds(channels, norm.copies, args.spread)
+    if args.spread is None:
+        return model
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, RecoupledConv):
+                spread_out(module.shift.bias, form, args.spread)
+            if isinstance(module, ReActUnit):
+                spread_out(module.sign.shift.bias, form, args.spread)
     return model
+
+
+def spread_out(shift: Tensor, form: Form, spread: float) -> None:
+    """Set the thresholds of an expanded feature's copies apart."""
+    copies = Expansion(*form).copies
+    shifts = spread_thresholds(shift.numel() // copies, copies, spread)
+    shift.copy_(shifts.view_as(shift))
 
 
 def forms_of(family: str, wanted: list[Form]) -> list[Form]:
@@ -224,27 +239,25 @@ def costs(args: argparse.Namespace) -> dict:
 
 
 def summary(results: dict, args: argparse.Namespace) -> list[dict]:
-    """Mean, deviation and paired difference of every form with results."""
+    """Means, deviation and paired differences of every form."""
+
+    def values(family: str, form: Form, part: str) -> list[float]:
+        keys = [key(family, form, seed) for seed in range(args.seeds)]
+        return [results['runs'][name][part] for name in keys]
+
     rows = []
     for family in args.families:
         for form in forms_of(family, args.forms):
-            name = key(family, form)
-            values, baseline, trained = (
-                [
-                    results['runs'][key(family, which, seed)][part]
-                    for seed in range(args.seeds)
-                ]
-                for which, part in ((form, 'test'), (BASELINE, 'test'), (form, 'train'))
-            )
             row = {
                 'family': family, 'tau': form[0], 'groups': form[1],
-                **results['costs'][name], 'accuracies': values,
-                'train_mean': mean(trained), 'mean': mean(values),
-                'std': stdev(values),
+                **results['costs'][key(family, form)],
             }  # fmt: skip
-            if form != BASELINE:
-                difference = paired_difference(values, baseline)
-                row['difference'] = vars(difference) | {'clear': difference.clear}
+            for part in ('train', 'test'):
+                own = values(family, form, part)
+                row[part] = {'all': own, 'mean': mean(own), 'std': stdev(own)}
+                if form != BASELINE:
+                    d = paired_difference(own, values(family, BASELINE, part))
+                    row[part]['difference'] = vars(d) | {'clear': d.clear}
             rows.append(row)
     return rows
 
@@ -252,21 +265,31 @@ def summary(results: dict, args: argparse.Namespace) -> list[dict]:
 def table(rows: list[dict]) -> str:
     lines = [
         'network    tau  groups  OPs (M)  binary weights  values  '
-        'train %  test %          difference to tau=1, groups=1'
+        + '  '.join(
+            f'{part + " %":<15}  {"difference to 1x1":<24}'
+            for part in ('train', 'test')
+        )
     ]
     for row in rows:
         line = (
             f'{row["family"]:<9}  {row["tau"]:>3}  {row["groups"]:>6}  '
             f'{row["ops"] / 1e6:>7.4f}  {row["binary_params"]:>14,}  '
-            f'{row["capacity"]:>6.0f}  {row["train_mean"]:>7.2f}  '
-            f'{row["mean"]:>6.2f} +- {row["std"]:<5.2f}'
+            f'{row["capacity"]:>6.0f}'
         )
-        if 'difference' in row:
-            d = row['difference']
-            line += f'  {d["mean"]:+.2f} [{d["low"]:+.2f}, {d["high"]:+.2f}]'
-            line += '  clear' if d['clear'] else ''
-        lines.append(line)
+        for part in ('train', 'test'):
+            cell = f'{row[part]["mean"]:.2f} +- {row[part]["std"]:.2f}'
+            line += f'  {cell:<15}  {difference(row[part]):<24}'
+        lines.append(line.rstrip())
     return '\n'.join(lines)
+
+
+def difference(values: dict) -> str:
+    """The paired difference, with a star if its interval excludes 0."""
+    if 'difference' not in values:
+        return ''
+    d = values['difference']
+    star = ' *' if d['clear'] else ''
+    return f'{d["mean"]:+.2f} [{d["low"]:+.2f}, {d["high"]:+.2f}]{star}'
 
 
 def draw(rows: list[dict], path: Path) -> None:
@@ -277,12 +300,11 @@ def draw(rows: list[dict], path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     colours = {family: f'C{i}' for i, family in enumerate(FAMILIES)}
     for y, row in enumerate(rows):
-        colour = colours[row['family']]
-        count = len(row['accuracies'])
-        left.plot(row['accuracies'], [y] * count, 'o', color=colour, alpha=0.4)
-        left.plot(row['mean'], y, '|', color=colour, markersize=16, markeredgewidth=2)
-        if 'difference' in row:
-            d = row['difference']
+        colour, test = colours[row['family']], row['test']
+        left.plot(test['all'], [y] * len(test['all']), 'o', color=colour, alpha=0.4)
+        left.plot(test['mean'], y, '|', color=colour, markersize=16, markeredgewidth=2)
+        if 'difference' in test:
+            d = test['difference']
             right.plot([d['low'], d['high']], [y, y], color=colour, linewidth=2)
             right.plot(d['mean'], y, 'o', color=colour)
     left.set_yticks(
@@ -323,8 +345,9 @@ def parse_args() -> argparse.Namespace:
         help='further arguments of every backbone, as in out_copies=all',
     )  # fmt: skip
     add(
-        '--spread', type=float, default=0.0,
-        help='biases of the copies after a norm start evenly in [-SPREAD, SPREAD]',
+        '--spread', type=float,
+        help='thresholds of the copies start evenly in [-SPREAD, SPREAD]; default: '
+        "the networks' own, 0 (copies start alike), BinaryViT 0.5",
     )  # fmt: skip
     add('--quick', action='store_true', help='two epochs of few patches: a trial')
     add('--out', type=Path, default=Path('work_dirs/es_vs_baseline'))
@@ -355,7 +378,7 @@ def main() -> None:
     save_json(args.out / 'results.json', {**results, 'summary': rows})
     draw(rows, args.out / 'results.png')
     print(text)
-    print(f'\n{args.seeds} seeds; everything is in {args.out}')
+    print(f'\n{args.seeds} seeds; * the 95 % interval excludes 0; files in {args.out}')
 
 
 if __name__ == '__main__':
