@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from mmengine.fileio import load
+
 from mmesbnn.analysis.comparison import draw_comparison
 from mmesbnn.datasets import write_photographs
 from mmesbnn.datasets.bicubic import resize
@@ -42,10 +44,11 @@ def finish(title: str, process: subprocess.Popen, log: Path | None = None) -> No
         sys.exit(f'demo: "{title}" failed with code {process.returncode}{where}')
 
 
-def run(title: str, *command: str) -> None:
+def run(title: str, *command: str, log: Path | None = None) -> None:
     """Show a command line and run it."""
-    print(f'\n=== {title}\n    python {" ".join(command)}\n', flush=True)
-    finish(title, start(*command))
+    shown = ' '.join(command) + (f' > {log}' if log else '')
+    print(f'\n=== {title}\n    python {shown}\n', flush=True)
+    finish(title, start(*command, log=log), log)
 
 
 def train(work_dir: Path, iters: int | None) -> None:
@@ -129,7 +132,7 @@ def main() -> None:
         run(
             f'what does one step cost, tau = {tau}?', 'tools/count_ops.py', CONFIG,
             '--shape', '64', '64', '--json', str(folder / 'ops.json'),
-            '--cfg-options', f'model.unet.tau={tau}',
+            '--cfg-options', f'model.unet.tau={tau}', log=folder / 'ops.txt',
         )  # fmt: skip
     lr = DATA / 'test' / 'LR_bicubic' / f'X{SCALE}' / 'chelsea.png'
     es = work_dir / f'tau{TAUS[-1]}'
@@ -145,15 +148,22 @@ def main() -> None:
     print(f'  {"":12}PSNR (dB)    SSIM')
     for name, (db, similarity) in figures.items():
         print(f'  {name:12}{db:9.3f}  {similarity:6.4f}')
+    print('\nOne of the four steps, for a result of 128 x 128:\n')
+    for tau in TAUS:
+        total = load(work_dir / f'tau{tau}' / 'ops.json')['total']
+        print(
+            f'  tau = {tau}     {total["ops"] / 1e6:.1f} M OPs, '
+            f'{total["binary_params"]} binary + {total["fp_params"]} real parameters'
+        )
     print(f"""
 Done in {time.time() - began:.0f} s. tau = 1 is the baseline, tau = 2 expands and
-shrinks; both have the same operations and weight bits (ops.json). The networks are
-narrow and were trained for minutes: this shows that everything works, not how good it
-gets.
+shrinks. The networks are narrow and were trained for minutes: this shows that
+everything works, not how good it gets.
 
   images      {DATA}, results in {work_dir}/tau*/images
   config      {CONFIG}
   pipelines   {work_dir}/tau*/pipeline, for tools/upscale.py
+  costs       {work_dir}/tau*/ops.txt, layer by layer
   picture     {picture}
 
 Next: point data_root at photographs of your own; or take configs/bi_diffsr to DF2K.
