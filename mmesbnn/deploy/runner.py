@@ -267,6 +267,7 @@ class Runner:
         """
         _positive('batch_size', batch_size)
         sources, alone = _as_list(source)
+        batch_size = max(1, min(batch_size, len(sources)))
         if self.task == 'super_resolution':
             results = [self.upscale(one) for one in sources]
         else:
@@ -332,6 +333,9 @@ class Runner:
     ) -> np.ndarray:  # fmt: skip
         """Upscale an image by diffusion.
 
+        Of an export with a fixed size, smaller images are padded, and larger ones seen
+        in overlapping tiles, whose predictions are blended at every step.
+
         Args:
             source: The image.
             steps: Steps of the sampling. Default None: those of the export.
@@ -343,32 +347,23 @@ class Runner:
             Array ``(H scale, W scale, 3)`` of uint8.
 
         Raises:
-            ImageError: If it is no image, or does not fit into the network's input.
+            ImageError: If it is no image.
             ValueError: If the export does not upscale, or ``steps`` is out of range.
         """
         if self.task != 'super_resolution':
             raise ValueError(f'upscale: the export is for {self.task}')
         image, settings = images.read_image(source), self.manifest['decoding']
-        self._check_size(image, settings)
+        network, tile = self._predict, tuple(self._shape[2:])
+        if -1 in tile:
+            tile = (0, 0)
+        else:
+            overlap = min(64, min(tile) // 4)
+            network = sampling.tiled(network, tile, overlap, settings['multiple'])
         result = sampling.upscale(
-            image.astype(np.float32) / 255, self._predict, settings, steps=steps,
-            seed=seed, noise=noise, progress=progress,
+            image.astype(np.float32) / 255, network, settings, steps=steps, seed=seed,
+            noise=noise, least=tile, progress=progress,
         )  # fmt: skip
         return np.floor(result * 255 + 0.5).astype(np.uint8)
-
-    def _check_size(self, image: np.ndarray, settings: dict[str, Any]) -> None:
-        multiple = settings['multiple']
-        needed = [
-            -(-side * settings['scale'] // multiple) * multiple
-            for side in image.shape[:2]
-        ]
-        fixed = self._shape[2:]
-        if any(limit not in (-1, side) for side, limit in zip(needed, fixed)):
-            raise images.ImageError(
-                f'an image of {image.shape[0]}x{image.shape[1]} becomes '
-                f'{needed[0]}x{needed[1]}, and the network takes {fixed[0]}x{fixed[1]}'
-                f': export it with --shape {needed[0]} {needed[1]}'
-            )
 
     def _predict(self, sample: np.ndarray, t: int) -> np.ndarray:
         kind = self.manifest['inputs'][1].get('dtype', 'float32')

@@ -5,6 +5,7 @@ The same arithmetic as :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -44,14 +45,66 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     return image
 
 
-def pad_reflect(image: np.ndarray, multiple: int) -> np.ndarray:
-    """``(H, W, C)`` up to multiples, by reflection below and at the right."""
+def pad_reflect(
+    image: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """``(H, W, C)`` up to multiples, by reflection below and at the right.
+
+    Args:
+        image: The image.
+        multiple: What height and width become multiples of.
+        least: Height and width that it gets at least. Default: any.
+    """
     for axis in (0, 1):
         length = image.shape[axis]
-        index = np.arange(-(-length // multiple) * multiple) % max(2 * length - 2, 1)
+        wanted = max(-(-length // multiple) * multiple, least[axis])
+        index = np.arange(wanted) % max(2 * length - 2, 1)
         index = np.minimum(index, np.abs(2 * length - 2 - index))
         image = image.take(index, axis)
     return image
+
+
+def _tiles(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
+    """Where tiles begin that cover ``length`` and overlap at least so far."""
+    if length <= tile:
+        return [0]
+    step = (tile - overlap) // multiple * multiple
+    return [*range(0, length - tile, step), length - tile]
+
+
+def tiled(
+    network: Network, tile: tuple[int, int], overlap: int, multiple: int
+) -> Network:
+    """A network for larger images: it sees tiles, whose predictions are blended.
+
+    As they are blended at every step of the sampling, there is no seam.
+
+    Args:
+        network: Takes images of the size of a tile only.
+        tile: Height and width of a tile.
+        overlap: How many pixels neighbours share at least.
+        multiple: Tiles begin at multiples of it.
+    """
+    ramps = []
+    for side in tile:
+        distance = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1))
+        ramps.append((distance / (overlap + 1)).clip(max=1))
+    ramp = np.outer(*ramps).astype(np.float32)
+
+    def predict(sample: np.ndarray, t: int) -> np.ndarray:
+        total = np.zeros((len(sample), 3, *sample.shape[2:]), np.float32)
+        weight = np.zeros(sample.shape[2:], np.float32)
+        rows, columns = (
+            _tiles(length, side, overlap, multiple)
+            for length, side in zip(sample.shape[2:], tile)
+        )
+        for top, left in itertools.product(rows, columns):
+            part = (..., slice(top, top + tile[0]), slice(left, left + tile[1]))
+            total[part] += ramp * network(np.ascontiguousarray(sample[part]), t)
+            weight[part] += ramp
+        return total / weight
+
+    return predict
 
 
 def timesteps(scheduler: Mapping[str, Any], steps: int) -> list[int]:
@@ -104,7 +157,7 @@ class _Schedule:
 def upscale(
     image: np.ndarray, network: Network, decoding: Mapping[str, Any], *,
     steps: int | None = None, seed: int | None = None,
-    noise: np.ndarray | None = None,
+    noise: np.ndarray | None = None, least: tuple[int, int] = (0, 0),
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> np.ndarray:  # fmt: skip
     """Upscale an image by diffusion.
@@ -116,6 +169,7 @@ def upscale(
         steps: Steps of the sampling. Default None: those of the manifest.
         seed: Seed of the noise, from numpy's generator. Default None: a random one.
         noise: The noise itself instead, ``(1, 3, H', W')`` of the padded size.
+        least: Least height and width that the network takes. Default: any.
         progress: Wraps the timesteps, to show how far it is.
 
     Returns:
@@ -131,7 +185,8 @@ def upscale(
         raise ValueError(f'steps={steps} must be from 1 to {total}')
     height, width = (side * decoding['scale'] for side in image.shape[:2])
     condition = enlarge(image, decoding['scale']).clip(0, 1)
-    condition = pad_reflect(condition, decoding['multiple']).transpose(2, 0, 1)[None]
+    condition = pad_reflect(condition, decoding['multiple'], least)
+    condition = condition.transpose(2, 0, 1)[None]
     if noise is None:
         generator = np.random.default_rng(seed)
         noise = generator.standard_normal(condition.shape, np.float32)

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmesbnn.datasets.bicubic import resize
 from mmesbnn.deploy.describe import describe_pipeline
-from mmesbnn.deploy.sampling import enlarge, pad_reflect, upscale
+from mmesbnn.deploy.sampling import enlarge, pad_reflect, tiled, upscale
 from tests.real_data import photograph
 
 pytest.importorskip('diffusers')
@@ -85,6 +85,38 @@ def test_samples_as_the_pipeline_does(x0_clip, kind):
     found = upscale(image, network, decoding_of(pipeline), steps=4, noise=noise.numpy())
     assert found.shape == (14, 20, 3)
     np.testing.assert_allclose(found, expected.images[0], atol=2e-5)
+
+
+def test_tiles_are_blended_as_in_the_pipeline():
+    pipeline = make_pipeline()
+    image = picture(9, 17)
+    noise = torch.randn(1, 3, 24, 40)
+    expected = pipeline(
+        image, num_inference_steps=3, latents=noise, output_type='np', tile_size=16,
+        tile_overlap=5,
+    )  # fmt: skip
+    seen = []
+
+    def network(sample, t):
+        seen.append(sample.shape)
+        with torch.no_grad():
+            sample = torch.from_numpy(sample)
+            return pipeline.unet(sample, t, return_dict=False)[0].numpy()
+
+    found = upscale(
+        image, tiled(network, (16, 16), 5, 8), decoding_of(pipeline), steps=3,
+        noise=noise.numpy(),
+    )  # fmt: skip
+    assert set(seen) == {(1, 6, 16, 16)}
+    assert len(seen) == 3 * 2 * 4
+    np.testing.assert_allclose(found, expected.images[0], atol=2e-5)
+
+
+def test_small_images_are_padded_to_the_least_size():
+    image = picture(5, 9)
+    padded = pad_reflect(image, 8, (16, 8))
+    assert padded.shape == (16, 16, 3)
+    np.testing.assert_array_equal(padded[:8, :9], image[[0, 1, 2, 3, 4, 3, 2, 1]])
 
 
 def test_bad_arguments():
