@@ -258,6 +258,12 @@ def test_data_of_another_scale():
         (dict(scale=2.5), 'scale=2.5 must be an integer >= 1'),
         (dict(timesteps='all'), "timesteps='all' must be 'each' or 'batch'"),
         (dict(loss='l3'), "loss='l3' must be one of"),
+        (dict(pipeline=dict(x0_clip='no')), "x0_clip='no' must be one of"),
+        (dict(sampling=dict(steps=3)), r"sampling: \['steps'\] are no arguments"),
+        (
+            dict(sampling=dict(num_inference_steps=21)),
+            "num_inference_steps=21 must be from 1 to the schedule's 20",
+        ),
         (dict(scheduler=None), 'num_train_timesteps=2000, .* total_steps=20'),
         (
             dict(unet={**UNET, 'type': 'BIDiffSRResidualUNet'}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ class SRDiffusion(BaseModel):
         data_preprocessor: dict | None = None, init_cfg: dict | None = None,
     ) -> None:  # fmt: skip
         require('diffusers', 'sr', 'SRDiffusion')
-        from ...diffusion.schedule import check_scheduler, make_scheduler
+        from ...diffusion.schedule import make_scheduler
 
         if not isinstance(scale, int) or scale < 1:
             raise ValueError(f'scale={scale!r} must be an integer >= 1')
@@ -124,14 +125,27 @@ class SRDiffusion(BaseModel):
         self.sampling = {'num_inference_steps': 50, **(sampling or {})}
         self.pipeline_options = dict(pipeline or {})
         self.seed = seed
-        steps = getattr(self.unet.config, 'total_steps', None)
-        kind = getattr(self.unet, 'prediction_type', None)
-        check_scheduler(self.scheduler, steps, kind)
+        self._check_sampling()
 
     @property
     def total_steps(self) -> int:
         """``T``, timesteps of the training schedule."""
         return self.scheduler.config.num_train_timesteps
+
+    def _check_sampling(self) -> None:
+        """Find now what the first validation would find after hours."""
+        call = type(self.to_pipeline()).__call__
+        unknown = set(self.sampling) - set(inspect.signature(call).parameters)
+        if unknown:
+            raise ValueError(
+                f'sampling: {sorted(unknown)} are no arguments of SRDiffusionPipeline'
+            )
+        steps = self.sampling['num_inference_steps']
+        if not 1 <= steps <= self.total_steps:
+            raise ValueError(
+                f'sampling: num_inference_steps={steps} must be from 1 to the '
+                f"schedule's {self.total_steps}"
+            )
 
     def condition(self, lr: Tensor) -> Tensor:
         """``lr`` at the size of the result, clamped to [0, 1].
