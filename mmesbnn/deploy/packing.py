@@ -44,6 +44,8 @@ from .packed_file import (
 )
 from .unpacking import default_meta
 
+#: From this number of binary weights on, packing shows how far it is.
+_LARGE = 5e7
 #: Smallest normal and largest half-precision number.
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0
 
@@ -169,7 +171,7 @@ def _progress(
     layers: Mapping[str, nn.Module], what: str
 ) -> Iterable[tuple[str, nn.Module]]:
     """The items of ``layers``, with a progress bar if they are large."""
-    large = sum(layer.weight.numel() for layer in layers.values()) > 5e7
+    large = sum(layer.weight.numel() for layer in layers.values()) > _LARGE
     console = Console(stderr=True)
     return track(list(layers.items()), what, console=console, disable=not large)
 
