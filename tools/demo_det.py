@@ -23,11 +23,11 @@ CONFIGS = {
 }
 DATA = 'data/mini_voc'
 DEVKIT = dict(
-    names=('0', '1', '2'), size=(96, 96), counts=(200, 200, 60), objects=(1, 2),
+    names=('0', '1', '2'), size=(96, 96), counts=(200, 200, 100), objects=(1, 2),
     scale=(0.35, 0.7),
 )  # fmt: skip
 #: Boxes with less are not drawn.
-SHOWN_FROM = 0.3
+SHOWN_FROM = 0.2
 
 
 def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:

@@ -6,7 +6,7 @@ _base_ = ['mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmesbnn'])
 
 tau = 2
-max_epochs = 10
+max_epochs = 18
 size = (96, 96)
 strides = [8, 16]
 classes = ('0', '1', '2')
@@ -142,7 +142,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5, by_epoch=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -157,6 +157,6 @@ custom_hooks = [
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='CheckpointHook', interval=5, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', interval=6, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)
