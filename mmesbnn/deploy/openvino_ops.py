@@ -8,7 +8,7 @@ constants, one bit each, here and in the IR.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -147,9 +147,19 @@ def _whole_bytes(
     return x, kernels, factor
 
 
+def _padded(x: ov.Output, geometry: Geometry) -> tuple[ov.Output, Geometry]:
+    """The map, padded with what lies beyond any threshold on ``pad_value``'s side."""
+    vertical, horizontal = geometry.padding
+    pads = constant([0, 0, vertical, horizontal], np.int64)
+    value = constant(geometry.pad_value * np.finfo(np.float32).max)
+    x = ops.pad(x, pads, pads, 'constant', value).output(0)
+    return x, replace(geometry, padding=(0, 0))
+
+
 def binary_conv(
-    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str
-) -> ov.Node:
+    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str,
+    pad_first: bool = False,
+) -> ov.Node:  # fmt: skip
     """Binary convolution of the signs of ``x``, times the weight's scale.
 
     Groups are split, convolved one by one and concatenated: the operator has none.
@@ -159,7 +169,11 @@ def binary_conv(
         weight: Effective weight, ``-a`` and ``a`` per output channel.
         geometry: Stride, padding, dilation, groups and padded value.
         name: Name of the layer.
+        pad_first: Whether to pad the map rather than let the kernel do it, for a
+            ``pad_value`` of -1 or 1. Default False.
     """
+    if pad_first:
+        x, geometry = _padded(x, geometry)
     parts, factor = [], 1.0
     for part, kernels in zip(
         _split(x, geometry.groups), np.split(weight, geometry.groups)

@@ -52,6 +52,7 @@ class BinaryCall:
         macs: Multiplications for one run of the example.
         reason: Why it stays in full precision; None if it becomes binary.
         exact_signs: Whether the input was exactly +-1 on the example.
+        pad_first: Whether to pad before the kernel, which does not pad that much.
     """
 
     layer: str
@@ -61,19 +62,12 @@ class BinaryCall:
     macs: int
     reason: str | None
     exact_signs: bool
+    pad_first: bool = False
 
 
-def _kernel_refuses(
-    geometry: Geometry, kernel: tuple[int, ...], out: Any
-) -> str | None:
-    """What keeps a convolution from OpenVINO's kernel, None if nothing does."""
-    columns = min(KERNEL_COLUMNS, out[-1])
-    if geometry.padding[1] > columns:
-        return (
-            f"OpenVINO's binary kernel takes a horizontal padding of at most {columns} "
-            f'here, not {geometry.padding[1]}'
-        )
-    return None
+def _columns(out: torch.Size) -> int:
+    """The widest horizontal padding that OpenVINO's kernel takes for this output."""
+    return min(KERNEL_COLUMNS, out[-1])
 
 
 def _refused(layer: str, module: nn.Module, why: str) -> ExportError | None:
@@ -117,9 +111,22 @@ class _Recorder:
             call.geometry = Geometry(
                 tuple(stride), tuple(padding), tuple(dilation), groups, int(pad_value)
             )
-            call.reason = _kernel_refuses(call.geometry, other.shape[2:], out.shape)
+            self._check_padding(call, _columns(out.shape))
             call.macs = out.numel() * other[0].numel()
         self._check(call, other)
+
+    @staticmethod
+    def _check_padding(call: BinaryCall, most: int) -> None:
+        wide = call.geometry.padding[1]
+        if wide <= most:
+            return
+        if call.geometry.pad_value:
+            call.pad_first = True
+        else:
+            call.reason = (
+                f"OpenVINO's binary kernel pads at most {most} columns of zeros here, "
+                f'not {wide}'
+            )
 
     def _check(self, call: BinaryCall, weight: Tensor) -> None:
         why = check_weight(weight)
@@ -178,7 +185,7 @@ class _Converter:
         if call.reason is not None:
             return binary_ops.float_conv(x, call.weight, call.geometry).outputs()
         return binary_ops.binary_conv(
-            x, call.weight, call.geometry, call.layer
+            x, call.weight, call.geometry, call.layer, call.pad_first
         ).outputs()
 
     def _binary_linear(self, context: Any) -> list[ov.Output]:

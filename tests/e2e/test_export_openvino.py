@@ -1,0 +1,109 @@
+"""tools/export_openvino.py as a user runs it."""
+
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip('openvino')
+
+import numpy as np
+
+from mmesbnn.deploy import Runner
+from tests.analysis.digits import build, run_tool, set_temperature, write_project
+from tests.deploy.graphs import lifelike
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """Config, model, checkpoint of it, checkpoint from before it was binary."""
+    folder = tmp_path_factory.mktemp('project')
+    config = write_project(folder)
+    model = lifelike(build(config), torch.randn(8, 3, 16, 20))
+    for name, temperature in (('soft.pth', 0.5), ('hard.pth', 0.0)):
+        state = set_temperature(model, temperature).state_dict()
+        torch.save({'state_dict': state, 'meta': {}}, folder / name)
+    return config, model, folder / 'hard.pth', folder / 'soft.pth'
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    def run(*args):
+        code = run_tool('export_openvino.py', *args, monkeypatch=monkeypatch)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_exports_verifies_and_runs(project, tmp_path, export):
+    config, model, hard, _ = project
+    code, out, err = export(config, hard, '--out', tmp_path / 'net', '--strict')
+    assert code == 0, err
+    assert '8 of 8 binary layers run on bits' in out
+    assert 'compared with torch on 4 test images of the config' in out
+    assert '4 of 4 images agree but for rounding; top-1 agrees for 100.00 %' in out
+    runner = Runner(tmp_path / 'net', threads=1)
+    x = torch.randn(1, 3, 16, 20)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    np.testing.assert_allclose(
+        runner.infer(x.numpy())['logits'], expected, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export):
+    config, _, hard, _ = project
+    code, _, err = export(
+        config, hard, '--out', tmp_path / 'net', '--half', '--dynamic-batch',
+        '--shape', 24, '--images', 1,
+    )  # fmt: skip
+    assert code == 0, err
+    runner = Runner(tmp_path / 'net', threads=1)
+    assert runner.manifest['inputs'][0]['shape'] == [-1, 3, 24, 24]
+    x = np.random.default_rng(0).standard_normal((3, 3, 24, 24), np.float32)
+    together = runner.infer(x)['logits']
+    alone = np.concatenate([runner.infer(image[None])['logits'] for image in x])
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_that_is_not_binary_yet(project, tmp_path, export):
+    config, _, _, soft = project
+    code, _, err = export(config, soft, '--out', tmp_path / 'net')
+    assert code == 2
+    assert 'backbone.stages.0.0.spatial.conv: its temperature is 0.5' in err
+    assert not (tmp_path / 'net').exists()
+
+
+def test_output_that_cannot_be_written(project, tmp_path, export):
+    config, _, hard, _ = project
+    (tmp_path / 'file').write_text('mine')
+    code, _, err = export(config, hard, '--out', tmp_path / 'file')
+    assert code == 2 and 'is a file, and must be a folder' in err
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_missing_openvino(project, tmp_path, export, monkeypatch):
+    config, _, hard, _ = project
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    code, _, err = export(config, hard, '--out', tmp_path / 'net')
+    assert code == 2
+    assert "pip install 'mmesbnn[deploy]'" in err
+
+
+@pytest.mark.parametrize(
+    'args, told',
+    [
+        (('--shape', '0'), 'must be one or two positive numbers'),
+        (('--shape', '8', '8', '8'), 'must be one or two positive numbers'),
+        (('--images', '0'), 'must be positive'),
+    ],
+)
+def test_bad_arguments(project, tmp_path, export, args, told):
+    config, _, hard, _ = project
+    code, _, err = export(config, hard, '--out', tmp_path / 'net', *args)
+    assert code == 2 and told in err
+
+
+def test_a_config_needs_a_checkpoint(project, tmp_path, export):
+    code, _, err = export(project[0], '--out', tmp_path / 'net')
+    assert code == 2 and 'a packed file alone' in err
