@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -122,6 +123,25 @@ def test_mmdets_inferencer_detects_in_files(project):
         assert len(found['bboxes']) == len(found['scores']) == len(found['labels'])
         assert set(found['labels']) <= {0, 1, 2}
     assert len(list((project / 'out' / 'vis').iterdir())) == 3
+
+
+def test_the_demo_draws_what_it_detects(project, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import demo_det
+
+    config, weights = project / 'config.py', project / 'work/epoch_2.pth'
+    monkeypatch.setattr(demo_det, 'CONFIGS', {'ES': str(config), 'tau=1': str(config)})
+    files, truth, classes = demo_det.load_test_data(str(config))
+    assert (len(files), classes) == (3, CLASSES)
+    names = (project / 'VOCdevkit/VOC2007/ImageSets/Main/test.txt').read_text().split()
+    for name, boxes in zip(names, truth):
+        tree = ET.parse(project / f'VOCdevkit/VOC2007/Annotations/{name}.xml')
+        difficult = [int(x.text) for x in tree.iter('difficult')]
+        assert len(boxes['bboxes']) == difficult.count(0)
+        assert len(boxes['bboxes_ignore']) == difficult.count(1)
+    picture = tmp_path / 'picture.png'
+    demo_det.draw({'ES': str(weights), 'tau=1': str(weights)}, picture, 'title')
+    assert picture.stat().st_size > 10_000
 
 
 def test_the_trained_detector_is_binary(project):
