@@ -15,10 +15,13 @@ _MODULES = {
     'PackError': 'packed_file',
     'PackReport': 'packing',
     'Runner': 'runner',
+    'export': 'openvino_export',
     'load_packed': 'unpacking',
     'pack': 'packing',
     'pack_checkpoint': 'packing',
+    'make_task': 'openvino_tasks',
     'read_manifest': 'manifest',
+    'to_openvino': 'openvino_graph',
     'write_manifest': 'manifest',
 }
 
