@@ -143,7 +143,7 @@ class TwoStageGraph(nn.Module):
         # levels do not suppress each other: they lie apart
         apart = boxes + torch.cat(indices)[:, None] * (max(size) + 1)
         kept = torchvision.ops.nms(apart, scores, cfg.nms.iou_threshold)
-        alive = torch.zeros_like(scores).index_fill(0, kept, 1.0)
+        alive = torch.zeros_like(scores).scatter(0, kept, torch.ones_like(scores[kept]))
         value, best = _best(alive * scores, cfg.max_per_img)
         return boxes[best], (value > 0).to(boxes.dtype)
 

@@ -38,6 +38,16 @@ def detector(kind, **options):
     return model
 
 
+PROPOSALS = {
+    'model.rpn_head.in_channels': 16,
+    'model.rpn_head.feat_channels': 16,
+    'model.roi_head.bbox_roi_extractor.out_channels': 16,
+    'model.roi_head.bbox_head.in_channels': 16,
+    'model.roi_head.bbox_head.fc_out_channels': 32,
+    'model.test_cfg.rpn.max_per_img': 50,
+}
+
+
 def head_options(**options):
     return {'model.bbox_head.in_channels': 16, 'model.bbox_head.feat_channels': 16,
             'model.bbox_head.stacked_convs': 1, **options}  # fmt: skip
@@ -74,14 +84,7 @@ def test_one_stage_boxes_are_mmdets(kind):
 def test_two_stage_proposals_and_boxes_are_mmdets():
     from mmdet.structures import DetDataSample
 
-    options = {
-        'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
-        'model.roi_head.bbox_roi_extractor.out_channels': 16,
-        'model.roi_head.bbox_head.in_channels': 16,
-        'model.roi_head.bbox_head.fc_out_channels': 32,
-        'model.test_cfg.rpn.max_per_img': 50,
-    }  # fmt: skip
-    model = detector('faster-rcnn', **options)
+    model = detector('faster-rcnn', **PROPOSALS)
     graph = detector_graph(model)
     assert isinstance(graph, TwoStageGraph)
     x = torch.randn(1, 3, *SIZE)
@@ -118,12 +121,14 @@ def test_other_detectors_are_refused_by_name():
         detector_graph(Odd())
 
 
-def test_export_of_a_detector(tmp_path):
+@pytest.mark.parametrize('kind', ['retinanet', 'faster-rcnn'])
+def test_export_of_a_detector(kind):
     pytest.importorskip('openvino')
     from mmesbnn.deploy.openvino_graph import to_openvino
     from tests.deploy.graphs import run_graph
 
-    graph = detector_graph(detector('retinanet', **head_options()))
+    options = PROPOSALS if kind == 'faster-rcnn' else head_options()
+    graph = detector_graph(detector(kind, **options))
     x = torch.randn(1, 3, *SIZE)
     conversion = to_openvino(graph, [x], output_names=('boxes', 'scores'))
     assert not conversion.not_binary
