@@ -25,8 +25,8 @@ MIM = ['openmim>=0.3', 'opendatalab!=0.0.10', 'setuptools<82']
 CLS = ['mmpretrain>=1.0', 'torchvision', *MIM]
 DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
 SR = ['diffusers>=0.30', 'safetensors', 'pillow']
-DEPLOY = ['openvino>=2024.0', 'safetensors', 'pillow']
-DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
+DEPLOY = ['openvino>=2024.0', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
+DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
 TEST = ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy']
 
 EXTRAS = {
@@ -39,7 +39,7 @@ EXTRAS = {
     # Full mmcv instead of mmcv-lite: the two overwrite each other's files. So ask for
     # [all], never for [cls,det].
     'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
-    'test': [*TEST, 'safetensors', 'onnx', 'onnxruntime'],
+    'test': [*TEST, 'safetensors'],
 }
 
 
