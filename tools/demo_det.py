@@ -27,7 +27,7 @@ DEVKIT = dict(
     scale=(0.35, 0.7),
 )  # fmt: skip
 #: Boxes with less are not drawn.
-SHOWN_FROM = 0.2
+SHOWN_FROM = 0.3
 
 
 def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:

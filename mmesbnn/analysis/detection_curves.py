@@ -46,7 +46,8 @@ def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple]) -> None:
 
     axis.imshow(image)
     axis.axis('off')
-    for (x1, y1, x2, y2), name, score in found:
+    # the surest last: where two classes share a box its label stays readable
+    for (x1, y1, x2, y2), name, score in sorted(found, key=lambda one: one[2]):
         corner = Rectangle(
             (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='lime', linewidth=1.5
         )
