@@ -12,6 +12,7 @@ import numpy as np
 
 from ..optional import require
 from . import decoding, images, sampling
+from .kernels import warn_of_slow_kernels
 from .manifest import ExportError, read_manifest
 
 Source = Any  # a file, an array or a PIL image
@@ -73,7 +74,7 @@ class Runner:
         self._openvino = require('openvino', 'deploy', 'Runner')
         self._core = self._openvino.Core()
         self._compiled: dict[tuple[str, int], Any] = {}
-        self._network('LATENCY', self._batch_size(1))
+        warn_of_slow_kernels(self._network('LATENCY', self._batch_size(1)))
 
     def _read(self, path: Path, batch: int) -> Any:
         """The network, for batches of this size: binary kernels must know it."""

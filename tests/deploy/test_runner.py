@@ -283,3 +283,11 @@ def test_without_torch_and_openmmlab(classifier, tmp_path):
     expected = expected_scores(network, image)
     np.testing.assert_allclose(json.loads(scores), expected, atol=1e-6)
     assert missing in ('torch', 'mmengine')
+
+
+def test_warns_where_binary_kernels_are_slow(classifier, monkeypatch):
+    from mmesbnn.deploy import kernels
+
+    monkeypatch.setattr(kernels, 'binary_kernels', lambda network: {'ref_any_u1': 3})
+    with pytest.warns(UserWarning, match='3 of 3 binary convolutions run as slow'):
+        Runner(classifier[0])

@@ -1,0 +1,44 @@
+"""Which code a processor runs binary convolutions with."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from typing import Any
+
+
+def binary_kernels(network: Any) -> dict[str, int]:
+    """Number of binary convolutions by the kind of kernel that runs them.
+
+    Args:
+        network: A compiled network, ``openvino.CompiledModel``.
+
+    Returns:
+        Counts by OpenVINO's names, such as ``{'jit_avx512_u1': 31}``; names that begin
+        with ``jit`` are code made for this processor.
+    """
+    infos = [node.get_rt_info() for node in network.get_runtime_model().get_ops()]
+    return dict(
+        Counter(
+            info['primitiveType'].astype(str)
+            for info in infos
+            if info['layerType'].astype(str) == 'BinaryConvolution'
+        )
+    )
+
+
+def warn_of_slow_kernels(network: Any) -> None:
+    """Warn if this processor lacks what OpenVINO's fast binary kernels need.
+
+    They are written for x86 processors from SSE 4.2 on. Elsewhere outputs are the same,
+    but binary convolutions run as plain loops, slower than float ones.
+    """
+    kernels = binary_kernels(network)
+    slow = sum(n for kind, n in kernels.items() if not kind.startswith('jit'))
+    if slow:
+        warnings.warn(
+            f'{slow} of {sum(kernels.values())} binary convolutions run as slow plain '
+            f'loops ({", ".join(kernels)}): OpenVINO has binary kernels for x86 '
+            'processors with SSE 4.2, AVX2 or AVX-512 only',
+            stacklevel=2,
+        )
