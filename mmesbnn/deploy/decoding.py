@@ -98,6 +98,8 @@ def _picked(
     boxes, scores = outputs['boxes'], outputs['scores']
     which, labels = _candidates(scores, decoding)
     scores = scores[which, labels]
+    if 'factors' in outputs:
+        scores = scores * outputs['factors'][which]
     boxes = boxes[which, labels] if boxes.ndim == 3 else boxes[which]
     boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]]) * scale
     large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.get('min_size', -1)).all(1)
@@ -119,7 +121,8 @@ def detect(
     """Boxes of one image, named as mmdet names them.
 
     Args:
-        outputs: ``boxes``, ``scores`` (and ``labels``) of the image, see the manifest.
+        outputs: ``boxes``, ``scores`` (and ``factors`` or ``labels``) of the image, see
+            the manifest.
         decoding: That of the manifest.
         classes: Names, or None.
         size: Height and width of what the network saw of the image, without padding.

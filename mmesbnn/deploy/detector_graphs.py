@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .manifest import ExportError
 
-#: Names of a detector's outputs.
-OUTPUTS = ('boxes', 'scores')
+#: Names of a detector's outputs, the last one of heads that have it.
+OUTPUTS = ('boxes', 'scores', 'factors')
 
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:
@@ -29,15 +29,15 @@ class OneStageGraph(nn.Module):
     """All boxes of a one-stage detector and their scores.
 
     For heads with the interface of mmdet's ``BaseDenseHead``: anchors or points on all
-    levels, class scores, box codes, and maybe a centerness that scores are multiplied
-    with (mmdet applies ``score_thr`` before, the runner after that product).
+    levels, class scores, box codes, and maybe a centerness. Scores are multiplied with
+    it once ``score_thr`` and ``nms_pre`` have chosen among them, so it is an output.
 
     Args:
         detector: A ``SingleStageDetector``.
 
     Shape:
-        ``(N, 3, H, W)`` to boxes ``(N, K, 4)`` in pixels and scores
-        ``(N, K, classes)``.
+        ``(N, 3, H, W)`` to boxes ``(N, K, 4)`` in pixels, scores ``(N, K, classes)``,
+        and the factors ``(N, K)`` of a head with a centerness.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -45,7 +45,7 @@ class OneStageGraph(nn.Module):
         self.detector = detector
         self.levels: list[int] = []
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detect on ``images``, normalised."""
         head = self.detector.bbox_head
         outputs = head(self.detector.extract_feat(images))
@@ -61,9 +61,10 @@ class OneStageGraph(nn.Module):
             values = values.sigmoid()
         else:
             values = values.softmax(-1)[..., :-1]
-        if factors is not None:
-            values = values * _rows(factors, 1).sigmoid()
-        return self._decode(torch.cat(priors), _rows(codes, 4)), values
+        boxes = self._decode(torch.cat(priors), _rows(codes, 4))
+        if factors is None:
+            return boxes, values
+        return boxes, values, _rows(factors, 1)[..., 0].sigmoid()
 
     def _decode(self, priors: Tensor, codes: Tensor) -> Tensor:
         """Mmdet's coder, for a batch."""
@@ -89,6 +90,9 @@ class TwoStageGraph(nn.Module):
     Args:
         detector: A ``TwoStageDetector`` with a ``StandardRoIHead``.
 
+    Attributes:
+        one_image: True: batches cannot be left open.
+
     Shape:
         ``(1, 3, H, W)`` to boxes ``(1, K, classes, 4)`` in pixels, or ``(1, K, 4)``
         where the classes share one, and scores ``(1, K, classes)``.
@@ -98,6 +102,7 @@ class TwoStageGraph(nn.Module):
         super().__init__()
         self.detector = detector
         self.levels: list[int] | None = None
+        self.one_image = True
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Detect on ``images``, normalised."""

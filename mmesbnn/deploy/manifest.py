@@ -39,11 +39,12 @@ output being ``(N, classes)``.
 'levels', 'nms_pre'}``. Outputs are ``boxes``, ``(N, K, 4)`` or, where every class has a
 box of its own, ``(N, K, classes, 4)``: corners x1, y1, x2, y2 in pixels of the
 network's input, not yet clipped to the image; and ``scores``, ``(N, K, classes)``,
-activated and without background. ``levels`` says how many of the ``K`` belong to each
-level, of which the best ``nms_pre`` (box, class) pairs go on; both None if all do. The
-runner clips, drops scores up to ``score_thr`` and boxes with a side up to ``min_size``
-pixels of the image (-1: none), and removes, class by class, what overlaps a better box
-by more than ``iou_thr``. If the IR does that itself, ``{'final': True}``: outputs are
+activated and without background; maybe ``factors``, ``(N, K)``. ``levels`` says how
+many of the ``K`` belong to each level, of which the best ``nms_pre`` (box, class) pairs
+go on; both None if all do. The runner drops scores up to ``score_thr``, multiplies what
+is left with its factor, clips, drops boxes with a side up to ``min_size`` pixels of the
+image (-1: none), and removes, class by class, what overlaps a better box by more than
+``iou_thr``. If the IR does that itself, ``{'final': True}``: outputs are
 ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``, -1 in rows
 that hold nothing.
 

@@ -188,6 +188,10 @@ def export(
     """
     out = Path(out)
     check_output(out)
+    if dynamic_batch and getattr(task.graph, 'one_image', False):
+        raise ExportError(
+            '--dynamic-batch: a two-stage detector is exported for one image at a time'
+        )
     examples = [task.example(i) for i in range(len(task.images))]
     conversion = to_openvino(
         task.graph, examples[0], input_names=task.input_names,
@@ -203,7 +207,7 @@ def export(
         ov.save_model(conversion.graph, folder / 'model.xml', compress_to_fp16=False)
         agreements = verify(
             _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples,
-            task.output_names,
+            task.output_names[: len(conversion.graph.outputs)],
         )  # fmt: skip
         report = ExportReport(
             conversion, agreements, f'{len(examples)} {task.source}',

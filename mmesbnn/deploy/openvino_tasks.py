@@ -28,7 +28,7 @@ class Task:
     Attributes:
         graph: From the inputs to the outputs.
         input_names: Names of the inputs.
-        output_names: Names of the outputs.
+        output_names: Names of the outputs; a graph with fewer has the first of them.
         shape: Channels, height and width of the images.
         manifest: ``task``, ``preprocessing``, ``classes`` and ``decoding``.
         images: Images to try it on, ``(N, C, H, W)``, normalised.

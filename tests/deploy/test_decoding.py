@@ -75,6 +75,17 @@ def test_best_pairs_of_every_level():
     assert len(decode(outputs)['scores']) == 5
 
 
+def test_factors_count_once_scores_are_chosen():
+    boxes = np.float32([[10 * i, 0, 10 * i + 5, 5] for i in range(4)])
+    outputs = dict(
+        boxes=boxes, scores=np.float32([[0.6], [0.7], [0.8], [0.4]]),
+        factors=np.float32([1, 0.5, 0.125, 1]),
+    )  # fmt: skip
+    result = decode(outputs, levels=[4], nms_pre=2)
+    np.testing.assert_allclose(result['scores'], [0.35, 0.1])
+    assert result['bboxes'][:, 0].tolist() == [5, 10]
+
+
 def test_small_boxes_are_dropped_if_asked_for():
     # the second lies outside the image, which is half as large as the input
     boxes = np.float32([[0, 0, 10, 10], [60, 0, 70, 10], [0, 0, 4, 60]])

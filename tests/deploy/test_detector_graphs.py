@@ -60,7 +60,7 @@ def test_one_stage_boxes_are_mmdets(kind):
     assert isinstance(graph, OneStageGraph)
     x = torch.randn(1, 3, *SIZE)
     with torch.no_grad():
-        boxes, scores = graph(x)
+        boxes, scores, *factors = graph(x)
         outputs = model.bbox_head(model.extract_feat(x))
         cfg = ConfigDict(nms_pre=10**6, score_thr=-1.0, min_bbox_size=-1)
         (theirs,) = model.bbox_head.predict_by_feat(
@@ -68,10 +68,11 @@ def test_one_stage_boxes_are_mmdets(kind):
             with_nms=False,
         )  # fmt: skip
     assert boxes.shape[:2] == scores.shape[:2] and sum(graph.levels) == boxes.shape[1]
+    assert len(factors) == (kind == 'fcos')
     expected = theirs.scores
-    if 'score_factors' in theirs:
-        expected = expected * theirs.score_factors
     order = expected.argsort(descending=True)[:40]
+    for factor in factors:
+        scores = scores * factor[..., None]
     ours = scores[0].flatten()
     found = ours.argsort(descending=True)[:40]
     np.testing.assert_allclose(ours[found], expected[order], rtol=1e-5)
