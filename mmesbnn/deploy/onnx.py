@@ -11,11 +11,9 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,17 +25,12 @@ from ..binary.signs import HardTanhSign, IdentitySign, QuadraticSign
 from ..binary.weights import FixedWeight, RealWeight
 from ..optional import require
 from .manifest import ExportError
+from .output_agreement import OutputAgreement, compare_all
 from .packed_file import binary_layers
 from .packing import PackError, why_not_binary
 
 #: Signs that become one comparison.
 _SIGNS = (HardTanhSign, IdentitySign, QuadraticSign)
-
-#: Outputs that differ by less than this, relative to the largest, differ by rounding.
-ROUNDING = 1e-4
-#: Relative error from which on an output counts as another one; rounding flips signs of
-#: values near a threshold, which changes an output a little.
-TOLERANCE = 0.1
 
 
 class PlainSign(nn.Module):
@@ -115,51 +108,6 @@ class _Flat(nn.Module):
         return tuple(tree_leaves(self.network(*inputs)))
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far an output of ONNX Runtime is from torch's.
-
-    Attributes:
-        name: The output's name.
-        difference: Largest absolute difference.
-        largest: Largest absolute value in torch's output.
-        examples: On how many examples they were compared.
-        equal: On how many the outputs differ by at most ``ROUNDING * largest``; on the
-            others a value near a threshold took the other sign.
-        error: Median of the relative errors (L2).
-    """
-
-    name: str
-    difference: float
-    largest: float
-    examples: int
-    equal: int
-    error: float
-
-    def __str__(self) -> str:
-        return (
-            f'{self.name}: differs by {self.difference:.2g} at most, values up to '
-            f'{self.largest:.3g}; equal but for rounding on {self.equal} of '
-            f'{self.examples} examples'
-        )
-
-
-def compare(
-    name: str, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
-) -> Agreement:
-    """Compare an output with torch's, example by example."""
-    largest = max(float(np.abs(y).max(initial=0)) for y in theirs)
-    apart = [float(np.abs(x - y).max(initial=0)) for x, y in zip(ours, theirs)]
-    equal = sum(value <= ROUNDING * largest for value in apart)
-    errors = [
-        float(np.linalg.norm(x - y)) / max(float(np.linalg.norm(y)), 1e-30)
-        for x, y in zip(ours, theirs)
-    ]
-    return Agreement(
-        name, max(apart), largest, len(apart), equal, float(np.median(errors))
-    )
-
-
 def _swap_last_axes(g: Any, x: Any) -> Any:
     """``x.mT``, which torch's exporter does not know."""
     order = list(range(x.type().dim()))
@@ -204,7 +152,7 @@ def export_onnx(
     *, input_names: Sequence[str] = ('images',),
     output_names: Sequence[str] | None = None, dynamic_batch: bool = True,
     opset: int = 17,
-) -> list[Agreement]:  # fmt: skip
+) -> list[OutputAgreement]:  # fmt: skip
     """Write a trained network as ONNX, and compare it with torch.
 
     Binary weights become constants ``-a`` and ``+a``, with ``a = 1`` where the family
@@ -250,13 +198,7 @@ def export_onnx(
                 partial, providers=['CPUExecutionProvider']
             )
             ours, theirs = _outputs(session, network, examples, input_names)
-        agreements = [
-            compare(name, *([values[i] for values in side] for side in (ours, theirs)))
-            for i, name in enumerate(names)
-        ]
-        bad = [str(one) for one in agreements if not one.error <= TOLERANCE]
-        if bad:
-            raise ExportError(f'ONNX Runtime disagrees with torch: {"; ".join(bad)}')
+        agreements = compare_all('ONNX Runtime', names, ours, theirs)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -22,7 +22,8 @@ from torch import nn
 from .manifest import ExportError, write_manifest
 from .openvino_graph import Conversion, compile_graph, halve, to_openvino
 from .openvino_tasks import Task
-from .openvino_verify import Agreement, verify
+from .openvino_verify import verify
+from .output_agreement import OutputAgreement
 
 REPORT = 'report.json'
 _FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
@@ -41,7 +42,7 @@ class ExportReport:
     """
 
     conversion: Conversion
-    agreements: list[Agreement]
+    agreements: list[OutputAgreement]
     images: str
     weights: int
     bits: int

@@ -14,7 +14,7 @@ from mmesbnn.binary import (
     functional,
 )
 from mmesbnn.deploy import ExportError, PackError
-from mmesbnn.deploy.onnx import compare, export_onnx, plain_operators
+from mmesbnn.deploy.onnx import export_onnx, plain_operators
 from tests.deploy.test_packing import Net, shaken, soft
 
 onnx = pytest.importorskip('onnx')
@@ -143,13 +143,3 @@ def test_operators_are_ours_again_after_an_error():
         assert functional._binary_conv2d is not before
         raise KeyError
     assert functional._binary_conv2d is before
-
-
-def test_comparison():
-    theirs = [np.float32([[3.0, 4.0]]), np.float32([[0.0, 5.0]])]
-    ours = [np.float32([[3.0, 4.0]]), np.float32([[0.5, 5.0]])]
-    agreement = compare('y', ours, theirs)
-    assert (agreement.difference, agreement.largest) == (0.5, 5)
-    assert (agreement.equal, agreement.examples) == (1, 2)
-    assert agreement.error == pytest.approx(0.05)
-    assert 'equal but for rounding on 1 of 2' in str(agreement)

@@ -80,7 +80,7 @@ def test_weights_are_bits_in_the_file(exported):
 def test_report_tells_how_well_it_agrees(exported):
     _, report = exported
     (agreement,) = report.agreements
-    assert agreement.output == 'logits' and agreement.images == 2
+    assert agreement.name == 'logits' and agreement.examples == 2
     assert agreement.top1 == 1.0
     text = report.text()
     assert '9 of 9 binary layers run on bits (100.0 %' in text
@@ -123,7 +123,7 @@ def test_another_network_does_not_pass(tmp_path):
         other.graph.extra.weight.mul_(-1)
     example = first.example(0)
     compiled = compile_graph(to_openvino(first.graph, example).graph, threads=1)
-    with pytest.raises(ExportError, match="output logits is not the model's"):
+    with pytest.raises(ExportError, match='OpenVINO disagrees with torch: logits'):
         verify(compiled, other.graph, [example], ['logits'])
 
 

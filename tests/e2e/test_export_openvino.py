@@ -41,7 +41,7 @@ def test_exports_verifies_and_runs(project, tmp_path, export):
     assert code == 0, err
     assert '8 of 8 binary layers run on bits' in out
     assert 'compared with torch on 4 test images of the config' in out
-    assert '4 of 4 images agree but for rounding; top-1 agrees for 100.00 %' in out
+    assert 'rounding on 4 of 4 examples; top-1 agrees for 100.00 %' in out
     runner = Runner(tmp_path / 'net', threads=1)
     x = torch.randn(1, 3, 16, 20)
     with torch.no_grad():
