@@ -15,16 +15,10 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmesbnn.analysis import (
-    InputError,
-    build_model,
-    load_config,
-    load_weights,
-    read_checkpoint,
-)
-from mmesbnn.deploy import load_packed
+from mmesbnn.analysis import InputError
 from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.openvino_tasks import make_task
+from mmesbnn.deploy.trained import load_trained
 
 
 def parse_args():
@@ -60,22 +54,10 @@ def parse_args():
     return args
 
 
-def load(args):
-    """Config, model with its weights, meta data of the data set."""
-    if len(args.files) == 1:
-        model = load_packed(args.files[0])
-        return model._config, model, model._dataset_meta
-    cfg = load_config(args.files[0], args.cfg_options)
-    model = build_model(cfg)
-    load_weights(model, args.files[1])
-    meta = read_checkpoint(args.files[1]).get('meta') or {}
-    return cfg, model, meta.get('dataset_meta')
-
-
 def main():
     args = parse_args()
-    cfg, model, meta = load(args)
-    task = make_task(cfg, model.eval(), args.shape, args.images, meta)
+    cfg, model, meta = load_trained(*args.files, options=args.cfg_options)
+    task = make_task(cfg, model, args.shape, args.images, meta)
     examples = [task.example(i) for i in range(len(task.images))]
     agreements = export_onnx(
         task.graph, args.out, examples, input_names=task.input_names,

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmesbnn.analysis import InputError, build_model, load_config, load_weights
-from mmesbnn.analysis.from_config import read_checkpoint
+from mmesbnn.analysis import InputError
 from mmesbnn.optional import require
 
 
@@ -63,29 +62,16 @@ def parse_args():
     return args
 
 
-def load(args):
-    """Config, model with its weights, meta data of the data set."""
-    if args.checkpoint is None:
-        from mmesbnn.deploy import load_packed
-
-        model = load_packed(args.config)
-        return model._config, model, model._dataset_meta
-    cfg = load_config(args.config, args.cfg_options)
-    model = build_model(cfg)
-    load_weights(model, args.checkpoint)
-    meta = read_checkpoint(args.checkpoint).get('meta') or {}
-    return cfg, model, meta.get('dataset_meta')
-
-
 def main():
     args = parse_args()
     require('openvino', 'deploy', 'tools/export_openvino.py')
     from mmesbnn.deploy.openvino_export import check_output, export
     from mmesbnn.deploy.openvino_tasks import make_task
+    from mmesbnn.deploy.trained import load_trained
 
     check_output(args.out)
-    cfg, model, meta = load(args)
-    task = make_task(cfg, model.eval(), args.shape, args.images, meta)
+    cfg, model, meta = load_trained(args.config, args.checkpoint, args.cfg_options)
+    task = make_task(cfg, model, args.shape, args.images, meta)
     source = {
         'config': None if args.checkpoint is None else Path(args.config).name,
         'checkpoint': Path(args.checkpoint or args.config).name,
