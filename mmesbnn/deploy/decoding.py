@@ -70,6 +70,15 @@ def suppress(boxes: np.ndarray, iou_thr: float) -> list[int]:
     return kept
 
 
+def _best_per_class(where: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
+    """Those of the flat indices ``where`` that are the ``most`` best of their class."""
+    where = where[np.argsort(-scores.ravel()[where], kind='stable')]
+    labels = where % scores.shape[1]
+    return np.concatenate(
+        [where[:0], *(where[labels == label][:most] for label in np.unique(labels))]
+    )
+
+
 def _candidates(
     scores: np.ndarray, decoding: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +94,9 @@ def _candidates(
         chosen.append(above + start * scores.shape[1])
         start += count
     where = np.concatenate(chosen)
+    most = decoding.get('max_per_class') or 0
+    if most > 0:
+        where = _best_per_class(where, scores, most)
     return where // scores.shape[1], where % scores.shape[1]
 
 
@@ -101,7 +113,10 @@ def _picked(
     if 'factors' in outputs:
         scores = scores * outputs['factors'][which]
     boxes = boxes[which, labels] if boxes.ndim == 3 else boxes[which]
-    boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]]) * scale
+    border = decoding.get('border', 0)
+    if border is not None:
+        boxes = boxes.clip(0, np.float32([size[1], size[0]] * 2) - border)
+    boxes = boxes * scale
     large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.get('min_size', -1)).all(1)
     boxes, scores, labels = boxes[large], scores[large], labels[large]
     order = np.argsort(-scores, kind='stable')

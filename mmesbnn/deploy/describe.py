@@ -134,8 +134,18 @@ def _classification(cfg: Config) -> dict[str, Any]:
     return {'activation': 'sigmoid' if head.startswith('MultiLabel') else 'softmax'}
 
 
+def _border(head: Mapping[str, Any] | list) -> int | None:
+    """How far from the image's right and lower side boxes end; None: they need not."""
+    coder = (head.get('bbox_coder') if isinstance(head, Mapping) else None) or {}
+    if not coder.get('clip_border', True):
+        return None
+    # whose sides are x_2 - x_1 + 1
+    return int(_name(coder.get('type', '')).startswith('Legacy'))
+
+
 def _detection(cfg: Config) -> dict[str, Any]:
     test = cfg.model.get('test_cfg') or {}
+    head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
     # on proposals, mmdet does not ask for a size
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
     test = test.get('rcnn') or test
@@ -149,6 +159,8 @@ def _detection(cfg: Config) -> dict[str, Any]:
         'min_size': least,
         'levels': None,
         'nms_pre': test.get('nms_pre'),
+        'max_per_class': test.get('max_per_class'),
+        'border': _border(head),
     }
 
 

@@ -36,17 +36,19 @@ an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, widt
 output being ``(N, classes)``.
 
 ``decoding`` of ``detection``: ``{'score_thr', 'iou_thr', 'max_per_image', 'min_size',
-'levels', 'nms_pre'}``. Outputs are ``boxes``, ``(N, K, 4)`` or, where every class has a
-box of its own, ``(N, K, classes, 4)``: corners x1, y1, x2, y2 in pixels of the
-network's input, not yet clipped to the image; and ``scores``, ``(N, K, classes)``,
-activated and without background; maybe ``factors``, ``(N, K)``. ``levels`` says how
-many of the ``K`` belong to each level, of which the best ``nms_pre`` (box, class) pairs
-go on; both None if all do. The runner drops scores up to ``score_thr``, multiplies what
-is left with its factor, clips, drops boxes with a side up to ``min_size`` pixels of the
-image (-1: none), and removes, class by class, what overlaps a better box by more than
-``iou_thr``. If the IR does that itself, ``{'final': True}``: outputs are
-``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``, -1 in rows
-that hold nothing.
+'levels', 'nms_pre', 'max_per_class', 'border'}``. Outputs are ``boxes``, ``(N, K, 4)``
+or, where every class has a box of its own, ``(N, K, classes, 4)``: corners x1, y1, x2,
+y2 in pixels of the network's input, not yet clipped to the image; and ``scores``, ``(N,
+K, classes)``, activated and without background; maybe ``factors``, ``(N, K)``.
+``levels`` says how many of the ``K`` belong to each level, of which the best
+``nms_pre`` (box, class) pairs go on (-1: all but the worst, as mmdet has it); both None
+if all do. The runner drops scores up to ``score_thr``, then all but
+the ``max_per_class`` best of a class (None: nothing), multiplies with the factors,
+clips boxes to end ``border`` pixels before the image does (None: not at all), drops
+those with a side up to ``min_size`` pixels of the image (-1: none), and removes, class
+by class, what overlaps a better box by more than ``iou_thr``. If the IR does that
+itself, ``{'final': True}``: outputs are ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)``
+and ``labels`` ``(N, K)``, -1 in rows that hold nothing.
 
 ``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple', 'x0_clip',
 'scheduler'}``, see :func:`mmesbnn.deploy.describe.describe_pipeline`. Inputs are

@@ -86,6 +86,24 @@ def test_factors_count_once_scores_are_chosen():
     assert result['bboxes'][:, 0].tolist() == [5, 10]
 
 
+def test_best_of_every_class():
+    boxes = np.float32([[10 * i, 0, 10 * i + 5, 5] for i in range(4)])
+    scores = np.float32([[0.6, 0.9], [0.7, 0], [0.8, 0], [0, 0]])
+    result = decode(dict(boxes=boxes, scores=scores), max_per_class=2)
+    assert result['scores'].tolist() == np.float32([0.9, 0.8, 0.7]).tolist()
+    assert result['labels'].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ('border', 'expected'),
+    [(0, [0, 6, 60, 60]), (1, [0, 6, 59, 59]), (None, [-5, 6, 70, 80])],
+)
+def test_where_boxes_end(border, expected):
+    outputs = dict(boxes=np.float32([[-5, 6, 70, 80]]), scores=np.float32([[0.9]]))
+    result = decode(outputs, original=(60, 60), border=border)
+    assert result['bboxes'].tolist() == [expected]
+
+
 def test_small_boxes_are_dropped_if_asked_for():
     # the second lies outside the image, which is half as large as the input
     boxes = np.float32([[0, 0, 10, 10], [60, 0, 70, 10], [0, 0, 4, 60]])

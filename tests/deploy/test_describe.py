@@ -82,6 +82,8 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
         min_size=0,
         levels=None,
         nms_pre=1000,
+        max_per_class=None,
+        border=0,
     )
     preprocessing = described['preprocessing']
     assert (preprocessing['pad_divisor'], preprocessing['to_rgb']) == (32, False)
@@ -148,6 +150,20 @@ def test_names_of_the_checkpoint_come_first():
     assert described['decoding'] == {'activation': 'softmax'}
     assert len(described['classes']) == 1000
     assert describe(cfg, {'classes': ('a', 'b')})['classes'] == ['a', 'b']
+
+
+@pytest.mark.parametrize(
+    ('config', 'most', 'border'),
+    [
+        ('bidet-faster-rcnn_r18-c4_8xb4-50e', None, 1),
+        ('bidet-ssd300_2xb16-300k', 200, None),
+    ],
+)
+def test_bidets_detectors(config, most, border):
+    pytest.importorskip('mmdet')
+    cfg = load_config(ROOT / 'configs' / 'bidet' / f'{config}_voc0712.py')
+    decoding = describe(cfg)['decoding']
+    assert (decoding['max_per_class'], decoding['border']) == (most, border)
 
 
 def test_diffusion_pipelines():
