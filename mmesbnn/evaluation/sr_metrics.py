@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -49,7 +49,21 @@ class SRMetric(BaseMetric):
         return {f'{k}/{self.name}': sum(v) / len(v) for k, v in by_set.items()}
 
 
-class _FullReference(SRMetric):
+class FullReferenceMetric(SRMetric):
+    """A figure of two images' pixels, mean over the images of every set.
+
+    Args:
+        crop_border: Pixels to cut off at every side; the magnification, as published.
+            Default 0.
+        convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
+        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+
+    Raises:
+        ValueError: If an argument is not as described.
+    """
+
+    figure: Callable[..., float]
+
     def __init__(
         self, crop_border: int = 0, convert_to: str | None = 'Y',
         collect_device: str = 'cpu',
@@ -61,47 +75,23 @@ class _FullReference(SRMetric):
         super().__init__(collect_device)
         self.options = dict(crop_border=crop_border, convert_to=convert_to)
 
-
-@METRICS.register_module()
-class PSNR(_FullReference):
-    """:func:`~mmesbnn.evaluation.psnr` in dB, mean over the images of every set.
-
-    Args:
-        crop_border: Pixels to cut off at every side; the magnification, as published.
-            Default 0.
-        convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
-        collect_device: As ``BaseMetric``. Default ``'cpu'``.
-
-    Raises:
-        ValueError: If an argument is not as described.
-    """
-
-    name = 'PSNR'
-
     def measure(self, image: Tensor, reference: Tensor) -> float:
-        """PSNR of one image."""
-        return psnr(image, reference, **self.options)
+        """The figure of one image; uint8 ``(3, H, W)``."""
+        return self.figure(image, reference, **self.options)
 
 
 @METRICS.register_module()
-class SSIM(_FullReference):
-    """:func:`~mmesbnn.evaluation.ssim`, mean over the images of every set.
+class PSNR(FullReferenceMetric):
+    """:func:`~mmesbnn.evaluation.psnr` in dB; see :class:`FullReferenceMetric`."""
 
-    Args:
-        crop_border: Pixels to cut off at every side; the magnification, as published.
-            Default 0.
-        convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
-        collect_device: As ``BaseMetric``. Default ``'cpu'``.
+    name, figure = 'PSNR', staticmethod(psnr)
 
-    Raises:
-        ValueError: If an argument is not as described.
-    """
 
-    name = 'SSIM'
+@METRICS.register_module()
+class SSIM(FullReferenceMetric):
+    """:func:`~mmesbnn.evaluation.ssim`; see :class:`FullReferenceMetric`."""
 
-    def measure(self, image: Tensor, reference: Tensor) -> float:
-        """SSIM of one image."""
-        return ssim(image, reference, **self.options)
+    name, figure = 'SSIM', staticmethod(ssim)
 
 
 @METRICS.register_module()
