@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,19 @@ from ...binary import Expansion, recompute_elementwise
 def is_width(value: Any) -> bool:
     """Whether ``value`` can be a number of channels or blocks."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
+    """A copy of ``archs[arch]``; ``arch`` itself if it is no name.
+
+    Raises:
+        ValueError: If none has this name.
+    """
+    if not isinstance(arch, (str, int)):
+        return arch
+    if str(arch) not in archs:
+        raise ValueError(f'arch={arch!r} must be one of {list(archs)} or a dict')
+    return copy.deepcopy(archs[str(arch)])
 
 
 def norm_options(norm_cfg: dict) -> tuple[dict, bool]:

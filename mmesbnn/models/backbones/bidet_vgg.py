@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
-from .base import ESBackbone, is_width
+from .base import ESBackbone, is_width, named_arch
 from .bidet_resnet import bidet_conv, make_stage
 
 ARCHS: dict[str, dict] = {
@@ -27,10 +27,7 @@ def resolve_arch(arch: str | dict) -> dict:
     Raises:
         ValueError: If it is neither a known name nor a valid dict.
     """
-    if isinstance(arch, (str, int)):
-        if str(arch) not in ARCHS:
-            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
-        return ARCHS[str(arch)]
+    arch = named_arch(arch, ARCHS)
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
     if len(depths) < 1 or len(channels) != len(depths) + 2:
         raise ValueError(

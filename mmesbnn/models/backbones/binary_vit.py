@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -24,7 +23,7 @@ from ...binary import (
 )
 from ...binary.attention import map_of, normalize_tokens, tokens_of
 from ...binary.expand_shrink import spread_thresholds
-from .base import ESBackbone, is_width
+from .base import ESBackbone, is_width, named_arch
 
 ARCHS: dict[str, dict] = {
     'small': dict(
@@ -48,10 +47,7 @@ def resolve_arch(arch: str | dict) -> dict:
     Raises:
         ValueError: If it is neither a known name nor a valid dict.
     """
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
-        return copy.deepcopy(ARCHS[arch])
+    arch = named_arch(arch, ARCHS)
     if not isinstance(arch, dict):
         raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
     lists = ('dims', 'depths', 'heads', 'ffn_dims', 'sr_ratios')

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.float_layers import Stem
 from ..layers.recoupled_conv import RecoupledConv
-from .base import ESBackbone, is_width
+from .base import ESBackbone, is_width, named_arch
 
 ARCHS: dict[str, dict] = {
     'tiny': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
@@ -29,16 +29,17 @@ ARCHS: dict[str, dict] = {
 BINARY_BELOW_18 = 1e-5
 
 
-def resolve_arch(arch: str | dict) -> dict:
+def resolve_arch(arch: str | dict, archs: dict[str, dict] = ARCHS) -> dict:
     """Check ``arch`` and return it as a dict with ``channels`` (and ``depths``).
+
+    Args:
+        arch: A name or a dict.
+        archs: The named ones. Default: BNext's.
 
     Raises:
         ValueError: If it is neither a known name nor a valid dict.
     """
-    if isinstance(arch, (str, int)):
-        if str(arch) not in ARCHS:
-            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
-        return copy.deepcopy(ARCHS[str(arch)])
+    arch = named_arch(arch, archs)
     if not isinstance(arch, dict) or 'channels' not in arch:
         raise ValueError(f'arch={arch!r} must be a name or a dict with `channels`')
     unknown = set(arch) - {'channels', 'depths'}

@@ -20,26 +20,13 @@ from ...binary import (
     normalize_tiled,
 )
 from ..layers.float_layers import PooledProjection, Stem, average_pool
-from . import bnext
 from .base import ESBackbone
+from .bnext import block_settings, resolve_arch
 
 ARCHS: dict[str, dict] = {
     'A': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
     '18': dict(channels=[64, 64, 128, 256, 512], depths=[4, 4, 4, 4]),
 }
-
-
-def resolve_arch(arch: str | dict) -> dict:
-    """Check ``arch`` and return it as a dict with ``channels`` (and ``depths``).
-
-    Raises:
-        ValueError: If it is neither a known name nor a valid dict.
-    """
-    if isinstance(arch, (str, int)):
-        if str(arch) not in ARCHS:
-            raise ValueError(f'arch={arch!r} must be one of {list(ARCHS)} or a dict')
-        arch = ARCHS[str(arch)]
-    return bnext.resolve_arch(arch)
 
 
 def _shortcut(
@@ -216,7 +203,7 @@ class ReActNet(ESBackbone):
             tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
             init_cfg,
         )  # fmt: skip
-        self.arch = resolve_arch(arch)
+        self.arch = resolve_arch(arch, ARCHS)
         is_18 = 'depths' in self.arch
         if weight_binarizer == 'scaled_sign':
             weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
@@ -242,7 +229,7 @@ class ReActNet(ESBackbone):
 
     def _make_stages(self, unit: dict) -> nn.ModuleList:
         stages = nn.ModuleList()
-        for settings in bnext.block_settings(self.arch['channels']):
+        for settings in block_settings(self.arch['channels']):
             blocks = [
                 ReActBlock(s['channels'], s['stride'], s['double'], **unit)
                 for s in settings
