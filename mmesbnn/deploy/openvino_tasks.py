@@ -131,6 +131,15 @@ def _shape_of(
     return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
+def _describe_diffusion(model: nn.Module) -> dict[str, Any]:
+    if model.sampling.get('eta'):
+        raise ExportError(
+            f'sampling: eta={model.sampling["eta"]} must be 0, the runner adds no '
+            'fresh noise'
+        )
+    return describe_pipeline(model.to_pipeline(), model.sampling['num_inference_steps'])
+
+
 def make_task(
     cfg: Config, model: nn.Module, size: Sequence[int] | None = None, count: int = 4,
     dataset_meta: Any = None,
@@ -148,7 +157,7 @@ def make_task(
         ExportError: If this kind of network is not exported.
     """
     if hasattr(model, 'to_pipeline'):
-        manifest = describe_pipeline(model.to_pipeline())
+        manifest = _describe_diffusion(model)
         multiple = manifest['decoding']['multiple']
         _, *size = _shape_of(cfg, size or (64, 64), multiple)
         task: Task = DiffusionTask(

@@ -1,0 +1,74 @@
+"""The demo's upscaler, exported by one tool and run by the other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip('openvino')
+pytest.importorskip('diffusers')
+
+from mmesbnn.analysis import build_model, load_config
+from tests.analysis.digits import run_tool
+from tests.deploy.graphs import lifelike
+from tests.real_data import photograph
+
+CONFIG = Path(__file__).resolve().parents[2] / 'configs/demo/es_bi_diffsr_photos.py'
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """Model, its weights, and a photograph."""
+    folder = tmp_path_factory.mktemp('project')
+    model = build_model(load_config(CONFIG))
+    forward = model.forward
+    model.forward = lambda x: model.unet(x, torch.tensor([0, 1, 2, 3]))
+    lifelike(model, torch.rand(4, 6, 32, 32))
+    model.forward = forward
+    torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 'weights.pth')
+    Image.fromarray(photograph(1)[100:124, 200:224]).save(folder / 'small.png')
+    return model, folder
+
+
+@pytest.mark.slow
+def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
+    model, folder = project
+    code = run_tool(
+        'export_openvino.py', CONFIG, folder / 'weights.pth', '--out', tmp_path / 'net',
+        '--shape', 48, '--dynamic-batch', '--strict', monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    code = run_tool(
+        'infer.py', tmp_path / 'net', folder / 'small.png', '--out', tmp_path,
+        '--threads', 1, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    printed, told = capsys.readouterr()
+    assert code == 0, told
+    assert '48x48' in printed
+    found = np.asarray(Image.open(tmp_path / 'small.png')).astype(int)
+    # the steps of the config, and the runner's noise
+    noise = np.random.default_rng(0).standard_normal((1, 3, 48, 48), np.float32)
+    expected = model.to_pipeline()(
+        Image.open(folder / 'small.png'), output_type='np',
+        latents=torch.from_numpy(noise), **model.sampling,
+    ).images[0]  # fmt: skip
+    assert np.std(expected) > 0.05
+    np.testing.assert_allclose(found, expected * 255, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('--shape', 47), '--shape 47 47: must be multiples of'),
+        (('--cfg-options', 'model.sampling.eta=0.5'), 'eta=0.5 must be 0'),
+    ],
+)
+def test_what_is_refused(project, tmp_path, monkeypatch, capsys, arguments, words):
+    code = run_tool(
+        'export_openvino.py', CONFIG, project[1] / 'weights.pth', '--out',
+        tmp_path / 'net', *arguments, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert code == 2
+    assert words in capsys.readouterr().err
