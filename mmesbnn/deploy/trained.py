@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..analysis.from_config import (
+    InputError,
     build_model,
     load_config,
     load_weights,
@@ -26,19 +27,24 @@ def load_trained(
     Args:
         path: Its config, or a packed file, which has one.
         checkpoint: Its weights. Default None: ``path`` is a packed file.
-        options: Entries of the config to change; a packed file's stays as it is.
-            Default None.
+        options: Entries of the config to change. Default None.
 
     Returns:
         The config; the network in eval mode; the meta data of its data set, None if
         the checkpoint holds none.
 
     Raises:
-        InputError: If config or checkpoint cannot be read or do not fit.
+        InputError: If config or checkpoint cannot be read or do not fit, or there are
+            options for a packed file.
         PackError: If the packed file cannot be loaded.
         OSError: If there is no such packed file.
     """
     if checkpoint is None:
+        if options:
+            raise InputError(
+                f'options={options}: {path} is taken to be a packed file, whose config '
+                'stays as it is'
+            )
         model = load_packed(path)
         return model._config, model, model._dataset_meta
     cfg = load_config(path, options)

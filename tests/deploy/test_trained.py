@@ -42,6 +42,11 @@ def test_options_change_the_config(files):
         load_trained(*files[:2], {'model.backbone.tau': 1})
 
 
+def test_options_do_not_change_a_packed_file(files):
+    with pytest.raises(InputError, match='packed file, whose config stays'):
+        load_trained(files[2], options={'model.backbone.tau': 1})
+
+
 def test_a_checkpoint_without_meta(files, tmp_path):
     config, checkpoint, _ = files
     torch.save(torch.load(checkpoint)['state_dict'], tmp_path / 'bare.pth')

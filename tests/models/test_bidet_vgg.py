@@ -298,6 +298,7 @@ def test_it_compiles_as_one_graph():
     ('options', 'message'),
     [
         (dict(arch='19'), r"arch='19' must be one of \['16'\] or a dict"),
+        (dict(arch=None), 'arch=None must be a name or a dict'),
         (dict(arch=dict(channels=[8, 16], depths=[])), 'channels are those of'),
         (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels are those of'),
         (dict(arch=dict(channels=[8, 0, 8], depths=[1])), 'must be integers >= 1'),

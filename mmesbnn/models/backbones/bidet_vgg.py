@@ -28,6 +28,8 @@ def resolve_arch(arch: str | dict) -> dict:
         ValueError: If it is neither a known name nor a valid dict.
     """
     arch = named_arch(arch, ARCHS)
+    if not isinstance(arch, dict):
+        raise ValueError(f'arch={arch!r} must be a name or a dict')
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
     if len(depths) < 1 or len(channels) != len(depths) + 2:
         raise ValueError(
