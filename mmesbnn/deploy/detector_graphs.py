@@ -20,8 +20,9 @@ OUTPUTS = ('boxes', 'scores', 'factors')
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:
     """``(N, A width, H, W)`` of every level, as ``(N, K, width)``."""
+    # shape[0] stays open in a trace, len() does not
     return torch.cat(
-        [x.permute(0, 2, 3, 1).reshape(len(x), -1, width) for x in maps], 1
+        [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in maps], 1
     )
 
 
@@ -68,12 +69,12 @@ class OneStageGraph(nn.Module):
 
     def _decode(self, priors: Tensor, codes: Tensor) -> Tensor:
         """Mmdet's coder, for a batch."""
-        batch = priors.expand(len(codes), *priors.shape)
+        batch = priors.expand(codes.shape[0], *priors.shape)
         boxes = self.detector.bbox_head.bbox_coder.decode(
             batch.reshape(-1, priors.shape[-1]), codes.reshape(-1, 4)
         )
         boxes = getattr(boxes, 'tensor', boxes)
-        return boxes.reshape(len(codes), -1, 4)
+        return boxes.reshape(codes.shape[0], -1, 4)
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

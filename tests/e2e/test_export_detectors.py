@@ -137,18 +137,20 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
     torch.save(dict(state_dict=model.state_dict(), meta={}), weights)
     arguments = ('export_openvino.py', config, weights, '--out', tmp_path / 'net',
                  '--shape', *size, '--strict')  # fmt: skip
-    code = run_tool(*arguments, monkeypatch=monkeypatch)
+    dynamic = () if 'rcnn' in kind else ('--dynamic-batch',)
+    code = run_tool(*arguments, *dynamic, monkeypatch=monkeypatch)
     printed, told = capsys.readouterr()
     assert code == 0, told
     assert 'in full precision' not in printed
     runner = Runner(tmp_path / 'net', threads=1)
     init_default_scope('mmdet')
     height, width = size
-    for i in range(2):
-        path = tmp_path / f'{i}.png'
+    paths = [tmp_path / f'{i}.png' for i in range(2)]
+    for i, path in enumerate(paths):
         image = Image.fromarray(photograph(i)[: 3 * height // 2, : 3 * width // 2])
         image.resize((2 * width, 2 * height)).save(path)
-        ours, theirs = runner(path), of_mmdet(model, cfg, path)
+    for path, ours in zip(paths, runner(paths, batch_size=2)):
+        theirs = of_mmdet(model, cfg, path)
         assert len(theirs['scores']) > 5
         assert ours['labels'].tolist() == theirs['labels'].tolist()
         np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-4)
