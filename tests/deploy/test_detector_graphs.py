@@ -122,7 +122,8 @@ def test_other_detectors_are_refused_by_name():
         detector_graph(Odd())
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'faster-rcnn'])
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['retinanet', 'fcos', 'faster-rcnn'])
 def test_export_of_a_detector(kind):
     pytest.importorskip('openvino')
     from mmesbnn.deploy.openvino_graph import to_openvino

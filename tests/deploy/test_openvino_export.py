@@ -133,3 +133,16 @@ def test_photographs_are_normalised():
     restored = images * 2 + 10
     assert restored.min() >= -1e-3 and restored.max() <= 255.001
     assert float(np.std(restored.numpy())) > 10
+
+
+@pytest.mark.parametrize('wrong', [lambda y: y.reshape(len(y), 2, 5), lambda y: y[:1]])
+def test_a_batch_that_cannot_be_left_open(tmp_path, wrong):
+    class ForOneImage(Classifier):
+        def forward(self, x):
+            return wrong(super().forward(x))
+
+    task = make_task()
+    task.graph = lifelike(ForOneImage(), torch.randn(1, 3, 32, 32))
+    with pytest.raises(ExportError, match=r'--dynamic-batch: .* one image at a time'):
+        export(task, tmp_path / 'net', dynamic_batch=True)
+    assert not (tmp_path / 'net').exists()
