@@ -180,6 +180,11 @@ def export_onnx(
     """
     require('onnx', 'deploy', 'ONNX export')
     runtime = require('onnxruntime', 'deploy', 'ONNX export')
+    if dynamic_batch and getattr(network, 'one_image', False):
+        raise ExportError(
+            'a two-stage detector is exported for one image at a time: pass '
+            'dynamic_batch=False (--fixed-batch)'
+        )
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f'{path}: name a file in a folder that exists')

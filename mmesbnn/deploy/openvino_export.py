@@ -224,7 +224,7 @@ def export(
         ov.save_model(conversion.graph, folder / 'model.xml', compress_to_fp16=False)
         agreements = verify(
             _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples,
-            task.output_names[: len(conversion.graph.outputs)],
+            task.output_names,
         )  # fmt: skip
         report = ExportReport(
             conversion, agreements, f'{len(examples)} {task.source}',

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..analysis.from_config import InputError, input_shape, real_batch
+from ..analysis.operators import inference
 from .describe import describe, describe_pipeline
 from .detector_graphs import OUTPUTS, detector_graph
 from .manifest import ExportError
@@ -28,7 +29,7 @@ class Task:
     Attributes:
         graph: From the inputs to the outputs.
         input_names: Names of the inputs.
-        output_names: Names of the outputs; a graph with fewer has the first of them.
+        output_names: Names of the outputs.
         shape: Channels, height and width of the images.
         manifest: ``task``, ``preprocessing``, ``classes`` and ``decoding``.
         images: Images to try it on, ``(N, C, H, W)``, normalised.
@@ -182,4 +183,7 @@ def make_task(
         images = photographs(task.shape, manifest['preprocessing'])
         task.source = 'bundled photographs'
     task.images = images[:count]
+    if manifest['task'] == 'detection':
+        with inference(task.graph):
+            task.output_names = OUTPUTS[: len(task.graph(*task.example(0)))]
     return task

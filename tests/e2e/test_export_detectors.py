@@ -161,7 +161,14 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
         layers = json.loads((tmp_path / 'net' / 'report.json').read_text())['layers']
         (dilated,) = (x for x in layers if x['layer'].endswith('stages.5.0.conv'))
         assert dilated['binary'] and dilated['reason'] is None
+    onnx = ('export_onnx.py', config, weights, tmp_path / 'net.onnx', '--shape', *size)
     if 'rcnn' in kind:
-        code = run_tool(*arguments, '--dynamic-batch', monkeypatch=monkeypatch)
-        assert code == 2
-        assert 'for one image at a time' in capsys.readouterr().err
+        for command in ((*arguments, '--dynamic-batch'), onnx):
+            assert run_tool(*command, monkeypatch=monkeypatch) == 2
+            assert 'for one image at a time' in capsys.readouterr().err
+        onnx = (*onnx, '--fixed-batch')
+    elif 'ssd' in kind:
+        return
+    pytest.importorskip('onnxruntime')
+    assert run_tool(*onnx, monkeypatch=monkeypatch) == 0, capsys.readouterr().err
+    assert f'{"scores" if "rcnn" in kind else "factors"}: ' in capsys.readouterr().out
