@@ -100,11 +100,17 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
     """
     levels, blocks = _sizes(state)
     base, channels = _shape(state, 'downs.0.weight')[:2]
+    predicted = _shape(state, 'final_conv.block.3.weight')[0]
+    if (channels, predicted) != (6, 3):
+        raise ValueError(
+            f'reads {channels} channels and predicts {predicted}, not 6 (condition and '
+            'noisy image) and 3'
+        )
     down, up = blocks + 1, 2 * blocks + 3  # layers per level
     return dict(
         type='BIDiffSRUNet',
         in_channels=channels,
-        out_channels=_shape(state, 'final_conv.block.3.weight')[0],
+        out_channels=predicted,
         base_channels=base,
         norm_groups=math.gcd(base, NORM_GROUPS),
         num_levels=levels,

@@ -93,6 +93,7 @@ class TwoStageGraph(nn.Module):
 
     Attributes:
         one_image: True: batches cannot be left open.
+        unordered: True: rows are proposals, sorted by their scores.
 
     Shape:
         ``(1, 3, H, W)`` to boxes ``(1, K, classes, 4)`` in pixels, or ``(1, K, 4)``
@@ -104,6 +105,7 @@ class TwoStageGraph(nn.Module):
         self.detector = detector
         self.levels: list[int] | None = None
         self.one_image = True
+        self.unordered = True
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Detect on ``images``, normalised."""

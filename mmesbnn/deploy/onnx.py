@@ -188,6 +188,7 @@ def export_onnx(
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f'{path}: name a file in a folder that exists')
+    unordered = getattr(network, 'unordered', False)
     network = _Flat(with_constant_weights(network))
     partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
@@ -203,7 +204,7 @@ def export_onnx(
                 partial, providers=['CPUExecutionProvider']
             )
             ours, theirs = _outputs(session, network, examples, input_names)
-        agreements = compare_all('ONNX Runtime', names, ours, theirs)
+        agreements = compare_all('ONNX Runtime', names, ours, theirs, unordered)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

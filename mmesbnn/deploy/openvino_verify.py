@@ -43,4 +43,5 @@ def verify(
             ours.append([np.array(output.data) for output in request.output_tensors])
             outputs = _as_tuple(model(*example))
             theirs.append([y.detach().float().numpy() for y in outputs])
-    return compare_all('OpenVINO', names, ours, theirs)
+    unordered = getattr(model, 'unordered', False)
+    return compare_all('OpenVINO', names, ours, theirs, unordered)

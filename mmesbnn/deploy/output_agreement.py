@@ -81,9 +81,29 @@ def compare(
     )  # fmt: skip
 
 
+def in_order_of(
+    theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """``ours`` with, for each row of ``theirs``, the row that is nearest to it.
+
+    Args:
+        theirs: Outputs of one example, ``(1, K, ...)`` each.
+        ours: The same outputs of another graph.
+    """
+
+    def rows(outputs: Sequence[np.ndarray]) -> np.ndarray:
+        flat = [x[0].reshape(x.shape[1], -1) for x in outputs]
+        return np.concatenate(flat, axis=1, dtype=np.float64)
+
+    x, y = rows(ours), rows(theirs)
+    apart = (y**2).sum(1)[:, None] + (x**2).sum(1) - 2 * y @ x.T
+    nearest = apart.argmin(1)
+    return [output[:, nearest] for output in ours]
+
+
 def compare_all(
     engine: str, names: Sequence[str], ours: Sequence[Sequence[np.ndarray]],
-    theirs: Sequence[Sequence[np.ndarray]],
+    theirs: Sequence[Sequence[np.ndarray]], unordered: bool = False,
 ) -> list[OutputAgreement]:  # fmt: skip
     """Compare all outputs with torch's.
 
@@ -92,10 +112,15 @@ def compare_all(
         names: Names of the outputs.
         ours: For every example, the graph's outputs.
         theirs: For every example, torch's outputs.
+        unordered: Whether rows are regions sorted by their scores. A sign that flips
+            near a threshold then changes their order, so every one of torch's is
+            compared with the nearest. Default False.
 
     Raises:
         ExportError: If the median relative error of an output exceeds ``TOLERANCE``.
     """
+    if unordered:
+        ours = [in_order_of(y, x) for x, y in zip(ours, theirs)]
     agreements = [
         compare(name, x, y) for name, x, y in zip(names, zip(*ours), zip(*theirs))
     ]

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from mmesbnn.deploy import ExportError
-from mmesbnn.deploy.output_agreement import ROUNDING, compare, compare_all
+from mmesbnn.deploy.output_agreement import (
+    ROUNDING,
+    compare,
+    compare_all,
+    in_order_of,
+)
 
 
 def rows(*values):
@@ -55,3 +60,37 @@ def test_an_output_that_is_another_one_is_named():
 def test_numbers_that_are_none_do_not_agree():
     with pytest.raises(ExportError, match='disagrees'):
         compare_all('Engine', ['a'], [[np.float32([np.nan])]], [[np.float32([1])]])
+
+
+def regions(count=6, classes=3):
+    """Boxes and scores of one image."""
+    random = np.random.default_rng(0)
+    return [
+        random.uniform(0, 500, (1, count, classes, 4)),
+        random.uniform(0, 1, (1, count, classes)),
+    ]
+
+
+def test_the_order_of_regions_does_not_count():
+    theirs = regions()
+    order = [2, 0, 1, 5, 4, 3]
+    ours = [x[:, order] for x in theirs]
+    for x, y in zip(in_order_of(theirs, ours), theirs):
+        np.testing.assert_array_equal(x, y)
+    found = compare_all('X', ['boxes', 'scores'], [ours], [theirs], unordered=True)
+    assert [one.difference for one in found] == [0, 0]
+    with pytest.raises(ExportError, match='X disagrees with torch: boxes'):
+        compare_all('X', ['boxes', 'scores'], [ours], [theirs])
+
+
+def test_scores_tell_regions_of_equal_boxes_apart():
+    theirs = regions()
+    theirs[0][:, 1] = theirs[0][:, 0]
+    ours = [x[:, ::-1] for x in theirs]
+    np.testing.assert_array_equal(in_order_of(theirs, ours)[1], theirs[1])
+
+
+def test_other_regions_are_no_agreement():
+    theirs, ours = regions(), [x / 3 for x in regions()]
+    with pytest.raises(ExportError, match='X disagrees with torch: boxes'):
+        compare_all('X', ['boxes', 'scores'], [ours], [theirs], unordered=True)
