@@ -86,22 +86,24 @@ class ResidualBinaryLinear(nn.Module):
         in_features: ``C_i``.
         out_features: ``C_o``.
         tau: ES factor. Default 1.
-        expanded_in: Whether the input has ``C_i tau`` features; otherwise it has
-            ``C_i``, which are tiled ``tau`` times here. Default False.
-        expanded_out: Whether the output has ``C_o tau`` features, tiled ``tau^2``
+        expanded_in: Whether the input has ``C_i tau g`` features; otherwise it has
+            ``C_i``, which are tiled ``tau g`` times here. Default False.
+        expanded_out: Whether the output has ``C_o tau g`` features, tiled ``tau^2 g``
             times; otherwise ``C_o``, tiled ``tau`` times. Default False.
         spread: Thresholds of the copies lie evenly in ``[-spread, spread]`` at first.
             Default 0.5, for inputs of about unit variance.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+        groups: ES groups ``g``. Default 1.
 
     Raises:
         ValueError: If ``tau`` does not divide ``out_features``, or an expanded
-            ``in_features``; or if ``sign_zero`` is not one of -1, 0.
+            ``in_features``; if ``groups`` does not divide ``out_features / tau``; or if
+            ``sign_zero`` is not one of -1, 0.
 
     Shape:
         Tokens ``(N, L, C_i)`` and a residual ``(N, L, C_o)`` to ``(N, L, C_o)``, times
-        ``tau`` where expanded.
+        ``tau g`` where expanded.
 
     Source: Le and Li, "BinaryViT"; ``x - m_1`` there is ``x + b_0`` in our RPReLU.
     """
@@ -109,26 +111,26 @@ class ResidualBinaryLinear(nn.Module):
     def __init__(
         self, in_features: int, out_features: int, tau: int = 1,
         expanded_in: bool = False, expanded_out: bool = False, spread: float = 0.5,
-        sign_zero: int = -1, norm: dict[str, Any] | None = None,
+        sign_zero: int = -1, norm: dict[str, Any] | None = None, groups: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         self.linear = ESLinear(
-            in_features, out_features, tau=tau, tiled=False,
+            in_features, out_features, tau=tau, groups=groups, tiled=False,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='centred_sign', zero=sign_zero),
         )  # fmt: skip
         if expanded_in and in_features % tau:
             raise ValueError(f'tau={tau} does not divide in_features={in_features}')
-        self.expand = 1 if expanded_in else tau
-        self.copies = tau * tau if expanded_out else tau
-        wide = out_features * tau if expanded_out else out_features
-        self.shift = LearnableShift(in_features * tau, channels_last=True)
-        # an expanded input is itself tau^2 copies of a shrunk layer's output
-        equal = tau * tau if expanded_in else tau
+        expansion = self.linear.expansion
+        self.expand = 1 if expanded_in else expansion.factor
+        self.copies = expansion.copies if expanded_out else tau
+        wide = expansion.width(out_features) if expanded_out else out_features
+        width = expansion.width(in_features)
+        self.shift = LearnableShift(width, channels_last=True)
+        # an expanded input is itself copies of a shrunk layer's output
+        equal = expansion.copies if expanded_in else expansion.factor
         with torch.no_grad():
-            self.shift.bias.copy_(
-                spread_thresholds(in_features * tau // equal, equal, spread)
-            )
+            self.shift.bias.copy_(spread_thresholds(width // equal, equal, spread))
         self.norm = TiledBatchNorm2d(wide, self.copies, **(norm or {}))
         self.act = RPReLU(wide, channels_last=True)
 
@@ -291,16 +293,16 @@ class BinaryFeedForward(nn.Module):
         h = U_1(x, tile(x, r))
         y = U_2(h, P(h))
 
-    With ``tau > 1`` ``h`` has ``H tau`` channels. Input and output have ``C``, and
-    ``tile`` and ``P`` are of ``r tau`` channels; or they are ``expanded`` to ``C tau``,
-    and ``tile`` and ``P`` are of ``r``. Multiplications and weight bits are those of
-    ``tau = 1`` in both cases.
+    With ``tau > 1`` or ``g > 1`` ``h`` has ``H tau g`` channels. Input and output have
+    ``C``, and ``tile`` and ``P`` are of ``r tau g`` channels; or they are ``expanded``
+    to ``C tau g``, and ``tile`` and ``P`` are of ``r``. Multiplications and weight bits
+    are those of ``tau = g = 1`` in both cases.
 
     Args:
         embed_dims: ``C``.
         feedforward_dims: ``H``.
         tau: ES factor. Default 1.
-        expanded: Whether input and output have ``C tau`` channels. Default False.
+        expanded: Whether input and output have ``C tau g`` channels. Default False.
         residual_pool: What ``P`` averages: ``'adjacent'`` channels, as published,
             although ``tile`` does not put copies beside each other; or the
             ``'replica'`` of a channel, which keeps channels apart. Default
@@ -308,13 +310,15 @@ class BinaryFeedForward(nn.Module):
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+        groups: ES groups ``g``. Default 1.
 
     Raises:
         ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau``
-            does not divide both, or if ``residual_pool`` is neither.
+            does not divide both or ``groups`` not a shrunk layer's outputs, or if
+            ``residual_pool`` is neither.
 
     Shape:
-        ``(N, L, C)``, or ``(N, L, C tau)`` if ``expanded``, to the same.
+        ``(N, L, C)``, or ``(N, L, C tau g)`` if ``expanded``, to the same.
 
     Source: Le and Li, "BinaryViT", arXiv 2306.16678.
     """
@@ -322,7 +326,7 @@ class BinaryFeedForward(nn.Module):
     def __init__(
         self, embed_dims: int, feedforward_dims: int, tau: int = 1,
         expanded: bool = False, residual_pool: str = 'adjacent', spread: float = 0.5,
-        sign_zero: int = -1, norm: dict[str, Any] | None = None,
+        sign_zero: int = -1, norm: dict[str, Any] | None = None, groups: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         if residual_pool not in RESIDUAL_POOLS:
@@ -335,14 +339,16 @@ class BinaryFeedForward(nn.Module):
                 f'feedforward_dims={feedforward_dims}'
             )
         ratio = feedforward_dims // embed_dims
-        self.ratio = ratio if expanded else ratio * tau
+        self.ratio = ratio if expanded else ratio * tau * groups
         self.residual_pool = residual_pool
         self.up = ResidualBinaryLinear(
-            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm
-        )
+            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm,
+            groups,
+        )  # fmt: skip
         self.down = ResidualBinaryLinear(
-            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm
-        )
+            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm,
+            groups,
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output for the tokens ``x``."""

@@ -368,3 +368,48 @@ def test_attention_of_another_transformer_can_be_replaced():
     (out,) = vit(torch.randn(2, 3, 32, 32))
     out.sum().backward()
     assert vit.layers[0].attn.clip.grad is not None
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+@pytest.mark.parametrize('expanded_in', [False, True])
+@pytest.mark.parametrize('expanded_out', [False, True])
+def test_unit_with_groups_is_its_formula(tau, expanded_in, expanded_out):
+    groups = 2
+    unit = randomised(
+        ResidualBinaryLinear(8, 12, tau, expanded_in, expanded_out, groups=groups)
+    )
+    weight = unit.linear.effective_weight()
+    assert weight.shape == (12 // tau, 8 * tau)
+    factor, copies = tau * groups, tau * tau * groups if expanded_out else tau
+    x = tokens(2, 5, 8 * factor if expanded_in else 8)
+    residual = tokens(2, 5, 12 * factor if expanded_out else 12)
+    wide = x if expanded_in else torch.cat([x] * factor, -1)
+    signs = torch.where(wide + unit.shift.bias > 0, 1.0, -1.0).to(x.dtype)
+    halves = [
+        part @ kernels.t() for part, kernels in zip(signs.chunk(2, -1), weight.chunk(2))
+    ]
+    tiled = torch.cat([torch.cat(halves, -1)] * copies, -1)
+    norm, act = unit.norm, unit.act
+    mean, var = tiled.mean((0, 1)), tiled.var((0, 1), unbiased=False)
+    y = (tiled - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias + residual
+    y = y + act.shift_in.bias
+    y = torch.where(y > 0, y, act.slope * y) + act.shift_out.bias
+    torch.testing.assert_close(unit.train()(x, residual), y)
+
+
+def test_multiplications_and_weights_do_not_depend_on_groups():
+    totals = [
+        count_ops(BinaryFeedForward(8, 16, tau, groups=groups), (6, 8)).total
+        for tau, groups in ((1, 1), (1, 2), (2, 2), (1, 4))
+    ]
+    assert len({(total['bops'], total['binary_params']) for total in totals}) == 1
+
+
+def test_copies_of_groups_start_apart():
+    layer = BinaryFeedForward(4, 8, 1, groups=2, spread=0.5)
+    assert layer.up.shift.bias.flatten().tolist() == [-0.5] * 4 + [0.5] * 4
+
+
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match='groups=3 does not divide'):
+        BinaryFeedForward(8, 16, 2, groups=3)

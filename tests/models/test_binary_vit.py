@@ -290,3 +290,21 @@ def test_bad_arguments_are_refused(options, message):
 def test_images_of_a_wrong_size_are_refused():
     with pytest.raises(ValueError, match=r"images' size=\(32, 30\).*stride 8"):
         narrow()(torch.randn(1, 3, 32, 30))
+
+
+def test_groups_cost_nothing_and_train():
+    plain, grouped = (narrow(groups=groups) for groups in (1, 2))
+    one, two = (count_ops(model, (3, 32, 32)).total for model in (plain, grouped))
+    for key in ('bops', 'fp_macs', 'binary_params'):
+        assert one[key] == two[key], key
+    assert check_binary(grouped.eval(), images()) == []
+    assert (
+        two['fp_params'] > one['fp_params']
+    )  # thresholds, slopes and norms of the copies
+    grouped.train()(images())[-1].square().sum().backward()
+    assert all(p.grad is not None for p in grouped.parameters())
+
+
+def test_groups_need_the_scope_of_feed_forwards():
+    with pytest.raises(ValueError, match=r"groups=2: with es_scope='all'"):
+        narrow(groups=2, es_scope='all')

@@ -84,11 +84,14 @@ class Classifier(nn.Module):
 
 
 def build(family: str, form: Form, args: argparse.Namespace) -> Classifier:
-    cfg = {**network(family, args.width), 'tau': form[0], **args.backbone}
-    if family == 'BinaryViT':
-        spread = {} if args.spread is None else {'spread': args.spread}
-        return Classifier({**cfg, **spread})
-    model = Classifier(cfg if form[1] == 1 else dict(cfg, groups=form[1]))
+    cfg = {
+        **network(family, args.width),
+        **dict(zip(('tau', 'groups'), form)),
+        **args.backbone,
+    }
+    if family == 'BinaryViT' and args.spread is not None:
+        cfg['spread'] = args.spread
+    model = Classifier(cfg)
     if args.spread is None:
         return model
     with torch.no_grad():
@@ -107,10 +110,9 @@ def spread_out(shift: Tensor, form: Form, spread: float) -> None:
     shift.copy_(shifts.view_as(shift))
 
 
-def forms_of(family: str, wanted: list[Form]) -> list[Form]:
-    """The baseline and the forms to compare it with; a BinaryViT has no groups."""
-    known = [form for form in wanted if family != 'BinaryViT' or form[1] == 1]
-    return [BASELINE, *(form for form in known if form != BASELINE)]
+def forms_of(wanted: list[Form]) -> list[Form]:
+    """The baseline and the forms to compare it with."""
+    return [BASELINE, *(form for form in wanted if form != BASELINE)]
 
 
 def form_of(text: str) -> Form:
@@ -188,7 +190,7 @@ def run(args: argparse.Namespace) -> dict:
         (seed, family, form)
         for seed in range(args.seeds)
         for family in args.families
-        for form in forms_of(family, args.forms)
+        for form in forms_of(args.forms)
         if key(family, form, seed) not in results['runs']
     ]
     patches = args.epochs * args.train_per_class * len(PATCH_CLASSES)
@@ -227,7 +229,7 @@ def costs(args: argparse.Namespace) -> dict:
     """Operations and weights of every form, counted."""
     counted = {}
     for family in args.families:
-        for form in forms_of(family, args.forms):
+        for form in forms_of(args.forms):
             report = count_ops(build(family, form, args), (1, SIZE, SIZE))
             names = ('ops', 'fp_macs', 'bops', 'binary_params', 'fp_params')
             total = report.total
@@ -247,7 +249,7 @@ def summary(results: dict, args: argparse.Namespace) -> list[dict]:
 
     rows = []
     for family in args.families:
-        for form in forms_of(family, args.forms):
+        for form in forms_of(args.forms):
             row = {
                 'family': family, 'tau': form[0], 'groups': form[1],
                 **results['costs'][key(family, form)],

@@ -248,7 +248,7 @@ class BinaryViTBlock(nn.Module):
         ffn_dims: Hidden channels of the feed-forward.
         sr_ratio: How many times coarser keys and values are.
         expansion: ES parameters of the stream.
-        tau: ES factor of the feed-forward.
+        ffn: ES parameters of the feed-forward.
         layer_scale: Whether there are ``LS_1`` and ``LS_2``.
         pool_sizes: Sizes of the pooling branches.
         residual_pool: As :class:`BinaryFeedForward`'s.
@@ -261,8 +261,8 @@ class BinaryViTBlock(nn.Module):
 
     def __init__(
         self, channels: int, heads: int, ffn_dims: int, sr_ratio: int, *,
-        expansion: Expansion, tau: int, layer_scale: bool, pool_sizes: Sequence[int],
-        residual_pool: str, norm: dict, **unit: float,
+        expansion: Expansion, ffn: Expansion, layer_scale: bool,
+        pool_sizes: Sequence[int], residual_pool: str, norm: dict, **unit: float,
     ) -> None:  # fmt: skip
         super().__init__()
 
@@ -277,8 +277,8 @@ class BinaryViTBlock(nn.Module):
         self.scale1 = scale()
         self.norm2 = TiledBatchNorm2d(wide, **norm)
         self.ffn = BinaryFeedForward(
-            channels, ffn_dims, tau, expanded=expansion.tau > 1,
-            residual_pool=residual_pool, **unit,
+            channels, ffn_dims, ffn.tau, expanded=expansion.tau > 1,
+            residual_pool=residual_pool, groups=ffn.groups, **unit,
         )  # fmt: skip
         self.scale2 = scale()
         self.branches = PoolBranches(wide, pool_sizes)
@@ -313,6 +313,7 @@ class BinaryViT(ESBackbone):
         img_size: Height and width of the images that the position embeddings are
             learnt for; for others they are interpolated. Default 224.
         tau: ES factor. Default 1, the baseline.
+        groups: ES groups of the feed-forwards, with ``es_scope='ffn'``. Default 1.
         es_scope: ``'ffn'``: only the feed-forwards, 70 % of the multiplications, are
             expanded and shrunk, the features between blocks stay; ``'all'``: they are
             expanded, too, and with them every linear layer. Default ``'ffn'``.
@@ -344,9 +345,9 @@ class BinaryViT(ESBackbone):
             more, but never calls the function that would.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` does not
-            divide a width, at construction; if the images' height or width is no
-            multiple of the last stage's stride.
+        ValueError: If an argument is not one of the allowed values or ``tau`` or
+            ``groups`` do not divide a width, at construction; if the images' height or
+            width is no multiple of the last stage's stride.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
@@ -358,8 +359,9 @@ class BinaryViT(ESBackbone):
 
     def __init__(
         self, arch: str | dict = 'small', img_size: int | Sequence[int] = 224,
-        tau: int = 1, es_scope: str = 'ffn', residual_pool: str = 'adjacent',
-        spread: float = 0.5, some_fp: bool = False, layer_scale: bool = True,
+        tau: int = 1, groups: int = 1, es_scope: str = 'ffn',
+        residual_pool: str = 'adjacent', spread: float = 0.5, some_fp: bool = False,
+        layer_scale: bool = True,
         pool_sizes: Sequence[int] = (3, 5), in_channels: int = 3, sign_zero: int = -1,
         out_copies: str = 'first', out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1, norm_cfg: dict | None = None,
@@ -368,6 +370,11 @@ class BinaryViT(ESBackbone):
     ) -> None:  # fmt: skip
         if es_scope not in ('ffn', 'all'):
             raise ValueError(f"es_scope={es_scope!r} must be 'ffn' or 'all'")
+        if groups != 1 and es_scope == 'all':
+            raise ValueError(
+                f"groups={groups}: with es_scope='all' there are no groups, attention "
+                "has none; with 'ffn' feed-forwards have"
+            )
         for k in pool_sizes:
             if not is_width(k) or k % 2 == 0:
                 raise ValueError(f'pool_sizes={pool_sizes} must be odd and positive')
@@ -387,8 +394,8 @@ class BinaryViT(ESBackbone):
         for i in range(len(self.arch['dims'])):
             merging = self._make_merging(i, size, some_fp, unit) if i else []
             blocks = self._make_blocks(
-                i, tau=tau, layer_scale=layer_scale, pool_sizes=pool_sizes,
-                residual_pool=residual_pool, **unit,
+                i, ffn=Expansion(tau, groups), layer_scale=layer_scale,
+                pool_sizes=pool_sizes, residual_pool=residual_pool, **unit,
             )  # fmt: skip
             self.stages.append(nn.Sequential(*merging, *blocks))
         self._finish(self.arch['dims'], out_indices)
