@@ -133,6 +133,10 @@ def test_every_parameter_learns():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_the_scale_of_the_first_map_is_there_from_the_start():
+    assert build().l2_norm.weight.eq(20).all()
+
+
 def test_it_compiles_as_one_graph():
     torch._dynamo.reset()
     neck = build(tau=2).double().eval()

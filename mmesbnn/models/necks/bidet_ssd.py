@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.necks import SSDNeck
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...binary import Expansion
 from ..backbones.bidet_resnet import bidet_conv
@@ -69,6 +69,9 @@ class BiDetSSDNeck(SSDNeck):
             # a list of its own: SSDNeck appends to it
             init_cfg=[XAVIER] if init_cfg is None else list(init_cfg), **kwargs,
         )  # fmt: skip
+        if hasattr(self, 'l2_norm'):
+            # mmdet leaves uninitialised memory there until init_weights
+            nn.init.constant_(self.l2_norm.weight, self.l2_norm.scale)
         if expanded:
             # around 0 half of the copies would be the same +1 everywhere
             self.extra_layers[0][0].conv.shift.data.sub_(spread)
