@@ -20,6 +20,7 @@ from PIL import Image
 from mmesbnn.deploy import ExportError, ImageError, Runner
 from mmesbnn.deploy.drawing import draw_boxes, draw_labels
 from mmesbnn.deploy.images import read_image
+from mmesbnn.whole_files import whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
@@ -125,16 +126,6 @@ def targets(out, files):
     return paths
 
 
-def save(write, path):
-    """Write a file whole or not at all."""
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def main():
     args = parse_args()
     out = Path(args.out) if args.out else None
@@ -150,12 +141,13 @@ def main():
         text, collected[str(file)] = describe(runner, result, args.score_thr)
         if path:
             image = draw(runner, file, result, args.score_thr)
-            save(lambda partial: image.save(partial, format='PNG'), path)  # noqa: B023
+            with whole_file(path) as partial:
+                image.save(partial, format='PNG')
             text += f'  -> {path}'
         print(f'{file}  {text}')
     if args.json:
-        content = json.dumps(collected, indent=1)
-        save(lambda partial: partial.write_text(content), Path(args.json))
+        with whole_file(args.json) as partial:
+            partial.write_text(json.dumps(collected, indent=1))
     took = time.perf_counter() - began
     print(f'{len(files)} images in {took:.2f} s, reading and drawing included')
 

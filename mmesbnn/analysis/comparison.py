@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..optional import require
+from ..whole_files import whole_file
 
 
 def draw_comparison(
@@ -43,6 +43,5 @@ def draw_comparison(
         for axis, (caption, image) in zip(line, row):
             axis.imshow(image, interpolation='nearest')
             axis.set_title(caption, fontsize=9)
-    scratch = Path(path).with_suffix('.tmp.png')
-    figure.savefig(scratch, dpi=100)
-    os.replace(scratch, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format='png')

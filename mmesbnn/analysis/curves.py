@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..optional import require
+from ..whole_files import whole_file
 
 
 def read_scalars(work_dir: str | os.PathLike) -> list[dict]:
@@ -81,6 +82,5 @@ def draw_training(
         axis.grid(alpha=0.3)
     if samples:
         _draw_samples(bottom, samples)
-    scratch = Path(path).with_suffix('.tmp.png')
-    figure.savefig(scratch, dpi=100)
-    os.replace(scratch, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format='png')

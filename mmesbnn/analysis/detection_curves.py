@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..optional import require
+from ..whole_files import whole_file
 
 
 def precision_recall(
@@ -97,9 +98,5 @@ def draw_detections(
         axis.legend(fontsize=8)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        figure.savefig(draft, format='png', dpi=110)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format='png')

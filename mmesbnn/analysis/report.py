@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from ..whole_files import whole_file
 
 CONVENTION = (
     'OPs = FP MACs + 8-bit MACs / 8 + BOPs / 64. Counted: multiply-accumulates of\n'
@@ -190,15 +191,11 @@ def save_json(path: str | Path, content: Any) -> None:
         OSError: If it cannot be written; ``path`` is as before then.
     """
     path = Path(path)
-    # beside it: a rename is atomic within one file system only
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        draft.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-        os.replace(draft, path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def readable(number: float) -> str:

@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ..version import __version__
+from ..whole_files import whole_file
 from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family, listed
 from .reading import read_published
@@ -111,17 +112,13 @@ def _check_target(source: Path, target: Path) -> None:
 
 def _save(content: Any, target: Path) -> None:
     """Write a file whole or not at all."""
-    partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
     try:
         # opened here, so that a full disk or a missing right is an OSError
-        with partial.open('wb') as file:
+        with whole_file(target) as partial, partial.open('wb') as file:
             torch.save(content, file)
-        os.replace(partial, target)
     except (OSError, RuntimeError) as error:  # torch wraps an error of `write`
         reason = getattr(error, 'strerror', None) or error
         raise OSError(f'{target}: cannot be written ({reason})') from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def convert_file(

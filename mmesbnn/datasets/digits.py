@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ..optional import require
+from ..whole_files import whole_folder
 
 
 def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0) -> int:
@@ -45,17 +44,11 @@ def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0)
     train, val = train_test_split(
         indices, test_size=val_share, random_state=seed, stratify=digits.target
     )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
+    with whole_folder(root) as whole:
         for split, chosen in (('train', train), ('val', val)):
             for index in chosen:
-                folder = scratch / split / str(digits.target[index])
+                folder = whole / split / str(digits.target[index])
                 folder.mkdir(parents=True, exist_ok=True)
                 grey = (digits.images[index] * (255 / 16)).round().astype(np.uint8)
                 Image.fromarray(grey).save(folder / f'{index:04d}.png')
-        scratch.chmod(0o755)
-        scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return len(indices)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..optional import require
+from ..whole_files import whole_file
 
 #: Endings of files that are taken for images, in lower case.
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
@@ -76,13 +77,9 @@ def write_png(path: str | os.PathLike, image: Tensor) -> None:
     pillow = require('PIL.Image', 'sr', 'writing images')
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f'.{path.name}.tmp')
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    try:
-        pillow.fromarray(pixels).save(scratch, format='png')
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        pillow.fromarray(pixels).save(partial, format='png')
 
 
 def to_uint8(image: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ The layout is VOC's own, so whatever reads VOC reads it: ``VOC2007`` with the sp
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from mmengine.utils import ProgressBar
 
 from ..optional import require
+from ..whole_files import whole_folder
 
 VOC_CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
@@ -360,12 +359,6 @@ def write_mini_voc(root: str | os.PathLike, **options: Any) -> int:
     root = Path(root)
     if root.exists():
         return 0
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
-        _write(scratch, checked)
-        scratch.chmod(0o755)
-        scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with whole_folder(root) as folder:
+        _write(folder, checked)
     return sum(checked.counts)

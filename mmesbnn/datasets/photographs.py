@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..optional import require
+from ..whole_files import whole_folder
 from .bicubic import resize
 from .images import write_png
 
@@ -50,18 +48,6 @@ def _middle(image: Tensor, side: int) -> Tensor:
     return image[:, top : top + side, left : left + side]
 
 
-def _write_whole(root: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a folder that appears as ``root``, whole or not at all."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
-        write(scratch)
-        scratch.chmod(0o755)
-        scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def write_photographs(
     root: str | os.PathLike, scale: int = 2, test_size: int = 256
 ) -> int:  # fmt: skip
@@ -91,8 +77,7 @@ def write_photographs(
     root = Path(root)
     if root.exists():
         return 0
-
-    def write(folder: Path) -> None:
+    with whole_folder(root) as folder:
         for name in TRAIN:
             for i, tile in enumerate(_tiles(_load(name), TILE)):
                 write_png(folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png', tile)
@@ -102,6 +87,4 @@ def write_photographs(
             small = resize(image, (test_size // scale, test_size // scale))
             lr = folder / 'test' / 'LR_bicubic' / f'X{scale}' / f'{name}.png'
             write_png(lr, small)
-
-    _write_whole(root, write)
     return len(TRAIN) + len(TEST)

@@ -61,7 +61,6 @@ Needs Python alone.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -69,6 +68,7 @@ from pathlib import Path
 from typing import Any
 
 from ..version import __version__
+from ..whole_files import whole_file
 
 NAME = 'manifest.json'
 FORMAT = 1
@@ -111,13 +111,8 @@ def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
     versions = {'mmesbnn': __version__, **content.get('versions', {})}
     files = {name: sha256(folder / name) for name in MODEL_FILES}
     whole = {'format': FORMAT, **content, 'versions': versions, 'files': files}
-    partial = folder / f'.{NAME}.{os.getpid()}.part'
-    try:
+    with whole_file(folder / NAME) as partial:
         partial.write_text(json.dumps(whole, indent=1), encoding='utf-8')
-        os.replace(partial, folder / NAME)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return folder / NAME
 
 

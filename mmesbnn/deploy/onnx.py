@@ -24,6 +24,7 @@ from ..binary import functional
 from ..binary.signs import HardTanhSign, IdentitySign, QuadraticSign
 from ..binary.weights import FixedWeight, RealWeight
 from ..optional import require
+from ..whole_files import whole_file
 from .manifest import ExportError
 from .output_agreement import OutputAgreement, compare_all
 from .packed_file import binary_layers
@@ -190,8 +191,7 @@ def export_onnx(
         raise FileNotFoundError(f'{path}: name a file in a folder that exists')
     unordered = getattr(network, 'unordered', False)
     network = _Flat(with_constant_weights(network))
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
+    with whole_file(path) as partial:
         partial.touch()  # so that a missing right is an OSError
         with inference(network):
             names = output_names or _numbered(network(*examples[0]))
@@ -205,9 +205,6 @@ def export_onnx(
             )
             ours, theirs = _outputs(session, network, examples, input_names)
         agreements = compare_all('ONNX Runtime', names, ours, theirs, unordered)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return agreements
 
 

@@ -28,6 +28,7 @@ from ..analysis.from_config import (
 from ..binary.weights import RealWeight, TemperatureWeight
 from ..optional import require
 from ..version import __version__
+from ..whole_files import whole_file
 from . import stored_config
 from .packed_file import (
     BITS,
@@ -303,19 +304,16 @@ def pack(
         metadata = _metadata(model, config, dataset_meta)
     except stored_config.ConfigError as error:
         raise PackError(str(error)) from error
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        partial.touch()  # so that a missing right is an OSError
-        flat, metadata['layout'] = flatten(tensors.content)
-        safetensors.save_file(flat, partial, metadata)
-        _verify(partial, model, half)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.touch()  # so that a missing right is an OSError
+            flat, metadata['layout'] = flatten(tensors.content)
+            safetensors.save_file(flat, partial, metadata)
+            _verify(partial, model, half)
     except OSError as error:
         raise OSError(
             f'{path}: cannot be written ({error.strerror or error})'
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     tensors.report.parts['names, shapes, config'] = (
         path.stat().st_size - tensors.report.size
     )

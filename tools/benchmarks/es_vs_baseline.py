@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +44,7 @@ from mmesbnn.engine.hooks.temperature import decay_until
 from mmesbnn.engine.reach import temperature_weights
 from mmesbnn.models.backbones.reactnet import ReActUnit
 from mmesbnn.models.layers import RecoupledConv
+from mmesbnn.whole_files import whole_file
 
 SIZE = 32
 
@@ -319,9 +319,8 @@ def draw(rows: list[dict], path: Path) -> None:
     right.axvline(0, color='grey', linewidth=1)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    scratch = path.with_suffix('.tmp.png')
-    figure.savefig(scratch, dpi=100)
-    os.replace(scratch, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format='png')
 
 
 def parse_args() -> argparse.Namespace:

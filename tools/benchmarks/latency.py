@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import ctypes
-import json
 import os
 import platform
 import shutil
@@ -38,9 +37,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mmesbnn
-from mmesbnn.analysis import InputError, build_model, load_config
+from mmesbnn.analysis import InputError, build_model, load_config, save_json
 from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.optional import require
+from mmesbnn.whole_files import whole_file
 
 SIZE = 224
 PUBLISHED, EAGER, COMPILED = 'published style, eager', 'ours, eager', 'torch.compile'
@@ -414,16 +414,8 @@ def draw(results: list[dict], path: Path) -> None:
         panel.set_title(f'{cores}, batch {result["batch"]}')
         panel.set_xlabel('ms per image')
     figure.tight_layout()
-    partial = path.with_name(f'.{path.name}.part')
-    figure.savefig(partial, dpi=110, format='png')
-    os.replace(partial, path)
-
-
-def save(content: dict, path: Path) -> None:
-    """Write JSON whole or not at all."""
-    partial = path.with_name(f'.{path.name}.part')
-    partial.write_text(json.dumps(content, indent=1), encoding='utf-8')
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format='png')
 
 
 def _processor() -> str:
@@ -528,7 +520,7 @@ def main() -> None:
         config=args.config, processor=_processor(), size=SIZE, results=results,
         kernels=kernels, versions=_versions(),
     )  # fmt: skip
-    save(content, args.out / 'latency.json')
+    save_json(args.out / 'latency.json', content)
     draw(results, args.out / 'latency.png')
     print(f'\nwrote {args.out / "latency.json"} and {args.out / "latency.png"}')
 
