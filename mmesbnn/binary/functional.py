@@ -33,14 +33,19 @@ def _pad(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
     return F.pad(x, (horizontal, horizontal, vertical, vertical), value=value)
 
 
-@torch.library.custom_op('mmesbnn::binary_conv2d', mutates_args=())
-def _binary_conv2d(
+def plain_conv2d(
     x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
     dilation: Sequence[int], groups: int, pad_value: float,
 ) -> Tensor:  # fmt: skip
+    """What the operator computes, of torch's own operators."""
     if pad_value:
         x, padding = _pad(x, padding, pad_value), (0, 0)
     return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+
+_binary_conv2d = torch.library.custom_op(
+    'mmesbnn::binary_conv2d', plain_conv2d, mutates_args=()
+)
 
 
 @_binary_conv2d.register_fake

@@ -42,17 +42,6 @@ class PlainSign(nn.Module):
         return torch.where(x > 0, 1.0, -1.0)
 
 
-def _conv2d(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int, pad_value: float,
-) -> Tensor:  # fmt: skip
-    if pad_value:
-        vertical, horizontal = padding
-        sides = (horizontal, horizontal, vertical, vertical)
-        x, padding = F.pad(x, sides, value=pad_value), (0, 0)
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
-
-
 @contextlib.contextmanager
 def plain_operators() -> Iterator[None]:
     """Let binary arithmetic run as torch's own operators, which every exporter knows.
@@ -60,7 +49,7 @@ def plain_operators() -> Iterator[None]:
     Not for several threads at a time.
     """
     plain = {
-        '_binary_conv2d': _conv2d,
+        '_binary_conv2d': functional.plain_conv2d,
         '_binary_linear': F.linear,
         '_binary_matmul': torch.matmul,
     }

@@ -24,6 +24,7 @@ from .openvino_graph import Conversion, compile_graph, halve, to_openvino
 from .openvino_tasks import Task
 from .openvino_verify import verify
 from .output_agreement import OutputAgreement
+from .runner import set_batch
 
 REPORT = 'report.json'
 _FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
@@ -154,28 +155,19 @@ def _check_strict(conversion: Conversion) -> None:
         raise ExportError(f'--strict: not all layers became binary: {told}')
 
 
-def _set_batch(graph: ov.Model, count: int) -> None:
-    shapes = {}
-    for port in graph.inputs:
-        shape = port.get_partial_shape()
-        shape[0] = count
-        shapes[port] = shape
-    graph.reshape(shapes)
-
-
 def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
     """The written graph, read again, for one image."""
     graph = ov.Core().read_model(path)
     if dynamic:
         _check_batches(graph)
-        _set_batch(graph, 1)
+        set_batch(graph, 1)
     return compile_graph(graph)
 
 
 def _check_batches(graph: ov.Model) -> None:
     """Refuse a graph in which a batch of one image has become a constant."""
     with contextlib.suppress(RuntimeError):
-        _set_batch(graph, 2)
+        set_batch(graph, 2)
         if all(port.get_partial_shape()[0] == 2 for port in graph.outputs):
             return
     raise ExportError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_positive
 from ..optional import require
 from . import decoding, images, sampling
 from .kernels import warn_of_slow_kernels
@@ -18,10 +19,14 @@ from .manifest import ExportError, read_manifest
 Source = Any  # a file, an array or a PIL image
 
 
-def _positive(name: str, value: int | None) -> None:
-    wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
-    if value is not None and wrong:
-        raise ValueError(f'{name}={value!r} must be an integer >= 1')
+def set_batch(network: Any, count: int) -> None:
+    """Fix the batch of every input of an ``openvino.Model``."""
+    shapes = {}
+    for port in network.inputs:
+        shape = port.get_partial_shape()
+        shape[0] = count
+        shapes[port] = shape
+    network.reshape(shapes)
 
 
 def _as_list(source: Source | Sequence[Source]) -> tuple[list[Source], bool]:
@@ -67,7 +72,8 @@ class Runner:
         self, folder: str | os.PathLike, *, threads: int | None = None,
         device: str = 'CPU', verify: bool = True,
     ) -> None:  # fmt: skip
-        _positive('threads', threads)
+        if threads is not None:
+            check_positive(threads=threads)
         self.folder, self.device, self.threads = Path(folder), device, threads
         self.manifest = read_manifest(folder, verify)
         self.task: str = self.manifest['task']
@@ -80,12 +86,7 @@ class Runner:
         """The network, for batches of this size: binary kernels must know it."""
         network = self._core.read_model(str(path))
         if self._shape[0] == -1:
-            shapes = {}
-            for port in network.inputs:
-                shape = port.get_partial_shape()
-                shape[0] = batch
-                shapes[port] = shape
-            network.reshape(shapes)
+            set_batch(network, batch)
         return network
 
     def _network(self, hint: str, batch: int) -> Any:
@@ -266,7 +267,7 @@ class Runner:
             ImageError: If a file is no image.
             ValueError: If ``batch_size`` is not positive.
         """
-        _positive('batch_size', batch_size)
+        check_positive(batch_size=batch_size)
         sources, alone = _as_list(source)
         batch_size = max(1, min(batch_size, len(sources)))
         if self.task == 'super_resolution':
@@ -295,8 +296,9 @@ class Runner:
             ValueError: If ``batch_size`` or ``jobs`` is not positive, or the task is
                 super-resolution, whose steps wait for each other.
         """
-        _positive('batch_size', batch_size)
-        _positive('jobs', jobs)
+        check_positive(batch_size=batch_size)
+        if jobs is not None:
+            check_positive(jobs=jobs)
         if self.task == 'super_resolution':
             raise ValueError('stream: super-resolution runs image by image; call it')
         return self._stream(sources, batch_size, jobs)

@@ -15,6 +15,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ..binary import Expansion, tile
+from ..checks import check_positive
 from .bi_layers import CPDown, CPUp, CSFusion, Level, ResBlock, contract
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
@@ -73,12 +74,6 @@ def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozense
             f'{num_levels - 1}'
         )
     return frozenset(levels)
-
-
-def _check_positive(**numbers: Any) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f'{name}={value!r} must be an integer >= 1')
 
 
 class BIDiffSRUNet(ModelMixin, ConfigMixin):
@@ -143,7 +138,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         sign_zero: int = -1,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_positive(
+        check_positive(
             in_channels=in_channels, out_channels=out_channels, banks=banks,
             base_channels=base_channels, num_levels=num_levels, norm_groups=norm_groups,
             blocks_per_level=blocks_per_level, total_steps=total_steps,

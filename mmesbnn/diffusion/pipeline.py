@@ -17,6 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checks import check_positive
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
 from . import _LAZY
@@ -34,11 +35,6 @@ def size_factor(unet: Any) -> int:
     if factor is None:  # a UNet of diffusers halves the size between its blocks
         factor = 2 ** (len(unet.config.block_out_channels) - 1)
     return factor
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name}={value!r} must be an integer >= 1')
 
 
 @contextlib.contextmanager
@@ -93,7 +89,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         scale: int = 2, x0_clip: str = 'data',
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_count('scale', scale)
+        check_positive(scale=scale)
         if x0_clip not in X0_CLIPS:
             raise ValueError(f'x0_clip={x0_clip!r} must be one of {X0_CLIPS}')
         if 'encoder_hidden_states' in inspect.signature(unet.forward).parameters:
@@ -190,8 +186,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
     def _check(
         self, scale: Any, steps: Any, tiles: tuple[int, int] | None, output_type: str
     ) -> None:
-        _check_count('scale', scale)
-        _check_count('num_inference_steps', steps)
+        check_positive(scale=scale)
+        check_positive(num_inference_steps=steps)
         total = self.scheduler.config.num_train_timesteps
         if steps > total:
             raise ValueError(

@@ -2,8 +2,6 @@
 
 import numpy as np
 import openvino as ov
-import torch
-from torch import nn
 
 from mmesbnn.deploy.openvino_graph import compile_graph, to_openvino
 
@@ -42,32 +40,3 @@ def stored_bits(graph):
     return sum(
         int(np.prod(n.get_output_shape(0))) for n in constants(graph, ov.Type.u1)
     )
-
-
-def lifelike(model, x, seed=0):
-    """Draw shifts, slopes and norms, harden weights, calibrate statistics on ``x``."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(parameter, low, high):
-        values = torch.rand(parameter.shape, generator=generator)
-        parameter.data.copy_(low + (high - low) * values)
-
-    for name, parameter in model.named_parameters():
-        if 'shift' in name:
-            draw(parameter, -0.5, 0.5)
-        elif name.endswith('mix'):
-            draw(parameter, 0, 1)
-    for module in model.modules():
-        if isinstance(module, nn.PReLU):
-            draw(module.weight, 0, 0.5)
-        elif isinstance(module, nn.BatchNorm2d):
-            draw(module.weight, 0.5, 1.5)
-            draw(module.bias, -0.5, 0.5)
-            module.momentum = 1.0
-    for name, buffer in model.named_buffers():
-        if name.endswith('temperature'):
-            buffer.zero_()
-    model.train()
-    with torch.no_grad():
-        model(x)
-    return model.eval()

@@ -10,9 +10,9 @@ import numpy as np
 from mmengine.config import ConfigDict
 
 from mmesbnn.analysis import build_model, load_config
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.detector_graphs import OneStageGraph, TwoStageGraph, detector_graph
 from mmesbnn.deploy.manifest import ExportError
-from tests.deploy.graphs import lifelike
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'bnext_det'
 SIZE = (64, 96)

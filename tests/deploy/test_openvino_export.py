@@ -11,13 +11,13 @@ pytest.importorskip('openvino')
 
 import numpy as np
 
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy import read_manifest
 from mmesbnn.deploy.manifest import ExportError
 from mmesbnn.deploy.openvino_export import check_output, export
 from mmesbnn.deploy.openvino_graph import compile_graph, to_openvino
 from mmesbnn.deploy.openvino_tasks import Task, photographs
 from mmesbnn.deploy.openvino_verify import verify
-from tests.deploy.graphs import lifelike
 
 MANIFEST = {
     'task': 'classification',

@@ -11,9 +11,10 @@ pytest.importorskip('openvino')
 import numpy as np
 import openvino as ov
 
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.manifest import ExportError
 from mmesbnn.deploy.openvino_graph import halve
-from tests.deploy.graphs import constants, converted, kinds, lifelike, run_graph
+from tests.deploy.graphs import constants, converted, kinds, run_graph
 
 CHANNELS = [16, 32, 32, 64]
 

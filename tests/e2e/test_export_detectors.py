@@ -16,9 +16,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmesbnn.analysis import build_model, load_config
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy import Runner
 from tests.analysis.digits import run_tool
-from tests.deploy.graphs import lifelike
 from tests.real_data import photograph
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

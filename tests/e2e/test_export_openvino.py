@@ -9,9 +9,9 @@ pytest.importorskip('openvino')
 
 import numpy as np
 
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy import Runner
 from tests.analysis.digits import build, run_tool, set_temperature, write_project
-from tests.deploy.graphs import lifelike
 
 
 @pytest.fixture(scope='module')

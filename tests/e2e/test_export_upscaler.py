@@ -11,8 +11,8 @@ pytest.importorskip('openvino')
 pytest.importorskip('diffusers')
 
 from mmesbnn.analysis import build_model, load_config
+from mmesbnn.analysis.lifelike import lifelike
 from tests.analysis.digits import run_tool
-from tests.deploy.graphs import lifelike
 from tests.real_data import photograph
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs/demo/es_bi_diffsr_photos.py'

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 import mmesbnn
 from mmesbnn.analysis import InputError, build_model, load_config, save_json
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.optional import require
 from mmesbnn.whole_files import whole_file
@@ -93,35 +94,6 @@ def published_style(model: nn.Module) -> nn.Module:
                 setattr(parent, name, PublishedConv(child))
             elif isinstance(child, TiledBatchNorm2d):
                 setattr(parent, name, _plain_norm(child))
-    return model.eval()
-
-
-def lifelike(model: nn.Module) -> nn.Module:
-    """Draw what training would tell apart, harden weights, calibrate norms."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(parameter: Tensor, low: float, high: float) -> None:
-        values = torch.rand(parameter.shape, generator=generator)
-        parameter.data.copy_(low + (high - low) * values)
-
-    for name, parameter in model.named_parameters():
-        if 'shift' in name:
-            draw(parameter, -0.5, 0.5)
-        elif name.endswith('mix'):
-            draw(parameter, 0, 1)
-    for module in model.modules():
-        if isinstance(module, nn.PReLU):
-            draw(module.weight, 0, 0.5)
-        elif isinstance(module, nn.BatchNorm2d):
-            draw(module.weight, 0.5, 1.5)
-            draw(module.bias, -0.5, 0.5)
-            module.momentum = 1.0
-    for name, buffer in model.named_buffers():
-        if name.endswith('temperature'):
-            buffer.zero_()
-    model.train()
-    with torch.no_grad():
-        model(torch.randn(2, 3, SIZE, SIZE, generator=generator))
     return model.eval()
 
 
@@ -225,7 +197,8 @@ class Networks:
         from mmesbnn.deploy.openvino_graph import to_openvino
 
         self.compile_batches = compile_batches
-        self.model = lifelike(build_model(load_config(config)))
+        model = build_model(load_config(config))
+        self.model = lifelike(model, torch.randn(2, 3, SIZE, SIZE))
         self.published = published_style(self.model)
         example = torch.randn(1, 3, SIZE, SIZE)
         conversion = to_openvino(self.model, [example], dynamic_batch=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmdet.models.necks import SSDNeck
 from torch import Tensor, nn
 
@@ -74,7 +75,8 @@ class BiDetSSDNeck(SSDNeck):
             nn.init.constant_(self.l2_norm.weight, self.l2_norm.scale)
         if expanded:
             # around 0 half of the copies would be the same +1 everywhere
-            self.extra_layers[0][0].conv.shift.data.sub_(spread)
+            with torch.no_grad():
+                self.extra_layers[0][0].conv.shift.sub_(spread)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute all maps from those of the backbone."""

@@ -1,0 +1,47 @@
+"""Untrained networks that compute as trained ones do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
+    """Give ``model`` what training would, so that nothing in it is trivially equal.
+
+    Shifts, mixes, slopes and the affines of norms are drawn, weights harden to signs
+    (temperature 0), and norms take their statistics from ``x``.
+
+    Args:
+        model: The network; changed in place.
+        x: Images ``(N, C, H, W)``, two at least.
+        seed: Seed of what is drawn. Default 0.
+
+    Returns:
+        ``model``, in eval mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(parameter: Tensor, low: float, high: float) -> None:
+        values = torch.rand(parameter.shape, generator=generator)
+        parameter.copy_(low + (high - low) * values)
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'shift' in name:
+                draw(parameter, -0.5, 0.5)
+            elif name.endswith('mix'):
+                draw(parameter, 0, 1)
+        for module in model.modules():
+            if isinstance(module, nn.PReLU):
+                draw(module.weight, 0, 0.5)
+            elif isinstance(module, nn.BatchNorm2d):
+                draw(module.weight, 0.5, 1.5)
+                draw(module.bias, -0.5, 0.5)
+                module.momentum = 1.0
+        for name, buffer in model.named_buffers():
+            if name.endswith('temperature'):
+                buffer.zero_()
+        model.train()
+        model(x)
+    return model.eval()

@@ -1,0 +1,26 @@
+import torch
+from torch import nn
+
+from mmesbnn.analysis import check_binary
+from mmesbnn.analysis.lifelike import lifelike
+from mmesbnn.models.backbones import BNext
+
+
+def test_norms_have_the_statistics_of_the_images():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(3))
+    x = torch.randn(4, 3, 8, 8)
+    assert lifelike(model, x) is model and not model.training
+    torch.testing.assert_close(model[0].running_mean, x.mean((0, 2, 3)))
+    assert len(model[1].weight.unique()) == 3
+
+
+def test_a_network_is_binary_and_the_same_with_the_same_seed():
+    x = torch.randn(2, 3, 32, 32)
+    arch, outputs = dict(channels=[16, 16, 32]), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = lifelike(BNext(arch, tau=2), x)
+        assert check_binary(model, x) == []
+        outputs.append(model(x)[-1])
+    assert torch.equal(*outputs)
+    assert outputs[0].std() > 0
