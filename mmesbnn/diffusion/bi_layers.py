@@ -10,8 +10,6 @@ all of them, and their mean (:func:`contract`) is a plain map again.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -363,7 +361,3 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
         self.plain = plain
-
-    def forward(self, *args: Any) -> None:
-        """Not called."""
-        raise NotImplementedError('a Level is run by the UNet it belongs to')

@@ -10,6 +10,7 @@ from torch import nn
 from mmesbnn.analysis import count_ops
 from mmesbnn.binary import BinaryConv2d, ESConv2d, TiledBatchNorm2d
 from mmesbnn.models.backbones.bidet_vgg import BiDetVGG
+from tests.models.backbones import binary_convs, spread, step
 from tests.reference.published_bidet_ssd import Network, base, blocks, random_state
 
 # strides 1, 2, 4, 4
@@ -25,27 +26,6 @@ def narrow(**options):
 
 def images(count=2, height=16, width=None):
     return torch.randn(count, 3, height, width or height)
-
-
-def binary_convs(model):
-    return [m for m in model.modules() if isinstance(m, BinaryConv2d)]
-
-
-def spread(model):
-    """Move every parameter, so that copies and channels differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def step(model, x):
-    """Outputs of a forward pass, after a backward pass of unequal gradients."""
-    outputs = model(x)
-    generator = torch.Generator().manual_seed(7)
-    loss = sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
-    loss.backward()
-    return outputs
 
 
 def load(model, state):

@@ -13,6 +13,7 @@ from mmesbnn.binary.functional import BINARY_CONV2D
 from mmesbnn.models.backbones.bnext import ARCHS, BNext, BNextBlock, block_settings
 from mmesbnn.models.layers import MinMaxConv2d, RecoupledConv
 from tests.binary.operators import Recorder
+from tests.models.backbones import binary_convs, spread, step
 
 # three stages of widths 32, 64, 128 and strides 1, 2, 4
 NARROW = dict(channels=[16, 32, 64, 64, 128])
@@ -39,37 +40,13 @@ def images(count=2, height=8, width=None):
     return torch.randn(count, 3, height, width or height)
 
 
-def binary_convs(model):
-    return [m for m in model.modules() if isinstance(m, BinaryConv2d)]
-
-
 def norms(model):
     return [m for m in model.modules() if isinstance(m, TiledBatchNorm2d)]
-
-
-def spread(model):
-    """Move every parameter, so that copies and channels differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
 
 
 def statistics(module):
     """The buffers as they are now."""
     return {name: value.clone() for name, value in module.named_buffers()}
-
-
-def step(model, x):
-    """Outputs of a forward pass, after a backward pass of unequal gradients."""
-    outputs = model(x)
-    generator = torch.Generator().manual_seed(7)
-    loss = sum(
-        (o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum()
-        for o in outputs
-    )
-    loss.backward()
-    return outputs
 
 
 def test_it_is_registered():

@@ -11,6 +11,7 @@ from torch import nn
 from mmesbnn.analysis import count_ops
 from mmesbnn.binary import BinaryConv2d, Expansion, TiledBatchNorm2d
 from mmesbnn.models.backbones.reactnet import ReActNet, ReActUnit
+from tests.models.backbones import binary_convs, spread, step
 
 # three stages of widths 16, 32, 64 and strides 1, 2, 4
 NARROW = dict(channels=[8, 16, 32, 32, 64])
@@ -32,30 +33,6 @@ def narrow(arch=NARROW, **options):
 
 def images(count=2, height=8, width=None):
     return torch.randn(count, 3, height, width or height)
-
-
-def binary_convs(model):
-    return [m for m in model.modules() if isinstance(m, BinaryConv2d)]
-
-
-def spread(model):
-    """Move every parameter, so that copies and channels differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
-
-
-def step(model, x):
-    """Outputs of a forward pass, after a backward pass of unequal gradients."""
-    outputs = model(x)
-    generator = torch.Generator().manual_seed(7)
-    loss = sum(
-        (o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum()
-        for o in outputs
-    )
-    loss.backward()
-    return outputs
 
 
 def test_it_is_registered():
