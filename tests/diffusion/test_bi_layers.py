@@ -11,7 +11,6 @@ from mmesbnn.diffusion.bi_layers import (
     CPDown,
     CPUp,
     CSFusion,
-    Level,
     ResBlock,
     TimestepRPReLU,
     TimestepShift,
@@ -211,8 +210,3 @@ def test_plain_fusion_has_plain_convolutions():
     expected = F.conv2d(first, fusion.conv1.weight, fusion.conv1.bias)
     expected = expected + F.conv2d(second, fusion.conv2.weight, fusion.conv2.bias)
     assert_same(fusion(x, s, BANK), expected)
-
-
-def test_a_level_is_not_called():
-    with pytest.raises(NotImplementedError, match='run by the UNet'):
-        Level([])(1)
