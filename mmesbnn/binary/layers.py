@@ -71,6 +71,19 @@ class RSign(nn.Module):
         return self.sign(self.shift(x))
 
 
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """``max(x, 0) + slope * min(x, 0)``, for a slope that broadcasts with ``x``.
+
+    Torch's own takes a slope per entry of axis 1 only; its gradients are the same, at
+    0, too.
+
+    Args:
+        x: Tensor of any shape.
+        slope: Slopes for negative entries.
+    """
+    return x.relu() + slope * x.clamp(max=0)
+
+
 class RPReLU(nn.Module):
     """``y = prelu(x + b_0) + b_1``, everything per channel; b's 0, slope 0.25 at first.
 
@@ -94,8 +107,7 @@ class RPReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shifted PReLU to ``x``."""
-        x = self.shift_in(x)
-        return self.shift_out(torch.where(x > 0, x, self.slope * x))
+        return self.shift_out(prelu(self.shift_in(x), self.slope))
 
 
 def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:

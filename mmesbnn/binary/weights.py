@@ -17,6 +17,7 @@ from .signs import (
     build_from,
     finite,
     identity_sign,
+    needs_grad,
     sign,
     straight_through,
 )
@@ -45,9 +46,12 @@ def temperature_weight(
 
     Source: Guo et al., "BNext" (2022), as its code computes it.
     """
-    soft = (weight / temperature.clamp(min=1e-8)).clamp(-1, 1)
-    value = torch.where(temperature < binary_below, sign(weight, zero), soft)
-    return straight_through(value, finite(weight))
+    latent = weight.detach()
+    value = (latent / temperature.clamp(min=1e-8)).clamp_(-1, 1)
+    # exactly one of the two, and faster than torch.where
+    hard = (temperature < binary_below).to(value.dtype)
+    value.lerp_(sign(latent, zero), hard)
+    return straight_through(value, finite(weight)) if needs_grad(weight) else value
 
 
 def per_output_mean_abs(weight: Tensor) -> Tensor:
@@ -75,7 +79,8 @@ def scaled_sign_weight(
     scale = per_output_mean_abs(weight)
     if attached:
         return scale * identity_sign(weight, zero)
-    return straight_through(scale * sign(weight, zero), weight.clamp(-1, 1))
+    value = scale * sign(weight, zero)
+    return straight_through(value, weight.clamp(-1, 1)) if needs_grad(weight) else value
 
 
 def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
@@ -92,6 +97,8 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
     """
     centred = weight - weight.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
     value = per_output_mean_abs(weight) * sign(centred, zero)
+    if not needs_grad(weight):
+        return value
     return straight_through(value, centred.clamp(-1, 1))
 
 

@@ -26,12 +26,12 @@ from .openvino_signs import const_value
 
 #: Operators that work entry by entry, whatever the order of axes.
 ELEMENTWISE = frozenset((
-    'Abs', 'Add', 'Clamp', 'Convert', 'Divide', 'Elu', 'Equal', 'Erf', 'Exp', 'Floor',
-    'Gelu', 'Greater', 'GreaterEqual', 'HSigmoid', 'HSwish', 'HardSigmoid', 'Less',
-    'LessEqual', 'Log', 'LogicalAnd', 'LogicalNot', 'LogicalOr', 'Maximum', 'Minimum',
-    'Mish', 'Multiply', 'Negative', 'NotEqual', 'Power', 'Relu', 'Round', 'Select',
-    'Sigmoid', 'Sign', 'SoftPlus', 'Sqrt', 'SquaredDifference', 'Subtract', 'Swish',
-    'Tanh',
+    'Abs', 'Add', 'Ceiling', 'Clamp', 'Convert', 'Divide', 'Elu', 'Equal', 'Erf', 'Exp',
+    'Floor', 'Gelu', 'Greater', 'GreaterEqual', 'HSigmoid', 'HSwish', 'HardSigmoid',
+    'Less', 'LessEqual', 'Log', 'LogicalAnd', 'LogicalNot', 'LogicalOr', 'Maximum',
+    'Minimum', 'Mish', 'Multiply', 'Negative', 'NotEqual', 'Power', 'Relu', 'Round',
+    'Select', 'Sigmoid', 'Sign', 'SoftPlus', 'Sqrt', 'SquaredDifference', 'Subtract',
+    'Swish', 'Tanh',
 ))  # fmt: skip
 
 #: Operators that regroup channels if batch, height and width stay.

@@ -32,32 +32,46 @@ def _is(output: ov.Output, number: float) -> bool:
     return value is not None and value.size > 0 and bool((value == number).all())
 
 
-def _compares(node: ov.Node, kinds: tuple[str, ...]) -> ov.Output | None:
-    """``x`` if ``node`` is one of the comparisons ``kinds`` of ``x`` with 0."""
-    if node.get_type_name() in kinds and _is(node.input_value(1), 0):
-        return node.input_value(0)
-    return None
+def _operand(
+    output: ov.Output | None, kind: str, number: float | None = None
+) -> ov.Output | None:
+    """``x`` if ``output`` is the operator ``kind`` of ``x`` (and ``number``)."""
+    node = output.get_node() if output is not None else None
+    if node is None or node.get_type_name() != kind:
+        return None
+    if number is not None and not _is(node.input_value(1), number):
+        return None
+    return node.input_value(0)
+
+
+def _two_valued(output: ov.Output) -> ov.Output | None:
+    """``x`` if ``output`` is ``ceil(min(where(x <= 0, -1, x), 1))``."""
+    chosen = _operand(_operand(output, 'Ceiling'), 'Minimum', 1)
+    condition = _operand(chosen, 'Select')
+    if condition is None:
+        return None
+    value, x = chosen.get_node().input_values()[1:]
+    return x if _operand(condition, 'LessEqual', 0) == x and _is(value, -1) else None
+
+
+def _three_valued(output: ov.Output) -> ov.Output | None:
+    """``x`` if ``output`` is ``ceil(c) + floor(c)``, ``c = clamp(x, -0.5, 0.5)``."""
+    up = _operand(output, 'Add')
+    clamped = _operand(up, 'Ceiling')
+    x = _operand(clamped, 'Clamp')
+    if x is None or _operand(output.get_node().input_value(1), 'Floor') != clamped:
+        return None
+    limits = clamped.get_node().get_attributes()
+    return x if limits == {'min': -0.5, 'max': 0.5} else None
 
 
 def match_sign(output: ov.Output) -> tuple[ov.Output, int] | None:
-    """``x`` and what sign(0) is, if ``output`` is :func:`mmesbnn.binary.sign` of ``x``.
-
-    That is ``where(x > 0, 1, where(x <= 0, -1, x))``, or with ``x < 0``.
-    """
-    outer = output.get_node()
-    if outer.get_type_name() != 'Select' or not _is(outer.input_value(1), 1):
-        return None
-    inner = outer.input_value(2).get_node()
-    x = _compares(outer.input_value(0).get_node(), ('Greater',))
-    if x is None or inner.get_type_name() != 'Select':
-        return None
-    condition = inner.input_value(0).get_node()
-    below = _compares(condition, ('Less', 'LessEqual'))
-    if below is None or not _is(inner.input_value(1), -1):
-        return None
-    if not x == below == inner.input_value(2):
-        return None
-    return x, 0 if condition.get_type_name() == 'Less' else -1
+    """``x`` and what sign(0) is, if ``output`` is ``mmesbnn.binary.sign`` of ``x``."""
+    for zero, match in ((-1, _two_valued), (0, _three_valued)):
+        x = match(output)
+        if x is not None:
+            return x, zero
+    return None
 
 
 def _same_parts(node: ov.Node) -> bool:
@@ -170,7 +184,7 @@ def _threshold(x: ov.Output, path: list[ov.Output]) -> tuple[ov.Output, Any]:
     return x, 0.0
 
 
-def _three_valued(node: ov.Node, bits_below: ov.Node) -> None:
+def _convolve_twice(node: ov.Node, bits_below: ov.Node) -> None:
     """Make the convolutions of ``node`` those of signs that are 0 at 0.
 
     ``sign(x) = (s(x) - s(-x)) / 2`` with the two-valued ``s``, so two binary
@@ -211,7 +225,7 @@ def compare_directly(graph: ov.Model) -> dict[str, int | None]:
         channels = node.input_value(1).get_shape()[1]
         if zero == 0:
             below = _again(ops.negative(x).output(0), path)
-            _three_valued(node, binarize(below, 0.0, channels))
+            _convolve_twice(node, binarize(below, 0.0, channels))
         x, threshold = _threshold(x, path)
         direct = binarize(_again(x, path), threshold, channels)
         direct.set_friendly_name(name)

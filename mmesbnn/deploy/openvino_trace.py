@@ -159,6 +159,12 @@ def _swap_last_axes(context: Any) -> list[ov.Output]:
     return ops.transpose(x, binary_ops.constant(order, np.int64)).outputs()
 
 
+def _threshold(context: Any) -> list[ov.Output]:
+    """``where(x <= limit, value, x)``, which the frontend does not know either."""
+    x, limit, value = (context.get_input(i) for i in range(3))
+    return ops.select(ops.less_equal(x, limit), value, x).outputs()
+
+
 class _Converter:
     """Says to OpenVINO's frontend what the binary operators become."""
 
@@ -171,7 +177,11 @@ class _Converter:
             ConversionExtension(f'mmesbnn::{name}', getattr(self, f'_{name}'))
             for name in NAMES.values()
         ]
-        return [*ours, ConversionExtension('aten::mT', _swap_last_axes)]
+        return [
+            *ours,
+            ConversionExtension('aten::mT', _swap_last_axes),
+            ConversionExtension('aten::threshold', _threshold),
+        ]
 
     def _next(self, operator: str) -> BinaryCall:
         call = self.calls[self.position]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..binary import ESConv2d, Expansion, tile
 from ..binary.expand_shrink import spread_thresholds
+from ..binary.layers import prelu
 
 #: Initial slope of the activations for negative inputs, torch's default for a PReLU.
 SLOPE = 0.25
@@ -113,7 +114,7 @@ class TimestepRPReLU(nn.Module):
         """Activate ``x``, every image by its bank."""
         # broadcast over the copies rather than tile
         x = x.unsqueeze(1) + self._chosen(self.shift_in, bank)
-        x = torch.where(x > 0, x, self._chosen(self.slope, bank) * x)
+        x = prelu(x, self._chosen(self.slope, bank))
         return (x + self._chosen(self.shift_out, bank)).flatten(1, 2)
 
 

@@ -17,6 +17,7 @@ from mmesbnn.binary import (
     build_sign,
     build_weight_binarizer,
 )
+from mmesbnn.binary.layers import prelu
 
 SIGNS = ['quadratic', 'identity', dict(type='hard_tanh', clip=1.5, zero=0)]
 BINARIZERS = [
@@ -248,6 +249,19 @@ def test_rprelu_is_a_shifted_prelu(channels_last):
     (through_x,) = gradients(y, x, upstream)
     (expected,) = gradients(activated, moved, upstream)
     assert_same(through_x, expected.movedim(1, axis))
+
+
+def test_prelu_has_the_values_and_gradients_of_torch():
+    x = torch.tensor([[-2.0, -0.0, 0.0, 3.0], [math.inf, -1.0, 0.0, 1.0]]).double()
+    slope = torch.tensor([0.25, -0.5, 0.1, 2.0]).double()
+    ours, theirs = ([z.clone().requires_grad_() for z in (x, slope)] for _ in range(2))
+    y, expected = prelu(*ours), F.prelu(*theirs)
+    assert torch.equal(y, expected)
+    for result in (y, expected):
+        result[:, 1:].sum().backward()
+    for a, b in zip(ours, theirs):
+        assert torch.equal(a.grad, b.grad)
+    assert prelu(torch.tensor(math.nan), slope).isnan().all()
 
 
 def test_rprelu_learns_all_its_parameters():
