@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters
 from mmesbnn.engine.reach import temperature_weights
-from tests.engine import toy
+from tests.engine import sr_runs, toy
 
 WORLD = 2
 STEPS = 2
@@ -107,6 +107,29 @@ def train_into_nan(folder, rank):
         return str(error)
 
 
+def train_super_resolution(folder):
+    """Train a diffusion model whole, and again from the middle."""
+    results = {}
+    for name in ('whole', 'parts'):
+        work_dir = folder / name
+        resumed = {} if name == 'whole' else dict(
+            resume=True, load_from=str(folder / 'whole' / 'iter_2.pth')
+        )  # fmt: skip
+        trained = sr_runs.runner(
+            folder, work_dir, launcher='pytorch', cfg=dict(model_wrapper_cfg=WRAPPER),
+            **resumed,
+        )  # fmt: skip
+        trained.train()
+        history = sr_runs.history(trained)
+        results[name] = dict(
+            wrapper=type(trained.model).__name__,
+            state=trained.model.module.state_dict(),
+            losses=history['train/loss'][-2:],
+            psnr=history['val/Set5/PSNR'][-1],
+        )
+    return results
+
+
 def main():
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -117,6 +140,7 @@ def main():
         synced=train_synced(rank),
         hooked=train_hooked(folder / 'hooked'),
         nan=train_into_nan(folder / 'nan', rank),
+        super_resolution=train_super_resolution(folder / 'sr'),
     )
     torch.save(result, folder / f'{rank}.pth')
     dist.destroy_process_group()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.datasets.sr_folders import write_benchmark, write_df2k
 from tests.engine import ddp_worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,8 @@ pytestmark = [
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ddp')
+    write_benchmark(folder / 'sr', sizes=((44, 52), (48, 44)))
+    write_df2k(folder / 'sr', sizes=((32, 40), (40, 32)))
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
     workers = [
@@ -81,3 +84,17 @@ def test_only_the_first_process_logs(results):
 def test_nan_on_one_process_stops_both(results):
     assert 'iteration 0: the loss of another process is not finite' in results[0]['nan']
     assert 'iteration 0: the loss became nan' in results[1]['nan']
+
+
+def test_super_resolution_resumes_exactly_and_each_process_draws_its_own(results):
+    whole, parts = (
+        [rank['super_resolution'][name] for rank in results]
+        for name in ('whole', 'parts')
+    )
+    assert whole[0]['wrapper'] == 'MMDistributedDataParallel'
+    for run in (whole[1], *parts):
+        assert difference(run['state'], whole[0]['state']) == 0
+        assert run['psnr'] == whole[0]['psnr'] > 0
+    for first, second in (whole, parts):  # own patches, timesteps and noise
+        assert first['losses'] != second['losses']
+    assert [run['losses'] for run in whole] == [run['losses'] for run in parts]
