@@ -19,8 +19,23 @@ from mmesbnn.datasets import write_digits
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/demo/es_bnext_digits.py'
 DATA = 'data/digits'
-#: mim and mmengine say it at every start; nothing that a reader of the demo can change.
-NOISE = 'pkg_resources is deprecated as an API'
+#: mim and mmcv-lite say so at every start; readers of the demo can't change it.
+NOISE = (
+    'pkg_resources is deprecated as an API',
+    'Fail to import ``MultiScaleDeformableAttention``',
+)
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment of a tool that keeps the noise to itself."""
+    filters = ','.join(f'ignore:{text}:UserWarning' for text in NOISE)
+    return {**os.environ, 'PYTHONWARNINGS': filters}
+
+
+def be_quiet() -> None:
+    """Keep the noise of this process, too."""
+    for text in NOISE:
+        warnings.filterwarnings('ignore', text)
 
 
 def run(title: str, *command: str) -> None:
@@ -30,8 +45,7 @@ def run(title: str, *command: str) -> None:
         'mim': [str(Path(sys.executable).with_name('mim'))],
         'python': [sys.executable],
     }[command[0]]
-    env = {**os.environ, 'PYTHONWARNINGS': f'ignore:{NOISE}:UserWarning'}
-    done = subprocess.run([*program, *command[1:]], cwd=ROOT, env=env)
+    done = subprocess.run([*program, *command[1:]], cwd=ROOT, env=quiet_environment())
     if done.returncode:
         sys.exit(f'demo: "{title}" failed with exit code {done.returncode}')
 
@@ -55,7 +69,7 @@ def main() -> None:
     parser.add_argument('--work-dir', default='work_dirs/demo')
     args = parser.parse_args()
     os.chdir(ROOT)
-    warnings.filterwarnings('ignore', NOISE)
+    be_quiet()
     began = time.time()
     work_dir = Path(args.work_dir)
 

@@ -7,12 +7,11 @@ import json
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo import NOISE, ROOT, run
+from demo import ROOT, be_quiet, run
 
 from mmesbnn.datasets import write_mini_voc
 
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument('--work-dir', default='work_dirs/demo_det')
     args = parser.parse_args()
     os.chdir(ROOT)
-    warnings.filterwarnings('ignore', NOISE)
+    be_quiet()
     began, work_dir = time.time(), Path(args.work_dir)
 
     if count := write_mini_voc(DATA, **DEVKIT):

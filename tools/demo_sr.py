@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from demo import ROOT, quiet_environment
 from mmengine.fileio import load
 
 from mmesbnn.analysis.comparison import draw_comparison
@@ -17,22 +18,18 @@ from mmesbnn.datasets.bicubic import resize
 from mmesbnn.datasets.images import image_files, read_rgb, to_uint8
 from mmesbnn.evaluation import psnr, ssim
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/demo/es_bi_diffsr_photos.py'
 DATA = Path('data/photographs')
 SCALE = 2
 #: The baseline, then ES: as many operations and weight bits.
 TAUS = (1, 2)
-#: Says nothing that a reader of the demo can change.
-NOISE = 'ignore:pkg_resources is deprecated as an API:UserWarning'
 
 
 def start(*command: str, log: Path | None = None) -> subprocess.Popen:
     """Start a tool from the project's root; its output goes to ``log`` if given."""
-    env = {**os.environ, 'PYTHONWARNINGS': NOISE}
     output = None if log is None else log.open('w')
     return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=env, stdout=output,
+        [sys.executable, *command], cwd=ROOT, env=quiet_environment(), stdout=output,
         stderr=None if log is None else subprocess.STDOUT,
     )  # fmt: skip
 

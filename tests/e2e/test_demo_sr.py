@@ -17,6 +17,7 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'demo_sr.py'
 def demo(tmp_path, monkeypatch):
     """The tool's functions; photographs and pretended results in this folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(TOOL.parent)
     functions = runpy.run_path(str(TOOL))
     write_photographs(functions['DATA'], test_size=64)
     for file in image_files(functions['DATA'] / 'test' / 'HR'):
