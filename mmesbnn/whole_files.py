@@ -39,7 +39,7 @@ def whole_folder(root: str | os.PathLike) -> Iterator[Path]:
     """A folder to write to, which becomes ``root`` when the block ends.
 
     Args:
-        root: The folder to write, which is not there yet; those above it are made.
+        root: The folder to write, not there when the block ends; those above are made.
 
     Raises:
         OSError: If it cannot be put there.

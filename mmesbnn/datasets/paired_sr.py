@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..checks import check_positive
 from .bicubic import resize
 from .images import image_files, image_size, read_rgb
 
@@ -131,9 +132,7 @@ class PairedSRDataset(Dataset):
         set_names: Sequence[str] | None = None, crop_size: int | None = None,
         augment: bool = False, repeat: int = 1,
     ) -> None:  # fmt: skip
-        for name, value in (('scale', scale), ('repeat', repeat)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name}={value!r} must be an integer >= 1')
+        check_positive(scale=scale, repeat=repeat)
         if crop_size is not None and (crop_size < scale or crop_size % scale):
             raise ValueError(
                 f'crop_size={crop_size} must be a positive multiple of scale={scale}'

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import openvino as ov
 import torch
 from torch import nn
 
+from ..whole_files import whole_folder
 from .manifest import ExportError, write_manifest
 from .openvino_graph import Conversion, compile_graph, halve, to_openvino
 from .openvino_tasks import Task
@@ -93,24 +93,14 @@ def _written_whole(out: Path) -> Iterator[Path]:
             f'--out {out}: holds other files than an export; name a new folder'
         )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+        with whole_folder(out) as folder:
+            yield folder
+            if out.is_dir():
+                shutil.rmtree(out)
     except OSError as error:
         raise ExportError(
             f'--out {out}: cannot be written ({error.strerror})'
         ) from error
-    try:
-        folder.chmod(0o755)
-        yield folder
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(folder, out)
-    except OSError as error:
-        raise ExportError(
-            f'--out {out}: cannot be written ({error.strerror})'
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(out: str | os.PathLike) -> None:

@@ -12,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ...checks import check_positive
 from ...datasets.bicubic import resize
 from ...datasets.images import to_uint8
 from ...optional import require
@@ -111,8 +112,7 @@ class SRDiffusion(BaseModel):
         require('diffusers', 'sr', 'SRDiffusion')
         from ...diffusion.schedule import make_scheduler
 
-        if not isinstance(scale, int) or scale < 1:
-            raise ValueError(f'scale={scale!r} must be an integer >= 1')
+        check_positive(scale=scale)
         if timesteps not in ('each', 'batch'):
             raise ValueError(f"timesteps={timesteps!r} must be 'each' or 'batch'")
         if loss not in LOSSES:
