@@ -7,13 +7,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import random
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from mmengine.registry import DefaultScope
+
+from tests.managers import forget_runners
 
 torch.set_num_threads(1)
 
@@ -32,6 +32,6 @@ def seed():
 
 
 @pytest.fixture(autouse=True)
-def no_scope(monkeypatch):
-    """No default scope, whatever runner another test has left behind."""
-    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+def no_runners(monkeypatch):
+    """No default scope and no logger of a runner that another test has left behind."""
+    forget_runners(monkeypatch)

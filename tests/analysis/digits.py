@@ -11,6 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests.managers import forget_runners
+
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 CONFIG = """
@@ -66,6 +68,7 @@ def set_temperature(model, value):
 
 def run_tool(name, *args, monkeypatch):
     """Run a tool in this process, which spares the imports; return its exit status."""
+    forget_runners(monkeypatch)
     monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
     try:
         runpy.run_path(str(TOOLS / name), run_name='__main__')

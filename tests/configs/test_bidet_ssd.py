@@ -144,7 +144,7 @@ def test_the_es_classifier_trains(tmp_path):
     check_trained(*train(name, root, tmp_path / 'work'))
 
 
-def test_it_begins_with_the_published_classifier(tmp_path, no_scope):
+def test_it_begins_with_the_published_classifier(tmp_path, no_runners):
     net = Network(widths=tuple(ARCH['channels'][:-1]), tail=ARCH['channels'][-1])
     published = {k: v.float() for k, v in random_state(net, base_only=True).items()}
     torch.save(published, tmp_path / 'vgg16.pth')

@@ -27,6 +27,7 @@ from mmesbnn.binary import (
 from mmesbnn.deploy import PackError, load_packed, pack
 from mmesbnn.deploy.packed_file import pack_bits, read_packed, unpack_bits
 from tests.analysis.digits import set_temperature, write_project
+from tests.managers import forget_runners
 
 pytest.importorskip('safetensors')
 
@@ -386,7 +387,7 @@ def test_a_classifier_comes_back_whole(classifier, tmp_path, monkeypatch):
     path = tmp_path / 'net.safetensors'
     pack(model, path, config=cfg, dataset_meta=meta)
     # whatever scope is current
-    monkeypatch.setattr(DefaultScope, '_instance_dict', {})
+    forget_runners(monkeypatch)
     loaded = load_packed(path)
     images = [str(file) for file in sorted(tmp_path.glob('val/*/*.png'))[:4]]
     model._config, model._dataset_meta = cfg, meta

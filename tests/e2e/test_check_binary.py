@@ -32,6 +32,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def check(monkeypatch, capsys):
     def run(*args):
+        capsys.readouterr()  # what the test printed itself
         code = run_tool('check_binary.py', *args, monkeypatch=monkeypatch)
         return code, *capsys.readouterr()
 

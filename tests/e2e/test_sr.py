@@ -7,13 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from mmesbnn.datasets.images import read_rgb
 from mmesbnn.evaluation import psnr
@@ -42,7 +40,6 @@ def run(folder, tool, *args):
     """Run a tool in this process, which spares the imports: what it prints."""
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as output:
         patch.chdir(folder)
-        patch.setattr(DefaultScope, '_instance_dict', OrderedDict())
         with contextlib.redirect_stdout(output):
             code = run_tool(tool, *args, monkeypatch=patch)
         assert code == 0, output.getvalue()[-3000:]

@@ -26,7 +26,7 @@ SSD = CONFIGS / 'bidet' / 'bidet-ssd300_2xb16-300k_voc0712.py'
 
 
 @pytest.fixture(autouse=True)
-def scope(no_scope):
+def scope(no_runners):
     """What a runner does for a config of mmdet's."""
     init_default_scope('mmdet')
 

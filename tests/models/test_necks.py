@@ -18,7 +18,7 @@ GEOMETRY = ((2, 1), (2, 1), (1, 0), (1, 0))
 
 
 @pytest.fixture(autouse=True)
-def scope(no_scope):
+def scope(no_runners):
     """What a runner does for a config of mmdet's."""
     init_default_scope('mmdet')
 
