@@ -48,8 +48,9 @@ demo-det: setup-full  ## Train a detector and its baseline
 demo-sr: setup-demo  ## Train a super-resolution network and its baseline
 	@$(PY) tools/demo_sr.py $(ARGS)
 
+# A process that dies shall end the run: pytest-xdist can wait for ever for its successor.
 test: setup-full lint  ## Lint, type-check and run all tests
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
 lint: setup-full  ## Check style, format and types
 	$(PY) -m ruff check .
