@@ -20,6 +20,7 @@ from torch import nn
 
 from ..whole_files import whole_folder
 from .manifest import ExportError, write_manifest
+from .openvino_core import shared_core
 from .openvino_graph import Conversion, compile_graph, halve, to_openvino
 from .openvino_tasks import Task
 from .openvino_verify import verify
@@ -147,7 +148,7 @@ def _check_strict(conversion: Conversion) -> None:
 
 def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
     """The written graph, read again, for one image."""
-    graph = ov.Core().read_model(path)
+    graph = shared_core().read_model(path)
     if dynamic:
         _check_batches(graph)
         set_batch(graph, 1)

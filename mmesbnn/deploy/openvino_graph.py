@@ -13,6 +13,7 @@ from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
 from .manifest import ExportError
+from .openvino_core import shared_core
 from .openvino_layout import channels_last
 from .openvino_means import push_means
 from .openvino_signs import compare_directly
@@ -184,4 +185,4 @@ def compile_graph(
     settings: dict[str, Any] = {**COMPILE_OPTIONS, **options}
     if threads:
         settings['INFERENCE_NUM_THREADS'] = threads
-    return ov.compile_model(graph, 'CPU', settings)
+    return shared_core().compile_model(graph, 'CPU', settings)

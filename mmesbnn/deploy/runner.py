@@ -15,6 +15,7 @@ from ..optional import require
 from . import decoding, images, sampling
 from .kernels import warn_of_slow_kernels
 from .manifest import ExportError, read_manifest
+from .openvino_core import shared_core
 
 Source = Any  # a file, an array or a PIL image
 
@@ -78,13 +79,12 @@ class Runner:
         self.manifest = read_manifest(folder, verify)
         self.task: str = self.manifest['task']
         self._openvino = require('openvino', 'deploy', 'Runner')
-        self._core = self._openvino.Core()
         self._compiled: dict[tuple[str, int], Any] = {}
         warn_of_slow_kernels(self._network('LATENCY', self._batch_size(1)))
 
     def _read(self, path: Path, batch: int) -> Any:
         """The network, for batches of this size: binary kernels must know it."""
-        network = self._core.read_model(str(path))
+        network = shared_core().read_model(str(path))
         if self._shape[0] == -1:
             set_batch(network, batch)
         return network
@@ -98,7 +98,7 @@ class Runner:
                 options['INFERENCE_NUM_THREADS'] = self.threads
             path = self.folder / 'model.xml'
             try:
-                network = self._core.compile_model(
+                network = shared_core().compile_model(
                     self._read(path, batch), self.device, options
                 )
             except RuntimeError as error:

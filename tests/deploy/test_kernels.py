@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmesbnn.deploy.kernels import binary_kernels, warn_of_slow_kernels
+from mmesbnn.deploy.openvino_core import shared_core
 
 ov = pytest.importorskip('openvino')
 
@@ -26,7 +27,7 @@ def compiled(count=2):
         x = binary_convolution(
             x, bits, [1, 1], [1, 1], [1, 1], [1, 1], 'xnor-popcount', 0.0
         )
-    return ov.Core().compile_model(ov.Model([x], [image]), 'CPU')
+    return shared_core().compile_model(ov.Model([x], [image]), 'CPU')
 
 
 def pretended(*kinds):
