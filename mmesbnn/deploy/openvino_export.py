@@ -85,14 +85,9 @@ def _written_whole(out: Path) -> Iterator[Path]:
     """A folder to write to, which takes the place of ``out`` at the end.
 
     Raises:
-        ExportError: If it cannot, or ``out`` is there and no export.
+        ExportError: If it cannot, or :func:`check_output` refuses ``out``.
     """
-    if out.exists() and not out.is_dir():
-        raise ExportError(f'--out {out}: is a file, and must be a folder')
-    if out.is_dir() and any(path.name not in _FILES for path in out.iterdir()):
-        raise ExportError(
-            f'--out {out}: holds other files than an export; name a new folder'
-        )
+    check_output(out)
     try:
         with whole_folder(out) as folder:
             yield folder
@@ -112,6 +107,10 @@ def check_output(out: str | os.PathLike) -> None:
     parent = next(p for p in (path, *path.resolve().parents) if p.exists())
     if not os.access(parent, os.W_OK):
         raise ExportError(f'--out {path}: {parent} cannot be written')
+    if path.is_dir() and any(file.name not in _FILES for file in path.iterdir()):
+        raise ExportError(
+            f'--out {path}: holds other files than an export; name a new folder'
+        )
 
 
 def _bits(conversion: Conversion) -> int:
