@@ -17,10 +17,9 @@ import faulthandler, os, signal, sys
 from mmesbnn.deploy import Runner
 
 faulthandler.enable()  # as pytest does: it has a signal stack
-for _ in range(2):
-    runners = [Runner(sys.argv[1], threads=1) for _ in range(3)]
-    while runners:
-        runners.pop(0)
+first, second = (Runner(sys.argv[1], threads=1) for _ in range(2))
+del first
+del second
 signal.signal(signal.SIGUSR1, lambda *_: None)
 os.kill(os.getpid(), signal.SIGUSR1)
 print('survived')

@@ -123,7 +123,7 @@ def test_other_samplers_are_refused(root, tmp_path):
     cfg = sr_runs.config(root, tmp_path)
     cfg['train_dataloader']['sampler'] = dict(type='InfiniteSampler')
     cfg.pop('custom_imports')
-    runner = Runner(**cfg, experiment_name='other_sampler')
+    runner = Runner(**cfg)
     with pytest.raises(ValueError, match='sampler of train_dataloader is a InfiniteS'):
         runner.train()
 
