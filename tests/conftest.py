@@ -22,6 +22,16 @@ settings.register_profile('mmesbnn', deadline=None, max_examples=30, database=No
 settings.load_profile('mmesbnn')
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup('campaigns', 'attacks at random, see tests/campaigns')
+    group.addoption('--campaign-seed', type=int, default=0, help='other cases (0)')
+    group.addoption(
+        '--campaign-seconds', type=float, default=2.0,
+        help='how long each campaign draws after its least number of cases (2)',
+    )  # fmt: skip
+    group.addoption('--campaign-report', metavar='FILE', help='write the counts here')
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Seed every generator; the fixture's value is the seed."""

@@ -8,12 +8,11 @@ could not be made.
 """
 
 import argparse
-import sys
 
 from mmengine.config import DictAction
 
+from mmesbnn import cli
 from mmesbnn.analysis import (
-    InputError,
     build_model,
     check_binary,
     explained,
@@ -58,8 +57,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

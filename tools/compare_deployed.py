@@ -7,10 +7,10 @@ is the same; 1: some are not; 2: the comparison could not be made.
 """
 
 import argparse
-import sys
 import warnings
 
-from mmesbnn.analysis import InputError, build_model, load_config, load_weights
+from mmesbnn import cli
+from mmesbnn.analysis import build_model, load_config, load_weights
 from mmesbnn.deploy import Runner, load_packed
 from mmesbnn.deploy.agreement import compare_forms, latency_line
 
@@ -27,6 +27,7 @@ def parse_args():
 
 
 def main():
+    warnings.simplefilter('ignore')
     args = parse_args()
     cfg = load_config(args.config)
     model = build_model(cfg).eval()
@@ -40,10 +41,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            sys.exit(main())
-    except (InputError, ImportError, OSError, ValueError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from mmesbnn import cli
 from mmesbnn.conversion import convert_file
 
 
@@ -38,22 +39,17 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always', UserWarning)
-            result = convert_file(
-                args.src, args.dst, binarize=args.binarize, se_bits=args.se_bits
-            )
-    except (ImportError, OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', UserWarning)
+        result = convert_file(
+            args.src, args.dst, binarize=args.binarize, se_bits=args.se_bits
+        )
     for label, text in result.summary.items():
         print(f'{label:<10}{text}')
     print(f'{"wrote":<10}{args.dst} ({Path(args.dst).stat().st_size / 1e6:.1f} MB)')
     for warning in caught:
         print(f'warning: {warning.message}', file=sys.stderr)
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

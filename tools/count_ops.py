@@ -12,8 +12,8 @@ import sys
 
 from mmengine.config import DictAction
 
+from mmesbnn import cli
 from mmesbnn.analysis import (
-    InputError,
     build_model,
     count_ops,
     explained,
@@ -63,8 +63,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

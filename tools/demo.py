@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmesbnn import cli
 from mmesbnn.analysis.curves import draw_training, read_scalars
 from mmesbnn.datasets import write_digits
 
@@ -126,4 +127,4 @@ images of your own, one folder per class; or take configs/es_bnext_tiny.py to Im
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

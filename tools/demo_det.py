@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from demo import ROOT, be_quiet, run
 
+from mmesbnn import cli
 from mmesbnn.datasets import write_mini_voc
 
 #: By name, and which the picture calls so.
@@ -165,4 +165,4 @@ recipes in configs/bidet, configs/es_bidet and configs/bnext_det on PASCAL VOC.
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

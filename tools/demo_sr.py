@@ -12,6 +12,7 @@ from pathlib import Path
 from demo import ROOT, quiet_environment
 from mmengine.fileio import load
 
+from mmesbnn import cli
 from mmesbnn.analysis.comparison import draw_comparison
 from mmesbnn.datasets import write_photographs
 from mmesbnn.datasets.bicubic import resize
@@ -168,4 +169,4 @@ Next: point data_root at photographs of your own; or take configs/bi_diffsr to D
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

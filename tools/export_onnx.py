@@ -9,13 +9,12 @@ there are none, before the file is written. Exit status 0: done; 2: it could not
 """
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmesbnn.analysis import InputError
+from mmesbnn import cli
 from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.openvino_tasks import make_task
 from mmesbnn.deploy.trained import load_trained
@@ -55,6 +54,7 @@ def parse_args():
 
 
 def main():
+    warnings.simplefilter('ignore')
     args = parse_args()
     cfg, model, meta = load_trained(*args.files, options=args.cfg_options)
     task = make_task(cfg, model, args.shape, args.images, meta)
@@ -70,10 +70,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            main()
-    except (InputError, ImportError, OSError, ValueError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -10,13 +10,12 @@ none, before it is written. Exit status 0: done; 2: it could not be.
 """
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmesbnn.analysis import InputError
+from mmesbnn import cli
 from mmesbnn.optional import require
 
 
@@ -63,6 +62,7 @@ def parse_args():
 
 
 def main():
+    warnings.simplefilter('ignore')
     args = parse_args()
     require('openvino', 'deploy', 'tools/export_openvino.py')
     from mmesbnn.deploy.openvino_export import check_output, export
@@ -85,10 +85,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            main()
-    except (InputError, ImportError, ValueError, OSError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmesbnn.deploy import ExportError, ImageError, Runner
+from mmesbnn import cli
+from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.drawing import draw_boxes, draw_labels
 from mmesbnn.deploy.images import read_image
 from mmesbnn.whole_files import whole_file
@@ -153,12 +154,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ExportError, ImageError, ImportError, ValueError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        reason = f'{error.strerror}: {error.filename}' if error.filename else error
-        print(f'{sys.argv[0]}: {reason}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

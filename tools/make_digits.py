@@ -2,6 +2,7 @@
 
 import argparse
 
+from mmesbnn import cli
 from mmesbnn.datasets import write_digits
 
 
@@ -14,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -8,6 +8,7 @@ VOC run on it unchanged; without it the classes are the digits.
 
 import argparse
 
+from mmesbnn import cli
 from mmesbnn.datasets import VOC_CLASSES, MiniVOC, write_mini_voc
 
 
@@ -62,4 +63,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

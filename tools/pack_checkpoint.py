@@ -9,10 +9,9 @@ input.
 
 import argparse
 import os
-import sys
 
-from mmesbnn.analysis import InputError
-from mmesbnn.deploy import PackError, pack_checkpoint
+from mmesbnn import cli
+from mmesbnn.deploy import pack_checkpoint
 
 
 def parse_args():
@@ -44,11 +43,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except PackError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(1)
-    except (InputError, OSError, ImportError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -8,15 +8,14 @@ SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.config import DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmesbnn import cli
 from mmesbnn.analysis import (
-    InputError,
     build_model,
     explained,
     load_config,
@@ -77,8 +76,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -7,13 +7,13 @@ last checkpoint and ends with the numbers of an uninterrupted training.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from mmesbnn.analysis import InputError, explained, load_config
+from mmesbnn import cli
+from mmesbnn.analysis import explained, load_config
 
 
 def parse_args():
@@ -51,8 +51,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -8,13 +8,13 @@ Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from mmesbnn import cli
 from mmesbnn.analysis import (
     InputError,
     build_model,
@@ -116,8 +116,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

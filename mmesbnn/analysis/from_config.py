@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..errors import MmesbnnError
 from ..models.classifiers import student_config
 from ..optional import require
 
@@ -36,7 +37,7 @@ SIZING = {
 }
 
 
-class InputError(Exception):
+class InputError(MmesbnnError):
     """What the user gave does not work; the message says what and why."""
 
 

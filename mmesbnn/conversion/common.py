@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..errors import MmesbnnError
 
-class ConversionError(ValueError):
+
+class ConversionError(MmesbnnError):
     """A checkpoint that cannot be read or contradicts itself; says why."""
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..errors import MmesbnnError
+
 Size = tuple[int, int]
 
 _PILLOW = {
@@ -26,7 +28,7 @@ _PILLOW = {
 }
 
 
-class ImageError(ValueError):
+class ImageError(MmesbnnError):
     """An image that cannot be used; the message says why."""
 
 

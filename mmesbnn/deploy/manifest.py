@@ -67,6 +67,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..errors import MmesbnnError
 from ..version import __version__
 from ..whole_files import whole_file
 
@@ -78,7 +79,7 @@ MODEL_FILES = ('model.xml', 'model.bin')
 _REQUIRED = ('task', 'inputs', 'outputs', 'preprocessing', 'classes', 'decoding')
 
 
-class ExportError(ValueError):
+class ExportError(MmesbnnError):
     """A folder that is not a usable export; the message says why."""
 
 

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..binary.expand_shrink import TiledBatchNorm2d
+from ..errors import MmesbnnError
 from ..optional import require
 
 FORMAT = 'mmesbnn-packed-1'
@@ -49,8 +50,10 @@ _STATISTICS = ('running_mean', 'running_var')
 _MAX_LAYOUT = 2**26
 
 
-class PackError(ValueError):
+class PackError(MmesbnnError):
     """A network that cannot be packed or a file that cannot be unpacked; says why."""
+
+    exit_status = 1
 
 
 def binary_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..errors import MmesbnnError
+
 #: Keys of a config that using a trained model needs.
 KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
 
@@ -27,7 +29,7 @@ _TUPLE = '__tuple__'
 _NAMES = {'inf': math.inf, 'nan': math.nan, 'True': True, 'False': False, 'None': None}
 
 
-class ConfigError(ValueError):
+class ConfigError(MmesbnnError):
     """A stored config that cannot be used; the message says why."""
 
 

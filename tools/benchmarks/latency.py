@@ -22,7 +22,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -37,7 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mmesbnn
-from mmesbnn.analysis import InputError, build_model, load_config, save_json
+from mmesbnn import cli
+from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.optional import require
@@ -509,10 +509,4 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == '__main__':
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            main()
-    except (InputError, ImportError, OSError) as error:
-        print(f'{sys.argv[0]}: {error}', file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)
