@@ -1,10 +1,63 @@
 """A reader sees the old file or the new one, never a part."""
 
+import contextlib
+import errno
+import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
 
 import pytest
 
-from mmesbnn.whole_files import whole_file, whole_folder
+from mmesbnn import folder_swap, partial_files
+from mmesbnn.whole_files import read_whole, whole_file, whole_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def umask():
+    old = os.umask(0o027)
+    yield
+    os.umask(old)
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """Let this process write files of ``size`` bytes at most."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path, text):
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
+def write_folder(root, text, **options):
+    with whole_folder(root, **options) as partial:
+        for name in ('a', 'b'):
+            (partial / name).write_text(text)
+
+
+# files
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path):
@@ -17,33 +70,496 @@ def test_a_file_takes_its_place_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interrupted_file_leaves_the_old_one_whole(tmp_path):
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError('x'), SystemExit])
+def test_an_interrupted_file_leaves_the_old_one_whole(tmp_path, error):
     path = tmp_path / 'x.txt'
     path.write_text('old')
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+    with pytest.raises(BaseException) as caught, whole_file(path) as partial:
         partial.write_text('ne')
-        raise KeyboardInterrupt
+        raise error
+    assert caught.type is (error if isinstance(error, type) else type(error))
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_an_oserror(tmp_path):
-    with pytest.raises(OSError), whole_file(tmp_path / 'no' / 'x') as partial:
+def test_a_missing_folder_is_named(tmp_path):
+    path = tmp_path / 'no' / 'x'
+    with pytest.raises(FileNotFoundError, match='No such folder') as caught:
+        write(path, 'new')
+    assert caught.value.filename == str(path)
+
+
+def test_new_files_get_the_mode_of_the_umask(tmp_path, umask):
+    write(tmp_path / 'x', 'new')
+    assert mode(tmp_path / 'x') == 0o640
+    # also if the writer makes its own
+    with whole_file(tmp_path / 'y') as partial:
+        partial.unlink()
+        os.close(os.open(partial, os.O_CREAT, 0o600))
+    assert mode(tmp_path / 'y') == 0o640
+
+
+def test_a_umask_that_forbids_all_forbids_no_writing(tmp_path):
+    old = os.umask(0o777)
+    try:
+        write(tmp_path / 'x', 'new')
+        write_folder(tmp_path / 'y', 'new')
+    finally:
+        os.umask(old)
+    assert mode(tmp_path / 'x') == mode(tmp_path / 'y') == 0
+
+
+def test_replaced_files_keep_their_mode(tmp_path):
+    path = tmp_path / 'x'
+    path.write_text('old')
+    path.chmod(0o600)
+    with whole_file(path) as partial:
+        assert mode(partial) == 0o600
         partial.write_text('new')
+    assert mode(path) == 0o600
 
 
-def test_a_folder_appears_at_the_end_and_others_may_read_it(tmp_path):
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / 'there').mkdir()
+    path, target = tmp_path / 'x', tmp_path / 'there' / 'y'
+    path.symlink_to(target)
+    for text in ('first', 'second'):  # there is no file yet, then there is one
+        write(path, text)
+        assert path.is_symlink()
+        assert target.read_text() == text
+    assert names(tmp_path / 'there') == ['y']
+
+
+def test_what_is_no_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / 'fifo')
+    (tmp_path / 'link').symlink_to('/dev/null')
+    for path in (tmp_path / 'fifo', tmp_path / 'link', '/dev/null'):
+        before = os.stat(path)
+        with pytest.raises(OSError, match='Not a regular file') as caught:
+            write(path, 'new')
+        assert caught.value.filename == str(path)
+        assert os.path.samestat(os.stat(path), before)
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path, 'new')
+    assert names(tmp_path) == ['fifo', 'link']
+
+
+def test_the_own_output_is_not_replaced(tmp_path):
+    code = (
+        'from mmesbnn.whole_files import whole_file\n'
+        'print("a line", flush=True)\n'
+        'with whole_file("/dev/stdout") as partial: partial.write_text("json")'
+    )
+    with open(tmp_path / 'out.txt', 'w') as out:
+        done = subprocess.run(
+            [sys.executable, '-c', code], stdout=out, stderr=subprocess.PIPE, cwd=ROOT
+        )
+    assert b'The output of this process goes there' in done.stderr
+    assert (tmp_path / 'out.txt').read_text() == 'a line\n'
+
+
+@pytest.fixture
+def own_folder():
+    """A folder of a user who is not root."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        folder.chmod(0o777)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+        folder.chmod(0o777)
+
+
+@pytest.mark.parametrize('what', ['file', 'folder'])
+def test_rights_are_needed(own_folder, what):
+    path, root = own_folder / 'in' / 'x', own_folder / 'in' / 'y'
+    path.parent.mkdir()
+    path.write_text('old')
+    write_folder(root, 'old')
+    if what == 'file':
+        path.chmod(0o444)
+    else:
+        path.parent.chmod(0o555)
+    with pytest.raises(PermissionError) as caught:
+        write(path, 'new')
+    assert caught.value.filename == str(path)
+    if what == 'folder':
+        for root in (own_folder / 'in' / 'y', own_folder / 'in' / 'z' / 'z'):
+            with pytest.raises(PermissionError) as caught:
+                write_folder(root, 'new', replace=True)
+            assert caught.value.filename == str(root)
+    assert path.read_text() == (own_folder / 'in/y/a').read_text() == 'old'
+
+
+@pytest.mark.parametrize('name', ['x' * 255, 'ä' * 127, b'caf\xe9\xff' * 40])
+def test_long_and_odd_names(tmp_path, name):
+    name = os.fsdecode(name)
+    write(tmp_path / name, 'new')
+    write_folder(tmp_path / name[:-1], 'new')
+    assert names(tmp_path) == sorted([name, name[:-1]])
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / ('x' * 256), 'new')
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_writers_at_once_do_not_mix(tmp_path):
+    path, errors = tmp_path / 'x', []
+
+    def repeat(letter):
+        try:
+            for _ in range(30):
+                with (
+                    whole_file(path, durable=False) as partial,
+                    partial.open('w') as file,
+                ):
+                    for _ in range(50):
+                        file.write(letter * 100)
+                        file.flush()
+                text = path.read_text()
+                assert len(text) == 5000 and len(set(text)) == 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=repeat, args=letter) for letter in 'abcd']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert names(tmp_path) == ['x']
+
+
+# disks
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / 'x'
+    path.write_text('old')
+    # as of a write, which knows no name
+    with pytest.raises(OSError) as caught, whole_file(path):
+        full()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    # as told by the flush
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError) as caught:
+        write(path, 'new')
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_text() == 'old'
+    assert names(tmp_path) == ['x']
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_limit_names_the_file(tmp_path, wrapped):
+    path = tmp_path / 'x'
+    path.write_text('old')
+    with pytest.raises(OSError) as caught, file_limit(1000), whole_file(path) as new:
+        try:
+            new.write_bytes(bytes(5000))
+        except OSError:
+            if wrapped:  # as by torch, whose message names nothing
+                raise RuntimeError('unexpected pos 64') from None
+            raise
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_text() == 'old'
+    assert names(tmp_path) == ['x']
+
+
+def test_a_limit_names_the_folder(tmp_path):
+    root = tmp_path / 'x'
+    for ignored in (OSError, ()):  # by a writer that lets its errors go
+        with (
+            pytest.raises(OSError) as caught,
+            file_limit(1000),
+            whole_folder(root) as partial,
+        ):
+            (partial / 'small').touch()
+            with contextlib.suppress(ignored):
+                (partial / 'y').write_bytes(bytes(5000))
+            raise RuntimeError('the writer says something else')
+        assert caught.value.errno == errno.EFBIG
+        assert str(caught.value.filename).startswith(str(root))
+    assert names(tmp_path) == []
+
+
+def test_errors_of_other_files_stay_as_they_are(tmp_path):
+    for error in (
+        ValueError('x'),
+        FileNotFoundError(errno.ENOENT, 'no', 'other'),
+        OSError('a text'),
+        OSError(errno.ENOSPC, 'full', 'other'),
+    ):
+        with pytest.raises(type(error)) as caught, whole_file(tmp_path / 'x'):
+            raise error
+        assert caught.value is error
+    assert names(tmp_path) == []
+
+
+def test_files_and_names_are_flushed_in_order(tmp_path, monkeypatch):
+    events = []
+
+    def record(name):
+        original = getattr(os, name)
+
+        def call(*args):
+            events.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, call)
+
+    record('fsync')
+    record('replace')
+    write(tmp_path / 'x', 'new')
+    assert events == ['fsync', 'replace', 'fsync']
+    events.clear()
+    with whole_file(tmp_path / 'x', durable=False):
+        pass
+    assert events == ['replace']
+    record('rename')
+    events.clear()
+    write_folder(tmp_path / 'y', 'new')
+    assert events == ['fsync'] * 3 + ['rename', 'fsync']
+
+
+@pytest.mark.parametrize('able', [True, False])
+def test_large_folders_are_flushed_as_a_whole(tmp_path, monkeypatch, able):
+    monkeypatch.setattr(partial_files, '_FEW', 2)
+    flushed = []
+    if not able:
+        monkeypatch.setattr(partial_files, '_sync_file_system', lambda path: False)
+    monkeypatch.setattr(partial_files, '_sync', flushed.append)
+    write_folder(tmp_path / 'y', 'new')
+    inside = [path.name for path in flushed if path != tmp_path]
+    assert len(inside) == (0 if able else 3)
+
+
+# folders
+
+
+def test_a_folder_appears_at_the_end(tmp_path, umask):
     root = tmp_path / 'data' / 'digits'
     with whole_folder(root) as partial:
         (partial / 'x').touch()
         assert not root.exists()
-    assert [path.name for path in root.iterdir()] == ['x']
-    assert stat.S_IMODE(root.stat().st_mode) == 0o755
+    assert names(root) == ['x']
+    assert mode(root) == mode(root.parent) == 0o750
     assert list(root.parent.iterdir()) == [root]
 
 
 def test_an_interrupted_folder_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / 'x') as partial:
+    root = tmp_path / 'a' / 'b' / 'x'
+    with pytest.raises(KeyboardInterrupt), whole_folder(root) as partial:
         (partial / 'y').touch()
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_replaced_if_asked_to(tmp_path):
+    root = tmp_path / 'x'
+    root.mkdir()
+    write_folder(root, 'old')
+    root.chmod(0o700)
+    with pytest.raises(FileExistsError, match='not empty') as caught:
+        write_folder(root, 'new')
+    assert caught.value.filename == str(root)
+    assert (root / 'a').read_text() == 'old'
+    write_folder(root, 'new', replace=True)
+    assert (root / 'a').read_text() == 'new'
+    assert mode(root) == 0o700
+    assert names(tmp_path) == ['x']
+
+
+def test_an_interrupted_folder_keeps_the_old_one(tmp_path):
+    root = tmp_path / 'x'
+    write_folder(root, 'old')
+    with pytest.raises(ZeroDivisionError), whole_folder(root, replace=True) as partial:
+        (partial / 'a').write_text('new')
+        raise ZeroDivisionError
+    assert (root / 'a').read_text() == 'old'
+    assert names(tmp_path) == ['x']
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / 'there').mkdir()
+    link = tmp_path / 'x'
+    link.symlink_to('there/y')
+    for text in ('old', 'new'):
+        write_folder(link, text, replace=True)
+        assert link.is_symlink()
+        assert (tmp_path / 'there/y/a').read_text() == text
+    assert names(tmp_path / 'there') == ['y']
+
+
+def test_folders_that_cannot_be_replaced(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('old')
+    for root in (tmp_path / 'file', tmp_path / 'file' / 'x'):
+        with pytest.raises(NotADirectoryError):
+            write_folder(root, 'new', replace=True)
+    inside = tmp_path / 'here' / 'inside'
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    for root in ('.', '..', inside):
+        with pytest.raises(OSError, match='current folder'):
+            write_folder(root, 'new', replace=True)
+    with pytest.raises(OSError, match='mount point'):
+        write_folder('/proc', 'new', replace=True)
+    assert (tmp_path / 'file').read_text() == 'old'
+    assert names(tmp_path) == ['file', 'here']
+
+
+READER = """
+import os, sys
+root, reads, missing = sys.argv[1], 0, 0
+print('ready', flush=True)
+while not os.path.exists(sys.argv[2]):
+    reads += 1
+    try:
+        folder = os.open(root, os.O_RDONLY)
+    except FileNotFoundError:
+        missing += 1
+        continue
+    os.close(folder)
+print(reads, missing)
+"""
+
+
+def replace_beside_a_reader(tmp_path, times=100):
+    """Numbers of reads, and of those that met no folder."""
+    root, stop = tmp_path / 'x', tmp_path / 'stop'
+    write_folder(root, 'old')
+    reader = subprocess.Popen(
+        [sys.executable, '-c', READER, root, stop], stdout=subprocess.PIPE, text=True
+    )
+    reader.stdout.readline()
+    for i in range(times):
+        write_folder(root, f'{i}', replace=True)
+    stop.touch()
+    reads, missing = map(int, reader.communicate(timeout=60)[0].split())
+    assert names(tmp_path) == ['stop', 'x']
+    return reads, missing
+
+
+def can_exchange(folder):
+    for name in ('first', 'second'):
+        (folder / name).mkdir()
+    return folder_swap.exchange(folder / 'first', folder / 'second')
+
+
+def test_a_reader_never_meets_a_gap(tmp_path):
+    (tmp_path / 'try').mkdir()
+    if not can_exchange(tmp_path / 'try'):
+        pytest.skip('names cannot be exchanged here')
+    (tmp_path / 'data').mkdir()
+    reads, missing = replace_beside_a_reader(tmp_path / 'data')
+    assert reads > 50 and missing == 0
+
+
+def test_without_exchange_there_are_two_renames(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_swap, 'exchange', lambda first, second: False)
+    replace_beside_a_reader(tmp_path, times=20)
+    assert (tmp_path / 'x/a').read_text() == '19'
+
+
+@pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), KeyboardInterrupt()])
+def test_without_exchange_a_failed_rename_is_undone(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(folder_swap, 'exchange', lambda first, second: False)
+    root, rename = tmp_path / 'x', os.rename
+    write_folder(root, 'old')
+
+    def fail(source, target):
+        if os.fspath(target) == os.fspath(root) and str(source).endswith('.part'):
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, 'rename', fail)
+    with pytest.raises(type(error)):
+        write_folder(root, 'new', replace=True)
+    assert (root / 'a').read_text() == 'old'
+    assert names(tmp_path) == ['x']
+
+
+def test_exchange_says_that_a_system_cannot(tmp_path, monkeypatch):
+    class Library:
+        def __init__(self, *_, **__):
+            pass
+
+    monkeypatch.setattr(folder_swap.ctypes, 'CDLL', Library)
+    assert not folder_swap.exchange(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_several_files_are_read_from_one_folder(tmp_path):
+    root = tmp_path / 'x'
+    write_folder(root, 'old')
+    turn = []
+
+    def read():
+        first = (root / 'a').read_text()
+        if not turn:
+            turn.append(write_folder(root, 'new', replace=True))
+        return first, (root / 'b').read_text()
+
+    assert read_whole(root, read) == ('new', 'new')
+    turn.clear()
+
+    def fail():
+        text = (root / 'a').read_text()
+        if not turn:
+            turn.append(write_folder(root, 'newer', replace=True))
+            raise ValueError('the sums differ')
+        return text
+
+    assert read_whole(root, fail) == 'newer'
+    with pytest.raises(FileNotFoundError):
+        read_whole(tmp_path / 'none', (tmp_path / 'none').read_text)
+
+    def always():
+        write_folder(root, 'again', replace=True)
+
+    with pytest.raises(OSError, match='again and again'):
+        read_whole(root, always)
+
+
+# signals
+
+
+def test_an_interrupted_removal_is_made_up_for(tmp_path):
+    """A second Ctrl-C while the first one's remains are removed."""
+    code = f"""
+import os, shutil
+from pathlib import Path
+from mmesbnn import partial_files
+from mmesbnn.whole_files import whole_file, whole_folder
+original = Path.unlink, shutil.rmtree
+def stop(*_, **__):
+    Path.unlink, shutil.rmtree = original
+    raise KeyboardInterrupt
+try:
+    with whole_file({str(tmp_path / 'x')!r}):
+        Path.unlink = stop
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+with whole_folder({str(tmp_path / 'y')!r}):
+    shutil.rmtree = stop
+    raise KeyboardInterrupt
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGINT
+    assert names(tmp_path) == []
+
+
+def test_a_child_process_removes_nothing_of_its_parent(tmp_path):
+    with whole_file(tmp_path / 'x') as partial:
+        partial.write_text('new')
+        child = os.fork()
+        if not child:
+            partial_files.remove_unfinished()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert partial.exists()
+    assert (tmp_path / 'x').read_text() == 'new'

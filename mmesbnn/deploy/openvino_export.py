@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,10 +88,8 @@ def _written_whole(out: Path) -> Iterator[Path]:
     """
     check_output(out)
     try:
-        with whole_folder(out) as folder:
+        with whole_folder(out, replace=True) as folder:
             yield folder
-            if out.is_dir():
-                shutil.rmtree(out)
     except OSError as error:
         raise ExportError(
             f'--out {out}: cannot be written ({error.strerror})'
