@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from . import decoding, images, sampling
 from .kernels import warn_of_slow_kernels
 from .manifest import ExportError, read_manifest
 from .openvino_core import shared_core
+from .request_pool import RequestPool
 
 Source = Any  # a file, an array or a PIL image
 
@@ -49,7 +51,8 @@ class Runner:
     Images are files, PIL images, or uint8 arrays ``(H, W, 3)`` in **RGB**. Results are
     dicts with the names of mmpretrain (``pred_label``, ``pred_score``, ``pred_scores``,
     ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``); of
-    super-resolution, arrays ``(H, W, 3)`` of uint8.
+    super-resolution, arrays ``(H, W, 3)`` of uint8. Any number of threads may share a
+    runner.
 
     Args:
         folder: An export, made by ``tools/export_openvino.py``.
@@ -79,8 +82,9 @@ class Runner:
         self.manifest = read_manifest(folder, verify)
         self.task: str = self.manifest['task']
         self._openvino = require('openvino', 'deploy', 'Runner')
-        self._compiled: dict[tuple[str, int], Any] = {}
-        warn_of_slow_kernels(self._network('LATENCY', self._batch_size(1)))
+        self._compiled: dict[tuple[str, int], RequestPool] = {}
+        self._compiling = Lock()
+        warn_of_slow_kernels(self._pool('LATENCY', self._batch_size(1)).network)
 
     def _read(self, path: Path, batch: int) -> Any:
         """The network, for batches of this size: binary kernels must know it."""
@@ -89,26 +93,28 @@ class Runner:
             set_batch(network, batch)
         return network
 
-    def _network(self, hint: str, batch: int) -> Any:
-        """The compiled network, for latency or throughput."""
-        if (hint, batch) not in self._compiled:
-            # 32 bits: processors with matrix units would round to bfloat16 otherwise
-            options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
-            if self.threads is not None and self.device == 'CPU':
-                options['INFERENCE_NUM_THREADS'] = self.threads
-            path = self.folder / 'model.xml'
-            try:
-                network = shared_core().compile_model(
-                    self._read(path, batch), self.device, options
-                )
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise ExportError(
-                    f'{path}: OpenVINO {self._openvino.__version__} cannot load it on '
-                    f'{self.device} ({reason})'
-                ) from error
-            self._compiled[hint, batch] = network
-        return self._compiled[hint, batch]
+    def _pool(self, hint: str, batch: int) -> RequestPool:
+        """The network, compiled for latency or throughput."""
+        with self._compiling:
+            if (hint, batch) not in self._compiled:
+                self._compiled[hint, batch] = RequestPool(self._compile(hint, batch))
+            return self._compiled[hint, batch]
+
+    def _compile(self, hint: str, batch: int) -> Any:
+        # 32 bits: processors with matrix units would round to bfloat16 otherwise
+        options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
+        if self.threads is not None and self.device == 'CPU':
+            options['INFERENCE_NUM_THREADS'] = self.threads
+        path = self.folder / 'model.xml'
+        try:
+            network = self._read(path, batch)
+            return shared_core().compile_model(network, self.device, options)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ExportError(
+                f'{path}: OpenVINO {self._openvino.__version__} cannot load it on '
+                f'{self.device} ({reason})'
+            ) from error
 
     # inputs -----------------------------------------------------------------------
 
@@ -235,8 +241,7 @@ class Runner:
                     f'{told["name"]} has shape {list(array.shape)}, the network takes '
                     f'{told["shape"]} (-1: any)'
                 )
-        results = self._network('LATENCY', len(arrays[0]))(list(arrays))
-        return self._named([np.array(results[i]) for i in range(len(results))])
+        return self._named(self._pool('LATENCY', len(arrays[0])).infer(arrays))
 
     def _results(
         self, outputs: dict[str, np.ndarray], sizes: list[tuple]
@@ -306,7 +311,7 @@ class Runner:
     def _stream(
         self, sources: Iterable[Source], batch_size: int, jobs: int | None
     ) -> Iterator[Any]:
-        network = self._network('THROUGHPUT', self._batch_size(batch_size))
+        network = self._pool('THROUGHPUT', self._batch_size(batch_size)).network
         queue = self._openvino.AsyncInferQueue(network, jobs or 0)
         done: dict[int, tuple[dict[str, np.ndarray], list[tuple]]] = {}
 
