@@ -6,22 +6,20 @@ exact network for whatever reads ONNX.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 from torch.utils._pytree import tree_leaves
 
 from ..analysis.operators import inference
-from ..binary import functional
-from ..binary.signs import HardTanhSign, IdentitySign, QuadraticSign
 from ..binary.weights import FixedWeight, RealWeight
 from ..optional import require
 from ..whole_files import whole_file
@@ -30,41 +28,74 @@ from .output_agreement import OutputAgreement, compare_all
 from .packed_file import binary_layers
 from .packing import PackError, why_not_binary
 
-#: Signs that become one comparison.
-_SIGNS = (HardTanhSign, IdentitySign, QuadraticSign)
+
+def _binary_conv2d(
+    g: Any,
+    x: Any,
+    weight: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    pad_value: Any,
+) -> Any:
+    """``mmesbnn::binary_conv2d`` as ``Conv``, after a ``Pad`` if it pads with +-1."""
+    strides, pads, dilations = (
+        symbolic_helper._parse_arg(value, 'is') for value in (stride, padding, dilation)
+    )
+    value = symbolic_helper._parse_arg(pad_value, 'f')
+    pads = [*pads, *pads]
+    if value:
+        axes = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+        sizes = g.op('Constant', value_t=torch.tensor(axes))
+        x = g.op('Pad', x, sizes, g.op('Constant', value_t=torch.tensor(value)))
+        pads = [0, 0, 0, 0]
+    return g.op(
+        'Conv',
+        x,
+        weight,
+        strides_i=strides,
+        pads_i=pads,
+        dilations_i=dilations,
+        group_i=symbolic_helper._parse_arg(groups, 'i'),
+    )
 
 
-class PlainSign(nn.Module):
-    """``1 if x > 0 else -1``, in ONNX a ``Greater`` and a ``Where``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the sign of ``x``."""
-        return torch.where(x > 0, 1.0, -1.0)
+def _binary_linear(g: Any, x: Any, weight: Any) -> Any:
+    return g.op('MatMul', x, g.op('Transpose', weight, perm_i=[1, 0]))
 
 
-@contextlib.contextmanager
-def plain_operators() -> Iterator[None]:
-    """Let binary arithmetic run as torch's own operators, which every exporter knows.
+def _binary_matmul(g: Any, a: Any, b: Any) -> Any:
+    return g.op('MatMul', a, b)
 
-    Not for several threads at a time.
-    """
-    plain = {
-        '_binary_conv2d': functional.plain_conv2d,
-        '_binary_linear': F.linear,
-        '_binary_matmul': torch.matmul,
-    }
-    ours = {name: getattr(functional, name) for name in plain}
-    try:
-        for name, operator in plain.items():
-            setattr(functional, name, operator)
-        yield
-    finally:
-        for name, operator in ours.items():
-            setattr(functional, name, operator)
+
+def _threshold(g: Any, x: Any, threshold: Any, value: Any) -> Any:
+    """``x if x > threshold else value``; torch's exporter knows relu only."""
+    return g.op('Where', g.op('Greater', x, threshold), x, value)
+
+
+def _swap_last_axes(g: Any, x: Any) -> Any:
+    """``x.mT``, which torch's exporter does not know."""
+    order = list(range(x.type().dim()))
+    order[-2:] = order[:-3:-1]
+    return g.op('Transpose', x, perm_i=order)
+
+
+#: torch's exporter keeps its state in globals.
+_EXPORTER = threading.Lock()
+
+#: How an operator becomes ONNX; those of torch's are more general than torch's own.
+_SYMBOLICS = {
+    'mmesbnn::binary_conv2d': _binary_conv2d,
+    'mmesbnn::binary_linear': _binary_linear,
+    'mmesbnn::binary_matmul': _binary_matmul,
+    'aten::threshold': _threshold,
+    'aten::mT': _swap_last_axes,
+}
 
 
 def with_constant_weights(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose binary weights are effective ones, signs comparisons.
+    """A copy in eval mode whose binary weights are effective ones.
 
     Raises:
         PackError: If a weight is not binary; layers whose ``weight_binarizer`` is
@@ -79,10 +110,6 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
         weight = layer.effective_weight().detach()
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight, requires_grad=False)
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, _SIGNS) and child.zero == -1:
-                setattr(module, name, PlainSign())
     return model.requires_grad_(False)
 
 
@@ -98,22 +125,16 @@ class _Flat(nn.Module):
         return tuple(tree_leaves(self.network(*inputs)))
 
 
-def _swap_last_axes(g: Any, x: Any) -> Any:
-    """``x.mT``, which torch's exporter does not know."""
-    order = list(range(x.type().dim()))
-    order[-2:] = order[:-3:-1]
-    return g.op('Transpose', x, perm_i=order)
-
-
 def _export(
     network: nn.Module, path: Path, example: tuple[Tensor, ...],
     inputs: Sequence[str], outputs: Sequence[str], dynamic_batch: bool, opset: int,
 ) -> None:  # fmt: skip
     axes = {name: {0: 'batch'} for name in (*inputs, *outputs)} if dynamic_batch else {}
-    torch.onnx.register_custom_op_symbolic('aten::mT', _swap_last_axes, 9)
-    with warnings.catch_warnings():
+    with _EXPORTER, warnings.catch_warnings():
         # the exporter that needs nothing but onnx calls itself deprecated
         warnings.simplefilter('ignore')
+        for name, symbolic in _SYMBOLICS.items():
+            torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
         try:
             torch.onnx.export(
                 network, example, path, dynamo=False, opset_version=opset,
@@ -146,7 +167,7 @@ def export_onnx(
     """Write a trained network as ONNX, and compare it with torch.
 
     Binary weights become constants ``-a`` and ``+a``, with ``a = 1`` where the family
-    has no scale; signs become ``Where(x > 0, 1, -1)``.
+    has no scale; signs become ``Ceil(Min(Where(x > 0, x, -1), 1))``.
 
     Args:
         network: What takes tensors and gives tensors.
@@ -184,11 +205,9 @@ def export_onnx(
         partial.touch()  # so that a missing right is an OSError
         with inference(network):
             names = output_names or _numbered(network(*examples[0]))
-            with plain_operators():
-                _export(
-                    network, partial, examples[0], input_names, names, dynamic_batch,
-                    opset,
-                )  # fmt: skip
+            _export(
+                network, partial, examples[0], input_names, names, dynamic_batch, opset
+            )
             session = runtime.InferenceSession(
                 partial, providers=['CPUExecutionProvider']
             )

@@ -1,6 +1,7 @@
 """ONNX files compute what torch does, with plain operators."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,10 +12,9 @@ from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
     BinaryMultiheadAttention,
-    functional,
 )
 from mmesbnn.deploy import ExportError, PackError
-from mmesbnn.deploy.onnx import export_onnx, plain_operators
+from mmesbnn.deploy.onnx import export_onnx
 from tests.deploy.test_packing import Net, shaken, soft
 
 onnx = pytest.importorskip('onnx')
@@ -49,7 +49,6 @@ def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
     assert nodes.count('Greater') == nodes.count('Where') == 4
     # the model is as it was
     assert type(model.wide.weight_binarizer).__name__ != 'FixedWeight'
-    assert functional._binary_linear is not torch.nn.functional.linear
 
 
 def test_attention(tmp_path):
@@ -137,9 +136,26 @@ def test_missing_packages_and_folders(tmp_path, monkeypatch):
         export_onnx(model, tmp_path / 'x.onnx', [(torch.randn(1, 3),)])
 
 
-def test_operators_are_ours_again_after_an_error():
-    before = functional._binary_conv2d
-    with pytest.raises(KeyError), plain_operators():
-        assert functional._binary_conv2d is not before
-        raise KeyError
-    assert functional._binary_conv2d is before
+@pytest.mark.parametrize('pad_value', [-1, 0, 1])
+def test_what_is_padded(pad_value, tmp_path):
+    model = shaken(
+        BinaryConv2d(
+            4, 6, (3, 1), stride=(2, 1), padding=(2, 1), dilation=(2, 1), groups=2,
+            pad_value=pad_value,
+        )
+    ).eval()  # fmt: skip
+    examples = [(torch.randn(n, 4, 9, 7),) for n in (1, 2)]
+    (agreement,) = export_onnx(model, tmp_path / 'x.onnx', examples)
+    assert agreement.difference < 1e-5 and agreement.largest > 1
+
+
+def test_several_threads_export_at_once(tmp_path):
+    models = [shaken(Net('scaled_sign')) for _ in range(4)]
+
+    def export(number):
+        path = tmp_path / f'{number}.onnx'
+        return export_onnx(models[number], path, images(1))
+
+    with ThreadPoolExecutor(4) as pool:
+        for (agreement,) in pool.map(export, range(4)):
+            assert agreement.equal == 1
