@@ -67,10 +67,10 @@ def _fail(message: str, status: int) -> int:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line and end the process.
 
-    Exit status: what ``main`` returns (None: 0). For an error that the user can mend,
-    the error's ``exit_status`` or 2, after one line ``TOOL: sentence``. 130 after
-    Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, after one line. 141 without a word if
-    the reader of the output went away.
+    Exit status: what ``main`` returns (None: 0). 2 after an error that the user can
+    mend, with one line ``TOOL: sentence``. 130 after Ctrl-C, 143 after SIGTERM, 129
+    after SIGHUP, with one line. 141 without a word if the reader of the output went
+    away.
 
     Args:
         main: Parses the arguments and does the work.
@@ -93,5 +93,5 @@ def _status(main: Callable[[], int | None]) -> int | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MENDABLE as error:
-        return _fail(sentence(error), getattr(error, 'exit_status', 2))
+        return _fail(sentence(error), 2)
     return status

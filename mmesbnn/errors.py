@@ -7,13 +7,7 @@ LONGEST_MESSAGE = 600
 
 
 class MmesbnnError(ValueError):
-    """Something given to mmesbnn cannot be used; the message says what and why.
-
-    Attributes:
-        exit_status: What a command line that meets the error ends with.
-    """
-
-    exit_status = 2
+    """Something given to mmesbnn cannot be used; the message says what and why."""
 
 
 def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:

@@ -3,7 +3,7 @@
     python tools/pack_checkpoint.py CHECKPOINT OUT.safetensors [--config FILE] [--half]
 
 mmesbnn.deploy.load_packed(OUT) builds the network again, with equal outputs.
-Exit status 0: written. 1: the network cannot be packed; the layer is named. 2: wrong
+Exit status 0: written. 2: the network cannot be packed (the layer is named), or wrong
 input.
 """
 

@@ -53,8 +53,6 @@ _MAX_LAYOUT = 2**26
 class PackError(MmesbnnError):
     """A network that cannot be packed or a file that cannot be unpacked; says why."""
 
-    exit_status = 1
-
 
 def binary_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers of ``model`` that multiply with an effective weight, by name."""

@@ -85,7 +85,7 @@ def test_a_checkpoint_in_its_temperature_phase(project, pack, tmp_path):
     torch.save(soft.state_dict(), tmp_path / 'soft.pth')
     out = tmp_path / 'net.safetensors'
     code, _, err = pack(tmp_path / 'soft.pth', out, '--config', config)
-    assert code == 1
+    assert code == 2
     assert 'cannot pack backbone.stages.0.0.spatial.conv: its temperature is 0.5' in err
     assert not out.exists()
 
