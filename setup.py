@@ -3,7 +3,9 @@
 ``mim`` and mmengine look for configs and tools inside the installed package, under
 ``mmesbnn/.mim``; in the repository they live beside it. The build closes that gap: a
 wheel gets copies, an editable install gets links, so that an edited config counts at
-once.
+once. To find the package by its name, as ``mmesbnn::config`` and ``mim train mmesbnn``
+do, they ask ``pkg_resources``, which cannot see an editable install: this needs a plain
+``pip install .``.
 """
 
 import re
@@ -12,7 +14,6 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
-from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
@@ -86,27 +87,6 @@ class BuildWithMim(build_py):
                 )
             except (OSError, NotImplementedError):  # as on Windows without the right
                 copy(source, target)
-        if editable:
-            self.tell_pkg_resources()
-
-    def tell_pkg_resources(self) -> None:
-        """Say where the sources are to ``pkg_resources``, which mim and mmengine ask.
-
-        It takes a package to lie beside its metadata and believes the first metadata
-        on the path, which an editable install has in site-packages, without a package.
-        So put metadata beside the sources, and those before site-packages.
-        """
-        metadata = egg_info(self.distribution)
-        metadata.egg_base = str(ROOT)
-        metadata.ensure_finalized()
-        metadata.run()
-        site_packages = Path(self.get_finalized_command('install').install_purelib)
-        site_packages.mkdir(parents=True, exist_ok=True)
-        # `sitedir` is the folder of the .pth file, where Python's site module runs it.
-        (site_packages / 'mmesbnn-sources.pth').write_text(
-            f'import sys; sys.path.insert(sys.path.index(sitedir), {str(ROOT)!r})\n',
-            encoding='utf-8',
-        )
 
 
 readme = ROOT / 'README.md'

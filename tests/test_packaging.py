@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-import sysconfig
+import venv
 import zipfile
 from itertools import chain
 from pathlib import Path
@@ -96,8 +96,7 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
         )
         run([sys.executable, '-c', build], cwd=sources)
         (sources,) = tmp_path.glob('mmesbnn-*.tar.gz')
-    offline = ['--no-build-isolation', '--no-deps', '--no-index']
-    run([*PIP, 'wheel', *offline, '-w', tmp_path, sources], cwd=tmp_path)
+    run([*PIP, 'wheel', *OFFLINE, '-w', tmp_path, sources], cwd=tmp_path)
 
     (wheel,) = tmp_path.glob('mmesbnn-*.whl')
     with zipfile.ZipFile(wheel) as archive:
@@ -117,17 +116,56 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
     assert find_installed(tmp_path / 'site', tmp_path) == tmp_path / 'site' / 'mmesbnn'
 
 
-def test_editable_install_links_configs_and_tools(sources, tmp_path):
-    prefix = tmp_path / 'prefix'
-    # --ignore-installed: or pip would remove the mmesbnn that these tests run with.
-    flags = ['--no-build-isolation', '--no-deps', '--no-index', '--ignore-installed']
-    run([*PIP, 'install', *flags, '--prefix', prefix, '-e', sources], cwd=tmp_path)
+@pytest.fixture
+def environment(tmp_path):
+    """A fresh environment: its Python, and a function that runs its pip."""
+    venv.create(tmp_path / 'venv', with_pip=True)
+    (python,) = (tmp_path / 'venv').glob('*/python')
+    tools = tmp_path / 'build_tools'
+    tools.mkdir()
+    here = Path(setuptools.__file__).parent
+    for name in ('setuptools', 'pkg_resources', '_distutils_hack'):
+        (tools / name).symlink_to(here.with_name(name), target_is_directory=True)
 
-    site = sysconfig.get_path('purelib', vars={'base': prefix, 'platbase': prefix})
-    package = find_installed(site, tmp_path)
-    assert package == sources / 'mmesbnn'
+    def pip(*arguments):
+        flags = ['-m', 'pip', '--disable-pip-version-check', '--no-input']
+        run([python, *flags, *arguments], tmp_path, PYTHONPATH=str(tools))
+
+    return python, pip
+
+
+PURELIB = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+FIND = 'import importlib.util as u; s = u.find_spec("{}"); print(s and s.origin)'
+OFFLINE = ['--no-build-isolation', '--no-deps', '--no-index']
+
+
+def test_editable_install_links_configs_and_tools(sources, environment, tmp_path):
+    python, pip = environment
+    pip('install', *OFFLINE, '-e', sources)
+    package = sources / 'mmesbnn'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (package / '.mim' / name).samefile(sources / name)
+    # only the package itself becomes importable, nothing that lies beside it
+    for name in ('tests', 'tools', 'configs', 'setup'):
+        assert (
+            run([python, '-I', '-c', FIND.format(name)], tmp_path).strip() == 'None'
+        ), name
+
+
+def test_editable_install_can_be_removed_and_replaced(sources, environment, tmp_path):
+    python, pip = environment
+    where = [python, '-I', '-c', FIND.format('mmesbnn')]
+    source = str(sources / 'mmesbnn' / '__init__.py')
+
+    pip('install', *OFFLINE, '-e', sources)
+    assert run(where, tmp_path).strip() == source
+    pip('uninstall', '--yes', 'mmesbnn')
+    assert run(where, tmp_path).strip() == 'None'
+
+    pip('install', *OFFLINE, '-e', sources)
+    pip('install', *OFFLINE, sources)
+    purelib = run([python, '-I', '-c', PURELIB], tmp_path).strip()
+    assert run(where, tmp_path).strip() == f'{purelib}/mmesbnn/__init__.py'
 
 
 @pytest.mark.skipif(not shutil.which('git'), reason='needs git')
