@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,9 +66,15 @@ class Conversion:
 def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
     if call.reason is not None:
         return call.reason
+    reasons = []
+    if call.pad_first and call.geometry is not None and not call.geometry.pad_value:
+        reasons.append("OpenVINO's binary kernel does not pad these zeros rightly")
     if zeros.get(call.layer) == 0:
-        return 'sign(0) is 0: two binary convolutions, twice the time'
-    return None
+        reasons.append('sign(0) is 0')
+    if not reasons:
+        return None
+    count, times = [('two', 'twice'), ('four', 'four times')][len(reasons) - 1]
+    return f'{" and ".join(reasons)}: {count} binary convolutions, {times} the time'
 
 
 def _reports(
@@ -77,13 +83,22 @@ def _reports(
     reports: dict[tuple[str, str], LayerReport] = {}
     for call in calls:
         key = call.layer, call.operator
-        macs = call.macs + (reports[key].macs if key in reports else 0)
         shape = None if call.weight is None else call.weight.shape
-        reports[key] = LayerReport(
-            call.layer, call.operator, shape, macs, call.reason is None,
+        report = LayerReport(
+            call.layer, call.operator, shape, call.macs, call.reason is None,
             _remark(call, zeros),
         )  # fmt: skip
+        reports[key] = _both(reports[key], report) if key in reports else report
     return list(reports.values())
+
+
+def _both(first: LayerReport, second: LayerReport) -> LayerReport:
+    """The report of a layer that runs several times, such as a head on all levels."""
+    worse = second if first.binary and not second.binary else first
+    return replace(
+        worse, macs=first.macs + second.macs,
+        reason=worse.reason or (second.reason if worse.binary else None),
+    )  # fmt: skip
 
 
 def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> None:

@@ -8,7 +8,7 @@ constants, one bit each, here and in the IR.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from openvino import opset13 as ops
 from openvino.opset1 import binary_convolution
 from openvino.utils.node_factory import NodeFactory
 
+from .openvino_kernel import Geometry
+
 #: Prefix of the names of nodes that turn a map into bits.
 BINARIZE = 'mmesbnn.binarize'
 
@@ -24,17 +26,6 @@ BINARIZE = 'mmesbnn.binarize'
 BYTE = 8
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a convolution looks: pairs (vertical, horizontal), groups, padded value."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    pad_value: int = 0
 
 
 def constant(value: Any, dtype: Any = np.float32) -> ov.Node:
@@ -169,22 +160,49 @@ def binary_conv(
         weight: Effective weight, ``-a`` and ``a`` per output channel.
         geometry: Stride, padding, dilation, groups and padded value.
         name: Name of the layer.
-        pad_first: Whether to pad the map rather than let the kernel do it, for a
-            ``pad_value`` of -1 or 1. Default False.
+        pad_first: Whether to pad the map rather than let the kernel do it. Zeros then
+            are the mean of -1 and 1, of two convolutions. Default False.
     """
+    ways = [(x, geometry)]
     if pad_first:
-        x, geometry = _padded(x, geometry)
-    parts, factor = [], 1.0
+        values = [geometry.pad_value] if geometry.pad_value else [-1, 1]
+        ways = [_padded(x, replace(geometry, pad_value=value)) for value in values]
+    ys: list[ov.Node] = []
+    factor = 1.0
+    for i, (padded, unpadded) in enumerate(ways):
+        y, factor = _convolved(padded, weight, unpadded, name, i * geometry.groups)
+        ys.append(y)
+    if len(ys) == 2:
+        ys, factor = [ops.add(*ys)], 0.5 * factor
+    return scaled(ys[0], factor * scale_of(weight))
+
+
+def _convolved(
+    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str, first: int
+) -> tuple[ov.Node, float]:
+    """The convolution by the signs of ``weight``, and a factor for it.
+
+    Args:
+        x: As of :func:`binary_conv`, as the rest.
+        weight: Effective weight.
+        geometry: Padded by the kernel.
+        name: Name of the layer.
+        first: Number of its first convolution.
+    """
+    parts: list[ov.Node] = []
+    factor = 1.0
     for part, kernels in zip(
         _split(x, geometry.groups), np.split(weight, geometry.groups)
     ):
         part, kernels, factor = _whole_bytes(part, kernels)
         signs = binarize(part, 0.0, kernels.shape[1])
-        signs.set_friendly_name(f'{BINARIZE}:{name}#{len(parts)}')
-        y = bit_convolution(signs, bits(kernels), geometry, geometry.pad_value)
-        y.set_friendly_name(f'{name}#{len(parts)}')
+        signs.set_friendly_name(f'{BINARIZE}:{name}#{first + len(parts)}')
+        # zeros that are not padded cost time, and may be counted wrongly
+        value = geometry.pad_value if any(geometry.padding) else -1
+        y = bit_convolution(signs, bits(kernels), geometry, value)
+        y.set_friendly_name(f'{name}#{first + len(parts)}')
         parts.append(y)
-    return scaled(_joined(parts), factor * scale_of(weight))
+    return _joined(parts), factor
 
 
 def bit_convolution(

@@ -224,7 +224,8 @@ def compare_directly(graph: ov.Model) -> dict[str, int | None]:
         x, zero, path = found
         channels = node.input_value(1).get_shape()[1]
         if zero == 0:
-            below = _again(ops.negative(x).output(0), path)
+            # the padded value has another sign, too
+            below = ops.negative(_again(x, path)).output(0)
             _convolve_twice(node, binarize(below, 0.0, channels))
         x, threshold = _threshold(x, path)
         direct = binarize(_again(x, path), threshold, channels)

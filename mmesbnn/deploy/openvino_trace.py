@@ -28,16 +28,13 @@ from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ..binary.weights import RealWeight
 from . import openvino_ops as binary_ops
 from .manifest import ExportError
-from .openvino_ops import Geometry
+from .openvino_kernel import Geometry, pads_rightly
 
 NAMES = {
     BINARY_CONV2D: 'binary_conv2d',
     BINARY_LINEAR: 'binary_linear',
     BINARY_MATMUL: 'binary_matmul',
 }
-
-#: Widest padding that OpenVINO's kernel takes, in pixels: its columns go in fours.
-KERNEL_COLUMNS = 4
 
 
 @dataclass
@@ -52,7 +49,7 @@ class BinaryCall:
         macs: Multiplications for one run of the example.
         reason: Why it stays in full precision; None if it becomes binary.
         exact_signs: Whether the input was exactly +-1 on the example.
-        pad_first: Whether to pad before the kernel, which does not pad that much.
+        pad_first: Whether to pad before the kernel, which would not do it rightly.
     """
 
     layer: str
@@ -63,11 +60,6 @@ class BinaryCall:
     reason: str | None
     exact_signs: bool
     pad_first: bool = False
-
-
-def _columns(out: torch.Size) -> int:
-    """The widest horizontal padding that OpenVINO's kernel takes for this output."""
-    return min(KERNEL_COLUMNS, out[-1])
 
 
 def _refused(layer: str, module: nn.Module, why: str) -> ExportError | None:
@@ -111,22 +103,11 @@ class _Recorder:
             call.geometry = Geometry(
                 tuple(stride), tuple(padding), tuple(dilation), groups, int(pad_value)
             )
-            self._check_padding(call, _columns(out.shape))
+            call.pad_first = not pads_rightly(
+                call.geometry, other.shape[2:], x.shape[2], out.shape[3]
+            )
             call.macs = out.numel() * other[0].numel()
         self._check(call, other)
-
-    @staticmethod
-    def _check_padding(call: BinaryCall, most: int) -> None:
-        wide = call.geometry.padding[1]
-        if wide <= most:
-            return
-        if call.geometry.pad_value:
-            call.pad_first = True
-        else:
-            call.reason = (
-                f"OpenVINO's binary kernel pads at most {most} columns of zeros here, "
-                f'not {wide}'
-            )
 
     def _check(self, call: BinaryCall, weight: Tensor) -> None:
         why = check_weight(weight)

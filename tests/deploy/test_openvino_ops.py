@@ -12,7 +12,7 @@ pytest.importorskip('openvino')
 import numpy as np
 import openvino as ov
 
-from mmesbnn.deploy.openvino_ops import Geometry, bits, scale_of
+from mmesbnn.deploy.openvino_ops import bits, scale_of
 from tests.deploy.graphs import converted, kinds, stored_bits
 
 
@@ -33,13 +33,14 @@ def check(layer, x):
     expected = reference(layer, x)
     np.testing.assert_allclose(y, expected.numpy(), rtol=1e-6, atol=1e-6)
     (report,) = conversion.layers
-    assert report.binary and report.reason is None
-    assert kinds(conversion.graph)['BinaryConvolution'] == layer.groups
+    ways = 1 if report.reason is None else 2
+    assert report.binary and (ways == 1 or 'does not pad these zeros' in report.reason)
+    assert kinds(conversion.graph)['BinaryConvolution'] == ways * layer.groups
     assert 'Convolution' not in kinds(conversion.graph)
     if layer.weight.shape[1] > 1:
         assert 'Select' not in kinds(conversion.graph)  # no map of signs remains
     if layer.weight.shape[1] % 8 == 0:
-        assert stored_bits(conversion.graph) == layer.weight.numel()
+        assert stored_bits(conversion.graph) == ways * layer.weight.numel()
 
 
 @pytest.mark.parametrize('pad_value', [-1, 0, 1])
@@ -142,14 +143,49 @@ def test_scale_is_the_magnitude_of_every_output():
     np.testing.assert_array_equal(scale_of(weight), [0.5, 2.0])
 
 
-def test_padding_wider_than_the_kernel_takes_stays_real():
-    layer = BinaryConv2d(4, 4, 5, padding=6)
-    x = torch.randn(1, 4, 9, 9)
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(kernel_size=5, padding=6),  # wider than OpenVINO's kernel takes
+        dict(kernel_size=3, padding=1, stride=3, dilation=2),
+        dict(kernel_size=6, padding=1, stride=5),
+        dict(kernel_size=3, padding=8, dilation=8),  # rows beyond the map
+        dict(kernel_size=9, padding=1, stride=2),
+    ],
+)
+def test_zeros_that_openvino_does_not_pad_rightly(options, groups):
+    layer = BinaryConv2d(6, 8, groups=groups, **options)
+    x = torch.randn(2, 6, 7, 13)
     conversion, y = converted(layer, x)
-    np.testing.assert_allclose(y, reference(layer, x).numpy(), rtol=1e-5, atol=1e-5)
-    (report,) = conversion.not_binary
-    assert 'at most 4 columns of zeros here, not 6' in report.reason
-    assert Geometry().pad_value == 0
+    expected = reference(layer, x).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+    (report,) = conversion.layers
+    assert report.binary and 'two binary convolutions' in report.reason
+    assert kinds(conversion.graph)['BinaryConvolution'] == 2 * groups
+
+
+@pytest.mark.parametrize('pad_value', [-1, 0, 1])
+def test_wide_padding_of_signs_that_may_be_zero(pad_value):
+    sign = dict(type='hard_tanh', zero=0)
+    layer = BinaryConv2d(8, 4, 5, padding=6, pad_value=pad_value, sign=sign)
+    x = torch.randn(1, 8, 9, 9).round()
+    conversion, y = converted(layer, x)
+    with torch.no_grad():
+        expected = layer.double()(x.double()).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+    (report,) = conversion.layers
+    count = 2 if pad_value else 4
+    assert report.binary and 'sign(0) is 0' in report.reason
+    assert kinds(conversion.graph)['BinaryConvolution'] == count
+
+
+@pytest.mark.parametrize('dilation', [1, 2, 3])
+@pytest.mark.parametrize('stride', [3, 4, 5])
+@pytest.mark.parametrize('kernel', [3, 4, 6])
+def test_long_strides_without_padding(kernel, stride, dilation):
+    layer = BinaryConv2d(8, 4, kernel, stride, dilation=dilation)
+    check(layer, torch.randn(1, 8, 19, 24))
 
 
 def test_padded_layer_that_stays_real():
