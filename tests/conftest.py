@@ -17,8 +17,15 @@ from tests.managers import forget_runners
 
 torch.set_num_threads(1)
 
-# Without a database hypothesis writes nothing into the directory it is run from.
-settings.register_profile('mmesbnn', deadline=None, max_examples=30, database=None)
+# Without a database hypothesis writes nothing into the directory it is run from. Its
+# examples follow from each test's source, so that a run says the same everywhere;
+# --hypothesis-profile=wide draws others, and --hypothesis-seed=7 yet others.
+settings.register_profile(
+    'mmesbnn', deadline=None, max_examples=30, database=None, derandomize=True
+)
+settings.register_profile(
+    'wide', deadline=None, max_examples=300, database=None, print_blob=True
+)
 settings.load_profile('mmesbnn')
 
 
