@@ -125,12 +125,13 @@ def _build(metadata: Mapping[str, str], path: Path) -> nn.Module:
         meta = None if meta is None else stored_config.from_json(meta)
     except stored_config.ConfigError as error:
         raise PackError(f'{path}: {error}') from error
+    built = Config(config)  # detectors read config.rpn, which a plain dict has not
     with scope_of(config):
         try:
-            model = MODELS.build(config['model'])
+            model = MODELS.build(built.model)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise PackError(f'{path}: cannot build the network: {reason}') from error
-    model._config = Config(config)
+    model._config = Config(config)  # building takes things out of its config
     model._dataset_meta = meta if meta is not None else default_meta(config)
     return model

@@ -485,6 +485,57 @@ def test_detectors(tmp_path):
     assert loaded._dataset_meta['classes'] == ('cat', 'dog', 'eel')
 
 
+def two_stage(name):
+    """A narrow two-stage detector's config: of this repository, or of mmdet."""
+    from mmengine.config import Config
+
+    if name == 'stock':
+        import mmdet
+
+        base = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'faster_rcnn'
+        cfg = Config.fromfile(base / 'faster-rcnn_r50_fpn_1x_coco.py')
+        conv = dict(type='ESConv2d', tau=2)
+        cfg.merge_from_dict({
+            'model.backbone.base_channels': 4, 'model.backbone.init_cfg': None,
+            'model.backbone.depth': 18, 'model.backbone.conv_cfg': conv,
+            'model.neck.in_channels': [4, 8, 16, 32],
+        })  # fmt: skip
+    else:
+        cfg = load_config(ROOT / 'configs' / name, {
+            'model.backbone.widths': (8, 8, 16, 256), 'model.backbone.init_cfg': None,
+            'model.roi_head.shared_head.init_cfg': None,
+        })  # fmt: skip
+    cfg.model.test_cfg.rpn.update(nms_pre=100, max_per_img=20)
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py', 'stock']
+)
+def test_two_stage_detectors(name, tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv.ops')
+    from mmdet.structures import DetDataSample
+
+    cfg = two_stage(name)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = shaken(build_model(cfg))
+    path = tmp_path / 'net.safetensors'
+    pack(model, path, config=cfg)
+    loaded = load_packed(path)
+    x = torch.randn(1, 3, 64, 96)
+    meta = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=meta)
+    with torch.no_grad():
+        ours = model.predict(x, [sample.clone()])[0].pred_instances
+        theirs = loaded.predict(x, [sample.clone()])[0].pred_instances
+    assert len(ours) > 5
+    for key in ('bboxes', 'scores', 'labels'):
+        assert torch.equal(ours[key], theirs[key])
+
+
 @pytest.mark.slow
 def test_es_bnext_tiny_takes_at_most_nine_megabytes(tmp_path):
     pytest.importorskip('mmpretrain')
