@@ -8,6 +8,8 @@ can still run exported networks, see :mod:`mmesbnn.deploy`.
 from importlib import import_module
 from typing import Any
 
+# first, so that a signal ends a tool in one line while the rest is imported
+from . import cli  # noqa: F401
 from .version import __version__
 
 try:

@@ -1,11 +1,14 @@
 """What all command lines share: how they end.
 
-Needs Python alone, since some of them run without torch.
+Needs Python alone, since some of them run without torch. A tool imports it before
+anything else, so that a signal ends it in one line while it imports the rest, too.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -13,12 +16,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import MmesbnnError, sentence
+from .whole_files import DISK_ERRORS, remove_unfinished
 
 #: What the user can mend. Any other error is a fault of ours, and keeps its trace.
 MENDABLE = (MmesbnnError, ImportError, MemoryError, OSError, ValueError)
+#: Signals that ask a process to end, where the system has them.
+ENDING = ('SIGINT', 'SIGTERM', 'SIGHUP')
+#: Seconds that open blocks get to end after the first signal.
+PATIENCE = 10
+
+Handler = Callable[[int, 'FrameType | None'], None]
 
 
 class Stopped(BaseException):
@@ -32,31 +42,87 @@ class Stopped(BaseException):
         self.number = number
 
 
-def _stop(owner: int) -> Callable[[int, FrameType | None], None]:
+def _line(number: int) -> str:
+    name = 'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name
+    return f'{Path(sys.argv[0]).name}: stopped by {name}'
+
+
+def _own(handler: Handler) -> Handler:
+    """Let a child process that inherits the handler end as without it."""
+    owner = os.getpid()
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a child process that inherited the handler
+        if os.getpid() == owner:
+            handler(number, frame)
+        elif number == signal.SIGINT:  # workers of a data loader wait for it
+            signal.default_int_handler(number, frame)
+        else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-            return
-        raise Stopped(number)
 
+    handle.ends = True  # type: ignore[attr-defined]
     return handle
+
+
+def _install(handler: Handler) -> dict[int, Any]:
+    """Handle the signals that end a process, but those that are ignored or taken.
+
+    Returns:
+        The handlers that were there.
+    """
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {}
+    for number in numbers:
+        old = signal.getsignal(number)
+        if old in usual or hasattr(old, 'ends'):
+            before[number] = old
+            signal.signal(number, _own(handler))
+    return before
+
+
+def _end_now(number: int, frame: FrameType | None) -> None:
+    """End the process without what is half written, whatever else is open."""
+    remove_unfinished()
+    with contextlib.suppress(Exception):  # it may be in the middle of a print
+        sys.stdout.flush()
+    if not _Request.told:
+        os.write(2, f'{_line(number)}\n'.encode(errors='backslashreplace'))
+    os._exit(128 + number)
+
+
+class _Request:
+    """The first signal that asked the process to end."""
+
+    number: int | None = None
+    told = False
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    """Raise where the process stands; the second time, or if nobody listens, end it."""
+    if _Request.number is not None:
+        _end_now(_Request.number, frame)
+    _Request.number = number
+    alarm = getattr(signal, 'SIGALRM', None)
+    if alarm is not None and signal.getsignal(alarm) is signal.SIG_DFL:
+        signal.signal(alarm, _own(lambda *_: _end_now(number, None)))
+        signal.alarm(PATIENCE)
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let signals that end the process raise :class:`Stopped` instead."""
-    before = {}
-    for name in ('SIGTERM', 'SIGHUP'):
-        number = getattr(signal, name, None)
-        # nohup ignores SIGHUP: leave it so
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            before[number] = signal.signal(number, _stop(os.getpid()))
+    """Let signals that end the process raise where it stands."""
+    _Request.number, _Request.told = None, False
+    before = _install(_ask)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if _Request.number is not None and hasattr(signal, 'SIGALRM'):
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _fail(message: str, status: int) -> int:
@@ -64,34 +130,130 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _escape(error: UnicodeError) -> tuple[bytes, int]:
+    """Print bytes of a file's name as they are, and as escapes what has no code."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return b''.join(
+        bytes([ord(c) - 0xDC00])
+        if '\udc80' <= c <= '\udcff'
+        else c.encode('ascii', 'backslashreplace')
+        for c in text
+    ), error.end
+
+
+codecs.register_error('mmesbnn.names', _escape)
+
+
+def _flushed() -> bool:
+    """Whether what was printed has been written; if not, the rest is dropped."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        # Python would try once more at its end
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Print no trace per line of a log that cannot be written, as on a full disk."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line and end the process.
 
     Exit status: what ``main`` returns (None: 0). 2 after an error that the user can
     mend, with one line ``TOOL: sentence``. 130 after Ctrl-C, 143 after SIGTERM, 129
-    after SIGHUP, with one line. 141 without a word if the reader of the output went
-    away.
+    after SIGHUP, with one line; a second signal, or ten seconds in which the first one
+    was not heard, end it at once. Files and folders that are half written are removed.
+    141 without a word if the reader of the output went away.
 
     Args:
         main: Parses the arguments and does the work.
     """
-    with _signals(), warnings.catch_warnings():
-        sys.exit(_status(main))
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='mmesbnn.names')
+    with _signals(), warnings.catch_warnings(), _quiet_logs():
+        try:
+            status = _status(main)
+        except BaseException as error:  # a signal while another error is told
+            if _Request.number is None:
+                _flushed()
+                raise
+            status = _stopped(error)
+    sys.exit(status)
+
+
+def _stopped(error: BaseException) -> int:
+    number = _Request.number
+    if number is None:  # raised by other code
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+    remove_unfinished()
+    if not _Request.told:
+        _Request.told = True
+        print(_line(number), file=sys.stderr)
+    _flushed()
+    return 128 + number
 
 
 def _status(main: Callable[[], int | None]) -> int | None:
     try:
         status = main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail('stopped by Ctrl-C', 130)
-    except Stopped as stopped:
-        name = signal.Signals(stopped.number).name
-        return _fail(f'stopped by {name}', 128 + stopped.number)
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except MENDABLE as error:
-        return _fail(sentence(error), 2)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (KeyboardInterrupt, Stopped) as error:
+        return _stopped(error)
+    except Exception as error:
+        if _Request.number is not None:  # of what was torn by the signal
+            return _stopped(error)
+        _flushed()
+        if isinstance(error, BrokenPipeError):
+            return 141
+        if not isinstance(error, MENDABLE):
+            raise
+        text = sentence(error)
+        if _is_of_output(error):
+            text = f'{error.strerror}: the standard output'
+        return _fail(text, 2)
     return status
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether it was ``print`` that found the disk full: its errors have no name."""
+    if (
+        not isinstance(error, OSError)
+        or error.errno not in DISK_ERRORS
+        or error.filename is not None
+    ):
+        return False
+    try:
+        os.write(sys.stdout.fileno(), b'\n')
+    except (OSError, ValueError, AttributeError):
+        return True
+    return False
+
+
+def _is_tool() -> bool:
+    """Whether the process runs one of this package's own command lines."""
+    script = getattr(sys.modules.get('__main__'), '__file__', None)
+    if script is None:
+        return False
+    package = Path(__file__).resolve().parent
+    tools = (package.parent / 'tools', package / '.mim' / 'tools')
+    above = Path(script).resolve().parents
+    return any(folder.resolve() in above for folder in tools)
+
+
+if _is_tool():
+    # until run() takes over, nothing is open that would have to end
+    _install(_end_now)

@@ -37,4 +37,6 @@ def sentence(error: BaseException) -> str:
         text = str(error.args[0])  # str() of a KeyError is the repr of its message
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f'{error.strerror}: {error.filename}'
+    elif isinstance(error, UnicodeEncodeError):
+        text = f'{error.object!r} cannot be written as {error.encoding}'
     return shorten(text) or type(error).__name__

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from mmesbnn import folder_swap, partial_files
-from mmesbnn.whole_files import read_whole, whole_file, whole_folder
+from mmesbnn.whole_files import partial as partial_module
+from mmesbnn.whole_files import (
+    read_whole,
+    remove_unfinished,
+    swapping,
+    whole_file,
+    whole_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -328,11 +334,11 @@ def test_files_and_names_are_flushed_in_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('able', [True, False])
 def test_large_folders_are_flushed_as_a_whole(tmp_path, monkeypatch, able):
-    monkeypatch.setattr(partial_files, '_FEW', 2)
+    monkeypatch.setattr(partial_module, '_FEW', 2)
     flushed = []
     if not able:
-        monkeypatch.setattr(partial_files, '_sync_file_system', lambda path: False)
-    monkeypatch.setattr(partial_files, '_sync', flushed.append)
+        monkeypatch.setattr(partial_module, '_sync_file_system', lambda path: False)
+    monkeypatch.setattr(partial_module, '_sync', flushed.append)
     write_folder(tmp_path / 'y', 'new')
     inside = [path.name for path in flushed if path != tmp_path]
     assert len(inside) == (0 if able else 3)
@@ -447,7 +453,7 @@ def replace_beside_a_reader(tmp_path, times=100):
 def can_exchange(folder):
     for name in ('first', 'second'):
         (folder / name).mkdir()
-    return folder_swap.exchange(folder / 'first', folder / 'second')
+    return swapping.exchange(folder / 'first', folder / 'second')
 
 
 def test_a_reader_never_meets_a_gap(tmp_path):
@@ -460,14 +466,14 @@ def test_a_reader_never_meets_a_gap(tmp_path):
 
 
 def test_without_exchange_there_are_two_renames(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_swap, 'exchange', lambda first, second: False)
+    monkeypatch.setattr(swapping, 'exchange', lambda first, second: False)
     replace_beside_a_reader(tmp_path, times=20)
     assert (tmp_path / 'x/a').read_text() == '19'
 
 
 @pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), KeyboardInterrupt()])
 def test_without_exchange_a_failed_rename_is_undone(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(folder_swap, 'exchange', lambda first, second: False)
+    monkeypatch.setattr(swapping, 'exchange', lambda first, second: False)
     root, rename = tmp_path / 'x', os.rename
     write_folder(root, 'old')
 
@@ -488,8 +494,8 @@ def test_exchange_says_that_a_system_cannot(tmp_path, monkeypatch):
         def __init__(self, *_, **__):
             pass
 
-    monkeypatch.setattr(folder_swap.ctypes, 'CDLL', Library)
-    assert not folder_swap.exchange(tmp_path / 'a', tmp_path / 'b')
+    monkeypatch.setattr(swapping.ctypes, 'CDLL', Library)
+    assert not swapping.exchange(tmp_path / 'a', tmp_path / 'b')
 
 
 def test_several_files_are_read_from_one_folder(tmp_path):
@@ -558,7 +564,7 @@ def test_a_child_process_removes_nothing_of_its_parent(tmp_path):
         partial.write_text('new')
         child = os.fork()
         if not child:
-            partial_files.remove_unfinished()
+            remove_unfinished()
             os._exit(0)
         os.waitpid(child, 0)
         assert partial.exists()

@@ -9,9 +9,12 @@ could not be made.
 
 import argparse
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 
-from mmesbnn import cli
 from mmesbnn.analysis import (
     build_model,
     check_binary,

@@ -9,7 +9,10 @@ is the same; 1: some are not; 2: the comparison could not be made.
 import argparse
 import warnings
 
-from mmesbnn import cli
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmesbnn.analysis import build_model, load_config, load_weights
 from mmesbnn.deploy import Runner, load_packed
 from mmesbnn.deploy.agreement import compare_forms, latency_line

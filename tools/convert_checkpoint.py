@@ -12,7 +12,10 @@ import sys
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmesbnn.conversion import convert_file
 
 

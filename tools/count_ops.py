@@ -10,9 +10,12 @@ layers, and why the others are not binary.
 import argparse
 import sys
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 
-from mmesbnn import cli
 from mmesbnn.analysis import (
     build_model,
     count_ops,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
+
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
 
 import numpy as np
 from PIL import Image
 
-from mmesbnn import cli
 from mmesbnn.analysis.curves import draw_training, read_scalars
 from mmesbnn.datasets import write_digits
 
@@ -45,6 +51,20 @@ def be_quiet() -> None:
         warnings.filterwarnings('ignore', text)
 
 
+def start(command: list[str], **options: Any) -> subprocess.Popen:
+    """Start a program from the project's root, in a group with all that it starts."""
+    return subprocess.Popen(
+        command, cwd=ROOT, env=quiet_environment(), start_new_session=True, **options
+    )
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ask a program and all that it started to end, and wait until it has."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
 def run(title: str, *command: str) -> None:
     """Run a command line from the project's root and show it; stop if it fails."""
     print(f'\n=== {title}\n    {" ".join(command)}\n', flush=True)
@@ -52,9 +72,14 @@ def run(title: str, *command: str) -> None:
         'mim': [str(Path(sys.executable).with_name('mim'))],
         'python': [sys.executable],
     }[command[0]]
-    done = subprocess.run([*program, *command[1:]], cwd=ROOT, env=quiet_environment())
-    if done.returncode:
-        sys.exit(f'demo: "{title}" failed with exit code {done.returncode}')
+    process = start([*program, *command[1:]])
+    try:
+        status = process.wait()
+    except BaseException:  # Ctrl-C
+        stop(process)
+        raise
+    if status:
+        sys.exit(f'demo: "{title}" failed with exit code {status}')
 
 
 def predict(checkpoint: str, count: int = 20) -> list[tuple]:

@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 import numpy as np
 from demo import ROOT, be_quiet, run
 
-from mmesbnn import cli
 from mmesbnn.datasets import write_mini_voc
 
 #: By name, and which the picture calls so.

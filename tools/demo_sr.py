@@ -9,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from demo import ROOT, quiet_environment
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
+import demo
+from demo import ROOT
 from mmengine.fileio import load
 
-from mmesbnn import cli
 from mmesbnn.analysis.comparison import draw_comparison
 from mmesbnn.datasets import write_photographs
 from mmesbnn.datasets.bicubic import resize
@@ -28,18 +32,24 @@ TAUS = (1, 2)
 
 def start(*command: str, log: Path | None = None) -> subprocess.Popen:
     """Start a tool from the project's root; its output goes to ``log`` if given."""
-    output = None if log is None else log.open('w')
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=quiet_environment(), stdout=output,
-        stderr=None if log is None else subprocess.STDOUT,
-    )  # fmt: skip
+    if log is None:
+        return demo.start([sys.executable, *command])
+    with log.open('w') as output:
+        return demo.start(
+            [sys.executable, *command], stdout=output, stderr=subprocess.STDOUT
+        )
 
 
 def finish(title: str, process: subprocess.Popen, log: Path | None = None) -> None:
     """Wait for a tool; stop the demo if it failed."""
-    if process.wait():
+    try:
+        status = process.wait()
+    except BaseException:  # Ctrl-C
+        demo.stop(process)
+        raise
+    if status:
         where = '' if log is None else f', see {log}'
-        sys.exit(f'demo: "{title}" failed with code {process.returncode}{where}')
+        sys.exit(f'demo: "{title}" failed with code {status}{where}')
 
 
 def run(title: str, *command: str, log: Path | None = None) -> None:
@@ -72,8 +82,7 @@ def train(work_dir: Path, iters: int | None) -> None:
             finish(f'train, tau = {tau}', process, log)
     finally:
         for process, _ in processes.values():
-            process.kill()
-            process.wait()
+            demo.stop(process)
 
 
 def compare(work_dir: Path) -> tuple[dict[str, list[float]], list]:

@@ -12,9 +12,12 @@ import argparse
 import warnings
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 
-from mmesbnn import cli
 from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.openvino_tasks import make_task
 from mmesbnn.deploy.trained import load_trained

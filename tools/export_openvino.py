@@ -13,9 +13,12 @@ import argparse
 import warnings
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 
-from mmesbnn import cli
 from mmesbnn.optional import require
 
 

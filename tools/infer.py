@@ -15,9 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from PIL import Image
 
-from mmesbnn import cli
 from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.drawing import draw_boxes, draw_labels
 from mmesbnn.deploy.images import read_image

@@ -2,7 +2,10 @@
 
 import argparse
 
-from mmesbnn import cli
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmesbnn.datasets import write_digits
 
 

@@ -8,7 +8,10 @@ VOC run on it unchanged; without it the classes are the digits.
 
 import argparse
 
-from mmesbnn import cli
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmesbnn.datasets import VOC_CLASSES, MiniVOC, write_mini_voc
 
 

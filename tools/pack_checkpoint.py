@@ -10,7 +10,10 @@ input.
 import argparse
 import os
 
-from mmesbnn import cli
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmesbnn.deploy import pack_checkpoint
 
 

@@ -10,11 +10,14 @@ SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test.
 import argparse
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmesbnn import cli
 from mmesbnn.analysis import (
     build_model,
     explained,

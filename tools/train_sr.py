@@ -9,10 +9,13 @@ last checkpoint and ends with the numbers of an uninterrupted training.
 import argparse
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from mmesbnn import cli
 from mmesbnn.analysis import explained, load_config
 
 

@@ -10,11 +10,14 @@ Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically.
 import argparse
 from pathlib import Path
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from mmesbnn import cli
 from mmesbnn.analysis import (
     InputError,
     build_model,

@@ -18,11 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
 
 import torch
 import torch.nn.functional as F
@@ -370,10 +373,7 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_instance('mmengine', log_level='WARNING')
     args.out.mkdir(parents=True, exist_ok=True)
-    try:
-        results = run(args)
-    except ValueError as error:  # a tau that does not divide, an unknown argument
-        sys.exit(f'{sys.argv[0]}: {error}')
+    results = run(args)
     rows = summary(results, args)
     text = table(rows)
     save_json(args.out / 'results.json', {**results, 'summary': rows})
@@ -383,4 +383,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -30,13 +30,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mmesbnn
-from mmesbnn import cli
 from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d

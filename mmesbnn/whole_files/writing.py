@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Writing files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from .folder_swap import swap
-from .partial_files import disk_error, flush, flush_name, partial_name, removed
+from .partial import disk_error, flush, flush_name, partial_name, removed
+from .swapping import swap
 
 T = TypeVar('T')
 

@@ -1,0 +1,14 @@
+"""Files and folders that appear whole or not at all."""
+
+from .partial import DISK_ERRORS, remove_unfinished
+from .writing import check_file, check_folder, read_whole, whole_file, whole_folder
+
+__all__ = [
+    'DISK_ERRORS',
+    'check_file',
+    'check_folder',
+    'read_whole',
+    'remove_unfinished',
+    'whole_file',
+    'whole_folder',
+]
