@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .manifest import ExportError
+
 Size = tuple[int, int]
 
 
@@ -21,6 +23,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -x))
 
 
+def _check_names(classes: Sequence[str] | None, count: int) -> None:
+    if classes and len(classes) < count:
+        raise ExportError(
+            f'the network has {count} classes, its manifest {len(classes)} names'
+        )
+
+
 def classify(
     outputs: np.ndarray, decoding: Mapping[str, Any], classes: Sequence[str] | None
 ) -> dict[str, Any]:
@@ -33,6 +42,7 @@ def classify(
     """
     activations = {'softmax': softmax, 'sigmoid': sigmoid, None: np.asarray}
     scores = activations[decoding['activation']](outputs)
+    _check_names(classes, len(scores))
     label = int(scores.argmax())
     result = {
         'pred_label': label, 'pred_score': float(scores[label]), 'pred_scores': scores
@@ -84,6 +94,11 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Box and class of every score ``(K, classes)`` that goes on."""
     levels = decoding.get('levels') or [len(scores)]
+    if sum(levels) != len(scores):
+        raise ExportError(
+            f'the network gives {len(scores)} boxes, its manifest has levels of '
+            f'{sum(levels)}'
+        )
     best = decoding.get('nms_pre') if decoding.get('levels') else None
     chosen, start = [], 0
     for count in levels:
@@ -140,8 +155,9 @@ def detect(
             the manifest.
         decoding: That of the manifest.
         classes: Names, or None.
-        size: Height and width of what the network saw of the image, without padding.
-        original: Height and width of the image.
+        size: Height and width that boxes are clipped to: of what the network saw of
+            the image, with what steps of the pipeline padded, as mmdet does.
+        original: Height and width of the same in pixels of the image.
 
     Returns:
         ``bboxes``, ``(n, 4)`` corners in pixels of the image, ``scores`` and
@@ -156,5 +172,6 @@ def detect(
         boxes, scores, labels = _picked(outputs, decoding, size, scale)
     result = {'bboxes': boxes, 'scores': scores, 'labels': labels.astype(int)}
     if classes:
+        _check_names(classes, int(labels.max(initial=-1)) + 1)
         result['classes'] = [classes[label] for label in result['labels']]
     return result

@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..analysis.from_config import deployed_config
-from .images import INTERPOLATIONS
 from .manifest import ExportError
+from .manifest_schema import INTERPOLATIONS
 from .unpacking import default_meta
 
 #: Transforms of a test pipeline that do nothing to the pixels.
@@ -62,14 +62,35 @@ def _centre_crop(transform: Mapping[str, Any]) -> dict[str, Any]:
     return {'type': 'centre_crop', 'size': _pair(transform['crop_size'])}
 
 
-def _pad(transform: Mapping[str, Any]) -> dict[str, Any]:
+def _pad_value(transform: Mapping[str, Any]) -> float | list[float]:
+    """What is put around the image: a grey, or red, green and blue."""
     value = transform.get('pad_val', 0)
     value = value.get('img', 0) if isinstance(value, Mapping) else value
-    if not isinstance(value, (int, float)) or transform.get('pad_to_square'):
-        raise ExportError(f'Pad with such options is not supported: {transform}')
-    if transform.get('size'):
-        return {'type': 'pad', 'size': _pair(transform['size']), 'value': value}
-    return {'type': 'pad', 'divisor': transform['size_divisor'], 'value': value}
+    if isinstance(value, int):
+        return value
+    # the pipeline's channels are blue, green, red; for mmcv a float is of blue alone
+    channels = [value, 0, 0] if isinstance(value, float) else value
+    if not isinstance(channels, (list, tuple)) or len(channels) != 3:
+        raise ExportError(f'Pad: pad_val={value!r} must be a number or three')
+    return list(channels[::-1])
+
+
+def _pad(transform: Mapping[str, Any]) -> dict[str, Any]:
+    if transform.get('padding_mode', 'constant') != 'constant':
+        raise ExportError(
+            f'Pad: padding_mode={transform["padding_mode"]!r} is not supported, only '
+            "'constant'"
+        )
+    step: dict[str, Any] = {'type': 'pad', 'value': _pad_value(transform)}
+    if transform.get('pad_to_square'):
+        step['square'] = True
+    if transform.get('size_divisor'):
+        step['divisor'] = transform['size_divisor']
+    elif transform.get('size'):
+        step['size'] = _pair(transform['size'])
+    if len(step) == 2:
+        raise ExportError(f'Pad without a size is not supported: {transform}')
+    return step
 
 
 _TRANSFORMS = {
@@ -99,9 +120,14 @@ def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
-def _preprocessing(cfg: Config) -> dict[str, Any]:
+def _pipeline(cfg: Config) -> list[Mapping[str, Any]]:
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    pipeline = (loader.get('dataset') or {}).get('pipeline') or cfg.get('test_pipeline')
+    pipeline = (loader.get('dataset') or {}).get('pipeline')
+    return pipeline or cfg.get('test_pipeline') or []
+
+
+def _preprocessing(cfg: Config) -> dict[str, Any]:
+    pipeline = _pipeline(cfg)
     if not pipeline:
         warnings.warn(
             'the config has no test pipeline: images enter the network as they are',
@@ -111,7 +137,7 @@ def _preprocessing(cfg: Config) -> dict[str, Any]:
     # one of the two, if at all: both exchange the channels of a BGR image
     swapped = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
     return {
-        'steps': steps_of(pipeline or ()),
+        'steps': steps_of(pipeline),
         'mean': list(data.get('mean') or (0.0, 0.0, 0.0)),
         'std': list(data.get('std') or (1.0, 1.0, 1.0)),
         'to_rgb': any(data.get(name, False) for name in swapped),
@@ -120,12 +146,27 @@ def _preprocessing(cfg: Config) -> dict[str, Any]:
     }
 
 
+def _head(cfg: Config) -> Mapping[str, Any]:
+    """The head that tells classes apart."""
+    model = cfg.get('model') or {}
+    head = (model.get('roi_head') or model).get('bbox_head') or model.get('head') or {}
+    return head[-1] if isinstance(head, (list, tuple)) else head
+
+
 def _classes(cfg: Config, dataset_meta: Mapping[str, Any] | None) -> list[str] | None:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    count = _head(cfg).get('num_classes')
     for meta in (dataset_meta, dataset.get('metainfo'), default_meta(cfg)):
         classes = (meta or {}).get('classes') or (meta or {}).get('CLASSES')
-        if classes:
+        if not classes:
+            continue
+        if count in (None, len(classes)):
             return [str(name) for name in classes]
+        warnings.warn(
+            f'the data has {len(classes)} names of classes and the head '
+            f'num_classes={count}: the export does not take these names',
+            stacklevel=3,
+        )
     return None
 
 
@@ -143,7 +184,17 @@ def _border(head: Mapping[str, Any] | list) -> int | None:
     return int(_name(coder.get('type', '')).startswith('Legacy'))
 
 
+def _check_places(cfg: Config) -> None:
+    """Refuse what moves an image: neither mmdet nor the runner moves boxes back."""
+    if any(_name(transform['type']) == 'CenterCrop' for transform in _pipeline(cfg)):
+        raise ExportError(
+            'CenterCrop in the test pipeline of a detector is not supported: boxes '
+            'would not be where the objects are'
+        )
+
+
 def _detection(cfg: Config) -> dict[str, Any]:
+    _check_places(cfg)
     test = cfg.model.get('test_cfg') or {}
     head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
     # on proposals, mmdet does not ask for a size

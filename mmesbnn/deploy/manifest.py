@@ -30,7 +30,8 @@ an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, widt
     {'type': 'resize_edge', 'edge': 'short'|'long'|'width'|'height', 'scale', ...}
     {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
     {'type': 'centre_crop', 'size'}
-    {'type': 'pad', 'size' or 'divisor', 'value'}   before normalising
+    {'type': 'pad', 'size' or 'divisor' or 'square', 'value'}   before normalising;
+                    'square': True is to the longer side, and may have a 'divisor'
 
 ``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
 output being ``(N, classes)``.
@@ -64,19 +65,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import MmesbnnError
+from ..errors import MmesbnnError, sentence
+from ..plain_files import open_plain
 from ..version import __version__
 from ..whole_files import whole_file
+from .manifest_schema import MODEL_FILES, check_manifest
+from .schema import Unfit
+from .strict_json import parse_json
 
 NAME = 'manifest.json'
 FORMAT = 1
-TASKS = ('classification', 'detection', 'super_resolution')
-#: Files that make up the network; their sums are in the manifest.
-MODEL_FILES = ('model.xml', 'model.bin')
-_REQUIRED = ('task', 'inputs', 'outputs', 'preprocessing', 'classes', 'decoding')
+#: Bytes of the largest manifest; 100,000 names of classes take less.
+_LARGEST = 2**22
+#: Lists and dicts in each other; a manifest has 4.
+_DEEPEST = 20
 
 
 class ExportError(MmesbnnError):
@@ -84,9 +90,13 @@ class ExportError(MmesbnnError):
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Sum of a file, as hexadecimal digits."""
+    """Sum of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
+    """
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
+    with open_plain(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -104,7 +114,8 @@ def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
         The manifest's path.
 
     Raises:
-        ExportError: If an entry is missing or the task is unknown.
+        ExportError: If an entry is missing, of a wrong type or out of its range, or
+            contradicts another; see :mod:`mmesbnn.deploy.manifest_schema`.
         OSError: If it cannot be written, or the network is not there.
     """
     folder = Path(folder)
@@ -126,18 +137,15 @@ def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, A
 
     Raises:
         ExportError: If the folder is no export, is of a later version, lacks a file, or
-            a file was changed since.
+            a file was changed since, or the manifest says what cannot be.
     """
     folder = Path(folder)
     path = folder / NAME
     if not folder.is_dir():
         raise ExportError(f'{folder}: no such folder')
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ExportError(f'{folder}: not an export, it has no {NAME}')
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ExportError(f'{path}: cannot be read ({error})') from error
+    content = _read(path)
     if not isinstance(content, dict) or not isinstance(content.get('format'), int):
         raise ExportError(f'{path}: not the manifest of an export')
     if content['format'] > FORMAT:
@@ -150,19 +158,39 @@ def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, A
     return content
 
 
-def _check_content(content: dict[str, Any], what: str) -> None:
-    missing = [key for key in _REQUIRED if key not in content]
-    if missing:
-        raise ExportError(f'{what} lacks {", ".join(missing)}')
-    if content['task'] not in TASKS:
-        raise ExportError(f'{what}: task={content["task"]!r} must be one of {TASKS}')
+def _read(path: Path) -> Any:
+    try:
+        with open_plain(path) as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError(f'more than {_LARGEST:,} bytes')
+        return parse_json(raw.decode('utf-8'), _DEEPEST)
+    except (OSError, ValueError) as error:
+        raise ExportError(f'{path}: cannot be read ({_reason(error)})') from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or sentence(error)
+
+
+def _check_content(content: Mapping[str, Any], what: str) -> None:
+    try:
+        check_manifest(content)
+    except Unfit as error:
+        raise ExportError(f'{what}: {error}') from None
 
 
 def _check_file(path: Path, expected: str | None, verify: bool) -> None:
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ExportError(f'{path}: missing from the export')
-    if verify and sha256(path) != expected:
-        raise ExportError(
-            f'{path}: changed since the export (its sha256 is not the one in {NAME}); '
-            'export again, or pass verify=False if the change is yours'
-        )
+    try:
+        with open_plain(path):
+            pass
+        if not verify or sha256(path) == expected:
+            return
+    except OSError as error:
+        raise ExportError(f'{path}: cannot be read ({_reason(error)})') from error
+    raise ExportError(
+        f'{path}: changed since the export (its sha256 is not the one in {NAME}); '
+        'export again, or pass verify=False if the change is yours'
+    )

@@ -6,10 +6,13 @@ The same arithmetic as :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+#: Values that are computed at a time, where that takes more memory than the image.
+_STRIP = 2**20
 
 #: From ``sample``, ``(N, 6, H, W)``, and a timestep to the prediction.
 Network = Callable[[np.ndarray, int], np.ndarray]
@@ -41,8 +44,26 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
         taps = taps % (2 * length)
         taps = np.where(taps < length, taps, 2 * length - 1 - taps)
         weights = weights.astype(image.dtype)[..., None, None]
-        image = sum(image[row] * w for row, w in zip(taps, weights)).swapaxes(0, 1)
+        result = np.empty((length * scale, *image.shape[1:]), image.dtype)
+        for strip in _strips(len(result), image[0].size):
+            pairs = zip(taps[:, strip], weights[:, strip])
+            result[strip] = sum(image[row] * w for row, w in pairs)
+        image = result.swapaxes(0, 1)
     return image
+
+
+def _strips(rows: int, width: int) -> Iterator[slice]:
+    """Parts of ``rows`` rows of ``width`` values."""
+    step = max(_STRIP // max(width, 1), 1)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """``(H, W, C)`` in [0, 1] as uint8, ``floor(255 x + 1/2)``."""
+    result = np.empty(image.shape, np.uint8)
+    for strip in _strips(len(image), image[0].size):
+        result[strip] = np.floor(image[strip] * 255 + 0.5)
+    return result
 
 
 def pad_reflect(
@@ -102,7 +123,8 @@ def tiled(
             part = (..., slice(top, top + tile[0]), slice(left, left + tile[1]))
             total[part] += ramp * network(np.ascontiguousarray(sample[part]), t)
             weight[part] += ramp
-        return total / weight
+        total /= weight
+        return total
 
     return predict
 
@@ -179,10 +201,7 @@ def upscale(
         ValueError: If ``steps`` is not from 1 to the schedule's length, or ``noise``
             has another shape.
     """
-    total = len(decoding['scheduler']['alphas_cumprod'])
-    steps = decoding['scheduler']['num_inference_steps'] if steps is None else steps
-    if not 1 <= steps <= total:
-        raise ValueError(f'steps={steps} must be from 1 to {total}')
+    steps = _checked_steps(decoding['scheduler'], steps)
     height, width = (side * decoding['scale'] for side in image.shape[:2])
     condition = enlarge(image, decoding['scale']).clip(0, 1)
     condition = pad_reflect(condition, decoding['multiple'], least)
@@ -192,8 +211,26 @@ def upscale(
         noise = generator.standard_normal(condition.shape, np.float32)
     elif noise.shape != condition.shape:
         raise ValueError(f'noise has shape {noise.shape}, not {condition.shape}')
-    x, schedule = noise.astype(np.float32), _Schedule(decoding, steps)
+    sample = np.concatenate([condition, noise], 1, dtype=np.float32)
+    del condition, noise  # large images: the sample holds them
+    x, schedule = sample[:, 3:], _Schedule(decoding, steps)
     for t in progress(schedule.timesteps):
-        prediction = network(np.concatenate([condition, x], 1), t)
-        x = schedule.step(x, prediction, t).astype(np.float32)
+        prediction = network(sample, t)
+        for strip in _strips(x.shape[2], x[0, :, 0].size):
+            part = (..., strip, slice(None))
+            x[part] = schedule.step(x[part], prediction[part], t)
     return x[0].transpose(1, 2, 0)[:height, :width].clip(0, 1)
+
+
+def _checked_steps(scheduler: Mapping[str, Any], steps: int | None) -> int:
+    total = len(scheduler['alphas_cumprod'])
+    steps = scheduler['num_inference_steps'] if steps is None else steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
+        raise ValueError(f'steps={steps!r} must be an integer from 1 to {total}')
+    last = timesteps(scheduler, steps)[0]
+    if last >= total:
+        raise ValueError(
+            f'steps={steps} begin at timestep {last}, and the schedule ends at '
+            f'{total - 1}: use fewer'
+        )
+    return steps

@@ -20,7 +20,10 @@ def write_export(folder, network, example, shapes, outputs, **manifest):
         {'name': name, 'shape': list(shape), 'dtype': 'float32'}
         for name, shape in shapes.items()
     ]
-    outputs = [{'name': name, 'shape': [-1]} for name in outputs]
+    outputs = [
+        {'name': name, 'shape': [d.get_length() if d.is_static else -1 for d in shape]}
+        for name, shape in zip(outputs, (port.partial_shape for port in model.outputs))
+    ]
     write_manifest(folder, dict(inputs=inputs, outputs=outputs, **manifest))
     return folder
 

@@ -1,5 +1,8 @@
 """Manifests say of preprocessing and decoding what the configs say."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -126,7 +129,9 @@ def test_every_step():
         (dict(type='Resize', scale_factor=2), 'Resize without a scale'),
         (dict(type='Resize', scale=9, interpolation='area'), "interpolation='area'"),
         (dict(type='CenterCrop', crop_size=9, auto_pad=True), 'auto_pad'),
-        (dict(type='Pad', pad_to_square=True), 'Pad with such options'),
+        (dict(type='Pad'), 'Pad without a size'),
+        (dict(type='Pad', size=9, pad_val='x'), "pad_val='x' must be a number or th"),
+        (dict(type='Pad', size=9, padding_mode='edge'), "padding_mode='edge'"),
     ],
 )
 def test_transforms_without_a_step(transform, words):
@@ -149,7 +154,72 @@ def test_names_of_the_checkpoint_come_first():
     described = describe(cfg)
     assert described['decoding'] == {'activation': 'softmax'}
     assert len(described['classes']) == 1000
-    assert describe(cfg, {'classes': ('a', 'b')})['classes'] == ['a', 'b']
+    names = [f'my {i}' for i in range(1000)]
+    assert describe(cfg, {'classes': names})['classes'] == names
+
+
+def test_names_of_other_classes_are_left_out():
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
+    cfg.model.head.num_classes = 2
+    with pytest.warns(UserWarning, match='1000 names .* num_classes=2'):
+        assert describe(cfg)['classes'] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert describe(cfg, {'classes': ('a', 'b')})['classes'] == ['a', 'b']
+
+
+PADS = [
+    dict(size=(90, 80)),
+    dict(size=(90, 80), pad_val=7),
+    dict(size=(90, 80), pad_val=dict(img=7.0)),
+    dict(size=(90, 80), pad_val=dict(img=(1, 2, 3))),
+    dict(size=(20, 80), pad_val=dict(seg=3)),
+    dict(size_divisor=32, pad_val=dict(img=(114.0, 115.0, 116.0))),
+    dict(pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
+    dict(pad_to_square=True, size_divisor=50),
+]
+
+
+@pytest.mark.parametrize('options', PADS, ids=str)
+@pytest.mark.parametrize('shape', [(40, 61), (61, 40)])
+def test_pads_as_mmcv_does(options, shape):
+    from mmcv.transforms import Pad
+
+    image = photograph(0)[: shape[0], : shape[1]]
+    expected = Pad(**options)(dict(img=image[..., ::-1].copy()))['img'][..., ::-1]
+    found = apply_steps(image, steps_of([dict(type='Pad', **options)]))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    'name', ['rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'yolox/yolox_s_8xb8-300e_coco.py']
+)
+@pytest.mark.parametrize('size', [(97, 131), (300, 200)])
+def test_stock_letterboxes(name, size, tmp_path):
+    """Pipelines of mmdet's own configs that fit into a square and fill it up."""
+    mmdet = pytest.importorskip('mmdet')
+    from mmengine.dataset import Compose
+    from mmengine.registry import init_default_scope
+
+    folder = Path(mmdet.__file__).parent / '.mim' / 'configs'
+    if not folder.is_dir():
+        pytest.skip('mmdet has been installed without its configs')
+    cfg = Config.fromfile(folder / name)
+    path = tmp_path / 'image.png'
+    Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
+    described = describe(cfg)
+    assert len(described['classes']) == 80
+    init_default_scope('mmdet')
+    pipeline = [
+        step
+        for step in cfg.test_dataloader.dataset.pipeline
+        if step['type'] != 'LoadAnnotations'
+    ]
+    expected = Compose(pipeline)(dict(img_path=str(path), img_id=0))['inputs']
+    found = apply_steps(read_image(path), described['preprocessing']['steps'])
+    assert found.shape[0] == found.shape[1]
+    np.testing.assert_array_equal(found.transpose(2, 0, 1)[::-1], expected.numpy())
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,12 @@ from mmesbnn.deploy import ExportError, read_manifest, write_manifest
 from mmesbnn.deploy.manifest import NAME, sha256
 
 CONTENT = dict(
-    task='classification', inputs=[], outputs=[], preprocessing={}, classes=None,
-    decoding={}, versions={'openvino': '1'},
+    task='classification',
+    inputs=[{'name': 'image', 'shape': [-1, 3, 8, 8], 'dtype': 'float32'}],
+    outputs=[{'name': 'logits', 'shape': [-1, 2]}],
+    preprocessing={'steps': [], 'mean': [0.0], 'std': [255.0], 'to_rgb': True},
+    classes=['cat', 'dog'], decoding={'activation': None},
+    versions={'openvino': '1'},
 )  # fmt: skip
 
 
@@ -65,7 +69,7 @@ def test_folders_that_are_no_exports(tmp_path):
         (lambda content: json.dumps({**content, 'task': 'x'}), "task='x'"),
         (
             lambda content: json.dumps({k: content[k] for k in ('format', 'task')}),
-            'lacks inputs, outputs',
+            'must be a dict with inputs, outputs',
         ),
     ],
 )
@@ -77,7 +81,7 @@ def test_spoiled_manifests(folder, change, words):
 
 
 def test_nothing_incomplete_is_written(folder):
-    with pytest.raises(ExportError, match='lacks task'):
+    with pytest.raises(ExportError, match='must be a dict with task'):
         write_manifest(folder, {k: v for k, v in CONTENT.items() if k != 'task'})
     (folder / 'model.xml').unlink()
     with pytest.raises(FileNotFoundError):

@@ -122,7 +122,7 @@ def test_small_images_are_padded_to_the_least_size():
 def test_bad_arguments():
     pipeline = make_pipeline()
     image, decoding = picture(8, 8), decoding_of(pipeline)
-    with pytest.raises(ValueError, match='steps=0 must be from 1 to 2000'):
+    with pytest.raises(ValueError, match='steps=0 must be an integer from 1 to 2000'):
         upscale(image, None, decoding, steps=0)
     with pytest.raises(ValueError, match=r'noise has shape \(1, 3, 8, 8\)'):
         upscale(image, None, decoding, noise=np.zeros((1, 3, 8, 8), np.float32))

@@ -101,7 +101,7 @@ def test_what_goes_wrong(project, infer, tmp_path):
         ((tmp_path / 'nowhere', image), 'nowhere: no such folder'),
         ((tmp_path, image), 'not an export'),
         ((export, tmp_path / 'x.png'), 'x.png: No such file'),
-        ((export, tmp_path / 'text.png'), 'not an image'),
+        ((export, tmp_path / 'text.png'), 'cannot be read as an image'),
         ((export, tmp_path / 'empty'), 'a folder without images'),
         ((export, image, '--threads', 0), 'threads=0'),
         ((export, image, image, '--batch', 0), 'batch_size=0'),

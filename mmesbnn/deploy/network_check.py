@@ -1,0 +1,58 @@
+"""Is the network in an export's folder the one that its manifest describes?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .manifest import ExportError
+
+
+def _sizes(port: Any) -> list[int] | None:
+    """Shape of a port, -1 being any size; None: any shape."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return [-1 if size.is_dynamic else size.get_length() for size in shape]
+
+
+def _fits(found: list[int] | None, described: Sequence[int], open_fits: bool) -> bool:
+    if found is None:
+        return open_fits
+    return len(found) == len(described) and all(
+        a == b or (open_fits and -1 in (a, b)) for a, b in zip(found, described)
+    )
+
+
+def check_network(network: Any, manifest: Mapping[str, Any], path: Path) -> None:
+    """Compare a network with a manifest.
+
+    Args:
+        network: An ``openvino.Model``.
+        manifest: The manifest.
+        path: The network's file, for the message.
+
+    Raises:
+        ExportError: If it has another number of inputs or outputs, or of other shapes
+            or types. Sizes of inputs that are open in the one must be open in the
+            other, those of outputs need not.
+    """
+    for name, ports in (('inputs', network.inputs), ('outputs', network.outputs)):
+        described = manifest[name]
+        if len(ports) != len(described):
+            raise ExportError(
+                f'{path}: has {len(ports)} {name}, its manifest describes '
+                f'{len(described)}'
+            )
+        for port, entry in zip(ports, described):
+            if not _fits(_sizes(port), entry['shape'], name == 'outputs'):
+                raise ExportError(
+                    f'{path}: of its {name}, {entry["name"]} has shape '
+                    f'{_sizes(port)}, in its manifest {entry["shape"]} (-1: any)'
+                )
+            kind = port.get_element_type().get_type_name()
+            if name == 'inputs' and kind != 'f32':
+                raise ExportError(
+                    f'{path}: its input {entry["name"]} has type {kind}, not f32'
+                )
