@@ -9,7 +9,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmesbnn.analysis import build_model
-from mmesbnn.deploy import Runner
+from mmesbnn.deploy import ExportError, Runner
+from mmesbnn.deploy.describe import describe
 from tests.real_data import photograph
 
 pytest.importorskip('mmdet')
@@ -65,7 +66,7 @@ FCOS = dict(
 )  # fmt: skip
 
 
-def make_config(model):
+def make_config(model, pipeline=PIPELINE):
     preprocessor = dict(
         type='DetDataPreprocessor', mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4],
         bgr_to_rgb=True, pad_size_divisor=32,
@@ -76,7 +77,7 @@ def make_config(model):
             model=dict(model, data_preprocessor=preprocessor),
             test_dataloader=dict(
                 dataset=dict(
-                    type='VOCDataset', pipeline=PIPELINE,
+                    type='VOCDataset', pipeline=pipeline,
                     metainfo=dict(classes=('cat', 'dog', 'eel')),
                 )
             ),
@@ -105,8 +106,8 @@ def build(cfg):
     return model.eval()
 
 
-def mmdet_boxes(model, path):
-    batch = pseudo_collate([Compose(PIPELINE)(dict(img_path=str(path)))])
+def mmdet_boxes(model, path, pipeline=PIPELINE):
+    batch = pseudo_collate([Compose(pipeline)(dict(img_path=str(path)))])
     with torch.no_grad():
         found = model.test_step(batch)[0].pred_instances
     return {k: found[k].numpy() for k in ('bboxes', 'scores', 'labels')}
@@ -134,3 +135,50 @@ def test_boxes_of_mmdet(network, tmp_path):
         boxes = runner(photograph(0)[:200, :150])['bboxes']
     assert (boxes >= 0).all()
     assert (boxes <= [150, 200, 150, 200]).all()
+
+
+def check_same(ours, theirs):
+    """Compare boxes in any order: where all is padding, many have the same score."""
+    last = theirs['scores'].min() + 1e-4  # of equal ones, either may be the last
+    for box, score, label in zip(*(theirs[k] for k in ('bboxes', 'scores', 'labels'))):
+        near = (np.abs(ours['bboxes'] - box) < 0.05).all(1) & (ours['labels'] == label)
+        assert score < last or (np.abs(ours['scores'][near] - score) < 1e-4).any()
+
+
+#: What fills images up before they are normalised, and the network's input.
+PADS = {
+    'to a size': ([dict(type='Pad', size=(128, 128))], (128, 128)),
+    'to a divisor': ([dict(type='Pad', size_divisor=64)], (128, 128)),
+    # as RTMDet and YOLOX do
+    'letterbox': (
+        [dict(type='Pad', size=(128, 128), pad_val=dict(img=(114, 114, 114)))],
+        (128, 128),
+    ),
+    'square': (
+        [dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 90.0, 3.0)))],
+        (128, 128),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', PADS)
+def test_boxes_of_mmdet_where_the_pipeline_pads(kind, tmp_path):
+    steps, size = PADS[kind]
+    pipeline = [*PIPELINE[:2], *steps, PIPELINE[-1]]
+    cfg = make_config(RETINANET, pipeline)
+    model = build(cfg)
+    export(make_task(cfg, model, size, 1), tmp_path / 'export')
+    runner = Runner(tmp_path / 'export', threads=1)
+    for i, shape in enumerate([(300, 400), (96, 128), (60, 80)]):
+        path = tmp_path / f'{i}.png'
+        Image.fromarray(photograph(i)[: shape[0], : shape[1]]).save(path)
+        ours, theirs = runner(path), mmdet_boxes(model, path, pipeline)
+        assert len(ours['scores']) == len(theirs['scores']) > 5
+        check_same(ours, theirs)
+
+
+def test_detectors_that_crop_are_refused():
+    cfg = make_config(RETINANET, [*PIPELINE[:2], dict(type='CenterCrop', crop_size=64)])
+    with pytest.raises(ExportError, match='CenterCrop in the test pipeline of a det'):
+        describe(cfg)
