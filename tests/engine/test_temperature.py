@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 
 from mmesbnn.binary import BinaryConv2d, TemperatureWeight
@@ -135,6 +136,127 @@ def test_impossible_arguments(arguments, message):
         TemperatureHook(**arguments)
 
 
-def test_initial_temperature_must_lie_above_the_binary_one(tmp_path):
-    with pytest.raises(ValueError, match=r'initial=1e-09 must be above'):
-        toy.runner(tmp_path, [TemperatureHook(initial=1e-9)]).train()
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(initial=1e-7), r'initial=1e-07 must not be exactly'),
+        (dict(initial=1e-8, binary_from=3), r'binary_from=3: weights are binary below'),
+    ],
+)
+def test_initial_temperatures_that_fit_no_schedule(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        toy.runner(tmp_path, [TemperatureHook(**options)]).train()
+
+
+# hard weights ---------------------------------------------------------------------
+
+
+def hardened(temperature=6.7e-10):
+    """A network whose weights have this temperature."""
+    model = toy.ToyClassifier()
+    for weight in temperature_weights(model):
+        weight.temperature.fill_(temperature)
+    return model
+
+
+def fine_tune(tmp_path, hook, start, **options):
+    """Train from the weights of ``start``, and record temperatures and shares."""
+    path = tmp_path / 'start.pth'
+    torch.save({'state_dict': start.state_dict()}, path)
+    record = toy.Record(
+        lambda runner: (temperatures(runner.model), binary_share(runner.model))
+    )
+    runner = toy.runner(
+        tmp_path / 'work', [hook, record], load_from=str(path), log_level='INFO',
+        **{'epochs': 3, 'val': True, **options},
+    )  # fmt: skip
+    runner.train()
+    return record.seen, toy.log_of(tmp_path / 'work')
+
+
+def test_a_hardened_network_stays_binary(tmp_path):
+    seen, log = fine_tune(tmp_path, TemperatureHook(), hardened())
+    for found, share in seen['train'] + seen['val']:
+        assert share == 1
+        assert sorted(found) == pytest.approx([6.7e-10])
+    assert 'have loaded weights that are harder (temperature 6.7e-10)' in log
+    assert 'not binary yet' not in log
+    assert 'after the last one' not in log
+
+
+def test_its_outputs_are_those_of_the_file_before_the_first_step(tmp_path):
+    start = hardened()
+    inputs = torch.stack([item['inputs'] for item in toy.images()])
+    expected = start.eval()(inputs)
+    outputs = []
+
+    def look(runner):
+        runner.model.eval()
+        outputs.append(runner.model(inputs))
+        runner.model.train()
+
+    path = tmp_path / 'start.pth'
+    torch.save({'state_dict': start.state_dict()}, path)
+    hooks = [TemperatureHook(binary_from=5), toy.Record(look)]
+    toy.runner(tmp_path / 'work', hooks, epochs=1, load_from=str(path)).train()
+    assert torch.equal(outputs[0], expected)
+
+
+def test_softening_needs_a_word_and_gets_a_warning(tmp_path):
+    seen, log = fine_tune(tmp_path, TemperatureHook(0.5, soften=True), hardened())
+    close([found for found, _ in seen['train'][::2]], [1, 0.5, 0.25])
+    assert 'soften=True, so they are softened' in log
+
+
+def test_half_hard_weights_wait_for_the_schedule(tmp_path):
+    seen, _ = fine_tune(tmp_path, TemperatureHook(0.5), hardened(0.4))
+    close([found for found, _ in seen['train'][::2]], [0.4, 0.4, 0.25])
+
+
+def test_new_layers_beside_hard_ones_follow_the_schedule(tmp_path):
+    start = hardened()
+    first, *others = temperature_weights(start)
+    first.temperature.fill_(1)
+    seen, log = fine_tune(tmp_path, TemperatureHook(0.5), start, epochs=2)
+    for (found, _), planned in zip(seen['train'][::2], (1, 0.5)):
+        assert sorted(found) == pytest.approx([6.7e-10, planned])
+    assert f'{len(others)} of {len(others) + 1} layers' in log
+
+
+def test_iterations_and_averages_of_a_hard_network(tmp_path):
+    ema = EMAHook(momentum=0.5)
+    hook = TemperatureHook(decay=0.5, by_epoch=False)
+    path = tmp_path / 'start.pth'
+    torch.save({'state_dict': hardened().state_dict()}, path)
+    record = watch()
+    toy.runner(
+        tmp_path / 'work', [hook, ema, record], iters=3, load_from=str(path)
+    ).train()
+    close(record.seen['train'], [6.7e-10] * 3)
+    close([temperatures(ema.ema_model)], [6.7e-10])
+
+
+def test_weights_can_be_held_binary(tmp_path):
+    record = toy.Record(
+        lambda runner: (temperatures(runner.model), binary_share(runner.model))
+    )
+    hook = TemperatureHook(initial=1e-8)
+    toy.runner(tmp_path, [hook, record], epochs=3, val=True).train()
+    for found, share in record.seen['train'] + record.seen['val']:
+        assert share == 1
+        assert sorted(found) == pytest.approx([1e-8])
+    assert 'TemperatureHook' not in toy.log_of(tmp_path)
+
+
+@pytest.mark.parametrize(('temperature', 'warned'), [(1e-9, False), (0.3, True)])
+def test_testing_weights_that_are_not_binary_is_said(tmp_path, temperature, warned):
+    path = tmp_path / 'start.pth'
+    torch.save({'state_dict': hardened(temperature).state_dict()}, path)
+    runner = toy.runner(
+        tmp_path / 'work', [TemperatureHook()], load_from=str(path),
+        test_dataloader=toy.loader(toy.images(), shuffle=False), test_cfg=dict(),
+        test_evaluator=Evaluator([]),
+    )  # fmt: skip
+    runner.test()
+    log = toy.log_of(tmp_path / 'work')
+    assert ('a network that is not binary yet' in log) == warned

@@ -18,6 +18,9 @@ from ..reach import (
     trained_models,
 )
 
+#: Temperature of a layer that no training has touched.
+FRESH = 1.0
+
 #: With ``by_epoch=False``, iterations between two counts of the binary weights.
 COUNT_EVERY = 1000
 
@@ -62,7 +65,12 @@ class TemperatureHook(Hook):
     training goes on exactly. Weights are exactly +-1 once ``T`` is below every layer's
     ``binary_below``: with the published decay from epoch 153 on (110 for BNext-18).
     A training that ends before leaves weights that are not binary, which gets a warning
-    at its beginning and at its end.
+    at its beginning and at its end. Testing such weights gets one, too.
+
+    Weights of a checkpoint that are harder than the schedule keep their temperature
+    until the schedule falls below it, layer by layer, and the log says so: to raise it
+    would undo the training that they come from. So fine-tuning a binary network leaves
+    it binary, as does a trained backbone in a new detector.
 
     Logs ``train/temperature`` and, counted when an epoch begins (every 1000 iterations
     if not ``by_epoch``), ``train/binary_weights``, the share of weights that are +-1.
@@ -70,14 +78,18 @@ class TemperatureHook(Hook):
     Args:
         decay: Factor per epoch, between 0 and 1. Default 0.9, as published, unless
             ``binary_from`` is given.
-        initial: Temperature of epoch 0. Default 1.
+        initial: Temperature of epoch 0. Default 1. Below every layer's
+            ``binary_below``, such as 1e-8, it holds the weights binary throughout.
         by_epoch: Whether ``e`` counts epochs, rather than iterations. Default True.
         binary_from: Instead of ``decay``: the first ``e`` at which all weights are
             exactly +-1. ``decay`` is computed from it. Default None.
+        soften: Whether loaded weights follow the schedule even where they are harder.
+            Default False.
 
     Raises:
         ValueError: If ``decay`` and ``binary_from`` are both given or out of range, or
-            ``initial`` is; before training, if the model has no such weights, or
+            ``initial`` is; before training, if the model has no such weights, if
+            ``binary_from`` is given for an ``initial`` that is binary already, or if
             ``by_epoch`` does not fit the training loop.
 
     Source: Guo et al., "BNext" (2022). The published ES code looked for another class
@@ -86,7 +98,7 @@ class TemperatureHook(Hook):
 
     def __init__(
         self, decay: float | None = None, initial: float = 1.0, by_epoch: bool = True,
-        binary_from: int | None = None,
+        binary_from: int | None = None, soften: bool = False,
     ) -> None:  # fmt: skip
         if decay is not None and binary_from is not None:
             raise ValueError(
@@ -102,6 +114,7 @@ class TemperatureHook(Hook):
         self.initial = initial
         self.by_epoch = by_epoch
         self.binary_from = binary_from
+        self.soften = soften
 
     def before_train(self, runner: Runner) -> None:
         """Find the weights, and compute what is not given."""
@@ -112,25 +125,64 @@ class TemperatureHook(Hook):
                 'TemperatureHook: the model has no weights with a temperature '
                 "(weight_binarizer='temperature'): remove the hook"
             )
-        self._weights = [
-            weight
-            for model in trained_models(runner)
-            for weight in temperature_weights(model)
-        ]
         self._schedule(min(weight.binary_below for weight in found))
+        limits = self._limits(runner, found)
+        self._weights = [
+            pair
+            for model in trained_models(runner)
+            for pair in zip(temperature_weights(model), limits, strict=True)
+        ]
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
-        if self.binary_from >= steps:
+        last = self.temperature(steps - 1)
+        pairs = zip(found, limits)
+        if any(min(limit, last) >= weight.binary_below for weight, limit in pairs):
             runner.logger.warning(
                 f'TemperatureHook: weights become exactly binary at {self._unit} '
                 f'{self.binary_from}, after the last one, {steps - 1}: {self._advice}'
             )
 
+    def _limits(self, runner: Runner, found: list[TemperatureWeight]) -> list[float]:
+        """The temperature that each weight must not exceed: what was loaded."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        planned = self.temperature(step)
+        loaded = [weight.temperature.item() for weight in found]
+        # a new layer has 1; a resumed one has what the schedule gave it last
+        harder = [t < FRESH and t < planned * (1 - 1e-6) for t in loaded]
+        if not any(harder):
+            return [math.inf] * len(found)
+        hardest = min(loaded)
+        what = (
+            f'{sum(harder)} of {len(found)} layers have loaded weights that are harder '
+            f'(temperature {hardest:.3g}) than {self._unit} {step} of the schedule '
+            f'({planned:.3g})'
+        )
+        if self.soften:
+            runner.logger.warning(
+                f'TemperatureHook: {what}: soften=True, so they are softened to it, '
+                'and a binary network among them starts anew'
+            )
+            return [math.inf] * len(found)
+        runner.logger.info(
+            f'TemperatureHook: {what}: they stay as hard as they are until the '
+            'schedule gets there (soften=True would soften them)'
+        )
+        return [t if kept else math.inf for t, kept in zip(loaded, harder)]
+
     def _schedule(self, below: float) -> None:
         """Compute decay from ``binary_from`` or the other way round."""
-        if not self.initial > below:
+        if self.initial < below:
+            if self.decay is None:
+                raise ValueError(
+                    f'initial={self.initial}, binary_from={self.binary_from}: weights '
+                    f'are binary below {below} from the beginning: leave binary_from '
+                    'out'
+                )
+            self.decay, self.binary_from = 1.0, 0
+            return
+        if self.initial == below:
             raise ValueError(
-                f'initial={self.initial} must be above the temperature under which '
-                f'weights are binary, {below}'
+                f'initial={self.initial} must not be exactly the temperature under '
+                'which weights are binary'
             )
         if self.decay is None:
             self.decay = decay_until(self.binary_from, self.initial, below)
@@ -155,10 +207,12 @@ class TemperatureHook(Hook):
 
     def _set(self, runner: Runner, step: int) -> float:
         value = self.temperature(step)
-        for weight in self._weights:
-            weight.temperature.fill_(value)
-        runner.message_hub.update_scalar('train/temperature', value)
-        return value
+        temperatures = [min(value, limit) for _, limit in self._weights]
+        for (weight, _), temperature in zip(self._weights, temperatures):
+            weight.temperature.fill_(temperature)
+        softest = max(temperatures)
+        runner.message_hub.update_scalar('train/temperature', softest)
+        return softest
 
     def _count(self, runner: Runner) -> float:
         share = binary_share(runner.model)
@@ -190,4 +244,14 @@ class TemperatureHook(Hook):
             runner.logger.warning(
                 f'TemperatureHook: training ended with {share:.2%} of the binary '
                 f'weights exactly +-1, so the model is not binary yet: {self._advice}'
+            )
+
+    def before_test(self, runner: Runner) -> None:
+        """Warn if what is tested is not binary."""
+        share = binary_share(runner.model)
+        if share < 1:
+            runner.logger.warning(
+                f'TemperatureHook: only {share:.2%} of the binary weights of the '
+                'tested model are exactly +-1: its scores are those of a network that '
+                'is not binary yet'
             )
