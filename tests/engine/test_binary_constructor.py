@@ -111,7 +111,7 @@ def test_wrapper_options_and_types_pass_through(model, monkeypatch):
 @pytest.mark.parametrize(
     ('paramwise_cfg', 'message'),
     [
-        (dict(norm_decay_mult=0), r"unknown keys \['norm_decay_mult'\]"),
+        (dict(norm_decay=0), r"unknown keys \['norm_decay'\]"),
         (dict(kernel_decay=-1), 'kernel_decay=-1 must not be negative'),
     ],
 )
@@ -149,3 +149,75 @@ def test_mmengines_schedulers_give_the_published_learning_rates():
         for scheduler in schedulers:
             scheduler.step()
     assert expected == pytest.approx(4.39e-7, rel=1e-3)
+
+
+# with mmengine's own keys ---------------------------------------------------------
+
+
+def settings(model, **paramwise_cfg):
+    """Learning rate and decay of every trained parameter, by name."""
+    wrapper = build(model, paramwise_cfg=paramwise_cfg)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            name = names[id(parameter)]
+            assert name not in found
+            found[name] = (group['lr'], group['weight_decay'])
+    return found
+
+
+def kernel_names(model):
+    return set(groups(model, build(model))[0])
+
+
+def test_a_learning_rate_of_the_backbone_goes_with_the_two_decays(model):
+    kernels = kernel_names(model)
+    found = settings(
+        model, kernel_decay=1e-7, custom_keys={'backbone': dict(lr_mult=0.1)}
+    )
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, (lr, decay) in found.items():
+        assert lr == pytest.approx(1e-4 if 'backbone' in name else 1e-3)
+        assert decay == (1e-7 if name in kernels else 1e-3)
+
+
+def test_factors_of_the_decay_multiply_the_parameters_own(model):
+    kernels = kernel_names(model)
+    keys = {'stem': dict(decay_mult=2.0), 'fc': dict(weight_decay=0.5)}
+    found = settings(model, norm_decay_mult=0.0, bias_lr_mult=3.0, custom_keys=keys)
+    for name, (lr, decay) in found.items():
+        own = 1e-8 if name in kernels else 1e-3
+        if 'stem' in name:
+            assert decay == 2 * own
+        elif name.startswith('fc'):
+            assert decay == 0.5
+        elif '.norm' in name:
+            assert decay == 0
+        else:
+            assert decay == own
+        # mmengine: biases but those of norms and of what a custom key names
+        is_bias = name.endswith('.bias') and '.norm' not in name
+        custom = 'stem' in name or name.startswith('fc')
+        assert lr == pytest.approx(3e-3 if is_bias and not custom else 1e-3)
+
+
+def test_equal_settings_share_a_group_and_frozen_or_shared_parameters_are_not_doubled(
+    model,
+):
+    model.backbone.stem.requires_grad_(False)
+    model.again = model.token_mixer
+    found = settings(model, custom_keys={'backbone': dict(lr_mult=0.1)})
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert sorted(found) == sorted(trained)
+    wrapper = build(model, paramwise_cfg=dict(custom_keys={'backbone': {}}))
+    assert len(wrapper.optimizer.param_groups) <= 4
+
+
+def test_an_optimizer_without_a_decay(model):
+    cfg = dict(
+        optimizer=dict(type='SGD', lr=0.1), constructor='BinaryOptimWrapperConstructor',
+        paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
+    )  # fmt: skip
+    decays = {g['weight_decay'] for g in build_optim_wrapper(model, cfg).param_groups}
+    assert decays == {0, 1e-8}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..reach import binary_layers
+
+
+class _Multiple(float):
+    """A factor of whatever weight decay a parameter has."""
+
+    def __mul__(self, other: Any) -> _Multiple:
+        return _Multiple(float(self) * other)
+
+    def __str__(self) -> str:
+        return f"{float(self)} x the parameter's own"
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -27,24 +39,42 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             paramwise_cfg=dict(kernel_decay=1e-8),
         )
 
+    All other keys of mmengine's ``DefaultOptimWrapperConstructor`` go with it; there
+    are as many groups then as there are different settings. A factor of the decay, such
+    as ``decay_mult``, multiplies the one that the parameter has here, and a
+    ``weight_decay`` among ``custom_keys`` replaces it::
+
+        paramwise_cfg=dict(
+            kernel_decay=1e-8, custom_keys={'backbone': dict(lr_mult=0.1)})
+
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper, with ``optimizer``.
-        paramwise_cfg: ``dict(kernel_decay=...)``, or None for 1e-8.
+        paramwise_cfg: ``kernel_decay``, by default 1e-8, and mmengine's keys; or None.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has other keys or a negative value; when
-            called, if the model has no trainable parameter.
+        ValueError: If ``paramwise_cfg`` has an unknown key or a negative
+            ``kernel_decay``; when called, if the model has no trainable parameter.
 
     Source: the training code of Guo et al., "BNext" (2022).
     """
 
+    #: What mmengine's constructor knows.
+    OTHER_KEYS = frozenset(
+        (
+            'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
+            'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult',
+            'bypass_duplicate',
+        )
+    )  # fmt: skip
+
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
-        unknown = set(self.paramwise_cfg) - {'kernel_decay'}
+        unknown = set(self.paramwise_cfg) - {'kernel_decay'} - self.OTHER_KEYS
         if unknown:
             raise ValueError(
                 f'paramwise_cfg has the unknown keys {sorted(unknown)}: '
-                f"{type(self).__name__} knows 'kernel_decay' only"
+                f"{type(self).__name__} knows 'kernel_decay' and "
+                f'{sorted(self.OTHER_KEYS)}'
             )
         # never empty: the base class would then pass all parameters as one group
         self.paramwise_cfg = {'kernel_decay': 1e-8, **self.paramwise_cfg}
@@ -53,20 +83,56 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'kernel_decay={decay!r} must not be negative')
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Append the two groups of ``module``'s parameters to ``params``."""
+        """Append the groups of ``module``'s parameters to ``params``."""
+        if kwargs:  # the base class has come to a child
+            super().add_params(params, module, **kwargs)
+            return
         latent = {id(layer.weight) for layer in binary_layers(module).values()}
         # parameters() gives shared ones once
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
             raise ValueError('the model has no parameter to train: all are frozen')
-        kernels, others = [], []
-        for parameter in trained:
-            is_kernel = parameter.dim() == 4 or id(parameter) in latent
-            (kernels if is_kernel else others).append(parameter)
+        kernels = {id(p) for p in trained if p.dim() == 4 or id(p) in latent}
         decay = self.paramwise_cfg['kernel_decay']
-        params += [{'params': kernels, 'weight_decay': decay}, {'params': others}]
+        if set(self.paramwise_cfg) & self.OTHER_KEYS:
+            params += self._settings(module, kernels)
+        else:
+            parts: tuple[list, list] = ([], [])
+            for parameter in trained:
+                parts[id(parameter) not in kernels].append(parameter)
+            params += [
+                {'params': parts[0], 'weight_decay': decay}, {'params': parts[1]},
+            ]  # fmt: skip
         print_log(
-            f'{len(kernels)} kernels have weight_decay={decay}, {len(others)} other '
-            f'parameters weight_decay={self.base_wd}',
+            f'{len(kernels)} kernels have weight_decay={decay}, '
+            f'{len(trained) - len(kernels)} other parameters '
+            f'weight_decay={self.base_wd}',
             logger='current',
         )
+
+    def _settings(self, module: nn.Module, kernels: set[int]) -> list[dict]:
+        """A group for every setting of mmengine's keys and of the two decays."""
+        own_decay, self.base_wd = self.base_wd, _Multiple(1)
+        found: list[dict] = []
+        try:
+            super().add_params(found, module)
+        finally:
+            self.base_wd = own_decay
+        groups: dict[str, dict] = {}
+        seen: set[int] = set()
+        for group in found:
+            (parameter,) = group.pop('params')
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            is_kernel = id(parameter) in kernels
+            own = self.paramwise_cfg['kernel_decay'] if is_kernel else own_decay
+            factor = group.get('weight_decay', _Multiple(1))
+            if isinstance(factor, _Multiple):
+                group.pop('weight_decay', None)
+                if own is not None:
+                    group['weight_decay'] = float(factor) * own
+            same = groups.setdefault(repr(sorted(group.items())), {'params': []})
+            same.update(group)
+            same['params'].append(parameter)
+        return list(groups.values())
