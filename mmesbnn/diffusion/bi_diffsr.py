@@ -15,8 +15,17 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ..binary import Expansion, tile
+from ..binary.precision import wide_dtype
 from ..checks import check_positive
-from .bi_layers import CPDown, CPUp, CSFusion, Level, ResBlock, contract
+from .bi_layers import (
+    CPDown,
+    CPUp,
+    CSFusion,
+    DecoderLevel,
+    EncoderLevel,
+    ResBlock,
+    contract,
+)
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
 MAX_PERIOD = 1e4
@@ -40,6 +49,8 @@ def encode_timesteps(timesteps: Tensor, channels: int) -> Tensor:
 
 def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
     """``floor(t K / T)``, within ``0 .. K - 1``; int64."""
+    if timesteps.is_floating_point():  # float16 has no odd number above 2048
+        timesteps = timesteps.to(wide_dtype(timesteps.dtype))
     index = torch.div(timesteps * banks, total_steps, rounding_mode='floor')
     return index.long().clamp(0, banks - 1)
 
@@ -185,24 +196,24 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
             binary,
         )  # fmt: skip
 
-    def _encoder_level(self, level: int, width: int) -> Level:
+    def _encoder_level(self, level: int, width: int) -> EncoderLevel:
         config = self.config
         blocks = [
             self._block(width, level in self._attn, self._binary)
             for _ in range(config.blocks_per_level)
         ]
         last = level == config.num_levels - 1
-        return Level(blocks, resample=None if last else CPDown(width, self._binary))
+        return EncoderLevel(blocks, None if last else CPDown(width, self._binary))
 
-    def _decoder_level(self, level: int, width: int) -> Level:
+    def _decoder_level(self, level: int, width: int) -> DecoderLevel:
         plain = level in self._plain
         binary = None if plain else self._binary
         count = self.config.blocks_per_level + 1
-        return Level(
+        return DecoderLevel(
             [self._block(width, level in self._attn, binary) for _ in range(count)],
             [CSFusion(width, binary) for _ in range(count)],
             CPUp(width, self._binary) if level else None,
-            plain,
+            self.expansion.factor if plain else 1,
         )
 
     @property
@@ -253,26 +264,18 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         """Outputs of the first convolution, all blocks and all downsamplings."""
         features = [tile(x, self.expansion.factor)]
         for level in self.encoder:
-            for block in level.blocks:
-                features.append(self._run(block, features[-1], time, bank))
-            if level.resample is not None:
-                features.append(self._run(level.resample, features[-1], bank))
+            features += level(features[-1], time, bank)
         return features
 
     def _decode(
         self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor
     ) -> Tensor:
         """Plain features at full resolution."""
-        factor = self.expansion.factor
         for level in self.decoder:
-            plain = factor if level.plain else 1
-            x = contract(x, plain)
-            for fusion, block in zip(level.fusions, level.blocks):
-                skip = contract(features.pop(), plain)
-                x = self._run(block, self._run(fusion, x, skip, bank), time, bank)
-            if level.resample is not None:
-                x = self._run(level.resample, tile(x, plain), bank)
-        return x if self.decoder[-1].plain else contract(x, factor)
+            skips = [features.pop() for _ in level.blocks]
+            x = level(x, skips, time, bank)
+        plain = 0 in self._plain
+        return x if plain else contract(x, self.expansion.factor)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True

@@ -10,6 +10,8 @@ all of them, and their mean (:func:`contract`) is a plain map again.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -343,22 +345,85 @@ class CSFusion(nn.Module):
         return self.conv1(first, bank) + self.conv2(second, bank)
 
 
-class Level(nn.Module):
-    """What happens at one resolution of the UNet; a container, run by the UNet.
+class Checkpointing(nn.Module):
+    """Runs modules; diffusers' ``enable_gradient_checkpointing`` lets it recompute them.
+
+    diffusers sets the two attributes of every module that has the first one.
+    """
+
+    _gradient_checkpointing_func: Callable
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+
+    def run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        """Compute ``block(*args)``."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)
+
+
+class EncoderLevel(Checkpointing):
+    """What the encoder does at one resolution: blocks, then the way down.
 
     Args:
-        blocks: The level's :class:`ResBlock` modules.
-        fusions: One :class:`CSFusion` before each of them, in the decoder.
+        blocks: :class:`ResBlock` modules.
         resample: What leads to the next level, None in the last one.
-        plain: Whether its features are not expanded.
+
+    Shape:
+        ``(N, C, H, W)``, ``(N, time_channels)`` and ``(N,)`` to a list of maps.
+    """
+
+    def __init__(self, blocks: list[nn.Module], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+
+    def forward(self, x: Tensor, time: Tensor, bank: Tensor) -> list[Tensor]:
+        """Compute the outputs of all blocks, and of the downsampling, for ``x``."""
+        outputs = []
+        for block in self.blocks:
+            x = self.run(block, x, time, bank)
+            outputs.append(x)
+        if self.resample is not None:
+            outputs.append(self.run(self.resample, x, bank))
+        return outputs
+
+
+class DecoderLevel(Checkpointing):
+    """What the decoder does at one resolution: fusions and blocks, then the way up.
+
+    Args:
+        blocks: :class:`ResBlock` modules.
+        fusions: A :class:`CSFusion` before each of them.
+        resample: What leads to the next level, None in the last one.
+        factor: Copies in the features around a level whose own are not expanded; they
+            are averaged before it and tiled after it. 1 if its own are expanded.
+
+    Shape:
+        ``(N, C, H, W)``, a list of skips, one per block, ``(N, time_channels)`` and
+        ``(N,)`` to a map. The last level's output is not tiled.
     """
 
     def __init__(
-        self, blocks: list[nn.Module], fusions: list[nn.Module] | None = None,
-        resample: nn.Module | None = None, plain: bool = False,
+        self, blocks: list[nn.Module], fusions: list[nn.Module],
+        resample: nn.Module | None, factor: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.fusions = nn.ModuleList(fusions or [])
+        self.fusions = nn.ModuleList(fusions)
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
-        self.plain = plain
+        self.factor = factor
+
+    def forward(
+        self, x: Tensor, skips: Sequence[Tensor], time: Tensor, bank: Tensor
+    ) -> Tensor:
+        """Compute the level's output for ``x`` and the encoder's ``skips``."""
+        x = contract(x, self.factor)
+        for fusion, block, skip in zip(self.fusions, self.blocks, skips):
+            x = self.run(fusion, x, contract(skip, self.factor), bank)
+            x = self.run(block, x, time, bank)
+        if self.resample is not None:
+            x = self.run(self.resample, tile(x, self.factor), bank)
+        return x

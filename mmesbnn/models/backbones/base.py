@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...binary import Expansion, recompute_elementwise
+from ...binary.expand_shrink import like_layout
 
 
 def is_width(value: Any) -> bool:
@@ -55,10 +56,38 @@ def norm_options(norm_cfg: dict) -> tuple[dict, bool]:
     return {**options, 'sync': kind == 'SyncBN'}, trained
 
 
+class Stage(nn.Sequential):
+    """Blocks one after another.
+
+    Args:
+        *blocks: The blocks.
+        with_cp: Whether to save only the convolutions' outputs of every block for the
+            backward pass and recompute the rest. Default False.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output of the last block for ``x``."""
+        for block in self:
+            if self.with_cp and x.requires_grad:
+                x = recompute_elementwise(block, x)
+            else:
+                x = block(x)
+        return x
+
+
 class ESBackbone(BaseModule):
     """A stem and stages of expanded features, as an OpenMMLab backbone.
 
-    Subclasses build ``stem`` and ``stages``, then call :meth:`_finish`.
+    Subclasses build ``stem`` and ``stages``, lists of blocks, then call
+    :meth:`_finish`. Every stage is called, so forward hooks on it fire.
+
+    Stages after the last one of ``out_indices`` are not computed. Their parameters
+    stay, so that checkpoints of the whole network fit, and are not trained
+    (``requires_grad=False``): distributed training would wait for their gradients.
 
     Args:
         tau: ES factor. Default 1, the baseline.
@@ -97,7 +126,7 @@ class ESBackbone(BaseModule):
         self.out_copies = out_copies
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.with_cp = with_cp
+        self._with_cp = with_cp
         self.norm_args, self._norm_trained = norm_options(norm_cfg or dict(type='BN'))
         self.act: nn.Module | None = None
 
@@ -112,6 +141,9 @@ class ESBackbone(BaseModule):
             out_indices: Stages whose output is returned.
             final_act: Whether the last stage's output passes a PReLU.
         """
+        self.stages = nn.ModuleList(
+            Stage(*blocks, with_cp=self.with_cp) for blocks in self.stages
+        )
         count = len(self.stages)
         self.stage_channels = list(stage_channels)
         wanted = [out_indices] if isinstance(out_indices, int) else list(out_indices)
@@ -127,6 +159,17 @@ class ESBackbone(BaseModule):
         self._freeze()
 
     @property
+    def with_cp(self) -> bool:
+        """Whether blocks are recomputed in the backward pass; may be changed."""
+        return self._with_cp
+
+    @with_cp.setter
+    def with_cp(self, value: bool) -> None:
+        self._with_cp = value
+        for stage in self.stages:
+            stage.with_cp = value
+
+    @property
     def out_channels(self) -> list[int]:
         """Channels of the returned maps."""
         factor = self.expansion.factor if self.out_copies == 'all' else 1
@@ -135,23 +178,22 @@ class ESBackbone(BaseModule):
     def _select(self, x: Tensor, stage: int) -> Tensor:
         if self.out_copies == 'all' or self.expansion.factor == 1:
             return x
-        return x[:, : self.stage_channels[stage]]
+        return like_layout(x[:, : self.stage_channels[stage]], x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
         x = self.stem(x)
         outputs = []
-        for i, stage in enumerate(self.stages):
-            for block in stage:
-                if self.with_cp and x.requires_grad:
-                    x = recompute_elementwise(block, x)
-                else:
-                    x = block(x)
+        for i, stage in enumerate(self._used_stages()):
+            x = stage(x)
             if i in self.out_indices:
                 out = self._select(x, i)
                 last = self.act is not None and i == len(self.stages) - 1
                 outputs.append(self.act(out) if last else out)
         return tuple(outputs)
+
+    def _used_stages(self) -> list[nn.Module]:
+        return list(self.stages)[: self.out_indices[-1] + 1]
 
     def _norms(self) -> list[_BatchNorm]:
         return [m for m in self.modules() if isinstance(m, _BatchNorm)]
@@ -165,7 +207,8 @@ class ESBackbone(BaseModule):
         if not self._norm_trained:
             for norm in self._norms():
                 norm.requires_grad_(False)
-        for part in self._frozen_parts():
+        unused = list(self.stages)[self.out_indices[-1] + 1 :]
+        for part in (*self._frozen_parts(), *unused):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ESBackbone:

@@ -1,0 +1,157 @@
+"""A small network of every family, and an input for it."""
+
+import importlib.util
+
+import torch
+
+import mmesbnn
+from mmesbnn.binary import TemperatureWeight
+from mmesbnn.models.backbones import (
+    BiDetResNet,
+    BiDetResStage,
+    BiDetVGG,
+    BinaryViT,
+    BNext,
+    ReActNet,
+)
+
+BLOCKS, LAYERS = [16, 32, 32, 64], dict(channels=[16, 16, 32], depths=[1, 1])
+VIT = dict(
+    dims=[16, 32], depths=[1, 1], heads=[2, 2], ffn_dims=[32, 64], sr_ratios=[2, 1],
+    patch_size=4,
+)  # fmt: skip
+
+
+def image(channels=3, size=32):
+    generator = torch.Generator().manual_seed(3)
+    return (torch.randn(2, channels, size, size, generator=generator),)
+
+
+def all_stages(cls, arch, **options):
+    return cls(arch, out_indices=(0, 1), **options)
+
+
+def bi_diffsr(**options):
+    from mmesbnn.diffusion import BIDiffSRUNet
+
+    return BIDiffSRUNet(
+        base_channels=8, num_levels=3, blocks_per_level=1, norm_groups=4,
+        fp_levels=(0,), attn_levels=(1,), **options,
+    )  # fmt: skip
+
+
+def diffusers_unet():
+    from diffusers import UNet2DModel
+
+    from mmesbnn.diffusion import binarize_unet
+
+    unet = UNet2DModel(
+        in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+        layers_per_block=1, attention_head_dim=8,
+        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+        up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+    )  # fmt: skip
+    binarize_unet(unet, tau=2)
+    return unet
+
+
+def hosted_vit():
+    from mmengine.registry import MODELS
+
+    host = dict(
+        type='mmpretrain.VisionTransformer', img_size=32, patch_size=8,
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    )  # fmt: skip
+    return MODELS.build(dict(type='binary_transformer', backbone=host, tau=2, clip=0.1))
+
+
+def binarized():
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=10)
+    mmesbnn.binarize(model, tau=2)
+    return model
+
+
+STEPS = torch.tensor([5, 1900])
+#: What to build, what to call it with, and the packages it takes.
+FAMILIES = {
+    'bnext': (lambda: BNext(dict(channels=BLOCKS)), image(), ()),
+    'es-bnext': (lambda: BNext(dict(channels=BLOCKS), tau=2), image(), ()),
+    'es-bnext-groups': (
+        lambda: BNext(dict(channels=[16, 32, 32]), tau=2, groups=2, se_ratio=4),
+        image(),
+        (),
+    ),
+    'bnext-18': (lambda: all_stages(BNext, LAYERS), image(size=64), ()),
+    'es-bnext-18': (lambda: all_stages(BNext, LAYERS, tau=2), image(size=64), ()),
+    'bnext-int8': (
+        lambda: BNext(dict(channels=BLOCKS), stem_bits=8, se_bits=8), image(), (),
+    ),
+    'reactnet-a': (lambda: ReActNet(dict(channels=BLOCKS)), image(), ()),
+    'es-reactnet-18': (lambda: all_stages(ReActNet, LAYERS, tau=2), image(), ()),
+    'birealnet-18': (
+        lambda: all_stages(ReActNet, LAYERS, generalized=False), image(), (),
+    ),
+    'binary-vit': (lambda: all_stages(BinaryViT, VIT, img_size=32), image(), ()),
+    'es-binary-vit': (
+        lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2), image(), (),
+    ),
+    'es-all-binary-vit': (
+        lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2, es_scope='all'),
+        image(),
+        (),
+    ),
+    'bidet-vgg': (
+        lambda: BiDetVGG(dict(channels=[8, 8, 16, 32], depths=[1, 2]),
+                         out_indices=(0, 2)),
+        image(),
+        (),
+    ),
+    'es-bidet-resnet': (
+        lambda: BiDetResNet([8, 16, 32], [2, 2], tau=2, out_indices=(0, 1)),
+        image(),
+        (),
+    ),
+    'bidet-res-stage': (lambda: BiDetResStage(8, 16, 2), image(8, 7), ()),
+    'bi-diffsr': (bi_diffsr, (*image(6), STEPS), ('diffusers',)),
+    'es-bi-diffsr': (
+        lambda: bi_diffsr(tau=2), (*image(6), STEPS), ('diffusers',),
+    ),
+    'diffusers-unet': (diffusers_unet, (*image(6), STEPS), ('diffusers',)),
+    'hosted-vit': (hosted_vit, image(), ('mmpretrain',)),
+    'binarized-resnet': (binarized, image(), ('torchvision',)),
+}  # fmt: skip
+#: Those whose packages are here.
+NAMES = [
+    name
+    for name, (_, _, packages) in FAMILIES.items()
+    if all(map(importlib.util.find_spec, packages))
+]
+
+
+def build(name, hard=True):
+    """The network, its statistics near those of its input, and the input.
+
+    Args:
+        name: One of ``NAMES``.
+        hard: Whether weights with a temperature are signs.
+    """
+    make, inputs, _ = FAMILIES[name]
+    torch.manual_seed(0)
+    model = make()
+    for module in model.modules():
+        if isinstance(module, TemperatureWeight) and hard:
+            module.temperature.fill_(6.7e-10)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(*inputs)
+    model.eval()
+    return model, inputs
+
+
+def tensors(output):
+    """The tensors that a network returned."""
+    output = getattr(output, 'sample', output)
+    return [output] if isinstance(output, torch.Tensor) else list(output)
