@@ -31,6 +31,7 @@ from torch.nn.common_types import _size_2_t
 
 from .functional import binary_linear
 from .layers import BinaryConv2d, BinaryLinear
+from .precision import KeepsFloat32
 from .recompute import is_recomputing
 
 
@@ -90,6 +91,15 @@ class Expansion:
         return kernels
 
 
+def like_layout(y: Tensor, x: Tensor) -> Tensor:
+    """``y``, channels last if ``x`` is: reshaping copies gives plain memory."""
+    if x.dim() != 4 or x.is_contiguous():
+        return y
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return y
+    return y.contiguous(memory_format=torch.channels_last)
+
+
 def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
     """Concatenate ``copies`` copies of ``x`` along ``dim``: ``[x_1 .. x_n, x_1 ..]``.
 
@@ -102,7 +112,7 @@ def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
         return x
     repeats = [1] * x.dim()
     repeats[dim] = copies
-    return x.repeat(repeats)
+    return like_layout(x.repeat(repeats), x)
 
 
 def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -118,50 +128,52 @@ def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """
     per_copy = (-1, x.shape[1], 1, 1)
     y = torch.addcmul(shift.view(per_copy), x.unsqueeze(1), scale.view(per_copy))
-    return y.flatten(1, 2).to(x.dtype)
+    return like_layout(y.flatten(1, 2).to(x.dtype), x)
 
 
-class TiledBatchNorm2d(nn.BatchNorm2d):
+class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     """Batch norm of a tiled map, computed from the small map that was tiled.
 
     ``y = batch_norm(tile(x, copies))``: all copies of a channel have the statistics
     of the small channel, so they are computed once; each copy has its own affine.
     The state dict is that of ``nn.BatchNorm2d(num_features)``, running statistics of
     every copy included, as the published files have it. In training all copies of
-    the running statistics move alike.
+    the running statistics move alike. Affine and statistics stay float32 when the
+    model becomes float16 or bfloat16, and the output has the input's dtype: the
+    variance of a binary convolution's output can exceed float16's largest number.
 
     Args:
         num_features: Channels *after* tiling.
         copies: How many copies the map is tiled to. Default 1: ``nn.BatchNorm2d``.
         eps: Added to the variance. Default 1e-5.
-        momentum: Weight of the new statistics in the running ones. Default 0.1.
+        momentum: Weight of the new statistics in the running ones; None: they are the
+            mean of all batches, as ``torch.optim.swa_utils.update_bn`` wants it.
+            Default 0.1.
         sync: Whether to share statistics among the processes of the default
             ``torch.distributed`` group while training. Works with gloo on CPUs as
             well as with nccl. Default False.
 
     Raises:
-        ValueError: If ``copies`` does not divide ``num_features``, if ``momentum`` is
-            None, or if the input has another number of channels.
+        ValueError: If ``copies`` does not divide ``num_features``, or if the input has
+            another number of channels.
 
     Shape:
         ``(N, num_features / copies, H, W)`` to ``(N, num_features, H, W)``.
     """
 
-    momentum: float
+    momentum: float | None
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
     def __init__(
         self, num_features: int, copies: int = 1, eps: float = 1e-5,
-        momentum: float = 0.1, sync: bool = False,
+        momentum: float | None = 0.1, sync: bool = False,
     ) -> None:  # fmt: skip
         if copies < 1 or num_features % copies:
             raise ValueError(
                 f'copies={copies} does not divide num_features={num_features}'
             )
-        if momentum is None:
-            raise ValueError('momentum=None (cumulative average) is not supported')
         super().__init__(num_features, eps, momentum)
         self.copies = copies
         self.sync = sync
@@ -187,9 +199,8 @@ class TiledBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and is_recomputing()):
             return super().forward(x)
         mean, var = self.running_mean.clone(), self.running_var.clone()
-        return F.batch_norm(
-            x, mean, var, self.weight, self.bias, True, self.momentum, self.eps
-        )
+        # the clones are thrown away, so any momentum does
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.1, self.eps)
 
     def _normalise(self, x: Tensor) -> Tensor:
         # batch_norm with momentum 1 writes the batch's own statistics to its buffers
@@ -217,8 +228,11 @@ class TiledBatchNorm2d(nn.BatchNorm2d):
         if is_recomputing():
             return
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(tile(mean, self.copies, 0), self.momentum)
-        self.running_var.lerp_(tile(var, self.copies, 0), self.momentum)
+        share: float | Tensor | None = self.momentum
+        if share is None:
+            share = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
+        self.running_mean.lerp_(tile(mean, self.copies, 0), share)
+        self.running_var.lerp_(tile(var, self.copies, 0), share)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, copies={self.copies}, sync={self.sync}'
@@ -449,9 +463,8 @@ class DropInESConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
-        expanded = (x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)).flatten(
-            1, 2
-        )
+        shifted = x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)
+        expanded = like_layout(shifted.flatten(1, 2), x)
         y = tile(self.conv(expanded), self.expansion.tau)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 

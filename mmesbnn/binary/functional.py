@@ -11,6 +11,10 @@ Sums of +-1 products are integers: exact in float64, float32, and in bfloat16
 multiplication with float32 accumulation. Under autocast the *result* is rounded to
 the low dtype: relative error up to 2^-8 in bfloat16, 2^-11 in float16 (0 up to sums
 of 256 and 2048).
+
+Custom operators have no formulas for ``torch.func`` (``grad``, ``vmap``, ``jvp``) and
+forward-mode differentiation; where these look on, torch's own operators compute the
+same.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
+
+from .signs import is_transformed
 
 PAD_VALUES = (-1, 0, 1)
 
@@ -178,7 +184,8 @@ def binary_conv2d(
     """
     check_pad_value(pad_value)
     x, weight = _autocast(x, weight)
-    return _binary_conv2d(
+    compute = plain_conv2d if is_transformed() else _binary_conv2d
+    return compute(
         x, weight, _pair(stride), _pair(padding), _pair(dilation), groups,
         float(pad_value),
     )  # fmt: skip
@@ -195,7 +202,7 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
         Tensor ``(..., C_o)``.
     """
     x, weight = _autocast(x, weight)
-    return _binary_linear(x, weight)
+    return F.linear(x, weight) if is_transformed() else _binary_linear(x, weight)
 
 
 def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -216,4 +223,4 @@ def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
             f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: no product of matrices'
         )
     a, b = _autocast(a, b)
-    return _binary_matmul(a, b)
+    return a @ b if is_transformed() else _binary_matmul(a, b)

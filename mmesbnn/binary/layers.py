@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
 from .functional import binary_conv2d, binary_linear, check_pad_value
+from .precision import KeepsSigns
 from .signs import build_sign
 from .weights import build_weight_binarizer
 
@@ -119,7 +120,7 @@ def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
     return {'weight': (-latent_clip, latent_clip)}
 
 
-class BinaryConv2d(nn.Conv2d):
+class BinaryConv2d(KeepsSigns, nn.Conv2d):
     """Convolution of binarized inputs with binarized weights.
 
     ``y = conv2d(sign(x), binarize(w)) + bias``. The state dict has the keys of
@@ -183,7 +184,7 @@ class BinaryConv2d(nn.Conv2d):
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
-class BinaryLinear(nn.Linear):
+class BinaryLinear(KeepsSigns, nn.Linear):
     """Linear layer of binarized inputs and binarized weights.
 
     ``y = sign(x) binarize(W)^T + bias``.

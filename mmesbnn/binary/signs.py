@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 ZERO_CONVENTIONS = (-1, 0)
 
@@ -30,9 +31,25 @@ def check_zero(zero: int) -> int:
     return zero
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation looks on."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._functorch.maybe_current_level() is not None
+    )
+
+
 def needs_grad(x: Tensor) -> bool:
-    """Whether autograd records operations on ``x`` (a surrogate costs time)."""
-    return torch.is_grad_enabled() and x.requires_grad
+    """Whether somebody differentiates operations on ``x`` (a surrogate costs time).
+
+    Nobody does in ``torch.jit.trace``, which compares a trace with gradients to one
+    without: a traced network is for inference.
+    """
+    if torch.jit.is_tracing():
+        return False
+    return is_transformed() or (torch.is_grad_enabled() and x.requires_grad)
 
 
 def sign(x: Tensor, zero: int = -1) -> Tensor:

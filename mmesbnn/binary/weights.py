@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .precision import KeepsFloat32, wide_dtype
 from .signs import (
     Binarizer,
     build_from,
@@ -47,16 +48,22 @@ def temperature_weight(
     Source: Guo et al., "BNext" (2022), as its code computes it.
     """
     latent = weight.detach()
-    value = (latent / temperature.clamp(min=1e-8)).clamp_(-1, 1)
+    # the smallest temperature is 0 in float16
+    wide = wide_dtype(latent.dtype)
+    temperature = temperature.to(wide)
+    value = (latent.to(wide) / temperature.clamp(min=1e-8)).clamp_(-1, 1)
     # exactly one of the two, and faster than torch.where
-    hard = (temperature < binary_below).to(value.dtype)
-    value.lerp_(sign(latent, zero), hard)
+    hard = (temperature < binary_below).to(wide)
+    value.lerp_(sign(latent, zero).to(wide), hard)
+    value = value.to(latent.dtype)
     return straight_through(value, finite(weight)) if needs_grad(weight) else value
 
 
 def per_output_mean_abs(weight: Tensor) -> Tensor:
     """Mean of ``|w|`` per output channel, shape ``(C_o, 1, ...)``."""
-    return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    magnitudes = weight.abs().to(wide_dtype(weight.dtype))
+    mean = magnitudes.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    return mean.to(weight.dtype)
 
 
 def scaled_sign_weight(
@@ -95,19 +102,23 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
 
     Source: BinaryViT's linear layers (He et al., 2023).
     """
-    centred = weight - weight.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
-    value = per_output_mean_abs(weight) * sign(centred, zero)
+    # a mean that is rounded as weights are would change the signs around it
+    wide = weight.to(wide_dtype(weight.dtype))
+    mean = wide.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    centred = wide - mean
+    value = per_output_mean_abs(weight) * sign(centred, zero).to(weight.dtype)
     if not needs_grad(weight):
         return value
-    return straight_through(value, centred.clamp(-1, 1))
+    return straight_through(value, centred.clamp(-1, 1).to(weight.dtype))
 
 
-class TemperatureWeight(Binarizer):
+class TemperatureWeight(KeepsFloat32, Binarizer):
     """:func:`temperature_weight` with its temperature as a buffer.
 
     The buffer is part of the state dict, as in the published files. It starts at 1;
     :class:`mmesbnn.engine.hooks.TemperatureHook` lowers it: nothing in ``forward``
-    does.
+    does. It stays float32 when the model becomes float16, which has no number that
+    small.
 
     Args:
         binary_below: Temperature under which the weight is its sign. Default 1e-7.

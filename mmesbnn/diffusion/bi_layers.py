@@ -346,9 +346,10 @@ class CSFusion(nn.Module):
 
 
 class Checkpointing(nn.Module):
-    """Runs modules; diffusers' ``enable_gradient_checkpointing`` lets it recompute them.
+    """Runs modules, and recomputes them if diffusers' switch for that is on.
 
-    diffusers sets the two attributes of every module that has the first one.
+    ``enable_gradient_checkpointing`` sets the two attributes of every module that has
+    the first one.
     """
 
     _gradient_checkpointing_func: Callable

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn import ConvModule
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from mmesbnn.binary import (
     BinaryConv2d,
@@ -341,9 +342,44 @@ def test_copies_that_do_not_divide_are_refused(copies):
         TiledBatchNorm2d(6, copies)
 
 
-def test_a_cumulative_average_is_refused():
-    with pytest.raises(ValueError, match='momentum=None'):
-        TiledBatchNorm2d(6, 2, momentum=None)
+@pytest.mark.parametrize('copies', [1, 2])
+def test_a_cumulative_average_is_the_mean_of_all_batches(copies):
+    norm = TiledBatchNorm2d(6, copies, momentum=None)
+    reference = nn.BatchNorm2d(6, momentum=None)
+    for _ in range(3):
+        x = torch.randn(4, 6 // copies, 3, 3)
+        norm(x)
+        reference(tile(x, copies))
+    for name in ('running_mean', 'running_var', 'num_batches_tracked'):
+        torch.testing.assert_close(getattr(norm, name), getattr(reference, name))
+
+
+@pytest.mark.parametrize('copies', [1, 2])
+def test_torchs_update_bn_gives_the_mean_of_all_batches(copies):
+    model = nn.Sequential(TiledBatchNorm2d(6, copies))
+    reference = nn.Sequential(nn.BatchNorm2d(6))
+    batches = [torch.randn(4, 6 // copies, 3, 3) for _ in range(3)]
+    update_bn(batches, model)
+    update_bn([tile(x, copies) for x in batches], reference)
+    assert model[0].momentum == 0.1
+    torch.testing.assert_close(model[0].running_mean, reference[0].running_mean)
+    torch.testing.assert_close(model[0].running_var, reference[0].running_var)
+
+
+@pytest.mark.parametrize('copies', [1, 2, 4])
+@pytest.mark.parametrize('training', [False, True])
+def test_channels_last_in_channels_last_out(copies, training):
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    layers = (
+        TiledBatchNorm2d(8 * copies, copies),
+        ESConv2d(8, 8, 3, padding=1),
+        DropInESConv2d(8, 8, 3, padding=1, tau=copies),
+    )
+    for layer in layers:
+        y = layer.train(training)(x)
+        assert y.is_contiguous(memory_format=torch.channels_last), layer
+        torch.testing.assert_close(y, layer(x.contiguous()))
+    assert tile(x, copies).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_inputs_that_do_not_fit_the_norm_are_refused():
