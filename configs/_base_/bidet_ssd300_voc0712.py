@@ -87,8 +87,7 @@ model = dict(
 
 input_size = (300, 300)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
+    *_base_.load_boxes,
     dict(
         type='PhotoMetricDistortion',
         brightness_delta=32,
@@ -113,12 +112,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=input_size, keep_ratio=False),
-    # after the size changed: boxes stay those of the image as it is
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    *_base_.pack_tested,
 ]
 
 train_dataloader = dict(

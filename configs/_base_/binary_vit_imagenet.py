@@ -1,49 +1,25 @@
 # BinaryViT's ImageNet recipe: AdamW 5e-4 without decay, 300 epochs, a DeiT-S teacher.
 # Published with automatic mixed precision: add `--amp` to mmpretrain's train.py.
-_base_ = ['mmpretrain::_base_/default_runtime.py', './imagenet.py']
+_base_ = ['./classifier_runtime.py', './distill_imagenet.py']
 
-custom_imports = dict(imports=['mmesbnn'])
-
-# The labels train nothing: the student learns the teacher's distribution.
 model = dict(
-    type='DistillClassifier',
     backbone=dict(type='BinaryViT', arch='small', norm_cfg=dict(type='SyncBN')),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=512,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, 5),
-    ),
     teachers=dict(main=dict(model='deit-small_4xb256_in1k')),
     # with one teacher half its cross-entropy, so twice that
-    distill_loss=dict(type='HardnessWeightedKDLoss', loss_weight=2.0),
+    distill_loss=dict(loss_weight=2.0),
 )
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.08, 1.0),
-        backend='pillow',
-        interpolation='bilinear',
-    ),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    _base_.load,
+    dict(_base_.random_crop, interpolation='bilinear'),
+    _base_.flip,
+    _base_.pack,
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='ResizeEdge',
-        scale=256,
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
+    _base_.load,
+    dict(_base_.resize_edge, scale=256, interpolation='bicubic'),
+    _base_.centre_crop,
+    _base_.pack,
 ]
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
@@ -68,19 +44,10 @@ param_scheduler = [
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
 
 custom_hooks = [
     # attention probabilities' `clip` stays positive; at 0 it would get no gradient
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
-    dict(type='NaNGuardHook'),
-    dict(type='ClassCountHook'),
-    dict(type='EpochSeedHook'),
+    *_base_.checks,
 ]
-randomness = dict(seed=0)
-
-default_hooks = dict(
-    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
-)

@@ -39,24 +39,9 @@ model = dict(
     ),
 )
 
-scale = (1000, 600)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    # after the size changed: boxes stay those of the image as it is
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+resize = dict(type='Resize', scale=(1000, 600), keep_ratio=True)
+train_pipeline = [*_base_.load_boxes, resize, *_base_.flip_and_pack]
+test_pipeline = [_base_.load_image, resize, *_base_.pack_tested]
 train_dataloader = dict(
     dataset=dict(
         datasets=[

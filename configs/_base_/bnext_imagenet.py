@@ -1,33 +1,18 @@
 # BNext's ImageNet recipe: data, augmentation and distillation.
-_base_ = ['./bnext_runtime.py', './imagenet.py']
+_base_ = ['./bnext_runtime.py', './distill_imagenet.py']
 
-# The labels train nothing: the student learns from two teachers at a time, the
-# main one and an assistant (the next one after each share of the epochs).
+# The student learns from two teachers at a time, the main one and an assistant (the
+# next one after each share of the epochs).
 model = dict(
-    type='DistillClassifier',
     backbone=dict(type='BNext', arch='tiny'),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=1024,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, 5),
-    ),
-    distill_loss=dict(type='HardnessWeightedKDLoss'),
+    head=dict(in_channels=1024),
 )
 custom_hooks = [*_base_.custom_hooks, dict(type='TeacherScheduleHook')]
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.08, 1.0),
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    _base_.load,
+    dict(_base_.random_crop, interpolation='bicubic'),
+    _base_.flip,
     # timm's rand-m7-mstd0.5-inc1
     dict(
         type='RandAugment',
@@ -38,20 +23,14 @@ train_pipeline = [
         magnitude_std=0.5,
         hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
     ),
-    dict(type='PackInputs'),
+    _base_.pack,
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    _base_.load,
     # floor(224 / 0.95)
-    dict(
-        type='ResizeEdge',
-        scale=235,
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
+    dict(_base_.resize_edge, scale=235, interpolation='bicubic'),
+    _base_.centre_crop,
+    _base_.pack,
 ]
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,8 +1,6 @@
 # What every BNext recipe shares: runtime, optimizer and the hooks that train
 # binary weights. Published: AdamW, lr 1e-3, gradient norm 5, 512 epochs.
-_base_ = ['mmpretrain::_base_/default_runtime.py']
-
-custom_imports = dict(imports=['mmesbnn'])
+_base_ = ['./classifier_runtime.py']
 
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -28,21 +26,11 @@ param_scheduler = [
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=512, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
 
 custom_hooks = [
     # weights are exactly binary from epoch 153 on (0.9^153 < 1e-7)
     dict(type='TemperatureHook', decay=0.9),
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
-    dict(type='NaNGuardHook'),
-    dict(type='ClassCountHook'),
-    # a resumed training repeats the uninterrupted one
-    dict(type='EpochSeedHook'),
+    *_base_.checks,
 ]
-randomness = dict(seed=0)
-
-default_hooks = dict(
-    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
-)

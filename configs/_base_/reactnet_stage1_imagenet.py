@@ -1,36 +1,18 @@
 # ReActNet's ImageNet recipe, stage 1 of 2: real weights, binary activations.
 # 128 epochs of Adam with a linear learning rate, a ResNet-34 teacher.
-_base_ = ['mmpretrain::_base_/default_runtime.py', './imagenet.py']
+_base_ = ['./classifier_runtime.py', './distill_imagenet.py']
 
-custom_imports = dict(imports=['mmesbnn'])
-
-# The labels train nothing: the student learns the teacher's distribution.
 model = dict(
-    type='DistillClassifier',
     backbone=dict(type='ReActNet', arch='18', weight_binarizer='real'),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=512,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, 5),
-    ),
     teachers=dict(main=dict(model='resnet34_8xb32_in1k')),
     # with one teacher half its cross-entropy, so twice that
-    distill_loss=dict(type='HardnessWeightedKDLoss', loss_weight=2.0),
+    distill_loss=dict(loss_weight=2.0),
     teacher_autocast=False,
 )
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.08, 1.0),
-        backend='pillow',
-        interpolation='bilinear',
-    ),
+    _base_.load,
+    dict(_base_.random_crop, interpolation='bilinear'),
     # As published, and as good as nothing: noise for images in 0..1 is added to images
     # in 0..255, which lowers some channels by one level. At its meant strength (times
     # 255) mmpretrain's transform would wrap around in 8 bits. Rows are B, G, R.
@@ -44,20 +26,14 @@ train_pipeline = [
             [-0.5675, 0.7192, 0.4009],
         ],
     ),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    _base_.flip,
+    _base_.pack,
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='ResizeEdge',
-        scale=256,
-        edge='short',
-        backend='pillow',
-        interpolation='bilinear',
-    ),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
+    _base_.load,
+    dict(_base_.resize_edge, scale=256, interpolation='bilinear'),
+    _base_.centre_crop,
+    _base_.pack,
 ]
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
@@ -85,16 +61,5 @@ param_scheduler = [
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=128, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
 
-custom_hooks = [
-    dict(type='NaNGuardHook'),
-    dict(type='ClassCountHook'),
-    dict(type='EpochSeedHook'),
-]
-randomness = dict(seed=0)
-
-default_hooks = dict(
-    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
-)
+custom_hooks = _base_.checks

@@ -4,6 +4,19 @@ _base_ = ['mmdet::_base_/default_runtime.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
+# steps of the families' pipelines
+load_image = dict(type='LoadImageFromFile')
+load_boxes = [load_image, dict(type='LoadAnnotations', with_bbox=True)]
+flip_and_pack = [dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
+# after the size changed: boxes stay those of the image as it is
+pack_tested = [
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+
 data_root = 'data/VOCdevkit/'
 voc_trainval = [
     dict(

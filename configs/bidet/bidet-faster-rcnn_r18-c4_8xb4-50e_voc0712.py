@@ -1,6 +1,9 @@
 # BiDet's Faster R-CNN with ResNet-18 on PASCAL VOC: 59.5 mAP in the BiDet paper.
 # README.md says which of the published recipes this is.
-_base_ = ['../_base_/voc0712.py']
+_base_ = ['../_base_/voc0712.py', '../_base_/faster_rcnn.py']
+
+train = _base_.faster_rcnn_train_cfg
+test = _base_.faster_rcnn_test_cfg
 
 # A classifier's weights, see README.md. Without them nothing must be frozen:
 # model.backbone.frozen_stages=-1, and init_cfg=None twice.
@@ -69,87 +72,28 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                # an object has at least its best anchor, however bad (but not all
-                # anchors if none touches it)
-                min_pos_iou=1e-5,
-                match_low_quality=True,
-                ignore_iof_thr=-1,
-            ),
-            sampler=dict(
-                type='RandomSampler',
-                num=256,
-                pos_fraction=0.5,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=False,
-            ),
+            train.rpn,
+            # an object has at least its best anchor, however bad (but not all anchors
+            # if none touches it)
+            assigner=dict(train.rpn.assigner, min_pos_iou=1e-5),
             # anchors that cross the border train nothing
             allowed_border=0,
-            pos_weight=-1,
-            debug=False,
         ),
-        rpn_proposal=dict(
-            nms_pre=12000,
-            max_per_img=2000,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-        ),
-        rcnn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.5,
-                neg_iou_thr=0.5,
-                min_pos_iou=0.5,
-                match_low_quality=False,
-                ignore_iof_thr=-1,
-            ),
-            sampler=dict(
-                type='RandomSampler',
-                num=256,
-                pos_fraction=0.25,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=True,
-            ),
-            pos_weight=-1,
-            debug=False,
-        ),
+        rpn_proposal=dict(train.rpn_proposal, nms_pre=12000, max_per_img=2000),
+        rcnn=dict(train.rcnn, sampler=dict(train.rcnn.sampler, num=256)),
     ),
     test_cfg=dict(
-        rpn=dict(
-            nms_pre=6000,
-            max_per_img=300,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-        ),
-        rcnn=dict(
-            score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=100
-        ),
+        rpn=dict(test.rpn, nms_pre=6000),
+        rcnn=dict(test.rcnn, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3)),
     ),
 )
+del train, test
 
 # The shorter side is 600. Published images are at most twice as long as high, longer
 # ones are cropped; here these few are made smaller.
-scale = (1200, 600)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    # after the size changed: boxes stay those of the image as it is
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+resize = dict(type='Resize', scale=(1200, 600), keep_ratio=True)
+train_pipeline = [*_base_.load_boxes, resize, *_base_.flip_and_pack]
+test_pipeline = [_base_.load_image, resize, *_base_.pack_tested]
 # published: difficult objects train like others
 train_dataloader = dict(
     dataset=dict(

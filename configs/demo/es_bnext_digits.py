@@ -1,8 +1,6 @@
 # A SMALL configuration: a narrow ES-BNext on scikit-learn's 1,797 scanned digits, in
 # a few minutes on two cores. `make demo` writes the images and runs it.
-_base_ = ['mmpretrain::_base_/default_runtime.py']
-
-custom_imports = dict(imports=['mmesbnn'])
+_base_ = ['../_base_/classifier_runtime.py']
 
 max_epochs = 30
 
@@ -85,21 +83,15 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
 
 custom_hooks = [
     # exactly binary for the second half of the training
     dict(type='TemperatureHook', binary_from=15),
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
-    dict(type='NaNGuardHook'),
-    dict(type='ClassCountHook'),
-    # a resumed training repeats the uninterrupted one
-    dict(type='EpochSeedHook'),
+    *_base_.checks,
 ]
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=5, max_keep_ckpts=2),
+    checkpoint=dict(interval=5, max_keep_ckpts=2, save_best=None),
 )
-randomness = dict(seed=0)

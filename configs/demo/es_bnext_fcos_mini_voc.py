@@ -1,7 +1,7 @@
 # A SMALL configuration: FCOS on a narrow ES-BNext, from scratch, on a devkit of digits
 # on photographs, in minutes on two cores. `make demo-det` writes the devkit and runs it
 # beside its baseline.
-_base_ = ['mmdet::_base_/default_runtime.py']
+_base_ = ['mmdet::_base_/default_runtime.py', '../_base_/fcos.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
@@ -36,7 +36,7 @@ model = dict(
         norm_cfg=norm_cfg,
     ),
     bbox_head=dict(
-        type='FCOSHead',
+        _base_.fcos_head,
         num_classes=len(classes),
         in_channels=64,
         feat_channels=64,
@@ -45,18 +45,6 @@ model = dict(
         regress_ranges=((-1, 32), (32, 1e8)),
         conv_cfg=binary_conv,
         norm_cfg=norm_cfg,
-        norm_on_bbox=True,
-        centerness_on_reg=True,
-        center_sampling=True,
-        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),
-        loss_bbox=dict(type='GIoULoss', loss_weight=1.0),
-        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True),
-        init_cfg=dict(
-            type='Normal',
-            layer='Conv2d',
-            std=0.01,
-            override=dict(type='Normal', name='conv_cls', std=0.01, bias_prob=0.01),
-        ),
     ),
     test_cfg=dict(
         nms_pre=200,

@@ -1,0 +1,19 @@
+# Classifiers' runtime, checkpoints and checks. Families add `checks` to their hooks.
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mmesbnn'])
+
+val_cfg = dict()
+test_cfg = dict()
+
+checks = [
+    dict(type='NaNGuardHook'),
+    dict(type='ClassCountHook'),
+    # a resumed training repeats the uninterrupted one
+    dict(type='EpochSeedHook'),
+]
+randomness = dict(seed=0)
+
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
+)

@@ -1,0 +1,28 @@
+# ImageNet with teachers: a classifier that learns their distribution. The labels train
+# nothing. Families make pipelines of the steps below.
+_base_ = ['./imagenet.py']
+
+model = dict(
+    type='DistillClassifier',
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=1000,
+        in_channels=512,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        topk=(1, 5),
+    ),
+    distill_loss=dict(type='HardnessWeightedKDLoss'),
+)
+
+load = dict(type='LoadImageFromFile')
+random_crop = dict(
+    type='RandomResizedCrop',
+    scale=224,
+    crop_ratio_range=(0.08, 1.0),
+    backend='pillow',
+)
+flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')
+resize_edge = dict(type='ResizeEdge', edge='short', backend='pillow')
+centre_crop = dict(type='CenterCrop', crop_size=224)
+pack = dict(type='PackInputs')
