@@ -6,6 +6,7 @@ anything else, so that a signal ends it in one line while it imports the rest, t
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import logging
@@ -167,6 +168,14 @@ def _quiet_logs() -> Iterator[None]:
         yield
     finally:
         logging.raiseExceptions = before
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-stored-config``, for tools that build what a file describes."""
+    parser.add_argument(
+        '--trust-stored-config', action='store_true',
+        help='build any class that the config in the file names: this can run code',
+    )  # fmt: skip
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -26,6 +26,7 @@ def parse_args():
     parser.add_argument('checkpoint', help='its weights')
     parser.add_argument('packed', help='what tools/pack_checkpoint.py made of them')
     parser.add_argument('export', help='what tools/export_openvino.py made of them')
+    cli.add_trust(parser)
     return parser.parse_args()
 
 
@@ -36,7 +37,8 @@ def main():
     model = build_model(cfg).eval()
     load_weights(model, args.checkpoint)
     runner = Runner(args.export)
-    forms = {'torch': model, 'packed': load_packed(args.packed)}
+    packed = load_packed(args.packed, trust_stored_config=args.trust_stored_config)
+    forms = {'torch': model, 'packed': packed}
     agreement = compare_forms(cfg, forms, {'OpenVINO': runner})
     print(agreement.table())
     print(latency_line(model, runner, agreement.files[0]))

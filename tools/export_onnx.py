@@ -45,6 +45,7 @@ def parse_args():
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='change entries of the config',
     )  # fmt: skip
+    cli.add_trust(parser)
     args = parser.parse_args()
     packed = args.files[0].endswith('.safetensors')
     if len(args.files) != (1 if packed else 2):
@@ -59,7 +60,10 @@ def parse_args():
 def main():
     warnings.simplefilter('ignore')
     args = parse_args()
-    cfg, model, meta = load_trained(*args.files, options=args.cfg_options)
+    cfg, model, meta = load_trained(
+        *args.files, options=args.cfg_options,
+        trust_stored_config=args.trust_stored_config,
+    )  # fmt: skip
     task = make_task(cfg, model, args.shape, args.images, meta)
     examples = [task.example(i) for i in range(len(task.images))]
     agreements = export_onnx(

@@ -51,6 +51,7 @@ def parse_args():
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='change entries of the config',
     )  # fmt: skip
+    cli.add_trust(parser)
     args = parser.parse_args()
     if args.images < 1:
         parser.error(f'--images {args.images}: must be positive')
@@ -73,7 +74,10 @@ def main():
     from mmesbnn.deploy.trained import load_trained
 
     check_output(args.out)
-    cfg, model, meta = load_trained(args.config, args.checkpoint, args.cfg_options)
+    cfg, model, meta = load_trained(
+        args.config, args.checkpoint, args.cfg_options,
+        trust_stored_config=args.trust_stored_config,
+    )  # fmt: skip
     task = make_task(cfg, model, args.shape, args.images, meta)
     source = {
         'config': None if args.checkpoint is None else Path(args.config).name,

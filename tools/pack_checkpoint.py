@@ -32,14 +32,16 @@ def parse_args():
         '--half', action='store_true',
         help='round all but the bits to half precision, by 2^-11 of a value at most',
     )  # fmt: skip
+    cli.add_trust(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     report = pack_checkpoint(
-        args.checkpoint, args.out, config=args.config, half=args.half
-    )
+        args.checkpoint, args.out, config=args.config, half=args.half,
+        trust_stored_config=args.trust_stored_config,
+    )  # fmt: skip
     print(report.table())
     before = os.path.getsize(args.checkpoint)
     print(f'wrote {args.out} (the checkpoint has {before / 1e6:.1f} MB)')

@@ -193,6 +193,8 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
         raise InputError(
             'the config has neither a test_dataloader nor a val_dataloader'
         )
+    if 'type' not in (loader.get('dataset') or {}):
+        raise InputError('the config does not say what its test data set is')
     # one small batch, read in this process
     options = {**loader, 'batch_size': batch_size, 'num_workers': 0, 'drop_last': False}
     for name in ('persistent_workers', 'prefetch_factor', 'pin_memory'):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from ..binary.weights import RealWeight, TemperatureWeight
 from ..optional import require
 from ..version import __version__
 from ..whole_files import whole_file
-from . import stored_config
+from . import checked_config, stored_config
 from .packed_file import (
     BITS,
     FORMAT,
@@ -43,7 +44,6 @@ from .packed_file import (
     tiled_statistics,
     unused_keys,
 )
-from .unpacking import default_meta
 
 #: From this number of binary weights on, packing shows how far it is.
 _LARGE = 5e7
@@ -244,11 +244,19 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
         config = Config(dict(config))
         kept = {**config.to_dict(), 'model': Config(deployed_config(config)).to_dict()}
         content['config'] = stored_config.to_json(stored_config.kept_part(kept))
-        if stored_config.to_json(default_meta(config)) == stored_config.to_json(meta):
+        if stored_config.to_json(_known_meta(config)) == stored_config.to_json(meta):
             meta = {}
     if meta:
         content['dataset_meta'] = stored_config.to_json(meta)
     return content
+
+
+def _known_meta(config: Config) -> Mapping[str, Any]:
+    """What :func:`load_packed` will find out about the data set by itself."""
+    try:
+        return checked_config.class_names(config)
+    except stored_config.ConfigError:
+        return {}
 
 
 def _verify(path: Path, model: nn.Module, half: bool) -> None:
@@ -323,6 +331,7 @@ def pack(
 def pack_checkpoint(
     checkpoint: str | os.PathLike, path: str | os.PathLike, *,
     config: str | os.PathLike | None = None, half: bool = False,
+    trust_stored_config: bool = False,
 ) -> PackReport:  # fmt: skip
     """Pack a checkpoint file; see :func:`pack`.
 
@@ -332,6 +341,9 @@ def pack_checkpoint(
         path: The file to write.
         config: Config file of its model. Default None: what the checkpoint says.
         half: As in :func:`pack`.
+        trust_stored_config: Whether the config in the checkpoint may build any class
+            that it names, which can run code. Default False: those that
+            :func:`load_packed` builds.
 
     Raises:
         PackError: As :func:`pack`.
@@ -344,8 +356,13 @@ def pack_checkpoint(
         raise InputError(f'{path}: would overwrite the checkpoint')
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    cfg = load_config(config) if config else _config_of(meta, checkpoint)
-    with scope_of(cfg):
+    own = config is None and not trust_stored_config
+    by_name = checked_config.names_only() if own else contextlib.nullcontext()
+    if config is None:
+        cfg = _config_of(meta, checkpoint, trust_stored_config)
+    else:
+        cfg = load_config(config)
+    with scope_of(cfg), by_name:
         model = build_model(cfg)
     load_weights(model, checkpoint)
     dataset_meta = _plain_meta(meta.get('dataset_meta'))
@@ -364,18 +381,27 @@ def _plain_meta(meta: Any) -> dict[str, Any]:
     return plain
 
 
-def _config_of(meta: Mapping[str, Any], checkpoint: Any) -> Config:
-    """The config that a checkpoint brings along."""
+def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
+    """The config that a checkpoint brings along, checked unless it is trusted."""
     try:
-        if isinstance(meta.get('cfg'), str):
-            config = stored_config.parse_text(meta['cfg'])
-        elif isinstance(meta.get('model'), Mapping):
-            config = {'model': dict(meta['model']), 'default_scope': 'mmpretrain'}
-        else:
-            raise InputError(f'{checkpoint} does not tell its config: name it')
-        stored_config.check_types(config.get('model'))
+        config = _stored_in(meta)
     except stored_config.ConfigError as error:
         raise InputError(f'{checkpoint}: {error}; name the config') from error
     if not isinstance(config.get('model'), dict):
-        raise InputError(f'{checkpoint}: its config has no model; name the config')
-    return Config(config)
+        raise InputError(f'{checkpoint} does not tell its config: name it')
+    try:
+        config = config if trust else checked_config.checked(config)
+    except stored_config.ConfigError as error:
+        raise InputError(f'{checkpoint}: {error}') from error
+    return Config({key: config[key] for key in stored_config.KEPT if key in config})
+
+
+def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that the meta data of a checkpoint hold, {} if none."""
+    if isinstance(meta.get('cfg'), str):
+        return stored_config.parse_text(meta['cfg'])
+    if isinstance(meta.get('model'), Mapping):  # of tools/convert_checkpoint.py
+        config = {'model': dict(meta['model']), 'default_scope': 'mmpretrain'}
+        stored_config.check_plain(config)
+        return config
+    return {}

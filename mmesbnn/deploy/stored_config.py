@@ -1,8 +1,8 @@
 """Configs inside files: as JSON in packed files, as text in mmengine's checkpoints.
 
 A file may come from anywhere, and both running a config and building from one can run
-any code. So text is parsed, not run, and what a stored config builds must be a
-registered name.
+any code. So text is parsed, not run, its length and depth are bounded, and
+``checked_config.py`` says what a stored config may build.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any
 
-from ..errors import MmesbnnError
+from ..errors import MmesbnnError, shorten
+from .stored_components import SCOPES
 
 #: Keys of a config that using a trained model needs.
 KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
 
-#: What may stand before the dot of a type.
-SCOPES = ('mmdet', 'mmpretrain')
+#: Characters of a stored config, and how deep its values may lie in each other.
+LONGEST, DEEPEST = 2**20, 40
 
 #: Packages whose components are registered without a scope.
 _ROOTS = ('mmcv', 'mmengine', 'mmesbnn', 'torch')
@@ -33,6 +35,45 @@ class ConfigError(MmesbnnError):
     """A stored config that cannot be used; the message says why."""
 
 
+def _check_length(text: str) -> None:
+    if len(text) > LONGEST:
+        raise ConfigError(
+            f'the stored config has {len(text)} characters, and {LONGEST} are allowed'
+        )
+
+
+def _check_depth(what: str, depth: int) -> None:
+    if depth > DEEPEST:
+        raise ConfigError(f'{what} is nested more than {DEEPEST} levels deep')
+
+
+def check_plain(value: Any, what: str = 'the stored config', depth: int = 0) -> None:
+    """Check that a value is made of numbers, strings, lists and dicts, not too deep.
+
+    Args:
+        value: The value.
+        what: Its name, for the message.
+        depth: How deep it lies itself. Default 0.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    _check_depth(what, depth)
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not isinstance(key, (str, int)):
+                raise ConfigError(f'{what} has the key {shorten(repr(key), 80)}')
+            check_plain(entry, what, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            check_plain(entry, what, depth + 1)
+    elif isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise ConfigError(f'{what} holds a number of more than 63 bits')
+    elif not isinstance(value, (str, float, NoneType)):
+        raise ConfigError(f'{what} holds a {type(value).__name__}')
+
+
 def parse_text(text: str) -> dict[str, Any]:
     """Read the text of a config as mmengine's checkpoints have it, without running it.
 
@@ -40,41 +81,70 @@ def parse_text(text: str) -> dict[str, Any]:
     ``Config.pretty_text`` writes.
 
     Raises:
-        ConfigError: If there is anything else in it.
+        ConfigError: If there is anything else in it, or it is too long or too deep.
     """
+    _check_length(text)
     try:
         statements = ast.parse(text).body
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f'the stored config is no Python: {error}') from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = shorten(str(error), 80) or 'nested too deep'
+        raise ConfigError(f'the stored config is no Python: {reason}') from error
     config = {}
     for statement in statements:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 config[name] = _value(value)
             case _:
-                raise ConfigError(f'the stored config holds {ast.unparse(statement)!r}')
+                raise _unexpected(statement)
+    check_plain(config)
     return config
 
 
-def _value(node: ast.expr) -> Any:
+def _unexpected(node: ast.AST) -> ConfigError:
+    try:
+        text = ast.unparse(node)
+    except RecursionError:
+        text = type(node).__name__
+    return ConfigError(f'the stored config holds {shorten(text, 80)!r}')
+
+
+def _value(node: ast.expr, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise ConfigError(
+            f'the stored config is nested more than {DEEPEST} levels deep'
+        )
+    depth += 1
     match node:
         case ast.Constant(value=value):
             return value
         case ast.Name(id=name) if name in _NAMES:
             return _NAMES[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
+            value = _value(operand, depth)
+            if type(value) in (int, float):
+                return -value
         case ast.List(elts=elements):
-            return [_value(element) for element in elements]
+            return [_value(element, depth) for element in elements]
         case ast.Tuple(elts=elements):
-            return tuple(_value(element) for element in elements)
+            return tuple(_value(element, depth) for element in elements)
         case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_value(k): _value(v) for k, v in zip(keys, values)}
-        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords):
-            return {keyword.arg: _value(keyword.value) for keyword in keywords}
-        case ast.Call(func=ast.Name(id='dict'), args=[first], keywords=[]):
-            return dict(_value(first))
-    raise ConfigError(f'the stored config holds {ast.unparse(node)[:80]!r}')
+            return {_key(k): _value(v, depth) for k, v in zip(keys, values)}
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords) if all(
+            keyword.arg for keyword in keywords
+        ):
+            return {k.arg: _value(k.value, depth) for k in keywords}
+        case ast.Call(
+            func=ast.Name(id='dict'), args=[ast.Dict() as first], keywords=[]
+        ):
+            return _value(first, depth)
+    raise _unexpected(node)
+
+
+def _key(node: ast.expr | None) -> str | int:
+    match node:
+        case ast.Constant(value=str() | int() as value):
+            return value
+    raise _unexpected(node or ast.Constant(None))
 
 
 def _tagged(value: Any) -> Any:
@@ -89,7 +159,8 @@ def _tagged(value: Any) -> Any:
 
 
 def _untagged(value: dict[str, Any]) -> Any:
-    return tuple(value[_TUPLE]) if set(value) == {_TUPLE} else value
+    content = value.get(_TUPLE)
+    return tuple(content) if len(value) == 1 and isinstance(content, list) else value
 
 
 def to_json(config: Mapping[str, Any]) -> str:
@@ -108,15 +179,17 @@ def from_json(text: str) -> dict[str, Any]:
     """What :func:`to_json` was given, tuples included.
 
     Raises:
-        ConfigError: If it is no JSON, or builds what is no registered name.
+        ConfigError: If it is no JSON, is too long, or nested too deep.
     """
+    _check_length(text)
     try:
         config = json.loads(text, object_hook=_untagged)
-    except ValueError as error:
-        raise ConfigError(f'the stored config is no JSON: {error}') from error
+    except (ValueError, RecursionError) as error:
+        reason = shorten(str(error), 80)
+        raise ConfigError(f'the stored config is no JSON: {reason}') from error
     if not isinstance(config, dict):
         raise ConfigError('the stored config is no dict')
-    check_types(config)
+    check_plain(config)
     return config
 
 
@@ -135,10 +208,11 @@ def _types(config: Any) -> Iterator[Any]:
 def check_types(config: Any) -> None:
     """Check that every ``type`` of a config is a registered name, with a scope or not.
 
-    mmengine imports any other name that has dots, such as ``os.system``, and calls it.
+    Args:
+        config: A config that is to be stored.
 
     Raises:
-        ConfigError: If one is something else.
+        ConfigError: If one is something else, such as a function's path.
     """
     for kind in _types(config):
         name = kind if isinstance(kind, str) else ''

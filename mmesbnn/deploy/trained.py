@@ -20,7 +20,7 @@ from .unpacking import load_packed
 
 def load_trained(
     path: str | os.PathLike, checkpoint: str | os.PathLike | None = None,
-    options: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None, *, trust_stored_config: bool = False,
 ) -> tuple[Config, nn.Module, Any]:  # fmt: skip
     """Load a trained network.
 
@@ -28,6 +28,7 @@ def load_trained(
         path: Its config, or a packed file, which has one.
         checkpoint: Its weights. Default None: ``path`` is a packed file.
         options: Entries of the config to change. Default None.
+        trust_stored_config: As :func:`load_packed`'s. Default False.
 
     Returns:
         The config; the network in eval mode; the meta data of its data set, None if
@@ -45,7 +46,7 @@ def load_trained(
                 f'options={options}: {path} is taken to be a packed file, whose config '
                 'stays as it is'
             )
-        model = load_packed(path)
+        model = load_packed(path, trust_stored_config=trust_stored_config)
         return model._config, model, model._dataset_meta
     cfg = load_config(path, options)
     model = build_model(cfg)

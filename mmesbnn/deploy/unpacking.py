@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..analysis.from_config import scope_of
+from ..analysis.from_config import deployed_config, scope_of
 from ..binary.expand_shrink import tile
 from ..binary.weights import FixedWeight
-from . import stored_config
+from ..errors import sentence
+from . import checked_config, stored_config
 from .packed_file import (
     DTYPES,
     PARTS,
@@ -80,23 +82,33 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def load_packed(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
+def load_packed(
+    path: str | os.PathLike, model: nn.Module | None = None, *,
+    trust_stored_config: bool = False,
+) -> nn.Module:  # fmt: skip
     """Load a packed file.
 
     The network computes what the packed one did, bit for bit unless the file was
     written with ``half``. Its binary layers hold effective weights (``FixedWeight``)
-    which are not trained: keep the checkpoint for training on. Configs in files are
-    read as data, and may only build registered components: import what registers
-    yours (their ``custom_imports``) first.
+    which are not trained: keep the checkpoint for training on.
+
+    The file may come from anywhere. Its config is read as data, and builds only the
+    components that ``mmesbnn/deploy/stored_components.py`` lists: those of this package
+    and plain ones of OpenMMLab. For others, your own among them, pass the model, or
+    trust the file.
 
     Args:
         path: A file of :func:`pack`.
         model: A network to load into, for files without a config. Default None: built
             from the config in the file.
+        trust_stored_config: Whether that config may build any class that it names,
+            which can run code. Import what registers yours (their ``custom_imports``)
+            first. Default False.
 
     Returns:
         The network in eval mode; with a config, it has ``_config`` and
-        ``_dataset_meta`` as mmpretrain's inferencers want them.
+        ``_dataset_meta`` as mmpretrain's inferencers want them. Unless it is trusted,
+        ``_config`` does not say where the test data lie.
 
     Raises:
         PackError: If the file is damaged, not a packed network or of another one, or if
@@ -106,7 +118,7 @@ def load_packed(path: str | os.PathLike, model: nn.Module | None = None) -> nn.M
     """
     path = Path(path)
     stored, metadata = read_packed(path)
-    model = model if model is not None else _build(metadata, path)
+    model = model if model is not None else _build(metadata, path, trust_stored_config)
     if not binary_layers(model):
         raise PackError(f'{type(model).__name__} has no binary layer')
     model.to(DTYPES[metadata['dtype']])
@@ -115,22 +127,33 @@ def load_packed(path: str | os.PathLike, model: nn.Module | None = None) -> nn.M
     return model.eval()
 
 
-def _build(metadata: Mapping[str, str], path: Path) -> nn.Module:
-    """The network that a file's config describes."""
+def _stored(
+    metadata: Mapping[str, str], path: Path, trust: bool
+) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """The config in a file, checked unless it is trusted, and its data set's meta."""
     if 'config' not in metadata:
         raise PackError(f'{path} holds no config: pass the model to load into')
     try:
         config = stored_config.from_json(metadata['config'])
         meta = metadata.get('dataset_meta')
         meta = None if meta is None else stored_config.from_json(meta)
+        config = config if trust else checked_config.checked(config)
     except stored_config.ConfigError as error:
         raise PackError(f'{path}: {error}') from error
-    built = Config(config)  # detectors read config.rpn, which a plain dict has not
-    with scope_of(config):
+    if not isinstance(config.get('model'), Mapping):
+        raise PackError(f'{path}: the stored config has no model')
+    return config, meta
+
+
+def _build(metadata: Mapping[str, str], path: Path, trust: bool) -> nn.Module:
+    """The network that a file's config describes."""
+    config, meta = _stored(metadata, path, trust)
+    by_name = contextlib.nullcontext() if trust else checked_config.names_only()
+    with scope_of(config), by_name:
         try:
-            model = MODELS.build(built.model)
+            model = MODELS.build(deployed_config(Config(config)))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = sentence(error)
             raise PackError(f'{path}: cannot build the network: {reason}') from error
     model._config = Config(config)  # building takes things out of its config
     model._dataset_meta = meta if meta is not None else default_meta(config)

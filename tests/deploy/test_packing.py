@@ -1,5 +1,6 @@
 """Packed files give the outputs of the networks they were made of."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -419,7 +420,7 @@ def test_what_a_config_may_not_build(classifier, tmp_path):
     evil = {'model': {'type': 'os.mkdir', 'path': str(trace)}}
     metadata = {**read_packed(path)[1], 'config': json.dumps(evil)}
     save_file(load_file(path), path, metadata)
-    with pytest.raises(PackError, match=r"type='os\.mkdir' in the config must be"):
+    with pytest.raises(PackError, match=r"type='os\.mkdir' .* is not a component"):
         load_packed(path)
     assert not trace.exists()
     # nor is such a config packed
@@ -432,8 +433,32 @@ def test_a_type_that_is_not_registered(classifier, tmp_path):
     cfg, model = classifier
     cfg.model.neck = dict(type='MyOwnNeck')
     pack(model, tmp_path / 'net.safetensors', config=cfg)
-    with pytest.raises(PackError, match=r'cannot build the network: .*MyOwnNeck'):
+    with pytest.raises(PackError, match=r'MyOwnNeck.*trust_stored_config=True'):
         load_packed(tmp_path / 'net.safetensors')
+    with pytest.raises(PackError, match=r'cannot build the network: .*MyOwnNeck'):
+        load_packed(tmp_path / 'net.safetensors', trust_stored_config=True)
+
+
+class MyOwnHead(nn.Identity):
+    """A component of a user's project."""
+
+
+def test_own_components_need_trust_or_the_model(classifier, tmp_path):
+    cfg, model = classifier
+    path = tmp_path / 'net.safetensors'
+    own = copy.deepcopy(cfg)
+    own.model.neck = dict(type='MyOwnHead')
+    pack(model, path, config=own)
+    MODELS.register_module(module=MyOwnHead)
+    try:
+        with pytest.raises(PackError, match=r'MyOwnHead.*is not a component'):
+            load_packed(path)
+        loaded = load_packed(path, trust_stored_config=True)
+    finally:
+        MODELS.module_dict.pop('MyOwnHead')
+    assert isinstance(loaded.neck, MyOwnHead)
+    assert 'data_root' in loaded._config.test_dataloader.dataset
+    load_packed(path, build_model(cfg))
 
 
 def narrow_unet():
