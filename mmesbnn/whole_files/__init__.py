@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+from .leftovers import remove_leftovers
 from .partial import DISK_ERRORS, remove_unfinished
 from .writing import check_file, check_folder, read_whole, whole_file, whole_folder
 
@@ -8,6 +9,7 @@ __all__ = [
     'check_file',
     'check_folder',
     'read_whole',
+    'remove_leftovers',
     'remove_unfinished',
     'whole_file',
     'whole_folder',

@@ -28,7 +28,9 @@ _unfinished: dict[Path, int] = {}
 
 def partial_name(path: Path) -> Path:
     """A new name beside ``path``: a rename is atomic within one file system only."""
-    return path.with_name(f'.{path.name[:_KEPT]}.{secrets.token_hex(8)}.part')
+    # the process's number tells later ones whether it still writes there
+    owner = f'{os.getpid()}-{secrets.token_hex(8)}'
+    return path.with_name(f'.{path.name[:_KEPT]}.{owner}.part')
 
 
 @contextlib.contextmanager
