@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -29,8 +29,9 @@ class NaNGuardHook(Hook):
 
     Every loss is looked at on the device, without waiting for it; only every
     ``interval`` iterations, at the end of an epoch and of the training does the hook
-    read the result, on all processes together. The error names the first iteration
-    that went wrong and the last checkpoint from before.
+    read the result, on all processes together. The error is the same on all of them:
+    it names the first iteration that went wrong on any, the process (its rank), and the
+    last checkpoint from before.
 
     Looks before a checkpoint of the same moment is written. Iteration-based
     checkpoints want an interval that is a multiple of this one.
@@ -78,20 +79,22 @@ class NaNGuardHook(Hook):
     def _check(self, runner: Runner, losses: dict) -> None:
         if self._record is None:
             return
-        found = (~self._record[1].isfinite()).int()
-        all_reduce(found, op='max')
-        if not found.item():
+        records = all_gather(self._record)
+        found = [
+            (int(iteration), rank, loss)
+            for rank, (iteration, loss) in enumerate(r.tolist() for r in records)
+            if not isfinite(loss)
+        ]
+        if not found:
             return
-        iteration, loss = self._record.tolist()
-        what = f'the loss became {loss}'
-        if isfinite(loss):
-            what = 'the loss of another process is not finite'
+        iteration, rank, loss = min(found, key=lambda first: first[:2])
+        where = f' on process {rank}' if len(records) > 1 else ''
         values = {name: total({name: loss}).item() for name, loss in losses.items()}
         now = ', '.join(
             f'{name}={value}' for name, value in values.items() if not isfinite(value)
         )
         saved = runner.message_hub.get_info('last_ckpt') or 'none'
         raise FloatingPointError(
-            f'iteration {int(iteration)}: {what}{f" (now {now})" if now else ""}. '
-            f'Last checkpoint before it: {saved}'
+            f'iteration {iteration}: the loss became {loss}{where}'
+            f'{f" (now {now})" if now else ""}. Last checkpoint before it: {saved}'
         )
