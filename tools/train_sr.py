@@ -3,7 +3,7 @@
     python tools/train_sr.py CONFIG [--work-dir DIR] [--resume] [--launcher pytorch]
 
 Checkpoints, logs and validation figures go to the work dir. --resume goes on after its
-last checkpoint and ends with the numbers of an uninterrupted training.
+last whole checkpoint and ends with the numbers of an uninterrupted training.
 """
 
 import argparse
@@ -46,6 +46,8 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher, cfg.resume = args.launcher, args.resume
+    if args.resume:
+        cfg.load_from = None  # would be resumed in place of the last checkpoint
     with explained('cannot start the training'):
         runner = Runner.from_cfg(cfg)
         # reads the data folders

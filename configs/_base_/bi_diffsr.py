@@ -91,7 +91,7 @@ custom_hooks = [
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='WholeCheckpointHook',
         by_epoch=False,
         interval=20_000,
         max_keep_ckpts=3,

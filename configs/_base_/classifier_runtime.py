@@ -15,5 +15,5 @@ checks = [
 randomness = dict(seed=0)
 
 default_hooks = dict(
-    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
+    checkpoint=dict(type='WholeCheckpointHook', max_keep_ckpts=3, save_best='auto'),
 )

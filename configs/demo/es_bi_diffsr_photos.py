@@ -95,7 +95,7 @@ custom_hooks = [
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='WholeCheckpointHook',
         by_epoch=False,
         interval=max_iters // 2,
         max_keep_ckpts=1,

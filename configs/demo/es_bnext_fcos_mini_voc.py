@@ -145,6 +145,6 @@ custom_hooks = [
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='CheckpointHook', interval=6, max_keep_ckpts=1),
+    checkpoint=dict(type='WholeCheckpointHook', interval=6, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)

@@ -11,6 +11,7 @@ from .save_images import SaveImagesHook
 from .sign_flip import SignFlipHook
 from .teacher_schedule import TeacherScheduleHook
 from .temperature import TemperatureHook
+from .whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
     'BottleneckHook',
@@ -24,4 +25,5 @@ __all__ = [
     'SignFlipHook',
     'TeacherScheduleHook',
     'TemperatureHook',
+    'WholeCheckpointHook',
 ]

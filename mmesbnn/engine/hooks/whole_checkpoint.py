@@ -1,0 +1,364 @@
+"""Checkpoints that survive the training's death at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import barrier, broadcast, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from ...whole_files import remove_leftovers, whole_file
+from ..reach import trained_models
+from ..resuming import point_to_whole, write_pointer
+from .temperature import binary_share
+
+#: Entries of the message hub, which every checkpoint holds.
+_LAST, _KEPT, _OUTDATED = 'last_ckpt', 'keep_ckpt_ids', 'outdated_ckpts'
+
+
+def _check_arguments(interval: Any, max_keep_ckpts: Any, filename_tmpl: Any) -> None:
+    numbers = dict(interval=interval, max_keep_ckpts=max_keep_ckpts)
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f'{name}={value!r} must be an integer')
+    if filename_tmpl is None:
+        return
+    if not isinstance(filename_tmpl, str):
+        raise TypeError(f'filename_tmpl={filename_tmpl!r} must be a string')
+    rest = filename_tmpl.replace('{}', '', 1)
+    if filename_tmpl.count('{}') != 1 or set('{}/') & set(rest):
+        raise ValueError(
+            f'filename_tmpl={filename_tmpl!r} must be a file name with one {{}}, the '
+            'place of the number'
+        )
+
+
+def _check_names(save_best: Any, rule: Any) -> None:
+    for name, value in dict(save_best=save_best, rule=rule).items():
+        values = value if isinstance(value, list) else [value]
+        if not all(item is None or isinstance(item, str) for item in values):
+            raise TypeError(f'{name}={value!r} must be a string or a list of strings')
+    rules = rule if isinstance(rule, list) else [rule]
+    if unknown := set(rules) - {None, 'greater', 'less'}:
+        raise ValueError(f"rule={unknown.pop()!r} must be 'greater' or 'less'")
+    names = save_best if isinstance(save_best, list) else [save_best]
+    if len(set(names)) < len(names) or ('auto' in names and len(names) > 1):
+        raise ValueError(
+            f"save_best={save_best!r} must name different metrics, or be 'auto'"
+        )
+    if isinstance(rule, list) and len(rule) not in (1, len(names)):
+        raise ValueError(f'rule={rule!r} must have one entry, or one for each metric')
+
+
+def _share_buffers(runner: Runner) -> None:
+    """Give all processes the first one's running means, which are what is saved.
+
+    Otherwise they would go on with their own ones, and resumed ones with the first
+    one's, and validate other networks.
+    """
+    for model in trained_models(runner):
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                broadcast(buffer, src=0)
+
+
+def _validation_follows(runner: Runner) -> bool:
+    """Whether the training validates between what was resumed and the next step."""
+    loop = runner.train_loop
+    known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
+    if not known or runner.val_loop is None or not loop.iter:
+        return False
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    step, last = (
+        (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    )
+    if by_epoch and loop.iter != step * len(loop.dataloader):
+        return False  # saved within an epoch
+    loop._decide_current_val_interval()
+    return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """Saves checkpoints as mmengine's ``CheckpointHook``, and never loses one.
+
+    However the process ends, the training goes on with ``resume=True`` and ends with
+    the numbers of one that nothing interrupted:
+
+    - Files are written beside their place, flushed to the disk, and renamed. Then
+      ``last_checkpoint`` names the new one, and only then are old ones removed.
+    - The best checkpoint is a file of its own. The newest one is not written again to
+      hold the new score, as mmengine does. Instead, a resumed training first validates
+      what it resumes, if a validation follows that checkpoint. An old best file stays
+      until a checkpoint that knows the new one is whole.
+    - If ``last_checkpoint`` is missing, or names a file that is missing or damaged,
+      ``resume=True`` goes on after the newest whole checkpoint, and logs so.
+    - Files that a killed process was writing are removed.
+
+    As the best counts a binary network first: while weights are not binary (see
+    :class:`~mmesbnn.engine.hooks.TemperatureHook`), the best of these is kept, and the
+    first binary network takes its place, whatever its score.
+
+    Args:
+        interval: Epochs or iterations between two checkpoints. Default -1, none but
+            the last.
+        by_epoch: Whether ``interval`` counts epochs. Default True.
+        max_keep_ckpts: How many to keep besides the best ones. Default -1, all.
+        save_best: Metric, or list of metrics, whose best checkpoint is kept; 'auto'
+            for the first one that is measured. Default None.
+        rule: 'greater' or 'less', or a list of these; what is better in ``save_best``.
+            Default None, told by the name of the metric.
+        filename_tmpl: File name with ``{}`` in place of the number. Default
+            ``epoch_{}.pth`` or ``iter_{}.pth``.
+        out_dir: Folder on a local disk; a folder in it, named as the work dir, gets the
+            checkpoints. Default None, the work dir.
+        kwargs: ``save_optimizer``, ``save_param_scheduler``, ``save_last``,
+            ``save_begin``, ``greater_keys``, ``less_keys``, ``published_keys``, all as
+            in ``CheckpointHook``.
+
+    Raises:
+        TypeError: If an argument has another type, or is unknown.
+        ValueError: If an argument has another value; before training, if ``out_dir`` is
+            a URL or the runner is not mmengine's ``Runner``; after a validation that
+            did not measure a metric of ``save_best``.
+    """
+
+    def __init__(
+        self, interval: int = -1, by_epoch: bool = True, max_keep_ckpts: int = -1,
+        save_best: str | list[str] | None = None,
+        rule: str | list[str | None] | None = None, filename_tmpl: str | None = None,
+        out_dir: str | Path | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        _check_arguments(interval, max_keep_ckpts, filename_tmpl)
+        _check_names(save_best, rule)
+        super().__init__(
+            interval=interval, by_epoch=by_epoch, max_keep_ckpts=max_keep_ckpts,
+            save_best=save_best, rule=rule, filename_tmpl=filename_tmpl, **kwargs,
+        )  # fmt: skip
+        unknown = list(self.args)
+        unknown += [n for n in ('backend_args', 'file_client_args') if getattr(self, n)]
+        if unknown:
+            raise TypeError(f'WholeCheckpointHook has no argument {unknown[0]!r}')
+        if out_dir is not None and '://' in str(out_dir):
+            raise ValueError(
+                f'out_dir={str(out_dir)!r} must be a folder: use CheckpointHook of '
+                'mmengine for a store'
+            )
+        self._parent = out_dir
+        #: Best files that the newest checkpoint still counts as the best.
+        self._superseded: list[str] = []
+
+    # what a resumed training begins with
+
+    def before_run(self, runner: Runner) -> None:
+        """Let ``last_checkpoint`` name a whole checkpoint, before it is resumed."""
+        if not isinstance(runner, Runner):
+            raise ValueError(
+                f'WholeCheckpointHook: the runner is a {type(runner).__name__}: use '
+                "mmengine's CheckpointHook with it"
+            )
+        work_dir = Path(runner.work_dir)
+        folder = work_dir if self._parent is None else Path(self._parent, work_dir.name)
+        self.out_dir = str(folder)
+        if not runner._resume or runner._load_from is not None:
+            return
+        if is_main_process():
+            found = point_to_whole(work_dir, folder, self.filename_tmpl)
+            if found.path is None:
+                runner.logger.warning(
+                    f'WholeCheckpointHook: there is nothing to resume in {folder} '
+                    f'({found.reason}): the training starts from the beginning'
+                )
+            elif found.reason is not None:
+                runner.logger.warning(
+                    f'WholeCheckpointHook: {found.reason}: the training goes on after '
+                    f'the newest whole checkpoint, {found.path}'
+                )
+        barrier()  # the others read the file
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the books, and the validation that the last process may have missed.
+
+        The last of all hooks, so that the others are ready for the validation.
+        """
+        runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
+        if is_main_process():
+            Path(self.out_dir).mkdir(parents=True, exist_ok=True)
+            for folder in {self.out_dir, runner.work_dir}:
+                remove_leftovers(folder)
+        self._take_up(runner)
+        if _validation_follows(runner):
+            runner.logger.info(
+                'WholeCheckpointHook: validating what is resumed, since its training '
+                'may have ended before it did'
+            )
+            runner.val_loop.run()
+
+    def _take_up(self, runner: Runner) -> None:
+        """Continue the books of the checkpoint that was resumed, if it lies here."""
+        hub = runner.message_hub
+        last = hub.get_info(_LAST)
+        here = bool(last) and self._path(Path(last).name).exists()
+        kept = list(hub.get_info(_KEPT) or ()) if here else []
+        self.keep_ckpt_ids = [
+            number
+            for number in kept
+            if self._path(self.filename_tmpl.format(number)).exists()
+        ]
+        if here:
+            self._remove(runner, hub.get_info(_OUTDATED) or ())
+        for key in self.key_indicators if self.save_best else ():
+            self._take_up_best(runner, key, here)
+
+    def _take_up_best(self, runner: Runner, key: str, here: bool) -> None:
+        hub = runner.message_hub
+        known = hub.get_info(self._entry('best_ckpt', key))
+        path = self._path(Path(known).name) if known else None
+        if path is not None and not (here and path.exists()):
+            runner.logger.warning(
+                f'WholeCheckpointHook: {path}, the best checkpoint so far, is not '
+                'there: the next one counts as the best'
+            )
+            for name in ('best_ckpt', 'best_score', 'best_binary'):
+                hub.runtime_info.pop(self._entry(name, key), None)
+            path = None
+        self._set_best(key, path)
+
+    # writing
+
+    def _path(self, name: str) -> Path:
+        return Path(self.out_dir, name)
+
+    def _write(self, runner: Runner, name: str, **options: Any) -> None:
+        """Write a checkpoint, whole or not at all."""
+        if is_main_process():
+            with whole_file(self._path(name)) as partial:
+                runner.save_checkpoint(self.out_dir, partial.name, **options)
+
+    def _remove(self, runner: Runner, names: Iterable[str]) -> None:
+        if is_main_process():
+            for name in names:
+                self._path(name).unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        """Write the checkpoint of ``step``, then name it, then remove old ones."""
+        name = self.filename_tmpl.format(step)
+        kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
+        dropped = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        self.keep_ckpt_ids = kept[len(dropped) :]
+        outdated = [self.filename_tmpl.format(number) for number in dropped]
+        outdated += self._superseded
+        self.last_ckpt = str(self._path(name))
+        _share_buffers(runner)
+        hub = runner.message_hub
+        hub.update_info(_LAST, self.last_ckpt)
+        hub.update_info(_KEPT, list(self.keep_ckpt_ids))
+        # a process that dies before it removes them leaves them to the resumed one
+        hub.update_info(_OUTDATED, outdated)
+        self._write(
+            runner, name, save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler, meta=meta,
+            by_epoch=self.by_epoch,
+        )  # fmt: skip
+        if is_main_process():
+            write_pointer(Path(runner.work_dir), self.last_ckpt)
+        self._remove(runner, outdated)
+        self._superseded = []
+
+    # the best one
+
+    def _entry(self, name: str, key: str) -> str:
+        """Name in the message hub, as mmengine's."""
+        return name if len(self.key_indicators) == 1 else f'{name}_{key}'
+
+    def _best(self, key: str) -> str | None:
+        if len(self.key_indicators) == 1:
+            return self.best_ckpt_path
+        return self.best_ckpt_path_dict.get(key)
+
+    def _set_best(self, key: str, path: Path | None) -> None:
+        value = None if path is None else str(path)
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = value
+        else:
+            self.best_ckpt_path_dict[key] = value
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        """Keep the network that was validated, if it is the best one."""
+        if not self.save_best:
+            return
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        binary = all(binary_share(model) == 1 for model in trained_models(runner))
+        for key, rule in zip(self.key_indicators, self.rules, strict=True):
+            if key not in metrics:
+                raise ValueError(
+                    f'save_best={key!r} is none of the measured {", ".join(metrics)}'
+                )
+            if self._is_better(runner, key, rule, metrics[key], binary):
+                self._keep_best(runner, key, metrics[key], binary)
+
+    def _is_better(
+        self, runner: Runner, key: str, rule: str, score: float | None, binary: bool
+    ) -> bool:  # fmt: skip
+        """Whether a network is better than the best one so far; binary ones are."""
+        if score is None:
+            return False
+        hub = runner.message_hub
+        was_binary = hub.get_info(self._entry('best_binary', key), binary)
+        if binary != was_binary:
+            return binary
+        before = hub.get_info(self._entry('best_score', key), self.init_value_map[rule])
+        return self.is_better_than[key](score, before)
+
+    def _keep_best(
+        self, runner: Runner, key: str, score: float, binary: bool
+    ) -> None:  # fmt: skip
+        step = runner.epoch if self.by_epoch else runner.iter
+        name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+        path, before, hub = self._path(name), self._best(key), runner.message_hub
+        hub.update_info(self._entry('best_score', key), score)
+        hub.update_info(self._entry('best_binary', key), binary)
+        hub.update_info(self._entry('best_ckpt', key), str(path))
+        self._set_best(key, path)
+        self._write(
+            runner, name, save_optimizer=False, save_param_scheduler=False,
+            meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False,
+        )  # fmt: skip
+        if before is not None and Path(before) != path:
+            self._superseded.append(Path(before).name)
+        runner.logger.info(
+            f'The best checkpoint with {score:0.4f} {key} at '
+            f'{step} {"epoch" if self.by_epoch else "iter"} is saved to {name}'
+            + ('.' if binary else ', of weights that are not binary yet.')
+        )
+
+    # the end
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove what the last checkpoint still needed; publish if asked to."""
+        self._remove(runner, self._superseded)
+        self._superseded = []
+        super().after_train(runner)
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """Write a copy of a checkpoint with ``published_keys`` only."""
+        if not is_main_process():
+            return
+        checkpoint = torch.load(ckpt_path, map_location='cpu', weights_only=True)
+        checkpoint = {k: v for k, v in checkpoint.items() if k in self.published_keys}
+        digest = hashlib.sha256(pickle.dumps(checkpoint)).hexdigest()
+        path = Path(ckpt_path)
+        published = path.with_name(f'{path.stem}-{digest[:8]}.pth')
+        with whole_file(published) as partial:
+            torch.save(checkpoint, partial)
+        runner.logger.info(f'{ckpt_path} is published to {published}.')

@@ -1,0 +1,132 @@
+"""Finding the checkpoint that a killed training goes on after.
+
+mmengine resumes after whatever the file ``last_checkpoint`` names. Here the file is
+checked first, and made to name the newest checkpoint that can be read.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..errors import sentence
+from ..whole_files import whole_file
+
+#: File in a work dir that names the checkpoint to resume.
+POINTER = 'last_checkpoint'
+#: What mmengine needs in a checkpoint to resume it.
+_NEEDED = ('meta', 'state_dict', 'message_hub')
+
+
+class Found(NamedTuple):
+    """What there is to resume.
+
+    Attributes:
+        path: The newest whole checkpoint, None if there is none.
+        reason: Why it is not the one that the pointer names, None if it is.
+    """
+
+    path: Path | None
+    reason: str | None
+
+
+def why_not_whole(path: Path) -> str | None:
+    """Reason for which a training cannot be resumed from ``path``, None if it can.
+
+    Reads all of the file: a disk that lost its power may keep the length of a file
+    and not its content.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            return f'its part {damaged!r} is damaged'
+        content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        missing = [key for key in _NEEDED if key not in content]
+        if missing:
+            return f'it lacks {", ".join(missing)}'
+        if not {'epoch', 'iter'} <= set(content['meta']):
+            return 'it does not say of which epoch and iteration it is'
+    except Exception as error:
+        return sentence(error)
+    return None
+
+
+def numbered(template: str, name: str) -> int | None:
+    """The number in a file's name, None if the name is not of ``template``.
+
+    Args:
+        template: Name with ``{}`` in place of the number, such as ``epoch_{}.pth``.
+        name: The file's name.
+    """
+    before, after = (re.escape(part) for part in template.split('{}'))
+    match = re.fullmatch(f'{before}([0-9]+){after}', name)
+    return int(match[1]) if match else None
+
+
+def _newest_first(folder: Path, template: str) -> list[Path]:
+    """Checkpoints of ``folder``, by time, and by number where times are equal."""
+    if not folder.is_dir():
+        return []
+    found = [
+        (path.stat().st_mtime_ns, number, path)
+        for path in folder.iterdir()
+        if (number := numbered(template, path.name)) is not None and path.is_file()
+    ]
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def read_pointer(work_dir: Path) -> Path | None:
+    """The file that the pointer of ``work_dir`` names, None without one."""
+    try:
+        text = (work_dir / POINTER).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return Path(text) if text else None
+
+
+def write_pointer(work_dir: Path, checkpoint: str) -> None:
+    """Let the pointer of ``work_dir`` name ``checkpoint``, in one step."""
+    with whole_file(work_dir / POINTER) as partial:
+        partial.write_text(checkpoint)
+
+
+def find_whole(work_dir: Path, folder: Path, template: str) -> Found:
+    """Find the checkpoint that the pointer names, or else the newest whole one.
+
+    Args:
+        work_dir: Folder of the pointer.
+        folder: Folder of the checkpoints.
+        template: Their name with ``{}`` in place of the number.
+    """
+    named = read_pointer(work_dir)
+    reason = f'there is no {POINTER}'
+    if named is not None:
+        why = why_not_whole(named)
+        if why is None:
+            return Found(named, None)
+        reason = f'{POINTER} names {named}, which is not whole ({why})'
+    for path in _newest_first(folder, template):
+        if path != named and why_not_whole(path) is None:
+            return Found(path, reason)
+    return Found(None, reason)
+
+
+def point_to_whole(work_dir: Path, folder: Path, template: str) -> Found:
+    """Make the pointer name a whole checkpoint, or take it away if there is none.
+
+    Args:
+        work_dir: Folder of the pointer.
+        folder: Folder of the checkpoints.
+        template: Their name with ``{}`` in place of the number.
+    """
+    found = find_whole(work_dir, folder, template)
+    if found.path is None:
+        (work_dir / POINTER).unlink(missing_ok=True)
+    elif found.reason is not None:
+        write_pointer(work_dir, str(found.path))
+    return found
