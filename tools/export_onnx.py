@@ -73,6 +73,8 @@ def main():
     print(f'compared with torch on {len(examples)} {task.source}:')
     for agreement in agreements:
         print(f'  {agreement}')
+    for remark in task.remarks:
+        print(remark)
     print(f'wrote {args.out} ({Path(args.out).stat().st_size / 1e6:.1f} MB)')
 
 

@@ -86,7 +86,7 @@ class TwoStageGraph(nn.Module):
     """Proposals, and all boxes of a two-stage detector on them.
 
     The proposals are a fixed number, ``max_per_img`` of the RPN: where suppression
-    leaves fewer, the rest are empty, and their scores 0. One image at a time.
+    leaves fewer, the rest are 0, boxes and scores. One image at a time.
 
     Args:
         detector: A ``TwoStageDetector`` with a ``StandardRoIHead``.
@@ -112,6 +112,7 @@ class TwoStageGraph(nn.Module):
         size = tuple(map(int, images.shape[-2:]))
         features = self.detector.extract_feat(images)
         boxes, valid = self._propose(features, size)
+        boxes = boxes * valid[:, None]  # not any of those that were suppressed
         head = self.detector.roi_head
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], 1)
         pooled = self._pool(features, rois)
@@ -119,7 +120,9 @@ class TwoStageGraph(nn.Module):
             pooled = head.shared_head(pooled)
         scores, codes = head.bbox_head(pooled)
         scores = scores.softmax(-1)[:, :-1] * valid[:, None]
-        return self._decode(boxes, codes, size)[None], scores[None]
+        decoded = self._decode(boxes, codes, size)
+        kept = valid.reshape(-1, *[1] * (decoded.ndim - 1))
+        return (decoded * kept)[None], scores[None]
 
     def _propose(self, features: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         import torchvision

@@ -40,6 +40,7 @@ class ExportReport:
         images: What was compared on.
         weights: Bytes of ``model.bin``.
         bits: Bytes of the binary weights in it.
+        remarks: Sentences about using it.
     """
 
     conversion: Conversion
@@ -47,6 +48,7 @@ class ExportReport:
     images: str
     weights: int
     bits: int
+    remarks: Sequence[str] = ()
 
     def text(self) -> str:
         """The report for people."""
@@ -67,6 +69,7 @@ class ExportReport:
         )
         lines.append(f'compared with torch on {self.images}:')
         lines += [f'  {agreement}' for agreement in self.agreements]
+        lines += self.remarks
         return '\n'.join(lines)
 
     def content(self) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class ExportReport:
             'agreements': [asdict(agreement) for agreement in self.agreements],
             'images': self.images,
             'bytes': {'model.bin': self.weights, 'binary weights': self.bits},
+            'remarks': list(self.remarks),
         }
 
 
@@ -134,6 +138,24 @@ def _levels(graph: nn.Module, manifest: dict[str, Any]) -> None:
     levels = getattr(graph, 'levels', None)
     if levels and 'levels' in manifest['decoding']:
         manifest['decoding'] = {**manifest['decoding'], 'levels': levels}
+
+
+def _remarks(task: Task, conversion: Conversion, dynamic_batch: bool) -> list[str]:
+    """What whoever runs the export must know."""
+    remarks = list(task.remarks)
+    if any(layer.binary for layer in conversion.layers):
+        if dynamic_batch:
+            remarks.append(
+                'the batch is open: outside mmesbnn.deploy.Runner, reshape the graph '
+                "to a batch before it is compiled, since OpenVINO's binary convolution "
+                'must know it'
+            )
+        remarks.append(
+            'compile it with INFERENCE_PRECISION_HINT=f32, as mmesbnn.deploy.Runner '
+            'does: on some processors OpenVINO computes in bfloat16, which changes '
+            'outputs'
+        )
+    return remarks
 
 
 def _check_strict(conversion: Conversion) -> None:
@@ -208,6 +230,7 @@ def export(
         report = ExportReport(
             conversion, agreements, f'{len(examples)} {task.source}',
             (folder / 'model.bin').stat().st_size, _bits(conversion),
+            _remarks(task, conversion, dynamic_batch),
         )  # fmt: skip
         content = {
             **manifest,

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..analysis.from_config import InputError, input_shape, real_batch
 from ..analysis.operators import inference
+from ..errors import sentence
 from .describe import describe, describe_pipeline
+from .detector_check import check_boxes
 from .detector_graphs import OUTPUTS, detector_graph
 from .manifest import ExportError
 
@@ -34,6 +36,7 @@ class Task:
         manifest: ``task``, ``preprocessing``, ``classes`` and ``decoding``.
         images: Images to try it on, ``(N, C, H, W)``, normalised.
         source: What these are.
+        remarks: Sentences for the export's report.
     """
 
     graph: nn.Module
@@ -43,6 +46,7 @@ class Task:
     manifest: dict[str, Any]
     images: Tensor = field(default_factory=lambda: torch.empty(0))
     source: str = ''
+    remarks: list[str] = field(default_factory=list)
 
     def example(self, i: int) -> tuple[Tensor, ...]:
         """Inputs made of one image."""
@@ -184,6 +188,28 @@ def make_task(
         task.source = 'bundled photographs'
     task.images = images[:count]
     if manifest['task'] == 'detection':
-        with inference(task.graph):
-            task.output_names = OUTPUTS[: len(task.graph(*task.example(0)))]
+        _check_detector(task, model)
     return task
+
+
+def _check_detector(task: Task, detector: nn.Module) -> None:
+    """Name the outputs of a detector's graph, and compare its boxes with mmdet's."""
+    try:
+        with inference(task.graph):
+            count = len(task.graph(*task.example(0)))
+        task.output_names = OUTPUTS[:count]
+        decoding = {**task.manifest['decoding'], 'levels': task.graph.levels}
+        found = check_boxes(
+            detector, task.graph, task.output_names, decoding, task.images
+        )
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a head of another kind does not have
+        head = getattr(detector, 'roi_head', detector).bbox_head
+        names = f'{type(detector).__name__} with {type(head).__name__}'
+        raise ExportError(
+            f'{names} is not exported: its outputs are not class scores and box codes '
+            f'of every level ({sentence(error)})'
+        ) from error
+    task.manifest['decoding'] = decoding
+    task.remarks.append(found)

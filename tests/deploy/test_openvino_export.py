@@ -148,3 +148,13 @@ def test_a_batch_that_cannot_be_left_open(tmp_path, wrong):
     with pytest.raises(ExportError, match=r'--dynamic-batch: .* one image at a time'):
         export(task, tmp_path / 'net', dynamic_batch=True)
     assert not (tmp_path / 'net').exists()
+
+
+@pytest.mark.parametrize('dynamic_batch', [False, True])
+def test_the_report_says_what_to_heed_elsewhere(dynamic_batch, tmp_path):
+    out = tmp_path / 'net'
+    text = export(make_task(), out, dynamic_batch=dynamic_batch).text()
+    assert 'INFERENCE_PRECISION_HINT=f32' in text and 'bfloat16' in text
+    assert ('the batch is open' in text) is dynamic_batch
+    told = json.loads((out / 'report.json').read_text())['remarks']
+    assert len(told) == 1 + dynamic_batch and all(line in text for line in told)
