@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import one_of
+from .arguments import checked_layer
 from .expand_shrink import (
     ESLinear,
     TiledBatchNorm2d,
@@ -108,6 +110,7 @@ class ResidualBinaryLinear(nn.Module):
     Source: Le and Li, "BinaryViT"; ``x - m_1`` there is ``x + b_0`` in our RPReLU.
     """
 
+    @checked_layer()
     def __init__(
         self, in_features: int, out_features: int, tau: int = 1,
         expanded_in: bool = False, expanded_out: bool = False, spread: float = 0.5,
@@ -184,20 +187,17 @@ class BinaryMultiheadAttention(nn.Module):
 
     parameter_bounds = {'clip': (1e-4, 1.0)}
 
+    @checked_layer()
     def __init__(
         self, embed_dims: int, num_heads: int, sr_ratio: int = 1, tau: int = 1,
         clip: float = 0.005, spread: float = 0.5, sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
+        if embed_dims % num_heads:
             raise ValueError(
                 f'num_heads={num_heads} does not divide embed_dims={embed_dims}'
             )
-        if sr_ratio < 1:
-            raise ValueError(f'sr_ratio={sr_ratio} must be at least 1')
-        if not clip > 0:
-            raise ValueError(f'clip={clip!r} must be positive')
         self.embed_dims, self.num_heads = embed_dims, num_heads
         self.sr_ratio, self.tau = sr_ratio, tau
 
@@ -323,17 +323,14 @@ class BinaryFeedForward(nn.Module):
     Source: Le and Li, "BinaryViT", arXiv 2306.16678.
     """
 
+    @checked_layer(residual_pool=one_of(*RESIDUAL_POOLS))
     def __init__(
         self, embed_dims: int, feedforward_dims: int, tau: int = 1,
         expanded: bool = False, residual_pool: str = 'adjacent', spread: float = 0.5,
         sign_zero: int = -1, norm: dict[str, Any] | None = None, groups: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
-        if residual_pool not in RESIDUAL_POOLS:
-            raise ValueError(
-                f'residual_pool={residual_pool!r} must be one of {RESIDUAL_POOLS}'
-            )
-        if feedforward_dims < 1 or feedforward_dims % embed_dims:
+        if feedforward_dims % embed_dims:
             raise ValueError(
                 f'embed_dims={embed_dims} does not divide '
                 f'feedforward_dims={feedforward_dims}'

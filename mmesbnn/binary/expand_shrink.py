@@ -18,7 +18,6 @@ figures (b) and (c).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
+from ..checks import check_positive
+from .arguments import checked_layer
 from .functional import binary_linear
 from .layers import BinaryConv2d, BinaryLinear
 from .precision import KeepsFloat32
@@ -51,10 +52,7 @@ class Expansion:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        for name in ('tau', 'groups'):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name}={value!r} must be an integer >= 1')
+        check_positive(tau=self.tau, groups=self.groups)
 
     @property
     def factor(self) -> int:
@@ -166,11 +164,12 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     running_var: Tensor
     num_batches_tracked: Tensor
 
+    @checked_layer()
     def __init__(
         self, num_features: int, copies: int = 1, eps: float = 1e-5,
         momentum: float | None = 0.1, sync: bool = False,
     ) -> None:  # fmt: skip
-        if copies < 1 or num_features % copies:
+        if num_features % copies:
             raise ValueError(
                 f'copies={copies} does not divide num_features={num_features}'
             )
@@ -287,6 +286,7 @@ class ESConv2d(BinaryConv2d):
     Source: ES-BNN, figure (b), with groups figure (c).
     """
 
+    @checked_layer()
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
         stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
@@ -331,6 +331,7 @@ class ESLinear(BinaryLinear):
     Source: ES-BNN, figures (b) and (c).
     """
 
+    @checked_layer()
     def __init__(
         self, in_features: int, out_features: int, bias: bool = False, *,
         tau: int = 1, groups: int = 1, tiled: bool = True, **kwargs: Any,
@@ -375,18 +376,33 @@ def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
     return (spread * steps).repeat_interleave(channels)
 
 
-def _check_drop_in(expansion: Expansion, in_channels: int, spread: float) -> None:
+def _check_drop_in(expansion: Expansion, in_channels: int) -> None:
     if expansion.factor > MAX_DROP_IN_FACTOR:
         raise ValueError(
             f'tau={expansion.tau}, groups={expansion.groups}: a drop-in layer widens '
             f'its {in_channels} inputs at most {MAX_DROP_IN_FACTOR} times; if the '
             'network asked for a grouped or depthwise convolution, ES cannot replace it'
         )
-    if not (math.isfinite(spread) and spread >= 0):
-        raise ValueError(f'spread={spread!r} must be finite and not negative')
 
 
-class DropInESConv2d(nn.Module):
+class _DropIn(nn.Module):
+    """A layer whose weight has another shape and meaning than that of the replaced."""
+
+    #: Where the binary layer is.
+    inner: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'weight':
+            raise AttributeError(
+                f'{type(self).__name__} has no weight that others could multiply with: '
+                f'its latent weight is {self.inner}.weight, for signs of shifted '
+                'inputs. Keep a layer whose weight is read from outside: '
+                'binarize(..., keep=NAME)'
+            )
+        return super().__getattr__(name)
+
+
+class DropInESConv2d(_DropIn):
     """ES convolution from ``C_i`` to ``C_o`` channels, in the place of ``nn.Conv2d``.
 
     The input is tiled ``tau g`` times, every copy with thresholds of its own, which
@@ -426,9 +442,11 @@ class DropInESConv2d(nn.Module):
         ``(N, C_i, H, W)`` to ``(N, C_o, H', W')``.
     """
 
+    inner = 'conv'
     transposed = False
     output_padding = (0, 0)
 
+    @checked_layer()
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
         stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
@@ -444,7 +462,7 @@ class DropInESConv2d(nn.Module):
                 )
             groups = es_groups
         self.expansion = expansion = Expansion(tau, groups)
-        _check_drop_in(expansion, in_channels, spread)
+        _check_drop_in(expansion, in_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.shift = nn.Parameter(
@@ -469,7 +487,7 @@ class DropInESConv2d(nn.Module):
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
-class DropInESLinear(nn.Module):
+class DropInESLinear(_DropIn):
     """ES linear layer from ``C_i`` to ``C_o`` features, in the place of ``nn.Linear``.
 
     :class:`DropInESConv2d` for tokens. Registered as ``ESLinear``.
@@ -492,13 +510,16 @@ class DropInESLinear(nn.Module):
         ``(..., C_i)`` to ``(..., C_o)``.
     """
 
+    inner = 'linear'
+
+    @checked_layer()
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *,
         tau: int = 1, groups: int = 1, spread: float = 0.5, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         self.expansion = expansion = Expansion(tau, groups)
-        _check_drop_in(expansion, in_features, spread)
+        _check_drop_in(expansion, in_features)
         self.in_features = in_features
         self.out_features = out_features
         self.shift = nn.Parameter(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
-from .functional import binary_conv2d, binary_linear, check_pad_value
+from .arguments import checked_layer
+from .functional import binary_conv2d, binary_linear
 from .precision import KeepsSigns
 from .signs import build_sign
 from .weights import build_weight_binarizer
@@ -33,6 +34,7 @@ class LearnableShift(nn.Module):
         ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
     """
 
+    @checked_layer()
     def __init__(self, channels: int, channels_last: bool = False) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channel_shape(channels, channels_last)))
@@ -60,6 +62,7 @@ class RSign(nn.Module):
     Source: Liu et al., "ReActNet" (2020), eq. 3. The threshold there is ``-b``.
     """
 
+    @checked_layer()
     def __init__(
         self, channels: int, sign: Any = 'quadratic', channels_last: bool = False
     ) -> None:
@@ -98,6 +101,7 @@ class RPReLU(nn.Module):
     Source: Liu et al., "ReActNet" (2020), eq. 4. The shift there is ``-b_0``.
     """
 
+    @checked_layer()
     def __init__(self, channels: int, channels_last: bool = False) -> None:
         super().__init__()
         self.shift_in = LearnableShift(channels, channels_last)
@@ -115,8 +119,6 @@ def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
     """Where ``ParameterBoundsHook`` keeps a latent weight."""
     if latent_clip is None:
         return {}
-    if not latent_clip > 0:
-        raise ValueError(f'latent_clip={latent_clip!r} must be positive or None')
     return {'weight': (-latent_clip, latent_clip)}
 
 
@@ -152,6 +154,7 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
         ``(N, C_i, H, W)`` to ``(N, C_o, H', W')`` as ``nn.Conv2d``.
     """
 
+    @checked_layer()
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
         stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
@@ -159,15 +162,13 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
         weight_binarizer: Any = 'scaled_sign', pad_value: int = 0,
         latent_clip: float | None = None,
     ) -> None:  # fmt: skip
-        if isinstance(padding, str):
-            raise ValueError(f'padding={padding!r} must be a number of pixels')
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
             bias,
         )  # fmt: skip
         self.sign = nn.Identity() if sign is None else build_sign(sign)
         self.weight_binarizer = build_weight_binarizer(weight_binarizer)
-        self.pad_value = check_pad_value(pad_value)
+        self.pad_value = pad_value
         self.parameter_bounds = _bounds(latent_clip)
 
     def effective_weight(self) -> Tensor:
@@ -205,6 +206,7 @@ class BinaryLinear(KeepsSigns, nn.Linear):
         ``(..., C_i)`` to ``(..., C_o)``.
     """
 
+    @checked_layer()
     def __init__(
         self, in_features: int, out_features: int, bias: bool = False, *,
         sign: Any = 'quadratic', weight_binarizer: Any = 'scaled_sign',

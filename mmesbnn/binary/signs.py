@@ -21,14 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..checks import check, shown
+from .arguments import BUILT, RULES, checked_layer
+
 ZERO_CONVENTIONS = (-1, 0)
 
 
-def check_zero(zero: int) -> int:
-    """Return ``zero`` if it is -1 or 0, else raise a ``ValueError``."""
+def check_zero(zero: int) -> None:
+    """Raise a ``ValueError`` if ``zero`` is not -1 or 0."""
     if zero not in ZERO_CONVENTIONS:
-        raise ValueError(f'zero={zero!r}: sign(0) must be one of {ZERO_CONVENTIONS}')
-    return zero
+        raise ValueError(f'{shown("zero", zero)} must be {RULES["zero"].says}')
 
 
 def is_transformed() -> bool:
@@ -63,6 +65,7 @@ def sign(x: Tensor, zero: int = -1) -> Tensor:
         Tensor of ``x``'s shape and dtype; NaN entries stay NaN, so that a broken
         network shows instead of turning into a legal binary one.
     """
+    check_zero(zero)
     if needs_grad(x):
         x = x.detach()
     # not torch.where, 20 times as slow on a CPU; nor torch.sign, which takes NaN to 0
@@ -148,9 +151,10 @@ class Binarizer(nn.Module):
         ValueError: If ``zero`` is not one of -1, 0.
     """
 
+    @checked_layer()
     def __init__(self, zero: int = -1) -> None:
         super().__init__()
-        self.zero = check_zero(zero)
+        self.zero = zero
 
     def extra_repr(self) -> str:
         return f'zero={self.zero}'
@@ -167,10 +171,9 @@ class HardTanhSign(Binarizer):
         ValueError: If ``clip`` is not positive or ``zero`` not one of -1, 0.
     """
 
+    @checked_layer()
     def __init__(self, clip: float = 1.0, zero: int = -1) -> None:
         super().__init__(zero)
-        if not clip > 0:
-            raise ValueError(f'clip={clip!r} must be positive')
         self.clip = clip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,15 +216,22 @@ def build_from(table: dict[str, type[nn.Module]], name: str, spec: Any) -> nn.Mo
         spec: ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)`` or a module.
 
     Raises:
-        ValueError: If ``spec`` names nothing in ``table``.
+        ValueError: If ``spec`` names nothing in ``table``, or the module does not take
+            its arguments.
     """
     if isinstance(spec, nn.Module):
         return spec
+    check(name, spec, BUILT)
     options = {'type': spec} if isinstance(spec, str) else dict(spec)
     kind = options.pop('type', None)
-    if kind not in table:
-        raise ValueError(f'{name}={spec!r}: the type must be one of {sorted(table)}')
-    return table[kind](**options)
+    if not isinstance(kind, str) or kind not in table:
+        raise ValueError(
+            f'{shown(name, spec)}: the type must be one of {sorted(table)}'
+        )
+    try:
+        return table[kind](**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{shown(name, spec)}: {error}') from error
 
 
 def build_sign(spec: Any) -> nn.Module:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import positive
+from .arguments import checked_layer
 from .precision import KeepsFloat32, wide_dtype
 from .signs import (
     Binarizer,
@@ -130,6 +132,7 @@ class TemperatureWeight(KeepsFloat32, Binarizer):
 
     temperature: Tensor
 
+    @checked_layer(binary_below=positive)
     def __init__(self, binary_below: float = BINARY_BELOW, zero: int = -1) -> None:
         super().__init__(zero)
         self.binary_below = binary_below
@@ -156,6 +159,7 @@ class ScaledSignWeight(Binarizer):
         ValueError: If ``zero`` is not one of -1, 0.
     """
 
+    @checked_layer()
     def __init__(self, attached: bool = False, zero: int = -1) -> None:
         super().__init__(zero)
         self.attached = attached

@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 from mmdet.datasets import VOCDataset, XMLDataset
 from mmengine.logging import print_log
 
+from ..checks import checked
+
 
 class CheckedVOCDataset(XMLDataset):
     """mmdet's ``VOCDataset`` that says what is wrong with its files.
@@ -34,6 +36,7 @@ class CheckedVOCDataset(XMLDataset):
 
     METAINFO = VOCDataset.METAINFO
 
+    @checked()
     def __init__(self, use_difficult: bool = False, **kwargs: Any) -> None:
         self.use_difficult = use_difficult
         super().__init__(**kwargs)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import checked, natural, number
 from ..optional import require
 from ..whole_files import whole_folder
 
 
+@checked(val_share=number(above=0, below=1), seed=natural)
 def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0) -> int:
     """Write the 1,797 digits as ``root/{train,val}/<class>/<number>.png``.
 
@@ -29,8 +31,6 @@ def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0)
         ValueError: If ``val_share`` is not between 0 and 1.
         ImportError: If scikit-learn is missing.
     """
-    if not 0 < val_share < 1:
-        raise ValueError(f'val_share={val_share} must lie between 0 and 1')
     require('sklearn', 'demo')
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import check_positive
+from ..checks import checked, either, optional, path, positive_int, sequence, text
 from .bicubic import resize
 from .images import image_files, image_size, read_rgb
 
@@ -89,6 +89,10 @@ def _find_pairs(hr: Path, lr: Path | None, scale: int, set_name: str) -> list[Pa
     ]
 
 
+#: One folder or several.
+FOLDERS = either(path, sequence(path))
+
+
 @DATASETS.register_module()
 class PairedSRDataset(Dataset):
     """High-resolution images and their bicubic low-resolution versions.
@@ -126,13 +130,20 @@ class PairedSRDataset(Dataset):
             smaller than ``crop_size``.
     """
 
+    @checked(
+        scale=positive_int,
+        hr=FOLDERS,
+        lr=optional(FOLDERS),
+        set_names=optional(sequence(text)),
+        crop_size=optional(positive_int),
+        repeat=positive_int,
+    )
     def __init__(
         self, scale: int, hr: str | Sequence[str],
         lr: str | Sequence[str] | None = None, data_root: str = '',
         set_names: Sequence[str] | None = None, crop_size: int | None = None,
         augment: bool = False, repeat: int = 1,
     ) -> None:  # fmt: skip
-        check_positive(scale=scale, repeat=repeat)
         if crop_size is not None and (crop_size < scale or crop_size % scale):
             raise ValueError(
                 f'crop_size={crop_size} must be a positive multiple of scale={scale}'

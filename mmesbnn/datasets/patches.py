@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import checked, natural, positive_int
 from ..optional import require
 
 #: Images that come inside scikit-image and scikit-learn; a class each.
@@ -75,6 +76,12 @@ def _cut(
     return patches / (patches.std((1, 2), keepdims=True) + 0.02)
 
 
+@checked(
+    train_per_class=positive_int,
+    test_per_class=positive_int,
+    size=positive_int,
+    seed=natural,
+)
 def patch_task(
     train_per_class: int = 128, test_per_class: int = 64, size: int = 32, seed: int = 0
 ) -> PatchTask:
@@ -97,13 +104,6 @@ def patch_task(
         ValueError: If a number is not positive, or ``size`` larger than the parts.
         ImportError: If scikit-learn or scikit-image is missing.
     """
-    for name, value in (
-        ('train_per_class', train_per_class),
-        ('test_per_class', test_per_class),
-        ('size', size),
-    ):
-        if value < 1:
-            raise ValueError(f'{name}={value} must be positive')
     for package in ('sklearn', 'skimage'):
         require(package, 'demo', 'The patch task')
     images = [load_grey(name) for name in PATCH_CLASSES]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import checked, positive_int
 from ..optional import require
 from ..whole_files import whole_folder
 from .bicubic import resize
@@ -48,6 +49,7 @@ def _middle(image: Tensor, side: int) -> Tensor:
     return image[:, top : top + side, left : left + side]
 
 
+@checked(scale=positive_int, test_size=positive_int)
 def write_photographs(
     root: str | os.PathLike, scale: int = 2, test_size: int = 256
 ) -> int:  # fmt: skip

@@ -10,6 +10,8 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from ..checks import Rule, checked, integer, optional
+
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(Sampler):
@@ -31,6 +33,10 @@ class SeededInfiniteSampler(Sampler):
         ValueError: If the dataset is empty.
     """
 
+    @checked(
+        dataset=Rule('a dataset with a length', lambda x: hasattr(x, '__len__')),
+        seed=optional(integer(0)),
+    )
     def __init__(
         self, dataset: Sized, shuffle: bool = True, seed: int | None = None
     ) -> None:  # fmt: skip

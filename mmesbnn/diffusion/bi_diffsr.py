@@ -15,8 +15,9 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ..binary import Expansion, tile
+from ..binary.arguments import checked_layer
 from ..binary.precision import wide_dtype
-from ..checks import check_positive
+from ..checks import natural, one_of, positive_int, probability, sequence
 from .bi_layers import (
     CPDown,
     CPUp,
@@ -140,6 +141,17 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
 
     @register_to_config
+    @checked_layer(
+        base_channels=positive_int,
+        num_levels=positive_int,
+        blocks_per_level=positive_int,
+        norm_groups=positive_int,
+        dropout=probability,
+        attn_levels=sequence(natural),
+        fp_levels=sequence(natural),
+        total_steps=positive_int,
+        bank_from=one_of('each', 'first'),
+    )
     def __init__(
         self, in_channels: int = 6, out_channels: int = 3, base_channels: int = 64,
         num_levels: int = 4, blocks_per_level: int = 2, norm_groups: int = 16,
@@ -149,20 +161,11 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         sign_zero: int = -1,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_positive(
-            in_channels=in_channels, out_channels=out_channels, banks=banks,
-            base_channels=base_channels, num_levels=num_levels, norm_groups=norm_groups,
-            blocks_per_level=blocks_per_level, total_steps=total_steps,
-        )  # fmt: skip
         if base_channels % 2 or base_channels % norm_groups:
             raise ValueError(
                 f'base_channels={base_channels} must be even and divisible by '
                 f'norm_groups={norm_groups}'
             )
-        if bank_from not in ('each', 'first'):
-            raise ValueError(f"bank_from={bank_from!r} must be 'each' or 'first'")
-        if not (math.isfinite(spread) and spread >= 0):
-            raise ValueError(f'spread={spread!r} must be finite and not negative')
         self.expansion = Expansion(tau, groups)
         self.gradient_checkpointing = False
         self._binary = dict(

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..binary import ESConv2d, Expansion, tile
+from ..binary.arguments import checked_layer
 from ..binary.expand_shrink import spread_thresholds
 from ..binary.layers import prelu
+from ..checks import one_of, positive_int, probability
 
 #: Initial slope of the activations for negative inputs, torch's default for a PReLU.
 SLOPE = 0.25
@@ -66,6 +68,7 @@ class TimestepShift(nn.Module):
         ``(N, copies C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
     """
 
+    @checked_layer()
     def __init__(
         self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
     ) -> None:
@@ -99,6 +102,7 @@ class TimestepRPReLU(nn.Module):
     Liu et al., "ReActNet" (2020), eq. 4.
     """
 
+    @checked_layer()
     def __init__(
         self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
     ) -> None:
@@ -142,6 +146,7 @@ class BIConv(nn.Module):
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution" (2024).
     """
 
+    @checked_layer(kernel_size=one_of(1, 3))
     def __init__(
         self, channels: int, kernel_size: int, *, banks: int, expansion: Expansion,
         spread: float, sign_zero: int,
@@ -174,6 +179,7 @@ class FloatConv(nn.Conv2d):
         ``(N, C, H, W)`` and anything to ``(N, C, H, W)``.
     """
 
+    @checked_layer(kernel_size=one_of(1, 3))
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2)
 
@@ -209,6 +215,7 @@ class Attention(nn.Module):
         ``(N, C factor, H, W)``; the same out.
     """
 
+    @checked_layer(norm_groups=positive_int, factor=positive_int)
     def __init__(self, channels: int, norm_groups: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
@@ -248,6 +255,9 @@ class ResBlock(nn.Module):
         ``(N, C tau g, H, W)``.
     """
 
+    @checked_layer(
+        time_channels=positive_int, norm_groups=positive_int, dropout=probability
+    )
     def __init__(
         self, channels: int, time_channels: int, norm_groups: int, dropout: float,
         attention: bool, binary: dict | None,
@@ -285,6 +295,7 @@ class CPDown(nn.Module):
         ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, 2C tau g, H / 2, W / 2)``.
     """
 
+    @checked_layer()
     def __init__(self, channels: int, binary: dict) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)
@@ -310,6 +321,7 @@ class CPUp(nn.Module):
         ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, C/2 tau g, 2H, 2W)``.
     """
 
+    @checked_layer()
     def __init__(self, channels: int, binary: dict) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)
@@ -333,6 +345,7 @@ class CSFusion(nn.Module):
         Twice ``(N, C tau g, H, W)``, and ``(N,)``, to ``(N, C tau g, H, W)``.
     """
 
+    @checked_layer()
     def __init__(self, channels: int, binary: dict | None) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)

@@ -17,7 +17,15 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checks import (
+    checked,
+    instance,
+    natural,
+    not_negative,
+    one_of,
+    optional,
+    positive_int,
+)
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
 from . import _LAZY
@@ -84,14 +92,16 @@ class SRDiffusionPipeline(DiffusionPipeline):
     model_cpu_offload_seq = 'unet'
     _optional_components = ['scheduler']
 
+    @checked(
+        unet=instance(nn.Module, 'a UNet'),
+        scale=positive_int,
+        x0_clip=one_of(*X0_CLIPS),
+    )
     def __init__(
         self, unet: ModelMixin, scheduler: SchedulerMixin | None = None,
         scale: int = 2, x0_clip: str = 'data',
     ) -> None:  # fmt: skip
         super().__init__()
-        check_positive(scale=scale)
-        if x0_clip not in X0_CLIPS:
-            raise ValueError(f'x0_clip={x0_clip!r} must be one of {X0_CLIPS}')
         if 'encoder_hidden_states' in inspect.signature(unet.forward).parameters:
             raise ValueError(
                 f'unet is a {type(unet).__name__}, which wants encoder_hidden_states; '
@@ -120,6 +130,12 @@ class SRDiffusionPipeline(DiffusionPipeline):
         return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
+    @checked(
+        scale=optional(positive_int), num_inference_steps=positive_int,
+        seed=optional(natural), latents=optional(instance(Tensor, 'a tensor')),
+        eta=not_negative, tile_size=optional(positive_int), tile_overlap=natural,
+        output_type=one_of(*OUTPUT_TYPES),
+    )  # fmt: skip
     def __call__(
         self,
         image: Any,
@@ -186,17 +202,11 @@ class SRDiffusionPipeline(DiffusionPipeline):
     def _check(
         self, scale: Any, steps: Any, tiles: tuple[int, int] | None, output_type: str
     ) -> None:
-        check_positive(scale=scale)
-        check_positive(num_inference_steps=steps)
         total = self.scheduler.config.num_train_timesteps
         if steps > total:
             raise ValueError(
                 f'num_inference_steps={steps} is more than the {total} timesteps of '
                 'the schedule'
-            )
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(
-                f'output_type={output_type!r} must be one of {OUTPUT_TYPES}'
             )
         if tiles is not None:
             check_tiles(*tiles, size_factor(self.unet))

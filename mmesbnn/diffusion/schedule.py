@@ -11,10 +11,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from ..checks import checked, positive_int
+
 #: What a network may predict, as diffusers calls it.
 PREDICTION_TYPES = ('epsilon', 'sample', 'v_prediction')
 
 
+@checked(total_steps=positive_int)
 def make_scheduler(total_steps: int = 2000, **kwargs: Any) -> DDIMScheduler:
     """Make the published scheduler: DDIM, ``beta`` rising linearly from 1e-6 to 1e-2.
 

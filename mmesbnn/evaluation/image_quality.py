@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import checked, instance, natural, one_of
+
+TENSOR = instance(Tensor, 'a tensor')
+
 #: Weights of R, G and B in luma for values up to 255, and its offset (ITU-R BT.601).
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 _OFFSET = 16.0
@@ -33,6 +37,9 @@ def luma(image: Tensor) -> Tensor:
     return (image.double() * weights[:, None, None]).sum(0, keepdim=True) + _OFFSET
 
 
+@checked(
+    image=TENSOR, reference=TENSOR, crop_border=natural, convert_to=one_of('Y', None)
+)
 def comparable(
     image: Tensor,
     reference: Tensor,

@@ -12,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from torch import Tensor
 
+from ..checks import checked, natural, one_of
 from .image_quality import psnr, ssim
 
 
@@ -28,6 +29,7 @@ class SRMetric(BaseMetric):
     name = ''
     default_prefix = ''  # names begin with the set
 
+    @checked(collect_device=one_of('cpu', 'gpu'))
     def __init__(self, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)
 
@@ -64,14 +66,11 @@ class FullReferenceMetric(SRMetric):
 
     figure: Callable[..., float]
 
+    @checked(crop_border=natural, convert_to=one_of('Y', None))
     def __init__(
         self, crop_border: int = 0, convert_to: str | None = 'Y',
         collect_device: str = 'cpu',
     ) -> None:  # fmt: skip
-        if not isinstance(crop_border, int) or crop_border < 0:
-            raise ValueError(f'crop_border={crop_border!r} must be an integer >= 0')
-        if convert_to not in ('Y', None):
-            raise ValueError(f"convert_to={convert_to!r} must be 'Y' or None")
         super().__init__(collect_device)
         self.options = dict(crop_border=crop_border, convert_to=convert_to)
 
@@ -114,6 +113,7 @@ class LPIPS(SRMetric):
 
     name = 'LPIPS'
 
+    @checked(net=one_of('alex', 'vgg', 'squeeze'))
     def __init__(
         self, net: str = 'alex', device: str = 'cpu', collect_device: str = 'cpu'
     ) -> None:  # fmt: skip

@@ -277,7 +277,7 @@ def test_reduction_needs_the_size(size):
     [
         (dict(num_heads=3), 'num_heads=3 does not divide embed_dims=8'),
         (dict(sr_ratio=0), 'sr_ratio=0'),
-        (dict(clip=0.0), 'clip=0.0 must be positive'),
+        (dict(clip=0.0), 'clip=0.0 must be a finite number > 0'),
         (dict(tau=3), 'tau=3 does not divide'),
     ],
 )

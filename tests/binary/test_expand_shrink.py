@@ -336,9 +336,14 @@ def test_gradcheck_of_the_tiled_norm():
     assert torch.autograd.gradcheck(norm, double(3, 2, 2, 2).requires_grad_())
 
 
-@pytest.mark.parametrize('copies', [0, -1, 4])
-def test_copies_that_do_not_divide_are_refused(copies):
-    with pytest.raises(ValueError, match=f'copies={copies} .*num_features=6'):
+def test_copies_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r'copies=4 .*num_features=6'):
+        TiledBatchNorm2d(6, 4)
+
+
+@pytest.mark.parametrize('copies', [0, -1])
+def test_there_is_at_least_one_copy(copies):
+    with pytest.raises(ValueError, match=f'copies={copies} must be an integer >= 1'):
         TiledBatchNorm2d(6, copies)
 
 

@@ -229,7 +229,7 @@ def test_bad_arguments(tmp_path):
         (dict(scale=2.0), 'scale=2.0 must be an integer >= 1'),
         (dict(repeat=0), 'repeat=0 must be an integer >= 1'),
         (dict(crop_size=15), 'crop_size=15 must be a positive multiple of scale=2'),
-        (dict(crop_size=0), 'crop_size=0 must be a positive multiple of scale=2'),
+        (dict(crop_size=0), 'crop_size=0 must be an integer >= 1'),
         (
             dict(crop_size=18),
             'a.png has 16 x 16 usable pixels, fewer than crop_size=18',

@@ -84,9 +84,9 @@ def test_the_seed_decides(task):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(train_per_class=0), 'train_per_class=0 must be positive'),
-        (dict(test_per_class=-1), 'test_per_class=-1 must be positive'),
-        (dict(size=0), 'size=0 must be positive'),
+        (dict(train_per_class=0), 'train_per_class=0 must be an integer >= 1'),
+        (dict(test_per_class=-1), 'test_per_class=-1 must be an integer >= 1'),
+        (dict(size=0), 'size=0 must be an integer >= 1'),
         (dict(size=200), 'size=200 must be at most 154, the smallest part'),
     ],
 )

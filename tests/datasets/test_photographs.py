@@ -72,7 +72,7 @@ def test_other_sizes_and_an_existing_folder(tmp_path):
 
 @pytest.mark.parametrize('size', [0, 63, 302])
 def test_impossible_size(tmp_path, size):
-    with pytest.raises(ValueError, match=f'test_size={size} must be a multiple'):
+    with pytest.raises(ValueError, match=f'test_size={size} must be a'):
         write_photographs(tmp_path / 'p', test_size=size)
     assert not list(tmp_path.iterdir())
 

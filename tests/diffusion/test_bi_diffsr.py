@@ -321,10 +321,10 @@ def test_it_is_registered_and_its_dropout_drops():
         (dict(total_steps=2.5), 'total_steps=2.5 must be an integer >= 1'),
         (dict(num_levels=True), 'num_levels=True must be an integer >= 1'),
         (dict(fp_levels=(3,)), r'fp_levels=\[3\]: with num_levels=3 levels are 0 to 2'),
-        (dict(attn_levels=(-1,)), r'attn_levels=\[-1\]: with num_levels=3'),
+        (dict(attn_levels=(-1,)), r'attn_levels=\(-1,\) must be a list'),
         (dict(bank_from='last'), "bank_from='last' must be 'each' or 'first'"),
-        (dict(spread=-1.0), 'spread=-1.0 must be finite and not negative'),
-        (dict(sign_zero=1), r'zero=1: sign\(0\) must be one of \(-1, 0\)'),
+        (dict(spread=-1.0), 'spread=-1.0 must be a finite number >= 0'),
+        (dict(sign_zero=1), 'sign_zero=1 must be -1 or 0'),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

@@ -364,7 +364,7 @@ def test_a_unet_of_diffusers_fits_as_well():
     [
         (dict(scale=0), 'scale=0 must be an integer >= 1'),
         (dict(scale=1.5), 'scale=1.5 must be an integer >= 1'),
-        (dict(x0_clip='tanh'), "x0_clip='tanh' must be one of"),
+        (dict(x0_clip='tanh'), "x0_clip='tanh' must be"),
         (dict(scheduler=make_scheduler(1000)), 'num_train_timesteps=1000, the network'),
         (dict(model=unet(in_channels=3)), 'unet has in_channels=3 and out_channels=3'),
     ],

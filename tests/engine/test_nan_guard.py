@@ -82,5 +82,5 @@ def test_total_is_finite_only_if_every_loss_is():
 
 
 def test_interval_must_be_positive():
-    with pytest.raises(ValueError, match='interval=0 must be at least 1'):
+    with pytest.raises(ValueError, match='interval=0 must be an integer >= 1'):
         NaNGuardHook(interval=0)

@@ -72,5 +72,5 @@ def test_model_without_binary_layers_is_an_error(tmp_path):
 
 
 def test_interval_must_be_positive():
-    with pytest.raises(ValueError, match='interval=0 must be at least 1'):
+    with pytest.raises(ValueError, match='interval=0 must be an integer >= 1'):
         SignFlipHook(interval=0)

@@ -123,12 +123,12 @@ def test_model_without_such_weights_is_an_error(tmp_path):
     ('arguments', 'message'),
     [
         (dict(decay=0.9, binary_from=5), r'decay=0.9, binary_from=5: give one'),
-        (dict(decay=1), r'decay=1 must be between 0 and 1'),
-        (dict(decay=0), r'decay=0 must be between 0 and 1'),
+        (dict(decay=1), r'decay=1 must be a number between 0 and 1'),
+        (dict(decay=0), r'decay=0 must be a number between 0 and 1'),
         (dict(decay=float('nan')), r'decay=nan'),
-        (dict(binary_from=0), r'binary_from=0 must be at least 1'),
-        (dict(initial=0), r'initial=0 must be positive'),
-        (dict(initial=float('inf')), r'initial=inf must be positive'),
+        (dict(binary_from=0), r'binary_from=0 must be an integer >= 1'),
+        (dict(initial=0), r'initial=0 must be a finite number > 0'),
+        (dict(initial=float('inf')), r'initial=inf must be a finite number > 0'),
     ],
 )
 def test_impossible_arguments(arguments, message):

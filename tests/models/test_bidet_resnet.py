@@ -153,11 +153,11 @@ def test_stage_takes_any_number_of_regions(count):
     ('kind', 'options', 'message'),
     [
         ('BiDetResNet', dict(widths=(8, 8)), 'must be one for the stem and one for'),
-        ('BiDetResNet', dict(widths=(8, 0, 8, 8)), 'must be positive'),
+        ('BiDetResNet', dict(widths=(8, 0, 8, 8)), 'each an integer >= 1'),
         ('BiDetResNet', dict(tau=3), 'tau=3 does not divide'),
         ('BiDetResNet', dict(norm_cfg=dict(type='GN')), "must be 'BN' or 'SyncBN'"),
         ('BiDetResStage', dict(stride=3), 'stride=3 must be 1 or 2'),
-        ('BiDetResStage', dict(depth=0), 'depth=0 must be positive'),
+        ('BiDetResStage', dict(depth=0), 'depth=0 must be an integer >= 1'),
         ('BiDetResStage', dict(tau=3), 'tau=3 does not divide'),
     ],
 )

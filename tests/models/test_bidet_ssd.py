@@ -288,7 +288,7 @@ def test_scores_that_are_all_background_detect_nothing(model_cfg):
 
 
 def test_bad_arguments_are_named(model_cfg):
-    with pytest.raises(ValueError, match=r"prior_cfg has \['nms'\]"):
+    with pytest.raises(ValueError, match=r"prior_cfg=.*\['nms'\] is unknown"):
         build(model_cfg, prior_cfg=dict(nms=0.4))
     with pytest.raises(ValueError, match='sigma=-1 must be'):
         build(model_cfg, sigma=-1)

@@ -399,7 +399,7 @@ def test_the_config_in_the_readme_is_right():
         (dict(layer_cfgs=dict(attn_drop_rate=0.1)), {}, 'attn_drop=0.1.*must be 0'),
         (dict(drop_rate=0.1), {}, 'drop_rate=0.1'),
         ({}, dict(residual_pool='mean'), "residual_pool='mean'"),
-        ({}, dict(norm_cfg=dict(type='LN')), "the type must be 'BN' or 'SyncBN'"),
+        ({}, dict(norm_cfg=dict(type='LN')), "type='LN' must be 'BN' or 'SyncBN'"),
     ],
 )
 def test_bad_arguments_are_named(host, options, message):

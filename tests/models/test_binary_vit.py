@@ -275,7 +275,7 @@ def changed(**entries):
         (dict(residual_pool='max'), "residual_pool='max'"),
         (dict(pool_sizes=(3, 4)), 'pool_sizes='),
         (dict(img_size=36), r'img_size=\(36, 36\): .* stride 8'),
-        (dict(img_size=(32, 32, 3)), 'one or two positive numbers'),
+        (dict(img_size=(32, 32, 3)), 'an integer >= 1, or a pair of them'),
         (dict(out_indices=(2,)), 'this arch has 2 stages'),
         (dict(frozen_stages=3), 'frozen_stages=3'),
         (dict(sign_zero=1), 'zero=1'),

@@ -404,7 +404,7 @@ def test_teacher_that_does_not_tell_its_classes():
     [
         (dict(main=linear(0), other=1), 'teachers must be a dict with `main`'),
         (dict(assistants=[linear(0)]), 'teachers must be a dict with `main`'),
-        ([linear(0)], 'teachers must be a dict with `main`'),
+        ([linear(0)], r'teachers=\[.*must be a dict'),
         (dict(main=dict(type='ImageClassifier')), 'main must be a dict with `model`'),
         (dict(main=dict(**linear(0), weights='x.pth')), 'main must be a dict with'),
         (dict(main=linear(0), assistants=[dict()]), 'assistant 0 must be a dict with'),
@@ -421,7 +421,7 @@ def test_teacher_that_is_neither_config_nor_name_nor_module():
 
 
 def test_negative_label_weight():
-    with pytest.raises(ValueError, match='label_weight=-1 must not be negative'):
+    with pytest.raises(ValueError, match='label_weight=-1 must be a finite number'):
         build(None, label_weight=-1)
 
 

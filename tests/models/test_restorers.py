@@ -257,8 +257,8 @@ def test_data_of_another_scale():
         (dict(scale=0), 'scale=0 must be an integer >= 1'),
         (dict(scale=2.5), 'scale=2.5 must be an integer >= 1'),
         (dict(timesteps='all'), "timesteps='all' must be 'each' or 'batch'"),
-        (dict(loss='l3'), "loss='l3' must be one of"),
-        (dict(pipeline=dict(x0_clip='no')), "x0_clip='no' must be one of"),
+        (dict(loss='l3'), "loss='l3' must be 'l1' or 'l2'"),
+        (dict(pipeline=dict(x0_clip='no')), "x0_clip='no' must be 'data'"),
         (dict(sampling=dict(steps=3)), r"sampling: \['steps'\] are no arguments"),
         (
             dict(sampling=dict(num_inference_steps=21)),

@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ...checks import checked, natural
 from ...models.losses import BottleneckTerm
 from ..reach import check_by_epoch
 
@@ -38,9 +39,8 @@ class BottleneckHook(Hook):
     Source: Wang et al., "BiDet" (CVPR 2020), its training code.
     """
 
+    @checked(begin=natural)
     def __init__(self, begin: int, by_epoch: bool = True) -> None:
-        if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
-            raise ValueError(f'begin={begin!r} must be an integer >= 0')
         self.begin = begin
         self.by_epoch = by_epoch
 

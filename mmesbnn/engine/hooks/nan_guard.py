@@ -12,6 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ...checks import checked, positive_int
+
 
 def losses_of(outputs: dict[str, Any] | None) -> dict[str, Any]:
     """The entries of a step's ``outputs`` that are losses."""
@@ -47,9 +49,8 @@ class NaNGuardHook(Hook):
     # before CheckpointHook (VERY_LOW) overwrites the last good file, after the loggers
     priority = 'LOW'
 
+    @checked(interval=positive_int)
     def __init__(self, interval: int = 50) -> None:
-        if interval < 1:
-            raise ValueError(f'interval={interval} must be at least 1')
         self.interval = interval
         self._record: Tensor | None = None
 

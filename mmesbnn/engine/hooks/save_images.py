@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...checks import checked
 from ...datasets.images import write_png
 
 
@@ -25,6 +26,7 @@ class SaveImagesHook(Hook):
         out_dir: Folder to write to; made when needed.
     """
 
+    @checked()
     def __init__(self, out_dir: str | os.PathLike) -> None:
         self.out_dir = Path(out_dir)
 

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ...checks import checked, positive_int
 from ..reach import binary_layers
 
 
@@ -34,9 +35,8 @@ class SignFlipHook(Hook):
             no binary layer.
     """
 
+    @checked(interval=positive_int)
     def __init__(self, interval: int = 1) -> None:
-        if interval < 1:
-            raise ValueError(f'interval={interval} must be at least 1')
         self.interval = interval
         self._signs: dict[str, Tensor] = {}
 

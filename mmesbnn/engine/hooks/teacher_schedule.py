@@ -7,6 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...checks import checked
 from ..reach import check_by_epoch
 
 
@@ -28,6 +29,7 @@ class TeacherScheduleHook(Hook):
     Source: the training code of Guo et al., "BNext" (2022).
     """
 
+    @checked()
     def __init__(self, by_epoch: bool = True) -> None:
         self.by_epoch = by_epoch
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...binary import TemperatureWeight
+from ...checks import checked, number, optional, positive, positive_int
 from ..reach import (
     binary_layers,
     check_by_epoch,
@@ -96,6 +97,11 @@ class TemperatureHook(Hook):
     and reached no layer, so its weights never hardened.
     """
 
+    @checked(
+        decay=optional(number(above=0, below=1)),
+        initial=positive,
+        binary_from=optional(positive_int),
+    )
     def __init__(
         self, decay: float | None = None, initial: float = 1.0, by_epoch: bool = True,
         binary_from: int | None = None, soften: bool = False,
@@ -104,12 +110,6 @@ class TemperatureHook(Hook):
             raise ValueError(
                 f'decay={decay}, binary_from={binary_from}: give one of them'
             )
-        if decay is not None and not 0 < decay < 1:
-            raise ValueError(f'decay={decay!r} must be between 0 and 1')
-        if binary_from is not None and not binary_from >= 1:
-            raise ValueError(f'binary_from={binary_from!r} must be at least 1')
-        if not (math.isfinite(initial) and initial > 0):
-            raise ValueError(f'initial={initial!r} must be positive')
         self.decay = 0.9 if decay is None and binary_from is None else decay
         self.initial = initial
         self.by_epoch = by_epoch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +13,50 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...binary import Expansion, recompute_elementwise
+from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expand_shrink import like_layout
+from ...checks import (
+    check,
+    checked,
+    either,
+    filled_text,
+    integer,
+    mapping,
+    one_of,
+    positive_int,
+    sequence,
+)
+
+#: Rules of the arguments that backbones have in common, by their name.
+BACKBONE_RULES = dict(
+    RULES,
+    arch=dataclasses.replace(
+        either(filled_text, positive_int, mapping()), says='a name or a dict'
+    ),
+    depth=positive_int,
+    frozen_stages=integer(-1),
+    out_copies=one_of('first', 'all'),
+    out_indices=either(integer(), sequence(integer(), shortest=1)),
+    se_ratio=positive_int,
+)
+
+#: :func:`mmesbnn.checks.checked` with these rules; the call can replace some.
+checked_backbone = functools.partial(checked, **BACKBONE_RULES)
 
 
 def is_width(value: Any) -> bool:
     """Whether ``value`` can be a number of channels or blocks."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return positive_int.accepts(value)
+
+
+def is_index(value: Any) -> bool:
+    """Whether ``value`` is one integer."""
+    return integer().accepts(value)
+
+
+def are_widths(values: Any) -> bool:
+    """Whether ``values`` is a list of numbers of channels or blocks."""
+    return sequence(positive_int).accepts(values)
 
 
 def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
@@ -42,17 +82,10 @@ def norm_options(norm_cfg: dict) -> tuple[dict, bool]:
     Raises:
         ValueError: If it has another type or further keys.
     """
+    check('norm_cfg', norm_cfg, NORM_CFG)
     options = dict(norm_cfg)
-    kind = options.pop('type', None)
-    if kind not in ('BN', 'SyncBN'):
-        raise ValueError(f"norm_cfg={norm_cfg}: the type must be 'BN' or 'SyncBN'")
+    kind = options.pop('type')
     trained = options.pop('requires_grad', True)
-    unknown = sorted(set(options) - {'eps', 'momentum'})
-    if unknown:
-        raise ValueError(
-            f'norm_cfg={norm_cfg}: {unknown} is unknown; a norm takes type, eps, '
-            'momentum and requires_grad'
-        )
     return {**options, 'sync': kind == 'SyncBN'}, trained
 
 
@@ -113,6 +146,7 @@ class ESBackbone(BaseModule):
     stem: nn.Module
     stages: nn.ModuleList
 
+    @checked_backbone()
     def __init__(
         self, tau: int = 1, groups: int = 1, out_copies: str = 'first',
         frozen_stages: int = -1, norm_cfg: dict | None = None,
@@ -120,8 +154,6 @@ class ESBackbone(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:  # fmt: skip
         super().__init__(init_cfg)
-        if out_copies not in ('first', 'all'):
-            raise ValueError(f"out_copies={out_copies!r} must be 'first' or 'all'")
         self.expansion = Expansion(tau, groups)
         self.out_copies = out_copies
         self.frozen_stages = frozen_stages
@@ -146,7 +178,7 @@ class ESBackbone(BaseModule):
         )
         count = len(self.stages)
         self.stage_channels = list(stage_channels)
-        wanted = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        wanted = [out_indices] if is_index(out_indices) else list(out_indices)
         if not wanted or any(not -count <= i < count for i in wanted):
             raise ValueError(f'out_indices={out_indices}: this arch has {count} stages')
         self.out_indices = tuple(sorted({i % count for i in wanted}))

@@ -11,8 +11,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary import Expansion
+from ...checks import one_of, positive_int, sequence
 from ..layers.float_layers import Stem
-from .base import ESBackbone, is_width, norm_options
+from .base import ESBackbone, checked_backbone, norm_options
 from .reactnet import ReActUnit
 
 #: Widths of the stem and the four stages, and units (one convolution each) per stage.
@@ -110,6 +111,10 @@ class BiDetResNet(ESBackbone):
     released no code for it.
     """
 
+    @checked_backbone(
+        widths=sequence(positive_int, shortest=2),
+        depths=sequence(positive_int, shortest=1),
+    )
     def __init__(
         self, widths: Sequence[int] = WIDTHS[:4], depths: Sequence[int] = DEPTHS[:3],
         tau: int = 1, groups: int = 1, out_copies: str = 'all', in_channels: int = 3,
@@ -122,8 +127,6 @@ class BiDetResNet(ESBackbone):
             init_cfg,
         )  # fmt: skip
         widths, depths = list(widths), list(depths)
-        if not depths or not all(map(is_width, [*widths, *depths])):
-            raise ValueError(f'widths={widths}, depths={depths} must be positive')
         if len(widths) != len(depths) + 1:
             raise ValueError(
                 f'widths={widths} must be one for the stem and one for each of '
@@ -172,19 +175,13 @@ class BiDetResStage(Sequential):
     Source: as :class:`BiDetResNet`.
     """
 
+    @checked_backbone(stride=one_of(1, 2))
     def __init__(
         self, in_channels: int = WIDTHS[3], out_channels: int = WIDTHS[4],
         depth: int = DEPTHS[3], stride: int = 2, tau: int = 1, groups: int = 1,
         sign_zero: int = -1, norm_cfg: dict | None = None,
         init_cfg: dict | list | None = HE,
     ) -> None:  # fmt: skip
-        if not all(map(is_width, (in_channels, out_channels, depth))):
-            raise ValueError(
-                f'in_channels={in_channels}, out_channels={out_channels}, '
-                f'depth={depth} must be positive'
-            )
-        if stride not in (1, 2):
-            raise ValueError(f'stride={stride} must be 1 or 2')
         norm, trained = norm_options(norm_cfg or dict(type='BN'))
         expansion = Expansion(tau, groups)
         super().__init__(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
-from .base import ESBackbone, is_width, named_arch
+from .base import ESBackbone, are_widths, checked_backbone, named_arch
 from .bidet_resnet import bidet_conv, make_stage
 
 ARCHS: dict[str, dict] = {
@@ -31,14 +31,14 @@ def resolve_arch(arch: str | dict) -> dict:
     if not isinstance(arch, dict):
         raise ValueError(f'arch={arch!r} must be a name or a dict')
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
+    if not are_widths(channels) or not are_widths(depths):
+        raise ValueError(
+            f'arch={dict(arch)}: channels and depths must be lists of integers >= 1'
+        )
     if len(depths) < 1 or len(channels) != len(depths) + 2:
         raise ValueError(
             f'arch={dict(arch)}: channels are those of the stem, of a stage for every '
             'entry of depths, and of the last convolutions'
-        )
-    if not all(map(is_width, (*channels, *depths))):
-        raise ValueError(
-            f'arch={dict(arch)}: channels and depths must be integers >= 1'
         )
     return dict(channels=list(channels), depths=list(depths))
 
@@ -67,6 +67,7 @@ class DilatedTail(nn.Module):
         ``(N, C tau g, H, W)`` to ``(N, C_o tau g, H, W)``.
     """
 
+    @checked_backbone()
     def __init__(
         self, channels: int, out_channels: int, expansion: Expansion, norm: dict,
         sign_zero: int,
@@ -151,6 +152,7 @@ class BiDetVGG(ESBackbone):
     2503.23709, which released no code for this network.
     """
 
+    @checked_backbone()
     def __init__(
         self, arch: str | dict = '16', tau: int = 1, groups: int = 1,
         out_copies: str = 'first', in_channels: int = 3, sign_zero: int = -1,

@@ -17,7 +17,10 @@ from ...binary import (
     TiledBatchNorm2d,
     tile,
 )
+from ...binary.arguments import checked_layer
+from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
+from ...checks import either, instance, mapping, one_of, sequence, text
 from ...optional import require
 from .base import norm_options
 
@@ -251,6 +254,11 @@ def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
 
 
 @MODELS.register_module()
+@checked_layer(
+    backbone=either(mapping(), instance(nn.Module, 'an nn.Module')),
+    keep=either(text, sequence(text)),
+    residual_pool=one_of(*RESIDUAL_POOLS),
+)
 def binary_transformer(
     backbone: dict | nn.Module, tau: int = 1, attention: bool = True,
     feedforward: bool = True, keep: str | Sequence[str] = (),

@@ -21,9 +21,10 @@ from ...binary import (
     normalize_tiled,
     tile,
 )
-from ...binary.attention import map_of, normalize_tokens, tokens_of
+from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
 from ...binary.expand_shrink import spread_thresholds
-from .base import ESBackbone, is_width, named_arch
+from ...checks import one_of, pair, positive_int, sequence
+from .base import ESBackbone, are_widths, checked_backbone, is_width, named_arch
 
 ARCHS: dict[str, dict] = {
     'small': dict(
@@ -58,13 +59,15 @@ def resolve_arch(arch: str | dict) -> dict:
             f'arch has the keys {sorted(arch)}: {list(lists)} are needed, '
             f'{list(options)} optional'
         )
-    values = {name: list(arch[name]) for name in lists}
+    values = {name: arch[name] for name in lists}
     for name, value in values.items():
-        if len(value) != len(values['dims']) or not all(map(is_width, value)):
+        if not are_widths(value) or len(value) != len(values['dims']):
             raise ValueError(
                 f'arch: {name}={value} must be one positive number per stage of '
                 f'dims={values["dims"]}'
             )
+    if not isinstance(arch['stem_norm'], bool):
+        raise ValueError(f'arch: stem_norm={arch["stem_norm"]!r} must be True or False')
     if not values['dims'] or not is_width(arch['patch_size']):
         raise ValueError(f'arch: patch_size={arch["patch_size"]} and dims must be > 0')
     for width, following in pairwise(values['dims']):
@@ -73,7 +76,7 @@ def resolve_arch(arch: str | dict) -> dict:
                 f'arch: dims={values["dims"]}: {width} does not divide {following}, '
                 'as the residual between the stages needs'
             )
-    return {**arch, **values}
+    return {**arch, **{name: list(value) for name, value in values.items()}}
 
 
 class LayerScale(nn.Module):
@@ -357,6 +360,12 @@ class BinaryViT(ESBackbone):
     where a Transformer expands: both scopes are our reading.
     """
 
+    @checked_backbone(
+        img_size=pair(positive_int),
+        es_scope=one_of('ffn', 'all'),
+        pool_sizes=sequence(positive_int),
+        residual_pool=one_of(*RESIDUAL_POOLS),
+    )
     def __init__(
         self, arch: str | dict = 'small', img_size: int | Sequence[int] = 224,
         tau: int = 1, groups: int = 1, es_scope: str = 'ffn',
@@ -368,15 +377,13 @@ class BinaryViT(ESBackbone):
         norm_eval: bool = False, with_cp: bool = False, final_norm: bool = True,
         init_cfg: dict | list | None = None,
     ) -> None:  # fmt: skip
-        if es_scope not in ('ffn', 'all'):
-            raise ValueError(f"es_scope={es_scope!r} must be 'ffn' or 'all'")
         if groups != 1 and es_scope == 'all':
             raise ValueError(
                 f"groups={groups}: with es_scope='all' there are no groups, attention "
                 "has none; with 'ffn' feed-forwards have"
             )
         for k in pool_sizes:
-            if not is_width(k) or k % 2 == 0:
+            if k % 2 == 0:
                 raise ValueError(f'pool_sizes={pool_sizes} must be odd and positive')
         super().__init__(
             tau if es_scope == 'all' else 1, 1, out_copies, frozen_stages,
@@ -405,9 +412,7 @@ class BinaryViT(ESBackbone):
             self._freeze()
 
     def _first_size(self, img_size: int | Sequence[int]) -> tuple[int, int]:
-        image = (img_size,) * 2 if isinstance(img_size, int) else tuple(img_size)
-        if len(image) != 2 or not all(map(is_width, image)):
-            raise ValueError(f'img_size={img_size} must be one or two positive numbers')
+        image = (img_size,) * 2 if is_width(img_size) else tuple(img_size)
         self._check_size('img_size', image)
         height, width = (length // self.arch['patch_size'] for length in image)
         return height, width

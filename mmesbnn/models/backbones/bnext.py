@@ -11,9 +11,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...checks import one_of, optional, positive
 from ..layers.float_layers import Stem
 from ..layers.recoupled_conv import RecoupledConv
-from .base import ESBackbone, is_width, named_arch
+from .base import ESBackbone, are_widths, checked_backbone, named_arch
 
 ARCHS: dict[str, dict] = {
     'tiny': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
@@ -45,8 +46,8 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict] = ARCHS) -> dict:
     unknown = set(arch) - {'channels', 'depths'}
     if unknown:
         raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
-    channels, depths = list(arch['channels']), arch.get('depths')
-    if len(channels) < 2 or not all(map(is_width, channels)):
+    channels, depths = arch['channels'], arch.get('depths')
+    if not are_widths(channels) or len(channels) < 2:
         raise ValueError(f'arch: channels={channels} must be two or more widths')
     if depths is None:
         for width, following in pairwise(channels):
@@ -55,14 +56,13 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict] = ARCHS) -> dict:
                     f'arch: channels={channels}: a block keeps or doubles its width, '
                     f'{width} -> {following} does neither'
                 )
-        return dict(channels=channels)
-    depths = list(depths)
-    if len(depths) != len(channels) - 1 or not all(map(is_width, depths)):
+        return dict(channels=list(channels))
+    if not are_widths(depths) or len(depths) != len(channels) - 1:
         raise ValueError(
             f'arch: depths={depths} must be one positive number per stage of '
             f'channels={channels}'
         )
-    return dict(channels=channels, depths=depths)
+    return dict(channels=list(channels), depths=list(depths))
 
 
 def block_settings(channels: Sequence[int]) -> list[list[dict]]:
@@ -96,6 +96,7 @@ class BNextBlock(nn.Module):
         **unit: Further arguments of :class:`RecoupledConv`.
     """
 
+    @checked_backbone(stride=one_of(1, 2))
     def __init__(
         self, channels: int, stride: int, elementwise: bool, double: bool, **unit: Any
     ) -> None:
@@ -124,6 +125,7 @@ class BNext18Block(nn.Sequential):
         **unit: Further arguments of :class:`RecoupledConv`.
     """
 
+    @checked_backbone(stride=one_of(1, 2))
     def __init__(
         self, channels: int, out_channels: int, stride: int, **unit: Any
     ) -> None:
@@ -191,6 +193,11 @@ class BNext(ESBackbone):
     Binary Neural Networks", arXiv 2503.23709.
     """
 
+    @checked_backbone(
+        es_mode=one_of('shrunk', 'full'),
+        out_copies=optional(one_of('first', 'all')),
+        latent_clip=optional(positive),
+    )
     def __init__(
         self, arch: str | dict = 'tiny', tau: int = 1, groups: int = 1,
         es_mode: str = 'shrunk', out_copies: str | None = None, in_channels: int = 3,
@@ -201,8 +208,6 @@ class BNext(ESBackbone):
         norm_eval: bool = False, with_cp: bool = False, final_act: bool = True,
         init_cfg: dict | list | None = None,
     ) -> None:  # fmt: skip
-        if es_mode not in ('shrunk', 'full'):
-            raise ValueError(f"es_mode={es_mode!r} must be 'shrunk' or 'full'")
         if out_copies is None:
             out_copies = 'first' if es_mode == 'shrunk' else 'all'
         super().__init__(

@@ -19,8 +19,9 @@ from ...binary import (
     build_sign,
     normalize_tiled,
 )
+from ...checks import one_of, optional, positive_int
 from ..layers.float_layers import PooledProjection, Stem, average_pool
-from .base import ESBackbone
+from .base import ESBackbone, checked_backbone
 from .bnext import block_settings, resolve_arch
 
 ARCHS: dict[str, dict] = {
@@ -76,6 +77,12 @@ class ReActUnit(nn.Module):
     Source: Liu et al., "ReActNet" (2020), figure 5; Liu et al., "Bi-Real Net" (2018).
     """
 
+    @checked_backbone(
+        kernel_size=one_of(1, 3),
+        stride=one_of(1, 2),
+        out_channels=optional(positive_int),
+        branches=positive_int,
+    )
     def __init__(
         self, channels: int, kernel_size: int, stride: int = 1,
         out_channels: int | None = None, branches: int = 1, project: bool = False,
@@ -130,6 +137,7 @@ class ReActBlock(nn.Sequential):
         **unit: Further arguments of :class:`ReActUnit`.
     """
 
+    @checked_backbone(stride=one_of(1, 2))
     def __init__(self, channels: int, stride: int, double: bool, **unit: Any) -> None:
         super().__init__(
             ReActUnit(channels, 3, stride, **unit),
@@ -190,6 +198,7 @@ class ReActNet(ESBackbone):
     2503.23709, which released no code for these networks.
     """
 
+    @checked_backbone()
     def __init__(
         self, arch: str | dict = 'A', tau: int = 1, groups: int = 1,
         generalized: bool = True, weight_binarizer: Any = 'scaled_sign',

@@ -16,6 +16,8 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...checks import check, checked, mapping, not_negative, optional, sequence
+
 
 def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
     if not isinstance(spec, dict) or not {needed} <= set(spec) <= {needed, optional}:
@@ -148,6 +150,11 @@ class DistillClassifier(ImageClassifier):
     Source: Guo et al., "BNext" (2022), and its training code.
     """
 
+    @checked(
+        backbone=mapping(['type']),
+        distill_loss=optional(mapping(['type'])),
+        label_weight=not_negative,
+    )
     def __init__(
         self, backbone: dict, neck: dict | None = None, head: dict | None = None,
         teachers: dict | None = None, distill_loss: dict | None = None,
@@ -156,8 +163,6 @@ class DistillClassifier(ImageClassifier):
         super().__init__(backbone, neck, head, **kwargs)
         if not self.with_head:
             raise ValueError('head=None: distillation needs the logits of a head')
-        if not label_weight >= 0:
-            raise ValueError(f'label_weight={label_weight!r} must not be negative')
         loss = distill_loss or dict(type='HardnessWeightedKDLoss')
         self.distill_loss = MODELS.build(loss)
         self.label_weight = label_weight
@@ -173,6 +178,7 @@ class DistillClassifier(ImageClassifier):
             return {}
         _check_keys('teachers', teachers, 'main', 'assistants')
         assistants = teachers.get('assistants', ())
+        check('teachers: assistants', assistants, sequence(mapping()))
         specs = {f'assistant {i}': spec for i, spec in enumerate(assistants)}
         specs['main'] = teachers['main']
         for name, spec in specs.items():

@@ -13,6 +13,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...checks import checked, not_negative, probability
 from ..losses import VariationalBoxes
 
 
@@ -53,6 +54,7 @@ class BiDetBBoxHead(BBoxHead):
     Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN.
     """
 
+    @checked(sigma=not_negative, prior_score_thr=probability, prior_iou_thr=probability)
     def __init__(
         self, *args: Any, sigma: float = 0.001, loss_reg: dict | None = None,
         loss_prior: dict | None = None, prior_score_thr: float = 0.01,

@@ -12,6 +12,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
+from ...binary.arguments import checked_layer
+from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
 from ..backbones.bidet_resnet import bidet_conv
 from ..losses import VariationalBoxes
@@ -60,6 +62,7 @@ class BiDetRPNHead(RPNHead):
     sampled at test, too; these are not.
     """
 
+    @checked_layer(sigma=optional(not_negative), feat_channels=positive_int)
     def __init__(
         self, in_channels: int, feat_channels: int = 512, tau: int = 1, groups: int = 1,
         sigma: float | None = 0.001, loss_reg: dict | None = None,

@@ -12,10 +12,23 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ...checks import (
+    checked,
+    each,
+    mapping,
+    not_negative,
+    optional,
+    positive_int,
+    probability,
+)
 from ..losses import VariationalBoxes
 
 #: Which detections the entropy loss looks at, as published.
 PRIOR_CFG = dict(score_thr=0.03, iou_threshold=0.45, max_per_class=200)
+PRIOR_RULE = each(
+    mapping((), PRIOR_CFG), score_thr=probability, iou_threshold=probability,
+    max_per_class=positive_int,
+)  # fmt: skip
 
 
 def best_per_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -77,14 +90,12 @@ class BiDetSSDHead(SSDHead):
     #: mmdet's prediction asks for it, and SSDHead has none: its loss is a function.
     loss_cls = None
 
+    @checked(sigma=not_negative, prior_cfg=optional(PRIOR_RULE))
     def __init__(
         self, *args: Any, sigma: float = 0.0, loss_reg: dict | None = None,
         loss_prior: dict | None = None, prior_cfg: dict | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        unknown = sorted(set(prior_cfg or {}) - set(PRIOR_CFG))
-        if unknown:
-            raise ValueError(f'prior_cfg has {unknown}; it may have {list(PRIOR_CFG)}')
         self.prior_cfg = {**PRIOR_CFG, **(prior_cfg or {})}
         self.boxes = VariationalBoxes(sigma)
         self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss'))

@@ -6,6 +6,8 @@ from typing import Any
 
 from mmpretrain.models.heads import LinearClsHead
 
+from ...binary.arguments import BITS, checked_layer
+from ...checks import positive_int
 from ..layers.minmax import MinMaxLinear
 
 
@@ -24,10 +26,9 @@ class MinMaxLinearClsHead(LinearClsHead):
         ValueError: If ``bits`` or ``num_classes`` is out of range.
     """
 
+    @checked_layer(num_classes=positive_int, bits=BITS)
     def __init__(
         self, num_classes: int, in_channels: int, bits: int = 8, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
-        if not (isinstance(bits, int) and 1 <= bits <= 32):
-            raise ValueError(f'bits={bits!r} must be an integer from 1 to 32')
         self.fc = MinMaxLinear(in_channels, num_classes, bits=bits)

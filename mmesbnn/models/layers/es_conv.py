@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn.common_types import _size_2_t
 
 from ...binary import DropInESConv2d
+from ...binary.arguments import checked_layer
 
 
+@checked_layer()
 def es_conv2d(
     in_channels: int, out_channels: int, kernel_size: _size_2_t, stride: _size_2_t = 1,
     padding: _size_2_t = 0, dilation: _size_2_t = 1, groups: int = 1,

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
+from ...binary.arguments import checked_layer
 from .minmax import MinMaxConv2d
 
 
@@ -44,6 +45,7 @@ class PooledProjection(nn.Module):
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
     """
 
+    @checked_layer()
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, expansion: Expansion,
         shrink: bool, norm: dict,
@@ -78,6 +80,7 @@ class Stem(nn.Module):
         bits: Bits of the kernel, None for full precision. Default None.
     """
 
+    @checked_layer()
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int,
         max_pool: bool, expansion: Expansion, norm: dict, bits: int | None = None,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...binary.arguments import BITS, checked_layer
 from ...binary.signs import straight_through
 
 #: Clipping ranges of the published quantised networks.
@@ -71,6 +72,7 @@ class MinMaxConv2d(nn.Conv2d):
     Source: BNext's quantised variant.
     """
 
+    @checked_layer(bits=BITS)
     def __init__(
         self, *args: Any, bits: int = 8, quantize_input: bool = True, **kwargs: Any
     ) -> None:
@@ -101,6 +103,7 @@ class MinMaxLinear(nn.Linear):
     Source: BNext's quantised variant.
     """
 
+    @checked_layer(bits=BITS)
     def __init__(self, *args: Any, bits: int = 8, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mac_bits = bits

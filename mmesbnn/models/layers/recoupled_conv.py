@@ -13,6 +13,8 @@ from ...binary import (
     normalize_tiled,
     tile,
 )
+from ...binary.arguments import checked_layer
+from ...checks import mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
 
 
@@ -39,6 +41,7 @@ class SqueezeExcite(nn.Module):
         ``(N, C tau g, H, W)`` to ``(N, C tau g, 1, 1)``.
     """
 
+    @checked_layer(ratio=positive_int)
     def __init__(
         self, channels: int, expansion: Expansion, shrink: bool, ratio: int,
         bits: int | None = None,
@@ -109,6 +112,13 @@ class RecoupledConv(nn.Module):
 
     parameter_bounds = {'mix': (0.0, 1.0)}
 
+    @checked_layer(
+        kernel_size=one_of(1, 3),
+        stride=one_of(1, 2),
+        out_channels=optional(positive_int),
+        se_ratio=positive_int,
+        conv=mapping(),
+    )
     def __init__(
         self, channels: int, kernel_size: int, stride: int = 1,
         out_channels: int | None = None, *, elementwise: bool = False,

@@ -12,12 +12,13 @@ its code.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+
+from ...checks import checked, not_negative
 
 
 def _single_or_double(x: Tensor) -> Tensor:
@@ -118,10 +119,9 @@ class VariationalBoxes(nn.Module):
     otherwise, the published Faster R-CNN with 0.001, in its RPN at test too.
     """
 
+    @checked(sigma=not_negative)
     def __init__(self, sigma: float = 0.0) -> None:
         super().__init__()
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f'sigma={sigma!r} must be finite and not negative')
         self.sigma = sigma
 
     def forward(self, prediction: Tensor) -> Tensor:
@@ -147,12 +147,9 @@ class BottleneckTerm(nn.Module):
         ValueError: If ``loss_weight`` is negative or not finite.
     """
 
+    @checked(loss_weight=not_negative)
     def __init__(self, loss_weight: float) -> None:
         super().__init__()
-        if not (math.isfinite(loss_weight) and loss_weight >= 0):
-            raise ValueError(
-                f'loss_weight={loss_weight!r} must be finite and not negative'
-            )
         self.loss_weight = loss_weight
         self.active = True
 
@@ -178,6 +175,7 @@ class FeatureEnergyLoss(BottleneckTerm):
     Source: BiDet, and its code.
     """
 
+    @checked(loss_weight=not_negative)
     def __init__(self, loss_weight: float = 0.1) -> None:
         super().__init__(loss_weight)
 
@@ -212,6 +210,7 @@ class SparseObjectLoss(BottleneckTerm):
     number of groups (SSD) or inside the logarithm (Faster R-CNN); this does neither.
     """
 
+    @checked(loss_weight=not_negative)
     def __init__(self, loss_weight: float = 0.2, attached: bool = True) -> None:
         super().__init__(loss_weight)
         self.attached = attached

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...checks import checked, not_negative, one_of
+
 WEIGHTINGS = ('batch', 'sample')
 
 
@@ -50,10 +52,9 @@ class HardnessWeightedKDLoss(nn.Module):
     Source: Guo et al., "BNext" (2022), and its training code.
     """
 
+    @checked(weighting=one_of(*WEIGHTINGS), loss_weight=not_negative)
     def __init__(self, weighting: str = 'batch', loss_weight: float = 1.0) -> None:
         super().__init__()
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f'weighting={weighting!r} must be one of {WEIGHTINGS}')
         self.weighting = weighting
         self.loss_weight = loss_weight
 

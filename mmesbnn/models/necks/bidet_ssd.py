@@ -10,6 +10,8 @@ from mmdet.models.necks import SSDNeck
 from torch import Tensor, nn
 
 from ...binary import Expansion
+from ...binary.arguments import checked_layer
+from ...checks import mapping, optional, positive_int, sequence
 from ..backbones.bidet_resnet import bidet_conv
 
 #: Published initialisation. Listed are the classes that have a kernel.
@@ -54,6 +56,12 @@ class BiDetSSDNeck(SSDNeck):
     and its code.
     """
 
+    @checked_layer(
+        in_channels=sequence(positive_int, shortest=1),
+        out_channels=sequence(positive_int, shortest=1),
+        norm_cfg=optional(mapping(['type'])),
+        init_cfg=optional(sequence(mapping())),
+    )
     def __init__(
         self, in_channels: Sequence[int], out_channels: Sequence[int], *args: Any,
         tau: int = 1, groups: int = 1, spread: float = 0.5, sign_zero: int = -1,

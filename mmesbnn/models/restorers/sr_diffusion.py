@@ -12,7 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ...checks import check_positive
+from ...checks import checked, integer, mapping, one_of, positive_int
 from ...datasets.bicubic import resize
 from ...datasets.images import to_uint8
 from ...optional import require
@@ -103,6 +103,13 @@ class SRDiffusion(BaseModel):
     arXiv 2406.05723.
     """
 
+    @checked(
+        unet=mapping(['type']),
+        scale=positive_int,
+        timesteps=one_of('each', 'batch'),
+        loss=one_of(*LOSSES),
+        seed=integer(0),
+    )
     def __init__(
         self, unet: dict, scale: int, scheduler: dict | None = None,
         sampling: dict | None = None, pipeline: dict | None = None,
@@ -112,11 +119,6 @@ class SRDiffusion(BaseModel):
         require('diffusers', 'sr', 'SRDiffusion')
         from ...diffusion.schedule import make_scheduler
 
-        check_positive(scale=scale)
-        if timesteps not in ('each', 'batch'):
-            raise ValueError(f"timesteps={timesteps!r} must be 'each' or 'batch'")
-        if loss not in LOSSES:
-            raise ValueError(f'loss={loss!r} must be one of {sorted(LOSSES)}')
         preprocessor = data_preprocessor or dict(type='SRDataPreprocessor')
         super().__init__(preprocessor, init_cfg)
         self.unet = MODELS.build(unet)

@@ -8,6 +8,8 @@ import torch
 from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
 from torch import Tensor
 
+from ...checks import checked, positive_int
+
 
 class ClippedSSDAnchorGenerator(SSDAnchorGenerator):
     """mmdet's ``SSDAnchorGenerator`` with centres and sides cut to the image's size.
@@ -24,6 +26,7 @@ class ClippedSSDAnchorGenerator(SSDAnchorGenerator):
     Source: the published code of Liu et al., "SSD" (2016), and of BiDet.
     """
 
+    @checked(input_size=positive_int)
     def __init__(self, *args: Any, input_size: int = 300, **kwargs: Any) -> None:
         self.input_size = input_size
         super().__init__(*args, input_size=input_size, **kwargs)

@@ -1,0 +1,82 @@
+"""Rules of the arguments that layers have in common, by their name."""
+
+from __future__ import annotations
+
+import functools
+
+from torch import nn
+
+from ..checks import (
+    checked,
+    each,
+    either,
+    filled_text,
+    flag,
+    instance,
+    integer,
+    mapping,
+    natural,
+    none,
+    not_negative,
+    number,
+    one_of,
+    optional,
+    pair,
+    positive,
+    positive_int,
+    probability,
+)
+
+#: A name, a dict with ``type``, or a module: what a sign or a weight binarizer is.
+BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
+#: Keyword arguments of ``TiledBatchNorm2d``.
+NORM = each(
+    mapping((), ['eps', 'momentum', 'sync']),
+    eps=not_negative, momentum=probability, sync=flag,
+)  # fmt: skip
+NORM_CFG = each(
+    mapping(['type'], ['eps', 'momentum', 'requires_grad']),
+    type=one_of('BN', 'SyncBN'), eps=not_negative, momentum=probability,
+    requires_grad=flag,
+)  # fmt: skip
+BITS = integer(1, 32)
+
+RULES = dict(
+    banks=positive_int,
+    bits=optional(BITS),
+    channels=positive_int,
+    clip=positive,
+    copies=positive_int,
+    dilation=pair(positive_int),
+    embed_dims=positive_int,
+    eps=not_negative,
+    es_groups=optional(positive_int),
+    feedforward_dims=positive_int,
+    groups=positive_int,
+    in_channels=positive_int,
+    in_features=positive_int,
+    kernel_size=pair(positive_int),
+    latent_clip=optional(positive),
+    momentum=number(0, 1),
+    norm=optional(NORM),
+    norm_cfg=optional(NORM_CFG),
+    num_features=positive_int,
+    num_heads=positive_int,
+    out_channels=positive_int,
+    out_features=positive_int,
+    pad_value=one_of(-1, 0, 1),
+    padding=pair(natural),
+    se_bits=optional(BITS),
+    sign=either(BUILT, none),
+    sign_zero=one_of(-1, 0),
+    spread=not_negative,
+    sr_ratio=positive_int,
+    stem_bits=optional(BITS),
+    stride=pair(positive_int),
+    tau=positive_int,
+    weight_binarizer=BUILT,
+    zero=one_of(-1, 0),
+)
+
+#: :func:`mmesbnn.checks.checked` with these rules; the call can replace some.
+checked_layer = functools.partial(checked, **RULES)
