@@ -11,22 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from ..checks import either, filled_text, instance, sequence, text
+from .arguments import checked_layer
 from .expand_shrink import DropInESConv2d, DropInESLinear, Expansion
+from .weight_reads import WeightReads, read_by_definition
 
 #: What multiplies: these modules have an entry in the report.
 _MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 _Multiplier = nn.modules.conv._ConvNd | nn.Linear
 
+#: What can become binary.
+_ELIGIBLE = (nn.Conv2d, nn.Linear)
+
+_IDLE = 'did not run on the example'
+
 #: Subclasses from here compute what torch's layers do (they mend empty tensors).
 _SAME_AS_TORCH = ('mmcv.cnn.bricks.wrappers',)
-
-#: Children whose weight the parent multiplies with itself, without calling them.
-_READ_BY_PARENT: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.MultiheadAttention: ('out_proj',),
-    nn.TransformerEncoderLayer: ('linear1', 'linear2'),
-}
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,12 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _ends_by_running(
     model: nn.Module, candidates: Sequence[_Candidate], example: Any
-) -> dict[_Candidate, str]:
-    """The layers that read ``example``, that give the output, or that did not run."""
+) -> tuple[dict[_Candidate, str], dict[int, str]]:
+    """The layers that read ``example``, that give the output, or that did not run.
+
+    Also, for the id of every layer whose weight another module reads, that module's
+    class.
+    """
     given = _tensors(example)
     ran: dict[_Candidate, list[Tensor]] = {}
     first: dict[_Candidate, str] = {}
@@ -223,8 +230,9 @@ def _ends_by_running(
         return candidate.module.register_forward_hook(hook)
 
     handles = [watch(candidate) for candidate in candidates]
+    reads = WeightReads([candidate.module for candidate in candidates])
     try:
-        with _eval(model):
+        with _eval(model), reads:
             results = _tensors(_call(model, example))
     finally:
         for handle in handles:
@@ -236,11 +244,12 @@ def _ends_by_running(
     }
     order = list(ran)
     idle = [candidate for candidate in candidates if candidate not in ran]
-    return {
-        **dict.fromkeys(idle, 'did not run on the example'),
+    ends = {
+        **dict.fromkeys(idle, _IDLE),
         **(last or dict.fromkeys(order[-1:], 'last layer that ran')),
         **(first or dict.fromkeys(order[:1], 'first layer that ran')),
     }
+    return ends, reads.found
 
 
 def _ends_by_definition(candidates: Sequence[_Candidate]) -> dict[_Candidate, str]:
@@ -260,19 +269,24 @@ def _numeric_padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...] | None:
     return None if any(n % 2 for n in total) else tuple(n // 2 for n in total)
 
 
+def _computes_as_torch(kind: type) -> bool:
+    """Whether a layer is nn.Conv2d or nn.Linear, or computes the same."""
+    known = kind.__module__ in _SAME_AS_TORCH and issubclass(kind, _ELIGIBLE)
+    return kind in _ELIGIBLE or known
+
+
 def _obstacle(
-    candidate: _Candidate, owners: Mapping[int, list[str]], expansion: Expansion
-) -> str | None:
+    candidate: _Candidate, owners: Mapping[int, list[str]],
+    readers: Mapping[int, str], expansion: Expansion,
+) -> str | None:  # fmt: skip
     """Why ES cannot replace the layer, None if it can."""
     module = candidate.module
     kind = type(module)
     if hasattr(module, 'weight_binarizer'):
         return 'a binary layer already'
-    for parent, attribute, _ in candidate.places:
-        for reader, children in _READ_BY_PARENT.items():
-            if isinstance(parent, reader) and attribute in children:
-                return f'{reader.__name__} reads its weight'
-    if kind not in (nn.Conv2d, nn.Linear) and kind.__module__ not in _SAME_AS_TORCH:
+    if id(module) in readers:
+        return f'{readers[id(module)]} reads its weight'
+    if not _computes_as_torch(kind):
         return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
     if module._forward_hooks or module._forward_pre_hooks:
         return 'has forward hooks'
@@ -359,6 +373,41 @@ def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
     return new.train(module.training)
 
 
+class _Unsavable:
+    """Stands for the ``save_pretrained`` of a model whose config lacks binary layers.
+
+    Loading would build a float model, find none of the weights, and go on with random
+    ones.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            f'save_pretrained: the config of this {self.kind} does not say which '
+            'layers binarize made binary, so from_pretrained would give them random '
+            'weights: save its state_dict() with torch.save and load that into a model '
+            'binarized the same way; mmesbnn.diffusion.binarize_unet makes UNets and '
+            'ControlNets of diffusers that can be saved'
+        )
+
+
+def _forbid_saving(model: nn.Module) -> None:
+    """Let the modules with binary layers refuse what their config cannot describe."""
+    for module in model.modules():
+        if hasattr(type(module), 'save_pretrained') and _has_binary_layer(module):
+            module.save_pretrained = _Unsavable(type(module).__name__)  # type: ignore[assignment]
+
+
+def _has_binary_layer(model: nn.Module) -> bool:
+    return any(isinstance(m, (DropInESConv2d, DropInESLinear)) for m in model.modules())
+
+
+@checked_layer(
+    model=instance(nn.Module, 'an nn.Module'),
+    keep=either(text, sequence(filled_text)),
+)
 def binarize(
     model: nn.Module, tau: int = 1, groups: int = 1, keep: str | Sequence[str] = (), *,
     keep_first: bool = True, keep_last: bool = True, example: Any = None,
@@ -385,9 +434,9 @@ def binarize(
       output are kept, and those that did not run;
     - depthwise and grouped convolutions, transposed and 1-d, 3-d ones, subclasses of
       the two classes, layers with hooks (parametrizations, spectral norm);
-    - layers whose weight is read from outside: the ``out_proj`` of
-      ``nn.MultiheadAttention``, the linear layers of ``nn.TransformerEncoderLayer``,
-      and tied weights;
+    - layers whose weight another module reads, as its methods say
+      (``self.proj.weight``) or as the run of ``example`` shows: the ``out_proj`` of
+      ``nn.MultiheadAttention``, the ``qkv`` of torchvision's Swin; and tied weights;
     - layers whose outputs ``tau`` or ``groups`` do not divide; padding other than
       zeros.
 
@@ -398,6 +447,9 @@ def binarize(
     of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
     input lie evenly in ``[-spread, spread]``, at 0 if there is one copy. Norms are not
     touched: train, or run some batches in training mode, before you judge the result.
+
+    A model with ``save_pretrained`` (diffusers, transformers) refuses to be saved by it
+    from then on, since its config describes the float model.
 
     Replace before the optimizer is made. With OpenMMLab, load or call
     ``model.init_weights()`` first: later it would look for layers that are gone. To
@@ -436,17 +488,24 @@ def binarize(
     _build(nn.Conv2d(1, tau * groups, 1), options)  # says what is wrong with an option
     candidates = _candidates(model)
     kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
+    readers = read_by_definition(model)
     if example is None:
         ends = _ends_by_definition(candidates)
     else:
-        ends = _ends_by_running(model, candidates, example)
+        ends, seen = _ends_by_running(model, candidates, example)
+        readers.update(seen)
+        ends = {
+            x: why
+            for x, why in ends.items()
+            if why != _IDLE or id(x.module) not in readers
+        }
     if not keep_first:
         ends = {x: why for x, why in ends.items() if not why.startswith('first')}
     if not keep_last:
         ends = {x: why for x, why in ends.items() if not why.startswith('last')}
     owners = _owners(model)
     for candidate in candidates:
-        why = ends.get(candidate) or _obstacle(candidate, owners, expansion)
+        why = ends.get(candidate) or _obstacle(candidate, owners, readers, expansion)
         if why:
             kept.setdefault(candidate, why)
     new = {x: _build(x.module, options) for x in candidates if x not in kept}
@@ -456,6 +515,7 @@ def binarize(
     for candidate, layer in new.items():
         for parent, attribute, _ in candidate.places:
             setattr(parent, attribute, layer)
+    _forbid_saving(model)
     return report
 
 
@@ -469,6 +529,6 @@ def _entry(
         layer=_describe(module),
         replaced=new is not None,
         why=kept or f'now {type(new).__name__}',
-        weights=module.weight.numel(),
+        weights=0 if is_lazy(module.weight) else module.weight.numel(),
         aliases=tuple(aliases),
     )

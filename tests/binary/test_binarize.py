@@ -577,3 +577,78 @@ def test_an_example_finds_both_outputs_of_a_detector():
         'backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg'
     ]  # fmt: skip
     assert all(y.isfinite().all() for part in model(**example) for y in part)
+
+
+class Readers(nn.Module):
+    """Multiplies with the weight of children, in ways that people do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.own = nn.Linear(8, 8)
+        self.plain = nn.Linear(8, 8)
+        self.held = nn.Sequential(nn.Linear(8, 8))
+        self.listed = nn.ModuleList([nn.Linear(8, 8)])
+
+    def init_weights(self):
+        nn.init.zeros_(self.plain.weight)  # initialising a layer is no obstacle
+
+    def forward(self, x):
+        return self.last(self.plain(self._read(self.first(x))))
+
+    def _read(this, x):
+        x = F.linear(F.linear(x, this.own.weight), this.held[0].weight)
+        return F.linear(x, this.listed[0].weight)
+
+
+def test_layers_whose_weight_a_module_reads_are_kept():
+    """Else its first forward fails, as torchvision's Swin did."""
+    net = Readers()
+    report = why(binarize(net, example=torch.rand(2, 8)))
+    read = {
+        name for name, reason in report.items() if reason == 'Readers reads its weight'
+    }
+    assert read == {'own', 'held.0', 'listed.0'}
+    assert report['plain'] == 'now DropInESLinear'
+    net(torch.rand(2, 8))
+
+
+def test_what_a_class_says_of_its_children_needs_no_example():
+    report = why(binarize(Readers(), keep='listed'))
+    assert report['own'] == 'Readers reads its weight'
+    assert report['plain'] == 'now DropInESLinear'
+
+
+def test_a_read_that_nothing_foretold_is_explained():
+    net = Readers()
+    binarize(net, keep='held', keep_last=False)
+    with pytest.raises(AttributeError, match=r'binarize\(\.\.\., keep=NAME\)'):
+        net(torch.rand(2, 8))
+
+
+@pytest.mark.parametrize('name', ['swin_t', 'swin_v2_t'])
+def test_swin_of_torchvision_runs(name):
+    models = pytest.importorskip('torchvision').models
+    net = getattr(models, name)(num_classes=3)
+    report = binarize(net, tau=2)
+    assert any(layer.name.endswith('mlp.0') for layer in report.replaced)
+    assert not any('qkv' in layer.name for layer in report.replaced)
+    assert net(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize('keep', [(), 'middle.0'])
+def test_other_layers_of_mmcv_are_kept(keep):
+    wrappers = pytest.importorskip('mmcv.cnn.bricks.wrappers')
+    net = Net(wrappers.ConvTranspose2d(8, 8, 3), wrappers.Conv2d(8, 8, 1))
+    net.volume = wrappers.Conv3d(8, 8, 1)
+    report = why(binarize(net, keep=keep, keep_last=False))
+    assert keep or report['middle.0'] == (
+        'ConvTranspose2d is neither nn.Conv2d nor nn.Linear'
+    )
+    assert report['volume'] == 'Conv3d is neither nn.Conv2d nor nn.Linear'
+    assert report['middle.1'] == 'now DropInESConv2d'
+
+
+def test_lazy_layers_are_kept():
+    report = binarize(Net(nn.LazyConv2d(8, 1), nn.Conv2d(8, 8, 1)))
+    assert why(report)['middle.0'] == 'LazyConv2d is neither nn.Conv2d nor nn.Linear'

@@ -1,0 +1,139 @@
+"""Which modules multiply with a child's weight themselves, without calling the child.
+
+Such a child cannot be replaced by a layer that binarizes its input. Two ways to find
+them: a class says it in the bytecode of its methods (``self.proj.weight``), and a run
+of the network shows it.
+"""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+#: Starts of the names of methods by which a network computes.
+_COMPUTES = (
+    'forward', '_forward', 'loss', 'predict', 'extract_feat', 'encode', 'decode',
+    '__call__',
+)  # fmt: skip
+
+_Chain = tuple[str, ...]
+
+
+def _chains(code: types.CodeType, me: str) -> Iterator[_Chain]:
+    """What ``code`` reads of ``me``: ``self.a.b`` is ``('a', 'b')``."""
+    chain: list[str] | None = None
+    for step in dis.get_instructions(code):
+        name = step.argval
+        if 'LOAD_FAST' in step.opname and isinstance(name, tuple):
+            name = name[-1]  # two loads in one step
+        if step.opname.startswith(('LOAD_ATTR', 'LOAD_METHOD')) and chain is not None:
+            chain.append(name)
+            continue
+        if chain:
+            yield tuple(chain)
+        loads = 'LOAD_FAST' in step.opname or 'LOAD_DEREF' in step.opname
+        chain = [] if loads and name == me else None
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):  # a function within the function
+            yield from _chains(constant, me)
+
+
+def _method(kind: type, name: str) -> types.FunctionType | None:
+    found: Any = getattr(kind, name, None)
+    while hasattr(found, '__wrapped__'):
+        found = found.__wrapped__
+    return found if isinstance(found, types.FunctionType) else None
+
+
+def _reads(kind: type) -> set[_Chain]:
+    """What the methods by which ``kind`` computes read of ``self``."""
+    names = [name for name in dir(kind) if name.startswith(_COMPUTES)]
+    seen, chains = set(names), set()
+    while names:
+        method = _method(kind, names.pop())
+        if method is None or not method.__code__.co_argcount:
+            continue
+        for chain in _chains(method.__code__, method.__code__.co_varnames[0]):
+            chains.add(chain)
+            if chain[0] not in seen:  # perhaps another method of it
+                seen.add(chain[0])
+                names.append(chain[0])
+    return chains
+
+
+def read_by_definition(model: nn.Module) -> dict[int, str]:
+    """For the id of every module whose weight another one reads, the reader's class."""
+    of_kind: dict[type, set[_Chain]] = {}
+    found: dict[int, str] = {}
+    for module in model.modules():  # the nearest reader comes last
+        kind = type(module)
+        if kind not in of_kind:
+            of_kind[kind] = {x for x in _reads(kind) if 'weight' in x[1:]}
+        for chain in of_kind[kind]:
+            child: Any = module
+            for name in chain[: chain.index('weight', 1)]:
+                child = getattr(child, name, None)
+            if isinstance(child, nn.Module) and child is not module:
+                found[id(child)] = kind.__name__
+    return found
+
+
+class WeightReads(TorchFunctionMode):
+    """Sees in a run which weights others than their own layers multiply with.
+
+    Args:
+        layers: The layers to watch.
+
+    Attributes:
+        found: For the id of a layer the class that read its weight.
+    """
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers: Mapping[int, nn.Module] = {id(x.weight): x for x in layers}
+        self.found: dict[int, str] = {}
+        self._running: list[nn.Module] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> WeightReads:
+        hooks = nn.modules.module
+        self._hooks = [
+            hooks.register_module_forward_pre_hook(
+                lambda module, args: self._running.append(module)
+            ),
+            hooks.register_module_forward_hook(
+                lambda module, args, output: self._leave(module)
+            ),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _leave(self, module: nn.Module) -> None:
+        # a forward that was left by an error has not taken itself off
+        while self._running and self._running.pop() is not module:
+            pass
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call ``func``, and note the weights among its arguments."""
+        kwargs = kwargs or {}
+        if getattr(func, '__name__', '') != '__get__':  # dtype, device, shape
+            for value in tree_leaves((args, kwargs)):
+                layer = self.layers.get(id(value)) if torch.is_tensor(value) else None
+                if layer is not None and layer not in self._running:
+                    reader = self._running[-1] if self._running else None
+                    self.found[id(layer)] = type(reader).__name__
+        return func(*args, **kwargs)
