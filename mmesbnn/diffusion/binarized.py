@@ -1,4 +1,9 @@
-"""Binary convolutions in the UNets of diffusers."""
+"""Binary convolutions in the UNets and ControlNets of diffusers.
+
+With this module imported, ``from_config`` and ``from_pretrained`` of their float
+classes give the binary model where the config says that it is one: training scripts
+name those classes, to ``EMAModel(model_cls=UNet2DConditionModel)`` for one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
@@ -21,10 +26,18 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from ..binary.arguments import checked_layer
 from ..binary.binarize import BinarizeReport, binarize
+from ..checks import checked, either, filled_text, mapping, sequence, text
 
 #: Where a model's config has what was done to it; diffusers lets such names pass.
 CONFIG_KEY = '_mmesbnn_binarized'
+
+#: A sign or weight binarizer that the config of a model can store.
+NAMED = dataclasses.replace(
+    either(filled_text, mapping()),
+    says='a name or a dict, which the config of the model can store',
+)
 
 #: Children of these modules that become binary.
 _CONVOLUTIONS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -85,10 +98,67 @@ class BinarizedUNet2DConditionModel(_Binarized, UNet2DConditionModel):
     """A ``UNet2DConditionModel`` with binary layers, from :func:`binarize_unet`."""
 
 
+class BinarizedControlNetModel(_Binarized, ControlNetModel):
+    """A ``ControlNetModel`` with binary layers, from :func:`binarize_unet`."""
+
+
 _CLASSES: dict[type[ModelMixin], type[ModelMixin]] = {
     UNet2DModel: BinarizedUNet2DModel,
     UNet2DConditionModel: BinarizedUNet2DConditionModel,
+    ControlNetModel: BinarizedControlNetModel,
 }
+
+
+def _lead_to_binary(plain: type[ModelMixin], binary: type[ModelMixin]) -> None:
+    """Let ``plain.from_config`` build ``binary`` if the config is that of one."""
+
+    def from_config(
+        cls: type, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Build the model, a binary one if ``config`` says so."""
+        if cls is plain and isinstance(config, Mapping) and CONFIG_KEY in config:
+            return binary.from_config(config, return_unused_kwargs, **kwargs)
+        return super(plain, cls).from_config(config, return_unused_kwargs, **kwargs)
+
+    plain.from_config = classmethod(from_config)
+
+
+for _plain, _binary in _CLASSES.items():
+    _lead_to_binary(_plain, _binary)
+
+_controlnet_from_unet = ControlNetModel.from_unet.__func__
+
+
+def _from_unet(
+    cls: type, unet: Any, *args: Any, load_weights_from_unet: bool = True, **kwargs: Any
+) -> Any:
+    """Build a ControlNet for ``unet``; for a binary one with the same binary layers."""
+    if not isinstance(unet, _Binarized):
+        return _controlnet_from_unet(
+            cls, unet, *args, load_weights_from_unet=load_weights_from_unet, **kwargs
+        )
+    model = _controlnet_from_unet(
+        cls, unet, *args, load_weights_from_unet=False, **kwargs
+    )
+    done = unet.config[CONFIG_KEY]
+    names = dict(model.named_modules())
+    layers = [name for name in done['layers'] if name in names]
+    _mark(model, _replace(model, layers, (), done['options']), done['options'])
+    if load_weights_from_unet:
+        own = model.state_dict().keys()
+        state = {name: x for name, x in unet.state_dict().items() if name in own}
+        model.load_state_dict(state, strict=False)
+    return model
+
+
+ControlNetModel.from_unet = classmethod(_from_unet)
+
+
+def _mark(model: ModelMixin, report: BinarizeReport, options: Mapping) -> None:
+    """Let the class and the config of ``model`` say which layers are binary."""
+    done = dict(layers=[layer.name for layer in report.replaced], options=options)
+    model.__class__ = _CLASSES[type(model)]
+    model.register_to_config(**{CONFIG_KEY: done})
 
 
 def _found(unet: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
@@ -101,6 +171,13 @@ def _found(unet: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str
                 continue
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 yield f'{name}.{child}'
+            elif any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in layer.modules()):
+                raise ValueError(
+                    f'unet: {name}.{child} is a {type(layer).__name__} of '
+                    f'{type(layer).__module__.partition(".")[0]} around the layer, as '
+                    'LoRA adapters are: binarize first and add adapters then, or merge '
+                    'and unload them before'
+                )
 
 
 def _reason(name: str) -> str:
@@ -121,6 +198,8 @@ def _replace(
     report = binarize(
         unet, keep=[*keep, *others], keep_first=False, keep_last=False, **options
     )
+    # the config will describe it
+    del unet.save_pretrained
     reasons = {f'keep={name!r}': _reason(name) for name in others}
     return BinarizeReport(
         [
@@ -130,6 +209,9 @@ def _replace(
     )
 
 
+@checked_layer(
+    keep=either(text, sequence(filled_text)), sign=NAMED, weight_binarizer=NAMED
+)
 def binarize_unet(
     unet: ModelMixin, tau: int = 2, groups: int = 1, keep: str | Sequence[str] = (), *,
     attention: bool = False, shortcuts: bool = False, spread: float = 0.5,
@@ -150,12 +232,14 @@ def binarize_unet(
 
     The first and the last convolution, embeddings of timesteps and classes, 1x1
     shortcuts and attention stay. A binary UNet has a class and a config of its own,
-    :class:`BinarizedUNet2DModel`, by which it and pipelines with it are loaded again;
-    the class of the float UNet would not find its weights. Pipelines of diffusers load
-    it once this module is imported: ``import mmesbnn.diffusion.binarized``.
+    :class:`BinarizedUNet2DModel`, by which it and pipelines with it are loaded again.
+    Pipelines of diffusers, and the class of the float UNet, load it once this module is
+    imported: ``import mmesbnn.diffusion.binarized``.
 
     Args:
-        unet: A ``UNet2DModel`` or ``UNet2DConditionModel``.
+        unet: A ``UNet2DModel``, ``UNet2DConditionModel`` or ``ControlNetModel``,
+            without LoRA adapters around what becomes binary. A ControlNet for a binary
+            UNet comes from ``ControlNetModel.from_unet(unet)``.
         tau: ES factor. Default 2.
         groups: ES groups. Default 1.
         keep: Names or glob patterns of further layers to keep, or of modules that hold
@@ -192,12 +276,6 @@ def binarize_unet(
         tau=tau, groups=groups, spread=spread, sign=sign,
         weight_binarizer=weight_binarizer, pad_value=pad_value, latent_clip=latent_clip,
     )  # fmt: skip
-    for name in ('sign', 'weight_binarizer'):
-        if isinstance(options[name], nn.Module):
-            raise ValueError(
-                f'{name}={options[name]!r}: give its name or a dict, which the config '
-                'of the model can store'
-            )
     tables = [_CONVOLUTIONS]
     tables += [_PROJECTIONS] if attention else []
     tables += [_SHORTCUTS] if shortcuts else []
@@ -209,28 +287,30 @@ def binarize_unet(
         )
     keep = [keep] if isinstance(keep, str) else list(keep)
     report = _replace(unet, layers, keep, options)
-    done = dict(layers=[layer.name for layer in report.replaced], options=options)
-    unet.__class__ = _CLASSES[type(unet)]
-    unet.register_to_config(**{CONFIG_KEY: done})
+    _mark(unet, report, options)
     return report
 
 
-def load_binarized(folder: str | os.PathLike, **kwargs: Any) -> ModelMixin:
+@checked()
+def load_binarized(
+    folder: str | os.PathLike, subfolder: str = '', **kwargs: Any
+) -> ModelMixin:
     """Load a UNet that :func:`binarize_unet` made binary and ``save_pretrained`` saved.
 
     Args:
         folder: The folder it was saved to.
+        subfolder: Where it is in there, as ``'unet'`` in a pipeline. Default ``''``.
         **kwargs: Passed to ``from_pretrained``, such as ``torch_dtype``.
 
     Raises:
         FileNotFoundError: If there is no ``config.json``.
         ValueError: If it is that of another model.
     """
-    path = Path(folder) / 'config.json'
+    path = Path(folder, subfolder) / 'config.json'
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file; save_pretrained writes it')
     name = json.loads(path.read_text()).get('_class_name')
     for known in _CLASSES.values():
         if known.__name__ == name:
-            return known.from_pretrained(folder, **kwargs)
+            return known.from_pretrained(folder, subfolder=subfolder, **kwargs)
     raise ValueError(f'{path}: describes a {name}, which binarize_unet has not made')

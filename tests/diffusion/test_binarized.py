@@ -1,5 +1,6 @@
 """UNets of diffusers become binary, train, and are loaded as they were saved."""
 
+import copy
 import json
 
 import pytest
@@ -9,10 +10,16 @@ from torch import nn
 
 pytest.importorskip('diffusers')
 
-from diffusers import UNet1DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    ControlNetModel,
+    UNet1DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from diffusers.training_utils import EMAModel
 
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import DropInESConv2d, DropInESLinear
+from mmesbnn.binary import DropInESConv2d, DropInESLinear, binarize
 from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.diffusion import (
     BIDiffSRUNet,
@@ -275,7 +282,7 @@ def test_nothing_to_binarize_is_refused_and_changes_nothing():
         binarize_unet(unet, keep='conv_inn')
     with pytest.raises(ValueError, match='tau=0 must be an integer >= 1'):
         binarize_unet(unet, tau=0)
-    with pytest.raises(ValueError, match=r'sign=Identity.*: give its name or a dict'):
+    with pytest.raises(ValueError, match=r'sign=Identity.*must be a name or a dict'):
         binarize_unet(unet, sign=nn.Identity())
     assert type(unet) is UNet2DModel
     assert not binary_names(unet)
@@ -294,3 +301,129 @@ def test_other_folders_are_refused(tmp_path):
         load_binarized(tmp_path)
     with pytest.raises(ValueError, match='does not say which layers are binary'):
         Binarized.from_pretrained(tmp_path)
+
+
+def control():
+    torch.manual_seed(0)
+    return ControlNetModel.from_unet(conditional(), 'rgb', (4, 8)).double().eval()
+
+
+def run_control(net):
+    image = torch.rand(
+        2, 3, 32, 32, generator=torch.Generator().manual_seed(2)
+    ).double()
+    with torch.no_grad():
+        result = net(SAMPLE, torch.tensor([5, 900]), WORDS, image, return_dict=False)
+    return [*result[0], result[1]]
+
+
+def shaken(net):
+    """With other weights than a new one; a ControlNet's last layers begin at 0."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+def equal(ours, theirs):
+    return all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+
+
+def test_a_controlnet_is_loaded_as_it_was_saved(tmp_path):
+    net = control()
+    report = binarize_unet(net, tau=2)
+    assert report.replaced
+    expected = run_control(shaken(net))
+    net.save_pretrained(tmp_path)
+    for load in (load_binarized, ControlNetModel.from_pretrained):
+        again = load(tmp_path, torch_dtype=torch.double)
+        assert type(again).__name__ == 'BinarizedControlNetModel'
+        assert equal(run_control(again), expected)
+
+
+@pytest.mark.parametrize('load_weights', [True, False])
+def test_a_binary_unet_gets_a_binary_controlnet(load_weights):
+    unet = conditional()
+    binarize_unet(unet, tau=2)
+    shaken(unet)
+    net = ControlNetModel.from_unet(
+        unet, 'rgb', (4, 8), load_weights_from_unet=load_weights
+    )
+    names = {name for name in binary_names(unet) if not name.startswith('up')}
+    assert binary_names(net) == names and names
+    own, state = unet.state_dict(), net.state_dict()
+    shared = [k for k in state if k.startswith(('conv_in', 'down', 'mid', 'time'))]
+    same = all(torch.equal(state[k], own[k].float()) for k in shared)
+    assert same == load_weights
+    assert not check_binary(
+        net.double(), [SAMPLE, 5, WORDS, torch.rand(2, 3, 32, 32).double()]
+    )
+
+
+@pytest.mark.parametrize('make', [plain, conditional])
+def test_the_float_class_loads_it(tmp_path, make):
+    """It gave a float UNet with random weights, and a warning."""
+    unet = make()
+    words = () if make is plain else (WORDS,)
+    kind = type(unet)
+    binarize_unet(unet, tau=2)
+    unet.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path, torch_dtype=torch.double)
+    assert type(again) is type(unet)
+    assert torch.equal(run(again, *words), run(unet, *words))
+    assert type(kind.from_config(make().config)) is kind
+
+
+def test_a_moving_average_is_saved_as_training_scripts_do(tmp_path):
+    unet = conditional()
+    binarize_unet(unet, tau=2)
+    average = EMAModel(
+        unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config
+    )
+    average.save_pretrained(tmp_path)
+    again = load_binarized(tmp_path, torch_dtype=torch.double)
+    torch.testing.assert_close(run(again, WORDS), run(unet, WORDS))
+    restored = EMAModel.from_pretrained(tmp_path, UNet2DConditionModel)
+    assert len(restored.shadow_params) == len(list(unet.parameters()))
+
+
+def test_a_part_of_a_pipeline_is_found_in_its_folder(tmp_path):
+    unet = plain()
+    binarize_unet(unet)
+    unet.save_pretrained(tmp_path / 'unet')
+    again = load_binarized(tmp_path, subfolder='unet', torch_dtype=torch.double)
+    assert torch.equal(run(again), run(unet))
+
+
+@pytest.mark.parametrize('make', [plain, control])
+def test_what_binarize_made_refuses_to_be_saved_without_its_layers(tmp_path, make):
+    """It was saved, and loaded again with random weights."""
+    net = make()
+    binarize(net)
+    for model in (net, copy.deepcopy(net)):
+        with pytest.raises(ValueError, match=r'save_pretrained: .*binarize_unet'):
+            model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Adapter(nn.Module):
+    """Around a layer, as peft's."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer, self.extra = layer, nn.Linear(layer.in_features, 2)
+
+    def forward(self, x):
+        return self.base_layer(x)
+
+
+def test_adapters_around_what_shall_become_binary_are_refused():
+    unet = conditional()
+    for module in list(unet.modules()):
+        if type(module).__name__ == 'Attention':
+            module.to_q = Adapter(module.to_q)
+    before = run(unet, WORDS)
+    with pytest.raises(ValueError, match=r'unet: .*to_q is a Adapter .*LoRA'):
+        binarize_unet(unet, attention=True)
+    assert torch.equal(run(unet, WORDS), before)
+    assert binarize_unet(unet).replaced
