@@ -98,7 +98,7 @@ def example(
 
 
 def test_a_function_names_its_arguments_as_the_caller_does():
-    assert example(1) == (1, 0.5, True, (), '', {})
+    assert example(1) == (1, 0.5, True, (), None, {})
     assert example(1, 0.1, False, 'x', d='y', extra=2, other=-3)[3:] == (
         ('x',), 'y', dict(extra=2, other=-3),
     )  # fmt: skip
