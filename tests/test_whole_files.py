@@ -380,6 +380,16 @@ def test_a_folder_that_holds_something_is_replaced_if_asked_to(tmp_path):
     assert names(tmp_path) == ['x']
 
 
+def test_a_folder_that_another_process_has_written_is_kept(tmp_path):
+    root = tmp_path / 'x'
+    message = 'Another process'
+    with pytest.raises(FileExistsError, match=message) as caught, whole_folder(root):
+        write_folder(root, 'first')
+    assert caught.value.filename == str(root)
+    assert (root / 'a').read_text() == 'first'
+    assert names(tmp_path) == ['x']
+
+
 def test_an_interrupted_folder_keeps_the_old_one(tmp_path):
     root = tmp_path / 'x'
     write_folder(root, 'old')
@@ -538,7 +548,6 @@ def test_an_interrupted_removal_is_made_up_for(tmp_path):
     code = f"""
 import os, shutil
 from pathlib import Path
-from mmesbnn import partial_files
 from mmesbnn.whole_files import whole_file, whole_folder
 original = Path.unlink, shutil.rmtree
 def stop(*_, **__):

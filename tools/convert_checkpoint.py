@@ -4,7 +4,8 @@
 
 The result loads into the model that its meta['model'] describes, and computes the
 logits of the published network. Known families: BNext (T, S, M, L, 18), ES-BNext,
-BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR.
+BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR. Exit status 0: written; 2: it
+could not be.
 """
 
 import argparse

@@ -4,7 +4,8 @@
 
 Prints PSNR and SSIM as the config's test_evaluator computes them. --out writes the
 images as PNGs; --export writes the weights as a folder for tools/upscale.py and
-SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test.
+SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test. A former
+folder of a pipeline is replaced. Exit status 0: done; 2: it could not be.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from mmesbnn.analysis import (
     load_config,
     load_weights,
 )
+from mmesbnn.diffusion.saving import check_pipeline_folder, save_pipeline
 
 
 def parse_args():
@@ -55,14 +57,15 @@ def parse_args():
 
 def main():
     args = parse_args()
+    if args.export:
+        check_pipeline_folder(args.export)
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher = args.launcher
     model = build_model(cfg)
     load_weights(model, args.checkpoint)
     if args.export:
-        with explained(f'cannot write {args.export}'):
-            model.eval().to_pipeline().save_pretrained(args.export)
+        save_pipeline(model.eval().to_pipeline(), args.export)
         print(f'wrote {args.export}')
     if args.no_test:
         return

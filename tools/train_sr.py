@@ -3,7 +3,8 @@
     python tools/train_sr.py CONFIG [--work-dir DIR] [--resume] [--launcher pytorch]
 
 Checkpoints, logs and validation figures go to the work dir. --resume goes on after its
-last whole checkpoint and ends with the numbers of an uninterrupted training.
+last whole checkpoint and ends with the numbers of an uninterrupted training. Exit
+status 0: done; 2: it could not be; 130 and 143: stopped by Ctrl-C and SIGTERM.
 """
 
 import argparse

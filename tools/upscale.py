@@ -4,7 +4,8 @@
 
 MODEL is a folder of a pipeline (tools/test_sr.py --export writes one) or of a UNet, a
 published BI-DiffSR file, or a checkpoint of tools/train_sr.py with its --config.
-Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically.
+Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically. Exit status 2:
+something could not be used; the images before it are written.
 """
 
 import argparse

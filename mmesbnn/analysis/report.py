@@ -190,12 +190,8 @@ def save_json(path: str | Path, content: Any) -> None:
     Raises:
         OSError: If it cannot be written; ``path`` is as before then.
     """
-    path = Path(path)
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 def readable(number: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import checked, natural, number
 from ..optional import require
-from ..whole_files import whole_folder
+from ..whole_files import is_filled, whole_folder
 
 
 @checked(val_share=number(above=0, below=1), seed=natural)
@@ -20,7 +20,8 @@ def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0)
     The split keeps the classes' shares. The folder appears whole or not at all.
 
     Args:
-        root: Folder to write. If it is there already, it is left as it is.
+        root: Folder to write. If it is there already and not empty, it is
+            left as it is.
         val_share: Share of the images held out for validation. Default 0.3.
         seed: Seed of the split. Default 0.
 
@@ -29,6 +30,7 @@ def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0)
 
     Raises:
         ValueError: If ``val_share`` is not between 0 and 1.
+        OSError: If the folder cannot be written, or another process was faster.
         ImportError: If scikit-learn is missing.
     """
     require('sklearn', 'demo')
@@ -37,7 +39,7 @@ def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0)
     from sklearn.model_selection import train_test_split
 
     root = Path(root)
-    if root.exists():
+    if is_filled(root):
         return 0
     digits = load_digits()
     indices = np.arange(len(digits.target))

@@ -72,13 +72,22 @@ def read_rgb(path: str | os.PathLike) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def write_png(path: str | os.PathLike, image: Tensor) -> None:
-    """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears whole."""
+def write_png(path: str | os.PathLike, image: Tensor, durable: bool = True) -> None:
+    """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears whole.
+
+    Args:
+        path: The file; folders above are made.
+        image: The pixels.
+        durable: Whether it is on the disk then. Default True.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     pillow = require('PIL.Image', 'sr', 'writing images')
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    with whole_file(path) as partial:
+    with whole_file(path, durable=durable) as partial:
         pillow.fromarray(pixels).save(partial, format='png')
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.utils import ProgressBar
 
 from ..optional import require
-from ..whole_files import whole_folder
+from ..whole_files import is_filled, whole_folder
 
 VOC_CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
@@ -341,7 +341,7 @@ def write_mini_voc(root: str | os.PathLike, **options: Any) -> int:
 
     Args:
         root: The devkit's folder, by custom ``data/VOCdevkit``. If it is there
-            already, it is left as it is.
+            already and not empty, it is left as it is.
         **options: Arguments of :class:`MiniVOC`: ``names``, ``size``, ``counts``,
             ``objects``, ``scale``, ``seed``.
 
@@ -350,6 +350,7 @@ def write_mini_voc(root: str | os.PathLike, **options: Any) -> int:
 
     Raises:
         ValueError: If an option is out of range.
+        OSError: If the folder cannot be written, or another process was faster.
         ImportError: If scikit-learn, scikit-image or OpenCV is missing.
     """
     checked = MiniVOC(**options)
@@ -357,7 +358,7 @@ def write_mini_voc(root: str | os.PathLike, **options: Any) -> int:
     require('skimage', 'demo')
     require('cv2', 'det')
     root = Path(root)
-    if root.exists():
+    if is_filled(root):
         return 0
     with whole_folder(root) as folder:
         _write(folder, checked)

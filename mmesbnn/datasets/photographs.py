@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import checked, positive_int
 from ..optional import require
-from ..whole_files import whole_folder
+from ..whole_files import is_filled, whole_folder
 from .bicubic import resize
 from .images import write_png
 
@@ -60,7 +60,8 @@ def write_photographs(
     ``root/test/LR_bicubic/X2/china.png`` have the layout of the benchmark sets.
 
     Args:
-        root: Folder to write. If it is there already, it is left as it is.
+        root: Folder to write. If it is there already and not empty, it is
+            left as it is.
         scale: Magnification. Default 2.
         test_size: Side of the test images, a multiple of ``scale``, at most 300.
             Default 256.
@@ -70,6 +71,7 @@ def write_photographs(
 
     Raises:
         ValueError: If ``test_size`` is not as described.
+        OSError: If the folder cannot be written, or another process was faster.
         ImportError: If scikit-image or scikit-learn is missing.
     """
     if not scale <= test_size <= 300 or test_size % scale:
@@ -77,16 +79,17 @@ def write_photographs(
             f'test_size={test_size} must be a multiple of scale={scale}, at most 300'
         )
     root = Path(root)
-    if root.exists():
+    if is_filled(root):
         return 0
     with whole_folder(root) as folder:
         for name in TRAIN:
             for i, tile in enumerate(_tiles(_load(name), TILE)):
-                write_png(folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png', tile)
+                path = folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png'
+                write_png(path, tile, durable=False)  # the folder is, as a whole
         for name in TEST:
             image = _middle(_load(name), test_size)
-            write_png(folder / 'test' / 'HR' / f'{name}.png', image)
+            write_png(folder / 'test' / 'HR' / f'{name}.png', image, durable=False)
             small = resize(image, (test_size // scale, test_size // scale))
             lr = folder / 'test' / 'LR_bicubic' / f'X{scale}' / f'{name}.png'
-            write_png(lr, small)
+            write_png(lr, small, durable=False)
     return len(TRAIN) + len(TEST)

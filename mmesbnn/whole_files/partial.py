@@ -128,6 +128,12 @@ def disk_error(error: Exception, partial: Path, path: Path) -> OSError | None:
         None: the disk is not the reason.
     """
     link: BaseException | None = error
+    if (
+        isinstance(error, OSError)
+        and error.filename
+        and not _within(error.filename, partial)
+    ):
+        return None  # of another file
     while link is not None:
         if isinstance(link, OSError) and link.errno is not None:
             if _within(link.filename, partial):
@@ -137,7 +143,7 @@ def disk_error(error: Exception, partial: Path, path: Path) -> OSError | None:
                 return OSError(link.errno, link.strerror, str(path))
         link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and error.errno is not None:
-        return None  # of another file
+        return None
     return _probe(partial, path)
 
 

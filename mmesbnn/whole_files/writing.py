@@ -209,8 +209,22 @@ def whole_folder(
         if replace and target.exists():
             swap(partial, target)  # the old one is what is removed
         else:
-            os.rename(partial, target)
+            _take_place(partial, target, root)
         flush_name(target)
+
+
+def _take_place(partial: Path, target: Path, root: Path) -> None:
+    try:
+        os.rename(partial, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            _refuse(errno.EEXIST, root, 'Another process has written the folder')
+        raise
+
+
+def is_filled(root: str | os.PathLike) -> bool:
+    """Whether the folder is there, with something in it."""
+    return os.path.isdir(root) and any(Path(root).iterdir())
 
 
 @contextlib.contextmanager

@@ -106,3 +106,13 @@ def test_missing_scikit_learn_is_explained(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'mmesbnn\[demo\]'"):
         write_digits(tmp_path / 'digits')
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert write_digits(tmp_path / 'empty') == 1797
+    assert write_digits(tmp_path / 'empty') == 0
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(NotADirectoryError):
+        write_digits(tmp_path / 'file')
+    assert (tmp_path / 'file').read_text() == 'mine'
