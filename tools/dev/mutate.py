@@ -1,0 +1,174 @@
+"""Break formulas on purpose, one at a time, and see whether a test notices.
+
+    python tools/dev/mutate.py [--only WORD]
+
+Works on a copy of the repository. A mutant is a piece of code that occurs once in the
+package, another in its place, and the tests that must fail then. Exit status 0: each
+mutant fails its tests; 1: one survived, or its code is not there any more.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from mmesbnn import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Mutant(NamedTuple):
+    """One broken formula."""
+
+    name: str
+    code: str
+    instead: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        'sign-gradient', 'clamped * (2 - clamped.abs())',
+        'clamped * (1.5 - clamped.abs())', 'tests/binary/test_signs.py',
+    ),
+    Mutant(
+        'weight-scale', 'wide_dtype(weight.dtype))\n    mean = magnitudes.mean(',
+        'wide_dtype(weight.dtype))\n    mean = 0.5 * magnitudes.mean(',
+        'tests/binary/test_weights.py',
+    ),
+    Mutant(
+        'padded-value', '(horizontal, horizontal, vertical, vertical), value=value)',
+        '(horizontal, horizontal, vertical, vertical), value=-value)',
+        'tests/binary/test_functional.py',
+    ),
+    Mutant(
+        'order-of-copies', 'return like_layout(x.repeat(repeats), x)',
+        'return like_layout(x.repeat_interleave(copies, dim), x)',
+        'tests/binary/test_expand_shrink.py tests/binary/test_expansion.py',
+    ),
+    Mutant(
+        'number-of-copies', 'return self.tau * self.factor',
+        'return self.factor', 'tests/binary/test_expand_shrink.py '
+        'tests/binary/test_expansion.py',
+    ),
+    Mutant(
+        'attention-scale', 'math.sqrt(self.embed_dims // self.num_heads)',
+        '(self.embed_dims // self.num_heads)', 'tests/binary/test_attention.py',
+    ),
+    Mutant(
+        'gate-mix', 'self.mix * source + (1 - self.mix) * y',
+        '(1 - self.mix) * source + self.mix * y',
+        'tests/models/test_recoupled_conv.py',
+    ),
+    Mutant(
+        'distillation', 'hardness = entropy.detach().softmax(0)',
+        'hardness = (-entropy.detach()).softmax(0)', 'tests/models/test_losses.py',
+    ),
+    Mutant(
+        'temperature', '/ (binary_from - 0.5))', '/ (binary_from + 0.5))',
+        'tests/engine/test_temperature.py',
+    ),
+    Mutant(
+        'operations', 'self.bops / 64', 'self.bops / 32',
+        'tests/analysis/test_report.py',
+    ),
+    Mutant(
+        'bicubic', '2 - 4 * x + 2.5 * x**2 - 0.5 * x**3',
+        '3 - 6 * x + 3.75 * x**2 - 0.75 * x**3',
+        'tests/datasets/test_bicubic.py tests/images/test_bicubic.py',
+    ),
+    Mutant(
+        'psnr', '10 * math.log10(_PEAK**2', '20 * math.log10(_PEAK**2',
+        'tests/evaluation/test_image_quality.py',
+    ),
+    Mutant(
+        'packed-bits', "np.packbits(positive, bitorder='little')",
+        "np.packbits(positive, bitorder='big')",
+        'tests/deploy/test_packing.py tests/deploy/packed',
+    ),
+    Mutant(
+        'openvino-bits', "np.packbits(weight.reshape(-1) > 0, bitorder='little')",
+        "np.packbits(weight.reshape(-1) > 0, bitorder='big')",
+        'tests/deploy/test_openvino_ops.py tests/deploy/openvino',
+    ),
+    Mutant(
+        'suppression', '<= iou_thr]', '>= iou_thr]',
+        'tests/deploy/test_decoding.py tests/deploy/runtime',
+    ),
+)  # fmt: skip
+
+
+def place_of(mutant, root):
+    """The one file of the package that has the mutant's code."""
+    files = [
+        path
+        for path in sorted((root / 'mmesbnn').rglob('*.py'))
+        if path.read_text(encoding='utf-8').count(mutant.code) == 1
+    ]
+    if len(files) != 1:
+        raise ValueError(
+            f'{mutant.name}: its code occurs in {len(files)} files, not in one: '
+            'follow the code in tools/dev/mutate.py'
+        )
+    return files[0]
+
+
+def copied(folder):
+    """A copy of what tests need of the repository."""
+    root = Path(folder) / 'repository'
+    ignored = shutil.ignore_patterns(
+        '.git', '.venv', '.mim', '__pycache__', '*.egg-info', 'build', 'work_dirs'
+    )
+    shutil.copytree(ROOT, root, ignore=ignored)
+    return root
+
+
+def survives(mutant, root):
+    """Run a mutant's tests on its broken code; return whether they all pass."""
+    path = place_of(mutant, root)
+    whole = path.read_text(encoding='utf-8')
+    path.write_text(whole.replace(mutant.code, mutant.instead), encoding='utf-8')
+    tests = [test for test in mutant.tests.split() if (root / test).exists()]
+    if not tests:
+        raise ValueError(f'{mutant.name}: none of its tests is there: {mutant.tests}')
+    environment = {**os.environ, 'PYTHONPATH': str(root)}
+    environment['PYTHONDONTWRITEBYTECODE'] = '1'
+    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider']
+    try:
+        done = subprocess.run(
+            [*command, *tests], cwd=root, env=environment, capture_output=True
+        )
+    finally:
+        path.write_text(whole, encoding='utf-8')
+    if done.returncode > 1:  # not failed tests, but no tests at all
+        raise ValueError(f'{mutant.name}: pytest ended with {done.returncode}')
+    return done.returncode == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--only', default='', help='mutants whose name has this in it')
+    args = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if args.only in mutant.name]
+    if not mutants:
+        raise ValueError(f'--only {args.only}: no mutant has such a name')
+    lived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        root = copied(folder)
+        for mutant in mutants:
+            place = place_of(mutant, root).relative_to(root)
+            alive = survives(mutant, root)
+            lived += alive
+            print(f'{"SURVIVED" if alive else "noticed ":<9} {mutant.name:<17} {place}')
+    print(f'{len(mutants) - lived} of {len(mutants)} broken formulas failed a test')
+    return 1 if lived else 0
+
+
+if __name__ == '__main__':
+    cli.run(main)
