@@ -26,6 +26,9 @@ FORMATS = (
     'AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF',
     'WEBP',
 )  # fmt: skip
+#: The tag of an image's orientation, and the values for images that lie on a side.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+_WIDTH = 0x0100
 _LIMIT = Lock()
 
 
@@ -101,13 +104,27 @@ def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def image_file_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width, from the file's header.
+    """Height and width of the image once it is upright, from the file's header.
 
     Raises:
         ImageError: If it is no image.
     """
     with _opened(path, MAX_PIXELS) as image:
-        return image.height, image.width
+        size = image.height, image.width
+        return size[::-1] if _lies(image) else size
+
+
+def _lies(image: Image.Image) -> bool:
+    """Whether turning an image upright exchanges the height and width of its header."""
+    # PIL would decode a PNG to look for a tag behind the pixels
+    if image.format == 'PNG' and 'exif' not in image.info:
+        return False
+    with contextlib.suppress(Exception):  # a damaged tag is none
+        tags = image.getexif()
+        # new versions of PIL give the size of a TIFF as it is when upright
+        done = image.format == 'TIFF' and image.width != tags.get(_WIDTH)
+        return tags.get(_ORIENTATION) in _SIDEWAYS and not done
+    return False
 
 
 def read_image_file(

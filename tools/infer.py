@@ -4,8 +4,8 @@
 
 DIR is what tools/export_openvino.py made. Prints a line per image; with --out, draws
 labels or boxes, or saves upscaled images, as PNGs. Needs openvino, numpy and pillow,
-and neither torch nor OpenMMLab. Exit status 2: something could not be used; the rest
-was not run.
+and neither torch nor OpenMMLab. An image that cannot be used is named and left out.
+Exit status 1: some images were left out; 2: nothing could be run.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from PIL import Image
 
 from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.drawing import draw_boxes, draw_labels
-from mmesbnn.deploy.images import read_image
+from mmesbnn.deploy.images import MAX_PIXELS, read_image
+from mmesbnn.errors import sentence
 from mmesbnn.whole_files import whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -47,6 +48,10 @@ def parse_args():
     parser.add_argument('--steps', type=int, help="steps of diffusion (the export's)")
     parser.add_argument('--seed', type=int, default=0, help='seed of its noise (0)')
     parser.add_argument(
+        '--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        help=f'larger images are left out, read or upscaled ({MAX_PIXELS})',
+    )  # fmt: skip
+    parser.add_argument(
         '--no-verify', action='store_true', help='run an IR that was changed by hand'
     )
     return parser.parse_args()
@@ -56,7 +61,11 @@ def find(paths):
     """The image files; those in folders in the order of their names."""
     for path in map(Path, paths):
         if path.is_dir():
-            files = [p for p in sorted(path.rglob('*')) if p.suffix.lower() in ENDINGS]
+            files = [
+                file
+                for file in sorted(path.rglob('*'))
+                if file.suffix.lower() in ENDINGS and not file.is_dir()
+            ]
             if not files:
                 raise ImageError(f'{path}: a folder without images')
             yield from files
@@ -75,18 +84,26 @@ def show(items, what, total=None):
 
 
 def run(runner, files, args):
-    """Results in the order of the files."""
+    """Results in the order of the files, or errors in their place."""
     if runner.task == 'super_resolution':
         for file in files:
-            yield runner.upscale(
-                file, steps=args.steps, seed=args.seed,
+            yield attempt(
+                runner.upscale, file, steps=args.steps, seed=args.seed,
                 progress=lambda steps: show(steps, 'step'),
             )  # fmt: skip
     elif len(files) > 1:
-        results = runner.stream(files, args.batch)
+        results = runner.stream(files, args.batch, return_errors=True)
         yield from show(results, 'image', len(files))
     else:
-        yield runner(files[0])
+        yield attempt(runner, files[0])
+
+
+def attempt(work, *args, **kwargs):
+    """What ``work`` returns, or the error if an image cannot be used."""
+    try:
+        return work(*args, **kwargs)
+    except ImageError as error:
+        return error
 
 
 def describe(runner, result, score_thr):
@@ -112,7 +129,8 @@ def draw(runner, file, result, score_thr):
     """A result as an image."""
     if runner.task == 'super_resolution':
         return Image.fromarray(result)
-    image, classes = read_image(file), runner.manifest['classes']
+    image = read_image(file, runner.max_pixels)
+    classes = runner.manifest['classes']
     if runner.task == 'classification':
         return draw_labels(image, result, classes)
     return draw_boxes(image, result, classes, score_thr)
@@ -138,22 +156,45 @@ def main():
         if not os.access(out, os.W_OK):
             raise OSError(f'{out}: cannot be written to')
     files = list(find(args.images))
-    runner = Runner(args.folder, threads=args.threads, verify=not args.no_verify)
-    began, collected = time.perf_counter(), {}
+    runner = Runner(
+        args.folder, threads=args.threads, verify=not args.no_verify,
+        max_pixels=args.max_pixels,
+    )  # fmt: skip
+    began, collected, errors = time.perf_counter(), {}, []
     paths = targets(out, files) if out else [None] * len(files)
     for file, path, result in zip(files, paths, run(runner, files, args)):
-        text, collected[str(file)] = describe(runner, result, args.score_thr)
+        if isinstance(result, ImageError):
+            errors.append(result)
+            continue
+        text, told = describe(runner, result, args.score_thr)
         if path:
-            image = draw(runner, file, result, args.score_thr)
+            image = attempt(draw, runner, file, result, args.score_thr)
+            if isinstance(image, ImageError):  # it has gone since
+                errors.append(image)
+                continue
             with whole_file(path) as partial:
                 image.save(partial, format='PNG')
             text += f'  -> {path}'
+        collected[str(file)] = told
         print(f'{file}  {text}')
-    if args.json:
-        with whole_file(args.json) as partial:
-            partial.write_text(json.dumps(collected, indent=1))
-    took = time.perf_counter() - began
-    print(f'{len(files)} images in {took:.2f} s, reading and drawing included')
+    return finish(files, collected, errors, args.json, time.perf_counter() - began)
+
+
+def finish(files, results, errors, json_file, took):
+    """Write all results, and say what was left out; return the exit status."""
+    if len(errors) == len(files) == 1:
+        raise errors[0]
+    if json_file:
+        with whole_file(json_file) as partial:
+            partial.write_text(json.dumps(results, indent=1))
+    for error in errors:
+        print(f'infer.py: {sentence(error)}', file=sys.stderr)
+    done = len(files) - len(errors)
+    print(f'{done} images in {took:.2f} s, reading and drawing included')
+    if not errors:
+        return 0
+    print(f'infer.py: {len(errors)} of {len(files)} images left out', file=sys.stderr)
+    return 1 if done else 2
 
 
 if __name__ == '__main__':

@@ -4,11 +4,12 @@
 
 MODEL is a folder of a pipeline (tools/test_sr.py --export writes one) or of a UNet, a
 published BI-DiffSR file, or a checkpoint of tools/train_sr.py with its --config.
-Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically. Exit status 2:
-something could not be used; the images before it are written.
+Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically. An image that
+cannot be used is named and left out, and the exit status is 1; 2: nothing was upscaled.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from mmesbnn import cli  # before what takes time to import
@@ -17,7 +18,7 @@ from mmesbnn import cli  # before what takes time to import
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mmesbnn.analysis import (
     InputError,
@@ -28,6 +29,14 @@ from mmesbnn.analysis import (
 )
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.datasets.images import write_png
+from mmesbnn.errors import sentence
+from mmesbnn.image_files import (
+    MAX_PIXELS,
+    ImageError,
+    check_mode,
+    check_pixels,
+    read_image_file,
+)
 
 
 def parse_args():
@@ -55,16 +64,22 @@ def parse_args():
         '--overlap', type=int, default=64, metavar='PIXELS', help='default: 64'
     )
     parser.add_argument(
+        '--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
+    )  # fmt: skip
+    parser.add_argument(
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: cuda if there is one, else cpu',
     )  # fmt: skip
     return parser.parse_args()
 
 
-def read(path):
+def read(path, scale, max_pixels):
     """Return the image, upright, and its transparency, None if it has none."""
-    with explained(f'{path} cannot be read as an image'), Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
+    image = read_image_file(path, max_pixels)
+    check_mode(image, str(path))
+    height, width = image.height * scale, image.width * scale
+    check_pixels(height, width, max_pixels, f'{path}, upscaled,')
     deep = image.mode.startswith('I')  # 16 bits, which the pipeline reads
     if not deep and ('A' in image.getbands() or 'transparency' in image.info):
         image = image.convert('RGBA')
@@ -104,19 +119,41 @@ def main():
     with explained(f'cannot use --device {args.device}'):
         pipeline.to(args.device)
     scale = pipeline.config.scale if args.scale is None else args.scale
+    errors = []
     for target, path in targets(args.images, Path(args.out), scale).items():
-        image, alpha = read(path)
-        pipeline.set_progress_bar_config(desc=path.name)
-        with explained(str(path)):
-            (result,) = pipeline(
-                image, scale, args.steps, seed=args.seed, tile_size=args.tile or None,
-                tile_overlap=args.overlap,
-            ).images  # fmt: skip
-            if alpha is not None:
-                result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
-            write_png(target, torch.from_numpy(np.array(result)).permute(2, 0, 1))
-        size = f'{result.width} x {result.height}'
-        print(f'{path} ({image.width} x {image.height}) -> {target} ({size})')
+        try:
+            image, alpha = read(path, scale, args.max_pixels)
+        except ImageError as error:
+            errors.append(error)
+            continue
+        upscale(pipeline, image, alpha, target, path, scale, args)
+    return finish(errors, len(args.images))
+
+
+def upscale(pipeline, image, alpha, target, path, scale, args):
+    pipeline.set_progress_bar_config(desc=path.name)
+    with explained(str(path)):
+        (result,) = pipeline(
+            image, scale, args.steps, seed=args.seed, tile_size=args.tile or None,
+            tile_overlap=args.overlap,
+        ).images  # fmt: skip
+        if alpha is not None:
+            result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
+        write_png(target, torch.from_numpy(np.array(result)).permute(2, 0, 1))
+    size = f'{result.width} x {result.height}'
+    print(f'{path} ({image.width} x {image.height}) -> {target} ({size})')
+
+
+def finish(errors, count):
+    """Say what was left out; return the exit status."""
+    if not errors:
+        return 0
+    if count == 1:
+        raise errors[0]
+    for error in errors:
+        print(f'upscale.py: {sentence(error)}', file=sys.stderr)
+    print(f'upscale.py: {len(errors)} of {count} images left out', file=sys.stderr)
+    return 1 if len(errors) < count else 2
 
 
 if __name__ == '__main__':

@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Half the width of the kernel, in samples.
 _SUPPORT = 2
+#: Values that are computed at a time.
+_STRIP = 2**22
 
 
 def cubic(x: Tensor) -> Tensor:
@@ -58,15 +60,27 @@ def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
     return indices[:, used], (weights / weights.sum(1, keepdim=True))[:, used]
 
 
-def _resize_dim(image: Tensor, dim: int, new_length: int) -> Tensor:
+def _resize_dim(image: Tensor, dim: int, new_length: int, dtype: torch.dtype) -> Tensor:
+    """Resize one dimension, in strips: what is computed in between stays small."""
     indices, weights = resize_taps(image.shape[dim], new_length)
-    indices, weights = indices.to(image.device), weights.to(image)
+    indices, weights = indices.to(image.device), weights.to(image.device, dtype)
     shape = [1] * image.dim()
-    shape[dim] = new_length
-    return sum(
-        image.index_select(dim, index) * weight.view(shape)
-        for index, weight in zip(indices.T, weights.T)
-    )
+    shape[dim] = -1
+    values = image.numel() // image.shape[dim]
+    step = max(_STRIP // max(values, 1), 1)
+    strips = []
+    for start in range(0, new_length, step):
+        part = slice(start, start + step)
+        strip = sum(
+            image.index_select(dim, index).to(dtype) * weight.view(shape)
+            for index, weight in zip(indices[part].T, weights[part].T)
+        )
+        strips.append(strip if image.is_floating_point() else _rounded(strip))
+    return torch.cat(strips, dim)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return torch.floor(values.clamp(0, 255) + 0.5).byte()
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -97,9 +111,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if not (rounded or image.is_floating_point()):
         raise ValueError(f'image has dtype {image.dtype}: give uint8 or a float dtype')
     for dim in sorted((-2, -1), key=lambda d: size[d] / image.shape[d]):
-        if size[dim] == image.shape[dim]:
-            continue
-        image = _resize_dim(image.double() if rounded else image, dim, size[dim])
-        if rounded:
-            image = torch.floor(image.clamp(0, 255) + 0.5).byte()
+        if size[dim] != image.shape[dim]:
+            dtype = torch.float64 if rounded else image.dtype
+            image = _resize_dim(image, dim, size[dim], dtype)
     return image

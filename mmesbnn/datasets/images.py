@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..image_files import (
+    MAX_PIXELS,
+    check_mode,
+    image_file_size,
+    read_image_file,
+)
 from ..optional import require
 from ..whole_files import whole_file
 
@@ -25,26 +31,16 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
     )
 
 
-def _open(path: Path):
-    """The opened image; only its header has been read."""
-    pillow = require('PIL.Image', 'sr', 'reading images')
-    try:
-        return pillow.open(path)
-    except (OSError, pillow.DecompressionBombError) as error:
-        raise ValueError(f'{path} cannot be read as an image: {error}') from error
-
-
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width, from the file's header.
 
     Raises:
-        ValueError: If it is no image.
+        ImageError: If it is no image.
     """
-    with _open(Path(path)) as image:
-        return image.height, image.width
+    return image_file_size(path)
 
 
-def read_rgb(path: str | os.PathLike) -> Tensor:
+def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read an image as 8-bit RGB.
 
     Grey becomes three equal channels, transparency is dropped, 16 bits are rounded
@@ -52,23 +48,22 @@ def read_rgb(path: str | os.PathLike) -> Tensor:
 
     Args:
         path: The file.
+        max_pixels: How many pixels it may declare. Default: 8192 x 8192.
 
     Returns:
         uint8 ``(3, H, W)``.
 
     Raises:
-        ValueError: If it is no image, or damaged.
+        ImageError: If it is no image, damaged, too large, or its pixels are floats.
     """
-    with _open(Path(path)) as image:
-        try:
-            if image.mode.startswith('I'):  # 16 bits; convert() would clip them
-                deep = np.asarray(image).astype(np.float64)
-                grey = np.clip(np.floor(deep / 257 + 0.5), 0, 255).astype(np.uint8)
-                pixels = np.repeat(grey[..., None], 3, axis=2)
-            else:
-                pixels = np.array(image.convert('RGB'))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f'{path} is damaged: {error}') from error
+    image = read_image_file(path, max_pixels)
+    check_mode(image, str(path))
+    if image.mode.startswith('I'):  # 16 bits; convert() would clip them
+        # the nearest multiple of 257, in integers
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        pixels = np.array(image.convert('RGB'))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

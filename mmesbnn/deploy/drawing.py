@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 #: Shorter sides than this are enlarged, so that text has room.
 _LEAST = 160
+#: Pixels up to which they are.
+_MOST = 2**22
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
@@ -25,8 +28,13 @@ def _name(label: int, classes: Sequence[str] | None) -> str:
 
 def _canvas(image: np.ndarray) -> tuple[Image.Image, int, ImageFont.ImageFont]:
     """The image, enlarged if it is small; how many times; and a font that fits."""
-    factor = -(-_LEAST // min(image.shape[:2]))
-    height, width = (side * factor for side in image.shape[:2])
+    height, width = image.shape[:2]
+    # a long line of pixels would become a huge square
+    factor = min(
+        -(-_LEAST // min(height, width)), math.isqrt(_MOST // (height * width))
+    )
+    factor = max(factor, 1)
+    height, width = height * factor, width * factor
     canvas = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
     font = ImageFont.load_default(size=max(11, min(height, width) / 28))
     return canvas, factor, font
@@ -80,9 +88,16 @@ def draw_boxes(
     canvas, factor, font = _canvas(image)
     draw = ImageDraw.Draw(canvas)
     found = zip(result['bboxes'], result['scores'], result['labels'])
-    shown = [item for item in found if item[1] >= score_thr]
+    shown = [
+        item for item in found if item[1] >= score_thr and np.isfinite(item[0]).all()
+    ]
+    limits = (*canvas.size, *canvas.size)
     for box, score, label in reversed(shown):  # the best on top
-        x1, y1, x2, y2 = (float(value) * factor for value in box)
+        # PIL counts pixels in 32 bits
+        x1, y1, x2, y2 = (
+            min(max(float(value) * factor, -limit), 2.0 * limit)
+            for value, limit in zip(box, limits)
+        )
         colour = colour_of(int(label))
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
         text = f'{_name(int(label), classes)} {score:.2f}'

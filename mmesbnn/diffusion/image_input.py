@@ -74,7 +74,12 @@ def _one(image: Any) -> Tensor:
                 f'image has shape {image.shape}: arrays are (H, W), (H, W, C) or '
                 '(N, H, W, C)'
             )
-        array = torch.from_numpy(np.ascontiguousarray(image))
+        if image.dtype.kind not in 'fui':
+            raise ValueError(
+                f'image has dtype {image.dtype}: give uint8, uint16 or floats in [0, 1]'
+            )
+        native = image.astype(image.dtype.newbyteorder('='), copy=False)
+        array = torch.from_numpy(np.ascontiguousarray(native))
         array = array[..., None] if array.dim() == 2 else array
         return _in_unit_range(array.movedim(-1, -3))
     if isinstance(image, Tensor):

@@ -1,6 +1,10 @@
 """Resizing against MATLAB's definition, written down tap by tap, and against torch."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmesbnn.datasets import bicubic
 from mmesbnn.datasets.bicubic import cubic, resize, resize_taps
 from tests.real_data import photograph
 
@@ -145,3 +150,32 @@ def test_leading_dimensions_dtype_and_same_size():
 def test_bad_input(image, size, message):
     with pytest.raises(ValueError, match=message):
         resize(image, size)
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize('size', [(20, 30), (90, 31), (1, 100)])
+def test_strips_change_nothing(dtype, size, monkeypatch):
+    image = torch.from_numpy(photograph(1)[:50, :40]).permute(2, 0, 1).to(dtype)
+    whole = resize(image, size)
+    monkeypatch.setattr(bicubic, '_STRIP', 500)
+    assert torch.equal(resize(image, size), whole)
+
+
+def test_large_images_take_little_more_memory_than_their_own():
+    code = """
+import resource, torch
+from mmesbnn.datasets.bicubic import resize
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+resize(torch.zeros(3, 64, 64, dtype=torch.uint8), (32, 32))
+before = peak()
+resize(torch.zeros(3, 6000, 6000, dtype=torch.uint8), (3000, 3000))
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # the image has 108 MB, in float64 864 MB
+    assert int(done.stdout) < 700e6

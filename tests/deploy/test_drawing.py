@@ -37,6 +37,19 @@ def test_small_images_are_enlarged():
     assert draw_labels(small, dict(pred_scores=np.ones(1))).size == (200, 160)
 
 
+def test_long_lines_are_not_enlarged_without_bound():
+    line = np.full((1, 200_000, 3), 128, np.uint8)
+    assert draw_labels(line, dict(pred_scores=np.ones(1))).size == (800_000, 4)
+    large = np.full((3000, 2, 3), 128, np.uint8)
+    assert draw_labels(large, dict(pred_scores=np.ones(1))).size == (52, 78_000)
+
+
+def test_boxes_that_no_image_holds():
+    boxes = [[np.nan, 0, 5, 5], [0, 0, np.inf, 5], [-1e30, -1e30, 1e30, 1e30]]
+    result = dict(bboxes=np.float32(boxes), scores=[1.0, 1.0, 0.9], labels=[1, 1, 2])
+    assert not changed(draw_boxes(GREY, result)).any()
+
+
 @pytest.mark.parametrize('count', [1, 3])
 def test_labels_are_written_best_first(count):
     scores = np.float32([0.1, 0.2, 0.7])

@@ -88,6 +88,9 @@ def transparent():
         ),
         (np.full((2, 2), np.nan), 'image has values from nan to nan'),
         (RGB.astype(np.int64), 'image has dtype torch.int64: give uint8, uint16'),
+        (RGB.astype(object), 'image has dtype object: give uint8, uint16'),
+        (RGB.astype(complex), 'image has dtype complex128: give uint8, uint16'),
+        (RGB > 9, 'image has dtype bool: give uint8, uint16'),
         (np.zeros((4, 5, 4), np.uint8), r'image has 4 channels: grey \(1\) and RGB'),
         (torch.zeros(2, 4, 5), 'image has 2 channels'),
         (np.zeros((0, 5, 3), np.uint8), r'image has shape \(3, 0, 5\): there is no'),
@@ -102,7 +105,7 @@ def transparent():
             "image has mode 'I' and values from 70000 to 70000: only 16 bits",
         ),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_what_cannot_be_read_is_refused(given, message):
     with pytest.raises(ValueError, match=message):

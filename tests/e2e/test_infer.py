@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -124,3 +125,55 @@ def test_an_ir_edited_by_hand(infer, tmp_path, project):
     code, out, _ = infer(tmp_path, image, '--no-verify')
     assert code == 0
     assert '1 images' in out
+
+
+@pytest.mark.parametrize('task', ['classifier', 'detector', 'denoiser'])
+def test_damaged_images_are_left_out(project, infer, tmp_path, task):
+    folder = shutil.copytree(project / 'images', tmp_path / 'images')
+    whole = folder / '1.png'
+    (folder / '0a.png').write_bytes(whole.read_bytes()[:3000])
+    (folder / '1a.png').write_text('no image')
+    os.mkfifo(folder / '2a.png')
+    (folder / 'folder.png').mkdir()
+    options = ('--steps', 1) if task == 'denoiser' else ('--batch', 2)
+    code, out, err = infer(
+        project / task, folder, '--out', tmp_path / 'drawn', '--json',
+        tmp_path / 'all.json', *options,
+    )  # fmt: skip
+    assert code == 1
+    assert out.splitlines()[-1].startswith('3 images in ')
+    results = json.loads((tmp_path / 'all.json').read_text())
+    assert [os.path.basename(name) for name in results] == ['0.png', '1.png', '2.png']
+    for file, result in results.items():  # none has another's result
+        alone = tmp_path / 'alone.json'
+        assert infer(project / task, file, '--json', alone, *options)[0] == 0
+        for key, value in json.loads(alone.read_text())[file].items():
+            if key in ('classes', 'pred_class'):
+                assert result[key] == value
+            else:
+                np.testing.assert_allclose(result[key], value, rtol=1e-5, atol=1e-5)
+    drawn = sorted(path.name for path in (tmp_path / 'drawn').iterdir())
+    assert drawn == ['0.png', '1.png', '2.png']
+    *_, first, second, third, last = err.splitlines()
+    assert '0a.png is damaged' in first
+    assert '1a.png cannot be read as an image' in second
+    assert '2a.png: a named pipe, not a file' in third
+    assert last == 'infer.py: 3 of 6 images left out'
+
+
+def test_only_damaged_images(project, infer, tmp_path):
+    for name in 'ab':
+        (tmp_path / f'{name}.png').write_text('no image')
+    code, _, err = infer(project / 'classifier', tmp_path)
+    assert (code, err.splitlines()[-1]) == (2, 'infer.py: 2 of 2 images left out')
+
+
+def test_large_images_are_left_out(project, infer):
+    export, image = project / 'classifier', project / 'images' / '0.png'
+    code, _, err = infer(export, image, '--max-pixels', 5399)
+    assert code == 2
+    assert 'has 90 x 60 pixels, more than max_pixels=5399' in err
+    assert infer(export, image, '--max-pixels', 5400)[0] == 0
+    # the upscaled image is twice as high and wide
+    code, _, err = infer(project / 'denoiser', image, '--max-pixels', 5400)
+    assert (code, 'the upscaled image has 180 x 120' in err) == (2, True)

@@ -103,7 +103,7 @@ def test_a_checkpoint_of_training_with_its_config(folder):
     'args, message',
     [
         (['gone.png'], 'gone.png: no such file'),
-        (['text.png'], 'text.png cannot be read as an image: cannot identify'),
+        (['text.png'], 'text.png cannot be read as an image: not of a known'),
         (['photo.png', 'sub/photo.png'], 'photo.png would both become photo_x3.png'),
         (['photo.png', '--tile', '9'], 'tile_size=9 must be a positive multiple of 2'),
         (['photo.png', '--scale', '0'], 'scale=0 must be an integer >= 1'),
@@ -116,6 +116,11 @@ def test_a_checkpoint_of_training_with_its_config(folder):
             'photo_x3.png, the result of photo.png, is',
         ),
         (['photo.png', '--device', 'abacus'], 'cannot use --device abacus: '),
+        (['photo.png', '--max-pixels', '34'], '7 x 5 pixels, more than max_pixels=34'),
+        (
+            ['photo.png', '--max-pixels', '314'],
+            'upscaled, has 21 x 15 pixels, more',
+        ),
     ],
 )
 def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
@@ -135,6 +140,22 @@ def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
     assert line.startswith('upscale.py: ')
     assert message in line
     assert [path.name for path in folder.glob('*_x*.png')] == ['photo_x3.png']
+
+
+def test_images_that_cannot_be_used_are_left_out(folder, monkeypatch, capsys):
+    (folder / 'text.png').write_text('no image')
+    monkeypatch.chdir(folder)
+    arguments = ['text.png', 'photo.png', '--model', 'model', '--steps', '1']
+    monkeypatch.setattr(sys, 'argv', ['upscale.py', *arguments])
+    names = {'__name__': '__main__', '__file__': str(TOOL)}
+    with pytest.raises(SystemExit) as stop:
+        exec(compile(TOOL.read_text(), TOOL, 'exec'), names)
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert 'photo.png (7 x 5) -> photo_x3.png (21 x 15)' in out
+    assert 'text.png cannot be read' in err
+    assert err.splitlines()[-1] == 'upscale.py: 1 of 2 images left out'
+    assert Image.open(folder / 'photo_x3.png').size == (21, 15)
 
 
 # ------------------------------------------------------------------ what can be loaded
