@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from glob import escape
+from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from mmdet.datasets import VOCDataset, XMLDataset
 from mmengine.logging import print_log
 
-from ..checks import checked
+from ..checks import check, checked, sequence, text
+from ..image_files import image_file_size
+from .voc_annotation import AnnotationError, check_annotation
+
+CLASSES = sequence(text, shortest=1, distinct=True)
 
 
 class CheckedVOCDataset(XMLDataset):
     """mmdet's ``VOCDataset`` that says what is wrong with its files.
 
-    Errors are: an annotation that is missing or no VOC annotation; a box whose ends are
+    Errors are: an annotation that is missing or no VOC annotation, with a size of 0 or
+    numbers that are none; an image that is missing or no image; a box whose ends are
     swapped; a data set of which no object is of a class in ``metainfo``. One warning
     counts what is left out: objects of other classes, and in training also boxes
     outside of their image (those that are partly outside are cut) and boxes of one
@@ -31,7 +37,8 @@ class CheckedVOCDataset(XMLDataset):
         **kwargs: As ``XMLDataset``'s.
 
     Raises:
-        ValueError: If an annotation cannot be used, or none has an object.
+        ValueError: If the classes are not a list of different names, an annotation or
+            an image cannot be used, or none has an object.
     """
 
     METAINFO = VOCDataset.METAINFO
@@ -48,6 +55,7 @@ class CheckedVOCDataset(XMLDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read all annotations, and report what is odd about them."""
+        check("metainfo['classes']", self._metainfo['classes'], CLASSES)
         self._foreign: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
         images = super().load_data_list()
@@ -55,7 +63,7 @@ class CheckedVOCDataset(XMLDataset):
             raise ValueError(
                 f'{self.ann_file}: none of its {len(images)} images has an object of '
                 f'the classes {tuple(self._metainfo["classes"])}; they have '
-                f'{dict(self._foreign) or "none at all"}'
+                f'{dict(self._foreign + self._odd) or "none at all"}'
             )
         told = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
         told += [f'{n} {what}' for what, n in self._odd.items()]
@@ -69,15 +77,12 @@ class CheckedVOCDataset(XMLDataset):
     def parse_data_info(self, img_info: dict) -> dict:
         """Read the annotation of one image."""
         path = img_info['xml_path']
+        if self.backend_args is None:  # on this machine
+            self._check_files(img_info)
         try:
             image = super().parse_data_info(img_info)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f'{error.filename}: no such file, but {self.ann_file} lists '
-                f'{img_info["img_id"]}'
-            ) from error
-        except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f'{path}: no VOC annotation ({error})') from error
+        except (SyntaxError, AttributeError, TypeError, ValueError) as error:
+            raise AnnotationError(f'{path}: no VOC annotation ({error})') from error
         for instance in image['instances']:
             x1, y1, x2, y2 = instance['bbox']
             if x2 < x1 or y2 < y1:
@@ -88,6 +93,20 @@ class CheckedVOCDataset(XMLDataset):
         if not self.test_mode:
             image['instances'] = self._trainable(image)
         return image
+
+    def _check_files(self, img_info: dict) -> None:
+        """Look at an image's files before mmdet reads them."""
+        image = Path(self.sub_data_root, img_info['file_name'])
+        try:
+            check_annotation(img_info['xml_path'])
+            if not image.exists():
+                raise FileNotFoundError(2, '', str(image))
+        except FileNotFoundError as error:
+            raise ValueError(
+                f'{error.filename}: no such file, but {self.ann_file} lists '
+                f'{img_info["img_id"]}{_others(image)}'
+            ) from error
+        image_file_size(image)
 
     def _parse_instance_info(
         self, raw_ann_info: Any, minus_one: bool = True
@@ -114,3 +133,11 @@ class CheckedVOCDataset(XMLDataset):
                 ignored = True
             kept.append(dict(instance, bbox=box, ignore_flag=int(ignored)))
         return kept
+
+
+def _others(image: Path) -> str:
+    """What there is of another format, which mmdet would not read."""
+    if image.exists():
+        return ''
+    others = sorted(path.name for path in image.parent.glob(f'{escape(image.stem)}.*'))
+    return f' (there is {others[0]}; convert it to {image.suffix})' if others else ''

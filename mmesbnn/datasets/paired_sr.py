@@ -12,7 +12,16 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import checked, either, optional, path, positive_int, sequence, text
+from ..checks import (
+    Rule,
+    checked,
+    either,
+    optional,
+    path,
+    positive_int,
+    sequence,
+    text,
+)
 from .bicubic import resize
 from .images import image_files, image_size, read_rgb
 
@@ -48,15 +57,66 @@ def _folders(name: str, value: Any, root: str) -> list[Path]:
     return folders
 
 
-def _find_lr(hr: Path, folder: Path, scale: int, names: dict[str, Path]) -> Path:
-    """DIV2K's name, as ``0001x4`` for ``0001``, or the same name."""
-    for stem in (f'{hr.stem}x{scale}', hr.stem):
-        if stem in names:
-            return names[stem]
+def _by_stem(name: str, folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without ending, which must differ."""
+    found: dict[str, Path] = {}
+    for file in image_files(folder):
+        other = found.setdefault(file.stem, file)
+        if other is not file:
+            raise ValueError(
+                f'{name}={folder} has two images called {file.stem}: {other.name} and '
+                f'{file.name}'
+            )
+    return found
+
+
+def _template(
+    hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int
+) -> str:
+    """How the low-resolution images of a folder are called, all in one way."""
+    usual = (f'{{}}x{scale}', '{}')  # DIV2K's way, and the benchmarks'
+    missing = {
+        tmpl: [stem for stem in stems if tmpl.replace('{}', stem) not in names]
+        for tmpl in usual
+    }
+    fitting = [tmpl for tmpl in usual if not missing[tmpl]]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(
+            f'lr={lr} has images called both {" and ".join(usual)} for those of '
+            f'hr={hr}: choose by filename_tmpl'
+        )
+    neither = [stem for stem in missing[usual[0]] if stem in missing[usual[1]]]
+    if neither:
+        first = neither[0]
+        raise ValueError(
+            f'lr={lr} has neither {first}x{scale} nor {first} for {stems[first]}: give '
+            "lr=None to make low-resolution images from hr, or filename_tmpl='...{}...'"
+        )
+    first, second = (missing[tmpl][0] for tmpl in usual)
     raise ValueError(
-        f'lr={folder} has neither {hr.stem}x{scale} nor {hr.stem} for {hr}: give '
-        'lr=None to make low-resolution images from hr'
+        f'lr={lr} has {first} for {first} but {second}x{scale} for {second}: name all '
+        'in one way'
     )
+
+
+def _find_lr(
+    hr: Path, lr: Path, stems: dict[str, Path], scale: int, template: str | None
+) -> list[Path]:  # fmt: skip
+    """The partner of each high-resolution image, in their order."""
+    names = _by_stem('lr', lr)
+    if template is None:
+        template = _template(hr, lr, stems, names, scale)
+    partners = []
+    for stem, file in stems.items():
+        name = template.replace('{}', stem)
+        if name not in names:
+            raise ValueError(
+                f'lr={lr} has no {name} for {file}, by filename_tmpl={template!r}'
+            )
+        partners.append(names[name])
+    return partners
 
 
 def _make_pair(hr: Path, lr: Path | None, scale: int, set_name: str) -> Pair:
@@ -76,21 +136,31 @@ def _make_pair(hr: Path, lr: Path | None, scale: int, set_name: str) -> Pair:
     return Pair(hr, lr, size, set_name)
 
 
-def _find_pairs(hr: Path, lr: Path | None, scale: int, set_name: str) -> list[Pair]:
-    files = image_files(hr)
-    if not files:
+def _find_pairs(
+    hr: Path, lr: Path | None, scale: int, set_name: str, template: str | None
+) -> list[Pair]:
+    stems = _by_stem('hr', hr)
+    if not stems:
         raise ValueError(f'hr={hr} holds no images')
-    if lr is None:
-        return [_make_pair(file, None, scale, set_name) for file in files]
-    names = {path.stem: path for path in image_files(lr)}
+    partners: Sequence[Path | None] = [None] * len(stems)
+    if lr is not None:
+        partners = _find_lr(hr, lr, stems, scale, template)
     return [
-        _make_pair(file, _find_lr(file, lr, scale, names), scale, set_name)
-        for file in files
+        _make_pair(file, partner, scale, set_name)
+        for file, partner in zip(stems.values(), partners)
     ]
 
 
 #: One folder or several.
 FOLDERS = either(path, sequence(path))
+TEMPLATE = Rule(
+    "a name with one '{}' in it, for the high-resolution image's",
+    lambda value: (
+        isinstance(value, str)
+        and value.count('{}') == 1
+        and not set('/\\') & set(value)
+    ),
+)
 
 
 @DATASETS.register_module()
@@ -123,11 +193,15 @@ class PairedSRDataset(Dataset):
         augment: Whether to turn and mirror images, to one of the square's eight
             symmetries. Default False.
         repeat: How often the images count. Default 1.
+        filename_tmpl: Name of a low-resolution image without its ending, where ``{}``
+            stands for the high-resolution one's: ``'{}_LR'``. Default None: ``'{}x4'``
+            at ``scale=4``, or ``'{}'``, the same one for all images of a folder.
 
     Raises:
         ValueError: At construction, if an argument is not as described, a folder is
-            missing or empty, an image has no partner or one of another size, or is
-            smaller than ``crop_size``.
+            missing or empty, two images of a folder differ in their endings only, an
+            image has no partner or one of another size, or is smaller than
+            ``crop_size``, or both usual names fit.
     """
 
     @checked(
@@ -137,12 +211,13 @@ class PairedSRDataset(Dataset):
         set_names=optional(sequence(text)),
         crop_size=optional(positive_int),
         repeat=positive_int,
+        filename_tmpl=optional(TEMPLATE),
     )
     def __init__(
         self, scale: int, hr: str | Sequence[str],
         lr: str | Sequence[str] | None = None, data_root: str = '',
         set_names: Sequence[str] | None = None, crop_size: int | None = None,
-        augment: bool = False, repeat: int = 1,
+        augment: bool = False, repeat: int = 1, filename_tmpl: str | None = None,
     ) -> None:  # fmt: skip
         if crop_size is not None and (crop_size < scale or crop_size % scale):
             raise ValueError(
@@ -150,6 +225,7 @@ class PairedSRDataset(Dataset):
             )
         self.scale, self.repeat = scale, repeat
         self.crop_size, self.augment = crop_size, augment
+        self.filename_tmpl = filename_tmpl
         self.pairs = self._collect(hr, lr, data_root, set_names)
         if crop_size is not None:
             self._check_crop()
@@ -168,7 +244,7 @@ class PairedSRDataset(Dataset):
         return [
             pair
             for of_hr, of_lr, name in zip(hr, lr, names)
-            for pair in _find_pairs(of_hr, of_lr, self.scale, name)
+            for pair in _find_pairs(of_hr, of_lr, self.scale, name, self.filename_tmpl)
         ]
 
     def _check_crop(self) -> None:

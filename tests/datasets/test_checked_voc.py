@@ -1,5 +1,6 @@
 """VOC annotations: what is odd about them is said before training."""
 
+import os
 import shutil
 from xml.etree import ElementTree as ET
 
@@ -157,3 +158,94 @@ def test_swapped_corners_are_an_error(root):
     change(root, 1, xmin=50, xmax=20)
     with pytest.raises(ValueError, match='must have xmin <= xmax and ymin <= ymax'):
         build(root)
+
+
+def edit(root, number, old, new):
+    path = root / f'VOC2007/Annotations/{number:06d}.xml'
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('<width>96<', '<width>0<', "its <width> is '0' and must be a number of pix"),
+        ('<height>64<', '<height>-1<', "its <height> is '-1' and must be"),
+        ('<height>64<', '<height>9999999999<', 'its <height> is .* and must be'),
+        ('<height>64</height>', '', 'its <size> has no <height>'),
+        ('<difficult>0<', '<difficult><', 'object 1: its <difficult> is empty and'),
+        ('<difficult>0<', '<difficult>no<', "object 1: its <difficult> is 'no' and"),
+        ('<xmin>', '<xmin>1e400</xmin><xmin>', "object 1: its <xmin> is '1e400' and"),
+        ('<xmin>', '<xmin>nan</xmin><xmin>', "object 1: its <xmin> is 'nan' and must"),
+        ('<xmin>', '<xmin>1e99</xmin><xmin>', "object 1: its <xmin> is '1e99' and mu"),
+        ('<name>', '<name></name><name>', 'object 1: it has no <name>'),
+        ('<annotation>', '<annotation>&x;', 'no VOC annotation .undefined entity'),
+    ],
+)
+def test_wrong_values_are_named(root, warnings, old, new, message):
+    change(root, 2, difficult=0)
+    edit(root, 2, old, new)
+    for test_mode in (False, True):
+        with pytest.raises(ValueError, match=f'000002.xml: .*{message}') as caught:
+            build(root, test_mode=test_mode)
+        assert len(str(caught.value)) < 600
+
+
+def test_entities_that_grow_are_not_read(root):
+    entities = ''.join(
+        f'<!ENTITY x{i} "{f"&x{i - 1};" * 10 if i else "lol" * 10}">' for i in range(12)
+    )
+    path = root / 'VOC2007/Annotations/000001.xml'
+    text = f'<!DOCTYPE annotation [{entities}]><annotation>&x11;</annotation>'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'000001.xml: .*it declares entities'):
+        build(root)
+    # the parser refuses what cannot be seen in the bytes
+    path.write_bytes(text.encode('utf-16'))
+    with pytest.raises(ValueError, match=r'000001.xml: no VOC annotation'):
+        build(root)
+
+
+def test_large_and_odd_annotations_are_not_read(root, monkeypatch):
+    path = root / 'VOC2007/Annotations/000001.xml'
+    monkeypatch.setattr('mmesbnn.datasets.voc_annotation.MOST_BYTES', 100)
+    with pytest.raises(ValueError, match=r'000001.xml: .*over 100 B'):
+        build(root)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r'000001.xml: .*a named pipe'):
+        build(root)
+
+
+@pytest.mark.parametrize('classes', ['Helmet', ('Helmet'), [], ['a', 'a'], [1]])
+def test_classes_are_a_list_of_names(root, classes):
+    with pytest.raises(ValueError, match=r"metainfo\['classes'\]=.* must be a list"):
+        build(root, metainfo=dict(classes=classes))
+
+
+def test_images_are_looked_at_when_the_data_set_is_made(root):
+    path = root / 'VOC2007/JPEGImages/000003.jpg'
+    image = path.read_bytes()
+    path.unlink()
+    with pytest.raises(ValueError, match=r'000003.jpg: no such file, but .*000003'):
+        build(root)
+    path.with_suffix('.png').write_bytes(image)
+    with pytest.raises(ValueError, match=r'there is 000003.png; convert it to .jpg'):
+        build(root)
+    path.write_bytes(b'no image')
+    with pytest.raises(ValueError, match=r'000003.jpg cannot be read as an image'):
+        build(root)
+
+
+def test_boxes_outside_of_all_images_are_told(root):
+    path = root / 'VOC2007/ImageSets/Main/one.txt'
+    path.write_text('000001\n')
+    xml = root / 'VOC2007/Annotations/000001.xml'
+    tree = ET.parse(xml)
+    for tag in ('xmin', 'ymin', 'xmax', 'ymax'):
+        for corner in tree.iter(tag):
+            corner.text = '200'
+    tree.write(xml)
+    with pytest.raises(ValueError, match='boxes outside of their image'):
+        build(root, split='one')

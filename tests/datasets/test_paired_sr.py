@@ -303,3 +303,55 @@ def test_resized_photographs_go_through_files_unchanged(tmp_path):
     image = resize(crop_of(0, 40, 40), (20, 20))
     write_png(tmp_path / 'a.png', image)
     assert torch.equal(read_rgb(tmp_path / 'a.png'), image)
+
+
+def pairs(dataset):
+    return [(pair.hr.name, pair.lr.name) for pair in dataset.pairs]
+
+
+def test_a_folder_has_one_way_of_names(tmp_path):
+    for name in ('1', '1x2'):
+        hr = make(tmp_path, name)
+        lr = make(tmp_path, name, 8, 8, 'LR')
+    # 1x2 is no partner of 1 here: 1x2 itself would have none
+    same = [('1.png', '1.png'), ('1x2.png', '1x2.png')]
+    assert pairs(PairedSRDataset(2, hr, lr)) == same
+    (tmp_path / 'HR' / '1x2.png').unlink()
+    with pytest.raises(ValueError, match=r'both \{\}x2 and \{\} .*filename_tmpl'):
+        PairedSRDataset(2, hr, lr)
+    for template, expected in (('{}', '1.png'), ('{}x2', '1x2.png')):
+        dataset = PairedSRDataset(2, hr, lr, filename_tmpl=template)
+        assert pairs(dataset) == [('1.png', expected)]
+
+
+def test_mixed_names_are_refused(tmp_path):
+    for name in ('1', '2'):
+        hr = make(tmp_path, name)
+    make(tmp_path, '1x2', 8, 8, 'LR')
+    lr = make(tmp_path, '2', 8, 8, 'LR')
+    with pytest.raises(
+        ValueError, match='has 2 for 2 but 1x2 for 1: name all in one way'
+    ):
+        PairedSRDataset(2, hr, lr)
+
+
+@pytest.mark.parametrize('folder', ['HR', 'LR'])
+def test_images_that_differ_in_their_endings_only_are_refused(tmp_path, folder):
+    hr, lr = make(tmp_path, 'a'), make(tmp_path, 'a', 8, 8, 'LR')
+    path = tmp_path / folder / 'a.png'
+    Image.open(path).save(path.with_suffix('.jpg'))
+    message = rf'{folder.lower()}=.* has two images called a: a.jpg and a.png'
+    with pytest.raises(ValueError, match=message):
+        PairedSRDataset(2, hr, lr)
+
+
+def test_foreign_layouts(tmp_path):
+    hr = make(tmp_path, 'a{0}')  # a name is no format
+    lr = make(tmp_path, 'a{0}_LRBI_x2', 8, 8, 'LR')
+    dataset = PairedSRDataset(2, hr, lr, filename_tmpl='{}_LRBI_x2')
+    assert pairs(dataset) == [('a{0}.png', 'a{0}_LRBI_x2.png')]
+    with pytest.raises(ValueError, match=r"no a\{0\}_LR for .*filename_tmpl='\{\}_LR'"):
+        PairedSRDataset(2, hr, lr, filename_tmpl='{}_LR')
+    for wrong in ('', 'x2', '{}{}', '../{}', '{0}', 2):
+        with pytest.raises((ValueError, TypeError), match='filename_tmpl='):
+            PairedSRDataset(2, hr, lr, filename_tmpl=wrong)

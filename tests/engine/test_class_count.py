@@ -36,3 +36,63 @@ def test_other_number_is_refused(stage):
 @pytest.mark.parametrize('counts', [(10, 10), (None, 10), (10, None)])
 def test_equal_or_unknown_numbers_pass(stage, counts):
     check(stage, *counts)
+
+
+def detector(*paths, num_classes=3):
+    """A model with heads at these places."""
+    model = nn.Module()
+    for path in paths:
+        place, *parts = model, *path.split('.')
+        for part in parts[:-1]:
+            if not hasattr(place, part):
+                setattr(place, part, nn.Module())
+            place = getattr(place, part)
+        head = nn.Module()
+        head.num_classes = num_classes
+        setattr(place, parts[-1], head)
+    return model
+
+
+def check_model(model, classes, **dataset):
+    loader = SimpleNamespace(
+        dataset=SimpleNamespace(metainfo={'classes': classes}, **dataset)
+    )
+    ClassCountHook().before_train(SimpleNamespace(model=model, train_dataloader=loader))
+
+
+@pytest.mark.parametrize('path', ['bbox_head', 'roi_head.bbox_head'])
+def test_heads_of_detectors_are_compared(path):
+    text = f'num_classes=3 in the {path}, but .* has 2 classes: helmet, head'
+    with pytest.raises(ValueError, match=text):
+        check_model(detector(path), ('helmet', 'head'))
+    check_model(detector(path), ('helmet', 'head', 'person'))
+
+
+def test_all_heads_of_a_cascade_are_compared():
+    model = detector('roi_head.bbox_head')
+    first, second = (detector('x', num_classes=n).x for n in (2, 3))
+    model.roi_head.bbox_head = nn.ModuleList([first, second])
+    with pytest.raises(ValueError, match=r'num_classes=3 in the roi_head.bbox_head'):
+        check_model(model, ('helmet', 'head'))
+
+
+def test_a_proposal_head_has_a_number_of_its_own():
+    model = detector('roi_head.bbox_head')
+    model.rpn_head = detector('x', num_classes=1).x
+    check_model(model, ('a', 'b', 'c'))
+
+
+def test_doubtful_classes_are_named():
+    text = (
+        'has 4 classes: .ipynb_checkpoints, cat, dog, old; hidden folders: '
+        '.ipynb_checkpoints; without images: .ipynb_checkpoints, old$'
+    )
+    classes = ['.ipynb_checkpoints', 'cat', 'dog', 'old']
+    with pytest.raises(ValueError, match=text):
+        check_model(detector('head'), classes, get_gt_labels=lambda: [1, 2, 2, 1])
+
+
+def test_many_classes_stay_one_line():
+    with pytest.raises(ValueError) as caught:
+        check_model(detector('head'), [f'class {i}' for i in range(10_000)])
+    assert len(str(caught.value)) < 600

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
+
+from ...errors import shorten
 
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
     """Compare the head's ``num_classes`` with the classes that a data set names.
 
-    Otherwise a label that the head has no output for ends in an index error deep in the
-    loss, on a GPU in one that names nothing at all. Data sets that do not name their
-    classes, and models without such a head, are left alone.
+    The head is a classifier's ``head``, or a detector's ``bbox_head``, that of its
+    ``roi_head`` included; those of a cascade are all looked at. Otherwise a label that
+    the head has no output for ends in an index error deep in the loss, on a GPU in one
+    that names nothing at all. Data sets that do not name their classes, and models
+    without such a head, are left alone.
 
     Raises:
         ValueError: Before training, validation or test, if the numbers differ.
@@ -36,11 +42,46 @@ class ClassCountHook(Hook):
 
     def _check(self, runner: Runner, name: str, loader: Any) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        wanted = getattr(getattr(model, 'head', None), 'num_classes', None)
         classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
-        if wanted is None or classes is None or len(classes) == wanted:
+        if classes is None or isinstance(classes, str):
             return
-        raise ValueError(
-            f'num_classes={wanted} in the head, but the data of {name} has '
-            f'{len(classes)} classes'
-        )
+        for where, wanted in _heads(model):
+            if wanted != len(classes):
+                raise ValueError(
+                    f'num_classes={wanted} in the {where}, but the data of {name} has '
+                    f'{len(classes)} classes: {_named(classes, loader.dataset)}'
+                )
+
+
+def _heads(model: Any) -> Iterator[tuple[str, int]]:
+    """Names of a model's heads, and their numbers of classes."""
+    for path in ('head', 'bbox_head', 'roi_head.bbox_head'):
+        heads = model
+        for part in path.split('.'):
+            heads = getattr(heads, part, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else (heads,):
+            wanted = getattr(head, 'num_classes', None)
+            if isinstance(wanted, int):
+                yield path, wanted
+
+
+def _named(classes: Sequence[str], dataset: Any) -> str:
+    """The names of the classes, and which of them look like a mistake."""
+    names = [str(name) for name in classes]
+    text = shorten(', '.join(names), 300)
+    doubtful = [name for name in names if name.startswith('.')]
+    empty = _empty(names, dataset)
+    if doubtful:
+        text += f'; hidden folders: {shorten(", ".join(doubtful), 100)}'
+    if empty:
+        text += f'; without images: {shorten(", ".join(empty), 100)}'
+    return text
+
+
+def _empty(names: Sequence[str], dataset: Any) -> list[str]:
+    """Classes that no image has, where the data set can tell at once."""
+    labels = getattr(dataset, 'get_gt_labels', None)  # mmpretrain's
+    if labels is None:
+        return []
+    there = {int(label) for label in labels()}
+    return [name for number, name in enumerate(names) if number not in there]

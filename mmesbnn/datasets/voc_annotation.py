@@ -1,0 +1,114 @@
+"""What can be wrong with a VOC annotation from anywhere."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+from ..errors import MmesbnnError, shorten
+from ..plain_files import open_plain
+
+#: Bytes of the largest annotation that is read.
+MOST_BYTES = 2**24
+#: The largest coordinate and side; larger numbers are not exact in float32.
+MOST_PIXELS = 2**24
+
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+
+
+class AnnotationError(MmesbnnError):
+    """An annotation that cannot be used; the message says why."""
+
+
+def check_annotation(path: str | os.PathLike) -> None:
+    """Read a VOC annotation and refuse what cannot be trained on.
+
+    Raises:
+        AnnotationError: If it is no VOC annotation; names the tag, its value and the
+            rule.
+        FileNotFoundError: If there is no such file.
+    """
+    name = os.fspath(path)
+    try:
+        with open_plain(path) as file:
+            text = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise AnnotationError(f'{name}: no VOC annotation ({error.strerror})') from None
+    if len(text) > MOST_BYTES:
+        raise AnnotationError(f'{name}: no VOC annotation, it has over {MOST_BYTES} B')
+    problem = _problem(text)
+    if problem:
+        raise AnnotationError(f'{name}: no VOC annotation ({problem})')
+
+
+def _problem(text: bytes) -> str | None:
+    # entities that grow when they are read; VOC has none
+    if b'<!ENTITY' in text:
+        return 'it declares entities'
+    try:
+        root = ET.fromstring(text)
+    except (ET.ParseError, ValueError, LookupError) as error:
+        return str(error)
+    return next(_problems(root), None)
+
+
+def _problems(root: ET.Element) -> Iterator[str]:
+    size = root.find('size')
+    if size is not None:
+        for tag in ('width', 'height'):
+            yield from _of_side(size, tag)
+    for number, thing in enumerate(root.findall('object'), start=1):
+        for problem in _of_object(thing):
+            yield f'object {number}: {problem}'
+
+
+def _of_side(size: ET.Element, tag: str) -> Iterator[str]:
+    text = size.findtext(tag)
+    if text is None:
+        yield f'its <size> has no <{tag}>'
+    elif (value := _integer(text)) is None or not 1 <= value <= MOST_PIXELS:
+        yield (
+            f'its <{tag}> is {shorten(repr(text), 40)} and must be a number of pixels, '
+            'at least 1'
+        )
+
+
+def _of_object(thing: ET.Element) -> Iterator[str]:
+    if not (thing.findtext('name') or '').strip():
+        yield 'it has no <name>'
+    difficult = thing.find('difficult')
+    if difficult is not None and _integer(difficult.text) is None:
+        yield f'its <difficult> is {_shown(difficult.text)} and must be 0 or 1'
+    box = thing.find('bndbox')
+    if box is None:
+        yield 'it has no <bndbox>'
+        return
+    for tag in _CORNERS:
+        corner = box.find(tag)
+        if corner is None:
+            yield f'its <bndbox> has no <{tag}>'
+        elif (value := _number(corner.text)) is None or abs(value) > MOST_PIXELS:
+            yield f'its <{tag}> is {_shown(corner.text)} and must be a number of pixels'
+
+
+def _shown(text: str | None) -> str:
+    return 'empty' if not (text or '').strip() else shorten(repr(text), 40)
+
+
+def _integer(text: str | None) -> int | None:
+    try:
+        return int((text or '')[:100])
+    except ValueError:
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float((text or '')[:100])
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
