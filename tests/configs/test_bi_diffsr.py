@@ -69,7 +69,7 @@ def shrink(cfg, root, work_dir):
     cfg.train_dataloader.batch_size = 2
     cfg.train_dataloader.dataset.crop_size = 16
     cfg.train_cfg.update(max_iters=2, val_interval=2)
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+    cfg.default_hooks.checkpoint.update(interval=-1, save_best=None)
     cfg.default_hooks.logger.interval = 1
     cfg.model.sampling.num_inference_steps = 2
     cfg.work_dir = str(work_dir)

@@ -137,7 +137,7 @@ def run(name, root, work_dir, load_from=None):
     cfg = shrink(cfg, root, work_dir)
     # any network of a thousand classes will do as teacher
     cfg.model.teachers.main.model = student_config(cfg.model)
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    cfg.default_hooks.checkpoint.update(interval=1, save_best=None)
     cfg.load_from = load_from or start
     runner = Runner.from_cfg(cfg)
     record = Record(lambda r: {k: v.clone() for k, v in r.model.state_dict().items()})

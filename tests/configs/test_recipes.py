@@ -49,7 +49,7 @@ def shrink(cfg, root, work_dir):
             teacher.model = ModelHub.get(teacher.model).config.model
             teacher.pop('checkpoint', None)
     cfg.train_cfg.max_epochs = 1
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+    cfg.default_hooks.checkpoint.update(interval=-1, save_best=None)
     cfg.default_hooks.logger.interval = 1
     cfg.work_dir = str(work_dir)
     if cfg.get('load_from'):  # weights of the stage before: same names, same shapes

@@ -191,7 +191,8 @@ def test_binary_only_after_the_temperature_phase(project, whole, epoch, code, me
 def test_resumed_training_goes_on_after_its_last_whole_checkpoint(resumed):
     work_dir, epochs = resumed
     steps = [step for kind, step in logged(run_folders(work_dir)[-1]) if kind == 'val']
-    assert steps == list(range(epochs + 1, EPOCHS + 1))
+    # what is resumed may not have been validated before the end
+    assert steps == list(range(epochs, EPOCHS + 1))
 
 
 def test_resumed_training_logs_the_same_numbers(whole, resumed):
@@ -199,7 +200,7 @@ def test_resumed_training_logs_the_same_numbers(whole, resumed):
     (uninterrupted,) = run_folders(whole)
     expected = logged(uninterrupted)
     after = logged(run_folders(work_dir)[-1])
-    assert len(after) == (EPOCHS - epochs) * (5 + 1)
+    assert len(after) == (EPOCHS - epochs) * (5 + 1) + 1
     assert after == {key: expected[key] for key in after}
 
 

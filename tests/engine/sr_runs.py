@@ -52,7 +52,7 @@ def config(root, work_dir, iters=4, workers=0, **kwargs):
         custom_hooks=[dict(type='IterSeedHook'), dict(type='EMAHook', momentum=0.1)],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
-            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+            checkpoint=dict(type='WholeCheckpointHook', by_epoch=False, interval=2),
         ),
         log_processor=dict(type='LogProcessor', by_epoch=False),
         randomness=dict(seed=1),

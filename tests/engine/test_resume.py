@@ -19,7 +19,7 @@ def train(work_dir, epochs, **kwargs):
             EMAHook(momentum=0.1),
         ],
         epochs=epochs,
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        default_hooks=dict(checkpoint=dict(type='WholeCheckpointHook', interval=1)),
         optim_wrapper=dict(
             optimizer=dict(type='AdamW', lr=1e-2, weight_decay=1e-3),
             constructor='BinaryOptimWrapperConstructor',
