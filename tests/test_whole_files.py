@@ -210,6 +210,28 @@ def test_long_and_odd_names(tmp_path, name):
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='needs Linux')
+def test_writers_get_a_name_that_is_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b'caf\xe9')
+    folder.mkdir()
+    with whole_file(folder / 'x') as partial:
+        # as a library in C++ would open it
+        Path(os.fspath(partial).encode().decode()).write_text('new')
+        with pytest.raises(OSError) as caught, whole_file(folder / 'y') as other:
+            os.rmdir(other)
+        assert caught.value.filename == str(folder / 'y')
+    for text in ('old', 'new'):
+        with whole_folder(folder / 'z', replace=True) as partial:
+            Path(os.fspath(partial).encode().decode(), 'a').write_text(text)
+    assert (folder / 'z/a').read_text() == 'new'
+    assert names(folder) == ['x', 'z']
+    handles = len(os.listdir('/proc/self/fd'))
+    with pytest.raises(KeyboardInterrupt), whole_file(folder / 'x'):
+        raise KeyboardInterrupt
+    assert len(os.listdir('/proc/self/fd')) == handles
+    assert names(folder) == ['x', 'z']
+
+
 def test_writers_at_once_do_not_mix(tmp_path):
     path, errors = tmp_path / 'x', []
 

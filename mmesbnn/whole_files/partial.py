@@ -30,7 +30,29 @@ def partial_name(path: Path) -> Path:
     """A new name beside ``path``: a rename is atomic within one file system only."""
     # the process's number tells later ones whether it still writes there
     owner = f'{os.getpid()}-{secrets.token_hex(8)}'
-    return path.with_name(f'.{path.name[:_KEPT]}.{owner}.part')
+    # bytes that are no text are left out, see speakable()
+    kept = path.name[:_KEPT].encode(errors='ignore').decode() or 'x'
+    return path.with_name(f'.{kept}.{owner}.part')
+
+
+@contextlib.contextmanager
+def speakable(path: Path) -> Iterator[Path]:
+    """Another name of ``path``, in a folder whose name is no text.
+
+    Libraries in C++ and Rust open files by names in UTF-8 only. Linux has a name for
+    each open folder; elsewhere, and where there is no need, it is the same one.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        if Path('/proc/self/fd').is_dir():
+            handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                yield Path(f'/proc/self/fd/{handle}', path.name)
+            finally:
+                os.close(handle)
+            return
+    yield path
 
 
 @contextlib.contextmanager

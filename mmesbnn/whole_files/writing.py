@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from .partial import disk_error, flush, flush_name, partial_name, removed
+from .partial import disk_error, flush, flush_name, partial_name, removed, speakable
 from .swapping import swap
 
 T = TypeVar('T')
@@ -112,8 +112,8 @@ def whole_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pat
     """
     path = Path(path)
     target = check_file(path)
-    partial = partial_name(target)
-    with removed(partial), _explained(partial, path):
+    real = partial_name(target)
+    with removed(real), speakable(real) as partial, _explained(partial, path):
         mode = _create(partial, target)
         yield partial
         if stat.S_IMODE(partial.stat().st_mode) != mode:
@@ -198,8 +198,13 @@ def whole_folder(
     """
     root = Path(root)
     target = check_folder(root, replace=replace)
-    partial = partial_name(target)
-    with _folders_above(target), removed(partial), _explained(partial, root):
+    real = partial_name(target)
+    with (
+        _folders_above(target),
+        removed(real),
+        speakable(real) as partial,
+        _explained(partial, root),
+    ):
         partial.mkdir()
         mode = _writable(partial, _status(target), 0o700)
         yield partial
