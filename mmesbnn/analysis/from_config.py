@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import pickle
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
+from .. import checkpoints
 from ..errors import MmesbnnError
 from ..models.classifiers import student_config
 from ..optional import require
@@ -206,77 +204,63 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
         return next(iter(dataloader))
 
 
-def read_checkpoint(path: str | Path) -> Any:
-    """What a checkpoint holds: tensors, plain values, allow-listed classes, no others.
+def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
+    """Read a checkpoint; see :func:`mmesbnn.checkpoints.read_checkpoint`.
 
     Args:
         path: A file of ``torch.save`` or safetensors.
+        max_bytes: How much memory its content may take up. Default None: 256 MB more
+            than four times the file's size.
 
     Raises:
         InputError: If it cannot be read or holds something else.
     """
-    path = Path(path)
     try:
-        if path.suffix == '.safetensors' and path.exists():
-            name = 'safetensors.torch'
-            return require(name, 'deploy', f'Reading {path}').load_file(path)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return checkpoints.read_checkpoint(path, max_bytes=max_bytes)
     except OSError as error:
         raise InputError(
             f'cannot read the checkpoint {path}: {error.strerror or error}'
         ) from error
-    except pickle.UnpicklingError as error:
-        unknown = re.search(r'GLOBAL (\S+)', str(error))
-        if unknown:
-            raise InputError(
-                f'the checkpoint {path} holds {unknown[1]} objects, which may run code '
-                'when they are read: save its state_dict alone'
-            ) from error
-        raise InputError(f'{path} is damaged or is not a checkpoint') from error
-    except ImportError as error:
-        raise InputError(str(error)) from error
-    except Exception as error:  # damaged bytes raise nearly anything
-        raise InputError(f'{path} is damaged or is not a checkpoint') from error
+    except checkpoints.CheckpointError as error:
+        raise InputError(f'cannot read the checkpoint {error}') from error
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, named as the model names them."""
-    content = read_checkpoint(path)
-    state = content.get('state_dict', content) if isinstance(content, dict) else {}
-    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    if not state:
-        raise InputError(f'the checkpoint {path} holds no state_dict')
-    prefix = 'module.'  # of a model saved inside DistributedDataParallel
-    if all(name.startswith(prefix) for name in state):
-        state = {name[len(prefix) :]: value for name, value in state.items()}
-    return state
+def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
+    """Load what was read from a checkpoint into ``model``: all of it, or an error.
+
+    Args:
+        model: The network.
+        content: A training checkpoint or a bare state dict.
+        name: What to call the checkpoint in errors.
+
+    Raises:
+        InputError: If it holds no weights, or is not one of this model.
+    """
+    try:
+        state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
+    except checkpoints.CheckpointError as error:
+        raise InputError(f'the checkpoint {name} {error}') from error
+    found = checkpoints.misfits(state, model.state_dict())
+    if found:
+        raise InputError(
+            f'{name} is not a checkpoint of this model: of its entries '
+            + ', '.join(found)
+        )
+    with explained(f'cannot load the checkpoint {name}'):
+        model.load_state_dict(state)
 
 
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(
+    model: nn.Module, path: str | Path, max_bytes: int | None = None
+) -> None:  # fmt: skip
     """Load a checkpoint into ``model``: all of it, or an error.
+
+    Args:
+        model: The network.
+        path: A file of ``torch.save`` or safetensors.
+        max_bytes: As in :func:`read_checkpoint`.
 
     Raises:
         InputError: If it cannot be read, or is not one of this model.
     """
-    path = Path(path)
-    state, own = _state_dict(path), model.state_dict()
-    reshaped = [k for k in state.keys() & own.keys() if state[k].shape != own[k].shape]
-    fitting = {k: v for k, v in state.items() if k not in reshaped}
-    with explained(f'cannot load the checkpoint {path}'):
-        missing, unexpected = model.load_state_dict(fitting, strict=False)
-    problems = {
-        'are missing': [name for name in missing if name not in reshaped],
-        'are unknown': unexpected,
-        'have another shape': sorted(reshaped),
-    }
-    told = [f'{len(v)} {k} ({_some(v)})' for k, v in problems.items() if v]
-    if told:
-        raise InputError(
-            f'{path} is not a checkpoint of this model: of its entries '
-            + ', '.join(told)
-        )
+    load_state(model, read_checkpoint(path, max_bytes), path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..checkpoints import listed
 from ..errors import MmesbnnError
 
 
@@ -48,13 +49,6 @@ class Family:
     hint: str
     recognises: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[..., Conversion]
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """``names`` in one short phrase: ``'a, b, c and 4 more'``."""
-    names = list(names)
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
 
 
 def check_names(

@@ -13,10 +13,11 @@ import torch
 from mmengine.config import ConfigDict
 from torch import Tensor
 
+from ..checkpoints import listed
 from ..version import __version__
 from ..whole_files import whole_file
 from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactnet
-from .common import Conversion, ConversionError, Family, listed
+from .common import Conversion, ConversionError, Family
 from .reading import read_published
 
 #: All families, tried in this order. Another one is a file beside this and a line here.
@@ -42,15 +43,30 @@ def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
 
 
 def convert(
-    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8,
+    max_bytes: int | None = None,
+) -> Conversion:  # fmt: skip
     """As :func:`load_published`, with a summary of what was recognised.
 
     The warning is part of the result, and not issued.
     """
     if se_bits not in (8, 32):
         raise ValueError(f'se_bits={se_bits!r} must be 8 or 32')
-    name, state = read_published(source)
+    name, state = read_published(source, max_bytes)
+    return convert_state(state, name, binarize=binarize, se_bits=se_bits)
+
+
+def convert_state(
+    state: Mapping[str, Tensor], name: str, *, binarize: bool = False, se_bits: int = 8
+) -> Conversion:  # fmt: skip
+    """As :func:`convert`, of weights that were read already.
+
+    Args:
+        state: A state dict without ``module.``.
+        name: What to call it in messages.
+        binarize: As in :func:`load_published`.
+        se_bits: As in :func:`load_published`.
+    """
     family = _family_of(name, state)
     try:
         result = family.convert(state, binarize=binarize, se_bits=se_bits)
@@ -62,8 +78,9 @@ def convert(
 
 
 def load_published(
-    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8
-) -> tuple[dict, dict[str, Tensor]]:
+    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8,
+    max_bytes: int | None = None,
+) -> tuple[dict, dict[str, Tensor]]:  # fmt: skip
     """Read a published checkpoint for OpenMMLab.
 
     The converted model computes the logits of the published one, at whatever
@@ -77,23 +94,25 @@ def load_published(
     Args:
         source: A file of ``torch.save`` or safetensors, or what was read from one: a
             training checkpoint or a bare state dict, with or without ``module.``.
-            Files are read with ``weights_only=True``.
+            Files hold tensors and plain values; nothing in them is run.
         binarize: Whether to make the weights exact signs whatever the file's
             temperature, with sign(0) = -1. Latent weights stay. Default False.
         se_bits: Bits of squeeze-excite in quantised files, which do not tell: 8 (the
             published accuracies) or 32 (the default of the published constructor).
             Other files are not affected. Default 8.
+        max_bytes: How much memory the file's content may take up. Default None: 256 MB
+            more than four times the file's size.
 
     Returns:
         The model's config, and the state dict that it loads strictly.
 
     Raises:
         OSError: If there is no such file or it may not be read.
-        ImportError: If it is a safetensors file and safetensors is not installed.
         ValueError: If the file is damaged, of no known family, lacks keys or
-            contradicts itself, or if ``se_bits`` is not 8 or 32.
+            contradicts itself, if a weight is NaN or infinite, or if ``se_bits`` is
+            not 8 or 32.
     """
-    result = convert(source, binarize=binarize, se_bits=se_bits)
+    result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
         warnings.warn(result.warning, stacklevel=2)
     # mmdet's detectors read the entries of their configs as attributes
@@ -127,6 +146,7 @@ def convert_file(
     *,
     binarize: bool = False,
     se_bits: int = 8,
+    max_bytes: int | None = None,
 ) -> Conversion:
     """Convert a published checkpoint file to an mmpretrain checkpoint file.
 
@@ -138,18 +158,18 @@ def convert_file(
         target: The file to write; one that exists is replaced.
         binarize: As in :func:`load_published`.
         se_bits: As in :func:`load_published`.
+        max_bytes: As in :func:`load_published`.
 
     Returns:
         The conversion, with its summary; a warning in it was issued.
 
     Raises:
         OSError: If the source cannot be read or the target cannot be written.
-        ImportError: As :func:`load_published`.
         ValueError: As :func:`load_published`, or if both are the same file.
     """
     source, target = Path(source), Path(target)
     _check_target(source, target)
-    result = convert(source, binarize=binarize, se_bits=se_bits)
+    result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
         warnings.warn(result.warning, stacklevel=2)
     meta = dict(model=result.model_cfg, mmesbnn_version=__version__, source=source.name)

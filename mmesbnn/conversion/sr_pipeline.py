@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints import check_numbers, misfits, state_dict_of
 from ..optional import require
 from .common import ConversionError
-from .convert import convert
-from .reading import read_file
+from .convert import convert_state
+from .reading import published_state, read_file
 
 #: What the keys of the UNet begin with in :class:`SRDiffusion`'s state dict.
 PREFIX = 'unet.'
@@ -42,29 +43,44 @@ def _from_folder(folder: Path) -> Any:
     return diffusion.SRDiffusionPipeline(load(folder, **LOADING))
 
 
-def _from_config(cfg: Mapping, weights: Mapping, name: str) -> Any:
+def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
     """Of a converted file; builds nothing but the two classes it knows."""
     from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline
 
+    if not isinstance(cfg.get('unet'), Mapping):
+        raise ConversionError(f'{name}: does not describe its UNet')
     options = dict(cfg['unet'])
     if options.pop('type', None) != 'BIDiffSRUNet':
         raise ConversionError(f'{name}: its UNet is no BIDiffSRUNet')
-    unet = BIDiffSRUNet(**options)
-    unet.load_state_dict(
-        {k[len(PREFIX) :]: v for k, v in weights.items() if k.startswith(PREFIX)}
-    )
+    try:
+        state = state_dict_of(weights)
+        check_numbers(state)
+        unet = BIDiffSRUNet(**options)
+    except (TypeError, ValueError) as error:
+        raise ConversionError(f'{name}: {error}') from error
+    state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
+    found = misfits(state, unet.state_dict())
+    if found:
+        raise ConversionError(
+            f'{name} does not fit its network: of its entries {", ".join(found)}'
+        )
+    unet.load_state_dict(state)
     return SRDiffusionPipeline(
         unet.eval(), scale=cfg['scale'], **cfg.get('pipeline', {})
     )
 
 
-def load_sr_pipeline(source: str | os.PathLike) -> Any:
+def load_sr_pipeline(
+    source: str | os.PathLike, max_bytes: int | None = None
+) -> Any:  # fmt: skip
     """Load a pipeline for super-resolution.
 
     Args:
         source: A folder that ``save_pretrained`` wrote, of a pipeline or of a UNet; a
-            published BI-DiffSR file; or what ``convert_file`` made of one. Files are
-            read with ``weights_only=True``.
+            published BI-DiffSR file; or what ``convert_file`` made of one. Files
+            hold tensors and plain values; nothing in them is run.
+        max_bytes: How much memory a file's content may take up. Default None: 256 MB
+            more than four times its size.
 
     Returns:
         :class:`~mmesbnn.diffusion.SRDiffusionPipeline`. Files have a magnification of
@@ -79,10 +95,10 @@ def load_sr_pipeline(source: str | os.PathLike) -> Any:
     path = Path(source)
     if path.is_dir():
         return _from_folder(path)
-    content = read_file(path)
+    content = read_file(path, max_bytes)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     if not isinstance(meta, Mapping):
-        result = convert(path)
+        result = convert_state(published_state(content, str(path)), str(path))
         if result.model_cfg['type'] != 'SRDiffusion':
             raise ConversionError(
                 f'{path}: a {result.summary["network"]}, not a network for '
@@ -95,4 +111,4 @@ def load_sr_pipeline(source: str | os.PathLike) -> Any:
             f'{path}: does not describe its network: a checkpoint of training needs '
             'its config, too'
         )
-    return _from_config(cfg, content['state_dict'], str(path))
+    return _from_config(cfg, content.get('state_dict'), str(path))

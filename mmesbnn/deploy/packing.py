@@ -22,7 +22,7 @@ from ..analysis.from_config import (
     build_model,
     deployed_config,
     load_config,
-    load_weights,
+    load_state,
     read_checkpoint,
     scope_of,
 )
@@ -332,6 +332,7 @@ def pack_checkpoint(
     checkpoint: str | os.PathLike, path: str | os.PathLike, *,
     config: str | os.PathLike | None = None, half: bool = False,
     trust_stored_config: bool = False,
+    max_bytes: int | None = None,
 ) -> PackReport:  # fmt: skip
     """Pack a checkpoint file; see :func:`pack`.
 
@@ -344,6 +345,8 @@ def pack_checkpoint(
         trust_stored_config: Whether the config in the checkpoint may build any class
             that it names, which can run code. Default False: those that
             :func:`load_packed` builds.
+        max_bytes: How much memory the checkpoint's content may take up. Default None:
+            256 MB more than four times the file's size.
 
     Raises:
         PackError: As :func:`pack`.
@@ -351,7 +354,7 @@ def pack_checkpoint(
         OSError: If the file cannot be written.
     """
     _check_target(Path(path))
-    content = read_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint, max_bytes)
     if Path(path).exists() and os.path.samefile(checkpoint, path):
         raise InputError(f'{path}: would overwrite the checkpoint')
     meta = content.get('meta') if isinstance(content, Mapping) else None
@@ -364,7 +367,7 @@ def pack_checkpoint(
         cfg = load_config(config)
     with scope_of(cfg), by_name:
         model = build_model(cfg)
-    load_weights(model, checkpoint)
+    load_state(model, content, checkpoint)
     dataset_meta = _plain_meta(meta.get('dataset_meta'))
     return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
 

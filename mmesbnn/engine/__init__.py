@@ -1,8 +1,8 @@
 """Training: hooks, optimizer constructors, and the loading of checkpoints."""
 
+from ..checkpoints import register_loaders
 from . import hooks, optim
-from .safe_load import allow_mmengine_checkpoints
 
-allow_mmengine_checkpoints()
+register_loaders()
 
-__all__ = ['allow_mmengine_checkpoints', 'hooks', 'optim']
+__all__ = ['hooks', 'optim']

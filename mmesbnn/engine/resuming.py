@@ -7,12 +7,10 @@ checked first, and made to name the newest checkpoint that can be read.
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
+from ..checkpoints import read_checkpoint
 from ..errors import sentence
 from ..whole_files import whole_file
 
@@ -41,11 +39,7 @@ def why_not_whole(path: Path) -> str | None:
     and not its content.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            return f'its part {damaged!r} is damaged'
-        content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        content = read_checkpoint(path)
         missing = [key for key in _NEEDED if key not in content]
         if missing:
             return f'it lacks {", ".join(missing)}'

@@ -138,15 +138,29 @@ class Payload:
     """Not a tensor."""
 
 
+def as_type(state, dtype):
+    return {**state, 'fc.weight': state['fc.weight'].to(dtype)}
+
+
 def broken_files():
     good = Net().state_dict()
     lacking = {name: v for name, v in good.items() if not name.startswith('norm')}
     return {
-        'text': ('hello', 'is damaged or is not a checkpoint'),
-        'empty': ('', 'is damaged or is not a checkpoint'),
-        'object': ({'state_dict': good, 'x': Payload()}, 'holds .*Payload objects'),
-        'nothing': ({'meta': 1}, 'holds no state_dict'),
-        'number': (3, 'holds no state_dict'),
+        'text': ('hello', 'truncated, damaged or no file of torch.save'),
+        'empty': ('', 'is empty'),
+        'object': (
+            {'state_dict': good, 'x': Payload()},
+            'holds the object .*Payload, and only',
+        ),
+        'nothing': ({'meta': 1}, "holds no state dict: 'meta' is a int"),
+        'number': (3, 'holds no state dict but a int'),
+        'list': ({'state_dict': [1]}, 'holds no state dict but a list'),
+        'none': ({'state_dict': None}, 'holds no state dict but a NoneType'),
+        'keys': ({'state_dict': {0: torch.ones(1)}}, '0 is a Tensor'),
+        'bool': (
+            as_type(good, torch.bool),
+            r'have another type \(fc.weight: torch.bool',
+        ),
         'shape': (Net(5).state_dict(), r'1 have another shape \(fc.weight\)'),
         'lacking': (lacking, r'are missing \(norm.weight, norm.bias, '),
         'other': ({**good, 'extra': torch.ones(1)}, r'1 are unknown \(extra\)'),
@@ -177,5 +191,5 @@ def test_truncated_and_missing_files(tmp_path):
         whole = path.read_bytes()
         for size in (10, len(whole) // 2, len(whole) - 10):
             path.write_bytes(whole[:size])
-            with pytest.raises(InputError, match='is damaged'):
+            with pytest.raises(InputError, match=r'truncated|ends too early'):
                 load_weights(Net(), path)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmesbnn.analysis import InputError
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.deploy import pack_checkpoint
 from mmesbnn.deploy.trained import load_trained
 from tests.analysis.digits import build, set_temperature, write_project
@@ -49,5 +50,5 @@ def test_options_do_not_change_a_packed_file(files):
 
 def test_a_checkpoint_without_meta(files, tmp_path):
     config, checkpoint, _ = files
-    torch.save(torch.load(checkpoint)['state_dict'], tmp_path / 'bare.pth')
+    torch.save(read_checkpoint(checkpoint)['state_dict'], tmp_path / 'bare.pth')
     assert load_trained(config, tmp_path / 'bare.pth')[2] is None

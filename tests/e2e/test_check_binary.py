@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from mmesbnn.checkpoints import read_checkpoint
 from tests.analysis.digits import (
     TOOLS,
     build,
@@ -62,7 +63,7 @@ def test_names_the_layers_that_are_not(project, check):
 
 def test_one_bad_layer(project, tmp_path, check):
     config, hard, _ = project
-    content = torch.load(hard, weights_only=True)
+    content = read_checkpoint(hard)
     name = 'backbone.stages.1.0.spatial.conv'
     content['state_dict'][f'{name}.weight'][3, 0, 0, 0] = float('nan')
     torch.save(content, tmp_path / 'nan.pth')

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.deploy import load_packed
 from tests.analysis.digits import (
     TOOLS,
@@ -92,7 +93,7 @@ def test_a_checkpoint_in_its_temperature_phase(project, pack, tmp_path):
 
 def test_a_config_in_the_checkpoint_is_not_run(project, pack, tmp_path):
     _, checkpoint, _ = project
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     trace = tmp_path / 'trace'
     content['meta']['cfg'] = f"x = __import__('os').mkdir({str(trace)!r})"
     torch.save(content, tmp_path / 'evil.pth')

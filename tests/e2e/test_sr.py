@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.datasets.images import read_rgb
 from mmesbnn.evaluation import psnr
 from tests.analysis.digits import run_tool
@@ -75,7 +76,7 @@ def records(work_dir):
 
 
 def state(path):
-    return torch.load(path, weights_only=True)['state_dict']
+    return read_checkpoint(path)['state_dict']
 
 
 def test_training_logs_losses_and_figures(project):

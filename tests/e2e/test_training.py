@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.datasets import write_digits
 
 pytestmark = pytest.mark.slow
@@ -207,8 +208,7 @@ def test_resumed_training_logs_the_same_numbers(whole, resumed):
 def test_resumed_training_ends_with_the_same_weights(whole, resumed):
     name = f'epoch_{EPOCHS}.pth'
     expected, got = (
-        torch.load(folder / name, weights_only=False)['state_dict']
-        for folder in (whole, resumed[0])
+        read_checkpoint(folder / name)['state_dict'] for folder in (whole, resumed[0])
     )
     assert expected.keys() == got.keys()
     assert not [key for key in expected if not torch.equal(expected[key], got[key])]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmesbnn.binary import BinaryConv2d
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import NaNGuardHook, ParameterBoundsHook, TemperatureHook
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters
 from mmesbnn.engine.reach import temperature_weights
@@ -59,6 +60,6 @@ def test_trains_like_full_precision(tmp_path, amp_on_cpu):
     assert {w.temperature.item() for w in temperature_weights(model)} == {0.5}
     for parameter, low, high in bounded_parameters(model):
         assert low <= parameter.min() <= parameter.max() <= high
-    saved = torch.load(tmp_path / 'mixed/epoch_2.pth', weights_only=True)
+    saved = read_checkpoint(tmp_path / 'mixed/epoch_2.pth')
     toy.ToyClassifier().load_state_dict(saved['state_dict'], strict=True)
     assert 'loss_scaler' in saved['optimizer']

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import IterSeedHook
 from mmesbnn.evaluation import psnr
 from tests.datasets.sr_folders import write_benchmark, write_df2k
@@ -57,8 +58,7 @@ def tensors(value, name=''):
 
 def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
     whole, parts = (
-        dict(tensors(torch.load(folder / 'iter_4.pth', weights_only=True)))
-        for folder in trainings[2]
+        dict(tensors(read_checkpoint(folder / 'iter_4.pth'))) for folder in trainings[2]
     )
     assert whole.keys() == parts.keys()
     for start in ('.state_dict', '.ema_state_dict', '.optimizer'):
@@ -68,7 +68,7 @@ def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
 
 def test_the_average_is_what_is_validated_and_saved(trainings):
     whole, _, (folder, _) = trainings
-    saved = torch.load(folder / 'iter_4.pth', weights_only=True)
+    saved = read_checkpoint(folder / 'iter_4.pth')
     name = 'unet.conv_in.weight'
     average, last = saved['state_dict'][name], whole.model.unet.conv_in.weight
     assert not torch.equal(average, last)

@@ -5,6 +5,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import NaNGuardHook
 from mmesbnn.engine.hooks.nan_guard import total
 from tests.engine import toy
@@ -44,7 +45,7 @@ def test_error_names_the_first_bad_iteration_and_the_checkpoint_before(tmp_path,
     # two iterations an epoch: the one of the first epoch is the last good one
     assert str(tmp_path / 'epoch_1.pth') in str(e.value)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
-    weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['state_dict']
+    weights = read_checkpoint(tmp_path / 'epoch_1.pth')['state_dict']
     assert all(value.isfinite().all() for value in weights.values())
 
 

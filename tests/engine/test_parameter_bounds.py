@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import ParameterBoundsHook
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from tests.engine import toy
@@ -61,7 +62,7 @@ def test_moving_average_and_checkpoint_get_clamped_values(tmp_path):
         **LARGE_STEPS,
     ).train()  # fmt: skip
     assert excess(ema.ema_model) <= 0
-    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    saved = read_checkpoint(tmp_path / 'epoch_2.pth')
     for state in (saved['state_dict'], saved['ema_state_dict']):
         model = toy.ToyClassifier()
         state = {key.removeprefix('module.'): value for key, value in state.items()}

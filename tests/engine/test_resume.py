@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import ParameterBoundsHook, SignFlipHook, TemperatureHook
 from tests.engine import toy
 
@@ -77,7 +78,7 @@ def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
                 yield from tensors(child, f'{name}.{key}')
 
     saved = [
-        dict(tensors(torch.load(folder / 'epoch_4.pth', weights_only=True)))
+        dict(tensors(read_checkpoint(folder / 'epoch_4.pth')))
         for folder in trainings[2]
     ]
     whole, parts = saved
@@ -88,7 +89,7 @@ def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
 
 
 def test_the_average_that_was_saved_is_not_the_model(trainings):
-    saved = torch.load(trainings[2][0] / 'epoch_4.pth', weights_only=True)
+    saved = read_checkpoint(trainings[2][0] / 'epoch_4.pth')
     name = 'fc.weight'
     assert not torch.equal(saved['state_dict'][name], trainings[0].model.fc.weight)
     assert torch.equal(

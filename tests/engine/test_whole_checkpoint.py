@@ -9,6 +9,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import EMAHook, Hook
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import EpochSeedHook, TemperatureHook, WholeCheckpointHook
 from mmesbnn.engine.resuming import read_pointer
 from tests.engine import toy
@@ -182,7 +183,7 @@ def test_a_resumed_training_ends_as_if_nothing_had_been(
     assert checkpoints(tmp_path / 'whole') == [best, 'epoch_4.pth']
     for name in (best, 'epoch_4.pth'):
         expected, got = (
-            torch.load(tmp_path / folder / name, weights_only=True)['state_dict']
+            read_checkpoint(tmp_path / folder / name)['state_dict']
             for folder in ('whole', 'parts')
         )
         assert not [key for key in expected if not torch.equal(expected[key], got[key])]
@@ -316,7 +317,7 @@ def test_published_copies_hold_the_wanted_keys(tmp_path):
         'epoch_2', 'best_toy_score_epoch_2'
     }  # fmt: skip
     for path in published:
-        assert sorted(torch.load(path, weights_only=True)) == keys
+        assert sorted(read_checkpoint(path)) == keys
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 import mmesbnn  # noqa: F401  (registers)
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import TeacherScheduleHook
 from mmesbnn.models.classifiers import student_config
 from mmesbnn.models.losses import HardnessWeightedKDLoss
@@ -317,7 +318,7 @@ def test_runner_trains_with_the_schedule(tmp_path):
     acts = [0, 0, 1, 2]
     assert record.seen['train'] == [[k, 9] for k in acts for _ in range(2)]
     assert not torch.equal(model.head.fc.weight, before)
-    saved = torch.load(tmp_path / 'epoch_4.pth', weights_only=True)['state_dict']
+    saved = read_checkpoint(tmp_path / 'epoch_4.pth')['state_dict']
     MODELS.build(student_config(config())).load_state_dict(saved, strict=True)
 
 

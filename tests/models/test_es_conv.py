@@ -13,6 +13,7 @@ from torch import nn
 
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import DropInESConv2d
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.models.layers import es_conv2d
 
 ES = dict(type='ESConv2d', tau=2, es_groups=1)
@@ -176,7 +177,7 @@ def test_networks_of_mmpretrain_train_from_a_config(name, digits, tmp_path):
     assert runner.iter == 4
     # the checkpoint of a binary network loads strictly into a newly built one
     twin = Runner.from_cfg(config(backbone, channels, digits, tmp_path / 'twin'))
-    state = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)['state_dict']
+    state = read_checkpoint(tmp_path / 'epoch_2.pth')['state_dict']
     twin.model.load_state_dict(state)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(twin.model.eval()(x), runner.model.eval()(x))

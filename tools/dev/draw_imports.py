@@ -24,10 +24,27 @@ FLOORS = (
     ('diffusion', 'evaluation'),
     ('datasets',),
     ('binary', 'checkpoints'),
-    ('checks', 'cli', 'errors', 'optional', 'version', 'whole_files'),
+    (
+        'checks',
+        'cli',
+        'errors',
+        'image_files',
+        'optional',
+        'plain_files',
+        'version',
+        'whole_files',
+    ),
 )
 #: Rooms of one floor that import each other, in this direction only.
-ALLOWED = {('cli', 'errors'), ('cli', 'whole_files')}
+ALLOWED = {
+    ('cli', 'errors'),
+    ('cli', 'whole_files'),
+    ('image_files', 'errors'),
+    ('image_files', 'plain_files'),
+    ('image_files', 'checks'),
+    ('image_files', 'optional'),
+    ('checks', 'errors'),
+}
 
 
 def imported(tree, package):

@@ -8,30 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
-#: What ``DataParallel`` puts before every key; mmengine removes it, too.
-_WRAPPER = 'module.'
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
-
-
-def misfits(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """How a checkpoint's entries differ from a model's, a phrase per kind.
-
-    Args:
-        state: The checkpoint's state dict.
-        own: The model's.
-    """
-    shared = [name for name in own if name in state]
-    kinds = {
-        'are missing': [name for name in own if name not in state],
-        'are unknown': [name for name in state if name not in own],
-        'have another shape': [k for k in shared if state[k].shape != own[k].shape],
-    }
-    return [f'{len(v)} {kind} ({_some(v)})' for kind, v in kinds.items() if v]
+from ...checkpoints import WRAPPER, misfits, state_dict_of
 
 
 @HOOKS.register_module()
@@ -55,8 +33,11 @@ class RequireCheckpointHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare with the model, before anything is copied there."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        state = checkpoint.get('state_dict', checkpoint)
-        state = {key.removeprefix(_WRAPPER): value for key, value in state.items()}
+        # mmengine strips the prefix of each key, so this does not ask for all
+        state = {
+            key.removeprefix(WRAPPER): value
+            for key, value in state_dict_of(checkpoint).items()
+        }
         found = misfits(state, model.state_dict())
         if found:
             raise ValueError(

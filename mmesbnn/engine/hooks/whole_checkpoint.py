@@ -14,6 +14,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ...checkpoints import read_checkpoint
 from ...whole_files import remove_leftovers, whole_file
 from ..reach import trained_models
 from ..resuming import point_to_whole, write_pointer
@@ -354,7 +355,7 @@ class WholeCheckpointHook(CheckpointHook):
         """Write a copy of a checkpoint with ``published_keys`` only."""
         if not is_main_process():
             return
-        checkpoint = torch.load(ckpt_path, map_location='cpu', weights_only=True)
+        checkpoint = read_checkpoint(ckpt_path)
         checkpoint = {k: v for k, v in checkpoint.items() if k in self.published_keys}
         digest = hashlib.sha256(pickle.dumps(checkpoint)).hexdigest()
         path = Path(ckpt_path)

@@ -1,0 +1,101 @@
+"""NumPy's arrays, scalars and dtypes in pickles, made from checked bytes.
+
+NumPy's own functions trust a pickle: an object dtype makes pointers of its bytes, an
+offset or a length that does not fit reads beyond them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .limits import CheckpointError
+from .unpickler import Name, Pending
+
+_KINDS = (
+    *('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'),
+    *('f2', 'f4', 'f8', 'c8', 'c16'),
+)
+#: Class of the arrays, which a pickle names but must not call.
+_NDARRAY = Name('numpy.ndarray')
+_MOST_DIMENSIONS = 32
+
+
+class _Dtype(Pending):
+    """A dtype that waits for its byte order."""
+
+    def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
+        if kind not in _KINDS:
+            raise CheckpointError(f'holds numpy values of dtype {kind!r}')
+        self.dtype = np.dtype(kind)
+
+    def build(self, state: Any) -> np.dtype:
+        plain = (None, None, None, -1, -1, 0)
+        if type(state) is not tuple or len(state) != 8 or state[2:] != plain:
+            raise CheckpointError('holds a numpy dtype that is no plain number')
+        order = state[1]
+        if state[0] not in (3, 4) or order not in ('<', '>', '|', '='):
+            raise CheckpointError('holds a numpy dtype of unknown byte order')
+        return self.dtype if order == '|' else self.dtype.newbyteorder(order)
+
+
+class _Array(Pending):
+    """An array that waits for its shape and bytes."""
+
+    def __init__(self, cls: Any, shape: Any, kind: Any) -> None:
+        if cls is not _NDARRAY or shape != (0,) or kind not in (b'b', 'b'):
+            raise CheckpointError('holds a numpy array that is no plain array')
+
+    def build(self, state: Any) -> np.ndarray:
+        if type(state) is not tuple or len(state) != 5 or state[0] != 1:
+            raise CheckpointError('holds a numpy array of an unknown form')
+        _, shape, dtype, is_fortran, data = state
+        if not is_shape(shape, _MOST_DIMENSIONS):
+            raise CheckpointError('holds a numpy array with a wrong shape')
+        if type(is_fortran) not in (bool, int):
+            raise CheckpointError('holds a numpy array of unknown order')
+        values = _values(dtype, data, math.prod(shape))
+        return values.reshape(shape, order='F' if is_fortran else 'C')
+
+
+def is_shape(shape: Any, most: int = 64) -> bool:
+    """Whether ``shape`` is a tuple of sizes."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= most
+        and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+    )
+
+
+def _values(dtype: Any, data: Any, count: int) -> np.ndarray:
+    if not isinstance(dtype, np.dtype) or type(data) is not bytes:
+        raise CheckpointError('holds numpy values without a dtype or bytes')
+    if len(data) != count * dtype.itemsize:
+        raise CheckpointError(
+            f'holds {len(data)} bytes for {count} numpy values of {dtype}'
+        )
+    values = np.frombuffer(bytearray(data), dtype)  # a bytearray, to be writable
+    return values.astype(dtype.newbyteorder('='), copy=False)  # as numpy does
+
+
+def _scalar(dtype: Any, data: Any) -> np.generic:
+    return _values(dtype, data, 1)[0]
+
+
+def _names() -> dict[str, Name]:
+    functions = {'_reconstruct': _Array, 'scalar': _scalar}
+    # numpy 2 moved them; files of both ages are about
+    paths = {
+        f'numpy.{core}.multiarray.{name}': function
+        for core in ('core', '_core')
+        for name, function in functions.items()
+    }
+    calls = {**paths, 'numpy.dtype': _Dtype}
+    names = {path: Name(path, function) for path, function in calls.items()}
+    return {**names, _NDARRAY.path: _NDARRAY}
+
+
+#: What a pickle may name of numpy.
+NAMES = _names()

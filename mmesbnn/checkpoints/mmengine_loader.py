@@ -1,0 +1,66 @@
+"""Lets mmengine read checkpoints with the reader of this package.
+
+Since torch 2.6 ``torch.load`` refuses mmengine's own checkpoints, which hold a log
+history of numpy arrays; before, it ran whatever a file said. Telling torch to trust
+numpy's functions would weaken every ``torch.load`` of the process, and they trust what
+a file says. mmengine's registry of loaders is the place where only its own reads are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader
+
+from .reading import read_checkpoint, read_open
+from .torch_files import MapLocation
+
+#: torch's own switch for reading files that may run code.
+_TRUST_ALL = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+
+_mmengine_local = CheckpointLoader._schemes['']
+
+
+def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint file; see :func:`.read_checkpoint`.
+
+    With ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment mmengine's own loader
+    does it, and may run code in the file.
+
+    Args:
+        filename: Its path.
+        map_location: As in ``torch.load``.
+    """
+    if os.environ.get(_TRUST_ALL, '').lower() in ('1', 'y', 'yes', 'true'):
+        return _mmengine_local(filename, map_location)
+    path = os.path.expanduser(filename)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{path} can not be found.')
+    return read_checkpoint(path, map_location=map_location)
+
+
+def load_from_ceph(
+    filename: str, map_location: MapLocation = None, backend: str = 'petrel'
+) -> Any:
+    """Load a checkpoint of a store such as S3; see :func:`.read_checkpoint`.
+
+    Args:
+        filename: Its address.
+        map_location: As in ``torch.load``.
+        backend: Name of mmengine's file backend.
+    """
+    store = get_file_backend(filename, backend_args={'backend': backend})
+    data = store.get(filename)
+    with io.BytesIO(data) as file:
+        return read_open(file, len(data), filename, map_location=map_location)
+
+
+def register_loaders() -> None:
+    """Let mmengine use these loaders. Called when mmesbnn is imported."""
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(
+        [r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_ceph, force=True
+    )

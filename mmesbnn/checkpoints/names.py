@@ -1,0 +1,317 @@
+"""What names in a checkpoint's pickle stand for: functions of ours, by name.
+
+They take what mmengine, the published scripts and ``torch.save`` write, and refuse
+whatever else could be put into the arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor, nn
+
+from . import arrays
+from .arrays import is_shape
+from .limits import CheckpointError
+from .unpickler import Name, Pending, is_key
+
+_STATISTICS = ('min', 'max', 'current', 'mean')
+_TENSOR_CLASSES = (Name('torch._tensor.Tensor'), Name('torch.Tensor'),
+                   Name('torch.nn.parameter.Parameter'))  # fmt: skip
+#: What ``torch.save`` can write and no network of ours holds.
+_REFUSED = {
+    'torch._utils._rebuild_sparse_tensor': 'a sparse tensor',
+    'torch._utils._rebuild_qtensor': 'a quantized tensor',
+    'torch._utils._rebuild_meta_tensor_no_storage': 'a tensor without data',
+    'torch._utils._rebuild_nested_tensor': 'a nested tensor',
+    'torch._utils._rebuild_wrapper_subclass': 'a tensor of another class',
+    'torch._utils._rebuild_device_tensor_from_numpy': 'a tensor of another device',
+    'torch._utils._rebuild_device_tensor_from_cpu_tensor': 'a tensor of another device',
+}
+_STORAGES = {
+    'Double': torch.float64, 'Float': torch.float32, 'Half': torch.float16,
+    'BFloat16': torch.bfloat16, 'Long': torch.int64, 'Int': torch.int32,
+    'Short': torch.int16, 'Char': torch.int8, 'Byte': torch.uint8, 'Bool': torch.bool,
+    'ComplexDouble': torch.complex128, 'ComplexFloat': torch.complex64,
+    'Untyped': torch.uint8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StorageClass:
+    """A class of storages, which a persistent id names.
+
+    Args:
+        dtype: Of its entries.
+    """
+
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """The memory of tensors.
+
+    Args:
+        data: Its bytes.
+        dtype: Of its entries.
+    """
+
+    data: torch.UntypedStorage
+    dtype: torch.dtype
+
+
+def _refuse(words: str) -> Any:
+    def call(*_: Any) -> Any:
+        raise CheckpointError(f'holds {words}')
+
+    return call
+
+
+def _extent(size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """How many entries of its storage a tensor reaches over."""
+    if 0 in size:
+        return 0
+    return 1 + sum((n - 1) * step for n, step in zip(size, stride))
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None
+) -> Tensor:
+    if type(storage) is not Storage:
+        raise CheckpointError('holds a tensor without data')
+    dtype = storage.dtype if dtype is None else dtype
+    wrong = not (is_shape(size) and is_shape(stride) and is_shape((offset,)))
+    if wrong or len(size) != len(stride):
+        raise CheckpointError('holds a tensor with a wrong shape')
+    end = (offset + _extent(size, stride)) * dtype.itemsize
+    if end > storage.data.nbytes():
+        raise CheckpointError(
+            f'holds a tensor of shape {tuple(size)}, which reaches beyond its data'
+        )
+    return torch.empty(0, dtype=dtype, device=storage.data.device).set_(
+        storage.data, offset, size, stride
+    )
+
+
+def _with_grad(tensor: Tensor, requires_grad: Any) -> Tensor:
+    if type(requires_grad) is not bool:
+        raise CheckpointError('holds a tensor of an unknown form')
+    return tensor.requires_grad_(requires_grad)
+
+
+def _tensor_v2(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False,
+    hooks: Any = None, metadata: Any = None,
+) -> Tensor:  # fmt: skip
+    if hooks or metadata:
+        raise CheckpointError('holds a tensor of an unknown form')
+    return _with_grad(_tensor(storage, offset, size, stride), requires_grad)
+
+
+def _tensor_v3(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any,
+    hooks: Any, dtype: Any, metadata: Any = None,
+) -> Tensor:  # fmt: skip
+    if hooks or metadata or not isinstance(dtype, torch.dtype):
+        raise CheckpointError('holds a tensor of an unknown form')
+    return _with_grad(_tensor(storage, offset, size, stride, dtype), requires_grad)
+
+
+def _parameter(data: Any, requires_grad: Any = True, *_: Any) -> nn.Parameter:
+    if type(data) is not Tensor or type(requires_grad) is not bool:
+        raise CheckpointError('holds a parameter of an unknown form')
+    return nn.Parameter(data.detach(), requires_grad)
+
+
+def _from_type(function: Any, cls: Any, arguments: Any, state: Any) -> Tensor:
+    """Make a tensor that had attributes; these are left out."""
+    is_rebuild = isinstance(function, Name) and function.path in _REBUILDS
+    if not is_rebuild or cls not in _TENSOR_CLASSES or type(arguments) is not tuple:
+        raise CheckpointError('holds a tensor of another class')
+    return _REBUILDS[function.path](*arguments)
+
+
+_REBUILDS = {
+    'torch._utils._rebuild_tensor': _tensor,
+    'torch._utils._rebuild_tensor_v2': _tensor_v2,
+    'torch._utils._rebuild_tensor_v3': _tensor_v3,
+    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter_with_state': _parameter,
+}
+
+
+def _size(size: Any) -> torch.Size:
+    size = tuple(size) if type(size) is list else size
+    if not is_shape(size):
+        raise CheckpointError('holds a wrong shape')
+    return torch.Size(size)
+
+
+def _device(kind: Any, index: Any = None) -> torch.device:
+    if type(kind) is not str or type(index) not in (int, type(None)):
+        raise CheckpointError('holds an unknown device')
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def _ordered_dict(items: Any = ()) -> OrderedDict:
+    if isinstance(items, dict):
+        items = list(items.items())
+    pairs = [tuple(pair) for pair in items if type(pair) in (list, tuple)]
+    if len(pairs) != len(items) or any(len(pair) != 2 for pair in pairs):
+        raise CheckpointError('holds an OrderedDict of an unknown form')
+    return OrderedDict((_checked_key(key), value) for key, value in pairs)
+
+
+def _checked_key(key: Any) -> Any:
+    if not is_key(key):
+        raise CheckpointError(f'has a {type(key).__name__} as a key')
+    return key
+
+
+def _counter(counts: Any = ()) -> Counter:
+    # a dict's keys were checked when it was made
+    if counts != () and type(counts) is not dict:
+        raise CheckpointError('holds a Counter of an unknown form')
+    return Counter(counts)
+
+
+def _set(values: Any = ()) -> set:
+    if type(values) not in (list, tuple):
+        raise CheckpointError('holds a set of an unknown form')
+    return {_checked_key(value) for value in values}
+
+
+def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    """Make bytes, which pickles of protocol 2 write as text."""
+    if type(text) is not str or encoding not in ('latin1', 'latin-1'):
+        raise CheckpointError('holds bytes of an unknown form')
+    return text.encode('latin1')
+
+
+def _bytes(*arguments: Any) -> bytes:
+    if arguments:
+        raise CheckpointError('holds bytes of an unknown form')
+    return b''
+
+
+def _bytearray(*arguments: Any) -> bytearray:
+    if not arguments:
+        return bytearray()
+    # a number would ask for that many bytes
+    if len(arguments) == 1 and type(arguments[0]) is bytes:
+        return bytearray(arguments[0])
+    return bytearray(_encode(*arguments))
+
+
+def _complex(real: Any, imaginary: Any) -> complex:
+    if type(real) is not float or type(imaginary) is not float:
+        raise CheckpointError('holds a complex number of an unknown form')
+    return complex(real, imaginary)
+
+
+class _History(Pending):
+    """A log history that waits for its arrays."""
+
+    def build(self, state: Any) -> HistoryBuffer:
+        wanted = {'max_length', '_log_history', '_count_history', 'statistics_methods'}
+        if type(state) is not dict or not set(state) <= wanted:
+            raise CheckpointError('holds a HistoryBuffer of an unknown form')
+        values = [state.get('_log_history'), state.get('_count_history')]
+        if not all(isinstance(v, np.ndarray) and v.ndim == 1 for v in values):
+            raise CheckpointError('holds a HistoryBuffer without arrays')
+        methods = state.get('statistics_methods', {})
+        is_plain = type(methods) is dict and all(
+            name in _STATISTICS and method == getattr(HistoryBuffer, name)
+            for name, method in methods.items()
+        )
+        if not is_plain or type(state.get('max_length')) is not int:
+            raise CheckpointError('holds a HistoryBuffer of an unknown form')
+        history = HistoryBuffer(max_length=state['max_length'])
+        history._log_history, history._count_history = values
+        return history
+
+
+class _Namespace(Pending):
+    """The arguments of a published script."""
+
+    def build(self, state: Any) -> argparse.Namespace:
+        if type(state) is not dict or not all(type(key) is str for key in state):
+            raise CheckpointError('holds a Namespace of an unknown form')
+        return argparse.Namespace(**state)
+
+
+def _history_method(owner: Any, name: Any) -> Any:
+    """Give what a checkpoint may use ``getattr`` for: a statistic of HistoryBuffer.
+
+    The real ``getattr`` would lead from any class to ``os.system``.
+    """
+    if owner is _HISTORY and type(name) is str and name in _STATISTICS:
+        return getattr(HistoryBuffer, name)
+    raise CheckpointError('uses getattr for something else than a log history')
+
+
+_HISTORY = Name('mmengine.logging.history_buffer.HistoryBuffer', _History)
+
+
+def _table() -> dict[str, Any]:
+    calls = {
+        'builtins.getattr': _history_method,
+        'builtins.set': _set,
+        'builtins.bytearray': _bytearray,
+        'builtins.bytes': _bytes,
+        'builtins.complex': _complex,
+        '_codecs.encode': _encode,
+        'collections.OrderedDict': _ordered_dict,
+        'collections.Counter': _counter,
+        'argparse.Namespace': _Namespace,
+        'torch.Size': _size,
+        'torch.device': _device,
+        'torch._tensor._rebuild_from_type_v2': _from_type,
+        **_REBUILDS,
+        **{path: _refuse(words) for path, words in _REFUSED.items()},
+    }
+    table: dict[str, Any] = {path: Name(path, call) for path, call in calls.items()}
+    table |= arrays.NAMES
+    table |= {name.path: name for name in (_HISTORY, *_TENSOR_CLASSES)}
+    for kind, dtype in _STORAGES.items():
+        storage = StorageClass(dtype)
+        table[f'torch.{kind}Storage'] = table[f'torch.storage.{kind}Storage'] = storage
+    return table
+
+
+_TABLE = _table()
+
+
+def _dtype(path: str) -> torch.dtype | None:
+    module, _, name = path.partition('.')
+    value = getattr(torch, name, None) if module == 'torch' else None
+    return value if isinstance(value, torch.dtype) else None
+
+
+def find(path: str, trusted: dict[str, Any]) -> Any:
+    """Give what the name ``path`` stands for.
+
+    Args:
+        path: A dotted name from a pickle.
+        trusted: Objects that the user told torch to trust, by their name.
+
+    Raises:
+        CheckpointError: If it is none that is known.
+    """
+    for known in (_TABLE.get(path), _dtype(path), trusted.get(path)):
+        if known is not None:
+            return known
+    shown = path if re.fullmatch(r'[\w.]{1,100}', path) else ascii(path[:100])
+    raise CheckpointError(
+        f'holds the object {shown.removeprefix("builtins.")}, and only tensors and '
+        'plain values are read, since anything else could run code: save its '
+        'state_dict alone'
+    )

@@ -1,0 +1,132 @@
+"""From what a checkpoint holds to weights that fit a network, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import shorten
+from .limits import CheckpointError
+
+#: What ``DataParallel`` puts before every key.
+WRAPPER = 'module.'
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def listed(names: Iterable[Any], limit: int = 3) -> str:
+    """``names`` in one short phrase: ``'a, b, c and 4 more'``."""
+    names = list(names)
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(shorten(str(name), 100) for name in names[:limit]) + more
+
+
+def strip_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without ``module.``, if all of its keys have it."""
+    if state and all(key.startswith(WRAPPER) for key in state):
+        return {key[len(WRAPPER) :]: value for key, value in state.items()}
+    return dict(state)
+
+
+def state_dict_of(
+    content: Any, keys: Iterable[str] = ('state_dict',)
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weights in a checkpoint.
+
+    Args:
+        content: What was read from a checkpoint: a training checkpoint or a bare state
+            dict.
+        keys: Under which the weights of a training checkpoint lie. Default
+            ``('state_dict',)``.
+
+    Raises:
+        CheckpointError: If there are none, or it holds something else than dense
+            tensors of plain numbers under strings.
+    """
+    state = content
+    if isinstance(content, Mapping):
+        state = next((content[key] for key in keys if key in content), content)
+    if not isinstance(state, Mapping) or not state:
+        found = 'an empty dict' if state == {} else f'a {type(state).__name__}'
+        raise CheckpointError(f'holds no state dict but {found}')
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f'holds no state dict: {shorten(repr(key), 100)} is a '
+                f'{type(value).__name__}, not a tensor'
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise CheckpointError(f'{shorten(key, 100)} is no dense tensor with data')
+    return dict(state)
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        CheckpointError: If one is; it names the first.
+    """
+    for key, value in state.items():
+        is_number = value.is_floating_point() or value.is_complex()
+        if is_number and not torch.isfinite(value).all():
+            raise CheckpointError(f'{shorten(key, 100)} holds NaN or infinity')
+
+
+def check_numbers(state: Mapping[str, Tensor]) -> None:
+    """Check that all weights are plain finite numbers.
+
+    Whole numbers are for counters and indices only, which have no gradient.
+
+    Raises:
+        CheckpointError: If a weight is complex, of eight bits, NaN or infinite, or
+            if a ``weight`` or ``bias`` is a whole number; it names the first.
+    """
+    for key, value in state.items():
+        is_weight = key.rpartition('.')[2] in ('weight', 'bias')
+        allowed = _FLOATS if is_weight else (*_FLOATS, *_WHOLE)
+        if value.dtype not in allowed:
+            raise CheckpointError(
+                f'{shorten(key, 100)} holds numbers of {value.dtype}, not of float32'
+            )
+    check_finite(state)
+
+
+def _same_kind(value: Tensor, own: Tensor) -> bool:
+    """Whether a network's entry can take ``value`` without changing its meaning."""
+    for kinds in (_FLOATS, _WHOLE):
+        if value.dtype in kinds and own.dtype in kinds:
+            return True
+    return value.dtype == own.dtype
+
+
+def misfits(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> list[str]:
+    """How a checkpoint's entries differ from a network's, a phrase per kind.
+
+    Args:
+        state: The checkpoint's state dict.
+        own: The network's.
+    """
+    kinds = {
+        'are missing': [name for name in own if name not in state],
+        'are unknown': [name for name in state if name not in own],
+        'are no tensors': [],
+        'have another shape': [],
+        'have another type': [],
+    }  # type: dict[str, list[Any]]
+    for name in own:
+        value = state.get(name)
+        if name not in state or not isinstance(own[name], Tensor):
+            continue
+        if not isinstance(value, Tensor):
+            kinds['are no tensors'].append(name)
+        elif value.shape != own[name].shape:
+            kinds['have another shape'].append(name)
+        elif not _same_kind(value, own[name]):
+            kinds['have another type'].append(
+                f'{name}: {value.dtype} for {own[name].dtype}'
+            )
+    return [f'{len(v)} {kind} ({listed(v)})' for kind, v in kinds.items() if v]
