@@ -3,6 +3,7 @@
 import copy
 import sys
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -366,6 +367,28 @@ def test_checkpoint_of_a_teacher_is_loaded_strictly(tmp_path):
     model = build(dict(main=dict(RESNET_TEACHER, checkpoint=bad)), load=False)
     with pytest.raises(RuntimeError):
         model.load_teachers()
+
+
+@pytest.mark.parametrize(
+    ('spec', 'what'),
+    [
+        (dict(model='resnet34_8xb32_in1k'), "the weights of 'resnet34_8xb32_in1k'"),
+        (dict(RESNET_TEACHER, checkpoint='/no/such.pth'), "checkpoint='/no/such.pth'"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_one_sentence(spec, what, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise URLError('Name or service not known')
+
+    monkeypatch.setattr('urllib.request.urlopen', no_network)
+    monkeypatch.setattr('torch.hub.urlopen', no_network, raising=False)
+    model = build(dict(main=spec), load=False)
+    with pytest.raises(OSError) as caught:
+        model.load_teachers()
+    message = str(caught.value)
+    assert message.startswith(f'teachers: main: {what} cannot be read (')
+    assert message.endswith('teachers: main: checkpoint=')
+    assert caught.value.__suppress_context__
 
 
 def test_a_module_can_teach():

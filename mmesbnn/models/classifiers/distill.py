@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...checks import check, checked, mapping, not_negative, optional, sequence
+from ...errors import sentence
 
 
 def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
@@ -38,12 +40,14 @@ def build_teacher(name: str, spec: dict) -> nn.Module:
 
     Raises:
         ValueError: If ``spec`` is something else, or mmpretrain knows no weights.
+        OSError: If the weights cannot be read, as without a network.
         RuntimeError: If the checkpoint does not fit.
     """
     _check_keys(f'teachers: {name}', spec, 'model', 'checkpoint')
     model, checkpoint = spec['model'], spec.get('checkpoint')
     if isinstance(model, str):
-        teacher = _build_named(name, model, pretrained=not checkpoint)
+        with _reading(name, f'the weights of {model!r}'):
+            teacher = _build_named(name, model, pretrained=not checkpoint)
     elif isinstance(model, dict):
         teacher = _build_configured(name, model, warn=not checkpoint)
     elif isinstance(model, nn.Module):
@@ -54,8 +58,22 @@ def build_teacher(name: str, spec: dict) -> nn.Module:
         )
     if checkpoint:
         # strict: a checkpoint that half fits makes a teacher that teaches noise
-        load_checkpoint(teacher, checkpoint, map_location='cpu', strict=True)
+        with _reading(name, f'checkpoint={checkpoint!r}'):
+            load_checkpoint(teacher, checkpoint, map_location='cpu', strict=True)
     return teacher.eval().requires_grad_(False)
+
+
+@contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """Say in one sentence whose weights could not be read, and what to do."""
+    try:
+        yield
+    except OSError as error:  # a URL that cannot be reached, or a file
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(
+            f'teachers: {name}: {what} cannot be read ({sentence(error)}): give a '
+            f'file that is there as teachers: {name}: checkpoint='
+        ) from None
 
 
 def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
