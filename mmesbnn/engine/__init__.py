@@ -2,7 +2,9 @@
 
 from ..checkpoints import register_loaders
 from . import hooks, optim
+from .flop_counters import register_flop_counters
 
 register_loaders()
+register_flop_counters()
 
 __all__ = ['hooks', 'optim']

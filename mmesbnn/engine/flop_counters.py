@@ -1,0 +1,57 @@
+"""Formulas that let the FLOP counters of torch and mmengine see binary products.
+
+They count a binary multiplication as they count a real one, under the operator's own
+name; ``tools/count_ops.py`` tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from typing import Any
+
+import torch
+from mmengine.analysis import complexity_analysis
+from mmengine.analysis.jit_handles import get_shape
+from torch.utils import flop_counter
+
+from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+
+
+def convolution(x: Any, weight: Any, out: Any) -> int:
+    """Multiplications of a convolution with these shapes."""
+    return prod(out) * prod(weight[1:])
+
+
+def product(a: Any, b: Any, out: Any) -> int:
+    """Multiplications of a product with these shapes."""
+    return prod(out) * a[-1]
+
+
+FORMULAS = {
+    BINARY_CONV2D: convolution,
+    BINARY_LINEAR: product,
+    BINARY_MATMUL: product,
+}
+
+
+def _register(operator: torch._ops.OpOverload, count: Any) -> None:
+    def torchs(a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 2 * count(a, b, out_shape)  # a multiplication and an addition
+
+    def mmengines(inputs: list[Any], outputs: list[Any]) -> Counter:
+        shapes = [get_shape(value) for value in (*inputs[:2], outputs[0])]
+        return Counter({name: count(*shapes)})
+
+    name = operator._schema.name
+    packet = operator.overloadpacket
+    if packet not in flop_counter.flop_registry:
+        flop_counter.register_flop_formula(packet)(torchs)
+    table = complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS
+    table.setdefault(name, mmengines)
+
+
+def register_flop_counters() -> None:
+    """Teach the counters of torch and mmengine the binary operators, once."""
+    for operator, count in FORMULAS.items():
+        _register(operator, count)
