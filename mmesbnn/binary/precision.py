@@ -41,9 +41,39 @@ def keep_signs(rounded: Tensor, before: Tensor) -> None:
 
 
 class KeepsSigns(nn.Module):
-    """A layer with a latent ``weight`` whose signs survive ``half()`` and the like."""
+    """A layer whose latent ``weight`` counts by its signs, and what follows from that.
+
+    The signs survive ``half()`` and the like. A checkpoint of the same network with
+    another ``tau`` is refused. A batch norm cannot be fused into the layer: tools that
+    try give it a bias, which raises a ``TypeError``.
+    """
 
     weight: Tensor
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
+        found = state.get(f'{prefix}weight')
+        if isinstance(found, Tensor):
+            self._check_expansion(f'{prefix}weight', found)
+        super()._load_from_state_dict(state, prefix, *args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__.get('_parameters', {}).get(name, value)
+        if name == 'bias' and own is None and value is not None:
+            raise TypeError(
+                f'{type(self).__name__} was made without a bias and gets none later: a '
+                'binary layer cannot be fused with a batch norm, since only the signs '
+                'of its weight count'
+            )
+        super().__setattr__(name, value)
+
+    def _check_expansion(self, name: str, found: Tensor) -> None:
+        """Refuse what mmengine would print and go on without."""
+        shape, own = tuple(found.shape), tuple(self.weight.shape)
+        if shape != own and found.numel() == self.weight.numel():
+            raise RuntimeError(
+                f'size mismatch: {name} of the checkpoint is {shape}, the layer has '
+                f'{own}: as many weights, so the checkpoint is of another tau or groups'
+            )
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
         before = self.weight.data

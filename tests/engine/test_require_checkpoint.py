@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
 
-from mmesbnn.engine.hooks import RequireCheckpointHook
+from mmesbnn.engine.hooks import FittingCheckpointHook, RequireCheckpointHook
 from tests.engine import toy
 
 
@@ -67,3 +68,57 @@ def test_checkpoint_that_does_not_fit_is_refused(tmp_path, state, changes, messa
         state.pop(name) if value is None else state.update({name: value})
     with pytest.raises(ValueError, match=f'does not fit the model: .*{message}'):
         train(tmp_path, dict(state_dict=state))
+
+
+# another head ---------------------------------------------------------------------
+
+
+def start_from(tmp_path, hook, state, test=False, **options):
+    path = tmp_path / 'start.pth'
+    torch.save(dict(state_dict=state), path)
+    tests = dict(
+        test_dataloader=toy.loader(toy.images(), shuffle=False), test_cfg=dict(),
+        test_evaluator=Evaluator([]),
+    )  # fmt: skip
+    runner = toy.runner(
+        tmp_path / 'work', [hook], epochs=1, load_from=str(path), **tests, **options
+    )
+    if test:
+        runner.test()
+    else:
+        runner.train()
+
+
+def test_a_new_head_may_differ_and_nothing_else(tmp_path, state):
+    hook = RequireCheckpointHook(new=['fc.'])
+    other = {**state, 'fc.weight': torch.zeros(9, 32)}
+    start_from(tmp_path, hook, other)
+    del other['backbone.act.weight']
+    with pytest.raises(ValueError, match=r'1 are missing \(backbone.act.weight\)'):
+        start_from(tmp_path, RequireCheckpointHook(new=['fc.']), other)
+
+
+def test_what_is_tested_has_no_new_head(tmp_path, state):
+    other = {**state, 'fc.weight': torch.zeros(9, 32)}
+    with pytest.raises(ValueError, match=r'another shape \(fc.weight\)'):
+        start_from(tmp_path, RequireCheckpointHook(new=['fc.']), other, test=True)
+
+
+def test_new_names_are_a_list():
+    with pytest.raises(ValueError, match=r"new='fc.' must be a list"):
+        RequireCheckpointHook(new='fc.')
+
+
+def test_a_test_of_half_a_checkpoint_stops(tmp_path, state):
+    half = {k: v for k, v in state.items() if k.startswith('backbone')}
+    start_from(tmp_path, FittingCheckpointHook(), state, test=True)
+    start_from(tmp_path, FittingCheckpointHook(), half)  # to train from is allowed
+    with pytest.raises(ValueError, match='2 are missing'):
+        start_from(tmp_path, FittingCheckpointHook(), half, test=True)
+
+
+def test_a_checkpoint_of_another_tau_stops_without_a_hook(tmp_path):
+    state = toy.ToyClassifier(tau=1).state_dict()
+    for test in (False, True):
+        with pytest.raises(RuntimeError, match='of another tau or groups'):
+            start_from(tmp_path, toy.Record(lambda runner: None), state, test=test)

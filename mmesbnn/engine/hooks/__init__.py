@@ -6,7 +6,7 @@ from .epoch_seed import EpochSeedHook
 from .iter_seed import IterSeedHook
 from .nan_guard import NaNGuardHook
 from .parameter_bounds import ParameterBoundsHook
-from .require_checkpoint import RequireCheckpointHook
+from .require_checkpoint import FittingCheckpointHook, RequireCheckpointHook
 from .save_images import SaveImagesHook
 from .sign_flip import SignFlipHook
 from .teacher_schedule import TeacherScheduleHook
@@ -17,6 +17,7 @@ __all__ = [
     'BottleneckHook',
     'ClassCountHook',
     'EpochSeedHook',
+    'FittingCheckpointHook',
     'IterSeedHook',
     'NaNGuardHook',
     'ParameterBoundsHook',

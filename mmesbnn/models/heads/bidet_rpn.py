@@ -106,6 +106,11 @@ class BiDetRPNHead(RPNHead):
 
     def features(self, x: Tensor) -> Tensor:
         """``f``, ``(N, feat_channels, H, W)``, of a map ``(N, C tau g, H, W)``."""
+        if isinstance(self.norm, nn.Identity):
+            raise TypeError(
+                'the norm of the binary rpn_conv is gone: a tool fused them, which a '
+                'binary convolution cannot be, since only the signs of its weight count'
+            )
         return normalize_tiled(self.rpn_conv(x), self.norm, self.expansion.tau)
 
     def score_and_box(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,56 @@
+"""Fusing batch norms into convolutions leaves binary networks right, or stops."""
+
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, TiledBatchNorm2d
+from tests import families
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', [n for n in families.NAMES if 'diff' not in n])
+def test_fusing_is_right_or_refused(name):
+    model, inputs = families.build(name)
+    try:
+        fused = fuse_conv_bn(copy.deepcopy(model))
+        outputs = families.tensors(fused(*inputs))
+    except (TypeError, RuntimeError) as error:
+        # a full-precision convolution whose norm has more channels cannot be reshaped
+        assert 'cannot be fused with a batch norm' in str(error) or (
+            'is invalid for input of size' in str(error)
+        )
+        return
+    for ours, theirs in zip(outputs, families.tensors(model(*inputs)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('fuse', [fuse_conv_bn, None])
+def test_a_binary_convolution_is_not_fused(fuse):
+    pair = nn.Sequential(BinaryConv2d(4, 4, 3), TiledBatchNorm2d(4)).eval()
+    with pytest.raises(TypeError, match='cannot be fused with a batch norm'):
+        fuse(pair) if fuse else fuse_conv_bn_eval(*pair)
+
+
+def test_biases_can_be_set_where_there_is_one():
+    for layer in (BinaryConv2d(4, 4, 3, bias=True), BinaryLinear(4, 4, bias=True)):
+        layer.bias = nn.Parameter(torch.ones(4))
+        assert layer.bias.sum() == 4
+    layer = BinaryLinear(4, 4)
+    layer.bias = None
+    with pytest.raises(TypeError, match='BinaryLinear was made without a bias'):
+        layer.bias = nn.Parameter(torch.ones(4))
+
+
+def test_the_fused_proposal_network_stops():
+    pytest.importorskip('mmcv.ops', exc_type=ImportError)
+    pytest.importorskip('mmdet')
+    from tests.models.test_bidet_faster_rcnn import make_rpn
+
+    head = fuse_conv_bn(make_rpn().eval())
+    with pytest.raises(TypeError, match='the norm of the binary rpn_conv is gone'):
+        head.features(torch.randn(1, 8, 4, 4))
