@@ -149,6 +149,7 @@ train_cfg = dict(
 )
 
 custom_hooks = [
+    dict(type='FittingCheckpointHook'),
     # the two terms of the bottleneck come in with the first step
     dict(type='BottleneckHook', begin=milestones[0], by_epoch=False),
     dict(type='SignFlipHook'),

@@ -68,7 +68,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval
 
 custom_hooks = [
     *_base_.custom_hooks,
-    # the backbone's weights are soft again at first, and signs for the last 16 epochs
+    # a trained backbone stays binary; from scratch, signs for the last 16 epochs
     dict(type='TemperatureHook', binary_from=8),
     dict(type='ParameterBoundsHook'),
 ]

@@ -7,6 +7,8 @@ val_cfg = dict()
 test_cfg = dict()
 
 checks = [
+    # what is tested fits the network in every entry
+    dict(type='FittingCheckpointHook'),
     dict(type='NaNGuardHook'),
     dict(type='ClassCountHook'),
     # a resumed training repeats the uninterrupted one

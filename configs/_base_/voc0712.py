@@ -70,6 +70,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 custom_hooks = [
+    dict(type='FittingCheckpointHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
     dict(type='NumClassCheckHook'),

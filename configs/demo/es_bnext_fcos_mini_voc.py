@@ -135,6 +135,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 custom_hooks = [
+    dict(type='FittingCheckpointHook'),
     # exactly binary for the second half of the training
     dict(type='TemperatureHook', binary_from=max_epochs // 2),
     dict(type='ParameterBoundsHook'),

@@ -1,0 +1,94 @@
+# Fine-tuning ES-BNext-T on classes of your own; see configs/finetune/README.md. The
+# recipe is ours and a starting point: nothing has been tuned with it.
+_base_ = ['../_base_/classifier_runtime.py']
+
+# What to change: classes, folders (data_root/train/CLASS/*.jpg, and val), weights
+num_classes = 10
+data_root = 'data/mine'
+load_from = 'checkpoints/es-bnext-tiny.pth'
+max_epochs = 20
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='BNext', arch='tiny', tau=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=num_classes,
+        in_channels=1024,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+)
+data_preprocessor = dict(
+    num_classes=num_classes,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=224),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='ResizeEdge', scale=256, edge='short'),
+    dict(type='CenterCrop', crop_size=224),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='train',
+        pipeline=train_pipeline,
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='val',
+        pipeline=test_pipeline,
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=1)
+test_evaluator = val_evaluator
+
+# a tenth of the training's learning rate, and a hundredth for the binary backbone
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-3),
+    clip_grad=dict(max_norm=5.0),
+    constructor='BinaryOptimWrapperConstructor',
+    paramwise_cfg=dict(kernel_decay=1e-8, custom_keys={'backbone': dict(lr_mult=0.1)}),
+)
+param_scheduler = [
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        eta_min=1e-7,
+        by_epoch=True,
+        end=max_epochs,
+    ),
+]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
+
+custom_hooks = [
+    # binary from the first step on
+    dict(type='TemperatureHook', initial=1e-8),
+    # the weights are there and fit, but for the head
+    dict(type='RequireCheckpointHook', new=['head.']),
+    dict(type='ParameterBoundsHook'),
+    dict(type='SignFlipHook'),
+    *_base_.checks,
+]
