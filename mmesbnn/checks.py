@@ -139,14 +139,19 @@ def _listed(values: Sequence[Any]) -> str:
     return f'one of {tuple(values)}'
 
 
+def _alike(value: Any, known: Any) -> bool:
+    """Whether the two can be equal: ``True`` is not 1, a tensor is no number."""
+    return (
+        isinstance(value, type(known))
+        and isinstance(value, bool) == isinstance(known, bool)
+    ) or (_is_number(value) and _is_number(known))
+
+
 def one_of(*values: Any) -> Rule:
     """One of ``values``, of the same kind: ``True`` is not 1."""
 
     def accepts(value: Any) -> bool:
-        return any(
-            isinstance(value, bool) == isinstance(x, bool) and value == x
-            for x in values
-        )
+        return any(_alike(value, x) and value == x for x in values)
 
     return Rule(_listed(values), accepts)
 

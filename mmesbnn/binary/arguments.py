@@ -7,6 +7,7 @@ import functools
 from torch import nn
 
 from ..checks import (
+    Rule,
     checked,
     each,
     either,
@@ -32,14 +33,18 @@ BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
 #: Keyword arguments of ``TiledBatchNorm2d``.
 NORM = each(
     mapping((), ['eps', 'momentum', 'sync']),
-    eps=not_negative, momentum=probability, sync=flag,
+    eps=positive, momentum=probability, sync=flag,
 )  # fmt: skip
 NORM_CFG = each(
     mapping(['type'], ['eps', 'momentum', 'requires_grad']),
-    type=one_of('BN', 'SyncBN'), eps=not_negative, momentum=probability,
+    type=one_of('BN', 'SyncBN'), eps=positive, momentum=probability,
     requires_grad=flag,
 )  # fmt: skip
 BITS = integer(1, 32)
+#: Not by the class, whose module needs the rules here.
+EXPANSION = Rule(
+    'an Expansion', lambda x: hasattr(x, 'factor') and hasattr(x, 'kernels')
+)
 
 RULES = dict(
     banks=positive_int,
@@ -49,7 +54,8 @@ RULES = dict(
     copies=positive_int,
     dilation=pair(positive_int),
     embed_dims=positive_int,
-    eps=not_negative,
+    eps=positive,
+    expansion=EXPANSION,
     es_groups=optional(positive_int),
     feedforward_dims=positive_int,
     groups=positive_int,

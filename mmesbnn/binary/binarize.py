@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from ..checks import either, filled_text, instance, sequence, text
+from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
 from .expand_shrink import DropInESConv2d, DropInESLinear, Expansion
 from .weight_reads import WeightReads, read_by_definition
@@ -174,7 +174,7 @@ def _kept_by_name(
         ]
         if not found:
             raise ValueError(
-                f'keep={pattern!r} matches no convolution and no linear layer'
+                f'{shown("keep", pattern)} matches no convolution and no linear layer'
             )
         kept.update(dict.fromkeys(found, f'keep={pattern!r}'))
     return kept

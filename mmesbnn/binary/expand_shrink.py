@@ -461,6 +461,11 @@ class DropInESConv2d(_DropIn):
                     'convolutions only'
                 )
             groups = es_groups
+            if out_channels % tau == 0 and out_channels // tau % groups:
+                raise ValueError(
+                    f'es_groups={groups} does not divide out_channels / tau = '
+                    f'{out_channels} / {tau}'
+                )
         self.expansion = expansion = Expansion(tau, groups)
         _check_drop_in(expansion, in_channels)
         self.in_channels = in_channels

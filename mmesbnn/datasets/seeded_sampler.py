@@ -34,7 +34,7 @@ class SeededInfiniteSampler(Sampler):
     """
 
     @checked(
-        dataset=Rule('a dataset with a length', lambda x: hasattr(x, '__len__')),
+        dataset=Rule('a dataset with a length', lambda x: len(x) >= 0),
         seed=optional(integer(0)),
     )
     def __init__(
@@ -44,7 +44,7 @@ class SeededInfiniteSampler(Sampler):
         if not self.size:
             raise ValueError('dataset is empty: there is nothing to draw')
         self.shuffle = shuffle
-        self.seed = sync_random_seed() if seed is None else seed
+        self.seed = sync_random_seed() if seed is None else int(seed)
         self.rank, self.world_size = get_dist_info()
         #: Draws of this process to leave out.
         self.start = 0

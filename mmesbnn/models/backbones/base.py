@@ -25,6 +25,7 @@ from ...checks import (
     one_of,
     positive_int,
     sequence,
+    shown,
 )
 
 #: Rules of the arguments that backbones have in common, by their name.
@@ -68,7 +69,9 @@ def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
     if not isinstance(arch, (str, int)):
         return arch
     if str(arch) not in archs:
-        raise ValueError(f'arch={arch!r} must be one of {list(archs)} or a dict')
+        raise ValueError(
+            f'{shown("arch", arch)} must be one of {list(archs)} or a dict'
+        )
     return copy.deepcopy(archs[str(arch)])
 
 

@@ -13,9 +13,16 @@ from ...binary import (
     normalize_tiled,
     tile,
 )
-from ...binary.arguments import checked_layer
-from ...checks import mapping, one_of, optional, positive_int
+from ...binary.arguments import NORM, RULES, checked_layer
+from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
+
+#: Keyword arguments of :class:`ESConv2d` that a block sets.
+CONV = each(
+    mapping((), ['sign', 'weight_binarizer', 'pad_value', 'latent_clip']),
+    **{name: RULES[name] for name in ('sign', 'weight_binarizer', 'pad_value')},
+    latent_clip=RULES['latent_clip'],
+)
 
 
 class SqueezeExcite(nn.Module):
@@ -117,7 +124,8 @@ class RecoupledConv(nn.Module):
         stride=one_of(1, 2),
         out_channels=optional(positive_int),
         se_ratio=positive_int,
-        conv=mapping(),
+        conv=CONV,
+        norm=NORM,
     )
     def __init__(
         self, channels: int, kernel_size: int, stride: int = 1,
@@ -126,7 +134,12 @@ class RecoupledConv(nn.Module):
         se_ratio: int, se_bits: int | None, conv: dict, norm: dict,
     ) -> None:  # fmt: skip
         super().__init__()
+        given = 'channels' if out_channels is None else 'out_channels'
         out_channels = channels if out_channels is None else out_channels
+        if se_ratio > out_channels:
+            raise ValueError(
+                f'se_ratio={se_ratio} leaves no channel of {given}={out_channels}'
+            )
         if out_channels != channels and elementwise and not mix_residual:
             raise ValueError(
                 f'out_channels={out_channels}, not channels={channels}, needs '
