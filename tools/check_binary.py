@@ -9,7 +9,7 @@ could not be made.
 
 import argparse
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -29,18 +29,20 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, with test data')
-    parser.add_argument('checkpoint', help='weights of its model')
+    parser.add_argument('config', type=options.name, help='config file, with test data')
+    parser.add_argument('checkpoint', type=options.name, help='weights of its model')
     parser.add_argument(
-        '--batch', type=int, default=8, metavar='N', help='images to look at (8)'
+        '--batch',
+        type=options.count,
+        default=8,
+        metavar='N',
+        help='images to look at (8)',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='change entries of the config, as in test_dataloader.dataset.data_root=x',
     )  # fmt: skip
     args = parser.parse_args()
-    if args.batch < 1:
-        parser.error(f'--batch {args.batch}: must be positive')
     return args
 
 

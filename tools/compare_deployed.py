@@ -9,7 +9,7 @@ is the same; 1: some are not; 2: the comparison could not be made.
 import argparse
 import warnings
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -22,10 +22,16 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config of a classifier, with test data')
-    parser.add_argument('checkpoint', help='its weights')
-    parser.add_argument('packed', help='what tools/pack_checkpoint.py made of them')
-    parser.add_argument('export', help='what tools/export_openvino.py made of them')
+    parser.add_argument(
+        'config', type=options.name, help='config of a classifier, with test data'
+    )
+    parser.add_argument('checkpoint', type=options.name, help='its weights')
+    parser.add_argument(
+        'packed', type=options.name, help='what tools/pack_checkpoint.py made of them'
+    )
+    parser.add_argument(
+        'export', type=options.name, help='what tools/export_openvino.py made of them'
+    )
     cli.add_trust(parser)
     return parser.parse_args()
 

@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -24,8 +24,12 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('src', metavar='SRC', help='the published file')
-    parser.add_argument('dst', metavar='DST', help='the file to write')
+    parser.add_argument(
+        'src', type=options.name, metavar='SRC', help='the published file'
+    )
+    parser.add_argument(
+        'dst', type=options.name, metavar='DST', help='the file to write'
+    )
     parser.add_argument(
         '--binarize',
         action='store_true',

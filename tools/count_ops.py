@@ -10,7 +10,7 @@ layers, and why the others are not binary. Exit status 0: done; 2: it could not 
 import argparse
 import sys
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -33,19 +33,19 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', type=options.name, help='config file')
     parser.add_argument(
-        '--shape', type=int, nargs=2, metavar=('H', 'W'),
+        '--shape', type=options.pixels, nargs=2, metavar=('H', 'W'),
         help='size of the image; default: that of the test pipeline, or 224 224',
     )  # fmt: skip
-    parser.add_argument('--json', metavar='FILE', help='write the numbers here too')
+    parser.add_argument(
+        '--json', type=options.name, metavar='FILE', help='write the numbers here too'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='change entries of the config, as in model.backbone.tau=4',
     )  # fmt: skip
     args = parser.parse_args()
-    if args.shape and min(args.shape) < 1:
-        parser.error(f'--shape {args.shape[0]} {args.shape[1]}: must be positive')
     return args
 
 

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -98,7 +98,7 @@ def predict(checkpoint: str, count: int = 20) -> list[tuple]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/demo')
+    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo')
     args = parser.parse_args()
     os.chdir(ROOT)
     be_quiet()

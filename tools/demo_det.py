@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -126,7 +126,7 @@ def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/demo_det')
+    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_det')
     args = parser.parse_args()
     os.chdir(ROOT)
     be_quiet()

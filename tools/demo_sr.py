@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -116,9 +116,11 @@ def _middle(image):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/demo_sr')
+    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_sr')
     parser.add_argument(
-        '--iters', type=int, help="iterations of the training; default: the config's"
+        '--iters',
+        type=options.count,
+        help="iterations of the training; default: the config's",
     )
     args = parser.parse_args()
     os.chdir(ROOT)

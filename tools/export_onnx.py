@@ -12,7 +12,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -28,18 +28,28 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'files', nargs='+', metavar='FILE', help='config and checkpoint, or packed file'
+        'files',
+        type=options.name,
+        nargs='+',
+        metavar='FILE',
+        help='config and checkpoint, or packed file',
     )
-    parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
     parser.add_argument(
-        '--shape', type=int, nargs=2, metavar=('H', 'W'),
+        'out', type=options.name, metavar='OUT.onnx', help='the file to write'
+    )
+    parser.add_argument(
+        '--shape', type=options.pixels, nargs=2, metavar=('H', 'W'),
         help="height and width of the images (default: the config's)",
     )  # fmt: skip
     parser.add_argument(
         '--fixed-batch', action='store_true', help='one image at a time only'
     )
     parser.add_argument(
-        '--images', type=int, default=4, metavar='N', help='images to compare on (4)'
+        '--images',
+        type=options.count,
+        default=4,
+        metavar='N',
+        help='images to compare on (4)',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -50,10 +60,6 @@ def parse_args():
     packed = args.files[0].endswith('.safetensors')
     if len(args.files) != (1 if packed else 2):
         parser.error('give a config and a checkpoint, or a packed file, and OUT.onnx')
-    if args.images < 1:
-        parser.error(f'--images {args.images}: must be positive')
-    if args.shape and min(args.shape) < 1:
-        parser.error(f'--shape {args.shape}: must be positive')
     return args
 
 

@@ -13,7 +13,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -26,11 +26,17 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, or a packed file')
-    parser.add_argument('checkpoint', nargs='?', help='weights of its model')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder to write')
     parser.add_argument(
-        '--shape', type=int, nargs='+', metavar='N',
+        'config', type=options.name, help='config file, or a packed file'
+    )
+    parser.add_argument(
+        'checkpoint', type=options.name, nargs='?', help='weights of its model'
+    )
+    parser.add_argument(
+        '--out', type=options.name, required=True, metavar='DIR', help='folder to write'
+    )
+    parser.add_argument(
+        '--shape', type=options.pixels, nargs='+', metavar='N',
         help="height and width of the images, or one number (default: the config's)",
     )  # fmt: skip
     parser.add_argument(
@@ -45,7 +51,11 @@ def parse_args():
         help='fail if a binary layer stays in full precision',
     )  # fmt: skip
     parser.add_argument(
-        '--images', type=int, default=4, metavar='N', help='images to compare on (4)'
+        '--images',
+        type=options.count,
+        default=4,
+        metavar='N',
+        help='images to compare on (4)',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -53,11 +63,9 @@ def parse_args():
     )  # fmt: skip
     cli.add_trust(parser)
     args = parser.parse_args()
-    if args.images < 1:
-        parser.error(f'--images {args.images}: must be positive')
     if args.shape is not None:
-        if len(args.shape) > 2 or min(args.shape) < 1:
-            parser.error(f'--shape {args.shape}: must be one or two positive numbers')
+        if len(args.shape) > 2:
+            parser.error(f'--shape {args.shape}: must be one or two numbers')
         args.shape = args.shape if len(args.shape) == 2 else args.shape * 2
     packed = Path(args.config).suffix == '.safetensors'
     if packed != (args.checkpoint is None):

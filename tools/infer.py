@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -34,21 +34,38 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('folder', metavar='DIR', help='an export')
+    parser.add_argument('folder', type=options.name, metavar='DIR', help='an export')
     parser.add_argument(
-        'images', metavar='IMAGE', nargs='+', help='image files, or folders of them'
+        'images',
+        type=options.name,
+        metavar='IMAGE',
+        nargs='+',
+        help='image files, or folders of them',
     )
-    parser.add_argument('--out', metavar='FOLDER', help='where to put drawn results')
-    parser.add_argument('--json', metavar='FILE', help='write all results here')
-    parser.add_argument('--threads', type=int, help='CPU threads (all)')
-    parser.add_argument('--batch', type=int, default=1, help='images together (1)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a box (0.3)'
+        '--out', type=options.name, metavar='FOLDER', help='where to put drawn results'
     )
-    parser.add_argument('--steps', type=int, help="steps of diffusion (the export's)")
-    parser.add_argument('--seed', type=int, default=0, help='seed of its noise (0)')
     parser.add_argument(
-        '--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        '--json', type=options.name, metavar='FILE', help='write all results here'
+    )
+    parser.add_argument('--threads', type=options.count, help='CPU threads (all)')
+    parser.add_argument(
+        '--batch', type=options.count, default=1, help='images together (1)'
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=options.fraction,
+        default=0.3,
+        help='least score of a box (0.3)',
+    )
+    parser.add_argument(
+        '--steps', type=options.count, help="steps of diffusion (the export's)"
+    )
+    parser.add_argument(
+        '--seed', type=options.seed, default=0, help='seed of its noise (0)'
+    )
+    parser.add_argument(
+        '--max-pixels', type=options.area, default=MAX_PIXELS, metavar='N',
         help=f'larger images are left out, read or upscaled ({MAX_PIXELS})',
     )  # fmt: skip
     parser.add_argument(

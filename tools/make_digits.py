@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -11,7 +11,7 @@ from mmesbnn.datasets import write_digits
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', nargs='?', default='data/digits')
+    parser.add_argument('root', type=options.name, nargs='?', default='data/digits')
     args = parser.parse_args()
     count = write_digits(args.root)
     print(f'wrote {count} images to {args.root}' if count else f'{args.root} is there')

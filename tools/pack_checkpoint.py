@@ -10,7 +10,7 @@ input.
 import argparse
 import os
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -21,10 +21,15 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='weights of a trained network')
-    parser.add_argument('out', metavar='OUT.safetensors', help='the file to write')
+    parser.add_argument(
+        'checkpoint', type=options.name, help='weights of a trained network'
+    )
+    parser.add_argument(
+        'out', type=options.name, metavar='OUT.safetensors', help='the file to write'
+    )
     parser.add_argument(
         '--config',
+        type=options.name,
         metavar='FILE',
         help='its config; by default what the checkpoint holds',
     )

@@ -11,7 +11,7 @@ folder of a pipeline is replaced. Exit status 0: done; 2: it could not be.
 import argparse
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -32,13 +32,22 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint of tools/train_sr.py')
-    parser.add_argument('--out', metavar='DIR', help='write the images here')
-    parser.add_argument('--export', metavar='DIR', help='write the pipeline here')
+    parser.add_argument('config', type=options.name, help='config file')
+    parser.add_argument(
+        'checkpoint', type=options.name, help='checkpoint of tools/train_sr.py'
+    )
+    parser.add_argument(
+        '--out', type=options.name, metavar='DIR', help='write the images here'
+    )
+    parser.add_argument(
+        '--export', type=options.name, metavar='DIR', help='write the pipeline here'
+    )
     parser.add_argument('--no-test', action='store_true', help='only export')
     parser.add_argument(
-        '--work-dir', metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
+        '--work-dir',
+        type=options.name,
+        metavar='DIR',
+        help='default: work_dirs/NAME OF THE CONFIG',
     )
     parser.add_argument(
         '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',

@@ -10,7 +10,7 @@ status 0: done; 2: it could not be; 130 and 143: stopped by Ctrl-C and SIGTERM.
 import argparse
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -24,9 +24,12 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', type=options.name, help='config file')
     parser.add_argument(
-        '--work-dir', metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
+        '--work-dir',
+        type=options.name,
+        metavar='DIR',
+        help='default: work_dirs/NAME OF THE CONFIG',
     )
     parser.add_argument(
         '--resume', action='store_true', help='go on after the last checkpoint'

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -43,28 +43,48 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-    parser.add_argument('--model', required=True, help='folder or file of the model')
-    parser.add_argument('--config', help='config of a checkpoint of tools/train_sr.py')
-    parser.add_argument('--out', default='.', metavar='DIR', help='default: here')
     parser.add_argument(
-        '--scale', type=int, help="magnification (default: the model's)"
+        'images', type=options.name, nargs='+', metavar='IMAGE', help='image files'
     )
     parser.add_argument(
-        '--steps', type=int, default=50, help='steps of the sampling (default: 50)'
+        '--model', type=options.name, required=True, help='folder or file of the model'
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='of the noise, for every image (default: 0)'
+        '--config',
+        type=options.name,
+        help='config of a checkpoint of tools/train_sr.py',
     )
     parser.add_argument(
-        '--tile', type=int, default=1024, metavar='PIXELS',
+        '--out', type=options.name, default='.', metavar='DIR', help='default: here'
+    )
+    parser.add_argument(
+        '--scale', type=options.count, help="magnification (default: the model's)"
+    )
+    parser.add_argument(
+        '--steps',
+        type=options.count,
+        default=50,
+        help='steps of the sampling (default: 50)',
+    )
+    parser.add_argument(
+        '--seed',
+        type=options.seed,
+        default=0,
+        help='of the noise, for every image (default: 0)',
+    )
+    parser.add_argument(
+        '--tile', type=options.pixels_or_none, default=1024, metavar='PIXELS',
         help='larger results are made of overlapping tiles; 0 for none (default: 1024)',
     )  # fmt: skip
     parser.add_argument(
-        '--overlap', type=int, default=64, metavar='PIXELS', help='default: 64'
+        '--overlap',
+        type=options.pixels_or_none,
+        default=64,
+        metavar='PIXELS',
+        help='default: 64',
     )
     parser.add_argument(
-        '--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        '--max-pixels', type=options.area, default=MAX_PIXELS, metavar='N',
         help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
     )  # fmt: skip
     parser.add_argument(

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -120,8 +120,8 @@ def forms_of(wanted: list[Form]) -> list[Form]:
 
 def form_of(text: str) -> Form:
     """``(2, 1)`` of ``'2x1'``."""
-    tau, groups = text.split('x')
-    return int(tau), int(groups)
+    tau, _, groups = text.partition('x')
+    return options.count(tau), options.count(groups)
 
 
 def batches(task: PatchTask, size: int, rng: torch.Generator) -> Iterator[tuple]:
@@ -337,19 +337,19 @@ def parse_args() -> argparse.Namespace:
         default=[(1, 2), (2, 1), (2, 2), (4, 1)],
         help='compared with 1x1, the baseline; default: 1x2 2x1 2x2 4x1',
     )  # fmt: skip
-    add('--seeds', type=int, default=4, help='trainings of every form')
-    add('--epochs', type=int, default=20)
-    add('--train-per-class', type=int, default=64, help='patches per image')
-    add('--test-per-class', type=int, default=64, help='patches per image')
-    add('--batch-size', type=int, default=64)
-    add('--width', type=int, default=1, help='factor on all widths')
-    add('--lr', type=float, default=4e-3)
+    add('--seeds', type=options.count, default=4, help='trainings of every form')
+    add('--epochs', type=options.count, default=20)
+    add('--train-per-class', type=options.count, default=64, help='patches per image')
+    add('--test-per-class', type=options.count, default=64, help='patches per image')
+    add('--batch-size', type=options.count, default=64)
+    add('--width', type=options.count, default=1, help='factor on all widths')
+    add('--lr', type=options.positive, default=4e-3)
     add(
         '--backbone', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
         help='further arguments of every backbone, as in out_copies=all',
     )  # fmt: skip
     add(
-        '--spread', type=float,
+        '--spread', type=options.not_negative,
         help='thresholds of the copies start evenly in [-SPREAD, SPREAD]; default: '
         "the networks' own, 0 (copies start alike), BinaryViT 0.5",
     )  # fmt: skip
@@ -364,8 +364,6 @@ def parse_args() -> argparse.Namespace:
     for name, value in least.items():
         if getattr(args, name) < value:
             parser.error(f'--{name.replace("_", "-")} must be at least {value}')
-    if not args.lr > 0:
-        parser.error(f'--lr {args.lr} must be positive')
     return args
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmesbnn import cli  # before what takes time to import
+from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
@@ -430,13 +430,18 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--config', default='configs/es_bnext_tiny.py')
+    parser.add_argument(
+        '--config', type=options.name, default='configs/es_bnext_tiny.py'
+    )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/latency'))
     parser.add_argument(
         '--quick', action='store_true', help='one core, batch 1, few runs'
     )
     parser.add_argument(
-        '--seconds', type=float, default=3.0, help='per contender and setting (3)'
+        '--seconds',
+        type=options.positive,
+        default=3.0,
+        help='per contender and setting (3)',
     )
     parser.add_argument(
         '--only', nargs='+', metavar='NAME', choices=CONTENDERS,
@@ -447,8 +452,6 @@ def parse_args() -> argparse.Namespace:
         help='torch.compile for batches of 16, too, which takes minutes',
     )  # fmt: skip
     args = parser.parse_args()
-    if not args.seconds > 0:
-        parser.error(f'--seconds {args.seconds}: must be positive')
     if args.quick:
         args.seconds = min(args.seconds, 1.0)
     return args

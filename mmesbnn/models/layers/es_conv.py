@@ -50,6 +50,4 @@ def es_conv2d(
     depthwise = groups == in_channels > 1
     if depthwise or (es_groups is not None and groups > 1):
         return nn.Conv2d(*geometry, groups, bias)
-    return DropInESConv2d(
-        *geometry, groups if es_groups is None else es_groups, bias, **kwargs
-    )
+    return DropInESConv2d(*geometry, groups, bias, es_groups=es_groups, **kwargs)
