@@ -19,7 +19,6 @@ from ..checks import (
     natural,
     none,
     not_negative,
-    number,
     one_of,
     optional,
     pair,
@@ -33,11 +32,11 @@ BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
 #: Keyword arguments of ``TiledBatchNorm2d``.
 NORM = each(
     mapping((), ['eps', 'momentum', 'sync']),
-    eps=positive, momentum=probability, sync=flag,
+    eps=positive, momentum=optional(probability), sync=flag,
 )  # fmt: skip
 NORM_CFG = each(
     mapping(['type'], ['eps', 'momentum', 'requires_grad']),
-    type=one_of('BN', 'SyncBN'), eps=positive, momentum=probability,
+    type=one_of('BN', 'SyncBN'), eps=positive, momentum=optional(probability),
     requires_grad=flag,
 )  # fmt: skip
 BITS = integer(1, 32)
@@ -63,7 +62,7 @@ RULES = dict(
     in_features=positive_int,
     kernel_size=pair(positive_int),
     latent_clip=optional(positive),
-    momentum=number(0, 1),
+    momentum=optional(probability),
     norm=optional(NORM),
     norm_cfg=optional(NORM_CFG),
     num_features=positive_int,
