@@ -88,7 +88,8 @@ def parse_args():
         help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
     )  # fmt: skip
     parser.add_argument(
-        '--device', type=options.name, default='cuda' if torch.cuda.is_available() else 'cpu',
+        '--device', type=options.name,
+        default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: cuda if there is one, else cpu',
     )  # fmt: skip
     return parser.parse_args()
