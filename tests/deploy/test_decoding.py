@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmesbnn.deploy import ExportError
 from mmesbnn.deploy.decoding import classify, detect, overlap, suppress
 
 RNG = np.random.default_rng(0)
@@ -129,3 +130,14 @@ def test_results_that_are_final():
     result = detect(outputs, {'final': True}, list('abcde'), (60, 60), (120, 30))
     assert result['bboxes'].tolist() == [[0, 0, 30, 60]]
     assert result['classes'] == ['e']
+
+
+def test_outputs_that_the_manifest_does_not_describe():
+    with pytest.raises(ExportError, match='3 classes, its manifest 2 names'):
+        classify(np.zeros(3), {'activation': None}, ['a', 'b'])
+    outputs = dict(boxes=np.zeros((5, 4)), scores=np.ones((5, 2)))
+    with pytest.raises(ExportError, match='5 boxes, its manifest has levels of 4'):
+        decode(outputs, levels=[2, 2], nms_pre=1)
+    final = dict(boxes=np.zeros((1, 4)), scores=np.ones(1), labels=np.array([7]))
+    with pytest.raises(ExportError, match='8 classes, its manifest 1 names'):
+        detect(final, {'final': True}, ['a'], (60, 60), (60, 60))

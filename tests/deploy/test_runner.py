@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -220,10 +221,96 @@ def test_an_ir_that_openvino_cannot_load(tmp_path):
         Runner(tmp_path, verify=False)
 
 
+def test_an_ir_of_another_network(tmp_path):
+    exports.write_classifier(tmp_path / 'dynamic')
+    exports.write_classifier(tmp_path / 'fixed', batch=4)
+    exports.write_detector(tmp_path / 'detector')
+    for other, words in [
+        ('fixed', r'images has shape \[4, 3, 16, 16\], in its manifest \[-1, 3, 16'),
+        ('detector', 'has shape|has 2 outputs'),
+    ]:
+        folder = shutil.copytree(tmp_path / 'dynamic', tmp_path / f'as {other}')
+        for name in ('model.xml', 'model.bin'):
+            shutil.copy(tmp_path / other / name, folder / name)
+        with pytest.raises(ExportError, match=words):
+            Runner(folder, verify=False)
+
+
+def test_a_manifest_cannot_ask_for_a_large_batch(tmp_path):
+    exports.write_classifier(tmp_path)
+    content = json.loads((tmp_path / 'manifest.json').read_text())
+    content['inputs'][0]['shape'][0] = 4096  # the network's is open
+    (tmp_path / 'manifest.json').write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r'in its manifest \[4096, 3, 16, 16\]'):
+        Runner(tmp_path)
+
+
+def test_large_images_and_results_are_refused(classifier, tmp_path):
+    image = Image.fromarray(crops(1)[0])
+    Runner(classifier[0], max_pixels=2000)(image)
+    with pytest.raises(ImageError, match='50 x 40 pixels, more than max_pixels=1999'):
+        Runner(classifier[0], max_pixels=1999)(image)
+    exports.write_denoiser(tmp_path)
+    runner = Runner(tmp_path, max_pixels=2000)
+    with pytest.raises(ImageError, match='upscaled image has 100 x 80 pixels'):
+        runner.upscale(image)
+
+
+def test_an_upscaler_of_one_multiple(tmp_path):
+    # tiles as large as the step between them: neighbours share nothing
+    exports.write_denoiser(tmp_path, size=8)
+    found = Runner(tmp_path, threads=1).upscale(crops(1, (11, 14))[0], seed=0, steps=2)
+    assert found.shape == (22, 28, 3)
+
+
+def test_large_results_are_made_of_tiles(tmp_path, monkeypatch):
+    exports.write_denoiser(tmp_path)
+    monkeypatch.setattr('mmesbnn.deploy.runner._TILE', 32)
+    runner, seen = Runner(tmp_path, threads=1), []
+    infer = runner.infer
+    runner.infer = lambda sample, t: seen.append(sample.shape) or infer(sample, t)
+    runner.upscale(crops(1, (16, 16))[0], seed=0, steps=1)
+    assert set(seen) == {(1, 6, 32, 32)}
+    seen.clear()
+    found = runner.upscale(crops(1, (40, 10))[0], seed=0, steps=1)
+    assert found.shape == (80, 20, 3)
+    assert set(seen) == {(1, 6, 32, 24)}
+
+
+def test_a_stream_goes_on_after_a_damaged_image(classifier, tmp_path):
+    runner = Runner(classifier[0], threads=1)
+    bad, images = tmp_path / 'gone.png', crops(5)
+    expected = [runner(image)['pred_scores'] for image in images]
+    for batch_size in (1, 2, 3, 10):
+        sources = [bad, *images[:2], bad, bad, *images[2:], bad]
+        found = list(runner.stream(sources, batch_size, return_errors=True))
+        errors = [isinstance(result, ImageError) for result in found]
+        assert errors == [source is bad for source in sources]
+        scores = [r['pred_scores'] for r, error in zip(found, errors) if not error]
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert all(isinstance(e, ImageError) for e in runner.stream([bad], return_errors=1))
+    with pytest.raises(ImageError, match='gone.png: No such file'):
+        list(runner.stream([images[0], bad]))
+
+
+def test_arrays_of_other_types(classifier):
+    runner = Runner(classifier[0], threads=1)
+    array = runner.preprocess(crops(1)[0])[0][None]
+    expected = runner.infer(array)['logits']
+    given = np.asfortranarray(array.astype(np.float64))
+    np.testing.assert_allclose(runner.infer(given)['logits'], expected, rtol=1e-5)
+    for dtype in (complex, bool, object, str):
+        with pytest.raises(ValueError, match='images has dtype .*: must be real numb'):
+            runner.infer(array.astype(dtype))
+    with pytest.raises(ValueError, match=r'images has shape \[0, 3, 16, 16\]'):
+        runner.infer(array[:0])
+
+
 @pytest.mark.parametrize(
     ('call', 'words'),
     [
         (lambda folder: Runner(folder, threads=0), 'threads=0'),
+        (lambda folder: Runner(folder, max_pixels=0), 'max_pixels=0'),
         (lambda folder: Runner(folder)(crops(1), batch_size=-1), 'batch_size=-1'),
         (lambda folder: Runner(folder).stream([], jobs=True), 'jobs=True'),
         (lambda folder: Runner(folder).upscale(crops(1)[0]), 'is for classification'),
