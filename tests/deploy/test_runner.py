@@ -289,7 +289,7 @@ def test_a_stream_goes_on_after_a_damaged_image(classifier, tmp_path):
         scores = [r['pred_scores'] for r, error in zip(found, errors) if not error]
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert all(isinstance(e, ImageError) for e in runner.stream([bad], return_errors=1))
-    with pytest.raises(ImageError, match='gone.png: No such file'):
+    with pytest.raises(ImageError, match=r'gone\.png: No such file'):
         list(runner.stream([images[0], bad]))
 
 
@@ -300,7 +300,7 @@ def test_arrays_of_other_types(classifier):
     given = np.asfortranarray(array.astype(np.float64))
     np.testing.assert_allclose(runner.infer(given)['logits'], expected, rtol=1e-5)
     for dtype in (complex, bool, object, str):
-        with pytest.raises(ValueError, match='images has dtype .*: must be real numb'):
+        with pytest.raises(ValueError, match=r'images has dtype .*: must be real numb'):
             runner.infer(array.astype(dtype))
     with pytest.raises(ValueError, match=r'images has shape \[0, 3, 16, 16\]'):
         runner.infer(array[:0])
