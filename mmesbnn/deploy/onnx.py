@@ -23,6 +23,7 @@ from ..analysis.operators import inference
 from ..binary.weights import FixedWeight, RealWeight
 from ..optional import require
 from ..whole_files import whole_file
+from .finite_weights import check_weights
 from .manifest import ExportError
 from .output_agreement import OutputAgreement, compare_all
 from .packed_file import binary_layers
@@ -185,8 +186,8 @@ def export_onnx(
     Raises:
         PackError: If a layer's weights are not binary yet; it is named.
         ImportError: If onnx or onnxruntime is not installed.
-        ExportError: If the outputs are not torch's, or the network
-            cannot be exported; nothing is written.
+        ExportError: If the outputs are not torch's, or the network cannot be exported
+            or has weights that are NaN or infinite; nothing is written.
         OSError: If the file cannot be written.
     """
     require('onnx', 'deploy', 'ONNX export')
@@ -199,6 +200,7 @@ def export_onnx(
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f'{path}: name a file in a folder that exists')
+    check_weights(network)
     unordered = getattr(network, 'unordered', False)
     network = _Flat(with_constant_weights(network))
     with whole_file(path) as partial:

@@ -17,7 +17,9 @@ import openvino as ov
 import torch
 from torch import nn
 
+from ..errors import sentence
 from ..whole_files import whole_folder
+from .finite_weights import check_weights
 from .manifest import ExportError, write_manifest
 from .openvino_core import shared_core
 from .openvino_graph import Conversion, compile_graph, halve, to_openvino
@@ -170,7 +172,35 @@ def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
     if dynamic:
         _check_batches(graph)
         set_batch(graph, 1)
-    return compile_graph(graph)
+    try:
+        compiled = compile_graph(graph)
+    except RuntimeError as error:
+        if 'BinaryConvolution' in str(error):
+            raise _lost_operator() from error
+        raise ExportError(
+            f'OpenVINO cannot compile the network ({sentence(error)})'
+        ) from error
+    _check_binary(graph, compiled)
+    return compiled
+
+
+def _lost_operator() -> ExportError:
+    return ExportError(
+        f'OpenVINO {ov.__version__} does not run the operator BinaryConvolution, so '
+        'that binary layers would not run on bits: use a version that has it, such as '
+        '2026.4'
+    )
+
+
+def _check_binary(graph: ov.Model, compiled: ov.CompiledModel) -> None:
+    """Refuse a version of OpenVINO that makes other operators of binary ones."""
+    if any(node.get_type_name() == 'BinaryConvolution' for node in graph.get_ops()):
+        kinds = {
+            node.get_rt_info()['layerType'].astype(str)
+            for node in compiled.get_runtime_model().get_ops()
+        }
+        if 'BinaryConvolution' not in kinds:
+            raise _lost_operator()
 
 
 def _check_batches(graph: ov.Model) -> None:
@@ -201,8 +231,9 @@ def export(
         source: Names of config and checkpoint, for the manifest. Default None.
 
     Raises:
-        ExportError: If the network cannot be exported, does not agree with torch, or
-            cannot be written; the folder is as it was then.
+        ExportError: If the network cannot be exported, has weights that are NaN or
+            infinite, does not agree with torch, or cannot be written; the folder is as
+            it was then.
     """
     out = Path(out)
     check_output(out)
@@ -210,6 +241,7 @@ def export(
         raise ExportError(
             '--dynamic-batch: a two-stage detector is exported for one image at a time'
         )
+    check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
     conversion = to_openvino(
         task.graph, examples[0], input_names=task.input_names,

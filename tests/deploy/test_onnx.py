@@ -15,6 +15,7 @@ from mmesbnn.binary import (
 )
 from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
+from tests.deploy.apart import apart
 from tests.deploy.test_packing import Net, shaken, soft
 
 onnx = pytest.importorskip('onnx')
@@ -38,7 +39,8 @@ def constants(path):
 @pytest.mark.parametrize('binarizer', ['temperature', 'scaled_sign', 'centred_sign'])
 def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
     model, path = shaken(Net(binarizer)), tmp_path / 'net.onnx'
-    (agreement,) = export_onnx(model, path, images(2, 1, 5))
+    examples = [apart(model, lambda n=n: images(n)[0]) for n in (2, 1, 5)]
+    (agreement,) = export_onnx(model, path, examples)
     assert agreement.equal == agreement.examples == 3
     assert agreement.difference <= 1e-5 * agreement.largest
     weight = constants(path)['network.wide.weight']
@@ -53,7 +55,7 @@ def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
 
 def test_attention(tmp_path):
     model = shaken(BinaryMultiheadAttention(16, 4, tau=2))
-    examples = [(torch.randn(n, 9, 32),) for n in (1, 3)]
+    examples = [apart(model, lambda n=n: (torch.randn(n, 9, 32),)) for n in (1, 3)]
     path = tmp_path / 'a.onnx'
     (agreement,) = export_onnx(model, path, examples, input_names=['tokens'])
     assert agreement.equal == 2
@@ -151,11 +153,21 @@ def test_what_is_padded(pad_value, tmp_path):
 
 def test_several_threads_export_at_once(tmp_path):
     models = [shaken(Net('scaled_sign')) for _ in range(4)]
+    examples = [apart(model, lambda: images(1)[0]) for model in models]
 
     def export(number):
         path = tmp_path / f'{number}.onnx'
-        return export_onnx(models[number], path, images(1))
+        return export_onnx(models[number], path, [examples[number]])
 
     with ThreadPoolExecutor(4) as pool:
         for (agreement,) in pool.map(export, range(4)):
             assert agreement.equal == 1
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    model = shaken(Net('scaled_sign'))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float('inf')
+    with pytest.raises(ExportError, match='holds NaN or infinity'):
+        export_onnx(model, tmp_path / 'x.onnx', images(1))
+    assert list(tmp_path.iterdir()) == []

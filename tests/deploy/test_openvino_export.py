@@ -10,9 +10,10 @@ from mmesbnn.models.backbones import BNext
 pytest.importorskip('openvino')
 
 import numpy as np
+import openvino as ov
 
 from mmesbnn.analysis.lifelike import lifelike
-from mmesbnn.deploy import read_manifest
+from mmesbnn.deploy import openvino_export, read_manifest
 from mmesbnn.deploy.manifest import ExportError
 from mmesbnn.deploy.openvino_export import check_output, export
 from mmesbnn.deploy.openvino_graph import compile_graph, to_openvino
@@ -158,3 +159,36 @@ def test_the_report_says_what_to_heed_elsewhere(dynamic_batch, tmp_path):
     assert ('the batch is open' in text) is dynamic_batch
     told = json.loads((out / 'report.json').read_text())['remarks']
     assert len(told) == 1 + dynamic_batch and all(line in text for line in told)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_no_numbers(value, tmp_path):
+    task = make_task()
+    name, parameter = list(task.graph.named_parameters())[-2]
+    with torch.no_grad():
+        parameter.view(-1)[0] = value
+    with pytest.raises(ExportError, match=f'{name} .*holds NaN or infinity'):
+        export(task, tmp_path / 'net')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_openvino_without_binary_convolutions(tmp_path, monkeypatch):
+    def refuse(graph):
+        raise RuntimeError('Unsupported operation of type: BinaryConvolution name: x')
+
+    def replace(graph):
+        x = ov.op.Parameter(ov.Type.f32, ov.Shape([1, 3]))
+        return compile_graph(ov.Model([ov.opset13.relu(x)], [x]))
+
+    for compile_otherwise in (refuse, replace):
+        monkeypatch.setattr(openvino_export, 'compile_graph', compile_otherwise)
+        with pytest.raises(ExportError, match='does not run the operator Binary'):
+            export(make_task(), tmp_path / 'net')
+
+    def fail(graph):
+        raise RuntimeError('Check failed at src/x.cpp:1:\nno memory')
+
+    monkeypatch.setattr(openvino_export, 'compile_graph', fail)
+    with pytest.raises(ExportError, match=r'cannot compile the network \(.*no memory'):
+        export(make_task(), tmp_path / 'net')
+    assert list(tmp_path.iterdir()) == []
