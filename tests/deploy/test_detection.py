@@ -11,6 +11,7 @@ from PIL import Image
 from mmesbnn.analysis import build_model
 from mmesbnn.deploy import ExportError, Runner
 from mmesbnn.deploy.describe import describe
+from tests.deploy.apart import check_found
 from tests.real_data import photograph
 
 pytest.importorskip('mmdet')
@@ -128,9 +129,7 @@ def test_boxes_of_mmdet(network, tmp_path):
         Image.fromarray(photograph(i)[:height, :width]).save(path)
         ours, theirs = runner(path), mmdet_boxes(model, path)
         assert len(theirs['scores']) > 5
-        assert ours['labels'].tolist() == theirs['labels'].tolist()
-        np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-4)
-        np.testing.assert_allclose(ours['bboxes'], theirs['bboxes'], atol=0.05)
+        check_found(ours, theirs, (height, width))
     with pytest.warns(UserWarning, match='200x150 .*shrinks it to 96x72 instead'):
         boxes = runner(photograph(0)[:200, :150])['bboxes']
     assert (boxes >= 0).all()

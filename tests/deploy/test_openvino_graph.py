@@ -14,6 +14,7 @@ import openvino as ov
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.manifest import ExportError
 from mmesbnn.deploy.openvino_graph import halve
+from tests.deploy.apart import apart
 from tests.deploy.graphs import constants, converted, kinds, run_graph
 
 CHANNELS = [16, 32, 32, 64]
@@ -33,8 +34,8 @@ class Features(nn.Module):
 def check(backbone, size=32, **options):
     """Convert, compare with float64, return the conversion."""
     model = Features(backbone)
-    x = torch.randn(2, 3, size, size)
-    lifelike(model, x)
+    lifelike(model, torch.randn(2, 3, size, size))
+    x = apart(model, lambda: torch.randn(2, 3, size, size))
     conversion, y = converted(model, x, **options)
     with torch.no_grad():
         expected = model.double()(x.double()).numpy()
@@ -98,8 +99,8 @@ def test_binarized_network():
 
     model = Plain()
     mmesbnn.binarize(model, tau=2)
-    x = torch.randn(2, 3, 12, 12)
-    lifelike(model, x)
+    lifelike(model, torch.randn(2, 3, 12, 12))
+    x = apart(model, lambda: torch.randn(2, 3, 12, 12))
     conversion, y = converted(model, x)
     with torch.no_grad():
         expected = model.double()(x.double()).numpy()
@@ -113,7 +114,7 @@ def test_any_batch():
     )
     conversion, _ = converted(model, torch.randn(1, 3, 32, 32), dynamic_batch=True)
     for batch in (3, 1):
-        x = torch.randn(batch, 3, 32, 32)
+        x = apart(model, lambda batch=batch: torch.randn(batch, 3, 32, 32))
         conversion.graph.reshape([batch, 3, 32, 32])
         (y,) = run_graph(conversion.graph, x)
         with torch.no_grad():

@@ -1,0 +1,84 @@
+"""Inputs on which rounding flips no sign, so that any two engines agree.
+
+Engines round differently, and so does one engine on two processors. Where what a sign
+is taken of lies that close to 0, it may come out as the other one, and outputs differ
+by more than rounding. Tests that want equal outputs draw inputs without such values.
+"""
+
+import copy
+
+import numpy as np
+import torch
+
+from mmesbnn.binary.signs import HardTanhSign, IdentitySign, QuadraticSign
+
+#: Least distance of what signs are taken of from 0, in parts of its mean magnitude. In
+#: float32 that is computed to less than 1e-6.
+MARGIN = 3e-6
+
+
+def margin(model, *inputs):
+    """The least such distance in ``model`` on ``inputs``, in float64.
+
+    Exact zeros do not count: they come from padding or a ReLU, and every engine has
+    the same ones.
+    """
+    model, found = copy.deepcopy(model).double().eval(), [float('inf')]
+
+    def look(module, args):
+        distances = args[0].abs()
+        found.append(float((distances[distances > 0] / distances.mean()).min()))
+
+    for module in model.modules():
+        if isinstance(module, (HardTanhSign, IdentitySign, QuadraticSign)):
+            module.register_forward_pre_hook(look)
+    with torch.no_grad():
+        model(*(x.double() for x in inputs))
+    return min(found)
+
+
+def apart(model, draw, tries=400):
+    """The first inputs that ``draw`` gives on which no sign is near 0.
+
+    Args:
+        model: A network.
+        draw: Gives a tensor, or a tuple of them, another one each time.
+        tries: How often it is asked.
+    """
+    for _ in range(tries):
+        inputs = draw()
+        if (
+            margin(model, *(inputs if isinstance(inputs, tuple) else (inputs,)))
+            > MARGIN
+        ):
+            return inputs
+    raise AssertionError(f'{tries} inputs all have a value next to a threshold')
+
+
+def check_found(ours, theirs, size):
+    """Check that an export finds the boxes of mmdet in an image.
+
+    Signs of a whole detector cannot be kept apart: among a million values some are next
+    to a threshold. A sign that flips changes one product of hundreds, so a few boxes
+    may differ a little, and suppression may then keep another one. So nine of ten boxes
+    must be equal but for rounding, and all but one of twenty be the same boxes.
+
+    Args:
+        ours: What the runner gives for an image.
+        theirs: ``bboxes``, ``scores`` and ``labels`` of mmdet.
+        size: Height and width of the image.
+    """
+    count = len(theirs['scores'])
+    assert abs(len(ours['scores']) - count) <= count / 20
+    for share, scores, pixels in ((0.9, 1e-4, 0.05), (0.95, 0.02, 0.02 * max(size))):
+        assert _found(ours, theirs, scores, pixels) >= share * count
+        assert _found(theirs, ours, scores, pixels) >= share * len(ours['scores'])
+
+
+def _found(ours, theirs, scores, pixels):
+    """How many of ``theirs`` are in ``ours``, to within ``scores`` and ``pixels``."""
+    apart = np.abs(ours['bboxes'][None] - theirs['bboxes'][:, None]).max(-1)
+    same = apart <= pixels
+    same &= np.abs(ours['scores'][None] - theirs['scores'][:, None]) <= scores
+    same &= ours['labels'][None] == theirs['labels'][:, None]
+    return same.any(1).sum()
