@@ -147,10 +147,13 @@ def resumed(project):
     saved = Path((work_dir / 'last_checkpoint').read_text().strip()).stem
     epochs = int(saved.removeprefix('epoch_'))
     assert 1 <= epochs < EPOCHS
-    # as if writing the next one had been interrupted
-    (work_dir / f'epoch_{epochs + 1}.pth').write_bytes(b'PK')
+    # as if writing the next one had been interrupted, on a disk that lost its power
+    torn = work_dir / f'epoch_{epochs + 1}.pth'
+    torn.write_bytes(b'PK')
+    (work_dir / 'last_checkpoint').write_text(str(torn))
     done = train(folder, config, work_dir, '--resume')
     assert done.returncode == 0, done.stdout[-3000:]
+    assert f'names {torn}, which is not whole' in done.stdout
     return work_dir, epochs
 
 

@@ -28,7 +28,8 @@ class Scores(BaseMetric):
         self.results.append(0)
 
     def compute_metrics(self, results):
-        return {'score': self.scores[self.epoch() - 1]}
+        score = self.scores[self.epoch() - 1]
+        return {'score': score, 'error': (score - 2) ** 2}
 
 
 class Watch(Hook):
@@ -56,7 +57,7 @@ class Watch(Hook):
 def build(work_dir, scores=(1, 2, 3, 4), epochs=None, hooks=(), iters=None, **saving):
     torch.manual_seed(0)
     metric = Scores(scores)
-    saving = dict(type='WholeCheckpointHook', rule='greater', **saving)
+    saving = {'type': 'WholeCheckpointHook', 'rule': 'greater', **saving}
     saving.setdefault('interval', 1)
     runner = toy.runner(
         work_dir, [EpochSeedHook(), EMAHook(momentum=0.1), *hooks],
@@ -187,6 +188,28 @@ def test_a_resumed_training_ends_as_if_nothing_had_been(
             for folder in ('whole', 'parts')
         )
         assert not [key for key in expected if not torch.equal(expected[key], got[key])]
+
+
+def test_each_metric_has_a_best_one_and_keeps_it_when_resumed(tmp_path):
+    options = dict(
+        save_best=['toy/score', 'toy/error'], rule=['greater', 'less'], max_keep_ckpts=1
+    )
+    scores = (1, 2, 3, 2)
+    killed(tmp_path, 'after_train_iter', 3, scores, **options)
+    resume(tmp_path, scores, **options)
+    assert checkpoints(tmp_path) == [
+        'best_toy_error_epoch_2.pth', 'best_toy_score_epoch_3.pth', 'epoch_4.pth'
+    ]  # fmt: skip
+
+
+def test_a_best_one_that_is_gone_counts_no_more(tmp_path):
+    scores, options = (3, 2, 1, 0), dict(save_best='toy/score')
+    killed(tmp_path, 'after_train_iter', 2, scores, **options)
+    (tmp_path / 'best_toy_score_epoch_1.pth').unlink()
+    runner = resume(tmp_path, scores, **options)
+    assert 'best_toy_score_epoch_2.pth' in checkpoints(tmp_path)
+    assert runner.message_hub.get_info('best_score') == 2
+    assert 'the best checkpoint so far, is not there' in toy.log_of(tmp_path)
 
 
 def test_an_end_before_old_ones_are_removed_is_made_up_for(tmp_path, monkeypatch):

@@ -327,7 +327,7 @@ class WholeCheckpointHook(CheckpointHook):
         step = runner.epoch if self.by_epoch else runner.iter
         name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
         path, before, hub = self._path(name), self._best(key), runner.message_hub
-        hub.update_info(self._entry('best_score', key), score)
+        hub.update_info(self._entry('best_score', key), float(score))
         hub.update_info(self._entry('best_binary', key), binary)
         hub.update_info(self._entry('best_ckpt', key), str(path))
         self._set_best(key, path)
