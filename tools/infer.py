@@ -25,7 +25,7 @@ from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.drawing import draw_boxes, draw_labels
 from mmesbnn.deploy.images import MAX_PIXELS, read_image
 from mmesbnn.errors import sentence
-from mmesbnn.whole_files import whole_file
+from mmesbnn.whole_files import check_file, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
@@ -172,6 +172,8 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
             raise OSError(f'{out}: cannot be written to')
+    if args.json:
+        check_file(args.json)
     files = list(find(args.images))
     runner = Runner(
         args.folder, threads=args.threads, verify=not args.no_verify,

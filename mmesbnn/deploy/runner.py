@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..checks import check_positive
 from ..optional import require
+from ..whole_files import read_whole
 from . import decoding, images, sampling
 from .kernels import warn_of_slow_kernels
 from .manifest import ExportError, read_manifest
@@ -89,17 +91,37 @@ class Runner:
         check_positive(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.folder, self.device, self.threads = Path(folder), device, threads
-        self.manifest = read_manifest(folder, verify)
-        self.task: str = self.manifest['task']
         self._openvino = require('openvino', 'deploy', 'Runner')
+        # one export, also if another one takes its place meanwhile
+        self.manifest, self._network = read_whole(folder, lambda: self._load(verify))
+        self.task: str = self.manifest['task']
         self._compiled: dict[tuple[str, int], RequestPool] = {}
         self._compiling = Lock()
         warn_of_slow_kernels(self._pool('LATENCY', self._batch_size(1)).network)
 
-    def _read(self, path: Path, batch: int) -> Any:
+    def _load(self, verify: bool) -> tuple[dict[str, Any], Any]:
+        """Read the manifest and the network."""
+        manifest, path = read_manifest(self.folder, verify), self.folder / 'model.xml'
+        with self._explained():
+            network = shared_core().read_model(str(path))
+        check_network(network, manifest, path)
+        return manifest, network
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Let errors of OpenVINO name the network."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ExportError(
+                f'{self.folder / "model.xml"}: OpenVINO {self._openvino.__version__} '
+                f'cannot load it on {self.device} ({reason})'
+            ) from error
+
+    def _of_batch(self, batch: int) -> Any:
         """The network, for batches of this size: binary kernels must know it."""
-        network = shared_core().read_model(str(path))
-        check_network(network, self.manifest, path)
+        network = self._network.clone()
         if self._shape[0] == -1:
             set_batch(network, batch)
         return network
@@ -116,16 +138,9 @@ class Runner:
         options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
         if self.threads is not None and self.device == 'CPU':
             options['INFERENCE_NUM_THREADS'] = self.threads
-        path = self.folder / 'model.xml'
-        try:
-            network = self._read(path, batch)
+        with self._explained():
+            network = self._of_batch(batch)
             return shared_core().compile_model(network, self.device, options)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ExportError(
-                f'{path}: OpenVINO {self._openvino.__version__} cannot load it on '
-                f'{self.device} ({reason})'
-            ) from error
 
     # inputs -----------------------------------------------------------------------
 
