@@ -17,6 +17,7 @@ from .. import checkpoints
 from ..errors import MmesbnnError
 from ..models.classifiers import student_config
 from ..optional import require
+from .plain_yaml import plain_yaml
 
 #: Image size where neither the user nor the config tells.
 DEFAULT_SIZE = (224, 224)
@@ -62,6 +63,9 @@ def _first_line(error: Exception) -> str:
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and make its default scope the current one.
 
+    A config in Python runs, and any config builds what it names: read those that you
+    wrote or looked through. YAML is read without tags that run code.
+
     Args:
         path: Path of the config.
         options: Entries to change, ``{'model.backbone.tau': 4}``. Default None.
@@ -70,7 +74,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         InputError: If it cannot be read, has no model, or needs a package that is not
             installed.
     """
-    with explained(f'cannot read the config {path}'):
+    with explained(f'cannot read the config {path}'), plain_yaml():
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope') or 'mmengine'

@@ -1,0 +1,74 @@
+"""YAML configs, read as data: mmengine's reader obeys tags that run code."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import IO, Any
+
+import yaml
+from mmengine.fileio import BaseFileHandler
+from mmengine.fileio.handlers import file_handlers
+
+from ..errors import MmesbnnError, shorten
+
+_FORMATS = ('yaml', 'yml')
+_swapping = threading.RLock()
+
+
+class TagError(MmesbnnError):
+    """A YAML file with a tag that would build an object."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values, and the tuples that mmengine itself writes."""
+
+
+def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+def _refuse(loader: _PlainLoader, node: yaml.Node) -> None:
+    tag = node.tag.replace('tag:yaml.org,2002:', '!!')
+    raise TagError(
+        f'it or a YAML file it builds on holds the tag {shorten(tag, 80)}, which could '
+        'run code: only plain values and !!python/tuple are read'
+    )
+
+
+_PlainLoader.add_constructor('tag:yaml.org,2002:python/tuple', _tuple)
+_PlainLoader.add_constructor(None, _refuse)
+
+
+class _PlainHandler(BaseFileHandler):
+    """Reads YAML for mmengine, and writes it as before."""
+
+    def __init__(self, usual: BaseFileHandler) -> None:
+        self.usual = usual
+
+    def load_from_fileobj(self, file: IO, **kwargs: Any) -> Any:
+        # plain values are all that this loader makes
+        return yaml.load(file, Loader=_PlainLoader)
+
+    def dump_to_fileobj(self, obj: Any, file: IO, **kwargs: Any) -> None:
+        self.usual.dump_to_fileobj(obj, file, **kwargs)
+
+    def dump_to_str(self, obj: Any, **kwargs: Any) -> str:
+        return self.usual.dump_to_str(obj, **kwargs)
+
+
+@contextlib.contextmanager
+def plain_yaml() -> Iterator[None]:
+    """Let mmengine read YAML files as data in this block, those in ``_base_`` too.
+
+    Raises:
+        TagError: If one has a tag that would build an object.
+    """
+    with _swapping:
+        usual = {name: file_handlers[name] for name in _FORMATS}
+        file_handlers.update({k: _PlainHandler(v) for k, v in usual.items()})
+        try:
+            yield
+        finally:
+            file_handlers.update(usual)

@@ -1,0 +1,74 @@
+"""A config in YAML is data: no tag in it runs."""
+
+import mmengine
+import pytest
+import yaml
+from mmengine.config import Config
+from mmengine.fileio import dump, load
+
+from mmesbnn.analysis import InputError, load_config
+
+PLAIN = 'model: {type: BNext, sizes: !!python/tuple [1, 2]}\n'
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        "!!python/object/apply:os.mkdir ['{trace}']",
+        "!!python/object/new:os.mkdir ['{trace}']",
+        '!!python/name:os.system',
+        '!!python/module:os',
+        "!!python/object/apply:builtins.open ['{trace}', 'w']",
+        '!unknown 3',
+    ],
+)
+@pytest.mark.parametrize('ending', ['yaml', 'yml'])
+@pytest.mark.parametrize('base', [None, 'yaml', 'py', 'json'])
+def test_tags_are_refused(value, ending, base, tmp_path):
+    trace, config = tmp_path / 'trace', tmp_path / f'evil.{ending}'
+    config.write_text(PLAIN + f'x: {value.format(trace=trace)}\n')
+    if base:  # the file that the user names is another one
+        text = {
+            'yaml': f'_base_: [./evil.{ending}]\n',
+            'py': f"_base_ = ['./evil.{ending}']\n",
+            'json': f'{{"_base_": "./evil.{ending}"}}',
+        }
+        config = tmp_path / f'config.{base}'
+        config.write_text(text[base])
+    with pytest.raises(InputError, match=r'holds the tag !.* could run code') as caught:
+        load_config(config)
+    assert str(caught.value).startswith(f'cannot read the config {config}: ')
+    assert not trace.exists()
+
+
+def test_what_mmengine_writes_is_read(tmp_path):
+    path = tmp_path / 'config.yaml'
+    Config(dict(model=dict(type='BNext', sizes=(1, (2, 3))), a=[None, 1e-3])).dump(path)
+    assert 'python/tuple' in path.read_text()
+    cfg = load_config(path)
+    assert cfg.model.sizes == (1, (2, 3))
+    assert cfg.a == [None, 1e-3]
+
+
+def test_mmengine_stays_as_it_is(tmp_path):
+    path = tmp_path / 'config.yml'
+    path.write_text(PLAIN)
+    before = dict(mmengine.fileio.handlers.file_handlers)
+    load_config(path)
+    assert mmengine.fileio.handlers.file_handlers == before
+    dump({'a': (1,)}, tmp_path / 'x.yaml')
+    assert load(tmp_path / 'x.yaml') == {'a': (1,)}
+
+
+@pytest.mark.parametrize('text', ['[' * 5000, '&a [*a]', 'model: &a {a: *a}', '3'])
+def test_damaged_files_end_in_a_sentence(text, tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text(text)
+    with pytest.raises(InputError, match='config'):
+        load_config(path)
+
+
+def test_aliases_still_work(tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text('a: &a {b: 1}\nmodel: {type: X, c: *a}\n')
+    assert load_config(path).model.c == yaml.safe_load('{b: 1}')
