@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ def _from_folder(folder: Path) -> Any:
     from diffusers import UNet2DModel
 
     from .. import diffusion
+    from ..diffusion.folders import check_unet, load_unet
 
     if (folder / 'model_index.json').is_file():
         return diffusion.SRDiffusionPipeline.from_pretrained(folder, **LOADING)
@@ -33,14 +33,14 @@ def _from_folder(folder: Path) -> Any:
             f'{folder}: holds neither a pipeline (model_index.json) nor a UNet '
             '(config.json)'
         )
-    name = json.loads((folder / 'config.json').read_text()).get('_class_name')
+    name = check_unet(folder)
     if name == 'UNet2DModel':
-        load = UNet2DModel.from_pretrained
-    elif name in diffusion.__all__ and name.endswith('UNet'):
-        load = getattr(diffusion, name).from_pretrained
+        unet = load_unet(UNet2DModel, folder, **LOADING)
+    elif name in diffusion.__all__:
+        unet = load_unet(getattr(diffusion, name), folder, **LOADING)
     else:
-        load = diffusion.load_binarized
-    return diffusion.SRDiffusionPipeline(load(folder, **LOADING))
+        unet = diffusion.load_binarized(folder, **LOADING)
+    return diffusion.SRDiffusionPipeline(unet)
 
 
 def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:

@@ -12,8 +12,8 @@ import mmengine.registry.registry as mmengine_registry
 
 from ..errors import shorten
 from ..models.classifiers import student_config
+from ..plain_values import ConfigError
 from .stored_components import SCOPES, WORDS, listed_components
-from .stored_config import ConfigError
 
 #: What a user does who means it.
 _TRUST = (

@@ -28,6 +28,7 @@ from ..analysis.from_config import (
 )
 from ..binary.weights import RealWeight, TemperatureWeight
 from ..optional import require
+from ..plain_values import check_plain
 from ..version import __version__
 from ..whole_files import whole_file
 from . import checked_config, stored_config
@@ -405,6 +406,6 @@ def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:
         return stored_config.parse_text(meta['cfg'])
     if isinstance(meta.get('model'), Mapping):  # of tools/convert_checkpoint.py
         config = {'model': dict(meta['model']), 'default_scope': 'mmpretrain'}
-        stored_config.check_plain(config)
+        check_plain(config, 'the stored config')
         return config
     return {}

@@ -12,66 +12,29 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from types import NoneType
 from typing import Any
 
-from ..errors import MmesbnnError, shorten
+from ..errors import shorten
+from ..plain_values import (
+    ConfigError,
+    check_depth,
+    check_length,
+    check_plain,
+    parse_json,
+)
 from .stored_components import SCOPES
 
 #: Keys of a config that using a trained model needs.
 KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
 
-#: Characters of a stored config, and how deep its values may lie in each other.
-LONGEST, DEEPEST = 2**20, 40
-
 #: Packages whose components are registered without a scope.
 _ROOTS = ('mmcv', 'mmengine', 'mmesbnn', 'torch')
 
+#: What the messages call it.
+_WHAT = 'the stored config'
+
 _TUPLE = '__tuple__'
 _NAMES = {'inf': math.inf, 'nan': math.nan, 'True': True, 'False': False, 'None': None}
-
-
-class ConfigError(MmesbnnError):
-    """A stored config that cannot be used; the message says why."""
-
-
-def _check_length(text: str) -> None:
-    if len(text) > LONGEST:
-        raise ConfigError(
-            f'the stored config has {len(text)} characters, and {LONGEST} are allowed'
-        )
-
-
-def _check_depth(what: str, depth: int) -> None:
-    if depth > DEEPEST:
-        raise ConfigError(f'{what} is nested more than {DEEPEST} levels deep')
-
-
-def check_plain(value: Any, what: str = 'the stored config', depth: int = 0) -> None:
-    """Check that a value is made of numbers, strings, lists and dicts, not too deep.
-
-    Args:
-        value: The value.
-        what: Its name, for the message.
-        depth: How deep it lies itself. Default 0.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    _check_depth(what, depth)
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            if not isinstance(key, (str, int)):
-                raise ConfigError(f'{what} has the key {shorten(repr(key), 80)}')
-            check_plain(entry, what, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            check_plain(entry, what, depth + 1)
-    elif isinstance(value, int):
-        if abs(value) >= 2**63:
-            raise ConfigError(f'{what} holds a number of more than 63 bits')
-    elif not isinstance(value, (str, float, NoneType)):
-        raise ConfigError(f'{what} holds a {type(value).__name__}')
 
 
 def parse_text(text: str) -> dict[str, Any]:
@@ -83,7 +46,7 @@ def parse_text(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there is anything else in it, or it is too long or too deep.
     """
-    _check_length(text)
+    check_length(text, _WHAT)
     try:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -96,7 +59,7 @@ def parse_text(text: str) -> dict[str, Any]:
                 config[name] = _value(value)
             case _:
                 raise _unexpected(statement)
-    check_plain(config)
+    check_plain(config, _WHAT)
     return config
 
 
@@ -109,10 +72,7 @@ def _unexpected(node: ast.AST) -> ConfigError:
 
 
 def _value(node: ast.expr, depth: int = 0) -> Any:
-    if depth > DEEPEST:
-        raise ConfigError(
-            f'the stored config is nested more than {DEEPEST} levels deep'
-        )
+    check_depth(depth, _WHAT)
     depth += 1
     match node:
         case ast.Constant(value=value):
@@ -181,16 +141,7 @@ def from_json(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: If it is no JSON, is too long, or nested too deep.
     """
-    _check_length(text)
-    try:
-        config = json.loads(text, object_hook=_untagged)
-    except (ValueError, RecursionError) as error:
-        reason = shorten(str(error), 80)
-        raise ConfigError(f'the stored config is no JSON: {reason}') from error
-    if not isinstance(config, dict):
-        raise ConfigError('the stored config is no dict')
-    check_plain(config)
-    return config
+    return parse_json(text, _WHAT, _untagged)
 
 
 def _types(config: Any) -> Iterator[Any]:

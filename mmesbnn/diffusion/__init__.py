@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..optional import require
+from .folders import check_unet, load_unet
 
 #: Where the names are that need diffusers.
 _LAZY = {
@@ -63,7 +64,8 @@ def build_binarized_unet(
             f'pretrained={pretrained!r} has a config of its own: drop {sorted(kwargs)}'
         )
     else:
-        unet = kind.from_pretrained(pretrained)
+        check_unet(pretrained, ['UNet2DModel'])
+        unet = load_unet(kind, pretrained)
     __getattr__('binarize_unet')(unet, **(binarize or {}))
     return unet
 

@@ -8,7 +8,6 @@ name those classes, to ``EMAModel(model_cls=UNet2DConditionModel)`` for one.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import nn
 from ..binary.arguments import checked_layer
 from ..binary.binarize import BinarizeReport, binarize
 from ..checks import checked, either, filled_text, mapping, sequence, text
+from .folders import UNETS, check_unet, load_unet
 
 #: Where a model's config has what was done to it; diffusers lets such names pass.
 CONFIG_KEY = '_mmesbnn_binarized'
@@ -303,14 +303,14 @@ def load_binarized(
         **kwargs: Passed to ``from_pretrained``, such as ``torch_dtype``.
 
     Raises:
-        FileNotFoundError: If there is no ``config.json``.
-        ValueError: If it is that of another model.
+        FileNotFoundError: If there is no ``config.json``, or no weights.
+        ValueError: If it is that of another model, or damaged.
     """
     path = Path(folder, subfolder) / 'config.json'
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file; save_pretrained writes it')
-    name = json.loads(path.read_text()).get('_class_name')
-    for known in _CLASSES.values():
-        if known.__name__ == name:
-            return known.from_pretrained(folder, subfolder=subfolder, **kwargs)
+    own = {known.__name__: known for known in _CLASSES.values()}
+    name = check_unet(path.parent, [*UNETS, *own])
+    if name in own:
+        return load_unet(own[name], path.parent, **kwargs)
     raise ValueError(f'{path}: describes a {name}, which binarize_unet has not made')

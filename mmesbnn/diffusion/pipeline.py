@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -28,7 +29,9 @@ from ..checks import (
 )
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
+from ..errors import sentence
 from . import _LAZY
+from .folders import LOCAL, FolderError, check_pipeline
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
 from .tiling import check_tiles, pad_reflect, tile_starts, tile_weights
@@ -122,12 +125,36 @@ class SRDiffusionPipeline(DiffusionPipeline):
         self.register_to_config(scale=scale, x0_clip=x0_clip)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> SRDiffusionPipeline:
-        """Load a pipeline, as any of diffusers."""
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> SRDiffusionPipeline:
+        """Load a pipeline from a folder.
+
+        The folder may come from anywhere: its JSON files name classes of this package
+        and schedulers of diffusers, weights are safetensors, and nothing is fetched.
+
+        Args:
+            pretrained_model_name_or_path: The folder.
+            **kwargs: As any pipeline's of diffusers, such as ``torch_dtype``, or
+                components to use instead of what the folder has.
+
+        Raises:
+            FileNotFoundError: If the folder or a part of it is missing.
+            ValueError: If it holds anything else, or is damaged.
+        """
+        folder = os.fspath(pretrained_model_name_or_path)
+        check_pipeline(
+            folder, [name for name in ('unet', 'scheduler') if kwargs.get(name)]
+        )
         # it takes classes of other packages only from modules that are imported
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
-        return super().from_pretrained(*args, **kwargs)
+        try:
+            return super().from_pretrained(folder, **{**kwargs, **LOCAL})
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise nearly anything
+            raise FolderError(f'{folder}: {sentence(error)}') from error
 
     @torch.no_grad()
     @checked(

@@ -25,7 +25,7 @@ FLOORS = (
     ('datasets',),
     ('binary', 'checkpoints'),
     ('image_files', 'options'),
-    ('checks', 'cli', 'plain_files'),
+    ('checks', 'cli', 'plain_files', 'plain_values'),
     ('errors', 'optional', 'version', 'whole_files'),
 )
 #: Rooms of one floor that import each other, in this direction only.

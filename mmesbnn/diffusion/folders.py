@@ -1,0 +1,190 @@
+"""What folders of diffusers may hold before it loads them.
+
+diffusers takes names of classes and modules from the JSON files of a folder, runs
+Python files that lie in it, and asks a hub for what is missing. A folder may come from
+anywhere, so its parts must be there, be of the classes listed here, and have their
+weights in safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ..errors import MmesbnnError, sentence, shorten
+from ..plain_values import read_json
+
+#: UNets, and the module that ``model_index.json`` names with each.
+UNETS = {
+    'BIDiffSRResidualUNet': 'mmesbnn.diffusion.residual',
+    'BIDiffSRUNet': 'mmesbnn.diffusion.bi_diffsr',
+    'BinarizedUNet2DConditionModel': 'mmesbnn.diffusion.binarized',
+    'BinarizedUNet2DModel': 'mmesbnn.diffusion.binarized',
+    'UNet2DModel': 'diffusers',
+}
+_SCHEDULERS = """
+    DDIMScheduler DDPMScheduler DEISMultistepScheduler DPMSolverMultistepScheduler
+    DPMSolverSinglestepScheduler EulerAncestralDiscreteScheduler EulerDiscreteScheduler
+    HeunDiscreteScheduler KDPM2AncestralDiscreteScheduler KDPM2DiscreteScheduler
+    LCMScheduler LMSDiscreteScheduler PNDMScheduler SASolverScheduler TCDScheduler
+    UniPCMultistepScheduler
+"""
+#: Schedulers, all of them of diffusers itself.
+SCHEDULERS = dict.fromkeys(_SCHEDULERS.split(), 'diffusers')
+
+#: What of a pipeline is loaded, and the file that describes it.
+_PARTS = {
+    'unet': (UNETS, 'config.json'),
+    'scheduler': (SCHEDULERS, 'scheduler_config.json'),
+}
+#: Keys that would bring in code or packages of others.
+_FOREIGN = ('auto_map', 'custom_pipeline', 'quantization_config')
+
+#: How diffusers loads what was checked: from this disk, without pickles.
+LOCAL: dict[str, Any] = {'local_files_only': True, 'use_safetensors': True}
+
+
+class FolderError(MmesbnnError):
+    """A folder of diffusers that cannot be loaded; the message says why."""
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'{folder}: no such folder; nothing is fetched from a hub, so download it '
+            'first'
+        )
+    code = next(folder.glob('*.py'), None)
+    if code is not None:
+        raise FolderError(f'{code}: a folder with Python files is not loaded')
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a JSON file of diffusers says, without keys that bring in code."""
+    content = read_json(path)
+    for key in _FOREIGN:
+        if content.get(key) is not None:
+            raise FolderError(f'{path}: {key} is not supported')
+    if not isinstance(content.get('_class_name'), str):
+        found = shorten(repr(content.get('_class_name')), 60)
+        raise FolderError(f'{path}: _class_name={found} must be the name of a class')
+    return content
+
+
+def _check_class(path: Path, name: Any, known: Collection[str]) -> None:
+    if not isinstance(name, str) or name not in known:
+        raise FolderError(
+            f'{path}: describes a {shorten(str(name), 60)}; known are '
+            + ', '.join(sorted(known))
+        )
+
+
+def check_unet(folder: str | os.PathLike, known: Collection[str] = UNETS) -> str:
+    """Check a folder that ``save_pretrained`` of a UNet wrote.
+
+    Args:
+        folder: The folder.
+        known: Names of classes that it may describe. Default ``UNETS``.
+
+    Returns:
+        The name of its class.
+
+    Raises:
+        FileNotFoundError: If the folder, its config or its weights are missing.
+        FolderError: If it is of another class, or holds code or a foreign key.
+        ConfigError: If ``config.json`` is damaged.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    config = folder / 'config.json'
+    name = _described(config)['_class_name']
+    _check_class(config, name, known)
+    if not any(folder.glob('*.safetensors')):
+        raise FileNotFoundError(
+            f'{folder}: holds no weights in safetensors; save_pretrained writes them'
+        )
+    for index in folder.glob('*.index.json'):
+        _check_shards(index)
+    return name
+
+
+def load_unet(kind: Any, folder: str | os.PathLike, **kwargs: Any) -> Any:
+    """Load a UNet from a folder that :func:`check_unet` let pass.
+
+    Args:
+        kind: Its class.
+        folder: The folder.
+        **kwargs: Passed to ``from_pretrained``.
+
+    Raises:
+        FolderError: If weights and config do not fit each other or are damaged.
+    """
+    try:
+        return kind.from_pretrained(folder, **{**kwargs, **LOCAL})
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # damaged weights and arguments raise nearly anything
+        raise FolderError(f'{folder}: {sentence(error)}') from error
+
+
+def _check_shards(index: Path) -> None:
+    """Weights in several files must be files beside the index, in safetensors."""
+    shards = read_json(index).get('weight_map')
+    files = shards.values() if isinstance(shards, dict) else [None]
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise FolderError(f'{index}: names {shorten(repr(file), 60)} as a file')
+        if not file.endswith('.safetensors') or not (index.parent / file).is_file():
+            raise FolderError(f'{index}: {shorten(file, 60)} is no safetensors file')
+
+
+def check_pipeline(folder: str | os.PathLike, given: Collection[str] = ()) -> None:
+    """Check a folder that ``save_pretrained`` of a pipeline wrote.
+
+    Args:
+        folder: The folder.
+        given: Parts that are not loaded from it. Default none.
+
+    Raises:
+        FileNotFoundError: If the folder or a part of it is missing.
+        FolderError: If a part is of another class, or there is code or a foreign key.
+        ConfigError: If a JSON file is damaged.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    path = folder / 'model_index.json'
+    index = _described(path)
+    for name, entry in index.items():
+        if name.startswith('_') or not isinstance(entry, (list, dict)):
+            continue
+        if name not in _PARTS:
+            raise FolderError(f'{path}: names the unknown part {shorten(name, 60)}')
+        if name not in given:
+            _check_part(folder, name, entry)
+    if 'unet' not in given and not isinstance(index.get('unet'), list):
+        raise FolderError(f'{path}: names no unet')
+
+
+def _check_part(folder: Path, name: str, entry: Any) -> None:
+    known, described = _PARTS[name]
+    path = folder / 'model_index.json'
+    if entry == [None, None]:  # an optional part that was not there
+        return
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise FolderError(f'{path}: {name}={shorten(repr(entry), 60)} names no class')
+    library, kind = entry
+    _check_class(path, kind, known)
+    if library != known[kind]:
+        found = shorten(repr(library), 60)
+        raise FolderError(f'{path}: {kind} is of {known[kind]}, not of {found}')
+    _check_folder(folder / name)
+    found = _described(folder / name / described)['_class_name']
+    if found != kind:
+        raise FolderError(
+            f'{folder / name / described}: describes a {shorten(found, 60)}, and '
+            f'model_index.json a {kind}'
+        )
+    if name == 'unet':
+        check_unet(folder / name)

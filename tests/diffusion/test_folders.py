@@ -1,0 +1,155 @@
+"""A folder of diffusers is data: it neither runs code nor sends us to a hub."""
+
+import json
+import shutil
+import socket
+
+import pytest
+import torch
+
+pytest.importorskip('diffusers')
+
+from mmesbnn.conversion import load_sr_pipeline
+from mmesbnn.diffusion import (
+    BIDiffSRUNet,
+    SRDiffusionPipeline,
+    build_binarized_unet,
+    load_binarized,
+)
+from mmesbnn.errors import MmesbnnError
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('saved')
+    unet = BIDiffSRUNet(
+        base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=2, fp_levels=()
+    )
+    SRDiffusionPipeline(unet).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network was asked for')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+    return shutil.copytree(saved, tmp_path / 'pipeline')
+
+
+def change(path, **entries):
+    content = {**json.loads(path.read_text()), **entries}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v != 'drop'}))
+
+
+EVIL = "import pathlib; pathlib.Path('{trace}').touch()\nclass Evil: pass\n"
+
+
+@pytest.mark.parametrize(
+    ('name', 'entries', 'told'),
+    [
+        ('model_index.json', dict(unet=['os', 'system']), 'describes a system'),
+        ('model_index.json', dict(unet=['evil', 'BIDiffSRUNet']), 'not of .evil'),
+        ('model_index.json', dict(unet=['evil', 'Evil']), 'describes a Evil'),
+        ('model_index.json', dict(unet=[['a'], 3]), 'describes a 3'),
+        ('model_index.json', dict(unet={'a': 1}), 'names no class'),
+        ('model_index.json', dict(unet='drop'), 'names no unet'),
+        ('model_index.json', dict(vae=['evil', 'Evil']), 'unknown part vae'),
+        ('model_index.json', dict(scheduler=['diffusers', 'FluxPipeline']), 'known'),
+        ('model_index.json', dict(_class_name=['None', 'Evil']), 'name of a class'),
+        ('model_index.json', dict(custom_pipeline='a/b'), 'not supported'),
+        ('unet/config.json', dict(_class_name='UNet2DModel'), 'model_index'),
+        ('unet/config.json', dict(quantization_config={'x': 1}), 'not supported'),
+        ('unet/config.json', dict(auto_map={'x': 'y'}), 'not supported'),
+        ('unet/config.json', dict(base_channels='eight'), 'unet|pipeline'),
+        ('scheduler/scheduler_config.json', dict(_class_name='drop'), '_class_name'),
+        ('scheduler/scheduler_config.json', dict(beta_schedule='x'), 'beta|x'),
+    ],
+)
+def test_what_a_json_file_may_not_say(folder, name, entries, told):
+    change(folder / name, **entries)
+    with pytest.raises(MmesbnnError, match=told):
+        SRDiffusionPipeline.from_pretrained(folder)
+    with pytest.raises((MmesbnnError, OSError), match=told):
+        load_sr_pipeline(folder)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"a": ' * 3000, '\x00', '{"a": NaN'])
+@pytest.mark.parametrize('name', ['model_index.json', 'unet/config.json'])
+def test_damaged_json(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(MmesbnnError, match='is no'):
+        SRDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'model_index.json', 'unet', 'unet/config.json', 'scheduler',
+        'unet/diffusion_pytorch_model.safetensors', 'scheduler/scheduler_config.json',
+    ],
+)  # fmt: skip
+def test_a_part_that_is_missing_is_not_fetched(folder, name):
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=r'no such|no weights'):
+        SRDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    'load',
+    [
+        SRDiffusionPipeline.from_pretrained,
+        load_binarized,
+        load_sr_pipeline,
+        lambda name: build_binarized_unet(pretrained=name),
+    ],
+)
+def test_nothing_is_asked_of_a_hub(load, folder):
+    with pytest.raises(FileNotFoundError, match='no such'):
+        load('google/ddpm-cat-256')
+
+
+@pytest.mark.parametrize('name', ['None.py', 'unet/mmesbnn.diffusion.bi_diffsr.py'])
+def test_python_files_do_not_run(folder, name, tmp_path):
+    trace = tmp_path / 'trace'
+    (folder / name).write_text(EVIL.format(trace=trace))
+    with pytest.raises(MmesbnnError, match='Python files'):
+        SRDiffusionPipeline.from_pretrained(folder)
+    assert not trace.exists()
+
+
+def test_pickles_are_not_read(folder):
+    weights = folder / 'unet' / 'diffusion_pytorch_model.safetensors'
+    torch.save({}, weights.with_suffix('.bin'))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match='no weights in safetensors'):
+        SRDiffusionPipeline.from_pretrained(folder)
+    index = weights.with_name('diffusion_pytorch_model.safetensors.index.json')
+    (folder / 'unet' / 'x.safetensors').write_bytes(b'')
+    for file, told in [
+        ('diffusion_pytorch_model.bin', 'is no safetensors file'),
+        ('../model_index.json', 'as a file'),
+        (3, 'as a file'),
+    ]:
+        index.write_text(json.dumps({'metadata': {}, 'weight_map': {'a': file}}))
+        with pytest.raises(MmesbnnError, match=told):
+            SRDiffusionPipeline.from_pretrained(folder)
+
+
+def test_damaged_weights_end_in_one_sentence(folder):
+    weights = folder / 'unet' / 'diffusion_pytorch_model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(MmesbnnError, match=r'unet|pipeline') as caught:
+        SRDiffusionPipeline.from_pretrained(folder)
+    assert '\n' not in str(caught.value)
+    with pytest.raises(MmesbnnError, match='unet') as caught:
+        load_sr_pipeline(folder / 'unet')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_whole_folder_is_loaded(folder):
+    assert SRDiffusionPipeline.from_pretrained(folder).unet.config.base_channels == 8
+    assert load_sr_pipeline(folder / 'unet').unet.config.base_channels == 8
