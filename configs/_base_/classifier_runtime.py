@@ -3,6 +3,12 @@ _base_ = ['mmpretrain::_base_/default_runtime.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
+# said again, because tools of mmpretrain stumble over what inheriting adds to it
+visualizer = dict(
+    _delete_=True,
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')],
+)
 val_cfg = dict()
 test_cfg = dict()
 
