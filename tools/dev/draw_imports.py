@@ -23,13 +23,14 @@ FLOORS = (
     ('models',),
     ('diffusion', 'evaluation'),
     ('datasets',),
-    ('binary', 'checkpoints'),
-    ('image_files', 'options'),
-    ('checks', 'cli', 'plain_files', 'plain_values'),
-    ('errors', 'optional', 'version', 'whole_files'),
+    ('binary', 'checkpoints', 'image_files', 'options'),
+    ('checks', 'cli', 'plain_files', 'whole_files'),
+    ('errors', 'optional', 'version'),
 )
 #: Rooms of one floor that import each other, in this direction only.
-ALLOWED: set[tuple[str, str]] = set()
+ALLOWED = {('cli', 'whole_files')}
+#: Number of floors at the bottom that all stand on. Arrows to them are not drawn.
+GROUND = 2
 
 
 def imported(tree, package):
@@ -90,7 +91,7 @@ def draw(edges, path):
     height = len(FLOORS)
     figure, axes = plt.subplots(figsize=(8, 1.1 * height))
     place, wrong = {}, upward(edges)
-    for level, floor in enumerate(FLOORS[:-1]):
+    for level, floor in enumerate(FLOORS[:-GROUND]):
         for i, room in enumerate(floor):
             place[room] = ((i + 0.5) / len(floor), height - level)
     colours = plt.get_cmap('tab10')
@@ -108,7 +109,8 @@ def draw(edges, path):
                 },
             )  # fmt: skip
     # all stand on the ground, so arrows to it would only hide the others
-    place['all use: ' + ', '.join(FLOORS[-1])] = (0.5, 1)
+    for level, floor in enumerate(FLOORS[-GROUND:]):
+        place[', '.join(floor)] = (0.5, GROUND - level)
     for room, (x, y) in place.items():
         axes.text(
             x, y, room, ha='center', va='center', fontsize=12, zorder=3,
