@@ -23,14 +23,15 @@ FLOORS = (
     ('models',),
     ('diffusion', 'evaluation'),
     ('datasets',),
-    ('binary', 'checkpoints', 'image_files', 'options'),
-    ('checks', 'cli', 'plain_files', 'whole_files'),
-    ('errors', 'optional', 'version'),
+    ('binary', 'checkpoints'),
+    ('image_files', 'options'),
+    ('checks', 'cli', 'plain_files', 'plain_values'),
+    ('errors', 'optional', 'version', 'whole_files'),
 )
 #: Rooms of one floor that import each other, in this direction only.
-ALLOWED = {('cli', 'whole_files')}
+ALLOWED: set[tuple[str, str]] = set()
 #: Number of floors at the bottom that all stand on. Arrows to them are not drawn.
-GROUND = 2
+GROUND = 3
 
 
 def imported(tree, package):
