@@ -31,7 +31,8 @@ an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, widt
     {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
     {'type': 'centre_crop', 'size'}
     {'type': 'pad', 'size' or 'divisor' or 'square', 'value'}   before normalising;
-                    'square': True is to the longer side, and may have a 'divisor'
+                    'square': True is to the longer side, and may have a 'divisor';
+                    the value is a grey, or red, green and blue
 
 ``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
 output being ``(N, classes)``.
