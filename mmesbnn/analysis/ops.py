@@ -42,7 +42,7 @@ from ..binary.weights import (
 )
 from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
-from .report import LayerOps, OpsReport, representation_capacity
+from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
 #: Modules whose weight multiplies; they have a row even if they did not run.
 MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -178,7 +178,10 @@ def _why(name: str, module: nn.Module, tally: _Tally | None, is_output: bool) ->
         return '1x1 map (gate, embedding)'
     if tally.pointwise and SHORTCUTS & set(name.split('.')):
         return 'projection shortcut'
-    return f'not a binary layer: {type(module).__name__}'
+    groups = getattr(module, 'groups', 1)
+    if groups > 1:
+        return 'depthwise' if groups == module.in_channels else f'grouped, {groups}'
+    return f'{PLAIN}: {type(module).__name__}'
 
 
 def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:

@@ -89,6 +89,9 @@ class LayerOps:
         return {**asdict(self), 'ops': self.ops}
 
 
+#: Begins the reason of a layer that nothing but the network's definition keeps real.
+PLAIN = 'not a binary layer'
+
 SUMMED = (
     'fp_macs', 'int_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
     'bytes_packed',
@@ -181,7 +184,24 @@ class OpsReport:
                 f'layers takes {total["capacity_min"]} to {total["capacity_max"]} '
                 f'values, median {total["capacity_median"]:g}'
             )
+        lines += self._plain_layers(total['binary_layers'])
         return [*lines, '', CONVENTION]
+
+    def _plain_layers(self, binary: int) -> list[str]:
+        """Say which layers a network that is called binary makes real ones.
+
+        Networks of other packages pass ``conv_cfg`` to some of their convolutions only.
+        """
+        plain = [layer.name for layer in self.layers if layer.why.startswith(PLAIN)]
+        if not binary or not plain:
+            return []
+        names = ', '.join(plain[:3]) + (', ...' if len(plain) > 3 else '')
+        return [
+            f'real        {len(plain)} of {len(self.layers)} layers are plain ones for '
+            f'no other reason than the definition of the network: {names}; if it took '
+            'conv_cfg, it did not pass it on to them, and mmesbnn.binarize can replace '
+            'them'
+        ]
 
 
 def save_json(path: str | Path, content: Any) -> None:

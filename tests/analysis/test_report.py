@@ -93,3 +93,16 @@ def test_json_is_written_as_a_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['ops.json']
     with pytest.raises(OSError, match=r'nowhere/ops\.json'):
         save_json(tmp_path / 'nowhere' / 'ops.json', {})
+
+
+def test_plain_layers_among_binary_ones_are_named():
+    """A network that passes conv_cfg to some of its convolutions only."""
+    layers = [nn.Conv2d(3, 8, 1), BinaryConv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(),
+              nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)]  # fmt: skip
+    table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
+    assert 'real        1 of 5 layers are plain ones' in table
+    assert 'definition of the network: 2; if it took conv_cfg' in table
+    assert 'depthwise' in table
+    del layers[1]
+    table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
+    assert 'plain ones' not in table
