@@ -2,8 +2,7 @@
 
 from .limits import CheckpointError
 from .mmengine_loader import register_loaders
-from .reading import read_checkpoint
-from .safetensors_files import read_safetensors
+from .reading import read_checkpoint, read_tensors
 from .state_dicts import (
     WRAPPER,
     check_finite,
@@ -22,7 +21,7 @@ __all__ = [
     'listed',
     'misfits',
     'read_checkpoint',
-    'read_safetensors',
+    'read_tensors',
     'register_loaders',
     'state_dict_of',
     'strip_wrapper',

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -79,9 +80,37 @@ def read_open(
         CheckpointError: As :func:`read_checkpoint`.
     """
     budget = Budget(max_bytes, size)
-    try:
+    with _explained(name):
         content = _read(file, size, name, budget, map_location)
         _Walk(budget).check(content)
+    return content
+
+
+def read_tensors(
+    path: str | os.PathLike, *, max_bytes: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:  # fmt: skip
+    """Read tensors and metadata of a safetensors file, whatever its name.
+
+    Args:
+        path: The file.
+        max_bytes: As in :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: If it is damaged or too large.
+        OSError: As :func:`read_checkpoint`.
+    """
+    check_max_bytes(max_bytes)
+    name = os.fspath(path)
+    with open_plain(name) as file, _explained(name):
+        size = os.fstat(file.fileno()).st_size
+        return read_safetensors(file, size, Budget(max_bytes, size))
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn all errors but a lack of memory into a CheckpointError with the name."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f'{shorten(name, 200)}: {error}') from error
     except MemoryError:
@@ -91,7 +120,6 @@ def read_open(
             f'{shorten(name, 200)}: truncated, damaged or no file of torch.save or '
             f'safetensors ({type(error).__name__})'
         ) from error
-    return content
 
 
 def _read(

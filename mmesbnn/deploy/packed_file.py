@@ -12,8 +12,9 @@ Everything else goes by its name in the state dict, except for what a trained ne
 does not use: temperatures, counters of batches, and all but one of the equal running
 statistics of tiled copies. Hundreds of names would take up more than the statistics do,
 so all tensors of a dtype lie one after the other in one tensor, named by the dtype, and
-``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64). The
-metadata also has ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
+``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64).
+``sha256`` there is a checksum of the tensors and of all other metadata. The metadata
+also has ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
 as JSON ``config`` and ``dataset_meta``.
 
 What is binary is asked of the layers, not told by names: those with an
@@ -22,10 +23,6 @@ What is binary is asked of the layers, not told by names: those with an
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..binary.expand_shrink import TiledBatchNorm2d
-from ..errors import MmesbnnError
-from ..optional import require
+from ..checkpoints import CheckpointError, check_finite, read_tensors
+from ..errors import MmesbnnError, shorten
+from .packed_layout import check_checksum, unflatten
 
 FORMAT = 'mmesbnn-packed-1'
 #: What a binary weight is stored as.
@@ -46,8 +44,6 @@ DTYPES = {
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
 _STATISTICS = ('running_mean', 'running_var')
-#: Largest layout in bytes, against files made to fill the memory.
-_MAX_LAYOUT = 2**26
 
 
 class PackError(MmesbnnError):
@@ -110,57 +106,52 @@ def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-def flatten(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """One tensor per dtype, and the layout that tells what lies in it."""
-    flat: dict[str, list[Tensor]] = {}
-    layout = []
-    for key, value in content.items():
-        kind = str(value.dtype).removeprefix('torch.')
-        flat.setdefault(kind, []).append(value.flatten())
-        layout.append([key, kind, list(value.shape)])
-    text = json.dumps(layout, separators=(',', ':')).encode()
-    tensors = {kind: torch.cat(values) for kind, values in flat.items()}
-    return tensors, base64.b64encode(zlib.compress(text, 9)).decode()
+def read_packed(
+    path: Path, max_bytes: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:  # fmt: skip
+    """Read tensors and metadata of a packed file.
 
+    Args:
+        path: The file.
+        max_bytes: How much memory its header may take up. Default None: 256 MB more
+            than four times the file's size.
 
-def unflatten(flat: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """What :func:`flatten` was given."""
-    text = zlib.decompressobj().decompress(base64.b64decode(layout), _MAX_LAYOUT)
-    content, at = {}, dict.fromkeys(flat, 0)
-    for key, kind, shape in json.loads(text):
-        end = at[kind] + math.prod(shape)
-        content[key] = flat[kind][at[kind] : end].view(shape)
-        at[kind] = end
-    return content
-
-
-def read_packed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a packed file."""
-    safetensors = require('safetensors', 'deploy', 'Reading a packed file')
-    if not path.is_file():
+    Raises:
+        PackError: If it is damaged or no packed file.
+        OSError: If there is no such file or it may not be read.
+    """
+    if not path.exists():
         raise FileNotFoundError(f'{path}: no such file')
     try:
-        with safetensors.safe_open(path, 'pt') as file:
-            metadata = file.metadata() or {}
-            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise PackError(f'{path}: damaged or no safetensors file ({error})') from error
+        flat, metadata = read_tensors(path, max_bytes=max_bytes)
+    except CheckpointError as error:
+        raise PackError(str(error)) from error
     kind = metadata.get('format', '')
-    if kind == FORMAT and metadata.get('dtype') not in DTYPES:
-        raise PackError(f'{path}: dtype {metadata.get("dtype")!r} of its weights')
     if kind != FORMAT:
         later = kind.startswith(FORMAT[:-1])
-        reason = f'of a later format, {kind}' if later else 'not a packed network'
-        raise PackError(f'{path}: {reason}')
+        reason = 'of a later format' if later else 'not a packed network'
+        raise PackError(f'{path}: {reason} (format={shorten(repr(kind), 60)})')
+    if metadata.get('dtype') not in DTYPES:
+        shown = shorten(repr(metadata.get('dtype')), 60)
+        raise PackError(f'{path}: dtype {shown} of its weights')
     try:
-        return unflatten(flat, metadata['layout']), metadata
-    except (ValueError, KeyError, TypeError, RuntimeError, zlib.error) as error:
-        raise PackError(f'{path}: damaged, its layout does not fit ({error})') from None
+        check_checksum(flat, metadata, str(path))
+        content = unflatten(flat, metadata.get('layout', ''), max_bytes)
+        check_finite(content)
+    except CheckpointError as error:
+        raise PackError(f'{path}: {error}') from error
+    return content, metadata
 
 
 def stored_weight(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     """The effective weight of layer ``name``, of shape and dtype of ``like``."""
     key = f'{name}.' if name else ''
-    signs = unpack_bits(stored[f'{key}{BITS}'], like.shape).to(like.dtype)
-    scale = stored.get(f'{key}{SCALE}')
+    bits, scale = stored[f'{key}{BITS}'], stored.get(f'{key}{SCALE}')
+    if bits.dtype != torch.uint8:
+        raise ValueError(f'bits of {bits.dtype}, not of torch.uint8')
+    signs = unpack_bits(bits, like.shape).to(like.dtype)
+    if scale is not None and scale.shape != like.shape[:1]:
+        raise ValueError(f'scales of shape {tuple(scale.shape)} for {len(like)}')
+    if scale is not None and not scale.is_floating_point():
+        raise ValueError(f'scales of {scale.dtype}')
     return signs if scale is None else signs * _per_channel(scale.to(like.dtype), like)

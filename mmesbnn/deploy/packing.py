@@ -38,13 +38,13 @@ from .packed_file import (
     SCALE,
     PackError,
     binary_layers,
-    flatten,
     pack_bits,
     read_packed,
     stored_weight,
     tiled_statistics,
     unused_keys,
 )
+from .packed_layout import CHECKSUM, checksum, flatten
 
 #: From this number of binary weights on, packing shows how far it is.
 _LARGE = 5e7
@@ -317,6 +317,7 @@ def pack(
         with whole_file(path) as partial:
             partial.touch()  # so that a missing right is an OSError
             flat, metadata['layout'] = flatten(tensors.content)
+            metadata[CHECKSUM] = checksum(flat, metadata)
             safetensors.save_file(flat, partial, metadata)
             _verify(partial, model, half)
     except OSError as error:

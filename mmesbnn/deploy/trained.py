@@ -51,7 +51,9 @@ def load_trained(
                 f'options={options}: {path} is taken to be a packed file, whose config '
                 'stays as it is'
             )
-        model = load_packed(path, trust_stored_config=trust_stored_config)
+        model = load_packed(
+            path, trust_stored_config=trust_stored_config, max_bytes=max_bytes
+        )
         check_weights(model, path)
         return model._config, model, model._dataset_meta
     cfg = load_config(path, options)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..analysis.from_config import deployed_config, scope_of
 from ..binary.expand_shrink import tile
 from ..binary.weights import FixedWeight
+from ..checkpoints import misfits
 from ..errors import sentence
 from . import checked_config, stored_config
 from .packed_file import (
@@ -69,22 +70,18 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     for key, copies in tiled_statistics(model):
         if key in state and state[key].numel() * copies == own[key].numel():
             state[key] = tile(state[key], copies, 0)
-    problems = {
-        'lacks': [k for k in own if k not in state and not unused(k)],
-        'has the unknown': [k for k in state if k not in own],
-        'has other shapes of': [
-            k for k in state if k in own and state[k].shape != own[k].shape
-        ],
-    }
-    told = [f'{what} {", ".join(keys[:3])}' for what, keys in problems.items() if keys]
-    if told:
-        raise PackError(f'{path} is not of this network: it {"; it ".join(told)}')
+    used = {k: v for k, v in own.items() if k in state or not unused(k)}
+    found = misfits(state, used)
+    if found:
+        raise PackError(
+            f'{path} is not of this network: of its entries {", ".join(found)}'
+        )
     model.load_state_dict(state, strict=False)
 
 
 def load_packed(
     path: str | os.PathLike, model: nn.Module | None = None, *,
-    trust_stored_config: bool = False,
+    trust_stored_config: bool = False, max_bytes: int | None = None,
 ) -> nn.Module:  # fmt: skip
     """Load a packed file.
 
@@ -104,6 +101,8 @@ def load_packed(
         trust_stored_config: Whether that config may build any class that it names,
             which can run code. Import what registers yours (their ``custom_imports``)
             first. Default False.
+        max_bytes: How much memory the file's header may take up. Default None: 256 MB
+            more than four times the file's size.
 
     Returns:
         The network in eval mode; with a config, it has ``_config`` and
@@ -117,7 +116,7 @@ def load_packed(
         ImportError: If a package that it needs is missing.
     """
     path = Path(path)
-    stored, metadata = read_packed(path)
+    stored, metadata = read_packed(path, max_bytes)
     model = model if model is not None else _build(metadata, path, trust_stored_config)
     if not binary_layers(model):
         raise PackError(f'{type(model).__name__} has no binary layer')

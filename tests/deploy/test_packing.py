@@ -27,6 +27,7 @@ from mmesbnn.binary import (
 )
 from mmesbnn.deploy import PackError, load_packed, pack
 from mmesbnn.deploy.packed_file import pack_bits, read_packed, unpack_bits
+from mmesbnn.deploy.packed_layout import checksum
 from tests.analysis.digits import set_temperature, write_project
 from tests.managers import forget_runners
 
@@ -319,7 +320,7 @@ def test_no_config_and_no_model(packed):
 
 def test_truncated_file(packed):
     packed.write_bytes(packed.read_bytes()[:-10])
-    with pytest.raises(PackError, match='damaged or no safetensors file'):
+    with pytest.raises(PackError, match=r'(do not fit the file|truncated|no JSON)'):
         load_packed(packed, Net('scaled_sign'))
 
 
@@ -365,7 +366,7 @@ def test_another_network(packed):
     other = Net('scaled_sign')
     other.extra = nn.Linear(1, 1)
     del other.wide
-    message = r'lacks extra\.weight.*has the unknown wide\.weight\.bits'
+    message = r'are missing \(extra\.weight.*are unknown \(wide\.weight\.bits'
     with pytest.raises(PackError, match=message):
         load_packed(packed, other)
 
@@ -419,7 +420,9 @@ def test_what_a_config_may_not_build(classifier, tmp_path):
     pack(model, path, config=cfg)
     evil = {'model': {'type': 'os.mkdir', 'path': str(trace)}}
     metadata = {**read_packed(path)[1], 'config': json.dumps(evil)}
-    save_file(load_file(path), path, metadata)
+    tensors = load_file(path)
+    metadata['sha256'] = checksum(tensors, metadata)  # as an attacker would
+    save_file(tensors, path, metadata)
     with pytest.raises(PackError, match=r"type='os\.mkdir' .* is not a component"):
         load_packed(path)
     assert not trace.exists()

@@ -1,0 +1,19 @@
+"""A small network to pack, and what a damaged file of it gives."""
+
+import torch
+from torch import nn
+
+from mmesbnn.binary import BinaryConv2d
+from mmesbnn.deploy import load_packed
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), BinaryConv2d(8, 8, 3), nn.BatchNorm2d(8)
+    ).eval()  # fmt: skip
+
+
+def load(path):
+    """Its state dict, from a packed file."""
+    return load_packed(path, network()).state_dict()
