@@ -97,6 +97,7 @@ class _Request:
 
     number: int | None = None
     told = False
+    dropped = False
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
@@ -106,19 +107,48 @@ def _ask(number: int, frame: FrameType | None) -> None:
     _Request.number = number
     alarm = getattr(signal, 'SIGALRM', None)
     if alarm is not None and signal.getsignal(alarm) is signal.SIG_DFL:
-        signal.signal(alarm, _own(lambda *_: _end_now(number, None)))
+        signal.signal(alarm, _own(_remind))
         signal.alarm(PATIENCE)
-    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+    raise _raised(number)
+
+
+def _raised(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+
+
+def _remind(alarm: int, frame: FrameType | None) -> None:
+    """Raise once more if Python itself dropped the error, else end the process."""
+    number = _Request.number
+    if number is None:
+        return
+    if not _Request.dropped:
+        _end_now(number, frame)
+    _Request.dropped = False
+    signal.alarm(PATIENCE)
+    raise _raised(number)
+
+
+def _unraisable(args: Any) -> None:
+    """Note a signal that came where Python cannot raise, as in a ``__del__``."""
+    if _Request.number is None or not isinstance(
+        args.exc_value, (KeyboardInterrupt, Stopped)
+    ):
+        sys.__unraisablehook__(args)
+    elif hasattr(signal, 'setitimer'):
+        _Request.dropped = True
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """Let signals that end the process raise where it stands."""
-    _Request.number, _Request.told = None, False
+    _Request.number, _Request.told, _Request.dropped = None, False, False
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     before = _install(_ask)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         if _Request.number is not None and hasattr(signal, 'SIGALRM'):
             signal.alarm(0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

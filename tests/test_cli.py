@@ -166,6 +166,21 @@ def test_one_signal_ends_what_does_not_listen_after_a_while(tmp_path):
     assert [name for name in left(tmp_path) if name != 'a'] == []
 
 
+@pytest.mark.parametrize('number', STATUS)
+def test_a_signal_where_python_cannot_raise_is_heard(tmp_path, number):
+    last = """
+        cli.PATIENCE = 1000
+        class Slow:
+            def __del__(self):
+                ready()
+        Slow()
+        time.sleep(60)
+    """
+    code, _, err = stopped(WRITE.format(last), tmp_path, number)
+    assert (code, err) == (STATUS[number], f'script.py: {TOLD[number]}\n')
+    assert left(tmp_path) == []
+
+
 def test_signals_that_are_ignored_stay_so(tmp_path):
     """As nohup and a shell's background jobs want it."""
     code = """
