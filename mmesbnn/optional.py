@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +29,13 @@ def require(
         ImportError: If the package is missing, or one that it needs itself.
     """
     try:
-        return import_module(package)
+        module = import_module(package)
+        if package == 'mmpretrain':
+            _check_transformers(needed_by)
+        return module
     except ImportError as error:
+        if error.name == 'transformers':
+            raise
         missing = (error.name or '').partition('.')[0] == package
         reason = 'is not installed' if missing else f'cannot be imported ({error})'
         raise ImportError(
@@ -36,6 +43,25 @@ def require(
             f"pip install 'mmesbnn[{extra}]'",
             name=package,
         ) from (None if missing else error)
+
+
+def _check_transformers(needed_by: str) -> None:
+    """Say in one sentence that mmpretrain and transformers do not fit each other.
+
+    mmpretrain 1.2 uses transformers if that and mmdet's pycocotools are there, and
+    derives classes from names that transformers 5 no longer has.
+    """
+    if find_spec('transformers') is None:
+        return
+    try:
+        import_module('mmpretrain.models')
+    except Exception as error:  # as a TypeError: NoneType takes no arguments
+        raise ImportError(
+            f'{needed_by} needs mmpretrain, which cannot be imported beside '
+            f'transformers {version("transformers")} ({error}): '
+            "pip install 'transformers<5'",
+            name='transformers',
+        ) from error
 
 
 def register_detection(registry: Registry, name: str, module: str) -> None:
