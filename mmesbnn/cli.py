@@ -208,6 +208,15 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_max_bytes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-bytes``, for tools that read checkpoints or packed files."""
+    parser.add_argument(
+        '--max-bytes', type=int, metavar='N',
+        help='memory that the content of a file with weights may take up (default: '
+        '256 MB more than four times its size)',
+    )  # fmt: skip
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line and end the process.
 

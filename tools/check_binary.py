@@ -43,6 +43,7 @@ def parse_args():
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='change entries of the config, as in test_dataloader.dataset.data_root=x',
     )  # fmt: skip
+    cli.add_max_bytes(parser)
     args = parser.parse_args()
     return args
 
@@ -62,7 +63,7 @@ def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg)
-    load_weights(model, args.checkpoint)
+    load_weights(model, args.checkpoint, args.max_bytes)
     batch = real_batch(cfg, args.batch)
     with explained('cannot run the model on a batch of its test data'):
         findings = check_binary(model, batch)

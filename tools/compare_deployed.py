@@ -33,6 +33,7 @@ def parse_args():
         'export', type=options.name, help='what tools/export_openvino.py made of them'
     )
     cli.add_trust(parser)
+    cli.add_max_bytes(parser)
     return parser.parse_args()
 
 
@@ -41,9 +42,13 @@ def main():
     args = parse_args()
     cfg = load_config(args.config)
     model = build_model(cfg).eval()
-    load_weights(model, args.checkpoint)
+    load_weights(model, args.checkpoint, args.max_bytes)
     runner = Runner(args.export)
-    packed = load_packed(args.packed, trust_stored_config=args.trust_stored_config)
+    packed = load_packed(
+        args.packed,
+        trust_stored_config=args.trust_stored_config,
+        max_bytes=args.max_bytes,
+    )
     forms = {'torch': model, 'packed': packed}
     agreement = compare_forms(cfg, forms, {'OpenVINO': runner})
     print(agreement.table())

@@ -42,6 +42,7 @@ def parse_args(argv=None):
         default=8,
         help='bits of squeeze-excite, which quantised files do not tell (default: 8)',
     )
+    cli.add_max_bytes(parser)
     return parser.parse_args(argv)
 
 
@@ -50,7 +51,11 @@ def main(argv=None):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         result = convert_file(
-            args.src, args.dst, binarize=args.binarize, se_bits=args.se_bits
+            args.src,
+            args.dst,
+            binarize=args.binarize,
+            se_bits=args.se_bits,
+            max_bytes=args.max_bytes,
         )
     for label, text in result.summary.items():
         print(f'{label:<10}{text}')

@@ -56,6 +56,7 @@ def parse_args():
         help='change entries of the config',
     )  # fmt: skip
     cli.add_trust(parser)
+    cli.add_max_bytes(parser)
     args = parser.parse_args()
     packed = args.files[0].endswith('.safetensors')
     if len(args.files) != (1 if packed else 2):
@@ -68,7 +69,7 @@ def main():
     args = parse_args()
     cfg, model, meta = load_trained(
         *args.files, options=args.cfg_options,
-        trust_stored_config=args.trust_stored_config,
+        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
     )  # fmt: skip
     task = make_task(cfg, model, args.shape, args.images, meta)
     examples = [task.example(i) for i in range(len(task.images))]

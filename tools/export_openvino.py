@@ -62,6 +62,7 @@ def parse_args():
         help='change entries of the config',
     )  # fmt: skip
     cli.add_trust(parser)
+    cli.add_max_bytes(parser)
     args = parser.parse_args()
     if args.shape is not None:
         if len(args.shape) > 2:
@@ -84,7 +85,7 @@ def main():
     check_output(args.out)
     cfg, model, meta = load_trained(
         args.config, args.checkpoint, args.cfg_options,
-        trust_stored_config=args.trust_stored_config,
+        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
     )  # fmt: skip
     task = make_task(cfg, model, args.shape, args.images, meta)
     source = {

@@ -38,6 +38,7 @@ def parse_args():
         help='round all but the bits to half precision, by 2^-11 of a value at most',
     )  # fmt: skip
     cli.add_trust(parser)
+    cli.add_max_bytes(parser)
     return parser.parse_args()
 
 
@@ -45,7 +46,7 @@ def main():
     args = parse_args()
     report = pack_checkpoint(
         args.checkpoint, args.out, config=args.config, half=args.half,
-        trust_stored_config=args.trust_stored_config,
+        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
     )  # fmt: skip
     print(report.table())
     before = os.path.getsize(args.checkpoint)

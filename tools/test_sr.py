@@ -58,6 +58,7 @@ def parse_args():
         help='change entries of the config, as in '
         'model.sampling.num_inference_steps=10',
     )  # fmt: skip
+    cli.add_max_bytes(parser)
     args = parser.parse_args()
     if args.no_test and not args.export:
         parser.error('--no-test without --export leaves nothing to do')
@@ -72,7 +73,7 @@ def main():
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher = args.launcher
     model = build_model(cfg)
-    load_weights(model, args.checkpoint)
+    load_weights(model, args.checkpoint, args.max_bytes)
     if args.export:
         save_pipeline(model.eval().to_pipeline(), args.export)
         print(f'wrote {args.export}')

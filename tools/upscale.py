@@ -92,6 +92,7 @@ def parse_args():
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: cuda if there is one, else cpu',
     )  # fmt: skip
+    cli.add_max_bytes(parser)
     return parser.parse_args()
 
 
@@ -125,18 +126,18 @@ def targets(paths, folder, scale):
     return found
 
 
-def load_pipeline(model, config):
+def load_pipeline(model, config, max_bytes):
     if config is None:
         with explained(f'cannot load {model}'):
-            return load_sr_pipeline(model)
+            return load_sr_pipeline(model, max_bytes)
     network = build_model(load_config(config))
-    load_weights(network, model)
+    load_weights(network, model, max_bytes)
     return network.eval().to_pipeline()
 
 
 def main():
     args = parse_args()
-    pipeline = load_pipeline(args.model, args.config)
+    pipeline = load_pipeline(args.model, args.config, args.max_bytes)
     with explained(f'cannot use --device {args.device}'):
         pipeline.to(args.device)
     scale = pipeline.config.scale if args.scale is None else args.scale
