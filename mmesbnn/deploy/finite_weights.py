@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from ..errors import shorten
+from ..checkpoints import CheckpointError, check_finite
 from .manifest import ExportError
 
 
@@ -15,7 +14,7 @@ def check_weights(network: nn.Module) -> None:
     Raises:
         ExportError: If one is; it names the first.
     """
-    for key, value in network.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            name = shorten(key, 100)
-            raise ExportError(f'{name} of the network holds NaN or infinity')
+    try:
+        check_finite(network.state_dict())
+    except CheckpointError as error:
+        raise ExportError(f'the network is not exported: {error}') from error
