@@ -97,7 +97,7 @@ def test_truncated_checkpoint(project, tmp_path, check):
     broken.write_bytes(hard.read_bytes()[:-1000])
     code, _, err = check(config, broken)
     assert code == 2
-    assert err.strip().splitlines()[-1].endswith('is damaged or is not a checkpoint')
+    assert 'broken.pth: is truncated' in err.strip().splitlines()[-1]
 
 
 def test_missing_checkpoint(project, check):

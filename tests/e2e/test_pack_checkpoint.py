@@ -113,4 +113,4 @@ def test_wrong_files(project, pack, tmp_path):
     assert (code, 'would overwrite the checkpoint' in err) == (2, True)
     (tmp_path / 'text.pth').write_text('no checkpoint')
     code, _, err = pack(tmp_path / 'text.pth', tmp_path / 'x.safetensors')
-    assert (code, 'is damaged or is not a checkpoint' in err) == (2, True)
+    assert (code, 'damaged or no file of torch.save' in err) == (2, True)
