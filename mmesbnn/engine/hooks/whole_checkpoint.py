@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ...checkpoints import read_checkpoint
+from ...checks import checked, flag, natural
 from ...whole_files import remove_leftovers, whole_file
 from ..reach import trained_models
 from ..resuming import point_to_whole, write_pointer
@@ -24,15 +25,9 @@ from .temperature import binary_share
 _LAST, _KEPT, _OUTDATED = 'last_ckpt', 'keep_ckpt_ids', 'outdated_ckpts'
 
 
-def _check_arguments(interval: Any, max_keep_ckpts: Any, filename_tmpl: Any) -> None:
-    numbers = dict(interval=interval, max_keep_ckpts=max_keep_ckpts)
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f'{name}={value!r} must be an integer')
+def _check_template(filename_tmpl: str | None) -> None:
     if filename_tmpl is None:
         return
-    if not isinstance(filename_tmpl, str):
-        raise TypeError(f'filename_tmpl={filename_tmpl!r} must be a string')
     rest = filename_tmpl.replace('{}', '', 1)
     if filename_tmpl.count('{}') != 1 or set('{}/') & set(rest):
         raise ValueError(
@@ -45,7 +40,7 @@ def _check_names(save_best: Any, rule: Any) -> None:
     for name, value in dict(save_best=save_best, rule=rule).items():
         values = value if isinstance(value, list) else [value]
         if not all(item is None or isinstance(item, str) for item in values):
-            raise TypeError(f'{name}={value!r} must be a string or a list of strings')
+            raise ValueError(f'{name}={value!r} must be a string or a list of strings')
     rules = rule if isinstance(rule, list) else [rule]
     if unknown := set(rules) - {None, 'greater', 'less'}:
         raise ValueError(f"rule={unknown.pop()!r} must be 'greater' or 'less'")
@@ -125,19 +120,23 @@ class WholeCheckpointHook(CheckpointHook):
             in ``CheckpointHook``.
 
     Raises:
-        TypeError: If an argument has another type, or is unknown.
+        TypeError: If an argument is unknown.
         ValueError: If an argument has another value; before training, if ``out_dir`` is
             a URL or the runner is not mmengine's ``Runner``; after a validation that
             did not measure a metric of ``save_best``.
     """
 
+    @checked(
+        save_begin=natural, save_optimizer=flag, save_param_scheduler=flag,
+        save_last=flag,
+    )  # fmt: skip
     def __init__(
         self, interval: int = -1, by_epoch: bool = True, max_keep_ckpts: int = -1,
         save_best: str | list[str] | None = None,
         rule: str | list[str | None] | None = None, filename_tmpl: str | None = None,
         out_dir: str | Path | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        _check_arguments(interval, max_keep_ckpts, filename_tmpl)
+        _check_template(filename_tmpl)
         _check_names(save_best, rule)
         super().__init__(
             interval=interval, by_epoch=by_epoch, max_keep_ckpts=max_keep_ckpts,
