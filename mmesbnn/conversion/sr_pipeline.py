@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoints import check_numbers, misfits, state_dict_of
 from ..optional import require
+from ..plain_values import check_plain
 from .common import ConversionError
 from .convert import convert_state
 from .reading import published_state, read_file
@@ -65,9 +66,12 @@ def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
             f'{name} does not fit its network: of its entries {", ".join(found)}'
         )
     unet.load_state_dict(state)
-    return SRDiffusionPipeline(
-        unet.eval(), scale=cfg['scale'], **cfg.get('pipeline', {})
-    )
+    try:
+        check_plain(cfg, 'its config')
+        options = dict(cfg.get('pipeline') or {})
+        return SRDiffusionPipeline(unet.eval(), scale=cfg.get('scale'), **options)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConversionError(f'{name}: {error}') from error
 
 
 def load_sr_pipeline(

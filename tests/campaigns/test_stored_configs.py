@@ -192,6 +192,12 @@ def hostile(rng, config, bait):
             place.insert(rng.randrange(len(place) + 1), value)
         else:
             place[rng.choice([*KEYS, *place])] = value
+    if rng.random() < 0.5:  # where components are built for sure
+        owner, key = rng.choice([
+            (config, 'data_preprocessor'), (config, 'model'),
+            (config['model'], 'neck'), (config['model'], 'head'),
+        ]) if isinstance(config.get('model'), dict) else (config, 'model')  # fmt: skip
+        owner[key] = rng.choice(calls)
     if rng.random() < 0.2:
         config['default_scope'] = rng.choice(['bait_scope', 'bait_module', '', 3, []])
     if rng.random() < 0.1:
