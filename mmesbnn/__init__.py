@@ -19,15 +19,7 @@ except ModuleNotFoundError as error:
     if error.name not in ('torch', 'mmengine'):
         raise
 
-__all__ = [
-    '__version__',
-    'binarize',
-    'datasets',
-    'diffusion',
-    'engine',
-    'evaluation',
-    'models',
-]
+__all__ = ['__version__', 'binarize', 'datasets', 'diffusion', 'engine', 'evaluation', 'models']
 
 
 def __getattr__(name: str) -> Any:

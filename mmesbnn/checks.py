@@ -72,9 +72,8 @@ def check(name: str, value: Any, rule: Rule) -> None:
 
 
 def _range(
-    least: float | None, most: float | None, above: float | None = None,
-    below: float | None = None,
-) -> str:  # fmt: skip
+    least: float | None, most: float | None, above: float | None = None, below: float | None = None
+) -> str:
     if least is not None and most is not None:
         return f' from {least} to {most}'
     if above is not None and below is not None:
@@ -99,18 +98,18 @@ def integer(least: int | None = None, most: int | None = None) -> Rule:
 
     def accepts(value: Any) -> bool:
         return (
-            _is_int(value)
-            and (least is None or value >= least)
-            and (most is None or value <= most)
+            _is_int(value) and (least is None or value >= least) and (most is None or value <= most)
         )
 
     return Rule('an integer' + _range(least, most), accepts)
 
 
 def number(
-    least: float | None = None, most: float | None = None,
-    above: float | None = None, below: float | None = None,
-) -> Rule:  # fmt: skip
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Rule:
     """A finite number, of Python or numpy, but no bool."""
 
     def accepts(value: Any) -> bool:
@@ -142,8 +141,7 @@ def _listed(values: Sequence[Any]) -> str:
 def _alike(value: Any, known: Any) -> bool:
     """Whether the two can be equal: ``True`` is not 1, a tensor is no number."""
     return (
-        isinstance(value, type(known))
-        and isinstance(value, bool) == isinstance(known, bool)
+        isinstance(value, type(known)) and isinstance(value, bool) == isinstance(known, bool)
     ) or (_is_number(value) and _is_number(known))
 
 
@@ -217,8 +215,7 @@ def sequence(
     count = f'{shortest} or more values' if length is None and shortest else count
     different = 'different ' if distinct else ''
     return Rule(
-        f'a list of {count.replace("values", different + "values")}, each {rule.says}',
-        accepts,
+        f'a list of {count.replace("values", different + "values")}, each {rule.says}', accepts
     )
 
 
@@ -247,9 +244,7 @@ def mapping(required: Iterable[str] = (), allowed: Iterable[str] | None = None) 
     says = f'a dict with {", ".join(required)}' if required else 'a dict'
     if allowed is not None:
         says += (', maybe ' if required else ' with ') + ', '.join(allowed)
-    return Rule(
-        says, lambda value: isinstance(value, Mapping) and not reason(value), reason
-    )
+    return Rule(says, lambda value: isinstance(value, Mapping) and not reason(value), reason)
 
 
 def each(mapping_rule: Rule, **rules: Rule) -> Rule:
@@ -267,9 +262,7 @@ def each(mapping_rule: Rule, **rules: Rule) -> Rule:
         )
 
     return Rule(
-        mapping_rule.says,
-        lambda value: mapping_rule.accepts(value) and not reason(value),
-        reason,
+        mapping_rule.says, lambda value: mapping_rule.accepts(value) and not reason(value), reason
     )
 
 
@@ -278,8 +271,7 @@ flag = Rule('True or False', lambda value: isinstance(value, bool))
 text = instance(str, 'a text')
 filled_text = Rule('a text', lambda value: isinstance(value, str) and bool(value))
 path = Rule(
-    'a path',
-    lambda value: isinstance(value, (str, os.PathLike)) and bool(os.fspath(value)),
+    'a path', lambda value: isinstance(value, (str, os.PathLike)) and bool(os.fspath(value))
 )
 function = Rule('a function', callable)
 positive_int = integer(1)

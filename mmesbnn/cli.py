@@ -130,9 +130,7 @@ def _remind(alarm: int, frame: FrameType | None) -> None:
 
 def _unraisable(args: Any) -> None:
     """Note a signal that came where Python cannot raise, as in a ``__del__``."""
-    if _Request.number is None or not isinstance(
-        args.exc_value, (KeyboardInterrupt, Stopped)
-    ):
+    if _Request.number is None or not isinstance(args.exc_value, (KeyboardInterrupt, Stopped)):
         sys.__unraisablehook__(args)
     elif hasattr(signal, 'setitimer'):
         _Request.dropped = True
@@ -203,18 +201,21 @@ def _quiet_logs() -> Iterator[None]:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust-stored-config``, for tools that build what a file describes."""
     parser.add_argument(
-        '--trust-stored-config', action='store_true',
+        '--trust-stored-config',
+        action='store_true',
         help='build any class that the config in the file names: this can run code',
-    )  # fmt: skip
+    )
 
 
 def add_max_bytes(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-bytes``, for tools that read checkpoints or packed files."""
     parser.add_argument(
-        '--max-bytes', type=int, metavar='N',
+        '--max-bytes',
+        type=int,
+        metavar='N',
         help='memory that the content of a file with weights may take up (default: '
         '256 MB more than four times its size)',
-    )  # fmt: skip
+    )
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -20,9 +20,11 @@ def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
         text: The text.
         longest: Number of characters, at least 20. Default: ``LONGEST_MESSAGE``.
     """
-    line = ' '.join(text[: 4 * longest].split()) if len(text) <= 4 * longest else (
-        ' '.join((text[: 2 * longest] + ' ... ' + text[-2 * longest :]).split())
-    )  # fmt: skip
+    line = (
+        ' '.join(text[: 4 * longest].split())
+        if len(text) <= 4 * longest
+        else (' '.join((text[: 2 * longest] + ' ... ' + text[-2 * longest :]).split()))
+    )
     line = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     if len(line) <= longest:
         return line

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 #: Pixels of the largest image that is read unless more are allowed: 8192 x 8192.
 MAX_PIXELS = 2**26
 #: What is read, as PIL calls it. Not EPS: PIL would start Ghostscript.
-FORMATS = (
-    'AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF',
-    'WEBP',
-)  # fmt: skip
+FORMATS = ('AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
 #: The tag of an image's orientation, and the values for images that lie on a side.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _WIDTH = 0x0100
@@ -127,9 +124,7 @@ def _lies(image: Image.Image) -> bool:
     return False
 
 
-def read_image_file(
-    path: str | os.PathLike, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def read_image_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image, the first one of a file with several, turned upright.
 
     Args:
@@ -148,9 +143,7 @@ def read_image_file(
         except MemoryError:
             raise
         except Exception as error:
-            raise ImageError(
-                f'{os.fsdecode(path)} is damaged: {sentence(error)}'
-            ) from error
+            raise ImageError(f'{os.fsdecode(path)} is damaged: {sentence(error)}') from error
         return upright(image)
 
 
@@ -177,8 +170,7 @@ def check_mode(image: Image.Image, what: str) -> None:
     """
     if image.mode == 'F':
         raise ImageError(
-            f'{what} has floats for pixels, whose range is not known: save it with 8 '
-            'or 16 bits'
+            f'{what} has floats for pixels, whose range is not known: save it with 8 or 16 bits'
         )
     if image.mode.startswith('I'):
         low, high = image.getextrema()

@@ -12,9 +12,7 @@ if TYPE_CHECKING:  # exports run where there is no mmengine
     from mmengine.registry import Registry
 
 
-def require(
-    package: str, extra: str, needed_by: str = 'This part of mmesbnn'
-) -> ModuleType:
+def require(package: str, extra: str, needed_by: str = 'This part of mmesbnn') -> ModuleType:
     """Import ``package``, or say in one sentence how to install it.
 
     Args:
@@ -39,8 +37,7 @@ def require(
         missing = (error.name or '').partition('.')[0] == package
         reason = 'is not installed' if missing else f'cannot be imported ({error})'
         raise ImportError(
-            f'{needed_by} needs {package}, which {reason}: '
-            f"pip install 'mmesbnn[{extra}]'",
+            f"{needed_by} needs {package}, which {reason}: pip install 'mmesbnn[{extra}]'",
             name=package,
         ) from (None if missing else error)
 

@@ -29,9 +29,7 @@ def option(kind: Callable[[str], Any], rule: Rule) -> Callable[[str], Any]:
         except (OverflowError, ValueError):
             value = None
         if value is None or not rule.accepts(value):
-            raise argparse.ArgumentTypeError(
-                f'{shorten(repr(given), 100)} must be {rule.says}'
-            )
+            raise argparse.ArgumentTypeError(f'{shorten(repr(given), 100)} must be {rule.says}')
         return value
 
     return read

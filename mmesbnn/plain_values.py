@@ -21,9 +21,7 @@ class ConfigError(MmesbnnError):
 def check_length(text: str, what: str) -> None:
     """Raise a :class:`ConfigError` if a text is too long to be read."""
     if len(text) > LONGEST:
-        raise ConfigError(
-            f'{what} has {len(text)} characters, and {LONGEST} are allowed'
-        )
+        raise ConfigError(f'{what} has {len(text)} characters, and {LONGEST} are allowed')
 
 
 def check_depth(depth: int, what: str) -> None:
@@ -59,9 +57,7 @@ def check_plain(value: Any, what: str, depth: int = 0) -> None:
         raise ConfigError(f'{what} holds a {type(value).__name__}')
 
 
-def parse_json(
-    text: str, what: str, object_hook: Callable | None = None
-) -> dict[str, Any]:
+def parse_json(text: str, what: str, object_hook: Callable | None = None) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:

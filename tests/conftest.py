@@ -23,9 +23,7 @@ torch.set_num_threads(1)
 settings.register_profile(
     'mmesbnn', deadline=None, max_examples=30, database=None, derandomize=True
 )
-settings.register_profile(
-    'wide', deadline=None, max_examples=300, database=None, print_blob=True
-)
+settings.register_profile('wide', deadline=None, max_examples=300, database=None, print_blob=True)
 settings.load_profile('mmesbnn')
 
 
@@ -33,9 +31,11 @@ def pytest_addoption(parser):
     group = parser.getgroup('campaigns', 'attacks at random, see tests/campaigns')
     group.addoption('--campaign-seed', type=int, default=0, help='other cases (0)')
     group.addoption(
-        '--campaign-seconds', type=float, default=2.0,
+        '--campaign-seconds',
+        type=float,
+        default=2.0,
         help='how long each campaign draws after its least number of cases (2)',
-    )  # fmt: skip
+    )
     group.addoption('--campaign-report', metavar='FILE', help='write the counts here')
 
 

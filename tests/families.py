@@ -17,9 +17,8 @@ from mmesbnn.models.backbones import (
 
 BLOCKS, LAYERS = [16, 32, 32, 64], dict(channels=[16, 16, 32], depths=[1, 1])
 VIT = dict(
-    dims=[16, 32], depths=[1, 1], heads=[2, 2], ffn_dims=[32, 64], sr_ratios=[2, 1],
-    patch_size=4,
-)  # fmt: skip
+    dims=[16, 32], depths=[1, 1], heads=[2, 2], ffn_dims=[32, 64], sr_ratios=[2, 1], patch_size=4
+)
 
 
 def image(channels=3, size=32):
@@ -35,9 +34,14 @@ def bi_diffsr(**options):
     from mmesbnn.diffusion import BIDiffSRUNet
 
     return BIDiffSRUNet(
-        base_channels=8, num_levels=3, blocks_per_level=1, norm_groups=4,
-        fp_levels=(0,), attn_levels=(1,), **options,
-    )  # fmt: skip
+        base_channels=8,
+        num_levels=3,
+        blocks_per_level=1,
+        norm_groups=4,
+        fp_levels=(0,),
+        attn_levels=(1,),
+        **options,
+    )
 
 
 def diffusers_unet():
@@ -46,11 +50,15 @@ def diffusers_unet():
     from mmesbnn.diffusion import binarize_unet
 
     unet = UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
-        layers_per_block=1, attention_head_dim=8,
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        attention_head_dim=8,
         down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
         up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-    )  # fmt: skip
+    )
     binarize_unet(unet, tau=2)
     return unet
 
@@ -59,9 +67,11 @@ def hosted_vit():
     from mmengine.registry import MODELS
 
     host = dict(
-        type='mmpretrain.VisionTransformer', img_size=32, patch_size=8,
+        type='mmpretrain.VisionTransformer',
+        img_size=32,
+        patch_size=8,
         arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    )  # fmt: skip
+    )
     return MODELS.build(dict(type='binary_transformer', backbone=host, tau=2, clip=0.1))
 
 
@@ -85,26 +95,19 @@ FAMILIES = {
     ),
     'bnext-18': (lambda: all_stages(BNext, LAYERS), image(size=64), ()),
     'es-bnext-18': (lambda: all_stages(BNext, LAYERS, tau=2), image(size=64), ()),
-    'bnext-int8': (
-        lambda: BNext(dict(channels=BLOCKS), stem_bits=8, se_bits=8), image(), (),
-    ),
+    'bnext-int8': (lambda: BNext(dict(channels=BLOCKS), stem_bits=8, se_bits=8), image(), ()),
     'reactnet-a': (lambda: ReActNet(dict(channels=BLOCKS)), image(), ()),
     'es-reactnet-18': (lambda: all_stages(ReActNet, LAYERS, tau=2), image(), ()),
-    'birealnet-18': (
-        lambda: all_stages(ReActNet, LAYERS, generalized=False), image(), (),
-    ),
+    'birealnet-18': (lambda: all_stages(ReActNet, LAYERS, generalized=False), image(), ()),
     'binary-vit': (lambda: all_stages(BinaryViT, VIT, img_size=32), image(), ()),
-    'es-binary-vit': (
-        lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2), image(), (),
-    ),
+    'es-binary-vit': (lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2), image(), ()),
     'es-all-binary-vit': (
         lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2, es_scope='all'),
         image(),
         (),
     ),
     'bidet-vgg': (
-        lambda: BiDetVGG(dict(channels=[8, 8, 16, 32], depths=[1, 2]),
-                         out_indices=(0, 2)),
+        lambda: BiDetVGG(dict(channels=[8, 8, 16, 32], depths=[1, 2]), out_indices=(0, 2)),
         image(),
         (),
     ),
@@ -115,13 +118,11 @@ FAMILIES = {
     ),
     'bidet-res-stage': (lambda: BiDetResStage(8, 16, 2), image(8, 7), ()),
     'bi-diffsr': (bi_diffsr, (*image(6), STEPS), ('diffusers',)),
-    'es-bi-diffsr': (
-        lambda: bi_diffsr(tau=2), (*image(6), STEPS), ('diffusers',),
-    ),
+    'es-bi-diffsr': (lambda: bi_diffsr(tau=2), (*image(6), STEPS), ('diffusers',)),
     'diffusers-unet': (diffusers_unet, (*image(6), STEPS), ('diffusers',)),
     'hosted-vit': (hosted_vit, image(), ('mmpretrain',)),
     'binarized-resnet': (binarized, image(), ('torchvision',)),
-}  # fmt: skip
+}
 #: Those whose packages are here.
 NAMES = [
     name

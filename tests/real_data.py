@@ -38,8 +38,7 @@ def write_imagenet(root, train=4, val=2, size=96):
 
 def _cifar_batch(count, label_key, offset):
     images = [
-        np.asarray(Image.fromarray(photograph(i + offset)).resize((32, 32)))
-        for i in range(count)
+        np.asarray(Image.fromarray(photograph(i + offset)).resize((32, 32))) for i in range(count)
     ]
     rows = np.stack(images).transpose(0, 3, 1, 2).reshape(count, -1)
     return {'data': rows, label_key: [i % 10 for i in range(count)]}

@@ -38,20 +38,35 @@ OPTIONS = each(mapping(['kind'], ['size']), size=positive_int)
         (flag, [True, False], [0, 1, 'no', None], 'True or False'),
         (one_of(1, 3), [1, 3], [True, 2, [1]], '1 or 3'),
         (one_of('a', 'b', 'c'), ['a'], ['d', 1], r"one of \('a', 'b', 'c'\)"),
-        (pair(natural), [3, (0, 1), [2, 2]], [(1,), (1, 2, 3), (1, -1), '12'],
-         'an integer >= 0, or a pair of them'),
-        (sequence(natural, shortest=1), [[1], (2, 3)], [[], '1', 1, [None], {1: 2}],
-         'a list of 1 or more values, each an integer >= 0'),
-        (sequence(natural, 2, distinct=True), [[1, 2]], [[1, 1], [1]],
-         'a list of 2 different values, each an integer >= 0'),
+        (
+            pair(natural),
+            [3, (0, 1), [2, 2]],
+            [(1,), (1, 2, 3), (1, -1), '12'],
+            'an integer >= 0, or a pair of them',
+        ),
+        (
+            sequence(natural, shortest=1),
+            [[1], (2, 3)],
+            [[], '1', 1, [None], {1: 2}],
+            'a list of 1 or more values, each an integer >= 0',
+        ),
+        (
+            sequence(natural, 2, distinct=True),
+            [[1, 2]],
+            [[1, 1], [1]],
+            'a list of 2 different values, each an integer >= 0',
+        ),
         (optional(positive_int), [None, 1], [0], 'an integer >= 1 or None'),
         (either(flag, filled_text), [True, 'a'], ['', 1], 'True or False or a text'),
         (path, ['a', Path('b')], ['', 3, None], 'a path'),
-        (OPTIONS, [dict(kind=1), dict(kind=1, size=2)],
-         [dict(), dict(kind=1, size=0), dict(kind=1, colour=2), 3, {'kind': 1, 2: 3}],
-         'a dict with kind, maybe size'),
+        (
+            OPTIONS,
+            [dict(kind=1), dict(kind=1, size=2)],
+            [dict(), dict(kind=1, size=0), dict(kind=1, colour=2), 3, {'kind': 1, 2: 3}],
+            'a dict with kind, maybe size',
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_that_break_a_rule_are_named(rule, good, bad, says):
     for value in good:
         check('x', value, rule)
@@ -91,17 +106,17 @@ def test_a_message_stays_short():
 
 
 @checked(b=SHARE, extra=natural)
-def example(
-    a: int, b: float = 0.5, c: bool = True, *rest, d: str | None = None, **more
-):
+def example(a: int, b: float = 0.5, c: bool = True, *rest, d: str | None = None, **more):
     return a, b, c, rest, d, more
 
 
 def test_a_function_names_its_arguments_as_the_caller_does():
     assert example(1) == (1, 0.5, True, (), None, {})
     assert example(1, 0.1, False, 'x', d='y', extra=2, other=-3)[3:] == (
-        ('x',), 'y', dict(extra=2, other=-3),
-    )  # fmt: skip
+        ('x',),
+        'y',
+        dict(extra=2, other=-3),
+    )
     for call, name in (
         (lambda: example('1'), "a='1' must be an integer"),
         (lambda: example(1, 2.0), 'b=2.0 must be a number between 0 and 1'),

@@ -14,9 +14,7 @@ from mmesbnn.errors import MmesbnnError
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Those in tools/dev are for this repository's own pages.
-TOOLS = sorted(
-    path for path in (ROOT / 'tools').rglob('*.py') if path.parent.name != 'dev'
-)
+TOOLS = sorted(path for path in (ROOT / 'tools').rglob('*.py') if path.parent.name != 'dev')
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 TOLD = {
     signal.SIGINT: 'stopped by Ctrl-C',
@@ -51,9 +49,12 @@ def start(code, folder, **options):
     work = folder / 'work'
     work.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, script], cwd=work, env=env, text=True,
+        [sys.executable, script],
+        cwd=work,
+        env=env,
+        text=True,
         **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options},
-    )  # fmt: skip
+    )
 
 
 def run(code, folder, **options):
@@ -232,13 +233,10 @@ PRINT = 'def main(): print("caf\\udce9 \\u4e8c")'
 
 
 @pytest.mark.parametrize(
-    ('encoding', 'expected'),
-    [('utf-8', 'caf\udce9 二\n'), ('ascii', 'caf\udce9 \\u4e8c\n')],
+    ('encoding', 'expected'), [('utf-8', 'caf\udce9 二\n'), ('ascii', 'caf\udce9 \\u4e8c\n')]
 )
 def test_any_name_can_be_printed(tmp_path, encoding, expected):
-    options = dict(
-        env={'PYTHONIOENCODING': encoding}, errors='surrogateescape', encoding='utf-8'
-    )
+    options = dict(env={'PYTHONIOENCODING': encoding}, errors='surrogateescape', encoding='utf-8')
     assert run(PRINT, tmp_path, **options) == (0, expected, '')
 
 
@@ -284,9 +282,13 @@ def caught(process):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_every_tool_can_be_stopped_while_it_imports(tmp_path, tool, number):
     process = subprocess.Popen(
-        [sys.executable, tool], cwd=tmp_path, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, tool],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     deadline = time.monotonic() + 30
     # Python itself handles SIGINT from the start, and never SIGHUP
     while not caught(process) >> (signal.SIGHUP - 1) & 1:

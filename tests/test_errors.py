@@ -8,9 +8,7 @@ from mmesbnn.errors import LONGEST_MESSAGE, MmesbnnError, sentence, shorten
 
 
 def test_short_lines_stay_as_they_are():
-    assert (
-        shorten('tau=3 does not divide 64: ä, 二') == 'tau=3 does not divide 64: ä, 二'
-    )
+    assert shorten('tau=3 does not divide 64: ä, 二') == 'tau=3 does not divide 64: ä, 二'
 
 
 def test_lines_are_joined_and_escaped():

@@ -13,12 +13,7 @@ from PIL import Image
 
 from mmesbnn.datasets.images import image_size, read_rgb
 from mmesbnn.deploy.images import apply_steps, read_image
-from mmesbnn.image_files import (
-    MAX_PIXELS,
-    ImageError,
-    image_file_size,
-    read_image_file,
-)
+from mmesbnn.image_files import MAX_PIXELS, ImageError, image_file_size, read_image_file
 from mmesbnn.plain_files import open_plain
 from tests.real_data import photograph
 
@@ -72,8 +67,9 @@ def test_the_limit_may_be_beyond_pillows(tmp_path, monkeypatch):
 
 
 def test_narrow_images_do_not_grow_without_bound():
-    step = dict(type='resize_edge', edge='short', scale=256, interpolation='bilinear',
-                backend='cv2')  # fmt: skip
+    step = dict(
+        type='resize_edge', edge='short', scale=256, interpolation='bilinear', backend='cv2'
+    )
     line = np.zeros((1, 30_000, 3), np.uint8)
     with pytest.raises(ImageError, match='30000 x 1 after resize_edge has 7680000'):
         apply_steps(line, [step])
@@ -150,9 +146,7 @@ def test_the_first_image_of_several(tmp_path):
     frames = [Image.fromarray(photograph(i)[:20, :30]) for i in range(3)]
     for name in ('x.gif', 'x.png', 'x.webp', 'x.tif'):
         options = {} if name.endswith('tif') else {'lossless': True}
-        frames[0].save(
-            tmp_path / name, save_all=True, append_images=frames[1:], **options
-        )
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
         found = read_image(tmp_path / name)
         assert found.shape == (20, 30, 3)
         limit = 60 if name == 'x.gif' else 0  # of 256 colours

@@ -45,9 +45,13 @@ print('loaded', sorted(Block.names & set(sys.modules)))
 def python(code, folder):
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     return subprocess.run(
-        [sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
-        timeout=120, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+        [sys.executable, '-c', code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
+    )
 
 
 def test_package_works_without_the_optional_packages(tmp_path):
@@ -56,10 +60,7 @@ def test_package_works_without_the_optional_packages(tmp_path):
     sentence = "needs mmpretrain, which is not installed: pip install 'mmesbnn[cls]'"
     shape, *sentences, loaded = result.stdout.splitlines()
     assert shape.startswith('BNext (2, 32, ')
-    assert sentences == [
-        f'DistillClassifier {sentence}',
-        f'MinMaxLinearClsHead {sentence}',
-    ]
+    assert sentences == [f'DistillClassifier {sentence}', f'MinMaxLinearClsHead {sentence}']
     assert loaded == 'loaded []'
 
 

@@ -21,8 +21,10 @@ with whole_file(sys.argv[1]) as partial:
 def begin(path, end):
     return subprocess.Popen(
         [sys.executable, '-c', BEGIN, str(path), end],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_files_of_dead_processes_are_removed(tmp_path):

@@ -8,15 +8,23 @@ from mmesbnn import options
 @pytest.mark.parametrize(
     ('kind', 'good', 'bad', 'says'),
     [
-        (options.count, [('1', 1)], ['0', '-1', '2.5', 'nan', '9' * 40, ''],
-         'an integer from 1 to 1000000'),
+        (
+            options.count,
+            [('1', 1)],
+            ['0', '-1', '2.5', 'nan', '9' * 40, ''],
+            'an integer from 1 to 1000000',
+        ),
         (options.pixels_or_none, [('0', 0)], ['-1', 'x'], 'an integer from 0 to 65536'),
-        (options.fraction, [('0.3', 0.3)], ['nan', 'inf', '-0.1', '1e400', 'x'],
-         'a number from 0 to 1'),
+        (
+            options.fraction,
+            [('0.3', 0.3)],
+            ['nan', 'inf', '-0.1', '1e400', 'x'],
+            'a number from 0 to 1',
+        ),
         (options.positive, [('3', 3.0)], ['0', 'nan', 'inf'], 'a finite number > 0'),
         (options.name, [('a b', 'a b')], [''], 'a text'),
     ],
-)  # fmt: skip
+)
 def test_what_options_take(kind, good, bad, says):
     for text, value in good:
         assert kind(text) == value

@@ -91,9 +91,7 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
         path.touch()
 
     if origin == 'sdist':
-        build = (
-            f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
-        )
+        build = f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
         run([sys.executable, '-c', build], cwd=sources)
         (sources,) = tmp_path.glob('mmesbnn-*.tar.gz')
     run([*PIP, 'wheel', *OFFLINE, '-w', tmp_path, sources], cwd=tmp_path)
@@ -147,9 +145,7 @@ def test_editable_install_links_configs_and_tools(sources, environment, tmp_path
         assert (package / '.mim' / name).samefile(sources / name)
     # only the package itself becomes importable, nothing that lies beside it
     for name in ('tests', 'tools', 'configs', 'setup'):
-        assert (
-            run([python, '-I', '-c', FIND.format(name)], tmp_path).strip() == 'None'
-        ), name
+        assert run([python, '-I', '-c', FIND.format(name)], tmp_path).strip() == 'None', name
 
 
 def test_editable_install_can_be_removed_and_replaced(sources, environment, tmp_path):

@@ -15,13 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmesbnn.whole_files import partial as partial_module
-from mmesbnn.whole_files import (
-    read_whole,
-    remove_unfinished,
-    swapping,
-    whole_file,
-    whole_folder,
-)
+from mmesbnn.whole_files import read_whole, remove_unfinished, swapping, whole_file, whole_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -238,10 +232,7 @@ def test_writers_at_once_do_not_mix(tmp_path):
     def repeat(letter):
         try:
             for _ in range(30):
-                with (
-                    whole_file(path, durable=False) as partial,
-                    partial.open('w') as file,
-                ):
+                with whole_file(path, durable=False) as partial, partial.open('w') as file:
                     for _ in range(50):
                         file.write(letter * 100)
                         file.flush()
@@ -301,11 +292,7 @@ def test_a_limit_names_the_file(tmp_path, wrapped):
 def test_a_limit_names_the_folder(tmp_path):
     root = tmp_path / 'x'
     for ignored in (OSError, ()):  # by a writer that lets its errors go
-        with (
-            pytest.raises(OSError) as caught,
-            file_limit(1000),
-            whole_folder(root) as partial,
-        ):
+        with pytest.raises(OSError) as caught, file_limit(1000), whole_folder(root) as partial:
             (partial / 'small').touch()
             with contextlib.suppress(ignored):
                 (partial / 'y').write_bytes(bytes(5000))

@@ -33,16 +33,15 @@ def parse_args():
     parser.add_argument('config', type=options.name, help='config file, with test data')
     parser.add_argument('checkpoint', type=options.name, help='weights of its model')
     parser.add_argument(
-        '--batch',
-        type=options.count,
-        default=8,
-        metavar='N',
-        help='images to look at (8)',
+        '--batch', type=options.count, default=8, metavar='N', help='images to look at (8)'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
         help='change entries of the config, as in test_dataloader.dataset.data_root=x',
-    )  # fmt: skip
+    )
     cli.add_max_bytes(parser)
     args = parser.parse_args()
     return args

@@ -22,9 +22,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'config', type=options.name, help='config of a classifier, with test data'
-    )
+    parser.add_argument('config', type=options.name, help='config of a classifier, with test data')
     parser.add_argument('checkpoint', type=options.name, help='its weights')
     parser.add_argument(
         'packed', type=options.name, help='what tools/pack_checkpoint.py made of them'
@@ -45,9 +43,7 @@ def main():
     load_weights(model, args.checkpoint, args.max_bytes)
     runner = Runner(args.export)
     packed = load_packed(
-        args.packed,
-        trust_stored_config=args.trust_stored_config,
-        max_bytes=args.max_bytes,
+        args.packed, trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes
     )
     forms = {'torch': model, 'packed': packed}
     agreement = compare_forms(cfg, forms, {'OpenVINO': runner})

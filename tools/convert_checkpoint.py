@@ -24,12 +24,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'src', type=options.name, metavar='SRC', help='the published file'
-    )
-    parser.add_argument(
-        'dst', type=options.name, metavar='DST', help='the file to write'
-    )
+    parser.add_argument('src', type=options.name, metavar='SRC', help='the published file')
+    parser.add_argument('dst', type=options.name, metavar='DST', help='the file to write')
     parser.add_argument(
         '--binarize',
         action='store_true',

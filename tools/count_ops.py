@@ -35,16 +35,22 @@ def parse_args():
     )
     parser.add_argument('config', type=options.name, help='config file')
     parser.add_argument(
-        '--shape', type=options.pixels, nargs=2, metavar=('H', 'W'),
+        '--shape',
+        type=options.pixels,
+        nargs=2,
+        metavar=('H', 'W'),
         help='size of the image; default: that of the test pipeline, or 224 224',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--json', type=options.name, metavar='FILE', help='write the numbers here too'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
         help='change entries of the config, as in model.backbone.tau=4',
-    )  # fmt: skip
+    )
     args = parser.parse_args()
     return args
 

@@ -40,9 +40,7 @@ def quiet_environment() -> dict[str, str]:
     in small networks beside other processes that takes most of the time.
     """
     filters = ','.join(f'ignore:{text}:UserWarning' for text in NOISE)
-    return {
-        'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONWARNINGS': filters
-    }  # fmt: skip
+    return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONWARNINGS': filters}
 
 
 def be_quiet() -> None:
@@ -68,10 +66,9 @@ def stop(process: subprocess.Popen) -> None:
 def run(title: str, *command: str) -> None:
     """Run a command line from the project's root and show it; stop if it fails."""
     print(f'\n=== {title}\n    {" ".join(command)}\n', flush=True)
-    program = {
-        'mim': [str(Path(sys.executable).with_name('mim'))],
-        'python': [sys.executable],
-    }[command[0]]
+    program = {'mim': [str(Path(sys.executable).with_name('mim'))], 'python': [sys.executable]}[
+        command[0]
+    ]
     process = start([*program, *command[1:]])
     try:
         status = process.wait()
@@ -107,33 +104,52 @@ def main() -> None:
 
     if write_digits(DATA):
         print(f'wrote 1,797 scanned digits to {DATA}')
-    run(
-        'train', 'mim', 'train', 'mmpretrain', CONFIG, '--work-dir', str(work_dir)
-    )  # fmt: skip
+    run('train', 'mim', 'train', 'mmpretrain', CONFIG, '--work-dir', str(work_dir))
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
     checkpoint = os.path.relpath(checkpoint, ROOT)
     run(
-        'test on the held-out 30 %', 'mim', 'test', 'mmpretrain', CONFIG,
-        '--checkpoint', checkpoint, '--work-dir', str(work_dir / 'test'),
-    )  # fmt: skip
+        'test on the held-out 30 %',
+        'mim',
+        'test',
+        'mmpretrain',
+        CONFIG,
+        '--checkpoint',
+        checkpoint,
+        '--work-dir',
+        str(work_dir / 'test'),
+    )
     run('is it binary?', 'python', 'tools/check_binary.py', CONFIG, checkpoint)
     run(
-        'what does it cost?', 'python', 'tools/count_ops.py', CONFIG,
-        '--shape', '16', '16', '--json', str(work_dir / 'ops.json'),
-    )  # fmt: skip
-    packed, export = (
-        str(work_dir / 'es_bnext_digits.safetensors'),
-        work_dir / 'openvino',
+        'what does it cost?',
+        'python',
+        'tools/count_ops.py',
+        CONFIG,
+        '--shape',
+        '16',
+        '16',
+        '--json',
+        str(work_dir / 'ops.json'),
     )
+    packed, export = (str(work_dir / 'es_bnext_digits.safetensors'), work_dir / 'openvino')
     run('one bit per weight', 'python', 'tools/pack_checkpoint.py', checkpoint, packed)
     run(
-        'export to OpenVINO, binary layers as bits', 'python',
-        'tools/export_openvino.py', packed, '--out', str(export), '--dynamic-batch',
-    )  # fmt: skip
+        'export to OpenVINO, binary layers as bits',
+        'python',
+        'tools/export_openvino.py',
+        packed,
+        '--out',
+        str(export),
+        '--dynamic-batch',
+    )
     run(
-        'do all three say the same?', 'python', 'tools/compare_deployed.py', CONFIG,
-        checkpoint, packed, str(export),
-    )  # fmt: skip
+        'do all three say the same?',
+        'python',
+        'tools/compare_deployed.py',
+        CONFIG,
+        checkpoint,
+        packed,
+        str(export),
+    )
 
     records = read_scalars(work_dir)
     accuracy = [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]

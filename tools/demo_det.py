@@ -25,9 +25,8 @@ CONFIGS = {
 }
 DATA = 'data/mini_voc'
 DEVKIT = dict(
-    names=('0', '1', '2'), size=(96, 96), counts=(200, 200, 100), objects=(1, 2),
-    scale=(0.35, 0.7),
-)  # fmt: skip
+    names=('0', '1', '2'), size=(96, 96), counts=(200, 200, 100), objects=(1, 2), scale=(0.35, 0.7)
+)
 #: Boxes with less are not drawn.
 SHOWN_FROM = 0.3
 
@@ -39,13 +38,24 @@ def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:
     checkpoint = os.path.relpath(checkpoint, ROOT)
     test_dir = work_dir / 'test'
     run(
-        'test on the held-out photographs and digits', 'mim', 'test', 'mmdet', config,
-        '--checkpoint', checkpoint, '--work-dir', str(test_dir),
-    )  # fmt: skip
+        'test on the held-out photographs and digits',
+        'mim',
+        'test',
+        'mmdet',
+        config,
+        '--checkpoint',
+        checkpoint,
+        '--work-dir',
+        str(test_dir),
+    )
     run(
-        'what does it cost?', 'python', 'tools/count_ops.py', config,
-        '--json', str(work_dir / 'ops.json'),
-    )  # fmt: skip
+        'what does it cost?',
+        'python',
+        'tools/count_ops.py',
+        config,
+        '--json',
+        str(work_dir / 'ops.json'),
+    )
     newest = max(test_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
     return checkpoint, json.loads(newest.read_text())
 
@@ -67,9 +77,13 @@ def load_test_data(config: str) -> tuple[list[str], list[dict], tuple[str, ...]]
         labels = np.array([x['bbox_label'] for x in info['instances']], dtype=int)
         boxes = boxes.reshape(-1, 4)
         truth.append(
-            dict(bboxes=boxes[~ignored], labels=labels[~ignored],
-                 bboxes_ignore=boxes[ignored], labels_ignore=labels[ignored])
-        )  # fmt: skip
+            dict(
+                bboxes=boxes[~ignored],
+                labels=labels[~ignored],
+                bboxes_ignore=boxes[ignored],
+                labels_ignore=labels[ignored],
+            )
+        )
     return files, truth, tuple(data.metainfo['classes'])
 
 
@@ -96,14 +110,9 @@ def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
     from mmesbnn.analysis.detection_curves import draw_detections, precision_recall
 
     files, truth, classes = load_test_data(next(iter(CONFIGS.values())))
-    found = {
-        name: detect(config, checkpoints[name], files)
-        for name, config in CONFIGS.items()
-    }
+    found = {name: detect(config, checkpoints[name], files) for name, config in CONFIGS.items()}
     curves = {
-        name: precision_recall(
-            [by_class(image, len(classes)) for image in images], truth, classes
-        )
+        name: precision_recall([by_class(image, len(classes)) for image in images], truth, classes)
         for name, images in found.items()
     }
     first = next(iter(found.values()))
@@ -139,11 +148,8 @@ def main() -> None:
         print(f'\n##### {name}')
         folder = work_dir / Path(config).stem
         checkpoints[name], metrics[name] = train_and_test(config, folder)
-    title = (
-        'FCOS on a binary network, mAP (11 points) on held-out images: '
-        + ', '.join(
-            f'{name} {values["pascal_voc/mAP"]:.3f}' for name, values in metrics.items()
-        )
+    title = 'FCOS on a binary network, mAP (11 points) on held-out images: ' + ', '.join(
+        f'{name} {values["pascal_voc/mAP"]:.3f}' for name, values in metrics.items()
     )
     picture = work_dir / 'detections.png'
     draw(checkpoints, picture, title)

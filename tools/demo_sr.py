@@ -35,9 +35,7 @@ def start(*command: str, log: Path | None = None) -> subprocess.Popen:
     if log is None:
         return demo.start([sys.executable, *command])
     with log.open('w') as output:
-        return demo.start(
-            [sys.executable, *command], stdout=output, stderr=subprocess.STDOUT
-        )
+        return demo.start([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT)
 
 
 def finish(title: str, process: subprocess.Popen, log: Path | None = None) -> None:
@@ -66,13 +64,22 @@ def train(work_dir: Path, iters: int | None) -> None:
     for tau in TAUS:
         options = [f'model.unet.tau={tau}']
         if iters is not None:
-            keys = ('train_cfg.max_iters', 'train_cfg.val_interval',
-                    'default_hooks.checkpoint.interval')  # fmt: skip
+            keys = (
+                'train_cfg.max_iters',
+                'train_cfg.val_interval',
+                'default_hooks.checkpoint.interval',
+            )
             options += [f'{key}={iters}' for key in keys]
         folder = work_dir / f'tau{tau}'
         folder.mkdir(parents=True, exist_ok=True)
-        command = ('tools/train_sr.py', CONFIG, '--work-dir', str(folder),
-                   '--cfg-options', *options)  # fmt: skip
+        command = (
+            'tools/train_sr.py',
+            CONFIG,
+            '--work-dir',
+            str(folder),
+            '--cfg-options',
+            *options,
+        )
         log = None if tau == TAUS[-1] else folder / 'output.txt'
         shown = f'{" ".join(command)}{f" > {log}" if log else ""}'
         print(f'\n=== train, tau = {tau}\n    python {shown}\n', flush=True)
@@ -118,9 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_sr')
     parser.add_argument(
-        '--iters',
-        type=options.count,
-        help="iterations of the training; default: the config's",
+        '--iters', type=options.count, help="iterations of the training; default: the config's"
     )
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -133,22 +138,45 @@ def main() -> None:
         folder = work_dir / f'tau{tau}'
         checkpoint = (folder / 'last_checkpoint').read_text().strip()
         run(
-            f'test and export, tau = {tau}', 'tools/test_sr.py', CONFIG,
-            os.path.relpath(checkpoint, ROOT), '--out', str(folder / 'images'),
-            '--export', str(folder / 'pipeline'), '--work-dir', str(folder / 'test'),
-            '--cfg-options', f'model.unet.tau={tau}',
-        )  # fmt: skip
+            f'test and export, tau = {tau}',
+            'tools/test_sr.py',
+            CONFIG,
+            os.path.relpath(checkpoint, ROOT),
+            '--out',
+            str(folder / 'images'),
+            '--export',
+            str(folder / 'pipeline'),
+            '--work-dir',
+            str(folder / 'test'),
+            '--cfg-options',
+            f'model.unet.tau={tau}',
+        )
         run(
-            f'what does one step cost, tau = {tau}?', 'tools/count_ops.py', CONFIG,
-            '--shape', '64', '64', '--json', str(folder / 'ops.json'),
-            '--cfg-options', f'model.unet.tau={tau}', log=folder / 'ops.txt',
-        )  # fmt: skip
+            f'what does one step cost, tau = {tau}?',
+            'tools/count_ops.py',
+            CONFIG,
+            '--shape',
+            '64',
+            '64',
+            '--json',
+            str(folder / 'ops.json'),
+            '--cfg-options',
+            f'model.unet.tau={tau}',
+            log=folder / 'ops.txt',
+        )
     lr = DATA / 'test' / 'LR_bicubic' / f'X{SCALE}' / 'chelsea.png'
     es = work_dir / f'tau{TAUS[-1]}'
     run(
-        'upscale an image with the exported pipeline', 'tools/upscale.py', str(lr),
-        '--model', str(es / 'pipeline'), '--steps', '4', '--out', str(work_dir),
-    )  # fmt: skip
+        'upscale an image with the exported pipeline',
+        'tools/upscale.py',
+        str(lr),
+        '--model',
+        str(es / 'pipeline'),
+        '--steps',
+        '4',
+        '--out',
+        str(work_dir),
+    )
 
     figures, rows = compare(work_dir)
     picture = work_dir / 'comparison.png'

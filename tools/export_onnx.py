@@ -34,27 +34,25 @@ def parse_args():
         metavar='FILE',
         help='config and checkpoint, or packed file',
     )
+    parser.add_argument('out', type=options.name, metavar='OUT.onnx', help='the file to write')
     parser.add_argument(
-        'out', type=options.name, metavar='OUT.onnx', help='the file to write'
-    )
-    parser.add_argument(
-        '--shape', type=options.pixels, nargs=2, metavar=('H', 'W'),
+        '--shape',
+        type=options.pixels,
+        nargs=2,
+        metavar=('H', 'W'),
         help="height and width of the images (default: the config's)",
-    )  # fmt: skip
+    )
+    parser.add_argument('--fixed-batch', action='store_true', help='one image at a time only')
     parser.add_argument(
-        '--fixed-batch', action='store_true', help='one image at a time only'
+        '--images', type=options.count, default=4, metavar='N', help='images to compare on (4)'
     )
     parser.add_argument(
-        '--images',
-        type=options.count,
-        default=4,
-        metavar='N',
-        help='images to compare on (4)',
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
         help='change entries of the config',
-    )  # fmt: skip
+    )
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     args = parser.parse_args()
@@ -68,15 +66,21 @@ def main():
     warnings.simplefilter('ignore')
     args = parse_args()
     cfg, model, meta = load_trained(
-        *args.files, options=args.cfg_options,
-        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
-    )  # fmt: skip
+        *args.files,
+        options=args.cfg_options,
+        trust_stored_config=args.trust_stored_config,
+        max_bytes=args.max_bytes,
+    )
     task = make_task(cfg, model, args.shape, args.images, meta)
     examples = [task.example(i) for i in range(len(task.images))]
     agreements = export_onnx(
-        task.graph, args.out, examples, input_names=task.input_names,
-        output_names=task.output_names, dynamic_batch=not args.fixed_batch,
-    )  # fmt: skip
+        task.graph,
+        args.out,
+        examples,
+        input_names=task.input_names,
+        output_names=task.output_names,
+        dynamic_batch=not args.fixed_batch,
+    )
     print(f'compared with torch on {len(examples)} {task.source}:')
     for agreement in agreements:
         print(f'  {agreement}')

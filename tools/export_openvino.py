@@ -26,41 +26,39 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'config', type=options.name, help='config file, or a packed file'
-    )
-    parser.add_argument(
-        'checkpoint', type=options.name, nargs='?', help='weights of its model'
-    )
+    parser.add_argument('config', type=options.name, help='config file, or a packed file')
+    parser.add_argument('checkpoint', type=options.name, nargs='?', help='weights of its model')
     parser.add_argument(
         '--out', type=options.name, required=True, metavar='DIR', help='folder to write'
     )
     parser.add_argument(
-        '--shape', type=options.pixels, nargs='+', metavar='N',
+        '--shape',
+        type=options.pixels,
+        nargs='+',
+        metavar='N',
         help="height and width of the images, or one number (default: the config's)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--dynamic-batch', action='store_true', help='leave the number of images open'
     )
     parser.add_argument(
-        '--half', action='store_true',
+        '--half',
+        action='store_true',
         help='round full-precision weights to half precision in the files',
-    )  # fmt: skip
-    parser.add_argument(
-        '--strict', action='store_true',
-        help='fail if a binary layer stays in full precision',
-    )  # fmt: skip
-    parser.add_argument(
-        '--images',
-        type=options.count,
-        default=4,
-        metavar='N',
-        help='images to compare on (4)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--strict', action='store_true', help='fail if a binary layer stays in full precision'
+    )
+    parser.add_argument(
+        '--images', type=options.count, default=4, metavar='N', help='images to compare on (4)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
         help='change entries of the config',
-    )  # fmt: skip
+    )
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     args = parser.parse_args()
@@ -84,18 +82,25 @@ def main():
 
     check_output(args.out)
     cfg, model, meta = load_trained(
-        args.config, args.checkpoint, args.cfg_options,
-        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
-    )  # fmt: skip
+        args.config,
+        args.checkpoint,
+        args.cfg_options,
+        trust_stored_config=args.trust_stored_config,
+        max_bytes=args.max_bytes,
+    )
     task = make_task(cfg, model, args.shape, args.images, meta)
     source = {
         'config': None if args.checkpoint is None else Path(args.config).name,
         'checkpoint': Path(args.checkpoint or args.config).name,
     }
     report = export(
-        task, args.out, dynamic_batch=args.dynamic_batch, half=args.half,
-        strict=args.strict, source=source,
-    )  # fmt: skip
+        task,
+        args.out,
+        dynamic_batch=args.dynamic_batch,
+        half=args.half,
+        strict=args.strict,
+        source=source,
+    )
     print(report.text())
     print(f'wrote {args.out}')
 

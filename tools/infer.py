@@ -45,29 +45,21 @@ def parse_args():
     parser.add_argument(
         '--out', type=options.name, metavar='FOLDER', help='where to put drawn results'
     )
-    parser.add_argument(
-        '--json', type=options.name, metavar='FILE', help='write all results here'
-    )
+    parser.add_argument('--json', type=options.name, metavar='FILE', help='write all results here')
     parser.add_argument('--threads', type=options.count, help='CPU threads (all)')
+    parser.add_argument('--batch', type=options.count, default=1, help='images together (1)')
     parser.add_argument(
-        '--batch', type=options.count, default=1, help='images together (1)'
+        '--score-thr', type=options.fraction, default=0.3, help='least score of a box (0.3)'
     )
+    parser.add_argument('--steps', type=options.count, help="steps of diffusion (the export's)")
+    parser.add_argument('--seed', type=options.seed, default=0, help='seed of its noise (0)')
     parser.add_argument(
-        '--score-thr',
-        type=options.fraction,
-        default=0.3,
-        help='least score of a box (0.3)',
-    )
-    parser.add_argument(
-        '--steps', type=options.count, help="steps of diffusion (the export's)"
-    )
-    parser.add_argument(
-        '--seed', type=options.seed, default=0, help='seed of its noise (0)'
-    )
-    parser.add_argument(
-        '--max-pixels', type=options.area, default=MAX_PIXELS, metavar='N',
+        '--max-pixels',
+        type=options.area,
+        default=MAX_PIXELS,
+        metavar='N',
         help=f'larger images are left out, read or upscaled ({MAX_PIXELS})',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--no-verify', action='store_true', help='run an IR that was changed by hand'
     )
@@ -105,9 +97,12 @@ def run(runner, files, args):
     if runner.task == 'super_resolution':
         for file in files:
             yield attempt(
-                runner.upscale, file, steps=args.steps, seed=args.seed,
+                runner.upscale,
+                file,
+                steps=args.steps,
+                seed=args.seed,
                 progress=lambda steps: show(steps, 'step'),
-            )  # fmt: skip
+            )
     elif len(files) > 1:
         results = runner.stream(files, args.batch, return_errors=True)
         yield from show(results, 'image', len(files))
@@ -176,9 +171,8 @@ def main():
         check_file(args.json)
     files = list(find(args.images))
     runner = Runner(
-        args.folder, threads=args.threads, verify=not args.no_verify,
-        max_pixels=args.max_pixels,
-    )  # fmt: skip
+        args.folder, threads=args.threads, verify=not args.no_verify, max_pixels=args.max_pixels
+    )
     began, collected, errors = time.perf_counter(), {}, []
     paths = targets(out, files) if out else [None] * len(files)
     for file, path, result in zip(files, paths, run(runner, files, args)):

@@ -22,33 +22,47 @@ def parse_args():
     )
     parser.add_argument('root', type=options.name, nargs='?', default='data/VOCdevkit')
     names = parser.add_mutually_exclusive_group()
+    names.add_argument('--voc-classes', action='store_true', help="VOC's first ten class names")
     names.add_argument(
-        '--voc-classes', action='store_true', help="VOC's first ten class names"
-    )
-    names.add_argument(
-        '--names', type=options.name, nargs='+', default=default.names, metavar='NAME',
+        '--names',
+        type=options.name,
+        nargs='+',
+        default=default.names,
+        metavar='NAME',
         help='names of digit 0, 1, ...; as many digits as names; default: 0 to 9',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--size', type=options.pixels, nargs=2, default=default.size,
+        '--size',
+        type=options.pixels,
+        nargs=2,
+        default=default.size,
         metavar=('W', 'H'),
         help='width and height of the images in pixels; default: %(default)s',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--counts', type=options.natural, nargs=3, default=default.counts,
+        '--counts',
+        type=options.natural,
+        nargs=3,
+        default=default.counts,
         metavar=('TRAIN07', 'TRAIN12', 'TEST07'),
-        help='images of VOC2007 and VOC2012 trainval and of VOC2007 test; '
-        'default: %(default)s',
-    )  # fmt: skip
+        help='images of VOC2007 and VOC2012 trainval and of VOC2007 test; default: %(default)s',
+    )
     parser.add_argument(
-        '--objects', type=options.natural, nargs=2, default=default.objects,
-        metavar=('FEWEST', 'MOST'), help='in an image; default: %(default)s',
-    )  # fmt: skip
+        '--objects',
+        type=options.natural,
+        nargs=2,
+        default=default.objects,
+        metavar=('FEWEST', 'MOST'),
+        help='in an image; default: %(default)s',
+    )
     parser.add_argument(
-        '--scale', type=options.fraction, nargs=2, default=default.scale,
+        '--scale',
+        type=options.fraction,
+        nargs=2,
+        default=default.scale,
         metavar=('SMALLEST', 'LARGEST'),
         help="a digit's height by the image's shorter side; default: %(default)s",
-    )  # fmt: skip
+    )
     parser.add_argument('--seed', type=options.seed, default=default.seed)
     return parser, parser.parse_args()
 

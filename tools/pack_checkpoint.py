@@ -21,9 +21,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'checkpoint', type=options.name, help='weights of a trained network'
-    )
+    parser.add_argument('checkpoint', type=options.name, help='weights of a trained network')
     parser.add_argument(
         'out', type=options.name, metavar='OUT.safetensors', help='the file to write'
     )
@@ -34,9 +32,10 @@ def parse_args():
         help='its config; by default what the checkpoint holds',
     )
     parser.add_argument(
-        '--half', action='store_true',
+        '--half',
+        action='store_true',
         help='round all but the bits to half precision, by 2^-11 of a value at most',
-    )  # fmt: skip
+    )
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     return parser.parse_args()
@@ -45,9 +44,13 @@ def parse_args():
 def main():
     args = parse_args()
     report = pack_checkpoint(
-        args.checkpoint, args.out, config=args.config, half=args.half,
-        trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes,
-    )  # fmt: skip
+        args.checkpoint,
+        args.out,
+        config=args.config,
+        half=args.half,
+        trust_stored_config=args.trust_stored_config,
+        max_bytes=args.max_bytes,
+    )
     print(report.table())
     before = os.path.getsize(args.checkpoint)
     print(f'wrote {args.out} (the checkpoint has {before / 1e6:.1f} MB)')

@@ -19,12 +19,7 @@ from mmengine.config import DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmesbnn.analysis import (
-    build_model,
-    explained,
-    load_config,
-    load_weights,
-)
+from mmesbnn.analysis import build_model, explained, load_config, load_weights
 from mmesbnn.diffusion.saving import check_pipeline_folder, save_pipeline
 
 
@@ -33,31 +28,28 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', type=options.name, help='config file')
-    parser.add_argument(
-        'checkpoint', type=options.name, help='checkpoint of tools/train_sr.py'
-    )
-    parser.add_argument(
-        '--out', type=options.name, metavar='DIR', help='write the images here'
-    )
+    parser.add_argument('checkpoint', type=options.name, help='checkpoint of tools/train_sr.py')
+    parser.add_argument('--out', type=options.name, metavar='DIR', help='write the images here')
     parser.add_argument(
         '--export', type=options.name, metavar='DIR', help='write the pipeline here'
     )
     parser.add_argument('--no-test', action='store_true', help='only export')
     parser.add_argument(
-        '--work-dir',
-        type=options.name,
-        metavar='DIR',
-        help='default: work_dirs/NAME OF THE CONFIG',
+        '--work-dir', type=options.name, metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
     )
     parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
         help='what started the processes of a distributed test',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-        help='change entries of the config, as in '
-        'model.sampling.num_inference_steps=10',
-    )  # fmt: skip
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change entries of the config, as in model.sampling.num_inference_steps=10',
+    )
     cli.add_max_bytes(parser)
     args = parser.parse_args()
     if args.no_test and not args.export:

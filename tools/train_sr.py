@@ -26,22 +26,22 @@ def parse_args():
     )
     parser.add_argument('config', type=options.name, help='config file')
     parser.add_argument(
-        '--work-dir',
-        type=options.name,
-        metavar='DIR',
-        help='default: work_dirs/NAME OF THE CONFIG',
+        '--work-dir', type=options.name, metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
     )
+    parser.add_argument('--resume', action='store_true', help='go on after the last checkpoint')
     parser.add_argument(
-        '--resume', action='store_true', help='go on after the last checkpoint'
-    )
-    parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
         help='what started the processes of a distributed training',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
         help='change entries of the config, as in model.unet.tau=4',
-    )  # fmt: skip
+    )
     return parser.parse_args()
 
 

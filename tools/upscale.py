@@ -20,78 +20,57 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmesbnn.analysis import (
-    InputError,
-    build_model,
-    explained,
-    load_config,
-    load_weights,
-)
+from mmesbnn.analysis import InputError, build_model, explained, load_config, load_weights
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.datasets.images import write_png
 from mmesbnn.errors import sentence
-from mmesbnn.image_files import (
-    MAX_PIXELS,
-    ImageError,
-    check_mode,
-    check_pixels,
-    read_image_file,
-)
+from mmesbnn.image_files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'images', type=options.name, nargs='+', metavar='IMAGE', help='image files'
-    )
+    parser.add_argument('images', type=options.name, nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument(
         '--model', type=options.name, required=True, help='folder or file of the model'
     )
     parser.add_argument(
-        '--config',
-        type=options.name,
-        help='config of a checkpoint of tools/train_sr.py',
+        '--config', type=options.name, help='config of a checkpoint of tools/train_sr.py'
     )
     parser.add_argument(
         '--out', type=options.name, default='.', metavar='DIR', help='default: here'
     )
+    parser.add_argument('--scale', type=options.count, help="magnification (default: the model's)")
     parser.add_argument(
-        '--scale', type=options.count, help="magnification (default: the model's)"
+        '--steps', type=options.count, default=50, help='steps of the sampling (default: 50)'
     )
     parser.add_argument(
-        '--steps',
-        type=options.count,
-        default=50,
-        help='steps of the sampling (default: 50)',
+        '--seed', type=options.seed, default=0, help='of the noise, for every image (default: 0)'
     )
     parser.add_argument(
-        '--seed',
-        type=options.seed,
-        default=0,
-        help='of the noise, for every image (default: 0)',
-    )
-    parser.add_argument(
-        '--tile', type=options.pixels_or_none, default=1024, metavar='PIXELS',
-        help='larger results are made of overlapping tiles; 0 for none (default: 1024)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--overlap',
+        '--tile',
         type=options.pixels_or_none,
-        default=64,
+        default=1024,
         metavar='PIXELS',
-        help='default: 64',
+        help='larger results are made of overlapping tiles; 0 for none (default: 1024)',
     )
     parser.add_argument(
-        '--max-pixels', type=options.area, default=MAX_PIXELS, metavar='N',
-        help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
-    )  # fmt: skip
+        '--overlap', type=options.pixels_or_none, default=64, metavar='PIXELS', help='default: 64'
+    )
     parser.add_argument(
-        '--device', type=options.name,
+        '--max-pixels',
+        type=options.area,
+        default=MAX_PIXELS,
+        metavar='N',
+        help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
+    )
+    parser.add_argument(
+        '--device',
+        type=options.name,
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='default: cuda if there is one, else cpu',
-    )  # fmt: skip
+    )
     cli.add_max_bytes(parser)
     return parser.parse_args()
 
@@ -119,9 +98,7 @@ def targets(paths, folder, scale):
         if not path.is_file():
             raise InputError(f'{path}: no such file')
         if target.resolve() in {Path(other).resolve() for other in paths}:
-            raise InputError(
-                f'{target}, the result of {path}, is to be upscaled itself'
-            )
+            raise InputError(f'{target}, the result of {path}, is to be upscaled itself')
         found[target] = path
     return found
 
@@ -156,9 +133,13 @@ def upscale(pipeline, image, alpha, target, path, scale, args):
     pipeline.set_progress_bar_config(desc=path.name)
     with explained(str(path)):
         (result,) = pipeline(
-            image, scale, args.steps, seed=args.seed, tile_size=args.tile or None,
+            image,
+            scale,
+            args.steps,
+            seed=args.seed,
+            tile_size=args.tile or None,
             tile_overlap=args.overlap,
-        ).images  # fmt: skip
+        ).images
         if alpha is not None:
             result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
         write_png(target, torch.from_numpy(np.array(result)).permute(2, 0, 1))

@@ -31,10 +31,7 @@ train_dataloader = dict(
         scale=scale,
         data_root=data_root,
         hr=['DIV2K/DIV2K_train_HR', 'Flickr2K/Flickr2K_HR'],
-        lr=[
-            f'DIV2K/DIV2K_train_LR_bicubic/X{scale}',
-            f'Flickr2K/Flickr2K_LR_bicubic/X{scale}',
-        ],
+        lr=[f'DIV2K/DIV2K_train_LR_bicubic/X{scale}', f'Flickr2K/Flickr2K_LR_bicubic/X{scale}'],
         crop_size=128,
         augment=True,
     ),
@@ -75,8 +72,7 @@ val_evaluator = [
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0),
+    type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0)
 )
 # a constant learning rate
 param_scheduler = []
@@ -84,10 +80,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=1_000_000, val_interval=20
 val_cfg = dict()
 test_cfg = dict()
 
-custom_hooks = [
-    dict(type='NaNGuardHook'),
-    dict(type='IterSeedHook'),
-]
+custom_hooks = [dict(type='NaNGuardHook'), dict(type='IterSeedHook')]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
     checkpoint=dict(

@@ -7,19 +7,14 @@ widths = (512, 1024, 512, 256, 256, 256)
 model = dict(
     type='SingleStageDetector',
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.0, 117.0, 104.0],
-        std=[1.0, 1.0, 1.0],
-        bgr_to_rgb=True,
+        type='DetDataPreprocessor', mean=[123.0, 117.0, 104.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=True
     ),
     # The published training begins with a classifier's weights: configs/bidet/README.md
     # says how to get them. From scratch: --cfg-options model.backbone.init_cfg=None
     backbone=dict(
         type='BiDetVGG',
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='checkpoints/bidet-vgg16.pth',
-            prefix='backbone.',
+            type='Pretrained', checkpoint='checkpoints/bidet-vgg16.pth', prefix='backbone.'
         ),
     ),
     neck=dict(
@@ -95,13 +90,7 @@ train_pipeline = [
         saturation_range=(0.5, 1.5),
         hue_delta=18,
     ),
-    dict(
-        type='Expand',
-        mean=[123.0, 117.0, 104.0],
-        to_rgb=True,
-        ratio_range=(1, 4),
-        prob=0.5,
-    ),
+    dict(type='Expand', mean=[123.0, 117.0, 104.0], to_rgb=True, ratio_range=(1, 4), prob=0.5),
     # The published crops mean to require an overlap with objects, but the test never
     # fails; one time in six nothing is cropped.
     dict(type='MinIoURandomCrop', min_ious=(0, 0, 0, 0), min_crop_size=0.3),
@@ -122,31 +111,18 @@ train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     batch_sampler=None,
     dataset=dict(
-        datasets=[
-            dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval
-        ]
+        datasets=[dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval]
     ),
 )
-val_dataloader = dict(
-    batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline)
-)
+val_dataloader = dict(batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 # Clipping (clip_grad=dict(max_norm=5)) is an option of the published code, off there.
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0),
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0))
 # Published defaults. The authors' own runs made the first step at 60,000.
 milestones = [30_000, 80_000, 200_000]
-param_scheduler = [
-    dict(type='MultiStepLR', by_epoch=False, milestones=milestones, gamma=0.1),
-]
-train_cfg = dict(
-    type='IterBasedTrainLoop',
-    max_iters=300_000,
-    val_interval=10_000,
-)
+param_scheduler = [dict(type='MultiStepLR', by_epoch=False, milestones=milestones, gamma=0.1)]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300_000, val_interval=10_000)
 
 custom_hooks = [
     dict(type='FittingCheckpointHook'),

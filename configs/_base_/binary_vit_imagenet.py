@@ -26,21 +26,11 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.0),
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.0))
 # The published code steps the cosine after the epoch it is meant for: epochs 0 and 1
 # share the base rate, the last one is that of epoch 298.
 param_scheduler = [
-    dict(
-        type='CosineAnnealingLR',
-        T_max=300,
-        eta_min=1e-5,
-        by_epoch=True,
-        begin=1,
-        end=300,
-    ),
+    dict(type='CosineAnnealingLR', T_max=300, eta_min=1e-5, by_epoch=True, begin=1, end=300)
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)

@@ -16,10 +16,7 @@ model = dict(
 
 # (.507, .487, .441) and (.267, .256, .276): published for CIFAR-10 and CIFAR-100
 data_preprocessor = dict(
-    num_classes=10,
-    mean=[129.285, 124.185, 112.455],
-    std=[68.085, 65.28, 70.38],
-    to_rgb=False,
+    num_classes=10, mean=[129.285, 124.185, 112.455], std=[68.085, 65.28, 70.38], to_rgb=False
 )
 
 train_pipeline = [
@@ -33,23 +30,13 @@ train_dataloader = dict(
     batch_size=512,
     num_workers=4,
     persistent_workers=False,
-    dataset=dict(
-        type='CIFAR10',
-        data_root='data/cifar10',
-        split='train',
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=512,
     num_workers=4,
-    dataset=dict(
-        type='CIFAR10',
-        data_root='data/cifar10',
-        split='test',
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(type='CIFAR10', data_root='data/cifar10', split='test', pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = val_dataloader

@@ -24,9 +24,7 @@ model = dict(
         norm_cfg=norm_cfg,
         # a classifier's weights, see README.md
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='checkpoints/bnext-tiny.pth',
-            prefix='backbone.',
+            type='Pretrained', checkpoint='checkpoints/bnext-tiny.pth', prefix='backbone.'
         ),
     ),
     neck=dict(
@@ -44,9 +42,7 @@ train_pipeline = [*_base_.load_boxes, resize, *_base_.flip_and_pack]
 test_pipeline = [_base_.load_image, resize, *_base_.pack_tested]
 train_dataloader = dict(
     dataset=dict(
-        datasets=[
-            dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval
-        ]
+        datasets=[dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval]
     )
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -3,10 +3,7 @@ _base_ = ['./bnext_runtime.py', './distill_imagenet.py']
 
 # The student learns from two teachers at a time, the main one and an assistant (the
 # next one after each share of the epochs).
-model = dict(
-    backbone=dict(type='BNext', arch='tiny'),
-    head=dict(in_channels=1024),
-)
+model = dict(backbone=dict(type='BNext', arch='tiny'), head=dict(in_channels=1024))
 custom_hooks = [*_base_.custom_hooks, dict(type='TeacherScheduleHook')]
 
 train_pipeline = [

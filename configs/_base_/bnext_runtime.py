@@ -15,14 +15,7 @@ optim_wrapper = dict(
 # after the warm-up, so that the last epoch runs at 4.39e-7
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=6),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=512,
-        eta_min=1e-7,
-        by_epoch=True,
-        begin=5,
-        end=512,
-    ),
+    dict(type='CosineAnnealingLR', T_max=512, eta_min=1e-7, by_epoch=True, begin=5, end=512),
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=512, val_interval=1)

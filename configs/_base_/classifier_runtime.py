@@ -5,9 +5,7 @@ custom_imports = dict(imports=['mmesbnn'])
 
 # said again, because tools of mmpretrain stumble over what inheriting adds to it
 visualizer = dict(
-    _delete_=True,
-    type='UniversalVisualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
+    _delete_=True, type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
 val_cfg = dict()
 test_cfg = dict()
@@ -23,5 +21,5 @@ checks = [
 randomness = dict(seed=0)
 
 default_hooks = dict(
-    checkpoint=dict(type='WholeCheckpointHook', max_keep_ckpts=3, save_best='auto'),
+    checkpoint=dict(type='WholeCheckpointHook', max_keep_ckpts=3, save_best='auto')
 )

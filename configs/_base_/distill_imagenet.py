@@ -17,10 +17,7 @@ model = dict(
 
 load = dict(type='LoadImageFromFile')
 random_crop = dict(
-    type='RandomResizedCrop',
-    scale=224,
-    crop_ratio_range=(0.08, 1.0),
-    backend='pillow',
+    type='RandomResizedCrop', scale=224, crop_ratio_range=(0.08, 1.0), backend='pillow'
 )
 flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 resize_edge = dict(type='ResizeEdge', edge='short', backend='pillow')

@@ -20,11 +20,7 @@ train_pipeline = [
         type='Lighting',
         alphastd=0.1,
         eigval=[0.2175, 0.0188, 0.0045],
-        eigvec=[
-            [-0.5836, -0.6948, 0.4203],
-            [-0.5808, -0.0045, -0.8140],
-            [-0.5675, 0.7192, 0.4009],
-        ],
+        eigvec=[[-0.5836, -0.6948, 0.4203], [-0.5808, -0.0045, -0.8140], [-0.5675, 0.7192, 0.4009]],
     ),
     _base_.flip,
     _base_.pack,
@@ -50,14 +46,7 @@ optim_wrapper = dict(
 # Epoch k runs at lr (1 - k / 128). The published code steps before the epoch rather
 # than after it, so that its last epoch runs at 0 and trains nothing.
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1.0,
-        end_factor=0.0,
-        by_epoch=True,
-        begin=0,
-        end=129,
-    ),
+    dict(type='LinearLR', start_factor=1.0, end_factor=0.0, by_epoch=True, begin=0, end=129)
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=128, val_interval=1)

@@ -81,9 +81,6 @@ randomness = dict(seed=0)
 
 default_hooks = dict(
     checkpoint=dict(
-        type='WholeCheckpointHook',
-        interval=1,
-        max_keep_ckpts=3,
-        save_best='pascal_voc/mAP',
-    ),
+        type='WholeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='pascal_voc/mAP'
+    )
 )

@@ -28,10 +28,7 @@ model = dict(
         in_channels=256,
         feat_channels=512,
         anchor_generator=dict(
-            type='RoundedAnchorGenerator',
-            scales=[8, 16, 32],
-            ratios=[0.5, 1.0, 2.0],
-            strides=[16],
+            type='RoundedAnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[16]
         ),
         bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder'),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
@@ -44,14 +41,11 @@ model = dict(
     roi_head=dict(
         type='BiDetRoIHead',
         shared_head=dict(
-            type='BiDetResStage',
-            init_cfg=dict(pretrained, prefix='backbone.stages.3.'),
+            type='BiDetResStage', init_cfg=dict(pretrained, prefix='backbone.stages.3.')
         ),
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
-            roi_layer=dict(
-                type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False
-            ),
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False),
             out_channels=256,
             featmap_strides=[16],
         ),
@@ -60,9 +54,7 @@ model = dict(
             in_channels=512,
             roi_feat_size=4,
             num_classes=num_classes,
-            bbox_coder=dict(
-                type='LegacyDeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]
-            ),
+            bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
             loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
             sigma=0.001,
@@ -106,13 +98,9 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0)
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0))
 milestones = [12, 24, 36, 48]
-param_scheduler = [
-    dict(type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=0.1),
-]
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=0.1)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
 
 custom_hooks = [

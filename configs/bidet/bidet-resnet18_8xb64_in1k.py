@@ -10,7 +10,7 @@ model = dict(
         depths=(4, 4, 4, 4),
         # a classifier reads one copy of the last features
         out_copies='first',
-    ),
+    )
 )
 
 custom_hooks = [*_base_.custom_hooks, dict(type='SignFlipHook')]

@@ -3,8 +3,7 @@
 _base_ = ['../_base_/reactnet_stage1_imagenet.py']
 
 model = dict(
-    backbone=dict(_delete_=True, type='BiDetVGG', out_indices=(-1,)),
-    head=dict(in_channels=1024),
+    backbone=dict(_delete_=True, type='BiDetVGG', out_indices=(-1,)), head=dict(in_channels=1024)
 )
 
 custom_hooks = [*_base_.custom_hooks, dict(type='SignFlipHook')]

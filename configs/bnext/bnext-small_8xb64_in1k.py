@@ -5,9 +5,7 @@ model = dict(
     backbone=dict(arch='small'),
     head=dict(in_channels=1536),
     teachers=dict(
-        assistants=[
-            dict(model='efficientnet-b0_3rdparty_8xb32_in1k'),
-        ],
+        assistants=[dict(model='efficientnet-b0_3rdparty_8xb32_in1k')],
         main=dict(model='efficientnet-b2_3rdparty_8xb32_in1k'),
     ),
 )

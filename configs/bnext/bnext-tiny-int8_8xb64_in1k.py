@@ -2,7 +2,4 @@
 # code has the network, not its training: this is the recipe of BNext-T.
 _base_ = ['./bnext-tiny_8xb64_in1k.py']
 
-model = dict(
-    backbone=dict(stem_bits=8, se_bits=8),
-    head=dict(type='MinMaxLinearClsHead'),
-)
+model = dict(backbone=dict(stem_bits=8, se_bits=8), head=dict(type='MinMaxLinearClsHead'))

@@ -25,9 +25,7 @@ model = dict(
         banks=2,
         tau=2,
     ),
-    scheduler=dict(
-        total_steps=4, beta_start=0.3, beta_end=0.9, prediction_type='sample'
-    ),
+    scheduler=dict(total_steps=4, beta_start=0.3, beta_end=0.9, prediction_type='sample'),
     sampling=dict(num_inference_steps=4),
     loss='l2',
 )
@@ -81,9 +79,7 @@ param_scheduler = [
         end=max_iters,
     ),
 ]
-train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2
-)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2)
 val_cfg = dict()
 test_cfg = dict()
 
@@ -95,10 +91,7 @@ custom_hooks = [
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     checkpoint=dict(
-        type='WholeCheckpointHook',
-        by_epoch=False,
-        interval=max_iters // 2,
-        max_keep_ckpts=1,
+        type='WholeCheckpointHook', by_epoch=False, interval=max_iters // 2, max_keep_ckpts=1
     ),
 )
 log_processor = dict(type='LogProcessor', by_epoch=False)

@@ -6,12 +6,7 @@ max_epochs = 30
 
 model = dict(
     type='ImageClassifier',
-    backbone=dict(
-        type='BNext',
-        arch=dict(channels=[16, 32, 64, 64, 128]),
-        tau=2,
-        stem_stride=1,
-    ),
+    backbone=dict(type='BNext', arch=dict(channels=[16, 32, 64, 64, 128]), tau=2, stem_stride=1),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
@@ -22,10 +17,7 @@ model = dict(
 )
 
 data_preprocessor = dict(
-    num_classes=10,
-    mean=[76.5, 76.5, 76.5],
-    std=[94.0, 94.0, 94.0],
-    to_rgb=True,
+    num_classes=10, mean=[76.5, 76.5, 76.5], std=[94.0, 94.0, 94.0], to_rgb=True
 )
 # the scans are 8x8
 enlarge = dict(type='Resize', scale=16, interpolation='bicubic')
@@ -42,10 +34,7 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=False,
     dataset=dict(
-        type='CustomDataset',
-        data_root='data/digits',
-        data_prefix='train',
-        pipeline=train_pipeline,
+        type='CustomDataset', data_root='data/digits', data_prefix='train', pipeline=train_pipeline
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
@@ -53,10 +42,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=1,
     dataset=dict(
-        type='CustomDataset',
-        data_root='data/digits',
-        data_prefix='val',
-        pipeline=test_pipeline,
+        type='CustomDataset', data_root='data/digits', data_prefix='val', pipeline=test_pipeline
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
@@ -92,6 +78,5 @@ custom_hooks = [
     *_base_.checks,
 ]
 default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=5, max_keep_ckpts=2, save_best=None),
+    logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2, save_best=None)
 )

@@ -42,10 +42,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     dataset=dict(
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='train',
-        pipeline=train_pipeline,
+        type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
@@ -53,10 +50,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=4,
     dataset=dict(
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='val',
-        pipeline=test_pipeline,
+        type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
@@ -73,13 +67,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(kernel_decay=1e-8, custom_keys={'backbone': dict(lr_mult=0.1)}),
 )
 param_scheduler = [
-    dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
-        eta_min=1e-7,
-        by_epoch=True,
-        end=max_epochs,
-    ),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-7, by_epoch=True, end=max_epochs)
 ]
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 

@@ -13,9 +13,8 @@ from ..whole_files import whole_file
 
 
 def draw_comparison(
-    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: str | os.PathLike,
-    title: str = '',
-) -> None:  # fmt: skip
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: str | os.PathLike, title: str = ''
+) -> None:
     """Draw images in a grid, each under its caption, as a PNG.
 
     Args:

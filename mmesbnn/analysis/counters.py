@@ -56,9 +56,12 @@ COUNTERS: dict[Any, Callable[[Sequence[Any], Any], int]] = {
 }
 # Which attention kernels there are depends on the version of torch.
 for _kernel in (
-    'flash_attention', 'flash_attention_for_cpu', 'efficient_attention',
-    'cudnn_attention', 'fused_attention_overrideable',
-):  # fmt: skip
+    'flash_attention',
+    'flash_attention_for_cpu',
+    'efficient_attention',
+    'cudnn_attention',
+    'fused_attention_overrideable',
+):
     if hasattr(aten, f'_scaled_dot_product_{_kernel}'):
         COUNTERS[getattr(aten, f'_scaled_dot_product_{_kernel}').default] = attention
 

@@ -22,9 +22,7 @@ def read_scalars(work_dir: str | os.PathLike) -> list[dict]:
         FileNotFoundError: If no run in it logged anything.
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    records = [
-        json.loads(line) for file in files for line in file.open() if line.strip()
-    ]
+    records = [json.loads(line) for file in files for line in file.open() if line.strip()]
     if not records:
         raise FileNotFoundError(f'work_dir={str(work_dir)!r} holds no logged scalars')
     return records
@@ -49,9 +47,8 @@ def _draw_samples(figure: Any, samples: Sequence[tuple]) -> None:
 
 
 def draw_training(
-    records: Sequence[dict], path: str | os.PathLike, title: str,
-    samples: Sequence[tuple] = (),
-) -> None:  # fmt: skip
+    records: Sequence[dict], path: str | os.PathLike, title: str, samples: Sequence[tuple] = ()
+) -> None:
     """Draw loss, accuracy, temperature, flip rate and sample predictions as a PNG.
 
     Args:

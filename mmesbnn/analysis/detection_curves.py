@@ -14,9 +14,11 @@ from ..whole_files import whole_file
 
 
 def precision_recall(
-    detections: Sequence[Sequence[np.ndarray]], truth: Sequence[dict],
-    classes: Sequence[str], iou_thr: float = 0.5,
-) -> dict[str, dict]:  # fmt: skip
+    detections: Sequence[Sequence[np.ndarray]],
+    truth: Sequence[dict],
+    classes: Sequence[str],
+    iou_thr: float = 0.5,
+) -> dict[str, dict]:
     """Precision and recall of every class over falling scores, as mmdet computes them.
 
     Args:
@@ -36,9 +38,14 @@ def precision_recall(
     from mmdet.evaluation import eval_map
 
     _, results = eval_map(
-        list(detections), list(truth), iou_thr=iou_thr, dataset=tuple(classes),
-        logger='silent', eval_mode='11points', use_legacy_coordinate=True,
-    )  # fmt: skip
+        list(detections),
+        list(truth),
+        iou_thr=iou_thr,
+        dataset=tuple(classes),
+        logger='silent',
+        eval_mode='11points',
+        use_legacy_coordinate=True,
+    )
     return dict(zip(classes, results))
 
 
@@ -49,20 +56,25 @@ def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple]) -> None:
     axis.axis('off')
     # the surest last: where two classes share a box its label stays readable
     for (x1, y1, x2, y2), name, score in sorted(found, key=lambda one: one[2]):
-        corner = Rectangle(
-            (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='lime', linewidth=1.5
-        )
+        corner = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='lime', linewidth=1.5)
         axis.add_patch(corner)
         axis.text(
-            x1, y1, f'{name} {score:.2f}', fontsize=7, va='bottom', color='black',
+            x1,
+            y1,
+            f'{name} {score:.2f}',
+            fontsize=7,
+            va='bottom',
+            color='black',
             bbox=dict(facecolor='lime', edgecolor='none', pad=1),
-        )  # fmt: skip
+        )
 
 
 def draw_detections(
     images: Sequence[tuple[np.ndarray, Sequence[tuple]]],
-    curves: Mapping[str, Mapping[str, dict]], path: str | os.PathLike, title: str,
-) -> None:  # fmt: skip
+    curves: Mapping[str, Mapping[str, dict]],
+    path: str | os.PathLike,
+    title: str,
+) -> None:
     """Draw images with boxes, and under them the curves of every class, as a PNG.
 
     Args:
@@ -92,8 +104,9 @@ def draw_detections(
             result = by_class[name]
             label = f'{network}: AP {result["ap"]:.2f}'
             axis.plot(result['recall'], result['precision'], label=label)
-        axis.set(title=f'class {name}', xlabel='recall', ylabel='precision',
-                 xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
+        axis.set(
+            title=f'class {name}', xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02)
+        )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     path = Path(path)

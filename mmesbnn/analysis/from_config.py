@@ -158,15 +158,16 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
     is none (small images are taken as they are), in the training pipeline, which crops
     them to their own size. A single number stands for a square.
     """
-    pipelines = (_pipeline(_loader(cfg, 'test', 'val')), cfg.get('test_pipeline') or (),
-                 _pipeline(_loader(cfg, 'train')))  # fmt: skip
+    pipelines = (
+        _pipeline(_loader(cfg, 'test', 'val')),
+        cfg.get('test_pipeline') or (),
+        _pipeline(_loader(cfg, 'train')),
+    )
     sizes = (_sized(pipeline) for pipeline in pipelines)
     return next((size for size in sizes if size is not None), None)
 
 
-def input_shape(
-    cfg: Config, size: tuple[int, int] | None = None
-) -> tuple[int, int, int]:  # fmt: skip
+def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Channels, height and width of the model's input.
 
     Args:
@@ -192,9 +193,7 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
     """
     loader = _loader(cfg, 'test', 'val')
     if loader is None:
-        raise InputError(
-            'the config has neither a test_dataloader nor a val_dataloader'
-        )
+        raise InputError('the config has neither a test_dataloader nor a val_dataloader')
     if 'type' not in (loader.get('dataset') or {}):
         raise InputError('the config does not say what its test data set is')
     # one small batch, read in this process
@@ -222,9 +221,7 @@ def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
     try:
         return checkpoints.read_checkpoint(path, max_bytes=max_bytes)
     except OSError as error:
-        raise InputError(
-            f'cannot read the checkpoint {path}: {error.strerror or error}'
-        ) from error
+        raise InputError(f'cannot read the checkpoint {path}: {error.strerror or error}') from error
     except checkpoints.CheckpointError as error:
         raise InputError(f'cannot read the checkpoint {error}') from error
 
@@ -247,16 +244,13 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
     found = checkpoints.misfits(state, model.state_dict())
     if found:
         raise InputError(
-            f'{name} is not a checkpoint of this model: of its entries '
-            + ', '.join(found)
+            f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(found)
         )
     with explained(f'cannot load the checkpoint {name}'):
         model.load_state_dict(state)
 
 
-def load_weights(
-    model: nn.Module, path: str | Path, max_bytes: int | None = None
-) -> None:  # fmt: skip
+def load_weights(model: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
     """Load a checkpoint into ``model``: all of it, or an error.
 
     Args:

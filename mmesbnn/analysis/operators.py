@@ -30,9 +30,7 @@ def is_binary(operator: Any) -> bool:
     if operator in BINARY_OPERATORS:
         return True
     if getattr(operator, 'namespace', None) == 'mmesbnn':
-        raise NotImplementedError(
-            f'mmesbnn.analysis does not know the operator {operator}'
-        )
+        raise NotImplementedError(f'mmesbnn.analysis does not know the operator {operator}')
     return False
 
 

@@ -34,12 +34,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..binary.weights import (
-    CentredSignWeight,
-    FixedWeight,
-    RealWeight,
-    ScaledSignWeight,
-)
+from ..binary.weights import CentredSignWeight, FixedWeight, RealWeight, ScaledSignWeight
 from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
@@ -249,9 +244,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.disabled = disabled
 
 
-def _run(
-    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict
-) -> tuple[_Census, set[str]]:
+def _run(model: nn.Module, inputs: Sequence[Tensor], kwargs: dict) -> tuple[_Census, set[str]]:
     """Run ``model``; return what was counted and the names of its output layers."""
     census = _Census(inputs)
     with inference(model), OperatorMode(model, census.visit):
@@ -259,9 +252,7 @@ def _run(
     return census, census.outputs(result)
 
 
-def _run_fake(
-    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict
-) -> tuple[_Census, set[str]]:
+def _run_fake(model: nn.Module, inputs: Sequence[Tensor], kwargs: dict) -> tuple[_Census, set[str]]:
     """As :func:`_run`, without arithmetic, on a copy of ``model`` without memory."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tensors = itertools.chain(model.parameters(), model.buffers())
@@ -286,9 +277,7 @@ def _buffer_bytes(model: nn.Module) -> int:
     return sum(seen.values())
 
 
-def count_ops(
-    model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any
-) -> OpsReport:
+def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
 
     The network runs in eval mode on fake tensors: shapes only, no arithmetic and no
@@ -341,6 +330,5 @@ def _report(
     ]
     others = {id(x): x.numel() for x in model.parameters() if id(x) not in seen}
     return OpsReport(
-        layers, [list(x.shape) for x in inputs], sum(others.values()),
-        _buffer_bytes(model),
-    )  # fmt: skip
+        layers, [list(x.shape) for x in inputs], sum(others.values()), _buffer_bytes(model)
+    )

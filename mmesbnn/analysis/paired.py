@@ -54,9 +54,7 @@ def paired_difference(
     Source: Student, "The probable error of a mean", Biometrika 6 (1908).
     """
     if not values or len(values) != len(baseline):
-        raise ValueError(
-            f'{len(values)} values and {len(baseline)} baselines make no pairs'
-        )
+        raise ValueError(f'{len(values)} values and {len(baseline)} baselines make no pairs')
     if not 0 < confidence < 1:
         raise ValueError(f'confidence={confidence} must be between 0 and 1')
     differences = [a - b for a, b in zip(values, baseline)]

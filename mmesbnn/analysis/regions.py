@@ -36,8 +36,6 @@ def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str,
     head.test_cfg.min_bbox_size = -1
     size = tuple(shape[-2:])
     sample = DetDataSample(
-        metainfo=dict(
-            img_shape=size, pad_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)
-        )
+        metainfo=dict(img_shape=size, pad_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
     )
     return head.test_cfg.max_per_img, dict(data_samples=[sample])

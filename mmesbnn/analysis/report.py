@@ -93,9 +93,15 @@ class LayerOps:
 PLAIN = 'not a binary layer'
 
 SUMMED = (
-    'fp_macs', 'int_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
+    'fp_macs',
+    'int_macs',
+    'bops',
+    'ops',
+    'fp_params',
+    'binary_params',
+    'bytes_fp32',
     'bytes_packed',
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -152,10 +158,14 @@ class OpsReport:
         rows = [_header(with_int)]
         rows += [_row(layer.to_dict(), with_int) for layer in self.layers]
         others = dict(
-            name='all other modules', kind='', why='norms, activations, shifts, ...',
-            output_shape=None, fp_params=self.other_params,
-            bytes_fp32=4 * self.other_params, bytes_packed=4 * self.other_params,
-        )  # fmt: skip
+            name='all other modules',
+            kind='',
+            why='norms, activations, shifts, ...',
+            output_shape=None,
+            fp_params=self.other_params,
+            bytes_fp32=4 * self.other_params,
+            bytes_packed=4 * self.other_params,
+        )
         rows.append(_row(others, with_int))
         rows.append(_row(dict(total, name='total', kind='', why=''), with_int))
         lines = [_inputs(self.inputs), '', *_align(rows), '', *self._notes(total)]
@@ -228,15 +238,26 @@ def _inputs(shapes: Sequence[Sequence[int]]) -> str:
 
 def _header(with_int: bool) -> list[str]:
     macs = ['FP MACs', 'int MACs'] if with_int else ['FP MACs']
-    return ['layer', 'kind', 'output', *macs, 'BOPs', 'OPs', 'FP params', 'binary',
-            'bytes fp32', 'bytes 1-bit', 'capacity', 'why not binary']  # fmt: skip
+    return [
+        'layer',
+        'kind',
+        'output',
+        *macs,
+        'BOPs',
+        'OPs',
+        'FP params',
+        'binary',
+        'bytes fp32',
+        'bytes 1-bit',
+        'capacity',
+        'why not binary',
+    ]
 
 
 def _row(entry: dict[str, Any], with_int: bool) -> list[str]:
     shape = entry.get('output_shape')
     macs = ('fp_macs', 'int_macs') if with_int else ('fp_macs',)
-    numbers = (*macs, 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
-               'bytes_packed')  # fmt: skip
+    numbers = (*macs, 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32', 'bytes_packed')
     return [
         entry['name'],
         entry['kind'],

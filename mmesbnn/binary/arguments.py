@@ -32,18 +32,20 @@ BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
 #: Keyword arguments of ``TiledBatchNorm2d``.
 NORM = each(
     mapping((), ['eps', 'momentum', 'sync']),
-    eps=positive, momentum=optional(probability), sync=flag,
-)  # fmt: skip
+    eps=positive,
+    momentum=optional(probability),
+    sync=flag,
+)
 NORM_CFG = each(
     mapping(['type'], ['eps', 'momentum', 'requires_grad']),
-    type=one_of('BN', 'SyncBN'), eps=positive, momentum=optional(probability),
+    type=one_of('BN', 'SyncBN'),
+    eps=positive,
+    momentum=optional(probability),
     requires_grad=flag,
-)  # fmt: skip
+)
 BITS = integer(1, 32)
 #: Not by the class, whose module needs the rules here.
-EXPANSION = Rule(
-    'an Expansion', lambda x: hasattr(x, 'factor') and hasattr(x, 'kernels')
-)
+EXPANSION = Rule('an Expansion', lambda x: hasattr(x, 'factor') and hasattr(x, 'kernels'))
 
 RULES = dict(
     banks=positive_int,

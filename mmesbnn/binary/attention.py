@@ -23,13 +23,7 @@ from torch import Tensor, nn
 
 from ..checks import one_of
 from .arguments import checked_layer
-from .expand_shrink import (
-    ESLinear,
-    TiledBatchNorm2d,
-    normalize_tiled,
-    spread_thresholds,
-    tile,
-)
+from .expand_shrink import ESLinear, TiledBatchNorm2d, normalize_tiled, spread_thresholds, tile
 from .functional import binary_matmul
 from .layers import LearnableShift, RPReLU, RSign
 from .signs import straight_through
@@ -112,16 +106,27 @@ class ResidualBinaryLinear(nn.Module):
 
     @checked_layer()
     def __init__(
-        self, in_features: int, out_features: int, tau: int = 1,
-        expanded_in: bool = False, expanded_out: bool = False, spread: float = 0.5,
-        sign_zero: int = -1, norm: dict[str, Any] | None = None, groups: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        in_features: int,
+        out_features: int,
+        tau: int = 1,
+        expanded_in: bool = False,
+        expanded_out: bool = False,
+        spread: float = 0.5,
+        sign_zero: int = -1,
+        norm: dict[str, Any] | None = None,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         self.linear = ESLinear(
-            in_features, out_features, tau=tau, groups=groups, tiled=False,
+            in_features,
+            out_features,
+            tau=tau,
+            groups=groups,
+            tiled=False,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='centred_sign', zero=sign_zero),
-        )  # fmt: skip
+        )
         if expanded_in and in_features % tau:
             raise ValueError(f'tau={tau} does not divide in_features={in_features}')
         expansion = self.linear.expansion
@@ -189,23 +194,26 @@ class BinaryMultiheadAttention(nn.Module):
 
     @checked_layer()
     def __init__(
-        self, embed_dims: int, num_heads: int, sr_ratio: int = 1, tau: int = 1,
-        clip: float = 0.005, spread: float = 0.5, sign_zero: int = -1,
+        self,
+        embed_dims: int,
+        num_heads: int,
+        sr_ratio: int = 1,
+        tau: int = 1,
+        clip: float = 0.005,
+        spread: float = 0.5,
+        sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ValueError(
-                f'num_heads={num_heads} does not divide embed_dims={embed_dims}'
-            )
+            raise ValueError(f'num_heads={num_heads} does not divide embed_dims={embed_dims}')
         self.embed_dims, self.num_heads = embed_dims, num_heads
         self.sr_ratio, self.tau = sr_ratio, tau
 
         def unit(expanded_in: bool, expanded_out: bool = False) -> ResidualBinaryLinear:
             return ResidualBinaryLinear(
-                embed_dims, embed_dims, tau, expanded_in, expanded_out, spread,
-                sign_zero, norm,
-            )  # fmt: skip
+                embed_dims, embed_dims, tau, expanded_in, expanded_out, spread, sign_zero, norm
+            )
 
         def threshold() -> RSign:
             sign = dict(type='quadratic', zero=sign_zero)
@@ -269,9 +277,7 @@ class BinaryMultiheadAttention(nn.Module):
         coarse = (-(-size[0] // self.sr_ratio), -(-size[1] // self.sr_ratio))
         return tokens_of(F.interpolate(map_of(x, coarse), size, mode='nearest'))
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
-    ) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
@@ -325,27 +331,31 @@ class BinaryFeedForward(nn.Module):
 
     @checked_layer(residual_pool=one_of(*RESIDUAL_POOLS))
     def __init__(
-        self, embed_dims: int, feedforward_dims: int, tau: int = 1,
-        expanded: bool = False, residual_pool: str = 'adjacent', spread: float = 0.5,
-        sign_zero: int = -1, norm: dict[str, Any] | None = None, groups: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        embed_dims: int,
+        feedforward_dims: int,
+        tau: int = 1,
+        expanded: bool = False,
+        residual_pool: str = 'adjacent',
+        spread: float = 0.5,
+        sign_zero: int = -1,
+        norm: dict[str, Any] | None = None,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         if feedforward_dims % embed_dims:
             raise ValueError(
-                f'embed_dims={embed_dims} does not divide '
-                f'feedforward_dims={feedforward_dims}'
+                f'embed_dims={embed_dims} does not divide feedforward_dims={feedforward_dims}'
             )
         ratio = feedforward_dims // embed_dims
         self.ratio = ratio if expanded else ratio * tau * groups
         self.residual_pool = residual_pool
         self.up = ResidualBinaryLinear(
-            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm,
-            groups,
-        )  # fmt: skip
+            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm, groups
+        )
         self.down = ResidualBinaryLinear(
-            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm,
-            groups,
-        )  # fmt: skip
+            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm, groups
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output for the tokens ``x``."""

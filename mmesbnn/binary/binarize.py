@@ -91,15 +91,18 @@ class BinarizeReport:
 
     def __str__(self) -> str:
         rows = [
-            (layer.name, layer.layer, 'replaced' if layer.replaced else 'kept',
-             layer.why + ''.join(f' (also {name})' for name in layer.aliases))
+            (
+                layer.name,
+                layer.layer,
+                'replaced' if layer.replaced else 'kept',
+                layer.why + ''.join(f' (also {name})' for name in layer.aliases),
+            )
             for layer in self.layers
-        ]  # fmt: skip
+        ]
         rows.insert(0, ('name', 'layer', '', 'why'))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [
-            '  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip()
-            for row in rows
+            '  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows
         ]
         lines.append(
             f'{len(self.replaced)} layers replaced with {self.binary_weights:,} binary '
@@ -157,14 +160,10 @@ def _describe(module: _Multiplier) -> str:
 def _matches(name: str, pattern: str) -> bool:
     """Whether ``pattern`` means the module ``name``, or one that it is in."""
     parts = name.split('.')
-    return any(
-        fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1)
-    )
+    return any(fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _kept_by_name(
-    candidates: Sequence[_Candidate], keep: Sequence[str]
-) -> dict[_Candidate, str]:
+def _kept_by_name(candidates: Sequence[_Candidate], keep: Sequence[str]) -> dict[_Candidate, str]:
     kept = {}
     for pattern in keep:
         found = [
@@ -173,9 +172,7 @@ def _kept_by_name(
             if any(_matches(name, pattern) for _, _, name in candidate.places)
         ]
         if not found:
-            raise ValueError(
-                f'{shown("keep", pattern)} matches no convolution and no linear layer'
-            )
+            raise ValueError(f'{shown("keep", pattern)} matches no convolution and no linear layer')
         kept.update(dict.fromkeys(found, f'keep={pattern!r}'))
     return kept
 
@@ -276,9 +273,11 @@ def _computes_as_torch(kind: type) -> bool:
 
 
 def _obstacle(
-    candidate: _Candidate, owners: Mapping[int, list[str]],
-    readers: Mapping[int, str], expansion: Expansion,
-) -> str | None:  # fmt: skip
+    candidate: _Candidate,
+    owners: Mapping[int, list[str]],
+    readers: Mapping[int, str],
+    expansion: Expansion,
+) -> str | None:
     """Why ES cannot replace the layer, None if it can."""
     module = candidate.module
     kind = type(module)
@@ -356,9 +355,11 @@ def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
         inner = new.linear
     else:
         geometry: Any = dict(
-            kernel_size=module.kernel_size, stride=module.stride,
-            padding=_numeric_padding(module), dilation=module.dilation,
-        )  # fmt: skip
+            kernel_size=module.kernel_size,
+            stride=module.stride,
+            padding=_numeric_padding(module),
+            dilation=module.dilation,
+        )
         new = DropInESConv2d(
             module.in_channels, module.out_channels, bias=bias, **geometry, **options
         )
@@ -404,16 +405,22 @@ def _has_binary_layer(model: nn.Module) -> bool:
     return any(isinstance(m, (DropInESConv2d, DropInESLinear)) for m in model.modules())
 
 
-@checked_layer(
-    model=instance(nn.Module, 'an nn.Module'),
-    keep=either(text, sequence(filled_text)),
-)
+@checked_layer(model=instance(nn.Module, 'an nn.Module'), keep=either(text, sequence(filled_text)))
 def binarize(
-    model: nn.Module, tau: int = 1, groups: int = 1, keep: str | Sequence[str] = (), *,
-    keep_first: bool = True, keep_last: bool = True, example: Any = None,
-    spread: float = 0.5, sign: Any = 'quadratic', weight_binarizer: Any = 'scaled_sign',
-    pad_value: int = 0, latent_clip: float | None = None,
-) -> BinarizeReport:  # fmt: skip
+    model: nn.Module,
+    tau: int = 1,
+    groups: int = 1,
+    keep: str | Sequence[str] = (),
+    *,
+    keep_first: bool = True,
+    keep_last: bool = True,
+    example: Any = None,
+    spread: float = 0.5,
+    sign: Any = 'quadratic',
+    weight_binarizer: Any = 'scaled_sign',
+    pad_value: int = 0,
+    latent_clip: float | None = None,
+) -> BinarizeReport:
     """Replace convolutions and linear layers of ``model``, in place, by binary ones.
 
     Every eligible ``nn.Conv2d`` becomes a :class:`DropInESConv2d`, every ``nn.Linear``
@@ -481,9 +488,14 @@ def binarize(
             values, a pattern in ``keep`` matches nothing, or nothing is to be replaced.
     """
     options = dict(
-        tau=tau, groups=groups, spread=spread, sign=sign,
-        weight_binarizer=weight_binarizer, pad_value=pad_value, latent_clip=latent_clip,
-    )  # fmt: skip
+        tau=tau,
+        groups=groups,
+        spread=spread,
+        sign=sign,
+        weight_binarizer=weight_binarizer,
+        pad_value=pad_value,
+        latent_clip=latent_clip,
+    )
     expansion = Expansion(tau, groups)
     _build(nn.Conv2d(1, tau * groups, 1), options)  # says what is wrong with an option
     candidates = _candidates(model)
@@ -494,11 +506,7 @@ def binarize(
     else:
         ends, seen = _ends_by_running(model, candidates, example)
         readers.update(seen)
-        ends = {
-            x: why
-            for x, why in ends.items()
-            if why != _IDLE or id(x.module) not in readers
-        }
+        ends = {x: why for x, why in ends.items() if why != _IDLE or id(x.module) not in readers}
     if not keep_first:
         ends = {x: why for x, why in ends.items() if not why.startswith('first')}
     if not keep_last:
@@ -519,9 +527,7 @@ def binarize(
     return report
 
 
-def _entry(
-    candidate: _Candidate, kept: str | None, new: nn.Module | None
-) -> BinarizedLayer:
+def _entry(candidate: _Candidate, kept: str | None, new: nn.Module | None) -> BinarizedLayer:
     name, *aliases = (name for _, _, name in candidate.places)
     module = candidate.module
     return BinarizedLayer(

@@ -166,13 +166,15 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
     @checked_layer()
     def __init__(
-        self, num_features: int, copies: int = 1, eps: float = 1e-5,
-        momentum: float | None = 0.1, sync: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        num_features: int,
+        copies: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+    ) -> None:
         if num_features % copies:
-            raise ValueError(
-                f'copies={copies} does not divide num_features={num_features}'
-            )
+            raise ValueError(f'copies={copies} does not divide num_features={num_features}')
         super().__init__(num_features, eps, momentum)
         self.copies = copies
         self.sync = sync
@@ -288,16 +290,32 @@ class ESConv2d(BinaryConv2d):
 
     @checked_layer()
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
-        stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
-        groups: int = 1, bias: bool = False, *, tau: int = 1, tiled: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: _size_2_t = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        tau: int = 1,
+        tiled: bool = True,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         expansion = Expansion(tau, groups)
         super().__init__(
-            expansion.width(in_channels), expansion.kernels(out_channels), kernel_size,
-            stride, padding, dilation, groups, bias, **kwargs,
-        )  # fmt: skip
+            expansion.width(in_channels),
+            expansion.kernels(out_channels),
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            **kwargs,
+        )
         self.expansion = expansion
         self.tiled = tiled
 
@@ -333,9 +351,16 @@ class ESLinear(BinaryLinear):
 
     @checked_layer()
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = False, *,
-        tau: int = 1, groups: int = 1, tiled: bool = True, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        tau: int = 1,
+        groups: int = 1,
+        tiled: bool = True,
+        **kwargs: Any,
+    ) -> None:
         expansion = Expansion(tau, groups)
         kernels = expansion.kernels(out_features, 'out_features')
         super().__init__(in_features * tau, kernels, bias, **kwargs)
@@ -448,17 +473,26 @@ class DropInESConv2d(_DropIn):
 
     @checked_layer()
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
-        stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
-        groups: int = 1, bias: bool = False, *, tau: int = 1,
-        es_groups: int | None = None, spread: float = 0.5, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: _size_2_t = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        tau: int = 1,
+        es_groups: int | None = None,
+        spread: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         if es_groups is not None:
             if groups != 1:
                 raise ValueError(
-                    f'groups={groups}, es_groups={es_groups}: ES replaces dense '
-                    'convolutions only'
+                    f'groups={groups}, es_groups={es_groups}: ES replaces dense convolutions only'
                 )
             groups = es_groups
             if out_channels % tau == 0 and out_channels // tau % groups:
@@ -470,13 +504,19 @@ class DropInESConv2d(_DropIn):
         _check_drop_in(expansion, in_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.shift = nn.Parameter(
-            spread_thresholds(in_channels, expansion.factor, spread)
-        )
+        self.shift = nn.Parameter(spread_thresholds(in_channels, expansion.factor, spread))
         self.conv = ESConv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            tau=tau, tiled=False, **kwargs,
-        )  # fmt: skip
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            tau=tau,
+            tiled=False,
+            **kwargs,
+        )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         for name in ('kernel_size', 'stride', 'padding', 'dilation', 'groups'):
             setattr(self, name, getattr(self.conv, name))
@@ -519,17 +559,22 @@ class DropInESLinear(_DropIn):
 
     @checked_layer()
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *,
-        tau: int = 1, groups: int = 1, spread: float = 0.5, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        tau: int = 1,
+        groups: int = 1,
+        spread: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         self.expansion = expansion = Expansion(tau, groups)
         _check_drop_in(expansion, in_features)
         self.in_features = in_features
         self.out_features = out_features
-        self.shift = nn.Parameter(
-            spread_thresholds(in_features, expansion.factor, spread)
-        )
+        self.shift = nn.Parameter(spread_thresholds(in_features, expansion.factor, spread))
         self.linear = ESLinear(
             in_features, out_features, tau=tau, groups=groups, tiled=False, **kwargs
         )

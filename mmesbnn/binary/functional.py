@@ -40,25 +40,33 @@ def _pad(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
 
 
 def plain_conv2d(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int, pad_value: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: float,
+) -> Tensor:
     """What the operator computes, of torch's own operators."""
     if pad_value:
         x, padding = _pad(x, padding, pad_value), (0, 0)
     return F.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
-_binary_conv2d = torch.library.custom_op(
-    'mmesbnn::binary_conv2d', plain_conv2d, mutates_args=()
-)
+_binary_conv2d = torch.library.custom_op('mmesbnn::binary_conv2d', plain_conv2d, mutates_args=())
 
 
 @_binary_conv2d.register_fake
 def _(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int, pad_value: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: float,
+) -> Tensor:
     return F.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
@@ -75,9 +83,18 @@ def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if pad_value:
         (top, left), x, padding = padding, _pad(x, padding, pad_value), (0, 0)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
+        grad,
+        x,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        (0, 0),
+        groups,
         (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
-    )  # fmt: skip
+    )
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
     return grad_x, grad_weight, None, None, None, None, None
@@ -157,9 +174,14 @@ def check_pad_value(pad_value: int) -> int:
 
 
 def binary_conv2d(
-    x: Tensor, weight: Tensor, stride: IntPair = 1, padding: IntPair = 0,
-    dilation: IntPair = 1, groups: int = 1, pad_value: int = 0,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    pad_value: int = 0,
+) -> Tensor:
     """Convolution of a signed input with an effective weight.
 
     ``y = conv2d(pad(x, padding, pad_value), weight)``. Gradients with respect to both
@@ -186,9 +208,8 @@ def binary_conv2d(
     x, weight = _autocast(x, weight)
     compute = plain_conv2d if is_transformed() else _binary_conv2d
     return compute(
-        x, weight, _pair(stride), _pair(padding), _pair(dilation), groups,
-        float(pad_value),
-    )  # fmt: skip
+        x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, float(pad_value)
+    )
 
 
 def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -219,8 +240,6 @@ def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
         ValueError: If the shapes do not fit; nothing is broadcast.
     """
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
-        raise ValueError(
-            f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: no product of matrices'
-        )
+        raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: no product of matrices')
     a, b = _autocast(a, b)
     return a @ b if is_transformed() else _binary_matmul(a, b)

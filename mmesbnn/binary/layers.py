@@ -63,9 +63,7 @@ class RSign(nn.Module):
     """
 
     @checked_layer()
-    def __init__(
-        self, channels: int, sign: Any = 'quadratic', channels_last: bool = False
-    ) -> None:
+    def __init__(self, channels: int, sign: Any = 'quadratic', channels_last: bool = False) -> None:
         super().__init__()
         self.shift = LearnableShift(channels, channels_last)
         self.sign = build_sign(sign)
@@ -105,9 +103,7 @@ class RPReLU(nn.Module):
     def __init__(self, channels: int, channels_last: bool = False) -> None:
         super().__init__()
         self.shift_in = LearnableShift(channels, channels_last)
-        self.slope = nn.Parameter(
-            torch.full(channel_shape(channels, channels_last), 0.25)
-        )
+        self.slope = nn.Parameter(torch.full(channel_shape(channels, channels_last), 0.25))
         self.shift_out = LearnableShift(channels, channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,16 +152,24 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
 
     @checked_layer()
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: _size_2_t,
-        stride: _size_2_t = 1, padding: _size_2_t = 0, dilation: _size_2_t = 1,
-        groups: int = 1, bias: bool = False, *, sign: Any = 'quadratic',
-        weight_binarizer: Any = 'scaled_sign', pad_value: int = 0,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: _size_2_t = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = 'scaled_sign',
+        pad_value: int = 0,
         latent_clip: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            bias,
-        )  # fmt: skip
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
         self.sign = nn.Identity() if sign is None else build_sign(sign)
         self.weight_binarizer = build_weight_binarizer(weight_binarizer)
         self.pad_value = pad_value
@@ -178,10 +182,14 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         y = binary_conv2d(
-            self.sign(x), self.effective_weight(), self.stride,
+            self.sign(x),
+            self.effective_weight(),
+            self.stride,
             self.padding,  # type: ignore[arg-type]  # never a string here
-            self.dilation, self.groups, self.pad_value,
-        )  # fmt: skip
+            self.dilation,
+            self.groups,
+            self.pad_value,
+        )
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
@@ -208,10 +216,15 @@ class BinaryLinear(KeepsSigns, nn.Linear):
 
     @checked_layer()
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = False, *,
-        sign: Any = 'quadratic', weight_binarizer: Any = 'scaled_sign',
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = 'scaled_sign',
         latent_clip: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self.sign = nn.Identity() if sign is None else build_sign(sign)
         self.weight_binarizer = build_weight_binarizer(weight_binarizer)

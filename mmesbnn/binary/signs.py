@@ -37,10 +37,7 @@ def is_transformed() -> bool:
     """Whether ``torch.func`` or forward-mode differentiation looks on."""
     if torch.compiler.is_compiling():
         return False
-    return (
-        forward_ad._current_level >= 0
-        or torch._C._functorch.maybe_current_level() is not None
-    )
+    return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
 
 
 def needs_grad(x: Tensor) -> bool:
@@ -225,9 +222,7 @@ def build_from(table: dict[str, type[nn.Module]], name: str, spec: Any) -> nn.Mo
     options = {'type': spec} if isinstance(spec, str) else dict(spec)
     kind = options.pop('type', None)
     if not isinstance(kind, str) or kind not in table:
-        raise ValueError(
-            f'{shown(name, spec)}: the type must be one of {sorted(table)}'
-        )
+        raise ValueError(f'{shown(name, spec)}: the type must be one of {sorted(table)}')
     try:
         return table[kind](**options)
     except (TypeError, ValueError) as error:

@@ -19,9 +19,15 @@ from torch.utils._pytree import tree_leaves
 
 #: Starts of the names of methods by which a network computes.
 _COMPUTES = (
-    'forward', '_forward', 'loss', 'predict', 'extract_feat', 'encode', 'decode',
+    'forward',
+    '_forward',
+    'loss',
+    'predict',
+    'extract_feat',
+    'encode',
+    'decode',
     '__call__',
-)  # fmt: skip
+)
 
 _Chain = tuple[str, ...]
 
@@ -108,9 +114,7 @@ class WeightReads(TorchFunctionMode):
             hooks.register_module_forward_pre_hook(
                 lambda module, args: self._running.append(module)
             ),
-            hooks.register_module_forward_hook(
-                lambda module, args, output: self._leave(module)
-            ),
+            hooks.register_module_forward_hook(lambda module, args, output: self._leave(module)),
         ]
         super().__enter__()
         return self
@@ -125,9 +129,7 @@ class WeightReads(TorchFunctionMode):
         while self._running and self._running.pop() is not module:
             pass
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, and note the weights among its arguments."""
         kwargs = kwargs or {}
         if getattr(func, '__name__', '') != '__get__':  # dtype, device, shape

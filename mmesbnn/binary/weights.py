@@ -15,15 +15,7 @@ from torch import Tensor, nn
 from ..checks import positive
 from .arguments import checked_layer
 from .precision import KeepsFloat32, wide_dtype
-from .signs import (
-    Binarizer,
-    build_from,
-    finite,
-    identity_sign,
-    needs_grad,
-    sign,
-    straight_through,
-)
+from .signs import Binarizer, build_from, finite, identity_sign, needs_grad, sign, straight_through
 
 #: Below this temperature BNext's weights are exactly their signs (spec of the T/S/M/L
 #: networks; BNext-18 uses 1e-5).
@@ -31,10 +23,7 @@ BINARY_BELOW = 1e-7
 
 
 def temperature_weight(
-    weight: Tensor,
-    temperature: Tensor,
-    binary_below: float = BINARY_BELOW,
-    zero: int = -1,
+    weight: Tensor, temperature: Tensor, binary_below: float = BINARY_BELOW, zero: int = -1
 ) -> Tensor:
     """Weights that harden to signs as a temperature falls.
 
@@ -68,9 +57,7 @@ def per_output_mean_abs(weight: Tensor) -> Tensor:
     return mean.to(weight.dtype)
 
 
-def scaled_sign_weight(
-    weight: Tensor, attached: bool = False, zero: int = -1
-) -> Tensor:
+def scaled_sign_weight(weight: Tensor, attached: bool = False, zero: int = -1) -> Tensor:
     """``mean|w| * sign(w)``, the mean taken per output channel.
 
     With ``attached=False`` (XNOR-Net as ReActNet trains it) the scale carries no
@@ -140,9 +127,7 @@ class TemperatureWeight(KeepsFloat32, Binarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the effective weight, of ``weight``'s shape."""
-        return temperature_weight(
-            weight, self.temperature, self.binary_below, self.zero
-        )
+        return temperature_weight(weight, self.temperature, self.binary_below, self.zero)
 
     def extra_repr(self) -> str:
         return f'binary_below={self.binary_below}, {super().extra_repr()}'

@@ -14,10 +14,7 @@ import numpy as np
 from .limits import CheckpointError
 from .unpickler import Name, Pending
 
-_KINDS = (
-    *('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'),
-    *('f2', 'f4', 'f8', 'c8', 'c16'),
-)
+_KINDS = (*('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'), *('f2', 'f4', 'f8', 'c8', 'c16'))
 #: Class of the arrays, which a pickle names but must not call.
 _NDARRAY = Name('numpy.ndarray')
 _MOST_DIMENSIONS = 32
@@ -73,9 +70,7 @@ def _values(dtype: Any, data: Any, count: int) -> np.ndarray:
     if not isinstance(dtype, np.dtype) or type(data) is not bytes:
         raise CheckpointError('holds numpy values without a dtype or bytes')
     if len(data) != count * dtype.itemsize:
-        raise CheckpointError(
-            f'holds {len(data)} bytes for {count} numpy values of {dtype}'
-        )
+        raise CheckpointError(f'holds {len(data)} bytes for {count} numpy values of {dtype}')
     values = np.frombuffer(bytearray(data), dtype)  # a bytearray, to be writable
     return values.astype(dtype.newbyteorder('='), copy=False)  # as numpy does
 

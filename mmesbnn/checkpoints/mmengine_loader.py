@@ -42,9 +42,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     return read_checkpoint(path, map_location=map_location)
 
 
-def load_from_ceph(
-    filename: str, map_location: MapLocation = None, backend: str = 'petrel'
-) -> Any:
+def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = 'petrel') -> Any:
     """Load a checkpoint of a store such as S3; see :func:`.read_checkpoint`.
 
     Args:

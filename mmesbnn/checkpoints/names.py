@@ -23,8 +23,11 @@ from .limits import CheckpointError
 from .unpickler import Name, Pending, is_key
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
-_TENSOR_CLASSES = (Name('torch._tensor.Tensor'), Name('torch.Tensor'),
-                   Name('torch.nn.parameter.Parameter'))  # fmt: skip
+_TENSOR_CLASSES = (
+    Name('torch._tensor.Tensor'),
+    Name('torch.Tensor'),
+    Name('torch.nn.parameter.Parameter'),
+)
 #: What ``torch.save`` can write and no network of ours holds.
 _REFUSED = {
     'torch._utils._rebuild_sparse_tensor': 'a sparse tensor',
@@ -36,12 +39,20 @@ _REFUSED = {
     'torch._utils._rebuild_device_tensor_from_cpu_tensor': 'a tensor of another device',
 }
 _STORAGES = {
-    'Double': torch.float64, 'Float': torch.float32, 'Half': torch.float16,
-    'BFloat16': torch.bfloat16, 'Long': torch.int64, 'Int': torch.int32,
-    'Short': torch.int16, 'Char': torch.int8, 'Byte': torch.uint8, 'Bool': torch.bool,
-    'ComplexDouble': torch.complex128, 'ComplexFloat': torch.complex64,
+    'Double': torch.float64,
+    'Float': torch.float32,
+    'Half': torch.float16,
+    'BFloat16': torch.bfloat16,
+    'Long': torch.int64,
+    'Int': torch.int32,
+    'Short': torch.int16,
+    'Char': torch.int8,
+    'Byte': torch.uint8,
+    'Bool': torch.bool,
+    'ComplexDouble': torch.complex128,
+    'ComplexFloat': torch.complex64,
     'Untyped': torch.uint8,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +119,29 @@ def _with_grad(tensor: Tensor, requires_grad: Any) -> Tensor:
 
 
 def _tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False,
-    hooks: Any = None, metadata: Any = None,
-) -> Tensor:  # fmt: skip
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> Tensor:
     if hooks or metadata:
         raise CheckpointError('holds a tensor of an unknown form')
     return _with_grad(_tensor(storage, offset, size, stride), requires_grad)
 
 
 def _tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any,
-    hooks: Any, dtype: Any, metadata: Any = None,
-) -> Tensor:  # fmt: skip
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> Tensor:
     if hooks or metadata or not isinstance(dtype, torch.dtype):
         raise CheckpointError('holds a tensor of an unknown form')
     return _with_grad(_tensor(storage, offset, size, stride, dtype), requires_grad)

@@ -20,8 +20,20 @@ from .safetensors_files import read_safetensors
 from .torch_files import MapLocation, read_archive, read_legacy, trusted_names
 
 #: Values that hold no others.
-_LEAVES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray,
-           np.generic, torch.dtype, torch.device, HistoryBuffer)  # fmt: skip
+_LEAVES = (
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+    type(None),
+    np.ndarray,
+    np.generic,
+    torch.dtype,
+    torch.device,
+    HistoryBuffer,
+)
 #: How deep lists and dicts may be nested, against recursion without end.
 DEEPEST = 64
 _ZIP = b'PK\x03\x04'
@@ -30,9 +42,8 @@ _PICKLE = b'\x80\x02'
 
 
 def read_checkpoint(
-    path: str | os.PathLike, *, max_bytes: int | None = None,
-    map_location: MapLocation = 'cpu',
-) -> Any:  # fmt: skip
+    path: str | os.PathLike, *, max_bytes: int | None = None, map_location: MapLocation = 'cpu'
+) -> Any:
     """Read a checkpoint: tensors, plain values and mmengine's log history, no others.
 
     Nothing in the file is run. Checksums are compared, lengths are checked before
@@ -58,15 +69,17 @@ def read_checkpoint(
     name = os.fspath(path)
     with open_plain(name) as file:
         size = os.fstat(file.fileno()).st_size
-        return read_open(
-            file, size, name, max_bytes=max_bytes, map_location=map_location
-        )
+        return read_open(file, size, name, max_bytes=max_bytes, map_location=map_location)
 
 
 def read_open(
-    file: BinaryIO, size: int, name: str, *, max_bytes: int | None = None,
+    file: BinaryIO,
+    size: int,
+    name: str,
+    *,
+    max_bytes: int | None = None,
     map_location: MapLocation = 'cpu',
-) -> Any:  # fmt: skip
+) -> Any:
     """As :func:`read_checkpoint`, from an open file.
 
     Args:
@@ -88,7 +101,7 @@ def read_open(
 
 def read_tensors(
     path: str | os.PathLike, *, max_bytes: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:  # fmt: skip
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a safetensors file, whatever its name.
 
     Args:
@@ -122,9 +135,7 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def _read(
-    file: BinaryIO, size: int, name: str, budget: Budget, map_location: MapLocation
-) -> Any:  # fmt: skip
+def _read(file: BinaryIO, size: int, name: str, budget: Budget, map_location: MapLocation) -> Any:
     start = file.read(4)
     file.seek(0)
     if size == 0:
@@ -148,9 +159,7 @@ class _Walk:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.known: dict[int, tuple[int, int]] = {}
-        self.trusted = tuple(
-            value for value in trusted_names().values() if isinstance(value, type)
-        )
+        self.trusted = tuple(value for value in trusted_names().values() if isinstance(value, type))
 
     def check(self, content: Any) -> None:
         """Check all of ``content``."""

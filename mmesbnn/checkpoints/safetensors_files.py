@@ -14,10 +14,17 @@ from .arrays import is_shape
 from .limits import Budget, CheckpointError
 
 DTYPES = {
-    'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
-    'BF16': torch.bfloat16, 'I64': torch.int64, 'I32': torch.int32, 'I16': torch.int16,
-    'I8': torch.int8, 'U8': torch.uint8, 'BOOL': torch.bool,
-}  # fmt: skip
+    'F64': torch.float64,
+    'F32': torch.float32,
+    'F16': torch.float16,
+    'BF16': torch.bfloat16,
+    'I64': torch.int64,
+    'I32': torch.int32,
+    'I16': torch.int16,
+    'I8': torch.int8,
+    'U8': torch.uint8,
+    'BOOL': torch.bool,
+}
 #: What a byte of the header takes up at most once it is parsed.
 _HEADER_COST = 32
 
@@ -36,9 +43,7 @@ def _header(file: BinaryIO, size: int, budget: Budget) -> tuple[dict[str, Any], 
         raise CheckpointError('is truncated, or no safetensors file')
     budget.take(_HEADER_COST * length)
     try:
-        header = json.loads(
-            file.read(length).decode(), object_pairs_hook=_without_repetition
-        )
+        header = json.loads(file.read(length).decode(), object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -77,9 +82,7 @@ def read_safetensors(
     """
     header, start = _header(file, size, budget)
     metadata = header.pop('__metadata__', None) or {}
-    if type(metadata) is not dict or not all(
-        type(value) is str for value in metadata.values()
-    ):
+    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise CheckpointError('its __metadata__ is no dict of strings')
     entries = [(*_entry(name, entry), name) for name, entry in header.items()]
     entries.sort(key=lambda entry: entry[:2])

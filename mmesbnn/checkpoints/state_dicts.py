@@ -32,9 +32,7 @@ def strip_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state)
 
 
-def state_dict_of(
-    content: Any, keys: Iterable[str] = ('state_dict',)
-) -> dict[str, Tensor]:  # fmt: skip
+def state_dict_of(content: Any, keys: Iterable[str] = ('state_dict',)) -> dict[str, Tensor]:
     """The weights in a checkpoint.
 
     Args:
@@ -126,7 +124,5 @@ def misfits(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> list[str]:
         elif value.shape != own[name].shape:
             kinds['have another shape'].append(name)
         elif not _same_kind(value, own[name]):
-            kinds['have another type'].append(
-                f'{name}: {value.dtype} for {own[name].dtype}'
-            )
+            kinds['have another type'].append(f'{name}: {value.dtype} for {own[name].dtype}')
     return [f'{len(v)} {kind} ({listed(v)})' for kind, v in kinds.items() if v]

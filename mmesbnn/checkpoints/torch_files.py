@@ -47,14 +47,11 @@ def trusted_names() -> dict[str, Any]:
     return names
 
 
-def _unpickle(
-    source: Source, persistent: Callable[[Any], Any], budget: Budget
-) -> Any:  # fmt: skip
+def _unpickle(source: Source, persistent: Callable[[Any], Any], budget: Budget) -> Any:
     trusted = trusted_names()
     machine = Unpickler(
-        source, lambda path: find(path, trusted), persistent, budget,
-        list(trusted.values()),
-    )  # fmt: skip
+        source, lambda path: find(path, trusted), persistent, budget, list(trusted.values())
+    )
     return machine.load()
 
 
@@ -138,13 +135,9 @@ class _Archive:
         if len(self.members) != len(members):
             raise CheckpointError('is an archive with two members of one name')
         if any(name.endswith('/constants.pkl') for name in self.members):
-            raise CheckpointError(
-                'is a network of TorchScript, which is code: save its state_dict'
-            )
+            raise CheckpointError('is a network of TorchScript, which is code: save its state_dict')
         if any(m.compress_type != zipfile.ZIP_STORED for m in members):
-            raise CheckpointError(
-                'is an archive with compressed members, and torch writes none'
-            )
+            raise CheckpointError('is an archive with compressed members, and torch writes none')
         if any(m.compress_size != m.file_size or m.flag_bits & 1 for m in members):
             raise CheckpointError('is an archive with encrypted or torn members')
         if sum(member.file_size for member in members) > size:
@@ -155,8 +148,11 @@ class _Archive:
 
     def _root(self) -> str:
         """The folder of ``data.pkl``."""
-        roots = [name[: -len('data.pkl')] for name in self.members
-                 if name.endswith('/data.pkl') and name.count('/') == 1]  # fmt: skip
+        roots = [
+            name[: -len('data.pkl')]
+            for name in self.members
+            if name.endswith('/data.pkl') and name.count('/') == 1
+        ]
         if len(roots) != 1:
             raise CheckpointError('is an archive of something else: no data.pkl')
         return roots[0]
@@ -189,9 +185,7 @@ class _Archive:
         return data
 
 
-def read_archive(
-    file: BinaryIO, size: int, budget: Budget, map_location: MapLocation
-) -> Any:  # fmt: skip
+def read_archive(file: BinaryIO, size: int, budget: Budget, map_location: MapLocation) -> Any:
     """Read a zip archive of ``torch.save``.
 
     Args:
@@ -237,9 +231,7 @@ def _byte_order(archive: _Archive) -> str:
     return order.decode()
 
 
-def read_legacy(
-    file: BinaryIO, size: int, budget: Budget, map_location: MapLocation
-) -> Any:  # fmt: skip
+def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLocation) -> Any:
     """Read a file as ``torch.save`` wrote it before torch 1.6.
 
     Args:
@@ -289,9 +281,7 @@ def read_legacy(
         if raw:
             data.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
             if placed.data_ptr() != data.data_ptr():
-                torch.empty(0, dtype=torch.uint8, device=placed.device).set_(
-                    placed
-                ).copy_(data)
+                torch.empty(0, dtype=torch.uint8, device=placed.device).set_(placed).copy_(data)
     if source.at != size:
         raise CheckpointError('holds more than it lists')
     return content

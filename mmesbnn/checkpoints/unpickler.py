@@ -63,9 +63,13 @@ class Unpickler:
     """
 
     def __init__(
-        self, source: Source, find: Callable[[str], Any],
-        persistent: Callable[[Any], Any], budget: Budget, trusted: Sequence[Any] = (),
-    ) -> None:  # fmt: skip
+        self,
+        source: Source,
+        find: Callable[[str], Any],
+        persistent: Callable[[Any], Any],
+        budget: Budget,
+        trusted: Sequence[Any] = (),
+    ) -> None:
         self.read, self.read_line = source.read, source.read_line
         self.find, self.persistent, self.budget = find, persistent, budget
         self.trusted = trusted
@@ -109,9 +113,7 @@ class Unpickler:
         """Read the version of the format."""
         version = self.read(1)[0]
         if version > 2:
-            raise CheckpointError(
-                f'was written with pickle protocol {version}: write it with 2'
-            )
+            raise CheckpointError(f'was written with pickle protocol {version}: write it with 2')
 
     def mark(self) -> None:
         """Begin a group of values."""

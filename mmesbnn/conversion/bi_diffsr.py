@@ -42,10 +42,13 @@ BI_CONV = {
 }
 #: The same for the parts of a residual block.
 BLOCK = {
-    'norm1.': 'res_block.block1.block.0.', 'conv1.': 'res_block.block1.conv.',
-    'time.': 'res_block.timestep_func.1.', 'norm2.': 'res_block.block2.block.0.',
-    'conv2.': 'res_block.block2.conv.', 'attention.': 'attn.',
-}  # fmt: skip
+    'norm1.': 'res_block.block1.block.0.',
+    'conv1.': 'res_block.block1.conv.',
+    'time.': 'res_block.timestep_func.1.',
+    'norm2.': 'res_block.block2.block.0.',
+    'conv2.': 'res_block.block2.conv.',
+    'attention.': 'attn.',
+}
 FUSION = {'conv1.': 'biconv_1.', 'conv2.': 'biconv_2.'}
 RESAMPLE = {'conv1.': 'biconv1.', 'conv2.': 'biconv2.'}
 #: What there is once.
@@ -115,17 +118,13 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
         norm_groups=math.gcd(base, NORM_GROUPS),
         num_levels=levels,
         blocks_per_level=blocks,
-        attn_levels=[
-            i for i in range(levels) if _has(state, f'downs.{1 + i * down}.attn.')
-        ],
+        attn_levels=[i for i in range(levels) if _has(state, f'downs.{1 + i * down}.attn.')],
         fp_levels=[
-            i
-            for i in range(levels)
-            if f'ups.{(levels - 1 - i) * up}.biconv_1.weight' in state
+            i for i in range(levels) if f'ups.{(levels - 1 - i) * up}.biconv_1.weight' in state
         ],
         banks=_banks(state),
         sign_zero=-1 if binarize else 0,
-    )  # fmt: skip
+    )
 
 
 def _prefixes(cfg: dict) -> Iterator[tuple[str, str]]:
@@ -139,9 +138,7 @@ def _prefixes(cfg: dict) -> Iterator[tuple[str, str]]:
     index = 1
     for level in range(levels):
         for block in range(blocks):
-            yield from inside(
-                BLOCK, f'encoder.{level}.blocks.{block}.', f'downs.{index}.'
-            )
+            yield from inside(BLOCK, f'encoder.{level}.blocks.{block}.', f'downs.{index}.')
             index += 1
         yield from inside(RESAMPLE, f'encoder.{level}.resample.', f'downs.{index}.')
         index += 1
@@ -175,9 +172,7 @@ def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
     return (width,) if name.endswith('pr_prelu.weight') else (1, width, 1, 1)
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BI-DiffSR.
 
     Args:
@@ -196,9 +191,7 @@ def convert(
     slots, prefixes = unet.state_dict(), dict(_prefixes(cfg))
     names = {key: published_names(key, prefixes, cfg['banks']) for key in slots}
     shapes = {
-        name: _published_shape(name, slots[key])
-        for key, parts in names.items()
-        for name in parts
+        name: _published_shape(name, slots[key]) for key, parts in names.items() for name in parts
     }
     check_names(state, shapes, UNUSED, 'BI-DiffSR')
     check_shapes(state, shapes, 'BI-DiffSR')
@@ -207,17 +200,20 @@ def convert(
         value = torch.cat([state[name] for name in parts])
         new[f'unet.{key}'] = value.reshape(slots[key].shape)
     summary = dict(
-        network='BI-DiffSR', tau='1',
-        channels=', '.join(
-            str(cfg['base_channels'] * 2**i) for i in range(cfg['num_levels'])
-        ),
-        banks=str(cfg['banks']), weights='binary',
+        network='BI-DiffSR',
+        tau='1',
+        channels=', '.join(str(cfg['base_channels'] * 2**i) for i in range(cfg['num_levels'])),
+        banks=str(cfg['banks']),
+        weights='binary',
         scale=f'not in the file; {SCALE} in the config',
-    )  # fmt: skip
+    )
     model_cfg = dict(
-        type='SRDiffusion', scale=SCALE, unet=cfg, timesteps='batch',
+        type='SRDiffusion',
+        scale=SCALE,
+        unet=cfg,
+        timesteps='batch',
         pipeline=dict(x0_clip='scheduler'),
-    )  # fmt: skip
+    )
     return Conversion(model_cfg, new, summary)
 
 

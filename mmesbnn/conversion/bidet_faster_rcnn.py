@@ -28,9 +28,11 @@ STRIDE = 16
 
 #: Our names in a unit, and theirs.
 UNIT = {
-    'convs.0.': 'conv.', 'norms.0.': 'bn.', 'shortcut.conv.': 'res_func.1.',
+    'convs.0.': 'conv.',
+    'norms.0.': 'bn.',
+    'shortcut.conv.': 'res_func.1.',
     'shortcut.norm.': 'res_func.2.',
-}  # fmt: skip
+}
 #: Matches nothing: every entry of a published file is used.
 UNUSED = re.compile(r'(?!)')
 
@@ -114,26 +116,33 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
             f'{" or ".join(map(str, SCALES))} anchors'
         )
     return Layout(
-        *common, _rows(state, 'RCNN_cls_score.weight') - 1, scores // 2,
+        *common,
+        _rows(state, 'RCNN_cls_score.weight') - 1,
+        scores // 2,
         _rows(state, 'RCNN_rpn.RPN_Conv.0.weight'),
-    )  # fmt: skip
+    )
 
 
 def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
     """Config of the backbone: three stages of a detector, four of a classifier."""
     stages = 3 if layout.is_detector else 4
     return dict(
-        type='BiDetResNet', widths=layout.widths[: stages + 1],
-        depths=layout.depths[:stages], sign_zero=sign_zero,
-    )  # fmt: skip
+        type='BiDetResNet',
+        widths=layout.widths[: stages + 1],
+        depths=layout.depths[:stages],
+        sign_zero=sign_zero,
+    )
 
 
 def stage_cfg(layout: Layout, sign_zero: int) -> dict:
     """Config of the stage after pooling."""
     return dict(
-        type='BiDetResStage', in_channels=layout.widths[3],
-        out_channels=layout.widths[4], depth=layout.depths[3], sign_zero=sign_zero,
-    )  # fmt: skip
+        type='BiDetResStage',
+        in_channels=layout.widths[3],
+        out_channels=layout.widths[4],
+        depth=layout.depths[3],
+        sign_zero=sign_zero,
+    )
 
 
 def detector_cfg(layout: Layout, sign_zero: int) -> dict:
@@ -141,15 +150,18 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
     return dict(
         type='FasterRCNN',
         data_preprocessor=dict(
-            type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True,
-            pad_size_divisor=1,
+            type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True, pad_size_divisor=1
         ),
         backbone=backbone_cfg(layout, sign_zero),
         rpn_head=dict(
-            type='BiDetRPNHead', in_channels=layout.widths[3],
-            feat_channels=layout.rpn_channels, sign_zero=sign_zero,
+            type='BiDetRPNHead',
+            in_channels=layout.widths[3],
+            feat_channels=layout.rpn_channels,
+            sign_zero=sign_zero,
             anchor_generator=dict(
-                type='RoundedAnchorGenerator', strides=[STRIDE], ratios=RATIOS,
+                type='RoundedAnchorGenerator',
+                strides=[STRIDE],
+                ratios=RATIOS,
                 scales=SCALES[layout.anchors],
             ),
             bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder'),
@@ -159,31 +171,29 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
             shared_head=stage_cfg(layout, sign_zero),
             bbox_roi_extractor=dict(
                 type='SingleRoIExtractor',
-                roi_layer=dict(
-                    type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False
-                ),
-                out_channels=layout.widths[3], featmap_strides=[STRIDE],
+                roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False),
+                out_channels=layout.widths[3],
+                featmap_strides=[STRIDE],
             ),
             bbox_head=dict(
-                type='BiDetBBoxHead', in_channels=layout.widths[4], roi_feat_size=4,
+                type='BiDetBBoxHead',
+                in_channels=layout.widths[4],
+                roi_feat_size=4,
                 num_classes=layout.num_classes,
-                bbox_coder=dict(
-                    type='LegacyDeltaXYWHBBoxCoder',
-                    target_stds=[0.1, 0.1, 0.2, 0.2],
-                ),
+                bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
             ),
         ),
         train_cfg=None,
         test_cfg=dict(
             rpn=dict(
-                nms_pre=6000, max_per_img=300, nms=dict(type='nms', iou_threshold=0.7),
+                nms_pre=6000,
+                max_per_img=300,
+                nms=dict(type='nms', iou_threshold=0.7),
                 min_bbox_size=0,
             ),
-            rcnn=dict(
-                score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=100
-            ),
+            rcnn=dict(score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=100),
         ),
-    )  # fmt: skip
+    )
 
 
 def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
@@ -193,10 +203,9 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
         backbone=dict(backbone_cfg(layout, sign_zero), out_copies='first'),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(
-            type='LinearClsHead', num_classes=layout.num_classes,
-            in_channels=layout.widths[-1],
+            type='LinearClsHead', num_classes=layout.num_classes, in_channels=layout.widths[-1]
         ),
-    )  # fmt: skip
+    )
 
 
 def _build(cfg: dict, kind: type) -> Mapping[str, Tensor]:
@@ -220,9 +229,7 @@ def _unit_name(name: str, stage: str) -> str:
 def _features(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
     """Our name, the published name and the shape of backbone and last stage."""
     stages = _stages(layout.is_detector)
-    stem = (
-        ('RCNN_base.0.', 'RCNN_base.1.') if layout.is_detector else ('conv1.', 'bn1.')
-    )
+    stem = ('RCNN_base.0.', 'RCNN_base.1.') if layout.is_detector else ('conv1.', 'bn1.')
     stems = dict(zip(('stem.conv.', 'stem.norm.'), stem))
     for key, value in _build(backbone_cfg(layout, -1), BiDetResNet).items():
         head, _, rest = key.partition('.')
@@ -273,9 +280,7 @@ def _as_mmdet(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BiDet Faster R-CNN, or the classifier it begins with.
 
     Raw outputs are the published ones. Boxes are not to the pixel: the published code
@@ -300,9 +305,11 @@ def convert(
     new = {ours: _as_mmdet(name, state[name]) for ours, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(
-        network=layout.title(), channels=', '.join(map(str, layout.widths)),
-        classes=str(layout.num_classes), weights='binary',
-    )  # fmt: skip
+        network=layout.title(),
+        channels=', '.join(map(str, layout.widths)),
+        classes=str(layout.num_classes),
+        weights='binary',
+    )
     if layout.is_detector:
         summary['anchors'] = f'{layout.anchors} per pixel'
     return Conversion(build(layout, sign_zero), new, summary)

@@ -29,9 +29,11 @@ BASE = 'vgg.layers.'
 
 #: Our names in a unit, and theirs.
 UNIT = {
-    'convs.0.': 'conv.', 'norms.0.': 'bn.', 'shortcut.conv.': 'downsample.1.',
+    'convs.0.': 'conv.',
+    'norms.0.': 'bn.',
+    'shortcut.conv.': 'downsample.1.',
     'shortcut.norm.': 'downsample.2.',
-}  # fmt: skip
+}
 #: Our names in the tail, and how many layers after the last block theirs are.
 TAIL = {'conv.': 2, 'norm1.': 3, 'pointwise.': 5, 'norm2.': 6}
 NORM = ('weight', 'bias', 'running_mean', 'running_var')
@@ -89,9 +91,7 @@ def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
         depths[-1] += 1
         index += 1
     if depths != ARCHS['16']['depths']:
-        raise ValueError(
-            f'has {depths} blocks per stage, not {ARCHS["16"]["depths"]} as in VGG-16'
-        )
+        raise ValueError(f'has {depths} blocks per stage, not {ARCHS["16"]["depths"]} as in VGG-16')
     channels.append(_rows(state, f'{base}{index + 1}.weight'))
     return Layout(tuple(channels), tuple(depths))
 
@@ -112,9 +112,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     extras = tuple(_rows(state, f'extras.{i}.weight') for i in range(8))
     for inner, outer in zip(extras[::2], extras[1::2]):
         if outer != 2 * inner:
-            raise ValueError(
-                f'has extra layers of {extras} channels: not twice as many'
-            )
+            raise ValueError(f'has extra layers of {extras} channels: not twice as many')
     rows = [_rows(state, f'conf.{i}.weight') for i in range(len(ANCHORS))]
     classes = rows[0] // ANCHORS[0]
     if classes < 2 or rows != [count * classes for count in ANCHORS]:
@@ -137,36 +135,43 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
     smallest = 0.2 if layout.num_classes == VOC_CLASSES else 0.15
     return dict(
         type='SingleStageDetector',
-        data_preprocessor=dict(
-            type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True
-        ),
+        data_preprocessor=dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True),
         backbone=backbone_cfg(layout, sign_zero),
         neck=dict(
-            type='BiDetSSDNeck', in_channels=layout.sources[:2],
-            out_channels=layout.sources, level_strides=(2, 2, 1, 1),
-            level_paddings=(1, 1, 0, 0), l2_norm_scale=20, sign_zero=sign_zero,
+            type='BiDetSSDNeck',
+            in_channels=layout.sources[:2],
+            out_channels=layout.sources,
+            level_strides=(2, 2, 1, 1),
+            level_paddings=(1, 1, 0, 0),
+            l2_norm_scale=20,
+            sign_zero=sign_zero,
         ),
         bbox_head=dict(
-            type='BiDetSSDHead', num_classes=layout.num_classes,
+            type='BiDetSSDHead',
+            num_classes=layout.num_classes,
             in_channels=layout.sources,
             anchor_generator=dict(
-                type='ClippedSSDAnchorGenerator', scale_major=False, input_size=300,
+                type='ClippedSSDAnchorGenerator',
+                scale_major=False,
+                input_size=300,
                 basesize_ratio_range=(smallest, 0.9),
                 strides=[8, 16, 32, 64, 100, 300],
                 ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]],
             ),
             bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2],
-                clip_border=False,
+                type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2], clip_border=False
             ),
         ),
         train_cfg=None,
         test_cfg=dict(
-            nms_pre=-1, max_per_class=200, score_thr=0.01, min_bbox_size=0,
+            nms_pre=-1,
+            max_per_class=200,
+            score_thr=0.01,
+            min_bbox_size=0,
             nms=dict(type='nms', iou_threshold=0.45, split_thr=1),
             max_per_img=200 * layout.num_classes,
         ),
-    )  # fmt: skip
+    )
 
 
 def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
@@ -241,9 +246,7 @@ def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
     return per_anchor.roll(-1, 1).flatten(0, 1)
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BiDet SSD300, or the layer list it begins with.
 
     Raw outputs, anchors and detections are the published ones.
@@ -266,15 +269,11 @@ def convert(
     shapes = {name: shape for _, name, shape in slots}
     check_names(state, shapes, UNUSED, layout.title())
     check_shapes(state, shapes, layout.title())
-    new = {
-        ours: _as_mmdet(name, state[name], layout.num_classes)
-        for ours, name, _ in slots
-    }
+    new = {ours: _as_mmdet(name, state[name], layout.num_classes) for ours, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(
-        network=layout.title(), channels=', '.join(map(str, layout.channels)),
-        weights='binary',
-    )  # fmt: skip
+        network=layout.title(), channels=', '.join(map(str, layout.channels)), weights='binary'
+    )
     if layout.is_detector:
         voc = layout.num_classes == VOC_CLASSES
         summary['classes'] = str(layout.num_classes)

@@ -77,13 +77,10 @@ def read_arch(state: Mapping[str, Tensor]) -> dict:
             depths=[stages.count(i) for i in range(len(dims))],
             heads=[max(width // HEAD_WIDTH, 1) for width in dims],
             ffn_dims=[
-                _shape(state, f'{first}.intermediate.dense.weight', 2)[0]
-                for first in firsts
+                _shape(state, f'{first}.intermediate.dense.weight', 2)[0] for first in firsts
             ],
             sr_ratios=[
-                2 ** (last - i)
-                if f'{first}.attention.attention.reduction.weight' in state
-                else 1
+                2 ** (last - i) if f'{first}.attention.attention.reduction.weight' in state else 1
                 for i, first in enumerate(firsts)
             ],
             patch_size=conv[2],
@@ -106,8 +103,7 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
         type='BinaryViT',
         arch=name or arch,
         img_size=math.isqrt(tokens) * arch['patch_size'],
-        some_fp=len(arch['dims']) > 1
-        and 'vit.encoder.patch_embed1.rprelu.move1' not in state,
+        some_fp=len(arch['dims']) > 1 and 'vit.encoder.patch_embed1.rprelu.move1' not in state,
         layer_scale=f'{LAYER}.0.output.layerscale.alpha' in state,
         pool_sizes=sorted(int(match[1]) for match in found if match),
         in_channels=state[f'{STEM}.patch_embeddings.projection.weight'].shape[1],
@@ -154,15 +150,17 @@ def _prefixes(arch: dict, pool_sizes: list[int]) -> dict[str, str]:
         'norm.': 'vit.layernorm.',
     }
     merging = {
-        'norm_in.': 'norm0.', 'shift.bias': 'move', 'conv.': 'proj.', 'norm.': 'norm.',
-        'act.': 'rprelu.', 'positions.bias': 'position_embeddings',
-    }  # fmt: skip
+        'norm_in.': 'norm0.',
+        'shift.bias': 'move',
+        'conv.': 'proj.',
+        'norm.': 'norm.',
+        'act.': 'rprelu.',
+        'positions.bias': 'position_embeddings',
+    }
     layer = 0
     for stage, depth in enumerate(arch['depths']):
         for ours, theirs in merging.items() if stage else ():
-            names[f'stages.{stage}.0.{ours}'] = (
-                f'vit.encoder.patch_embed{stage}.{theirs}'
-            )
+            names[f'stages.{stage}.0.{ours}'] = f'vit.encoder.patch_embed{stage}.{theirs}'
         for block in range(depth):
             prefix = f'stages.{stage}.{block + bool(stage)}.'
             for ours, theirs in _layer_prefixes(pool_sizes):
@@ -172,9 +170,7 @@ def _prefixes(arch: dict, pool_sizes: list[int]) -> dict[str, str]:
 
 
 #: Our names at the end of a key, after the prefix, and theirs.
-RPRELU = {
-    'shift_in.bias': 'move1', 'slope': 'prelu.weight', 'shift_out.bias': 'move2',
-}  # fmt: skip
+RPRELU = {'shift_in.bias': 'move1', 'slope': 'prelu.weight', 'shift_out.bias': 'move2'}
 SCALE = {'scale': 'alpha', 'shift': 'move'}
 
 
@@ -213,9 +209,7 @@ def _title(cfg: dict, arch: dict) -> str:
     return ' '.join(words)
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BinaryViT or plain binary DeiT.
 
     Args:
@@ -241,8 +235,7 @@ def convert(
     check_names(state, shapes, UNUSED, what)
     check_shapes(state, shapes, what)
     new = {
-        f'backbone.{key}': _as_ours(name, state[name], slots[key])
-        for key, name in names.items()
+        f'backbone.{key}': _as_ours(name, state[name], slots[key]) for key, name in names.items()
     }
     for name in ('weight', 'bias'):
         new[f'head.fc.{name}'] = state[f'classifier.{name}']
@@ -250,14 +243,15 @@ def convert(
         type='ImageClassifier',
         backbone=cfg,
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead', num_classes=classes, in_channels=arch['dims'][-1]
-        ),
+        head=dict(type='LinearClsHead', num_classes=classes, in_channels=arch['dims'][-1]),
     )
     summary = dict(
-        network=what, tau='1', channels=', '.join(map(str, arch['dims'])),
-        classes=str(classes), weights='binary',
-    )  # fmt: skip
+        network=what,
+        tau='1',
+        channels=', '.join(map(str, arch['dims'])),
+        classes=str(classes),
+        weights='binary',
+    )
     return Conversion(model_cfg, new, summary)
 
 

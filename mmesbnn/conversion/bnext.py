@@ -20,12 +20,7 @@ import torch
 from torch import Tensor
 
 from ..binary.weights import BINARY_BELOW
-from ..models.backbones.bnext import (
-    ARCHS,
-    BINARY_BELOW_18,
-    BNext,
-    block_settings,
-)
+from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext, block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
 from .common import Conversion, Family, check_names, check_shapes
 
@@ -190,10 +185,13 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
 def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
     """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
     cfg = dict(
-        type='BNext', arch=layout.arch_name or layout.arch, tau=layout.tau,
-        es_mode=layout.es_mode, stem_stride=layout.stem_stride,
+        type='BNext',
+        arch=layout.arch_name or layout.arch,
+        tau=layout.tau,
+        es_mode=layout.es_mode,
+        stem_stride=layout.stem_stride,
         sign_zero=-1 if binarize else 0,
-    )  # fmt: skip
+    )
     if layout.in_channels != 3:
         cfg['in_channels'] = layout.in_channels
     if layout.quantized:
@@ -208,10 +206,8 @@ def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
         type='ImageClassifier',
         backbone=backbone_cfg(layout, binarize, se_bits),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type=head, num_classes=layout.num_classes, in_channels=layout.out_channels
-        ),
-    )  # fmt: skip
+        head=dict(type=head, num_classes=layout.num_classes, in_channels=layout.out_channels),
+    )
 
 
 def _prefixes(layout: Layout) -> Iterator[tuple[str, str]]:
@@ -257,9 +253,7 @@ def published_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
 
 def _clip_names(names: Iterable[str]) -> list[str]:
     """The clips that belong to the weights that quantised networks quantise."""
-    quantized = re.compile(
-        r'feature\.0\.conv1\.weight|.*\.se\.se\.\d\.weight|fc\.weight'
-    )
+    quantized = re.compile(r'feature\.0\.conv1\.weight|.*\.se\.se\.\d\.weight|fc\.weight')
     return [f'{name}_clip_val' for name in filter(quantized.fullmatch, names)]
 
 
@@ -333,9 +327,7 @@ def _slots(layout: Layout, cfg: dict) -> tuple[dict[str, str], dict]:
     return {**ours, 'head.fc.weight': 'fc.weight', 'head.fc.bias': 'fc.bias'}, shapes
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BNext, BNext-18 or ES-BNext.
 
     What the published evaluation clamps on every forward pass (``scale`` in FFNs, the
@@ -364,16 +356,15 @@ def convert(
     if binarize:
         new.update({key: torch.zeros_like(new[key]) for key in temperatures})
     summary = dict(
-        network=layout.title(), tau=str(layout.tau),
+        network=layout.title(),
+        tau=str(layout.tau),
         channels=', '.join(map(str, layout.arch['channels'])),
         classes=str(layout.num_classes),
         weights=weights + (', made signs' if binarize and not binary else ''),
-    )  # fmt: skip
+    )
     if layout.quantized:
         summary['bits'] = f'stem and classifier 8, squeeze-excite {se_bits} by argument'
-    return Conversion(
-        cfg, new, summary, None if binary else _warning(weights, binarize)
-    )
+    return Conversion(cfg, new, summary, None if binary else _warning(weights, binarize))
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -72,9 +72,7 @@ def check_names(
     surplus = [name for name in state if name not in wanted]
     surplus = [name for name in surplus if not unused.fullmatch(name)]
     if surplus:
-        raise ValueError(
-            f'has {len(surplus)} keys foreign to a {what}: {listed(surplus)}'
-        )
+        raise ValueError(f'has {len(surplus)} keys foreign to a {what}: {listed(surplus)}')
 
 
 def check_shapes(

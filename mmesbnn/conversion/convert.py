@@ -43,9 +43,12 @@ def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
 
 
 def convert(
-    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8,
+    source: str | os.PathLike | Mapping,
+    *,
+    binarize: bool = False,
+    se_bits: int = 8,
     max_bytes: int | None = None,
-) -> Conversion:  # fmt: skip
+) -> Conversion:
     """As :func:`load_published`, with a summary of what was recognised.
 
     The warning is part of the result, and not issued.
@@ -58,7 +61,7 @@ def convert(
 
 def convert_state(
     state: Mapping[str, Tensor], name: str, *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:  # fmt: skip
+) -> Conversion:
     """As :func:`convert`, of weights that were read already.
 
     Args:
@@ -78,9 +81,12 @@ def convert_state(
 
 
 def load_published(
-    source: str | os.PathLike | Mapping, *, binarize: bool = False, se_bits: int = 8,
+    source: str | os.PathLike | Mapping,
+    *,
+    binarize: bool = False,
+    se_bits: int = 8,
     max_bytes: int | None = None,
-) -> tuple[dict, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[dict, dict[str, Tensor]]:
     """Read a published checkpoint for OpenMMLab.
 
     The converted model computes the logits of the published one, at whatever

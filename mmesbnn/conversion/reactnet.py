@@ -31,23 +31,36 @@ LATENT = re.compile(
 #: Our names in a :class:`ReActUnit`, and theirs: ReActNet-A's 3x3 and 1x1 units, the
 #: convolutions of the latter, and ReActNet-18's units.
 SPATIAL = {
-    'sign.shift.': 'move11.', 'convs.0.': 'binary_3x3.', 'norms.0.': 'bn1.',
-    'act.0.': 'move12.', 'act.1.': 'prelu1.', 'act.2.': 'move13.',
-}  # fmt: skip
+    'sign.shift.': 'move11.',
+    'convs.0.': 'binary_3x3.',
+    'norms.0.': 'bn1.',
+    'act.0.': 'move12.',
+    'act.1.': 'prelu1.',
+    'act.2.': 'move13.',
+}
 POINTWISE = {
-    'sign.shift.': 'move21.', 'act.0.': 'move22.', 'act.1.': 'prelu2.',
+    'sign.shift.': 'move21.',
+    'act.0.': 'move22.',
+    'act.1.': 'prelu2.',
     'act.2.': 'move23.',
-}  # fmt: skip
+}
 SINGLE = {'convs.0.': 'binary_pw.', 'norms.0.': 'bn2.'}
 DOUBLE = {
-    'convs.0.': 'binary_pw_down1.', 'convs.1.': 'binary_pw_down2.',
-    'norms.0.': 'bn2_1.', 'norms.1.': 'bn2_2.',
-}  # fmt: skip
+    'convs.0.': 'binary_pw_down1.',
+    'convs.1.': 'binary_pw_down2.',
+    'norms.0.': 'bn2_1.',
+    'norms.1.': 'bn2_2.',
+}
 UNIT_18 = {
-    'sign.shift.': 'move0.', 'convs.0.': 'binary_conv.', 'norms.0.': 'bn1.',
-    'act.0.': 'move1.', 'act.1.': 'prelu.', 'act.2.': 'move2.',
-    'shortcut.conv.': 'downsample.1.', 'shortcut.norm.': 'downsample.2.',
-}  # fmt: skip
+    'sign.shift.': 'move0.',
+    'convs.0.': 'binary_conv.',
+    'norms.0.': 'bn1.',
+    'act.0.': 'move1.',
+    'act.1.': 'prelu.',
+    'act.2.': 'move2.',
+    'shortcut.conv.': 'downsample.1.',
+    'shortcut.norm.': 'downsample.2.',
+}
 
 
 def _width(state: Mapping[str, Tensor], key: str) -> int:
@@ -153,9 +166,7 @@ def _describe(weights: str | None, binarize: bool) -> tuple[str, str | None]:
     )
 
 
-def convert(
-    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8
-) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published ReActNet or Bi-Real Net.
 
     Args:
@@ -175,10 +186,9 @@ def convert(
         type='ReActNet',
         arch=next((name for name, known in ARCHS.items() if known == arch), arch),
         generalized=any('.move' in key for key in state),
-        weight_binarizer='real' if weights == 'real' and not binarize
-        else 'scaled_sign',
+        weight_binarizer='real' if weights == 'real' and not binarize else 'scaled_sign',
         sign_zero=-1 if binarize else 0,
-    )  # fmt: skip
+    )
     with torch.device('meta'):  # shapes are all that is asked of it
         backbone = ReActNet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, names = backbone.state_dict(), _names(state, backbone)
@@ -198,9 +208,12 @@ def convert(
         head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
     )
     summary = dict(
-        network=what, tau='1', channels=', '.join(map(str, arch['channels'])),
-        classes=str(classes), weights=described,
-    )  # fmt: skip
+        network=what,
+        tau='1',
+        channels=', '.join(map(str, arch['channels'])),
+        classes=str(classes),
+        weights=described,
+    )
     return Conversion(model_cfg, new, summary, warning)
 
 

@@ -67,7 +67,7 @@ def published_state(content: Any, name: str) -> dict[str, Tensor]:
 
 def read_published(
     source: str | os.PathLike | Mapping, max_bytes: int | None = None
-) -> tuple[str, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[str, dict[str, Tensor]]:
     """Read the weights of a published checkpoint.
 
     Args:
@@ -86,9 +86,7 @@ def read_published(
     elif isinstance(source, (str, os.PathLike)):
         name, content = os.fspath(source), read_file(Path(source), max_bytes)
     else:
-        raise ConversionError(
-            f'source={shorten(repr(source), 80)} must be a path or a dict'
-        )
+        raise ConversionError(f'source={shorten(repr(source), 80)} must be a path or a dict')
     return name, published_state(content, name)
 
 

@@ -31,8 +31,7 @@ def _from_folder(folder: Path) -> Any:
         return diffusion.SRDiffusionPipeline.from_pretrained(folder, **LOADING)
     if not (folder / 'config.json').is_file():
         raise ConversionError(
-            f'{folder}: holds neither a pipeline (model_index.json) nor a UNet '
-            '(config.json)'
+            f'{folder}: holds neither a pipeline (model_index.json) nor a UNet (config.json)'
         )
     name = check_unet(folder)
     if name == 'UNet2DModel':
@@ -62,9 +61,7 @@ def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
     found = misfits(state, unet.state_dict())
     if found:
-        raise ConversionError(
-            f'{name} does not fit its network: of its entries {", ".join(found)}'
-        )
+        raise ConversionError(f'{name} does not fit its network: of its entries {", ".join(found)}')
     unet.load_state_dict(state)
     try:
         check_plain(cfg, 'its config')
@@ -74,9 +71,7 @@ def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
         raise ConversionError(f'{name}: {error}') from error
 
 
-def load_sr_pipeline(
-    source: str | os.PathLike, max_bytes: int | None = None
-) -> Any:  # fmt: skip
+def load_sr_pipeline(source: str | os.PathLike, max_bytes: int | None = None) -> Any:
     """Load a pipeline for super-resolution.
 
     Args:
@@ -105,14 +100,12 @@ def load_sr_pipeline(
         result = convert_state(published_state(content, str(path)), str(path))
         if result.model_cfg['type'] != 'SRDiffusion':
             raise ConversionError(
-                f'{path}: a {result.summary["network"]}, not a network for '
-                'super-resolution'
+                f'{path}: a {result.summary["network"]}, not a network for super-resolution'
             )
         return _from_config(result.model_cfg, result.state_dict, str(path))
     cfg = meta.get('model')
     if not isinstance(cfg, Mapping) or cfg.get('type') != 'SRDiffusion':
         raise ConversionError(
-            f'{path}: does not describe its network: a checkpoint of training needs '
-            'its config, too'
+            f'{path}: does not describe its network: a checkpoint of training needs its config, too'
         )
     return _from_config(cfg, content.get('state_dict'), str(path))

@@ -68,10 +68,7 @@ class CheckedVOCDataset(XMLDataset):
         told = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
         told += [f'{n} {what}' for what, n in self._odd.items()]
         if told:
-            print_log(
-                f'{self.ann_file}: leaves out {", ".join(told)}', 'current',
-                logging.WARNING,
-            )  # fmt: skip
+            print_log(f'{self.ann_file}: leaves out {", ".join(told)}', 'current', logging.WARNING)
         return images
 
     def parse_data_info(self, img_info: dict) -> dict:
@@ -108,9 +105,7 @@ class CheckedVOCDataset(XMLDataset):
             ) from error
         image_file_size(image)
 
-    def _parse_instance_info(
-        self, raw_ann_info: Any, minus_one: bool = True
-    ) -> list[dict]:
+    def _parse_instance_info(self, raw_ann_info: Any, minus_one: bool = True) -> list[dict]:
         """Objects of one image, and a note of those of other classes."""
         instances = super()._parse_instance_info(raw_ann_info, minus_one)
         names = [thing.findtext('name') for thing in raw_ann_info.findall('object')]

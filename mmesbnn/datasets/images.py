@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..image_files import (
-    MAX_PIXELS,
-    check_mode,
-    image_file_size,
-    read_image_file,
-)
+from ..image_files import MAX_PIXELS, check_mode, image_file_size, read_image_file
 from ..optional import require
 from ..whole_files import whole_file
 

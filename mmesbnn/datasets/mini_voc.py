@@ -21,10 +21,27 @@ from ..optional import require
 from ..whole_files import is_filled, whole_folder
 
 VOC_CLASSES = (
-    'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
-    'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant',
-    'sheep', 'sofa', 'train', 'tvmonitor',
-)  # fmt: skip
+    'aeroplane',
+    'bicycle',
+    'bird',
+    'boat',
+    'bottle',
+    'bus',
+    'car',
+    'cat',
+    'chair',
+    'cow',
+    'diningtable',
+    'dog',
+    'horse',
+    'motorbike',
+    'person',
+    'pottedplant',
+    'sheep',
+    'sofa',
+    'train',
+    'tvmonitor',
+)
 
 #: Photographs that scikit-image and scikit-learn bundle. A split has its own.
 PHOTOGRAPHS = {
@@ -77,9 +94,7 @@ class MiniVOC:
         if len(self.size) != 2 or min(self.size) < 32:
             raise ValueError(f'size={self.size} must be a width and height >= 32')
         if len(self.counts) != 3 or min(self.counts) < 0 or not sum(self.counts):
-            raise ValueError(
-                f'counts={self.counts} must be three numbers >= 0, not all of them 0'
-            )
+            raise ValueError(f'counts={self.counts} must be three numbers >= 0, not all of them 0')
         low, high = self.objects
         if not 0 <= low <= high:
             raise ValueError(f'objects={self.objects} must be 0 <= fewest <= most')
@@ -151,9 +166,7 @@ def _sources(classes: int, seed: int) -> dict[str, Source]:
     }
 
 
-def _background(
-    source: Source, size: tuple[int, int], random: np.random.Generator
-) -> np.ndarray:
+def _background(source: Source, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
     """A random part of a photograph of the source, at most three times enlarged."""
     import cv2
 
@@ -184,9 +197,8 @@ def _ink(scan: np.ndarray, height: int) -> np.ndarray:
 
 
 def _place(
-    shape: tuple[int, int], size: tuple[int, int], cut: bool,
-    random: np.random.Generator,
-) -> tuple[int, int]:  # fmt: skip
+    shape: tuple[int, int], size: tuple[int, int], cut: bool, random: np.random.Generator
+) -> tuple[int, int]:
     """Left and top of a digit; with ``cut`` up to a third of it is outside."""
     corner = []
     for length, whole in zip((shape[1], shape[0]), size):
@@ -204,9 +216,12 @@ def _overlap(a: Sequence[int], b: Sequence[int]) -> float:
 
 
 def _paint(
-    image: np.ndarray, ink: np.ndarray, corner: tuple[int, int], strength: float,
+    image: np.ndarray,
+    ink: np.ndarray,
+    corner: tuple[int, int],
+    strength: float,
     random: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     """Cover the image with ink that contrasts with what lies under it."""
     left, top = corner
     height, width = image.shape[:2]
@@ -226,10 +241,11 @@ def _written_box(
     rows, columns = (np.flatnonzero((ink > INK_THRESHOLD).any(a)) for a in (1, 0))
     left, top = corner
     return (
-        int(max(left + columns[0], 0)) + 1, int(max(top + rows[0], 0)) + 1,
+        int(max(left + columns[0], 0)) + 1,
+        int(max(top + rows[0], 0)) + 1,
         int(min(left + columns[-1], size[0] - 1)) + 1,
         int(min(top + rows[-1], size[1] - 1)) + 1,
-    )  # fmt: skip
+    )
 
 
 def _compose(
@@ -278,8 +294,12 @@ def annotation(
     root = ET.Element('annotation')
     _add(root, folder=folder, filename=filename)
     source = ET.SubElement(root, 'source')
-    _add(source, database='digits on photographs', annotation='mmesbnn',
-         image='scikit-learn, scikit-image')  # fmt: skip
+    _add(
+        source,
+        database='digits on photographs',
+        annotation='mmesbnn',
+        image='scikit-learn, scikit-image',
+    )
     _add(ET.SubElement(root, 'size'), width=size[0], height=size[1], depth=3)
     _add(root, segmented=0)
     for thing in things:
@@ -293,9 +313,14 @@ def annotation(
 
 
 def _write_split(
-    year: Path, split: str, names: Sequence[str], source: Source, options: MiniVOC,
-    random: np.random.Generator, progress: ProgressBar,
-) -> None:  # fmt: skip
+    year: Path,
+    split: str,
+    names: Sequence[str],
+    source: Source,
+    options: MiniVOC,
+    random: np.random.Generator,
+    progress: ProgressBar,
+) -> None:
     from PIL import Image
 
     folders = [year / name for name in ('JPEGImages', 'Annotations', 'ImageSets/Main')]
@@ -325,8 +350,7 @@ def _write(root: Path, options: MiniVOC) -> None:
     for i, (year, split, chosen) in enumerate(plan):
         if chosen:
             random = np.random.default_rng((options.seed, i))
-            _write_split(root / year, split, chosen, sources[split], options, random,
-                         progress)  # fmt: skip
+            _write_split(root / year, split, chosen, sources[split], options, random, progress)
     print()  # the bar ends without a new line
 
 

@@ -12,16 +12,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import (
-    Rule,
-    checked,
-    either,
-    optional,
-    path,
-    positive_int,
-    sequence,
-    text,
-)
+from ..checks import Rule, checked, either, optional, path, positive_int, sequence, text
 from .bicubic import resize
 from .images import image_files, image_size, read_rgb
 
@@ -64,20 +55,16 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
         other = found.setdefault(file.stem, file)
         if other is not file:
             raise ValueError(
-                f'{name}={folder} has two images called {file.stem}: {other.name} and '
-                f'{file.name}'
+                f'{name}={folder} has two images called {file.stem}: {other.name} and {file.name}'
             )
     return found
 
 
-def _template(
-    hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int
-) -> str:
+def _template(hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int) -> str:
     """How the low-resolution images of a folder are called, all in one way."""
     usual = (f'{{}}x{scale}', '{}')  # DIV2K's way, and the benchmarks'
     missing = {
-        tmpl: [stem for stem in stems if tmpl.replace('{}', stem) not in names]
-        for tmpl in usual
+        tmpl: [stem for stem in stems if tmpl.replace('{}', stem) not in names] for tmpl in usual
     }
     fitting = [tmpl for tmpl in usual if not missing[tmpl]]
     if len(fitting) == 1:
@@ -96,14 +83,13 @@ def _template(
         )
     first, second = (missing[tmpl][0] for tmpl in usual)
     raise ValueError(
-        f'lr={lr} has {first} for {first} but {second}x{scale} for {second}: name all '
-        'in one way'
+        f'lr={lr} has {first} for {first} but {second}x{scale} for {second}: name all in one way'
     )
 
 
 def _find_lr(
     hr: Path, lr: Path, stems: dict[str, Path], scale: int, template: str | None
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """The partner of each high-resolution image, in their order."""
     names = _by_stem('lr', lr)
     if template is None:
@@ -112,9 +98,7 @@ def _find_lr(
     for stem, file in stems.items():
         name = template.replace('{}', stem)
         if name not in names:
-            raise ValueError(
-                f'lr={lr} has no {name} for {file}, by filename_tmpl={template!r}'
-            )
+            raise ValueError(f'lr={lr} has no {name} for {file}, by filename_tmpl={template!r}')
         partners.append(names[name])
     return partners
 
@@ -124,9 +108,7 @@ def _make_pair(hr: Path, lr: Path | None, scale: int, set_name: str) -> Pair:
     height, width = image_size(hr)
     size = height // scale, width // scale
     if not min(size):
-        raise ValueError(
-            f'{hr} is {height} x {width} pixels, too small for scale={scale}'
-        )
+        raise ValueError(f'{hr} is {height} x {width} pixels, too small for scale={scale}')
     if lr is not None and image_size(lr) != size:
         got = ' x '.join(str(n) for n in image_size(lr))
         raise ValueError(
@@ -155,11 +137,7 @@ def _find_pairs(
 FOLDERS = either(path, sequence(path))
 TEMPLATE = Rule(
     "a name with one '{}' in it, for the high-resolution image's",
-    lambda value: (
-        isinstance(value, str)
-        and value.count('{}') == 1
-        and not set('/\\') & set(value)
-    ),
+    lambda value: isinstance(value, str) and value.count('{}') == 1 and not set('/\\') & set(value),
 )
 
 
@@ -214,15 +192,19 @@ class PairedSRDataset(Dataset):
         filename_tmpl=optional(TEMPLATE),
     )
     def __init__(
-        self, scale: int, hr: str | Sequence[str],
-        lr: str | Sequence[str] | None = None, data_root: str = '',
-        set_names: Sequence[str] | None = None, crop_size: int | None = None,
-        augment: bool = False, repeat: int = 1, filename_tmpl: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        scale: int,
+        hr: str | Sequence[str],
+        lr: str | Sequence[str] | None = None,
+        data_root: str = '',
+        set_names: Sequence[str] | None = None,
+        crop_size: int | None = None,
+        augment: bool = False,
+        repeat: int = 1,
+        filename_tmpl: str | None = None,
+    ) -> None:
         if crop_size is not None and (crop_size < scale or crop_size % scale):
-            raise ValueError(
-                f'crop_size={crop_size} must be a positive multiple of scale={scale}'
-            )
+            raise ValueError(f'crop_size={crop_size} must be a positive multiple of scale={scale}')
         self.scale, self.repeat = scale, repeat
         self.crop_size, self.augment = crop_size, augment
         self.filename_tmpl = filename_tmpl
@@ -279,9 +261,13 @@ class PairedSRDataset(Dataset):
         top, left, height, width = window
         above, before = min(top, _MARGIN), min(left, _MARGIN)
         around = _crop(
-            hr, top - above, left - before, height + above + _MARGIN,
-            width + before + _MARGIN, self.scale,
-        )  # fmt: skip
+            hr,
+            top - above,
+            left - before,
+            height + above + _MARGIN,
+            width + before + _MARGIN,
+            self.scale,
+        )
         size = around.shape[1] // self.scale, around.shape[2] // self.scale
         return _crop(resize(around, size), above, before, height, width)
 
@@ -309,13 +295,9 @@ class PairedSRDataset(Dataset):
         return dict(inputs=lr, data_samples=sample)
 
 
-def _crop(
-    image: Tensor, top: int, left: int, height: int, width: int, scale: int = 1
-) -> Tensor:
+def _crop(image: Tensor, top: int, left: int, height: int, width: int, scale: int = 1) -> Tensor:
     """A crop whose place and size are in units of ``scale`` pixels."""
-    return image[
-        :, top * scale : (top + height) * scale, left * scale : (left + width) * scale
-    ]
+    return image[:, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
 
 
 def _turned(images: tuple[Tensor, ...], symmetry: int) -> tuple[Tensor, ...]:

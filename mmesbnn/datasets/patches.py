@@ -13,10 +13,23 @@ from ..optional import require
 
 #: Images that come inside scikit-image and scikit-learn; a class each.
 PATCH_CLASSES = (
-    'astronaut', 'brick', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel',
-    'hubble_deep_field', 'immunohistochemistry', 'moon', 'page', 'retina',
-    'stereo_motorcycle', 'china.jpg', 'flower.jpg',
-)  # fmt: skip
+    'astronaut',
+    'brick',
+    'camera',
+    'chelsea',
+    'coffee',
+    'coins',
+    'grass',
+    'gravel',
+    'hubble_deep_field',
+    'immunohistochemistry',
+    'moon',
+    'page',
+    'retina',
+    'stereo_motorcycle',
+    'china.jpg',
+    'flower.jpg',
+)
 
 #: Share of an image's width, from the left, that training patches come from.
 TRAIN_SHARE = 0.6
@@ -63,9 +76,7 @@ def load_grey(name: str) -> np.ndarray:
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _cut(
-    region: np.ndarray, count: int, size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _cut(region: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` patches of ``region``, each with mean 0 and about unit deviation."""
     windows = np.lib.stride_tricks.sliding_window_view(region, (size, size))
     rows = rng.integers(windows.shape[0], size=count)
@@ -76,12 +87,7 @@ def _cut(
     return patches / (patches.std((1, 2), keepdims=True) + 0.02)
 
 
-@checked(
-    train_per_class=positive_int,
-    test_per_class=positive_int,
-    size=positive_int,
-    seed=natural,
-)
+@checked(train_per_class=positive_int, test_per_class=positive_int, size=positive_int, seed=natural)
 def patch_task(
     train_per_class: int = 128, test_per_class: int = 64, size: int = 32, seed: int = 0
 ) -> PatchTask:
@@ -109,8 +115,7 @@ def patch_task(
     images = [load_grey(name) for name in PATCH_CLASSES]
     splits = [round(image.shape[1] * TRAIN_SHARE) for image in images]
     largest = min(
-        min(image.shape[0], split, image.shape[1] - split)
-        for image, split in zip(images, splits)
+        min(image.shape[0], split, image.shape[1] - split) for image, split in zip(images, splits)
     )
     if size > largest:
         raise ValueError(f'size={size} must be at most {largest}, the smallest part')

@@ -16,8 +16,14 @@ from .bicubic import resize
 from .images import write_png
 
 #: Names in ``skimage.data`` to train on, and where to test on: other photographs.
-TRAIN = ('astronaut', 'coffee', 'rocket', 'immunohistochemistry', 'hubble_deep_field',
-         'stereo_motorcycle')  # fmt: skip
+TRAIN = (
+    'astronaut',
+    'coffee',
+    'rocket',
+    'immunohistochemistry',
+    'hubble_deep_field',
+    'stereo_motorcycle',
+)
 TEST = ('chelsea', 'china', 'flower')
 #: Side of the tiles that training photographs are cut into.
 TILE = 120
@@ -50,9 +56,7 @@ def _middle(image: Tensor, side: int) -> Tensor:
 
 
 @checked(scale=positive_int, test_size=positive_int)
-def write_photographs(
-    root: str | os.PathLike, scale: int = 2, test_size: int = 256
-) -> int:  # fmt: skip
+def write_photographs(root: str | os.PathLike, scale: int = 2, test_size: int = 256) -> int:
     """Write six photographs to train on and the middle of three others to test on.
 
     ``root/train/HR/astronaut_s001.png``, ... are tiles, which are read faster than
@@ -75,9 +79,7 @@ def write_photographs(
         ImportError: If scikit-image or scikit-learn is missing.
     """
     if not scale <= test_size <= 300 or test_size % scale:
-        raise ValueError(
-            f'test_size={test_size} must be a multiple of scale={scale}, at most 300'
-        )
+        raise ValueError(f'test_size={test_size} must be a multiple of scale={scale}, at most 300')
     root = Path(root)
     if is_filled(root):
         return 0

@@ -34,12 +34,9 @@ class SeededInfiniteSampler(Sampler):
     """
 
     @checked(
-        dataset=Rule('a dataset with a length', lambda x: len(x) >= 0),
-        seed=optional(integer(0)),
+        dataset=Rule('a dataset with a length', lambda x: len(x) >= 0), seed=optional(integer(0))
     )
-    def __init__(
-        self, dataset: Sized, shuffle: bool = True, seed: int | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
         self.size = len(dataset)
         if not self.size:
             raise ValueError('dataset is empty: there is nothing to draw')

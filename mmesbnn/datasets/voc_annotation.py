@@ -72,8 +72,7 @@ def _of_side(size: ET.Element, tag: str) -> Iterator[str]:
         yield f'its <size> has no <{tag}>'
     elif (value := _integer(text)) is None or not 1 <= value <= MOST_PIXELS:
         yield (
-            f'its <{tag}> is {shorten(repr(text), 40)} and must be a number of pixels, '
-            'at least 1'
+            f'its <{tag}> is {shorten(repr(text), 40)} and must be a number of pixels, at least 1'
         )
 
 

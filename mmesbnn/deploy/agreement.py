@@ -89,9 +89,11 @@ def _form(name: str, scores: list[np.ndarray]) -> Form:
 
 
 def compare_forms(
-    cfg: Config, models: Mapping[str, nn.Module], runners: Mapping[str, Runner],
+    cfg: Config,
+    models: Mapping[str, nn.Module],
+    runners: Mapping[str, Runner],
     batch_size: int = 64,
-) -> Agreement:  # fmt: skip
+) -> Agreement:
     """Classify all test images of a config with every form of a network.
 
     Models get them through the config's own pipeline, as in testing; runners read the
@@ -154,10 +156,7 @@ def latency_line(model: nn.Module, runner: Runner, source: Any) -> str:
     tensor = torch.from_numpy(array)[None]
     with inference(model):
         times = time_in_turn(
-            {
-                'torch': lambda: model(tensor),
-                'OpenVINO': lambda: runner.infer(array[None]),
-            }
+            {'torch': lambda: model(tensor), 'OpenVINO': lambda: runner.infer(array[None])}
         )
     ratio = times['torch'] / times['OpenVINO']
     parts = ', '.join(f'{name} {1000 * value:.2f} ms' for name, value in times.items())

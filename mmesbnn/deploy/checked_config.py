@@ -24,11 +24,29 @@ _TRUST = (
 #: Arguments that say where something lies or what to run. None of the listed classes
 #: needs one to be built, and with an empty value they mean nothing.
 _PLACES = {
-    'ann_file', 'checkpoint', 'config', 'config_file', 'custom_imports', 'data_prefix',
-    'data_root', 'download', 'load_from', 'model_name', 'name_or_path', 'path',
-    'pretrained', 'repo_id', 'resume_from', 'teacher', 'teacher_ckpt', 'teacher_config',
-    'teachers', 'trust_remote_code', 'url', 'weights_file',
-}  # fmt: skip
+    'ann_file',
+    'checkpoint',
+    'config',
+    'config_file',
+    'custom_imports',
+    'data_prefix',
+    'data_root',
+    'download',
+    'load_from',
+    'model_name',
+    'name_or_path',
+    'path',
+    'pretrained',
+    'repo_id',
+    'resume_from',
+    'teacher',
+    'teacher_ckpt',
+    'teacher_config',
+    'teachers',
+    'trust_remote_code',
+    'url',
+    'weights_file',
+}
 #: How images are read; only from the disk.
 _BACKENDS = ('backend_args', 'file_client_args')
 _DISK = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
@@ -176,9 +194,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pipeline, (list, tuple)):
         _refuse('pipeline', pipeline, 'must be a list')
     steps = _check('transform', 'pipeline', list(pipeline), scope)
-    part['test_dataloader'] = {
-        'dataset': {'metainfo': class_names(config), 'pipeline': steps}
-    }
+    part['test_dataloader'] = {'dataset': {'metainfo': class_names(config), 'pipeline': steps}}
     return part
 
 

@@ -25,9 +25,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _check_names(classes: Sequence[str] | None, count: int) -> None:
     if classes and len(classes) < count:
-        raise ExportError(
-            f'the network has {count} classes, its manifest {len(classes)} names'
-        )
+        raise ExportError(f'the network has {count} classes, its manifest {len(classes)} names')
 
 
 def classify(
@@ -44,9 +42,7 @@ def classify(
     scores = activations[decoding['activation']](outputs)
     _check_names(classes, len(scores))
     label = int(scores.argmax())
-    result = {
-        'pred_label': label, 'pred_score': float(scores[label]), 'pred_scores': scores
-    }  # fmt: skip
+    result = {'pred_label': label, 'pred_score': float(scores[label]), 'pred_scores': scores}
     if classes:
         result['pred_class'] = classes[label]
     return result
@@ -89,15 +85,12 @@ def _best_per_class(where: np.ndarray, scores: np.ndarray, most: int) -> np.ndar
     )
 
 
-def _candidates(
-    scores: np.ndarray, decoding: Mapping[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(scores: np.ndarray, decoding: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Box and class of every score ``(K, classes)`` that goes on."""
     levels = decoding.get('levels') or [len(scores)]
     if sum(levels) != len(scores):
         raise ExportError(
-            f'the network gives {len(scores)} boxes, its manifest has levels of '
-            f'{sum(levels)}'
+            f'the network gives {len(scores)} boxes, its manifest has levels of {sum(levels)}'
         )
     best = decoding.get('nms_pre') if decoding.get('levels') else None
     chosen, start = [], 0
@@ -116,10 +109,7 @@ def _candidates(
 
 
 def _picked(
-    outputs: Mapping[str, np.ndarray],
-    decoding: Mapping[str, Any],
-    size: Size,
-    scale: np.ndarray,
+    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any], size: Size, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, scores and labels that remain."""
     boxes, scores = outputs['boxes'], outputs['scores']
@@ -145,9 +135,12 @@ def _picked(
 
 
 def detect(
-    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any],
-    classes: Sequence[str] | None, size: Size, original: Size,
-) -> dict[str, Any]:  # fmt: skip
+    outputs: Mapping[str, np.ndarray],
+    decoding: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    size: Size,
+    original: Size,
+) -> dict[str, Any]:
     """Boxes of one image, named as mmdet names them.
 
     Args:

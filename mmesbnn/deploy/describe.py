@@ -14,9 +14,7 @@ from .manifest_schema import INTERPOLATIONS
 from .unpacking import default_meta
 
 #: Transforms of a test pipeline that do nothing to the pixels.
-_SILENT = (
-    'LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor',
-)  # fmt: skip
+_SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor')
 
 
 def _name(kind: Any) -> str:
@@ -78,8 +76,7 @@ def _pad_value(transform: Mapping[str, Any]) -> float | list[float]:
 def _pad(transform: Mapping[str, Any]) -> dict[str, Any]:
     if transform.get('padding_mode', 'constant') != 'constant':
         raise ExportError(
-            f'Pad: padding_mode={transform["padding_mode"]!r} is not supported, only '
-            "'constant'"
+            f"Pad: padding_mode={transform['padding_mode']!r} is not supported, only 'constant'"
         )
     step: dict[str, Any] = {'type': 'pad', 'value': _pad_value(transform)}
     if transform.get('pad_to_square'):
@@ -130,8 +127,7 @@ def _preprocessing(cfg: Config) -> dict[str, Any]:
     pipeline = _pipeline(cfg)
     if not pipeline:
         warnings.warn(
-            'the config has no test pipeline: images enter the network as they are',
-            stacklevel=3,
+            'the config has no test pipeline: images enter the network as they are', stacklevel=3
         )
     data = deployed_config(cfg).get('data_preprocessor') or {}
     # one of the two, if at all: both exchange the channels of a BGR image
@@ -215,9 +211,7 @@ def _detection(cfg: Config) -> dict[str, Any]:
     }
 
 
-def describe(
-    cfg: Config, dataset_meta: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def describe(cfg: Config, dataset_meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """``task``, ``preprocessing``, ``classes`` and ``decoding`` of a manifest.
 
     For configs of mmpretrain and mmdet; :func:`describe_pipeline` is for diffusion.
@@ -268,9 +262,7 @@ def describe_pipeline(pipeline: Any, num_inference_steps: int = 50) -> dict[str,
             'alphas_cumprod': scheduler.alphas_cumprod.tolist(),
             'final_alpha_cumprod': float(scheduler.final_alpha_cumprod),
             'prediction_type': config.prediction_type,
-            'clip_sample_range': config.clip_sample_range
-            if config.clip_sample
-            else None,
+            'clip_sample_range': config.clip_sample_range if config.clip_sample else None,
             'steps_offset': config.steps_offset,
             'num_inference_steps': num_inference_steps,
         },

@@ -132,9 +132,12 @@ def _thresholds(scores: np.ndarray, configured: float) -> list[float]:
 
 
 def check_boxes(
-    detector: nn.Module, graph: nn.Module, names: Sequence[str],
-    decoding: Mapping[str, Any], images: Tensor,
-) -> str:  # fmt: skip
+    detector: nn.Module,
+    graph: nn.Module,
+    names: Sequence[str],
+    decoding: Mapping[str, Any],
+    images: Tensor,
+) -> str:
     """Compare a graph's decoded outputs with the detector's own ``predict``.
 
     Args:

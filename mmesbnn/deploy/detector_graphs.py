@@ -21,9 +21,7 @@ OUTPUTS = ('boxes', 'scores', 'factors')
 def _rows(maps: list[Tensor], width: int) -> Tensor:
     """``(N, A width, H, W)`` of every level, as ``(N, K, width)``."""
     # shape[0] stays open in a trace, len() does not
-    return torch.cat(
-        [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in maps], 1
-    )
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in maps], 1)
 
 
 class OneStageGraph(nn.Module):
@@ -53,9 +51,7 @@ class OneStageGraph(nn.Module):
         scores, codes = list(outputs[0]), list(outputs[1])
         factors = list(outputs[2]) if len(outputs) > 2 else None
         sizes = [tuple(map(int, level.shape[-2:])) for level in scores]
-        priors = head.prior_generator.grid_priors(
-            sizes, dtype=images.dtype, device='cpu'
-        )
+        priors = head.prior_generator.grid_priors(sizes, dtype=images.dtype, device='cpu')
         self.levels = [len(level) for level in priors]
         values = _rows(scores, head.cls_out_channels)
         if head.use_sigmoid_cls:
@@ -131,9 +127,7 @@ class TwoStageGraph(nn.Module):
         cfg = self.detector.test_cfg.rpn
         outputs = rpn(features)
         levels = [tuple(map(int, level.shape[-2:])) for level in outputs[0]]
-        priors = rpn.prior_generator.grid_priors(
-            levels, dtype=outputs[0][0].dtype, device='cpu'
-        )
+        priors = rpn.prior_generator.grid_priors(levels, dtype=outputs[0][0].dtype, device='cpu')
         found: list[Tensor] = []
         values: list[Tensor] = []
         indices: list[Tensor] = []
@@ -141,9 +135,7 @@ class TwoStageGraph(nn.Module):
             score = _rows([score], rpn.cls_out_channels)[0]
             score = score.sigmoid() if rpn.use_sigmoid_cls else score.softmax(-1)
             value, best = _best(score[:, 0], cfg.nms_pre)
-            box = rpn.bbox_coder.decode(
-                prior[best], _rows([code], 4)[0][best], max_shape=size
-            )
+            box = rpn.bbox_coder.decode(prior[best], _rows([code], 4)[0][best], max_shape=size)
             found.append(box)
             values.append(value)
             indices.append(torch.full_like(value, float(i)))
@@ -164,15 +156,17 @@ class TwoStageGraph(nn.Module):
         extractor = self.detector.roi_head.bbox_roi_extractor
         maps = features[: extractor.num_inputs]
         pooled = []
-        for x, layer, stride in zip(
-            maps, extractor.roi_layers, extractor.featmap_strides
-        ):
+        for x, layer, stride in zip(maps, extractor.roi_layers, extractor.featmap_strides):
             pooled.append(
                 torchvision.ops.roi_align(
-                    x, rois, tuple(layer.output_size), 1 / stride,
-                    layer.sampling_ratio, layer.aligned,
+                    x,
+                    rois,
+                    tuple(layer.output_size),
+                    1 / stride,
+                    layer.sampling_ratio,
+                    layer.aligned,
                 )
-            )  # fmt: skip
+            )
         if len(pooled) == 1:
             return pooled[0]
         level = extractor.map_roi_levels(rois, len(pooled))

@@ -30,9 +30,7 @@ def _canvas(image: np.ndarray) -> tuple[Image.Image, int, ImageFont.ImageFont]:
     """The image, enlarged if it is small; how many times; and a font that fits."""
     height, width = image.shape[:2]
     # a long line of pixels would become a huge square
-    factor = min(
-        -(-_LEAST // min(height, width)), math.isqrt(_MOST // (height * width))
-    )
+    factor = min(-(-_LEAST // min(height, width)), math.isqrt(_MOST // (height * width)))
     factor = max(factor, 1)
     height, width = height * factor, width * factor
     canvas = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
@@ -41,18 +39,23 @@ def _canvas(image: np.ndarray) -> tuple[Image.Image, int, ImageFont.ImageFont]:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any,
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    font: Any,
     colour: tuple[int, int, int],
-) -> None:  # fmt: skip
+) -> None:
     left, top, right, bottom = draw.textbbox(corner, text, font)
     draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=colour)
     draw.text(corner, text, (0, 0, 0), font)
 
 
 def draw_labels(
-    image: np.ndarray, result: Mapping[str, Any], classes: Sequence[str] | None = None,
+    image: np.ndarray,
+    result: Mapping[str, Any],
+    classes: Sequence[str] | None = None,
     count: int = 3,
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """The best classes and their scores, on the image.
 
     Args:
@@ -74,9 +77,11 @@ def draw_labels(
 
 
 def draw_boxes(
-    image: np.ndarray, result: Mapping[str, Any], classes: Sequence[str] | None = None,
+    image: np.ndarray,
+    result: Mapping[str, Any],
+    classes: Sequence[str] | None = None,
     score_thr: float = 0.3,
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """The boxes with a score of at least ``score_thr``, on the image.
 
     Args:
@@ -88,9 +93,7 @@ def draw_boxes(
     canvas, factor, font = _canvas(image)
     draw = ImageDraw.Draw(canvas)
     found = zip(result['bboxes'], result['scores'], result['labels'])
-    shown = [
-        item for item in found if item[1] >= score_thr and np.isfinite(item[0]).all()
-    ]
+    shown = [item for item in found if item[1] >= score_thr and np.isfinite(item[0]).all()]
     limits = (*canvas.size, *canvas.size)
     for box, score, label in reversed(shown):  # the best on top
         # PIL counts pixels in 32 bits

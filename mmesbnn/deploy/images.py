@@ -14,23 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..image_files import (
-    MAX_PIXELS,
-    ImageError,
-    check_mode,
-    check_pixels,
-    read_image_file,
-    upright,
-)
+from ..image_files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file, upright
 from .manifest_schema import INTERPOLATIONS
 
 __all__ = ['INTERPOLATIONS', 'MAX_PIXELS', 'ImageError', 'read_image', 'resize']
 
 Size = tuple[int, int]
 
-_PILLOW = {
-    name: Image.Resampling[name.upper()] for name in INTERPOLATIONS['pillow']
-}  # fmt: skip
+_PILLOW = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS['pillow']}
 
 
 def read_image(
@@ -57,8 +48,7 @@ def read_image(
         return _from_pillow(upright(source), 'an image')
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise ImageError(
-            f'an image is a {type(source).__name__}: must be a file, a PIL image or an '
-            'array'
+            f'an image is a {type(source).__name__}: must be a file, a PIL image or an array'
         )
     return _from_pillow(read_image_file(source, max_pixels), os.fsdecode(source))
 
@@ -162,9 +152,7 @@ def _cubic(part: np.ndarray) -> np.ndarray:
 
 
 def _bicubic(image: np.ndarray, size: Size) -> np.ndarray:
-    (rows, down), (columns, across) = (
-        _cubic_taps(old, new) for old, new in zip(image.shape, size)
-    )
+    (rows, down), (columns, across) = (_cubic_taps(old, new) for old, new in zip(image.shape, size))
     result = np.empty((*size, 3), np.uint8)
     for strip in _strips(size[0], max(image.shape[1], size[1])):
         tall = _weighted(image, rows[:, strip], down[:, strip])
@@ -302,9 +290,7 @@ def apply_steps(
         size_of, apply = STEPS[step['type']]
         height, width = image.shape[:2]
         size = size_of((height, width), step)
-        check_pixels(
-            *size, max_pixels, f'an image of {width} x {height} after {step["type"]}'
-        )
+        check_pixels(*size, max_pixels, f'an image of {width} x {height} after {step["type"]}')
         image = apply(image, size, step)
     return image
 

@@ -150,9 +150,7 @@ def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, A
     if not isinstance(content, dict) or not isinstance(content.get('format'), int):
         raise ExportError(f'{path}: not the manifest of an export')
     if content['format'] > FORMAT:
-        raise ExportError(
-            f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}'
-        )
+        raise ExportError(f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}')
     _check_content(content, str(path))
     for name in MODEL_FILES:
         _check_file(folder / name, content.get('files', {}).get(name), verify)

@@ -58,8 +58,7 @@ STEPS: dict[str, Record] = {
     ),
     'centre_crop': Record({'size': _SIZE}),
     'pad': Record(
-        {'value': _COLOUR},
-        {'size': _SIZE, 'divisor': Integer(1, _SIDE), 'square': Flag()},
+        {'value': _COLOUR}, {'size': _SIZE, 'divisor': Integer(1, _SIDE), 'square': Flag()}
     ),
 }
 _PREPROCESSING = Record(
@@ -72,17 +71,10 @@ _PREPROCESSING = Record(
     {'pad_divisor': Integer(1, 2**12), 'pad_value': _GREY},
 )
 
-_PORT = {
-    'name': Text(1000, least=1),
-    'shape': ListOf(Integer(-1, 2**31), 1, 8),
-}
+_PORT = {'name': Text(1000, least=1), 'shape': ListOf(Integer(-1, 2**31), 1, 8)}
 _CLASSIFICATION = Record({'activation': Maybe(OneOf(('softmax', 'sigmoid')))})
 _CANDIDATES = Record(
-    {
-        'score_thr': Number(0, 1),
-        'iou_thr': Number(0, 1),
-        'max_per_image': Integer(-1, 10**6),
-    },
+    {'score_thr': Number(0, 1), 'iou_thr': Number(0, 1), 'max_per_image': Integer(-1, 10**6)},
     {
         'min_size': Number(-1, _SIDE),
         'levels': Maybe(ListOf(Integer(1, 2**31), 1, 1000)),
@@ -125,8 +117,7 @@ _MANIFEST = Record(
     {
         'format': Integer(1, 1),
         'versions': Record(
-            optional=dict.fromkeys(('mmesbnn', 'openvino', 'torch'), _NAME),
-            closed=False,
+            optional=dict.fromkeys(('mmesbnn', 'openvino', 'torch'), _NAME), closed=False
         ),
         'source': Record({'config': _NAME, 'checkpoint': _NAME}),
         'files': Record({name: Digits(64) for name in MODEL_FILES}),
@@ -278,14 +269,16 @@ def _check_scheduler(decoding: Mapping[str, Any]) -> None:
     levels, steps = scheduler['alphas_cumprod'], scheduler['num_inference_steps']
     if steps > len(levels):
         raise Unfit(
-            'decoding.scheduler.num_inference_steps', steps,
+            'decoding.scheduler.num_inference_steps',
+            steps,
             f'at most {len(levels)}, the length of alphas_cumprod',
-        )  # fmt: skip
+        )
     if (steps - 1) * (len(levels) // steps) + scheduler['steps_offset'] >= len(levels):
         raise Unfit(
-            'decoding.scheduler.steps_offset', scheduler['steps_offset'],
+            'decoding.scheduler.steps_offset',
+            scheduler['steps_offset'],
             f'such that {steps} steps end before {len(levels)}',
-        )  # fmt: skip
+        )
     # the image is divided by the share of the signal, or of the noise
     divides = scheduler['prediction_type'] == 'epsilon'
     if divides and min(levels) <= 0:

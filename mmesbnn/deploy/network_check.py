@@ -42,8 +42,7 @@ def check_network(network: Any, manifest: Mapping[str, Any], path: Path) -> None
         described = manifest[name]
         if len(ports) != len(described):
             raise ExportError(
-                f'{path}: has {len(ports)} {name}, its manifest describes '
-                f'{len(described)}'
+                f'{path}: has {len(ports)} {name}, its manifest describes {len(described)}'
             )
         for port, entry in zip(ports, described):
             if not _fits(_sizes(port), entry['shape'], name == 'outputs'):
@@ -53,6 +52,4 @@ def check_network(network: Any, manifest: Mapping[str, Any], path: Path) -> None
                 )
             kind = port.get_element_type().get_type_name()
             if name == 'inputs' and kind != 'f32':
-                raise ExportError(
-                    f'{path}: its input {entry["name"]} has type {kind}, not f32'
-                )
+                raise ExportError(f'{path}: its input {entry["name"]} has type {kind}, not f32')

@@ -127,9 +127,14 @@ class _Flat(nn.Module):
 
 
 def _export(
-    network: nn.Module, path: Path, example: tuple[Tensor, ...],
-    inputs: Sequence[str], outputs: Sequence[str], dynamic_batch: bool, opset: int,
-) -> None:  # fmt: skip
+    network: nn.Module,
+    path: Path,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_batch: bool,
+    opset: int,
+) -> None:
     axes = {name: {0: 'batch'} for name in (*inputs, *outputs)} if dynamic_batch else {}
     with _EXPORTER, warnings.catch_warnings():
         # the exporter that needs nothing but onnx calls itself deprecated
@@ -138,18 +143,23 @@ def _export(
             torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
         try:
             torch.onnx.export(
-                network, example, path, dynamo=False, opset_version=opset,
-                input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
-            )  # fmt: skip
+                network,
+                example,
+                path,
+                dynamo=False,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes=axes,
+            )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f'the network cannot become ONNX: {reason}') from error
 
 
 def _outputs(
-    session: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]],
-    inputs: Sequence[str],
-) -> tuple[list[Any], list[Any]]:  # fmt: skip
+    session: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]], inputs: Sequence[str]
+) -> tuple[list[Any], list[Any]]:
     """Outputs of ONNX Runtime and of torch, example by example."""
     ours, theirs = [], []
     for example in examples:
@@ -160,11 +170,15 @@ def _outputs(
 
 
 def export_onnx(
-    network: nn.Module, path: str | os.PathLike, examples: Sequence[tuple[Tensor, ...]],
-    *, input_names: Sequence[str] = ('images',),
-    output_names: Sequence[str] | None = None, dynamic_batch: bool = True,
+    network: nn.Module,
+    path: str | os.PathLike,
+    examples: Sequence[tuple[Tensor, ...]],
+    *,
+    input_names: Sequence[str] = ('images',),
+    output_names: Sequence[str] | None = None,
+    dynamic_batch: bool = True,
     opset: int = 17,
-) -> list[OutputAgreement]:  # fmt: skip
+) -> list[OutputAgreement]:
     """Write a trained network as ONNX, and compare it with torch.
 
     Binary weights become constants ``-a`` and ``+a``, with ``a = 1`` where the family
@@ -207,12 +221,8 @@ def export_onnx(
         partial.touch()  # so that a missing right is an OSError
         with inference(network):
             names = output_names or _numbered(network(*examples[0]))
-            _export(
-                network, partial, examples[0], input_names, names, dynamic_batch, opset
-            )
-            session = runtime.InferenceSession(
-                partial, providers=['CPUExecutionProvider']
-            )
+            _export(network, partial, examples[0], input_names, names, dynamic_batch, opset)
+            session = runtime.InferenceSession(partial, providers=['CPUExecutionProvider'])
             ours, theirs = _outputs(session, network, examples, input_names)
         agreements = compare_all('ONNX Runtime', names, ours, theirs, unordered)
     return agreements

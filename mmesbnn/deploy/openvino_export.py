@@ -66,8 +66,7 @@ class ExportReport:
                 kind = 'remark' if layer.binary else 'in full precision'
                 lines.append(f'  {layer.layer} ({kind}): {layer.reason}')
         lines.append(
-            f'model.bin {self.weights / 1e6:.2f} MB, of it {self.bits / 1e6:.2f} MB '
-            'binary weights'
+            f'model.bin {self.weights / 1e6:.2f} MB, of it {self.bits / 1e6:.2f} MB binary weights'
         )
         lines.append(f'compared with torch on {self.images}:')
         lines += [f'  {agreement}' for agreement in self.agreements]
@@ -97,9 +96,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
         with whole_folder(out, replace=True) as folder:
             yield folder
     except OSError as error:
-        raise ExportError(
-            f'--out {out}: cannot be written ({error.strerror})'
-        ) from error
+        raise ExportError(f'--out {out}: cannot be written ({error.strerror})') from error
 
 
 def check_output(out: str | os.PathLike) -> None:
@@ -111,9 +108,7 @@ def check_output(out: str | os.PathLike) -> None:
     if not os.access(parent, os.W_OK):
         raise ExportError(f'--out {path}: {parent} cannot be written')
     if path.is_dir() and any(file.name not in _FILES for file in path.iterdir()):
-        raise ExportError(
-            f'--out {path}: holds other files than an export; name a new folder'
-        )
+        raise ExportError(f'--out {path}: holds other files than an export; name a new folder')
 
 
 def _bits(conversion: Conversion) -> int:
@@ -177,9 +172,7 @@ def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
     except RuntimeError as error:
         if 'BinaryConvolution' in str(error):
             raise _lost_operator() from error
-        raise ExportError(
-            f'OpenVINO cannot compile the network ({sentence(error)})'
-        ) from error
+        raise ExportError(f'OpenVINO cannot compile the network ({sentence(error)})') from error
     _check_binary(graph, compiled)
     return compiled
 
@@ -209,15 +202,18 @@ def _check_batches(graph: ov.Model) -> None:
         set_batch(graph, 2)
         if all(port.get_partial_shape()[0] == 2 for port in graph.outputs):
             return
-    raise ExportError(
-        '--dynamic-batch: this network takes one image at a time; export it without'
-    )
+    raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
 
 
 def export(
-    task: Task, out: str | os.PathLike, *, dynamic_batch: bool = False,
-    half: bool = False, strict: bool = False, source: dict[str, Any] | None = None,
-) -> ExportReport:  # fmt: skip
+    task: Task,
+    out: str | os.PathLike,
+    *,
+    dynamic_batch: bool = False,
+    half: bool = False,
+    strict: bool = False,
+    source: dict[str, Any] | None = None,
+) -> ExportReport:
     """Write a network as an export, after checking it against torch.
 
     Args:
@@ -244,9 +240,12 @@ def export(
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
     conversion = to_openvino(
-        task.graph, examples[0], input_names=task.input_names,
-        output_names=task.output_names, dynamic_batch=dynamic_batch,
-    )  # fmt: skip
+        task.graph,
+        examples[0],
+        input_names=task.input_names,
+        output_names=task.output_names,
+        dynamic_batch=dynamic_batch,
+    )
     if strict:
         _check_strict(conversion)
     manifest = dict(task.manifest)
@@ -256,14 +255,16 @@ def export(
     with _written_whole(out) as folder:
         ov.save_model(conversion.graph, folder / 'model.xml', compress_to_fp16=False)
         agreements = verify(
-            _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples,
-            task.output_names,
-        )  # fmt: skip
+            _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples, task.output_names
+        )
         report = ExportReport(
-            conversion, agreements, f'{len(examples)} {task.source}',
-            (folder / 'model.bin').stat().st_size, _bits(conversion),
+            conversion,
+            agreements,
+            f'{len(examples)} {task.source}',
+            (folder / 'model.bin').stat().st_size,
+            _bits(conversion),
             _remarks(task, conversion, dynamic_batch),
-        )  # fmt: skip
+        )
         content = {
             **manifest,
             'versions': {'openvino': ov.__version__, 'torch': torch.__version__},
@@ -271,8 +272,6 @@ def export(
             'inputs': _ports(conversion.graph.inputs, True),
             'outputs': _ports(conversion.graph.outputs, False),
         }
-        (folder / REPORT).write_text(
-            json.dumps(report.content(), indent=1), encoding='utf-8'
-        )
+        (folder / REPORT).write_text(json.dumps(report.content(), indent=1), encoding='utf-8')
         write_manifest(folder, content)
     return report

@@ -77,17 +77,14 @@ def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
     return f'{" and ".join(reasons)}: {count} binary convolutions, {times} the time'
 
 
-def _reports(
-    calls: Sequence[BinaryCall], zeros: dict[str, int | None]
-) -> list[LayerReport]:
+def _reports(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> list[LayerReport]:
     reports: dict[tuple[str, str], LayerReport] = {}
     for call in calls:
         key = call.layer, call.operator
         shape = None if call.weight is None else call.weight.shape
         report = LayerReport(
-            call.layer, call.operator, shape, call.macs, call.reason is None,
-            _remark(call, zeros),
-        )  # fmt: skip
+            call.layer, call.operator, shape, call.macs, call.reason is None, _remark(call, zeros)
+        )
         reports[key] = _both(reports[key], report) if key in reports else report
     return list(reports.values())
 
@@ -96,9 +93,10 @@ def _both(first: LayerReport, second: LayerReport) -> LayerReport:
     """The report of a layer that runs several times, such as a head on all levels."""
     worse = second if first.binary and not second.binary else first
     return replace(
-        worse, macs=first.macs + second.macs,
+        worse,
+        macs=first.macs + second.macs,
         reason=worse.reason or (second.reason if worse.binary else None),
-    )  # fmt: skip
+    )
 
 
 def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> None:
@@ -122,10 +120,14 @@ def _clean(graph: ov.Model) -> None:
 
 
 def to_openvino(
-    model: nn.Module, example: Sequence[Tensor], *,
-    input_names: Sequence[str] = ('input',), output_names: Sequence[str] = ('output',),
-    dynamic_batch: bool = False, restructure: bool = True,
-) -> Conversion:  # fmt: skip
+    model: nn.Module,
+    example: Sequence[Tensor],
+    *,
+    input_names: Sequence[str] = ('input',),
+    output_names: Sequence[str] = ('output',),
+    dynamic_batch: bool = False,
+    restructure: bool = True,
+) -> Conversion:
     """Convert ``model`` to a graph whose binary layers run on bits.
 
     Every binary layer becomes ``bits(x > -b)`` and OpenVINO's ``BinaryConvolution`` (a
@@ -187,9 +189,7 @@ def halve(graph: ov.Model) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def compile_graph(
-    graph: ov.Model, threads: int = 0, **options: Any
-) -> ov.CompiledModel:
+def compile_graph(graph: ov.Model, threads: int = 0, **options: Any) -> ov.CompiledModel:
     """Compile for the CPU, in float32.
 
     Args:

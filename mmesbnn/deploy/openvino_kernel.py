@@ -40,9 +40,7 @@ class Geometry:
     pad_value: int = 0
 
 
-def pads_rightly(
-    geometry: Geometry, kernel: tuple[int, int], rows: int, columns: int
-) -> bool:
+def pads_rightly(geometry: Geometry, kernel: tuple[int, int], rows: int, columns: int) -> bool:
     """Whether the kernel may be left to pad the map.
 
     Args:

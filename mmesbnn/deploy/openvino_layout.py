@@ -25,22 +25,57 @@ from .openvino_ops import CHANNELS_FIRST, CHANNELS_LAST, constant, copy_of
 from .openvino_signs import const_value
 
 #: Operators that work entry by entry, whatever the order of axes.
-ELEMENTWISE = frozenset((
-    'Abs', 'Add', 'Ceiling', 'Clamp', 'Convert', 'Divide', 'Elu', 'Equal', 'Erf', 'Exp',
-    'Floor', 'Gelu', 'Greater', 'GreaterEqual', 'HSigmoid', 'HSwish', 'HardSigmoid',
-    'Less', 'LessEqual', 'Log', 'LogicalAnd', 'LogicalNot', 'LogicalOr', 'Maximum',
-    'Minimum', 'Mish', 'Multiply', 'Negative', 'NotEqual', 'Power', 'Relu', 'Round',
-    'Select', 'Sigmoid', 'Sign', 'SoftPlus', 'Sqrt', 'SquaredDifference', 'Subtract',
-    'Swish', 'Tanh',
-))  # fmt: skip
+ELEMENTWISE = frozenset(
+    (
+        'Abs',
+        'Add',
+        'Ceiling',
+        'Clamp',
+        'Convert',
+        'Divide',
+        'Elu',
+        'Equal',
+        'Erf',
+        'Exp',
+        'Floor',
+        'Gelu',
+        'Greater',
+        'GreaterEqual',
+        'HSigmoid',
+        'HSwish',
+        'HardSigmoid',
+        'Less',
+        'LessEqual',
+        'Log',
+        'LogicalAnd',
+        'LogicalNot',
+        'LogicalOr',
+        'Maximum',
+        'Minimum',
+        'Mish',
+        'Multiply',
+        'Negative',
+        'NotEqual',
+        'Power',
+        'Relu',
+        'Round',
+        'Select',
+        'Sigmoid',
+        'Sign',
+        'SoftPlus',
+        'Sqrt',
+        'SquaredDifference',
+        'Subtract',
+        'Swish',
+        'Tanh',
+    )
+)
 
 #: Operators that regroup channels if batch, height and width stay.
 REGROUPING = frozenset(('Reshape', 'Unsqueeze', 'Squeeze'))
 
 #: Operators that stay as they are, and have their output channels last anyway.
-STAYING = frozenset(
-    ('BinaryConvolution', 'Convolution', 'GroupConvolution', 'MaxPool', 'AvgPool')
-)
+STAYING = frozenset(('BinaryConvolution', 'Convolution', 'GroupConvolution', 'MaxPool', 'AvgPool'))
 
 
 class Form:
@@ -57,9 +92,12 @@ class Form:
     """
 
     def __init__(
-        self, tensor: ov.Output, groups: tuple[int, ...], size: tuple[int, int],
+        self,
+        tensor: ov.Output,
+        groups: tuple[int, ...],
+        size: tuple[int, int],
         image: ov.Output | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.tensor, self.groups, self.size = tensor, groups, size
         self.channels = math.prod(groups)
         self._flat = tensor if len(groups) == 1 else None
@@ -233,10 +271,7 @@ class _ChannelsLast:
 
     def _regroup(self, node: ov.Node) -> list[Form] | None:
         x, output = self.form(node.input_value(0)), node.output(0)
-        before, after = (
-            node.input_value(0).get_partial_shape(),
-            output.get_partial_shape(),
-        )
+        before, after = (node.input_value(0).get_partial_shape(), output.get_partial_shape())
         channels = _channels(output)
         same = all(before[i] == after[i] for i in (0, -2, -1))
         if x is None or not same or math.prod(channels) != x.channels:
@@ -253,9 +288,8 @@ class _ChannelsLast:
             return None
         weight = np.full((dims[1], 1, 1, *kernel), 1 / math.prod(kernel))
         pooled = ops.group_convolution(
-            self.plain(node.input_value(0)), constant(weight), kernel, [0, 0], [0, 0],
-            [1, 1],
-        )  # fmt: skip
+            self.plain(node.input_value(0)), constant(weight), kernel, [0, 0], [0, 0], [1, 1]
+        )
         pooled.set_friendly_name(node.get_friendly_name())
         return [entered(pooled.output(0))]
 

@@ -105,19 +105,19 @@ def float_conv(x: ov.Output, weight: np.ndarray, geometry: Geometry) -> ov.Node:
         padding = (0, 0)
     parts = [
         ops.convolution(
-            part, constant(kernels), list(geometry.stride), list(padding),
-            list(padding), list(geometry.dilation),
+            part,
+            constant(kernels),
+            list(geometry.stride),
+            list(padding),
+            list(padding),
+            list(geometry.dilation),
         )
-        for part, kernels in zip(
-            _split(x, geometry.groups), np.split(weight, geometry.groups)
-        )
-    ]  # fmt: skip
+        for part, kernels in zip(_split(x, geometry.groups), np.split(weight, geometry.groups))
+    ]
     return _joined(parts)
 
 
-def _whole_bytes(
-    x: ov.Output, kernels: np.ndarray
-) -> tuple[ov.Output, np.ndarray, float]:
+def _whole_bytes(x: ov.Output, kernels: np.ndarray) -> tuple[ov.Output, np.ndarray, float]:
     """A convolution of as many channels as make whole bytes, and a factor for it.
 
     OpenVINO's kernel is wrong for other numbers, without a word. Channels that are
@@ -148,9 +148,8 @@ def _padded(x: ov.Output, geometry: Geometry) -> tuple[ov.Output, Geometry]:
 
 
 def binary_conv(
-    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str,
-    pad_first: bool = False,
-) -> ov.Node:  # fmt: skip
+    x: ov.Output, weight: np.ndarray, geometry: Geometry, name: str, pad_first: bool = False
+) -> ov.Node:
     """Binary convolution of the signs of ``x``, times the weight's scale.
 
     Groups are split, convolved one by one and concatenated: the operator has none.
@@ -191,9 +190,7 @@ def _convolved(
     """
     parts: list[ov.Node] = []
     factor = 1.0
-    for part, kernels in zip(
-        _split(x, geometry.groups), np.split(weight, geometry.groups)
-    ):
+    for part, kernels in zip(_split(x, geometry.groups), np.split(weight, geometry.groups)):
         part, kernels, factor = _whole_bytes(part, kernels)
         signs = binarize(part, 0.0, kernels.shape[1])
         signs.set_friendly_name(f'{BINARIZE}:{name}#{first + len(parts)}')
@@ -205,15 +202,20 @@ def _convolved(
     return _joined(parts), factor
 
 
-def bit_convolution(
-    x: ov.Node, weight: ov.Node, geometry: Geometry, pad_value: float
-) -> ov.Node:
+def bit_convolution(x: ov.Node, weight: ov.Node, geometry: Geometry, pad_value: float) -> ov.Node:
     """OpenVINO's operator itself, without groups."""
     pads: Sequence[int] = list(geometry.padding)
     return binary_convolution(
-        x, weight, list(geometry.stride), pads, pads, list(geometry.dilation),
-        'xnor-popcount', float(pad_value), 'explicit',
-    )  # fmt: skip
+        x,
+        weight,
+        list(geometry.stride),
+        pads,
+        pads,
+        list(geometry.dilation),
+        'xnor-popcount',
+        float(pad_value),
+        'explicit',
+    )
 
 
 def binary_linear(x: ov.Output, weight: np.ndarray, name: str) -> ov.Node:

@@ -16,9 +16,15 @@ from .openvino_ops import BINARIZE, binarize, constant, copy_of
 
 #: Operators that only move entries, which the comparison may change places with.
 _MOVING = (
-    'Concat', 'Pad', 'Reshape', 'Split', 'Squeeze', 'Transpose', 'Unsqueeze',
+    'Concat',
+    'Pad',
+    'Reshape',
+    'Split',
+    'Squeeze',
+    'Transpose',
+    'Unsqueeze',
     'VariadicSplit',
-)  # fmt: skip
+)
 
 
 def const_value(output: ov.Output) -> np.ndarray | None:
@@ -32,9 +38,7 @@ def _is(output: ov.Output, number: float) -> bool:
     return value is not None and value.size > 0 and bool((value == number).all())
 
 
-def _operand(
-    output: ov.Output | None, kind: str, number: float | None = None
-) -> ov.Output | None:
+def _operand(output: ov.Output | None, kind: str, number: float | None = None) -> ov.Output | None:
     """``x`` if ``output`` is the operator ``kind`` of ``x`` (and ``number``)."""
     node = output.get_node() if output is not None else None
     if node is None or node.get_type_name() != kind:
@@ -124,11 +128,7 @@ def _moved(shift: np.ndarray, path: list[ov.Output], rank: int) -> np.ndarray | 
         path: As of :func:`_behind`.
         rank: Number of axes at its beginning.
     """
-    axis = (
-        rank - 1
-        if any(o.get_node().get_type_name() == 'Transpose' for o in path)
-        else 1
-    )
+    axis = rank - 1 if any(o.get_node().get_type_name() == 'Transpose' for o in path) else 1
     values = _per_channel(shift, rank, axis)
     for output in path:
         if values is not None:

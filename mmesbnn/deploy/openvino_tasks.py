@@ -101,9 +101,7 @@ def photographs(shape: tuple[int, int, int], preprocessing: dict[str, Any]) -> T
     for photograph in _photographs():
         image = torch.as_tensor(photograph.copy()).permute(2, 0, 1)[None].float()
         images.append(F.interpolate(image, size, mode='bilinear', antialias=True))
-    mean, std = (
-        torch.tensor(preprocessing[name]).view(1, -1, 1, 1) for name in ('mean', 'std')
-    )
+    mean, std = (torch.tensor(preprocessing[name]).view(1, -1, 1, 1) for name in ('mean', 'std'))
     x = (torch.cat(images) - mean) / std
     return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
@@ -125,30 +123,28 @@ def _test_images(
     return F.pad(inputs, padding)
 
 
-def _shape_of(
-    cfg: Config, size: Sequence[int] | None, multiple: int
-) -> tuple[int, int, int]:
+def _shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[int, int, int]:
     channels, height, width = input_shape(cfg, tuple(size) if size else None)
     if size and (height % multiple or width % multiple):
-        raise ExportError(
-            f'--shape {height} {width}: must be multiples of {multiple} here'
-        )
+        raise ExportError(f'--shape {height} {width}: must be multiples of {multiple} here')
     return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def _describe_diffusion(model: nn.Module) -> dict[str, Any]:
     if model.sampling.get('eta'):
         raise ExportError(
-            f'sampling: eta={model.sampling["eta"]} must be 0, the runner adds no '
-            'fresh noise'
+            f'sampling: eta={model.sampling["eta"]} must be 0, the runner adds no fresh noise'
         )
     return describe_pipeline(model.to_pipeline(), model.sampling['num_inference_steps'])
 
 
 def make_task(
-    cfg: Config, model: nn.Module, size: Sequence[int] | None = None, count: int = 4,
+    cfg: Config,
+    model: nn.Module,
+    size: Sequence[int] | None = None,
+    count: int = 4,
     dataset_meta: Any = None,
-) -> Task:  # fmt: skip
+) -> Task:
     """Say how ``model`` is exported.
 
     Args:
@@ -166,9 +162,8 @@ def make_task(
         multiple = manifest['decoding']['multiple']
         _, *size = _shape_of(cfg, size or (64, 64), multiple)
         task: Task = DiffusionTask(
-            _Diffusion(model.unet), ('sample', 'timestep'), ('noise',), (3, *size),
-            manifest,
-        )  # fmt: skip
+            _Diffusion(model.unet), ('sample', 'timestep'), ('noise',), (3, *size), manifest
+        )
         task.images = photographs(task.shape, {'mean': [0.0] * 3, 'std': [255.0] * 3})
         task.source = 'bundled photographs'
         return task
@@ -199,9 +194,7 @@ def _check_detector(task: Task, detector: nn.Module) -> None:
             count = len(task.graph(*task.example(0)))
         task.output_names = OUTPUTS[:count]
         decoding = {**task.manifest['decoding'], 'levels': task.graph.levels}
-        found = check_boxes(
-            detector, task.graph, task.output_names, decoding, task.images
-        )
+        found = check_boxes(detector, task.graph, task.output_names, decoding, task.images)
     except ExportError:
         raise
     except Exception as error:  # whatever a head of another kind does not have

@@ -90,9 +90,14 @@ class _Recorder:
             return
         x, other = args[:2]
         call = BinaryCall(
-            layer, NAMES[operator], None, None, out.numel() * x.shape[-1], None,
+            layer,
+            NAMES[operator],
+            None,
+            None,
+            out.numel() * x.shape[-1],
+            None,
             bool((x.abs() == 1).all()),
-        )  # fmt: skip
+        )
         self.calls.append(call)
         if operator is BINARY_MATMUL:
             call.reason = 'OpenVINO has no binary product of two activations'
@@ -191,14 +196,10 @@ class _Converter:
 
     def _binary_matmul(self, context: Any) -> list[ov.Output]:
         self._next('binary_matmul')
-        return ops.matmul(
-            context.get_input(0), context.get_input(1), False, False
-        ).outputs()
+        return ops.matmul(context.get_input(0), context.get_input(1), False, False).outputs()
 
 
-def trace(
-    model: nn.Module, example: Sequence[Tensor]
-) -> tuple[ov.Model, list[BinaryCall]]:
+def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[BinaryCall]]:
     """Convert ``model`` as it runs on ``example``.
 
     Args:
@@ -232,7 +233,6 @@ def trace(
             ) from error
     if converter.position != len(calls):
         raise ExportError(
-            f'the model ran {len(calls)} binary operators, its trace has '
-            f'{converter.position}'
+            f'the model ran {len(calls)} binary operators, its trace has {converter.position}'
         )
     return graph, calls

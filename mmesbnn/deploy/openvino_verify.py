@@ -17,9 +17,11 @@ def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def verify(
-    compiled: ov.CompiledModel, model: nn.Module,
-    examples: Sequence[tuple[Tensor, ...]], names: Sequence[str],
-) -> list[OutputAgreement]:  # fmt: skip
+    compiled: ov.CompiledModel,
+    model: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    names: Sequence[str],
+) -> list[OutputAgreement]:
     """Compare a compiled graph with the model, image by image.
 
     Args:

@@ -60,30 +60,29 @@ class OutputAgreement:
         return text
 
 
-def compare(
-    name: str, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
-) -> OutputAgreement:
+def compare(name: str, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> OutputAgreement:
     """Compare an output with torch's, example by example."""
     pairs = list(zip(ours, theirs))
     largest = max(float(np.abs(y).max(initial=0)) for y in theirs)
     apart = [float(np.abs(x - y).max(initial=0)) for x, y in pairs]
-    errors = [
-        float(np.linalg.norm(x - y)) / max(float(np.linalg.norm(y)), 1e-30)
-        for x, y in pairs
-    ]
+    errors = [float(np.linalg.norm(x - y)) / max(float(np.linalg.norm(y)), 1e-30) for x, y in pairs]
     top1 = None
     if name in _SCORES:
         same = [(x.argmax(-1) == y.argmax(-1)).ravel() for x, y in pairs]
         top1 = float(np.concatenate(same).mean())
     return OutputAgreement(
-        name, max(apart), float(np.median(apart)), largest, float(np.median(errors)),
-        len(pairs), sum(value <= ROUNDING * largest for value in apart), top1,
-    )  # fmt: skip
+        name,
+        max(apart),
+        float(np.median(apart)),
+        largest,
+        float(np.median(errors)),
+        len(pairs),
+        sum(value <= ROUNDING * largest for value in apart),
+        top1,
+    )
 
 
-def in_order_of(
-    theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def in_order_of(theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> list[np.ndarray]:
     """``ours`` with, for each row of ``theirs``, the row that is nearest to it.
 
     Args:
@@ -102,9 +101,12 @@ def in_order_of(
 
 
 def compare_all(
-    engine: str, names: Sequence[str], ours: Sequence[Sequence[np.ndarray]],
-    theirs: Sequence[Sequence[np.ndarray]], unordered: bool = False,
-) -> list[OutputAgreement]:  # fmt: skip
+    engine: str,
+    names: Sequence[str],
+    ours: Sequence[Sequence[np.ndarray]],
+    theirs: Sequence[Sequence[np.ndarray]],
+    unordered: bool = False,
+) -> list[OutputAgreement]:
     """Compare all outputs with torch's.
 
     Args:
@@ -121,12 +123,8 @@ def compare_all(
     """
     if unordered:
         ours = [in_order_of(y, x) for x, y in zip(ours, theirs)]
-    agreements = [
-        compare(name, x, y) for name, x, y in zip(names, zip(*ours), zip(*theirs))
-    ]
+    agreements = [compare(name, x, y) for name, x, y in zip(names, zip(*ours), zip(*theirs))]
     bad = [str(one) for one in agreements if not one.error <= TOLERANCE]
     if bad:
-        raise ExportError(
-            f'{engine} disagrees with torch: {"; ".join(bad)}; nothing was written'
-        )
+        raise ExportError(f'{engine} disagrees with torch: {"; ".join(bad)}; nothing was written')
     return agreements

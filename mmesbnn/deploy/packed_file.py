@@ -108,7 +108,7 @@ def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
 
 def read_packed(
     path: Path, max_bytes: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:  # fmt: skip
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a packed file.
 
     Args:

@@ -42,7 +42,7 @@ def flatten(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 def unflatten(
     flat: Mapping[str, Tensor], layout: str, max_bytes: int | None = None
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """What :func:`flatten` was given.
 
     Args:
@@ -55,9 +55,7 @@ def unflatten(
     """
     for kind, value in flat.items():
         if value.dim() != 1 or kind != str(value.dtype).removeprefix('torch.'):
-            raise CheckpointError(
-                f'damaged, its tensor {shorten(kind, 60)} is not flat'
-            )
+            raise CheckpointError(f'damaged, its tensor {shorten(kind, 60)} is not flat')
     content: dict[str, Tensor] = {}
     at = dict.fromkeys(flat, 0)
     for entry in _entries(layout, max_bytes):
@@ -70,8 +68,7 @@ def unflatten(
         end = at[kind] + math.prod(shape)
         if end > len(flat[kind]):
             raise CheckpointError(
-                f'damaged, its layout does not fit: {shorten(key, 100)} lies '
-                'beyond the data'
+                f'damaged, its layout does not fit: {shorten(key, 100)} lies beyond the data'
             )
         content[key] = flat[kind][at[kind] : end].view(shape)
         at[kind] = end
@@ -132,9 +129,7 @@ def checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def check_checksum(
-    flat: Mapping[str, Tensor], metadata: Mapping[str, str], name: str
-) -> None:  # fmt: skip
+def check_checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> None:
     """Compare the checksum of a file with what is in it.
 
     Warns if there is none, as in files of earlier versions.

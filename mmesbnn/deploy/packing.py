@@ -82,9 +82,7 @@ class PackReport:
             f'{self.full_size / 1e6:.1f} MB of the state dict'
         )
         if self.rounding:
-            lines.append(
-                f'rounded to half precision, by {self.rounding:.2g} of a value at most'
-            )
+            lines.append(f'rounded to half precision, by {self.rounding:.2g} of a value at most')
         else:
             lines.append('nothing is rounded')
         if self.kept_full:
@@ -169,9 +167,7 @@ class _Tensors:
         return rounded
 
 
-def _progress(
-    layers: Mapping[str, nn.Module], what: str
-) -> Iterable[tuple[str, nn.Module]]:
+def _progress(layers: Mapping[str, nn.Module], what: str) -> Iterable[tuple[str, nn.Module]]:
     """The items of ``layers``, with a progress bar if they are large."""
     large = sum(layer.weight.numel() for layer in layers.values()) > _LARGE
     console = Console(stderr=True)
@@ -281,9 +277,13 @@ def _check_target(path: Path) -> None:
 
 
 def pack(
-    model: nn.Module, path: str | os.PathLike, *, config: Any = None,
-    dataset_meta: Mapping[str, Any] | None = None, half: bool = False,
-) -> PackReport:  # fmt: skip
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    config: Any = None,
+    dataset_meta: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> PackReport:
     """Write a trained network with one bit per binary weight.
 
     Args:
@@ -321,21 +321,20 @@ def pack(
             safetensors.save_file(flat, partial, metadata)
             _verify(partial, model, half)
     except OSError as error:
-        raise OSError(
-            f'{path}: cannot be written ({error.strerror or error})'
-        ) from error
-    tensors.report.parts['names, shapes, config'] = (
-        path.stat().st_size - tensors.report.size
-    )
+        raise OSError(f'{path}: cannot be written ({error.strerror or error})') from error
+    tensors.report.parts['names, shapes, config'] = path.stat().st_size - tensors.report.size
     return tensors.report
 
 
 def pack_checkpoint(
-    checkpoint: str | os.PathLike, path: str | os.PathLike, *,
-    config: str | os.PathLike | None = None, half: bool = False,
+    checkpoint: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    config: str | os.PathLike | None = None,
+    half: bool = False,
     trust_stored_config: bool = False,
     max_bytes: int | None = None,
-) -> PackReport:  # fmt: skip
+) -> PackReport:
     """Pack a checkpoint file; see :func:`pack`.
 
     Args:

@@ -83,9 +83,14 @@ class Runner:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, threads: int | None = None,
-        device: str = 'CPU', verify: bool = True, max_pixels: int = images.MAX_PIXELS,
-    ) -> None:  # fmt: skip
+        self,
+        folder: str | os.PathLike,
+        *,
+        threads: int | None = None,
+        device: str = 'CPU',
+        verify: bool = True,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> None:
         if threads is not None:
             check_positive(threads=threads)
         check_positive(max_pixels=max_pixels)
@@ -153,9 +158,7 @@ class Runner:
         fixed = self._shape[0]
         return wanted if fixed == -1 else fixed
 
-    def preprocess(
-        self, source: Source
-    ) -> tuple[np.ndarray, tuple[int, int], tuple[float, float]]:
+    def preprocess(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[float, float]]:
         """What the network sees of an image.
 
         Args:
@@ -262,9 +265,7 @@ class Runner:
 
     def _stacked(self, arrays: list[np.ndarray], count: int) -> np.ndarray | None:
         # the last one again until the batch is full
-        return (
-            np.stack(arrays + arrays[-1:] * (count - len(arrays))) if arrays else None
-        )
+        return np.stack(arrays + arrays[-1:] * (count - len(arrays))) if arrays else None
 
     # outputs ----------------------------------------------------------------------
 
@@ -350,9 +351,13 @@ class Runner:
         return results[0] if alone else results
 
     def stream(
-        self, sources: Iterable[Source], batch_size: int = 1, jobs: int | None = None,
-        *, return_errors: bool = False,
-    ) -> Iterator[Any]:  # fmt: skip
+        self,
+        sources: Iterable[Source],
+        batch_size: int = 1,
+        jobs: int | None = None,
+        *,
+        return_errors: bool = False,
+    ) -> Iterator[Any]:
         """Results of many images, in their order, for the most images per second.
 
         Several batches run at a time (OpenVINO's throughput mode) while the next images
@@ -376,12 +381,9 @@ class Runner:
             check_positive(jobs=jobs)
         if self.task == 'super_resolution':
             raise ValueError('stream: super-resolution runs image by image; call it')
-        return self._stream(self._batches(sources, batch_size, return_errors),
-                            batch_size, jobs)  # fmt: skip
+        return self._stream(self._batches(sources, batch_size, return_errors), batch_size, jobs)
 
-    def _stream(
-        self, batches: Iterable[tuple], batch_size: int, jobs: int | None
-    ) -> Iterator[Any]:
+    def _stream(self, batches: Iterable[tuple], batch_size: int, jobs: int | None) -> Iterator[Any]:
         network = self._pool('THROUGHPUT', self._batch_size(batch_size)).network
         queue = self._openvino.AsyncInferQueue(network, jobs or 0)
         done: dict[int, tuple[dict[str, np.ndarray], list]] = {}
@@ -409,10 +411,14 @@ class Runner:
             yield from self._results(*done.pop(number))
 
     def upscale(
-        self, source: Source, *, steps: int | None = None, seed: int | None = None,
+        self,
+        source: Source,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
         noise: np.ndarray | None = None,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Upscale an image by diffusion.
 
         Of an export with a fixed size, smaller images are padded, and larger ones seen
@@ -441,14 +447,18 @@ class Runner:
         images.check_pixels(height, width, self.max_pixels, 'the upscaled image')
         network, least = self._tiles(height, width)
         result = sampling.upscale(
-            image.astype(np.float32) / 255, network, settings, steps=steps, seed=seed,
-            noise=noise, least=least, progress=progress,
-        )  # fmt: skip
+            image.astype(np.float32) / 255,
+            network,
+            settings,
+            steps=steps,
+            seed=seed,
+            noise=noise,
+            least=least,
+            progress=progress,
+        )
         return sampling.as_bytes(result)
 
-    def _tiles(
-        self, height: int, width: int
-    ) -> tuple[sampling.Network, tuple[int, int]]:
+    def _tiles(self, height: int, width: int) -> tuple[sampling.Network, tuple[int, int]]:
         """The network as it sees an image, and the least size that it takes."""
         multiple = self.manifest['decoding']['multiple']
         least = tile = self._shape[2], self._shape[3]

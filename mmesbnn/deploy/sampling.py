@@ -66,9 +66,7 @@ def as_bytes(image: np.ndarray) -> np.ndarray:
     return result
 
 
-def pad_reflect(
-    image: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)
-) -> np.ndarray:
+def pad_reflect(image: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
     """``(H, W, C)`` up to multiples, by reflection below and at the right.
 
     Args:
@@ -93,9 +91,7 @@ def _tiles(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
     return [*range(0, length - tile, step), length - tile]
 
 
-def tiled(
-    network: Network, tile: tuple[int, int], overlap: int, multiple: int
-) -> Network:
+def tiled(network: Network, tile: tuple[int, int], overlap: int, multiple: int) -> Network:
     """A network for larger images: it sees tiles, whose predictions are blended.
 
     As they are blended at every step of the sampling, there is no seam.
@@ -116,8 +112,7 @@ def tiled(
         total = np.zeros((len(sample), 3, *sample.shape[2:]), np.float32)
         weight = np.zeros(sample.shape[2:], np.float32)
         rows, columns = (
-            _tiles(length, side, overlap, multiple)
-            for length, side in zip(sample.shape[2:], tile)
+            _tiles(length, side, overlap, multiple) for length, side in zip(sample.shape[2:], tile)
         )
         for top, left in itertools.product(rows, columns):
             part = (..., slice(top, top + tile[0]), slice(left, left + tile[1]))
@@ -177,11 +172,16 @@ class _Schedule:
 
 
 def upscale(
-    image: np.ndarray, network: Network, decoding: Mapping[str, Any], *,
-    steps: int | None = None, seed: int | None = None,
-    noise: np.ndarray | None = None, least: tuple[int, int] = (0, 0),
+    image: np.ndarray,
+    network: Network,
+    decoding: Mapping[str, Any],
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    noise: np.ndarray | None = None,
+    least: tuple[int, int] = (0, 0),
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Upscale an image by diffusion.
 
     Args:

@@ -92,8 +92,7 @@ class Text:
     def check(self, value: Any, where: str) -> None:
         if not isinstance(value, str) or not self.least <= len(value) <= self.longest:
             raise Unfit(where, value, f'a string of {self.least} to {self.longest}')
-        if any(c < ' ' or '\x7f' <= c < '\xa0' or '\ud800' <= c < '\ue000'
-               for c in value):  # fmt: skip
+        if any(c < ' ' or '\x7f' <= c < '\xa0' or '\ud800' <= c < '\ue000' for c in value):
             raise Unfit(where, value, 'a string without control characters')
 
 

@@ -15,13 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import shorten
-from ..plain_values import (
-    ConfigError,
-    check_depth,
-    check_length,
-    check_plain,
-    parse_json,
-)
+from ..plain_values import ConfigError, check_depth, check_length, check_plain, parse_json
 from .stored_components import SCOPES
 
 #: Keys of a config that using a trained model needs.
@@ -93,9 +87,7 @@ def _value(node: ast.expr, depth: int = 0) -> Any:
             keyword.arg for keyword in keywords
         ):
             return {k.arg: _value(k.value, depth) for k in keywords}
-        case ast.Call(
-            func=ast.Name(id='dict'), args=[ast.Dict() as first], keywords=[]
-        ):
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as first], keywords=[]):
             return _value(first, depth)
     raise _unexpected(node)
 
@@ -177,9 +169,7 @@ def check_types(config: Any) -> None:
 def _short(config: Any) -> Any:
     """The config with paths of registered classes (lazy configs) as names."""
     if isinstance(config, Mapping):
-        return {
-            k: _short_type(v) if k == 'type' else _short(v) for k, v in config.items()
-        }
+        return {k: _short_type(v) if k == 'type' else _short(v) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
         return type(config)(_short(v) for v in config)
     return config

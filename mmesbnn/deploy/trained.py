@@ -9,22 +9,19 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..analysis.from_config import (
-    InputError,
-    build_model,
-    load_config,
-    load_state,
-    read_checkpoint,
-)
+from ..analysis.from_config import InputError, build_model, load_config, load_state, read_checkpoint
 from ..checkpoints import CheckpointError, check_finite
 from .unpacking import load_packed
 
 
 def load_trained(
-    path: str | os.PathLike, checkpoint: str | os.PathLike | None = None,
-    options: dict[str, Any] | None = None, *, trust_stored_config: bool = False,
+    path: str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    trust_stored_config: bool = False,
     max_bytes: int | None = None,
-) -> tuple[Config, nn.Module, Any]:  # fmt: skip
+) -> tuple[Config, nn.Module, Any]:
     """Load a trained network.
 
     Args:
@@ -51,9 +48,7 @@ def load_trained(
                 f'options={options}: {path} is taken to be a packed file, whose config '
                 'stays as it is'
             )
-        model = load_packed(
-            path, trust_stored_config=trust_stored_config, max_bytes=max_bytes
-        )
+        model = load_packed(path, trust_stored_config=trust_stored_config, max_bytes=max_bytes)
         check_weights(model, path)
         return model._config, model, model._dataset_meta
     cfg = load_config(path, options)

@@ -53,9 +53,7 @@ def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
         except KeyError:
             raise PackError(f'{path} has no bits for the layer {name}') from None
         except (ValueError, RuntimeError) as error:
-            raise PackError(
-                f'{path}: {name} does not fit the network: {error}'
-            ) from None
+            raise PackError(f'{path}: {name} does not fit the network: {error}') from None
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight.to(layer.weight.device), requires_grad=False)
 
@@ -73,16 +71,17 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     used = {k: v for k, v in own.items() if k in state or not unused(k)}
     found = misfits(state, used)
     if found:
-        raise PackError(
-            f'{path} is not of this network: of its entries {", ".join(found)}'
-        )
+        raise PackError(f'{path} is not of this network: of its entries {", ".join(found)}')
     model.load_state_dict(state, strict=False)
 
 
 def load_packed(
-    path: str | os.PathLike, model: nn.Module | None = None, *,
-    trust_stored_config: bool = False, max_bytes: int | None = None,
-) -> nn.Module:  # fmt: skip
+    path: str | os.PathLike,
+    model: nn.Module | None = None,
+    *,
+    trust_stored_config: bool = False,
+    max_bytes: int | None = None,
+) -> nn.Module:
     """Load a packed file.
 
     The network computes what the packed one did, bit for bit unless the file was

@@ -43,7 +43,7 @@ def build_bi_diffsr_unet(**kwargs: Any) -> nn.Module:
 @MODELS.register_module(name='BinarizedUNet2DModel')
 def build_binarized_unet(
     binarize: dict[str, Any] | None = None, pretrained: str | None = None, **kwargs: Any
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """Build a ``UNet2DModel`` of diffusers, made binary by ``binarize_unet``.
 
     Args:

@@ -18,15 +18,7 @@ from ..binary import Expansion, tile
 from ..binary.arguments import checked_layer
 from ..binary.precision import wide_dtype
 from ..checks import natural, one_of, positive_int, probability, sequence
-from .bi_layers import (
-    CPDown,
-    CPUp,
-    CSFusion,
-    DecoderLevel,
-    EncoderLevel,
-    ResBlock,
-    contract,
-)
+from .bi_layers import CPDown, CPUp, CSFusion, DecoderLevel, EncoderLevel, ResBlock, contract
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
 MAX_PERIOD = 1e4
@@ -82,8 +74,7 @@ def _has_values(x: Any) -> bool:
 def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozenset[int]:
     if not set(levels) <= set(range(num_levels)):
         raise ValueError(
-            f'{name}={list(levels)}: with num_levels={num_levels} levels are 0 to '
-            f'{num_levels - 1}'
+            f'{name}={list(levels)}: with num_levels={num_levels} levels are 0 to {num_levels - 1}'
         )
     return frozenset(levels)
 
@@ -153,13 +144,24 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         bank_from=one_of('each', 'first'),
     )
     def __init__(
-        self, in_channels: int = 6, out_channels: int = 3, base_channels: int = 64,
-        num_levels: int = 4, blocks_per_level: int = 2, norm_groups: int = 16,
-        dropout: float = 0.2, attn_levels: Sequence[int] = (),
-        fp_levels: Sequence[int] = (0, 1), total_steps: int = 2000, banks: int = 5,
-        bank_from: str = 'each', tau: int = 1, groups: int = 1, spread: float = 0.5,
+        self,
+        in_channels: int = 6,
+        out_channels: int = 3,
+        base_channels: int = 64,
+        num_levels: int = 4,
+        blocks_per_level: int = 2,
+        norm_groups: int = 16,
+        dropout: float = 0.2,
+        attn_levels: Sequence[int] = (),
+        fp_levels: Sequence[int] = (0, 1),
+        total_steps: int = 2000,
+        banks: int = 5,
+        bank_from: str = 'each',
+        tau: int = 1,
+        groups: int = 1,
+        spread: float = 0.5,
         sign_zero: int = -1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if base_channels % 2 or base_channels % norm_groups:
             raise ValueError(
@@ -175,16 +177,14 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         self._plain = _check_levels('fp_levels', fp_levels, num_levels)
         widths = [base_channels * 2**i for i in range(num_levels)]
         self.time_embedding = nn.Sequential(
-            nn.Linear(base_channels, 4 * base_channels), nn.SiLU(),
+            nn.Linear(base_channels, 4 * base_channels),
+            nn.SiLU(),
             nn.Linear(4 * base_channels, base_channels),
-        )  # fmt: skip
-        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
-        self.encoder = nn.ModuleList(
-            self._encoder_level(i, w) for i, w in enumerate(widths)
         )
+        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.encoder = nn.ModuleList(self._encoder_level(i, w) for i, w in enumerate(widths))
         self.middle = nn.ModuleList(
-            self._block(widths[-1], attention, self._binary)
-            for attention in (True, False)
+            self._block(widths[-1], attention, self._binary) for attention in (True, False)
         )
         self.decoder = nn.ModuleList(
             self._decoder_level(i, widths[i]) for i in reversed(range(num_levels))
@@ -195,9 +195,8 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
     def _block(self, width: int, attention: bool, binary: dict | None) -> ResBlock:
         config = self.config
         return ResBlock(
-            width, config.base_channels, config.norm_groups, config.dropout, attention,
-            binary,
-        )  # fmt: skip
+            width, config.base_channels, config.norm_groups, config.dropout, attention, binary
+        )
 
     def _encoder_level(self, level: int, width: int) -> EncoderLevel:
         config = self.config
@@ -227,9 +226,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
     def _check_sample(self, sample: Tensor) -> None:
         channels, factor = self.config.in_channels, self.size_factor
         if sample.dim() != 4 or sample.shape[1] != channels:
-            raise ValueError(
-                f'sample has shape {tuple(sample.shape)}, not (N, {channels}, H, W)'
-            )
+            raise ValueError(f'sample has shape {tuple(sample.shape)}, not (N, {channels}, H, W)')
         height, width = sample.shape[2:]
         if not height or not width or height % factor or width % factor:
             raise ValueError(
@@ -243,9 +240,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
             check_timesteps(timestep, self.config.total_steps)
         timesteps = torch.as_tensor(timestep, device=sample.device).flatten()
         if timesteps.numel() not in (1, len(sample)):
-            raise ValueError(
-                f'timestep has {timesteps.numel()} entries, the batch {len(sample)}'
-            )
+            raise ValueError(f'timestep has {timesteps.numel()} entries, the batch {len(sample)}')
         return timesteps.expand(len(sample))
 
     def _banks(self, timesteps: Tensor) -> Tensor:
@@ -270,9 +265,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
             features += level(features[-1], time, bank)
         return features
 
-    def _decode(
-        self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor
-    ) -> Tensor:
+    def _decode(self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor) -> Tensor:
         """Plain features at full resolution."""
         for level in self.decoder:
             skips = [features.pop() for _ in level.blocks]

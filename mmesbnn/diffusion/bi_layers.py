@@ -49,8 +49,7 @@ def shuffle(a: Tensor, b: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     Channels are counted from 0 within every copy.
     """
     (a_even, a_odd), (b_even, b_odd) = (
-        [half.flatten(1, 2) for half in x.unflatten(1, (factor, -1, 2)).unbind(3)]
-        for x in (a, b)
+        [half.flatten(1, 2) for half in x.unflatten(1, (factor, -1, 2)).unbind(3)] for x in (a, b)
     )
     return join(a_odd, b_even, factor), join(a_even, b_odd, factor)
 
@@ -69,9 +68,7 @@ class TimestepShift(nn.Module):
     """
 
     @checked_layer()
-    def __init__(
-        self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
-    ) -> None:
+    def __init__(self, channels: int, banks: int, copies: int = 1, spread: float = 0.5) -> None:
         super().__init__()
         start = spread_thresholds(channels, copies, spread)
         self.bias = nn.Parameter(start.repeat(banks, 1))
@@ -103,9 +100,7 @@ class TimestepRPReLU(nn.Module):
     """
 
     @checked_layer()
-    def __init__(
-        self, channels: int, banks: int, copies: int = 1, spread: float = 0.5
-    ) -> None:
+    def __init__(self, channels: int, banks: int, copies: int = 1, spread: float = 0.5) -> None:
         super().__init__()
         start = spread_thresholds(channels, copies, spread)
         self.copies = copies
@@ -148,20 +143,29 @@ class BIConv(nn.Module):
 
     @checked_layer(kernel_size=one_of(1, 3))
     def __init__(
-        self, channels: int, kernel_size: int, *, banks: int, expansion: Expansion,
-        spread: float, sign_zero: int,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        banks: int,
+        expansion: Expansion,
+        spread: float,
+        sign_zero: int,
+    ) -> None:
         super().__init__()
         self.shift = TimestepShift(channels, banks, expansion.factor, spread)
         self.conv = ESConv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2,
-            groups=expansion.groups, tau=expansion.tau, tiled=False,
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=expansion.groups,
+            tau=expansion.tau,
+            tiled=False,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
-        )  # fmt: skip
-        self.act = TimestepRPReLU(
-            self.conv.out_channels, banks, expansion.copies, spread
         )
+        self.act = TimestepRPReLU(self.conv.out_channels, banks, expansion.copies, spread)
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:
         """Convolve ``x``."""
@@ -255,13 +259,16 @@ class ResBlock(nn.Module):
         ``(N, C tau g, H, W)``.
     """
 
-    @checked_layer(
-        time_channels=positive_int, norm_groups=positive_int, dropout=probability
-    )
+    @checked_layer(time_channels=positive_int, norm_groups=positive_int, dropout=probability)
     def __init__(
-        self, channels: int, time_channels: int, norm_groups: int, dropout: float,
-        attention: bool, binary: dict | None,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        time_channels: int,
+        norm_groups: int,
+        dropout: float,
+        attention: bool,
+        binary: dict | None,
+    ) -> None:
         super().__init__()
         self.factor = factor = expansion_factor(binary)
         self.norm1 = nn.GroupNorm(norm_groups * factor, channels * factor)
@@ -421,18 +428,19 @@ class DecoderLevel(Checkpointing):
     """
 
     def __init__(
-        self, blocks: list[nn.Module], fusions: list[nn.Module],
-        resample: nn.Module | None, factor: int,
-    ) -> None:  # fmt: skip
+        self,
+        blocks: list[nn.Module],
+        fusions: list[nn.Module],
+        resample: nn.Module | None,
+        factor: int,
+    ) -> None:
         super().__init__()
         self.fusions = nn.ModuleList(fusions)
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
         self.factor = factor
 
-    def forward(
-        self, x: Tensor, skips: Sequence[Tensor], time: Tensor, bank: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, skips: Sequence[Tensor], time: Tensor, bank: Tensor) -> Tensor:
         """Compute the level's output for ``x`` and the encoder's ``skips``."""
         x = contract(x, self.factor)
         for fusion, block, skip in zip(self.fusions, self.blocks, skips):

@@ -35,8 +35,7 @@ CONFIG_KEY = '_mmesbnn_binarized'
 
 #: A sign or weight binarizer that the config of a model can store.
 NAMED = dataclasses.replace(
-    either(filled_text, mapping()),
-    says='a name or a dict, which the config of the model can store',
+    either(filled_text, mapping()), says='a name or a dict, which the config of the model can store'
 )
 
 #: Children of these modules that become binary.
@@ -52,12 +51,18 @@ _SHORTCUTS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _PROJECTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     Attention: (
-        'to_q', 'to_k', 'to_v', 'to_out.0', 'add_q_proj', 'add_k_proj', 'add_v_proj',
+        'to_q',
+        'to_k',
+        'to_v',
+        'to_out.0',
+        'add_q_proj',
+        'add_k_proj',
+        'add_v_proj',
         'to_add_out',
     ),
     FeedForward: ('net.0.proj', 'net.2'),
     Transformer2DModel: ('proj_in', 'proj_out'),
-}  # fmt: skip
+}
 
 #: Why the other layers are kept, by a part of their name.
 _REASONS = {
@@ -137,9 +142,7 @@ def _from_unet(
         return _controlnet_from_unet(
             cls, unet, *args, load_weights_from_unet=load_weights_from_unet, **kwargs
         )
-    model = _controlnet_from_unet(
-        cls, unet, *args, load_weights_from_unet=False, **kwargs
-    )
+    model = _controlnet_from_unet(cls, unet, *args, load_weights_from_unet=False, **kwargs)
     done = unet.config[CONFIG_KEY]
     names = dict(model.named_modules())
     layers = [name for name in done['layers'] if name in names]
@@ -192,32 +195,32 @@ def _replace(
     others = [
         name
         for name, module in unet.named_modules()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
-        and id(module) not in wanted
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in wanted
     ]
-    report = binarize(
-        unet, keep=[*keep, *others], keep_first=False, keep_last=False, **options
-    )
+    report = binarize(unet, keep=[*keep, *others], keep_first=False, keep_last=False, **options)
     # the config will describe it
     del unet.save_pretrained
     reasons = {f'keep={name!r}': _reason(name) for name in others}
     return BinarizeReport(
-        [
-            dataclasses.replace(layer, why=reasons.get(layer.why, layer.why))
-            for layer in report
-        ]
+        [dataclasses.replace(layer, why=reasons.get(layer.why, layer.why)) for layer in report]
     )
 
 
-@checked_layer(
-    keep=either(text, sequence(filled_text)), sign=NAMED, weight_binarizer=NAMED
-)
+@checked_layer(keep=either(text, sequence(filled_text)), sign=NAMED, weight_binarizer=NAMED)
 def binarize_unet(
-    unet: ModelMixin, tau: int = 2, groups: int = 1, keep: str | Sequence[str] = (), *,
-    attention: bool = False, shortcuts: bool = False, spread: float = 0.5,
-    sign: str | dict = 'quadratic', weight_binarizer: str | dict = 'scaled_sign',
-    pad_value: int = 0, latent_clip: float | None = None,
-) -> BinarizeReport:  # fmt: skip
+    unet: ModelMixin,
+    tau: int = 2,
+    groups: int = 1,
+    keep: str | Sequence[str] = (),
+    *,
+    attention: bool = False,
+    shortcuts: bool = False,
+    spread: float = 0.5,
+    sign: str | dict = 'quadratic',
+    weight_binarizer: str | dict = 'scaled_sign',
+    pad_value: int = 0,
+    latent_clip: float | None = None,
+) -> BinarizeReport:
     """Replace convolutions of a diffusers UNet, in place, by ES binary ones.
 
     Those of residual blocks, down- and upsamplers become
@@ -269,13 +272,17 @@ def binarize_unet(
     if type(unet) not in _CLASSES:
         names = ' or a '.join(known.__name__ for known in _CLASSES)
         raise ValueError(
-            f'unet is a {type(unet).__name__}, not a {names}; mmesbnn.binarize takes '
-            'any module'
+            f'unet is a {type(unet).__name__}, not a {names}; mmesbnn.binarize takes any module'
         )
     options = dict(
-        tau=tau, groups=groups, spread=spread, sign=sign,
-        weight_binarizer=weight_binarizer, pad_value=pad_value, latent_clip=latent_clip,
-    )  # fmt: skip
+        tau=tau,
+        groups=groups,
+        spread=spread,
+        sign=sign,
+        weight_binarizer=weight_binarizer,
+        pad_value=pad_value,
+        latent_clip=latent_clip,
+    )
     tables = [_CONVOLUTIONS]
     tables += [_PROJECTIONS] if attention else []
     tables += [_SHORTCUTS] if shortcuts else []
@@ -292,9 +299,7 @@ def binarize_unet(
 
 
 @checked()
-def load_binarized(
-    folder: str | os.PathLike, subfolder: str = '', **kwargs: Any
-) -> ModelMixin:
+def load_binarized(folder: str | os.PathLike, subfolder: str = '', **kwargs: Any) -> ModelMixin:
     """Load a UNet that :func:`binarize_unet` made binary and ``save_pretrained`` saved.
 
     Args:

@@ -35,10 +35,7 @@ _SCHEDULERS = """
 SCHEDULERS = dict.fromkeys(_SCHEDULERS.split(), 'diffusers')
 
 #: What of a pipeline is loaded, and the file that describes it.
-_PARTS = {
-    'unet': (UNETS, 'config.json'),
-    'scheduler': (SCHEDULERS, 'scheduler_config.json'),
-}
+_PARTS = {'unet': (UNETS, 'config.json'), 'scheduler': (SCHEDULERS, 'scheduler_config.json')}
 #: Keys that would bring in code or packages of others.
 _FOREIGN = ('auto_map', 'custom_pipeline', 'quantization_config')
 
@@ -53,8 +50,7 @@ class FolderError(MmesbnnError):
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'{folder}: no such folder; nothing is fetched from a hub, so download it '
-            'first'
+            f'{folder}: no such folder; nothing is fetched from a hub, so download it first'
         )
     code = next(folder.glob('*.py'), None)
     if code is not None:
@@ -76,8 +72,7 @@ def _described(path: Path) -> dict[str, Any]:
 def _check_class(path: Path, name: Any, known: Collection[str]) -> None:
     if not isinstance(name, str) or name not in known:
         raise FolderError(
-            f'{path}: describes a {shorten(str(name), 60)}; known are '
-            + ', '.join(sorted(known))
+            f'{path}: describes a {shorten(str(name), 60)}; known are ' + ', '.join(sorted(known))
         )
 
 

@@ -16,9 +16,7 @@ _LARGEST = {torch.uint8: 255, torch.uint16: 65535}
 def _from_pil(image: Image.Image) -> Tensor:
     """``(C, H, W)``; 16-bit greys keep their bits."""
     if image.mode == 'F':
-        raise ValueError(
-            "image has mode 'F', whose range is not known: give an array in [0, 1]"
-        )
+        raise ValueError("image has mode 'F', whose range is not known: give an array in [0, 1]")
     if image.mode.startswith('I'):  # Pillow's mode of 16-bit PNGs
         pixels = np.asarray(image).astype(np.int64)
         if pixels.min() < 0 or pixels.max() > 65535:
@@ -42,15 +40,11 @@ def _in_unit_range(image: Tensor) -> Tensor:
     if image.dtype in _LARGEST:
         return image.to(torch.float32) / _LARGEST[image.dtype]
     if not image.is_floating_point():
-        raise ValueError(
-            f'image has dtype {image.dtype}: give uint8, uint16 or floats in [0, 1]'
-        )
+        raise ValueError(f'image has dtype {image.dtype}: give uint8, uint16 or floats in [0, 1]')
     if image.numel():
         low, high = image.min().item(), image.max().item()
         if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f'image has values from {low:g} to {high:g}: floats must be in [0, 1]'
-            )
+            raise ValueError(f'image has values from {low:g} to {high:g}: floats must be in [0, 1]')
     return image
 
 
@@ -71,8 +65,7 @@ def _one(image: Any) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3, 4):
             raise ValueError(
-                f'image has shape {image.shape}: arrays are (H, W), (H, W, C) or '
-                '(N, H, W, C)'
+                f'image has shape {image.shape}: arrays are (H, W), (H, W, C) or (N, H, W, C)'
             )
         if image.dtype.kind not in 'fui':
             raise ValueError(
@@ -90,8 +83,7 @@ def _one(image: Any) -> Tensor:
             )
         return _in_unit_range(image[None] if image.dim() == 2 else image)
     raise ValueError(
-        f'image is a {type(image).__name__}: give a PIL image, an array, a tensor or a '
-        'list of them'
+        f'image is a {type(image).__name__}: give a PIL image, an array, a tensor or a list of them'
     )
 
 

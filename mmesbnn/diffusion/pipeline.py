@@ -18,15 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ..checks import (
-    checked,
-    instance,
-    natural,
-    not_negative,
-    one_of,
-    optional,
-    positive_int,
-)
+from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
 from ..datasets.bicubic import resize
 from ..datasets.images import to_uint8
 from ..errors import sentence
@@ -95,15 +87,14 @@ class SRDiffusionPipeline(DiffusionPipeline):
     model_cpu_offload_seq = 'unet'
     _optional_components = ['scheduler']
 
-    @checked(
-        unet=instance(nn.Module, 'a UNet'),
-        scale=positive_int,
-        x0_clip=one_of(*X0_CLIPS),
-    )
+    @checked(unet=instance(nn.Module, 'a UNet'), scale=positive_int, x0_clip=one_of(*X0_CLIPS))
     def __init__(
-        self, unet: ModelMixin, scheduler: SchedulerMixin | None = None,
-        scale: int = 2, x0_clip: str = 'data',
-    ) -> None:  # fmt: skip
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin | None = None,
+        scale: int = 2,
+        x0_clip: str = 'data',
+    ) -> None:
         super().__init__()
         if 'encoder_hidden_states' in inspect.signature(unet.forward).parameters:
             raise ValueError(
@@ -143,9 +134,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
             ValueError: If it holds anything else, or is damaged.
         """
         folder = os.fspath(pretrained_model_name_or_path)
-        check_pipeline(
-            folder, [name for name in ('unet', 'scheduler') if kwargs.get(name)]
-        )
+        check_pipeline(folder, [name for name in ('unet', 'scheduler') if kwargs.get(name)])
         # it takes classes of other packages only from modules that are imported
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
@@ -158,11 +147,15 @@ class SRDiffusionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     @checked(
-        scale=optional(positive_int), num_inference_steps=positive_int,
-        seed=optional(natural), latents=optional(instance(Tensor, 'a tensor')),
-        eta=not_negative, tile_size=optional(positive_int), tile_overlap=natural,
+        scale=optional(positive_int),
+        num_inference_steps=positive_int,
+        seed=optional(natural),
+        latents=optional(instance(Tensor, 'a tensor')),
+        eta=not_negative,
+        tile_size=optional(positive_int),
+        tile_overlap=natural,
         output_type=one_of(*OUTPUT_TYPES),
-    )  # fmt: skip
+    )
     def __call__(
         self,
         image: Any,
@@ -219,9 +212,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         condition = self._condition(small, size)
         noise = self._noise(condition, generator, latents)
         with _in_eval_mode(self.unet):
-            x = self._sample(
-                noise, condition, num_inference_steps, generator, eta, tiles
-            )
+            x = self._sample(noise, condition, num_inference_steps, generator, eta, tiles)
         images = self._output(x[..., : size[0], : size[1]], output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -232,8 +223,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         total = self.scheduler.config.num_train_timesteps
         if steps > total:
             raise ValueError(
-                f'num_inference_steps={steps} is more than the {total} timesteps of '
-                'the schedule'
+                f'num_inference_steps={steps} is more than the {total} timesteps of the schedule'
             )
         if tiles is not None:
             check_tiles(*tiles, size_factor(self.unet))
@@ -261,14 +251,17 @@ class SRDiffusionPipeline(DiffusionPipeline):
             raise ValueError(
                 f'generator is a list of {len(generator)}, there are {len(like)} images'
             )
-        return randn_tensor(
-            like.shape, generator=generator, device=like.device, dtype=like.dtype
-        )
+        return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
     def _sample(
-        self, noise: Tensor, condition: Tensor, steps: int, generator: Any, eta: float,
+        self,
+        noise: Tensor,
+        condition: Tensor,
+        steps: int,
+        generator: Any,
+        eta: float,
         tiles: tuple[int, int] | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         self.scheduler.set_timesteps(steps, device=noise.device)
         x = noise * self.scheduler.init_noise_sigma
         timesteps = self.scheduler.timesteps.cpu()
@@ -287,9 +280,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
         return x
 
     def _predict(
-        self, condition: Tensor, noisy: Tensor, t: Tensor,
-        tiles: tuple[int, int] | None,
-    ) -> Tensor:  # fmt: skip
+        self, condition: Tensor, noisy: Tensor, t: Tensor, tiles: tuple[int, int] | None
+    ) -> Tensor:
         """The UNet's prediction, of ``noisy``'s dtype, tile by tile if asked for."""
         sample = torch.cat([condition, noisy], 1).to(self.unet.dtype)
         if tiles is None:

@@ -58,9 +58,14 @@ def check_prediction_type(kind: str) -> None:
 
 
 def clip_prediction(
-    prediction: Tensor, x: Tensor, signal: float, noise: float, kind: str,
-    low: float = 0.0, high: float = 1.0,
-) -> Tensor:  # fmt: skip
+    prediction: Tensor,
+    x: Tensor,
+    signal: float,
+    noise: float,
+    kind: str,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Tensor:
     """The prediction that would mean ``clamp(x_0, low, high)``.
 
     With ``x_0`` what ``prediction`` means, ``y = clamp(x_0)`` and ``e = (x - a y) / s``

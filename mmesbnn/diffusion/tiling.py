@@ -58,8 +58,7 @@ def check_tiles(tile: int, overlap: int, factor: int) -> None:
     """
     if tile < factor or tile % factor:
         raise ValueError(
-            f"tile_size={tile} must be a positive multiple of {factor}, the network's "
-            'size_factor'
+            f"tile_size={tile} must be a positive multiple of {factor}, the network's size_factor"
         )
     if not 0 <= overlap <= tile - factor:
         raise ValueError(

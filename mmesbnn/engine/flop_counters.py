@@ -28,11 +28,7 @@ def product(a: Any, b: Any, out: Any) -> int:
     return prod(out) * a[-1]
 
 
-FORMULAS = {
-    BINARY_CONV2D: convolution,
-    BINARY_LINEAR: product,
-    BINARY_MATMUL: product,
-}
+FORMULAS = {BINARY_CONV2D: convolution, BINARY_LINEAR: product, BINARY_MATMUL: product}
 
 
 def _register(operator: torch._ops.OpOverload, count: Any) -> None:

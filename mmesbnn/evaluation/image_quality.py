@@ -37,14 +37,9 @@ def luma(image: Tensor) -> Tensor:
     return (image.double() * weights[:, None, None]).sum(0, keepdim=True) + _OFFSET
 
 
-@checked(
-    image=TENSOR, reference=TENSOR, crop_border=natural, convert_to=one_of('Y', None)
-)
+@checked(image=TENSOR, reference=TENSOR, crop_border=natural, convert_to=one_of('Y', None))
 def comparable(
-    image: Tensor,
-    reference: Tensor,
-    crop_border: int = 0,
-    convert_to: str | None = None,
+    image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Both images as float64, converted and without their borders.
 
@@ -75,10 +70,7 @@ def comparable(
 
 
 def psnr(
-    image: Tensor,
-    reference: Tensor,
-    crop_border: int = 0,
-    convert_to: str | None = None,
+    image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> float:
     """``10 log10(255^2 / mean((x - y)^2))`` in dB; infinite for equal images.
 
@@ -99,10 +91,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def ssim(
-    image: Tensor,
-    reference: Tensor,
-    crop_border: int = 0,
-    convert_to: str | None = None,
+    image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> float:
     """Mean structural similarity over 11x11 Gaussian windows of sigma 1.5.
 

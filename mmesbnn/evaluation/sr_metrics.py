@@ -68,9 +68,8 @@ class FullReferenceMetric(SRMetric):
 
     @checked(crop_border=natural, convert_to=one_of('Y', None))
     def __init__(
-        self, crop_border: int = 0, convert_to: str | None = 'Y',
-        collect_device: str = 'cpu',
-    ) -> None:  # fmt: skip
+        self, crop_border: int = 0, convert_to: str | None = 'Y', collect_device: str = 'cpu'
+    ) -> None:
         super().__init__(collect_device)
         self.options = dict(crop_border=crop_border, convert_to=convert_to)
 
@@ -114,9 +113,7 @@ class LPIPS(SRMetric):
     name = 'LPIPS'
 
     @checked(net=one_of('alex', 'vgg', 'squeeze'))
-    def __init__(
-        self, net: str = 'alex', device: str = 'cpu', collect_device: str = 'cpu'
-    ) -> None:  # fmt: skip
+    def __init__(self, net: str = 'alex', device: str = 'cpu', collect_device: str = 'cpu') -> None:
         super().__init__(collect_device)
         try:
             lpips = import_module('lpips')
@@ -132,7 +129,6 @@ class LPIPS(SRMetric):
     def measure(self, image: Tensor, reference: Tensor) -> float:
         """LPIPS of one image."""
         x, y = (
-            (i.to(self.device, torch.float32) / 127.5 - 1).unsqueeze(0)
-            for i in (image, reference)
+            (i.to(self.device, torch.float32) / 127.5 - 1).unsqueeze(0) for i in (image, reference)
         )
         return self.network(x, y).item()

@@ -2,22 +2,8 @@
 
 from mmengine.registry import MODELS
 
-from ..binary import (
-    BinaryConv2d,
-    BinaryLinear,
-    BinaryMultiheadAttention,
-    DropInESLinear,
-)
-from . import (
-    backbones,
-    classifiers,
-    heads,
-    layers,
-    losses,
-    necks,
-    restorers,
-    task_modules,
-)
+from ..binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention, DropInESLinear
+from . import backbones, classifiers, heads, layers, losses, necks, restorers, task_modules
 from .hub import register_models
 
 # For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows

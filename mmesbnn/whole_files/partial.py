@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: Errors by which a disk, a quota or a limit is used up, or a disk is broken.
-DISK_ERRORS = (
-    errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, 'EDQUOT', None),
-)  # fmt: skip
+DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, 'EDQUOT', None))
 #: Characters of the wanted name in a partial one, which stays below all limits so.
 _KEPT = 20
 #: With more files than this, the file system is flushed as a whole, which is faster.
@@ -150,11 +148,7 @@ def disk_error(error: Exception, partial: Path, path: Path) -> OSError | None:
         None: the disk is not the reason.
     """
     link: BaseException | None = error
-    if (
-        isinstance(error, OSError)
-        and error.filename
-        and not _within(error.filename, partial)
-    ):
+    if isinstance(error, OSError) and error.filename and not _within(error.filename, partial):
         return None  # of another file
     while link is not None:
         if isinstance(link, OSError) and link.errno is not None:

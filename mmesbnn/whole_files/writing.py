@@ -172,9 +172,7 @@ def check_folder(root: str | os.PathLike, *, replace: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(
-    root: str | os.PathLike, *, replace: bool = False
-) -> Iterator[Path]:  # fmt: skip
+def whole_folder(root: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes ``root`` when the block ends.
 
     If the block does not end well, ``root`` is as it was and nothing else is left. Its

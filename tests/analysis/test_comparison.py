@@ -15,8 +15,7 @@ def solid(colour, size=8):
 
 def test_every_image_is_in_its_place(tmp_path):
     colours = [[(200, 0, 0), (0, 200, 0)], [(0, 0, 200), (90, 90, 0)]]
-    rows = [[(str(c), solid(c, 4 * (i + 1))) for c in row] for i, row in
-            enumerate(colours)]  # fmt: skip
+    rows = [[(str(c), solid(c, 4 * (i + 1))) for c in row] for i, row in enumerate(colours)]
     path = tmp_path / 'picture.png'
     path.write_bytes(b'old')
     draw_comparison(rows, path, 'a title')

@@ -31,9 +31,7 @@ def training(epochs, first=0):
 
 def samples(count):
     digits = load_digits()
-    return [
-        (digits.images[i], str(digits.target[i]), str(i % 3)) for i in range(count)
-    ]  # fmt: skip
+    return [(digits.images[i], str(digits.target[i]), str(i % 3)) for i in range(count)]
 
 
 def test_runs_are_read_oldest_first(tmp_path):

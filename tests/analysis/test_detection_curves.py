@@ -49,9 +49,8 @@ def test_picture_is_written_whole(tmp_path):
     curve = precision_recall([[rows((BOX, 0.9))]], [truth([BOX], [0])], ('a',))
     path = tmp_path / 'folder' / 'picture.png'
     draw_detections(
-        [(image, [(BOX, 'a', 0.9)]), (image, [])], {'ES': curve, 'tau = 1': curve},
-        path, 'title',
-    )  # fmt: skip
+        [(image, [(BOX, 'a', 0.9)]), (image, [])], {'ES': curve, 'tau = 1': curve}, path, 'title'
+    )
     assert [p.name for p in path.parent.iterdir()] == ['picture.png']
     picture = np.asarray(Image.open(path).convert('RGB')).astype(int)
     assert picture.shape[1] > 1000

@@ -37,10 +37,7 @@ def test_images_are_normalised_as_in_training(tmp_path):
     [
         ('model = dict(', 'cannot read the config'),
         ('x = 1', 'has no model'),
-        (
-            "custom_imports = dict(imports=['no_such_package'])\nmodel = dict()",
-            'no_such',
-        ),
+        ("custom_imports = dict(imports=['no_such_package'])\nmodel = dict()", 'no_such'),
     ],
 )
 def test_unusable_configs(tmp_path, text, words):
@@ -60,10 +57,7 @@ def test_unknown_model(tmp_path):
 
 def test_teachers_are_neither_built_nor_counted(tmp_path):
     config = write_project(tmp_path)
-    model = {
-        'type': 'DistillClassifier',
-        'teachers': dict(main=dict(model='no-such-teacher')),
-    }
+    model = {'type': 'DistillClassifier', 'teachers': dict(main=dict(model='no-such-teacher'))}
     plain = build_model(load_config(config))
     student = build_model(load_config(config, {'model': model}))
     assert type(student) is type(plain)
@@ -76,10 +70,7 @@ def sizes(*transforms, split='test', **others):
 
 
 def test_image_size_is_read_from_the_pipelines():
-    edge, crop = (
-        dict(type='ResizeEdge', scale=235),
-        dict(type='CenterCrop', crop_size=224),
-    )
+    edge, crop = (dict(type='ResizeEdge', scale=235), dict(type='CenterCrop', crop_size=224))
     assert sizes(edge, crop) == (224, 224)
     assert sizes(edge) == (235, 235)
     assert sizes(dict(type='mmdet.Resize', scale=(1333, 800))) == (800, 1333)
@@ -148,19 +139,13 @@ def broken_files():
     return {
         'text': ('hello', 'truncated, damaged or no file of torch.save'),
         'empty': ('', 'is empty'),
-        'object': (
-            {'state_dict': good, 'x': Payload()},
-            'holds the object .*Payload, and only',
-        ),
+        'object': ({'state_dict': good, 'x': Payload()}, 'holds the object .*Payload, and only'),
         'nothing': ({'meta': 1}, "holds no state dict: 'meta' is a int"),
         'number': (3, 'holds no state dict but a int'),
         'list': ({'state_dict': [1]}, 'holds no state dict but a list'),
         'none': ({'state_dict': None}, 'holds no state dict but a NoneType'),
         'keys': ({'state_dict': {0: torch.ones(1)}}, '0 is a Tensor'),
-        'bool': (
-            as_type(good, torch.bool),
-            r'have another type \(fc.weight: torch.bool',
-        ),
+        'bool': (as_type(good, torch.bool), r'have another type \(fc.weight: torch.bool'),
         'shape': (Net(5).state_dict(), r'1 have another shape \(fc.weight\)'),
         'lacking': (lacking, r'are missing \(norm.weight, norm.bias, '),
         'other': ({**good, 'extra': torch.ones(1)}, r'1 are unknown \(extra\)'),

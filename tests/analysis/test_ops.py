@@ -42,9 +42,7 @@ def test_published_numbers(arch):
     assert total['fp_macs'] == pytest.approx(macs, rel=1e-3)
     assert total['bops'] == pytest.approx(bops, rel=1e-3)
     assert total['ops'] == pytest.approx(ops, rel=1e-3)
-    assert total['fp_params'] + total['binary_params'] == pytest.approx(
-        params, rel=1e-3
-    )
+    assert total['fp_params'] + total['binary_params'] == pytest.approx(params, rel=1e-3)
 
 
 @pytest.mark.parametrize('tau', [2, 4])
@@ -249,9 +247,7 @@ def test_counts_a_batch_and_other_arguments():
 
     conv = Scaled(3, 4, 1)
     one = count_ops(conv, torch.zeros(1, 3, 5, 5)).total['fp_macs']
-    assert (
-        count_ops(conv, torch.zeros(7, 3, 5, 5), factor=2).total['fp_macs'] == 7 * one
-    )
+    assert count_ops(conv, torch.zeros(7, 3, 5, 5), factor=2).total['fp_macs'] == 7 * one
 
 
 def test_wrong_input():

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from mmesbnn.analysis.paired import paired_difference
 
 stats = pytest.importorskip('scipy.stats')
-numbers = st.lists(
-    st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=8
-)
+numbers = st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=8)
 
 
 @given(numbers, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
@@ -45,10 +43,9 @@ def test_signs_and_equal_differences():
 def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     covered = [
-        (d := paired_difference(rng.normal(1, 1, 4).tolist(), [0.0] * 4)).low
-        < 1 < d.high
+        (d := paired_difference(rng.normal(1, 1, 4).tolist(), [0.0] * 4)).low < 1 < d.high
         for _ in range(1000)
-    ]  # fmt: skip
+    ]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
 
 

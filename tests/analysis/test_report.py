@@ -7,12 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.analysis import (
-    OpsReport,
-    count_ops,
-    representation_capacity,
-    save_json,
-)
+from mmesbnn.analysis import OpsReport, count_ops, representation_capacity, save_json
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESConv2d
 from mmesbnn.models.layers.minmax import MinMaxConv2d
 
@@ -45,9 +40,7 @@ def test_capacity_of_an_es_convolution_by_enumeration(tau):
 
 
 def test_only_binary_layers_have_a_capacity():
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), BinaryConv2d(4, 4, 3), BinaryConv2d(4, 4, 1)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), BinaryConv2d(4, 4, 3), BinaryConv2d(4, 4, 1))
     report = count_ops(model, (3, 4, 4))
     assert [layer.capacity for layer in report.layers] == [None, 37, 5]
     total = report.total
@@ -78,8 +71,15 @@ def test_json_holds_layers_and_totals(tmp_path):
     save_json(path, report.to_dict())
     content = json.loads(path.read_text())
     assert content == report.to_dict()
-    assert {'fp_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
-            'bytes_packed'} <= set(content['total'])  # fmt: skip
+    assert {
+        'fp_macs',
+        'bops',
+        'ops',
+        'fp_params',
+        'binary_params',
+        'bytes_fp32',
+        'bytes_packed',
+    } <= set(content['total'])
     assert content['layers'][0]['ops'] == 1
     assert content['inputs'] == [[1, 4, 2, 2]]
 
@@ -97,8 +97,14 @@ def test_json_is_written_as_a_whole_or_not_at_all(tmp_path):
 
 def test_plain_layers_among_binary_ones_are_named():
     """A network that passes conv_cfg to some of its convolutions only."""
-    layers = [nn.Conv2d(3, 8, 1), BinaryConv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(),
-              nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)]  # fmt: skip
+    layers = [
+        nn.Conv2d(3, 8, 1),
+        BinaryConv2d(8, 8, 3),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 4, 1),
+    ]
     table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
     assert 'real        1 of 5 layers are plain ones' in table
     assert 'definition of the network: 2; if it took conv_cfg' in table

@@ -359,12 +359,11 @@ def test_attention_of_another_transformer_can_be_replaced():
 
     vit = mmpretrain.VisionTransformer(
         dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-        img_size=32, patch_size=8,
-    )  # fmt: skip
+        img_size=32,
+        patch_size=8,
+    )
     for layer in vit.layers:
-        layer.attn = MODELS.build(
-            dict(type='BinaryMultiheadAttention', embed_dims=16, num_heads=2)
-        )
+        layer.attn = MODELS.build(dict(type='BinaryMultiheadAttention', embed_dims=16, num_heads=2))
     (out,) = vit(torch.randn(2, 3, 32, 32))
     out.sum().backward()
     assert vit.layers[0].attn.clip.grad is not None
@@ -375,9 +374,7 @@ def test_attention_of_another_transformer_can_be_replaced():
 @pytest.mark.parametrize('expanded_out', [False, True])
 def test_unit_with_groups_is_its_formula(tau, expanded_in, expanded_out):
     groups = 2
-    unit = randomised(
-        ResidualBinaryLinear(8, 12, tau, expanded_in, expanded_out, groups=groups)
-    )
+    unit = randomised(ResidualBinaryLinear(8, 12, tau, expanded_in, expanded_out, groups=groups))
     weight = unit.linear.effective_weight()
     assert weight.shape == (12 // tau, 8 * tau)
     factor, copies = tau * groups, tau * tau * groups if expanded_out else tau
@@ -385,9 +382,7 @@ def test_unit_with_groups_is_its_formula(tau, expanded_in, expanded_out):
     residual = tokens(2, 5, 12 * factor if expanded_out else 12)
     wide = x if expanded_in else torch.cat([x] * factor, -1)
     signs = torch.where(wide + unit.shift.bias > 0, 1.0, -1.0).to(x.dtype)
-    halves = [
-        part @ kernels.t() for part, kernels in zip(signs.chunk(2, -1), weight.chunk(2))
-    ]
+    halves = [part @ kernels.t() for part, kernels in zip(signs.chunk(2, -1), weight.chunk(2))]
     tiled = torch.cat([torch.cat(halves, -1)] * copies, -1)
     norm, act = unit.norm, unit.act
     mean, var = tiled.mean((0, 1)), tiled.var((0, 1), unbiased=False)

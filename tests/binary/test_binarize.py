@@ -45,10 +45,17 @@ class Net(nn.Module):
 
 def small_net():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.Linear(8, 4),
+    )
 
 
 # arithmetic ----------------------------------------------------------------------
@@ -262,10 +269,7 @@ class Branches(nn.Module):
 
 @pytest.mark.parametrize(
     'example',
-    [
-        [torch.randn(2, 4), torch.randn(2, 4)],
-        dict(a=torch.randn(2, 4), b=torch.randn(2, 4)),
-    ],
+    [[torch.randn(2, 4), torch.randn(2, 4)], dict(a=torch.randn(2, 4), b=torch.randn(2, 4))],
 )
 def test_an_example_shows_which_layers_are_first_and_last(example):
     net = Branches().train()
@@ -354,9 +358,15 @@ def test_options_reach_the_layers_and_are_not_shared():
     net = Net(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
     binarizer = mmesbnn.binary.TemperatureWeight()
     binarize(
-        net, tau=2, groups=2, spread=0.25, sign=dict(type='hard_tanh', clip=1.5),
-        weight_binarizer=binarizer, pad_value=-1, latent_clip=1.0,
-    )  # fmt: skip
+        net,
+        tau=2,
+        groups=2,
+        spread=0.25,
+        sign=dict(type='hard_tanh', clip=1.5),
+        weight_binarizer=binarizer,
+        pad_value=-1,
+        latent_clip=1.0,
+    )
     a, b = net.middle
     assert (a.expansion.tau, a.expansion.groups, a.shift.max()) == (2, 2, 0.25)
     assert a.conv.sign.clip == 1.5 and a.conv.pad_value == -1
@@ -390,20 +400,10 @@ def test_the_report_is_a_table_with_counts():
     assert report.binary_weights == 16 * 8 * 9 + 16 * 8
     assert report.kept_weights == 3 * 8 * 9 + 8 * 4
     lines = str(report).splitlines()
-    assert lines[1].split() == [
-        '0',
-        'Conv2d(3,',
-        '8,',
-        '3x3)',
-        'kept',
-        'first',
-        'layer',
-    ]
+    assert lines[1].split() == ['0', 'Conv2d(3,', '8,', '3x3)', 'kept', 'first', 'layer']
     assert 'DropInESConv2d' in lines[2] and 'replaced' in lines[2]
     assert lines[-1].startswith('2 layers replaced with 1,280 binary weights; 2 kept')
-    strided = binarize(
-        Net(nn.Conv2d(8, 8, (3, 1), (2, 1), groups=2), nn.Conv2d(8, 8, 1))
-    )
+    strided = binarize(Net(nn.Conv2d(8, 8, (3, 1), (2, 1), groups=2), nn.Conv2d(8, 8, 1)))
     assert strided.layers[1].layer == 'Conv2d(8, 8, 3x1, stride 2x1, groups 2)'
 
 
@@ -453,9 +453,7 @@ def test_state_dicts_load_into_a_network_binarized_the_same_way():
     assert torch.equal(a.eval()(x), b.eval()(x))
 
 
-@pytest.mark.parametrize(
-    'twin', [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
-)
+@pytest.mark.parametrize('twin', [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_binarized_networks_can_be_copied_and_pickled(twin):
     net = small_net()
     report = binarize(net, tau=2)
@@ -483,9 +481,7 @@ def mmpretrain_resnet():
 
 
 def mmpretrain_vit():
-    backbone = dict(
-        type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8
-    )
+    backbone = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8)
     head = dict(type='VisionTransformerClsHead', num_classes=10, in_channels=192)
     return mmpretrain(dict(type='ImageClassifier', backbone=backbone, head=head))
 
@@ -526,11 +522,7 @@ def mmdet_fpn():
         # the out_proj of its attentions is kept too
         (torchvision_vit, 6, ['conv_proj', 'heads.head']),
         (mmdet_fpn, 26, ['backbone.conv1', 'neck.fpn_convs.3.conv']),
-        (
-            lambda: mmpretrain(dict(type='MobileNetV2')),
-            33,
-            ['conv1.conv', 'conv2.conv'],
-        ),
+        (lambda: mmpretrain(dict(type='MobileNetV2')), 33, ['conv1.conv', 'conv2.conv']),
     ],
 )
 def test_networks_of_the_ecosystem(build, replaced, kept):
@@ -540,9 +532,7 @@ def test_networks_of_the_ecosystem(build, replaced, kept):
     report = binarize(net, tau=2)
     assert len(report.replaced) == replaced
     assert {kept[0], kept[1]} <= set(names(report.kept))
-    binary = [
-        m for m in net.modules() if isinstance(m, (DropInESConv2d, DropInESLinear))
-    ]
+    binary = [m for m in net.modules() if isinstance(m, (DropInESConv2d, DropInESLinear))]
     assert len(binary) == replaced
     outputs = leaves(net(x))
     assert [y.shape for y in outputs] == shapes
@@ -573,9 +563,7 @@ def test_an_example_finds_both_outputs_of_a_detector():
     model = MODELS.build(cfg)
     example = dict(inputs=torch.randn(1, 3, 64, 64), mode='tensor')
     report = binarize(model, tau=2, example=example)
-    assert names(report.kept) == [
-        'backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg'
-    ]  # fmt: skip
+    assert names(report.kept) == ['backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg']
     assert all(y.isfinite().all() for part in model(**example) for y in part)
 
 
@@ -605,9 +593,7 @@ def test_layers_whose_weight_a_module_reads_are_kept():
     """Else its first forward fails, as torchvision's Swin did."""
     net = Readers()
     report = why(binarize(net, example=torch.rand(2, 8)))
-    read = {
-        name for name, reason in report.items() if reason == 'Readers reads its weight'
-    }
+    read = {name for name, reason in report.items() if reason == 'Readers reads its weight'}
     assert read == {'own', 'held.0', 'listed.0'}
     assert report['plain'] == 'now DropInESLinear'
     net(torch.rand(2, 8))
@@ -642,9 +628,7 @@ def test_other_layers_of_mmcv_are_kept(keep):
     net = Net(wrappers.ConvTranspose2d(8, 8, 3), wrappers.Conv2d(8, 8, 1))
     net.volume = wrappers.Conv3d(8, 8, 1)
     report = why(binarize(net, keep=keep, keep_last=False))
-    assert keep or report['middle.0'] == (
-        'ConvTranspose2d is neither nn.Conv2d nor nn.Linear'
-    )
+    assert keep or report['middle.0'] == ('ConvTranspose2d is neither nn.Conv2d nor nn.Linear')
     assert report['volume'] == 'Conv3d is neither nn.Conv2d nor nn.Linear'
     assert report['middle.1'] == 'now DropInESConv2d'
 

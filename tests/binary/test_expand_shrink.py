@@ -94,9 +94,7 @@ def test_factors_that_do_not_divide_are_refused_at_construction(tau, groups, mes
         Expansion(tau, groups).kernels(64)
     with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
         ESConv2d(8, 64, 3, tau=tau, groups=groups)
-    with pytest.raises(
-        ValueError, match=re.escape(message.replace('channels', 'features'))
-    ):
+    with pytest.raises(ValueError, match=re.escape(message.replace('channels', 'features'))):
         ESLinear(8, 64, tau=tau, groups=groups)
 
 
@@ -107,11 +105,7 @@ def test_error_messages_take_the_name_they_are_given():
         Expansion(2).kernels(0, 'width')
 
 
-@given(
-    st.integers(1, 4),
-    st.lists(st.integers(1, 3), min_size=1, max_size=4),
-    st.data(),
-)
+@given(st.integers(1, 4), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
 def test_tile_repeats_the_whole_axis(copies, shape, data):
     dim = data.draw(st.integers(-len(shape), len(shape) - 1))
     x = torch.randn(shape)
@@ -161,9 +155,7 @@ def figure_c(x, weight, tau, groups, out_channels, **conv):
     outputs = []
     for j in range(groups):
         inputs = signs_of(x[:, j * depth : (j + 1) * depth])
-        outputs.append(
-            F.conv2d(inputs, weight[j * kernels : (j + 1) * kernels], **conv)
-        )
+        outputs.append(F.conv2d(inputs, weight[j * kernels : (j + 1) * kernels], **conv))
     shrunk = torch.cat(outputs, 1)
     assert shrunk.shape[1] == out_channels // tau
     return torch.cat([shrunk] * (tau * tau * groups), 1)
@@ -210,9 +202,7 @@ def test_conv_without_expansion_is_the_binary_conv_bit_for_bit(tiled):
     layer.load_state_dict(plain.state_dict())
     assert layer.parameter_bounds == plain.parameter_bounds
     x = torch.randn(2, 4, 7, 7)
-    (y, grads), (expected, other) = (
-        output_and_gradients(module, x) for module in (layer, plain)
-    )
+    (y, grads), (expected, other) = (output_and_gradients(module, x) for module in (layer, plain))
     assert torch.equal(y, expected)
     assert all(map(torch.equal, grads, other))
 
@@ -250,9 +240,7 @@ def test_linear_without_expansion_is_the_binary_linear_bit_for_bit():
     plain, layer = BinaryLinear(5, 4, bias=True), ESLinear(5, 4, bias=True)
     layer.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 5)
-    (y, grads), (expected, other) = (
-        output_and_gradients(module, x) for module in (layer, plain)
-    )
+    (y, grads), (expected, other) = (output_and_gradients(module, x) for module in (layer, plain))
     assert torch.equal(y, expected)
     assert all(map(torch.equal, grads, other))
 
@@ -304,14 +292,9 @@ def test_tiled_norm_exchanges_state_dicts_with_torchs(copies):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_norm_of_one_copy_is_torchs_bit_for_bit(training):
-    tiled, plain = (
-        TiledBatchNorm2d(5).train(training),
-        nn.BatchNorm2d(5).train(training),
-    )
+    tiled, plain = (TiledBatchNorm2d(5).train(training), nn.BatchNorm2d(5).train(training))
     x = torch.randn(3, 5, 4, 4)
-    (y, grads), (expected, other) = (
-        output_and_gradients(module, x) for module in (tiled, plain)
-    )
+    (y, grads), (expected, other) = (output_and_gradients(module, x) for module in (tiled, plain))
     assert torch.equal(y, expected)
     assert all(map(torch.equal, grads, other))
     for name, buffer in tiled.named_buffers():
@@ -586,9 +569,7 @@ def test_drop_in_conv_shows_the_attributes_of_a_conv():
 
 def test_mmcv_builds_the_drop_in_conv():
     conv_cfg = dict(type='ESConv2d', tau=2, es_groups=2, spread=0.25)
-    module = ConvModule(
-        4, 8, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=dict(type='BN')
-    )
+    module = ConvModule(4, 8, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=dict(type='BN'))
     weight = module.conv.conv.weight.clone()
     module.init_weights()
     assert torch.equal(module.conv.conv.weight, weight)

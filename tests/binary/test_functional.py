@@ -5,13 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmesbnn.binary import (
-    BinaryConv2d,
-    BinaryLinear,
-    binary_conv2d,
-    binary_linear,
-    sign,
-)
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, binary_conv2d, binary_linear, sign
 from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import Recorder
 
@@ -51,9 +45,7 @@ def reference(x, weight, stride, padding, dilation, groups, pad_value):
 
 
 @pytest.mark.parametrize('pad_value', PAD_VALUES)
-@pytest.mark.parametrize(
-    ('kernel', 'stride', 'padding', 'dilation', 'groups'), SETTINGS
-)
+@pytest.mark.parametrize(('kernel', 'stride', 'padding', 'dilation', 'groups'), SETTINGS)
 def test_conv_is_the_convolution_of_the_padded_input(
     kernel, stride, padding, dilation, groups, pad_value
 ):
@@ -107,20 +99,14 @@ def test_other_pad_values_are_refused(pad_value):
 
 
 @pytest.mark.parametrize('pad_value', PAD_VALUES)
-@pytest.mark.parametrize(
-    ('kernel', 'stride', 'padding', 'dilation', 'groups'), SETTINGS
-)
-def test_conv_gradients_are_those_of_torch(
-    kernel, stride, padding, dilation, groups, pad_value
-):
+@pytest.mark.parametrize(('kernel', 'stride', 'padding', 'dilation', 'groups'), SETTINGS)
+def test_conv_gradients_are_those_of_torch(kernel, stride, padding, dilation, groups, pad_value):
     settings = (stride, padding, dilation, groups, pad_value)
     x, weight = (t.requires_grad_() for t in operands(kernel, groups, torch.float64))
     y = binary_conv2d(x, weight, *settings)
     upstream = torch.randn_like(y)
     got = torch.autograd.grad(y, (x, weight), upstream)
-    expected = torch.autograd.grad(
-        reference(x, weight, *settings), (x, weight), upstream
-    )
+    expected = torch.autograd.grad(reference(x, weight, *settings), (x, weight), upstream)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -151,14 +137,10 @@ def test_only_the_wanted_gradient_of_a_conv_is_computed(pad_value, wanted):
     upstream = torch.randn_like(y)
     with Recorder() as mode:
         (got,) = torch.autograd.grad(y, leaf, upstream)
-    ((through_x, through_weight, _),) = mode.outputs(
-        torch.ops.aten.convolution_backward.default
-    )
+    ((through_x, through_weight, _),) = mode.outputs(torch.ops.aten.convolution_backward.default)
     assert (through_x is None) == (wanted == 'weight')
     assert (through_weight is None) == (wanted == 'input')
-    (expected,) = torch.autograd.grad(
-        reference(x, weight, 1, 1, 1, 1, pad_value), leaf, upstream
-    )
+    (expected,) = torch.autograd.grad(reference(x, weight, 1, 1, 1, 1, pad_value), leaf, upstream)
     torch.testing.assert_close(got, expected)
     assert (weight if wanted == 'input' else x).grad is None
 
@@ -184,9 +166,7 @@ def test_only_the_wanted_gradient_of_a_linear_is_computed(wanted):
 def test_opcheck_of_the_conv(layout, pad_value):
     x = torch.randn(2, 4, 6, 5).to(memory_format=layout).requires_grad_()
     weight = torch.randn(6, 2, 3, 3, requires_grad=True)
-    torch.library.opcheck(
-        BINARY_CONV2D, (x, weight, (2, 1), (1, 2), (1, 1), 2, pad_value)
-    )
+    torch.library.opcheck(BINARY_CONV2D, (x, weight, (2, 1), (1, 2), (1, 1), 2, pad_value))
 
 
 @pytest.mark.parametrize('transposed', [False, True])

@@ -55,9 +55,7 @@ def assert_same(got, expected):
 @pytest.mark.parametrize('sign', SIGNS)
 @pytest.mark.parametrize('options', CONVS)
 def test_conv_equals_a_float_conv_of_signs(options, sign, weight_binarizer):
-    layer = BinaryConv2d(
-        4, 6, **options, sign=sign, weight_binarizer=weight_binarizer
-    ).double()
+    layer = BinaryConv2d(4, 6, **options, sign=sign, weight_binarizer=weight_binarizer).double()
     plain = nn.Conv2d(4, 6, **{'bias': False, **options}).double()
     signs, binarizer = build_sign(sign), build_weight_binarizer(weight_binarizer)
     x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
@@ -240,9 +238,7 @@ def test_rprelu_is_a_shifted_prelu(channels_last):
         layer.slope.copy_(copy_channels(slope, channels_last))
         layer.shift_out.bias.copy_(copy_channels(after, channels_last))
     axis = -1 if channels_last else 1
-    moved = (
-        x.movedim(axis, 1) + before.view(1, -1, *[1] * (x.dim() - 2))
-    ).requires_grad_()
+    moved = (x.movedim(axis, 1) + before.view(1, -1, *[1] * (x.dim() - 2))).requires_grad_()
     activated = F.prelu(moved, slope).movedim(1, axis)
     y, upstream = layer(x.requires_grad_()), torch.randn_like(x)
     assert_same(y, activated + copy_channels(after, channels_last))

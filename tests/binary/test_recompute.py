@@ -74,9 +74,7 @@ def saved_bytes(block, x, recompute):
         for output in recorder.outputs(*CONVOLUTIONS):
             keep(output)
     own = {p.untyped_storage().data_ptr() for p in block.parameters()}
-    size = sum(
-        t.untyped_storage().nbytes() for k, t in storages.items() if k not in own
-    )
+    size = sum(t.untyped_storage().nbytes() for k, t in storages.items() if k not in own)
     y.sum().backward()
     return size
 
@@ -166,9 +164,7 @@ def test_compiles_to_one_graph():
     block, x = Block(), torch.randn(2, 8, 6, 6)
     compiled_block, upstream = copy.deepcopy(block), torch.randn(2, 8, 6, 6)
     compiled = torch.compile(
-        lambda x: recompute_elementwise(compiled_block, x),
-        backend='aot_eager',
-        fullgraph=True,
+        lambda x: recompute_elementwise(compiled_block, x), backend='aot_eager', fullgraph=True
     )
     expected, got = run(block, x, False, upstream), run(compiled, x, False, upstream)
     torch.testing.assert_close(got, expected)

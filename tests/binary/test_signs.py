@@ -44,9 +44,7 @@ def expected_sign(value, zero=-1):
 @pytest.mark.parametrize('requires_grad', [False, True])
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('function', FUNCTIONS)
-def test_every_magnitude_becomes_exactly_plus_or_minus_one(
-    function, dtype, requires_grad
-):
+def test_every_magnitude_becomes_exactly_plus_or_minus_one(function, dtype, requires_grad):
     info = torch.finfo(dtype)
     denormal = info.smallest_normal / 2
     positive = [denormal, info.smallest_normal, info.eps, 0.3, 1, 1.5, info.max]
@@ -98,11 +96,7 @@ def test_no_graph_is_recorded_where_none_is_wanted(function):
         assert not function(torch.ones(3, requires_grad=True)).requires_grad
 
 
-@given(
-    st.lists(st.floats(-4, 4), min_size=1, max_size=20),
-    st.floats(0.1, 3),
-    st.floats(-10, 10),
-)
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=20), st.floats(0.1, 3), st.floats(-10, 10))
 def test_hard_tanh_passes_gradients_inside_its_window(values, clip, upstream):
     x = double([*values, clip, -clip])
     upstream = torch.full_like(x, upstream)
@@ -115,10 +109,7 @@ def test_hard_tanh_window_is_one_by_default():
     assert gradient(hard_tanh_sign, x, torch.ones(4)).tolist() == [1, 1, 0, 0]
 
 
-@given(
-    st.lists(st.floats(-3, 3), min_size=1, max_size=20),
-    st.floats(-10, 10),
-)
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=20), st.floats(-10, 10))
 def test_quadratic_gradient_is_a_triangle(values, upstream):
     x = double([*values, 0.0, 1.0, -1.0])
     upstream = torch.full_like(x, upstream)
@@ -130,9 +121,7 @@ def test_quadratic_gradient_is_a_triangle(values, upstream):
 @given(st.lists(finite_floats, min_size=1, max_size=20), st.floats(-10, 10))
 def test_identity_passes_every_gradient(values, upstream):
     upstream = torch.full((len(values),), upstream)
-    assert torch.equal(
-        gradient(identity_sign, torch.tensor(values), upstream), upstream
-    )
+    assert torch.equal(gradient(identity_sign, torch.tensor(values), upstream), upstream)
 
 
 @pytest.mark.parametrize('function', FUNCTIONS[1:])

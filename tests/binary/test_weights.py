@@ -313,9 +313,7 @@ def test_options_show_in_the_representation():
     assert 'zero=0' in repr(CentredSignWeight(0))
 
 
-@pytest.mark.parametrize(
-    'module', [TemperatureWeight, ScaledSignWeight, CentredSignWeight]
-)
+@pytest.mark.parametrize('module', [TemperatureWeight, ScaledSignWeight, CentredSignWeight])
 def test_other_zeros_are_refused(module):
     with pytest.raises(ValueError, match='zero=1'):
         module(zero=1)
@@ -345,9 +343,7 @@ def test_build_takes_a_module_as_it_is():
 
 @pytest.mark.parametrize('spec', ['sign', dict(type='sign'), dict(zero=0)])
 def test_unknown_binarizers_are_refused_by_name(spec):
-    with pytest.raises(
-        ValueError, match=r'weight_binarizer=.*scaled_sign.*temperature'
-    ):
+    with pytest.raises(ValueError, match=r'weight_binarizer=.*scaled_sign.*temperature'):
         build_weight_binarizer(spec)
 
 

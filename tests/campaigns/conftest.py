@@ -9,9 +9,7 @@ from tests.campaigns.campaign import Campaign
 def campaign(request):
     """A :class:`Campaign` named after the test; bad cases fail the test at its end."""
     option = request.config.getoption
-    campaign = Campaign(
-        request.node.name, option('--campaign-seed'), option('--campaign-seconds')
-    )
+    campaign = Campaign(request.node.name, option('--campaign-seed'), option('--campaign-seconds'))
     yield campaign
     if option('--campaign-report'):
         campaign.report(option('--campaign-report'))

@@ -27,5 +27,4 @@ def damaged(rng, whole):
     return kind, bytes(data)
 
 
-KINDS = ('cut', 'flipped bit', 'random bytes', 'zeros', 'left out', 'put in', 'longer',
-         'copied')  # fmt: skip
+KINDS = ('cut', 'flipped bit', 'random bytes', 'zeros', 'left out', 'put in', 'longer', 'copied')

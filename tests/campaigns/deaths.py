@@ -116,12 +116,20 @@ class Trainings:
         start = time.monotonic()
         processes = [
             self._call(
-                train, self.setting.task, self.data, work_dir, logs[rank],
-                resume=resume, rank=rank, world=world, store=store, **disk,
+                train,
+                self.setting.task,
+                self.data,
+                work_dir,
+                logs[rank],
+                resume=resume,
+                rank=rank,
+                world=world,
+                store=store,
+                **disk,
                 **self.options,
             )
             for rank in range(world)
-        ]  # fmt: skip
+        ]
         try:
             self._wait(processes, start, kill_at, victim)
         finally:

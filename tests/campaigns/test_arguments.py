@@ -17,13 +17,55 @@ from mmesbnn.engine import hooks
 from mmesbnn.models import backbones, layers, losses
 
 WRONG = [
-    None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.5, math.nan, math.inf, -math.inf, '',
-    'x', '2', b'x', (), (1,), (2, 2), (1, 2, 3), (-1, 1), [], ['x'], [None], [0], {},
-    {'x': 1}, {'type': 'x'}, {'type': 3}, {'eps': 0.1}, {'type': 'BN', 'eps': 'x'},
-    {'type': 'BN', 'momentum': None}, {'type': 'quadratic', 'zero': 5}, {1: 2}, {1, 2},
-    object, object(), len, nn.Identity, torch.zeros(2), torch.tensor(1),
-    np.int64(0), np.float64(-1), np.zeros(2), np.array(['a', 'b']), 'n' * 10_000,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    1.5,
+    -0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    '',
+    'x',
+    '2',
+    b'x',
+    (),
+    (1,),
+    (2, 2),
+    (1, 2, 3),
+    (-1, 1),
+    [],
+    ['x'],
+    [None],
+    [0],
+    {},
+    {'x': 1},
+    {'type': 'x'},
+    {'type': 3},
+    {'eps': 0.1},
+    {'type': 'BN', 'eps': 'x'},
+    {'type': 'BN', 'momentum': None},
+    {'type': 'quadratic', 'zero': 5},
+    {1: 2},
+    {1, 2},
+    object,
+    object(),
+    len,
+    nn.Identity,
+    torch.zeros(2),
+    torch.tensor(1),
+    np.int64(0),
+    np.float64(-1),
+    np.zeros(2),
+    np.array(['a', 'b']),
+    'n' * 10_000,
+]
 
 TOKENS, MAPS = torch.randn(2, 4, 8), torch.randn(2, 8, 6, 6)
 
@@ -79,8 +121,7 @@ def norms(module):
 
 
 BACKBONE = dict(in_channels=3, out_indices=(0,), norm_cfg=dict(type='BN'))
-ARCH = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32],
-            sr_ratios=[2, 1])  # fmt: skip
+ARCH = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_ratios=[2, 1])
 
 #: For every class a call that works, and what to do with the result.
 CALLS = {
@@ -88,9 +129,7 @@ CALLS = {
     binary.BinaryLinear: (dict(in_features=8, out_features=4), tokens),
     binary.ESConv2d: (dict(in_channels=8, out_channels=4, kernel_size=3, tau=2), None),
     binary.ESLinear: (dict(in_features=8, out_features=4, tau=2), None),
-    binary.DropInESConv2d: (
-        dict(in_channels=8, out_channels=8, kernel_size=3, tau=2), maps,
-    ),
+    binary.DropInESConv2d: (dict(in_channels=8, out_channels=8, kernel_size=3, tau=2), maps),
     binary.DropInESLinear: (dict(in_features=8, out_features=8, tau=2), tokens),
     binary.TiledBatchNorm2d: (dict(num_features=8, copies=2), norms),
     binary.LearnableShift: (dict(channels=8), None),
@@ -104,62 +143,62 @@ CALLS = {
     binary.TemperatureWeight: (dict(binary_below=1e-7), signs),
     binary.Expansion: (dict(tau=2, groups=1), None),
     binary.ResidualBinaryLinear: (
-        dict(in_features=8, out_features=8, norm=dict(eps=0.1)), residual,
+        dict(in_features=8, out_features=8, norm=dict(eps=0.1)),
+        residual,
     ),
     binary.BinaryMultiheadAttention: (
-        dict(embed_dims=8, num_heads=2, norm=dict(momentum=0.1)), attend,
+        dict(embed_dims=8, num_heads=2, norm=dict(momentum=0.1)),
+        attend,
     ),
     binary.BinaryFeedForward: (dict(embed_dims=8, feedforward_dims=16), fed),
     backbones.BNext: (
         dict(BACKBONE, arch=dict(channels=[8, 8, 16], depths=[1, 1]), se_ratio=4),
         images,
     ),
-    backbones.ReActNet: (
-        dict(BACKBONE, arch=dict(channels=[8, 8, 16], depths=[1, 1])), images,
-    ),
+    backbones.ReActNet: (dict(BACKBONE, arch=dict(channels=[8, 8, 16], depths=[1, 1])), images),
     backbones.BiDetResNet: (dict(BACKBONE, widths=(8, 8, 16), depths=(1, 1)), images),
     backbones.BiDetResStage: (
-        dict(in_channels=8, out_channels=8, depth=1, norm_cfg=dict(type='BN')), maps,
+        dict(in_channels=8, out_channels=8, depth=1, norm_cfg=dict(type='BN')),
+        maps,
     ),
-    backbones.BiDetVGG: (
-        dict(BACKBONE, arch=dict(channels=[8, 8, 16, 16], depths=[1, 1])), images,
-    ),
+    backbones.BiDetVGG: (dict(BACKBONE, arch=dict(channels=[8, 8, 16, 16], depths=[1, 1])), images),
     backbones.BinaryViT: (dict(BACKBONE, arch=ARCH, img_size=32), images),
     layers.RecoupledConv: (
-        dict(channels=8, kernel_size=3, expansion=binary.Expansion(), shrink=True,
-             se_ratio=4, se_bits=None, conv={}, norm={}), recoupled,
+        dict(
+            channels=8,
+            kernel_size=3,
+            expansion=binary.Expansion(),
+            shrink=True,
+            se_ratio=4,
+            se_bits=None,
+            conv={},
+            norm={},
+        ),
+        recoupled,
     ),
-    layers.MinMaxConv2d: (
-        dict(in_channels=8, out_channels=4, kernel_size=1, bits=8), None,
-    ),
+    layers.MinMaxConv2d: (dict(in_channels=8, out_channels=4, kernel_size=1, bits=8), None),
     layers.MinMaxLinear: (dict(in_features=8, out_features=4, bits=8), tokens),
-    layers.es_conv2d: (
-        dict(in_channels=8, out_channels=8, kernel_size=3, es_groups=1), maps,
-    ),
+    layers.es_conv2d: (dict(in_channels=8, out_channels=8, kernel_size=3, es_groups=1), maps),
     losses.VariationalBoxes: (dict(sigma=0.1), None),
-    losses.FeatureEnergyLoss: (
-        dict(loss_weight=0.1), lambda loss: loss(MAPS),
-    ),
+    losses.FeatureEnergyLoss: (dict(loss_weight=0.1), lambda loss: loss(MAPS)),
     losses.SparseObjectLoss: (dict(loss_weight=0.1), None),
     losses.HardnessWeightedKDLoss: (
-        dict(weighting='batch'), lambda loss: loss(TOKENS[0], [TOKENS[0]]),
+        dict(weighting='batch'),
+        lambda loss: loss(TOKENS[0], [TOKENS[0]]),
     ),
     hooks.BottleneckHook: (dict(begin=1), None),
     hooks.NaNGuardHook: (dict(interval=5), None),
     hooks.SignFlipHook: (dict(interval=1), None),
     hooks.TeacherScheduleHook: (dict(by_epoch=True), None),
-    hooks.TemperatureHook: (
-        dict(decay=0.5, initial=1.0), lambda hook: hook.temperature(3),
-    ),
+    hooks.TemperatureHook: (dict(decay=0.5, initial=1.0), lambda hook: hook.temperature(3)),
     evaluation.PSNR: (dict(crop_border=1), None),
     evaluation.SSIM: (dict(crop_border=1), None),
     datasets.SeededInfiniteSampler: (
-        dict(dataset=[1, 2, 3], seed=0), lambda sampler: next(iter(sampler)),
+        dict(dataset=[1, 2, 3], seed=0),
+        lambda sampler: next(iter(sampler)),
     ),
-    binary.binarize: (
-        dict(model=nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))), None,
-    ),
-}  # fmt: skip
+    binary.binarize: (dict(model=nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))), None),
+}
 
 
 #: Arguments that are nobody's to check here: mmengine reads them.
@@ -201,6 +240,4 @@ def test_wrong_arguments_are_named(campaign):
             try:
                 attack(kind, name, value)
             except Exception as error:
-                raise AssertionError(
-                    f'{name}={value!r}'[:80] + f': {error!r}'
-                ) from error
+                raise AssertionError(f'{name}={value!r}'[:80] + f': {error!r}') from error

@@ -88,9 +88,7 @@ def test_hostile_pickles(campaign, tmp_path):
                 # two of them mixed, or one with damage in it
                 other = rng.choice(cases)[1]
                 at, to = rng.randrange(2, len(data)), rng.randrange(2, len(other))
-                data = data[:at] + other[to:] if rng.random() < 0.5 else (
-                    damaged(rng, data)[1]
-                )  # fmt: skip
+                data = data[:at] + other[to:] if rng.random() < 0.5 else (damaged(rng, data)[1])
             archive(path, data)
             with campaign.attempt(group):
                 answer = read(path)

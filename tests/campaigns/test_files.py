@@ -33,28 +33,24 @@ WORD = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 TOOLS = {
     'digits': ('make_digits.py', ['{out}'], True),
     'mini_voc': (
-        'make_mini_voc.py', ['{out}', '--counts', '3', '1', '1', '--size', '48', '48'],
+        'make_mini_voc.py',
+        ['{out}', '--counts', '3', '1', '1', '--size', '48', '48'],
         True,
     ),
-    'pack': (
-        'pack_checkpoint.py', ['{in}/hard.pth', '{out}', '--config', '{cfg}'], False
-    ),
+    'pack': ('pack_checkpoint.py', ['{in}/hard.pth', '{out}', '--config', '{cfg}'], False),
     'count': ('count_ops.py', ['{cfg}', '--json', '{out}'], False),
     'convert': ('convert_checkpoint.py', ['{in}/published.pth', '{out}'], False),
     'onnx': ('export_onnx.py', ['{packed}', '{out}', '--images', '1'], False),
-    'export': (
-        'export_openvino.py', ['{packed}', '--out', '{out}', '--images', '1'], True
-    ),
+    'export': ('export_openvino.py', ['{packed}', '--out', '{out}', '--images', '1'], True),
     'infer': ('infer.py', ['{export}', '{image}', '--json', '{out}'], False),
     'draw': ('infer.py', ['{export}', '{image}', '--out', '{above}'], False),
     'upscale': (
         'upscale.py',
-        ['{image}', '--model', '{pipeline}', '--steps', '1', '--out', '{above}'], False,
+        ['{image}', '--model', '{pipeline}', '--steps', '1', '--out', '{above}'],
+        False,
     ),
-    'pipeline': (
-        'test_sr.py', ['{sr}', '{in}/sr.pth', '--no-test', '--export', '{out}'], True
-    ),
-}  # fmt: skip
+    'pipeline': ('test_sr.py', ['{sr}', '{in}/sr.pth', '--no-test', '--export', '{out}'], True),
+}
 #: Results whose names the tool chooses.
 CHOSEN = {'draw': 'image.png', 'upscale': 'image_x4.png'}
 #: A former result that these replace; the others leave a filled folder alone.
@@ -66,10 +62,13 @@ class Server:
 
     def __init__(self, folder):
         self.process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.campaigns.tool_server'], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, '-m', 'tests.campaigns.tool_server'],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'},
-        )  # fmt: skip
+        )
         self.folder = folder
 
     def wait_until_ready(self):
@@ -78,10 +77,13 @@ class Server:
     def run(self, tool, args, cwd, stop=None, **options):
         """Status, output and errors; ``stop``: a signal, and seconds to wait."""
         request = {
-            'tool': tool, 'args': args, 'cwd': str(cwd),
-            'out': str(self.folder / 'out.txt'), 'err': str(self.folder / 'err.txt'),
+            'tool': tool,
+            'args': args,
+            'cwd': str(cwd),
+            'out': str(self.folder / 'out.txt'),
+            'err': str(self.folder / 'err.txt'),
             **options,
-        }  # fmt: skip
+        }
         print(json.dumps(request), file=self.process.stdin, flush=True)
         pid = int(self.process.stdout.readline())
         if stop:
@@ -129,12 +131,19 @@ class Bench:
     def __init__(self, server, folder):
         self.server, self.folder = server, folder
         self.values = {
-            'in': str(folder), 'cfg': str(folder / 'config.py'),
-            'sr': str(folder / 'sr.py'), 'image': str(folder / 'image.png'),
-            **{k: str(folder / 'made' / name) for k, name in (
-                ('packed', 'pack.safetensors'), ('export', 'export'),
-                ('pipeline', 'pipeline'))},
-        }  # fmt: skip
+            'in': str(folder),
+            'cfg': str(folder / 'config.py'),
+            'sr': str(folder / 'sr.py'),
+            'image': str(folder / 'image.png'),
+            **{
+                k: str(folder / 'made' / name)
+                for k, name in (
+                    ('packed', 'pack.safetensors'),
+                    ('export', 'export'),
+                    ('pipeline', 'pipeline'),
+                )
+            },
+        }
         self.whole, self.seconds = {}, {}
         (folder / 'made').mkdir()
         for name in ('pack', 'export', 'pipeline'):
@@ -245,8 +254,7 @@ def test_limits_of_the_size(campaign, bench, tmp_path):
 def mounted(folder, options):
     folder.mkdir()
     done = subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', options, 'none', str(folder)],
-        capture_output=True,
+        ['mount', '-t', 'tmpfs', '-o', options, 'none', str(folder)], capture_output=True
     )
     if done.returncode:
         pytest.skip(f'cannot mount here: {done.stderr.decode().strip()}')
@@ -293,10 +301,7 @@ def test_signals_at_any_moment(campaign, bench, tmp_path):
         moment = rng.random() * 1.1 * bench.seconds[name]
         status, _, err = bench.run(name, out, stop=(number, moment))
         with campaign.attempt(f'{WORD[number]}, {name}'):
-            check(
-                bench, name, out.parent, target, before, status, err,
-                {STATUS[number], 0},
-            )  # fmt: skip
+            check(bench, name, out.parent, target, before, status, err, {STATUS[number], 0})
             if status:
                 line = f'{TOOLS[name][0]}: stopped by {WORD[number]}\n'
                 assert err.decode().endswith(line), err

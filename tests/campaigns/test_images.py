@@ -23,14 +23,13 @@ FORMATS = ['PNG', 'JPEG', 'GIF', 'TIFF', 'WEBP', 'BMP', 'PPM', 'JPEG2000', 'TGA'
 #: Pixels that an image of the campaign may have.
 LIMIT = 2**22
 STEPS = [
-    dict(type='resize_edge', edge='short', scale=64, interpolation='bicubic',
-         backend='cv2'),
+    dict(type='resize_edge', edge='short', scale=64, interpolation='bicubic', backend='cv2'),
     dict(type='resize_within', size=[64, 64], interpolation='bilinear', backend='cv2'),
     dict(type='resize', size=[32, 48], interpolation='lanczos', backend='pillow'),
     dict(type='centre_crop', size=[30, 30]),
     dict(type='pad', size=[40, 50], value=114),
     dict(type='pad', square=True, divisor=32, value=[1.0, 2.0, 3.0]),
-]  # fmt: skip
+]
 
 
 def picture(rng):
@@ -76,10 +75,9 @@ def bomb(rng):
     header = struct.pack('>IIBBBBB', width, height, rng.choice([1, 8, 16]), 0, 0, 0, 0)
     chunks = [(b'IHDR', header), (b'IDAT', zlib.compress(bytes(10**6))), (b'IEND', b'')]
     return b'\x89PNG\r\n\x1a\n' + b''.join(
-        struct.pack('>I', len(data)) + name + data
-        + struct.pack('>I', zlib.crc32(name + data))
+        struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
         for name, data in chunks
-    )  # fmt: skip
+    )
 
 
 def damaged(content, rng):
@@ -138,10 +136,24 @@ def check_steps(image, rng):
 
 
 def strange_array(rng):
-    shape = rng.choice([(4, 5, 3), (4, 5), (4, 5, 1), (4, 5, 4), (0, 5, 3), (5,), (),
-                        (2, 4, 5, 3), (4, 0, 3)])  # fmt: skip
-    kinds = [bool, np.int64, np.float16, np.float64, complex, object, 'U3', 'M8[s]',
-             '>u2', '>f4', np.uint32, np.uint8, np.uint16]  # fmt: skip
+    shape = rng.choice(
+        [(4, 5, 3), (4, 5), (4, 5, 1), (4, 5, 4), (0, 5, 3), (5,), (), (2, 4, 5, 3), (4, 0, 3)]
+    )
+    kinds = [
+        bool,
+        np.int64,
+        np.float16,
+        np.float64,
+        complex,
+        object,
+        'U3',
+        'M8[s]',
+        '>u2',
+        '>f4',
+        np.uint32,
+        np.uint8,
+        np.uint16,
+    ]
     array = np.ones(shape, rng.choice(kinds))
     if array.dtype.kind == 'f':
         array[...] = rng.choice([np.nan, np.inf, -1, 0.5])
@@ -171,9 +183,7 @@ def test_images(campaign, tmp_path, bounded):  # noqa: F811
                     make_no_file(path, rng)
                     check_file(path, rng)
                 else:
-                    content = (
-                        bomb(rng) if kind == 'bomb' else encoded(picture(rng), rng)
-                    )
+                    content = bomb(rng) if kind == 'bomb' else encoded(picture(rng), rng)
                     content = damaged(content, rng) if kind == 'damaged' else content
                     path.write_bytes(content)
                     check_file(path, rng)

@@ -58,11 +58,13 @@ def test_deaths_at_any_time(campaign, trainings):
     def kills(rng, group):
         seconds = group.whole[1].seconds
         return [
-            dict(kill_at=rng.uniform(0.2, 1) * seconds,
-                 victim=rng.randrange(group.setting.world),
-                 delay=rng.choice([0, 0.02]))
+            dict(
+                kill_at=rng.uniform(0.2, 1) * seconds,
+                victim=rng.randrange(group.setting.world),
+                delay=rng.choice([0, 0.02]),
+            )
             for _ in range(rng.randint(1, 2))
-        ]  # fmt: skip
+        ]
 
     attack(campaign, trainings, kills, 'random')
 

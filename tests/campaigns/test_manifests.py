@@ -22,17 +22,65 @@ from tests.deploy import exports
 
 #: Values that entries are exchanged for.
 STRANGE = [
-    None, True, False, 0, 1, -1, 2, 7, 1000, 2**31, -(2**63), 10**30, 10**300, 0.0, 0.5,
-    1e-300, 1e300, -1.5, '', 'x', '../../etc/passwd', '/dev/zero', 'a' * 10**5,
-    '\x1b[2J', '\ud800', 'cv2', 'resize', 'nearest', 'detection', 'super_resolution',
-    [], {}, [[]], [0], [-1], [1] * 1000, [None], ['x'] * 3, {'type': 'pad'},
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    7,
+    1000,
+    2**31,
+    -(2**63),
+    10**30,
+    10**300,
+    0.0,
+    0.5,
+    1e-300,
+    1e300,
+    -1.5,
+    '',
+    'x',
+    '../../etc/passwd',
+    '/dev/zero',
+    'a' * 10**5,
+    '\x1b[2J',
+    '\ud800',
+    'cv2',
+    'resize',
+    'nearest',
+    'detection',
+    'super_resolution',
+    [],
+    {},
+    [[]],
+    [0],
+    [-1],
+    [1] * 1000,
+    [None],
+    ['x'] * 3,
+    {'type': 'pad'},
     {'x': {'y': []}},
-]  # fmt: skip
+]
 #: Texts that entries are exchanged for, in the file itself.
 TEXTS = [
-    'NaN', 'Infinity', '-Infinity', '1e999', '-1e999', '9' * 5000, '[' * 5000,
-    '{"a":' * 3000, '"\\ud800"', '"\\u0000"', '\x00', '0x10', "'x'", '1,', '',
-]  # fmt: skip
+    'NaN',
+    'Infinity',
+    '-Infinity',
+    '1e999',
+    '-1e999',
+    '9' * 5000,
+    '[' * 5000,
+    '{"a":' * 3000,
+    '"\\ud800"',
+    '"\\u0000"',
+    '\x00',
+    '0x10',
+    "'x'",
+    '1,',
+    '',
+]
 #: Seconds and bytes that an attempt may take.
 SECONDS, BYTES = 20, 2_000_000_000
 
@@ -78,9 +126,7 @@ def mutated(content, rng):
         elif kind == 2 and isinstance(old, list):
             place[path[-1]] = rng.choice([old[:-1], old * 2, old[::-1], old * 10**4])
         elif kind == 3 and isinstance(old, dict):
-            old[rng.choice(['x', 'size', 'type', 'final', ''])] = copy.deepcopy(
-                rng.choice(STRANGE)
-            )
+            old[rng.choice(['x', 'size', 'type', 'final', ''])] = copy.deepcopy(rng.choice(STRANGE))
         elif kind == 4:
             place[path[-1]] = [old] if rng.random() < 0.5 else {'value': old}
         else:

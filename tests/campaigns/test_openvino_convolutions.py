@@ -93,10 +93,17 @@ class Layer(BinaryConv2d):
     def __init__(self, rng, channels, out, geometry, kernel, zero):
         sign = dict(type='hard_tanh', zero=zero)
         super().__init__(
-            channels, out, kernel, geometry.stride, geometry.padding,
-            geometry.dilation, geometry.groups, sign=sign,
-            weight_binarizer='temperature', pad_value=geometry.pad_value,
-        )  # fmt: skip
+            channels,
+            out,
+            kernel,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            geometry.groups,
+            sign=sign,
+            weight_binarizer='temperature',
+            pad_value=geometry.pad_value,
+        )
         self.weight_binarizer.temperature.zero_()
 
 
@@ -113,9 +120,7 @@ class Block(nn.Module):
         self.after = None
         if rng.random() < 0.7:
             geometry = Geometry(padding=(1, 1), pad_value=rng.choice((-1, 0, 1)))
-            self.after = Layer(
-                rng, channels, rng.randint(1, 40), geometry, (3, 3), layer.sign.zero
-            )
+            self.after = Layer(rng, channels, rng.randint(1, 40), geometry, (3, 3), layer.sign.zero)
 
     @staticmethod
     def _any(channels, values):
@@ -173,9 +178,11 @@ def run_on(processor, library, folder):
     if library is None and processor != processors.PROCESSORS[-1]:
         return None
     done = subprocess.run(
-        [sys.executable, run_graphs.__file__, folder], capture_output=True, text=True,
+        [sys.executable, run_graphs.__file__, folder],
+        capture_output=True,
+        text=True,
         env=processors.environment(library, processor),
-    )  # fmt: skip
+    )
     if done.returncode == processors.IMPOSSIBLE:
         return None
     assert done.returncode == 0, f'{processor}: {done.stderr[-1000:]}'

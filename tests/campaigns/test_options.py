@@ -12,15 +12,41 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(
-    path
-    for path in (ROOT / 'tools').rglob('*.py')
-    if 'def parse_args' in path.read_text()
+    path for path in (ROOT / 'tools').rglob('*.py') if 'def parse_args' in path.read_text()
 )
 WRONG = [
-    '', ' ', '-1', '0', '-0', '00', '1', '2.5', '1e3', 'nan', 'inf', '-inf', '1e400',
-    '-1e-9', '0x10', '1_0', '\u0661', 'one', 'None', 'True', '[1]', '1,2', '9' * 30,
-    '-' + '9' * 30, '9' * 5000, 'x' * 100_000, '\n', '--', '\ud800', "'", '1.5.2',
-]  # fmt: skip
+    '',
+    ' ',
+    '-1',
+    '0',
+    '-0',
+    '00',
+    '1',
+    '2.5',
+    '1e3',
+    'nan',
+    'inf',
+    '-inf',
+    '1e400',
+    '-1e-9',
+    '0x10',
+    '1_0',
+    '\u0661',
+    'one',
+    'None',
+    'True',
+    '[1]',
+    '1,2',
+    '9' * 30,
+    '-' + '9' * 30,
+    '9' * 5000,
+    'x' * 100_000,
+    '\n',
+    '--',
+    '\ud800',
+    "'",
+    '1.5.2',
+]
 
 
 class Caught(Exception):
@@ -77,9 +103,7 @@ def attack(parser, action, word):
         named = action.option_strings[-1:] or [action.metavar, action.dest]
         # to argparse a word with a dash is an option, not the argument
         dashed = word.startswith('-') and not action.option_strings
-        assert dashed or any(name in last for name in named if isinstance(name, str)), (
-            last[:300]
-        )
+        assert dashed or any(name in last for name in named if isinstance(name, str)), last[:300]
         # a wrong choice is shown by argparse itself, whole
         assert action.choices or len(last) < 700, f'{len(last)} characters'
         return

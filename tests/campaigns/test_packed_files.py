@@ -40,9 +40,22 @@ def changed_layout(rng, layout):
     entry = rng.choice(entries)
     place = rng.randrange(3)
     entry[place] = rng.choice(
-        [None, 3, -1, '', 'a', [], [-1], [2**62], [0, 2**62], {}, [1.5], 'float64',
-         entries[0][place]]
-    )  # fmt: skip
+        [
+            None,
+            3,
+            -1,
+            '',
+            'a',
+            [],
+            [-1],
+            [2**62],
+            [0, 2**62],
+            {},
+            [1.5],
+            'float64',
+            entries[0][place],
+        ]
+    )
     text = json.dumps(entries).encode()
     return base64.b64encode(zlib.compress(text)).decode()
 

@@ -33,8 +33,15 @@ pytest.importorskip('mmpretrain')
 safetensors = pytest.importorskip('safetensors.torch')
 
 #: Events that nothing in a file may cause, wherever they point.
-FORBIDDEN = {'os.system', 'os.exec', 'os.posix_spawn', 'subprocess.Popen',
-             'socket.connect', 'socket.getaddrinfo', 'pty.spawn'}  # fmt: skip
+FORBIDDEN = {
+    'os.system',
+    'os.exec',
+    'os.posix_spawn',
+    'subprocess.Popen',
+    'socket.connect',
+    'socket.getaddrinfo',
+    'pty.spawn',
+}
 
 _watch = {'bait': None, 'seen': []}
 
@@ -81,8 +88,13 @@ def bait(tmp_path_factory):
     for name in ('bait.pkl', 'bait.pth', 'bait_answers'):
         (folder / name).write_bytes(pickle.dumps(Bomb(trace)))
     code = f'import os; os.makedirs({trace!r}, exist_ok=True)\n'
-    for name in ('bait_module.py', 'FPN.py', 'bait_scope/__init__.py',
-                 'bait_scope/registry.py', 'bait_config.py'):  # fmt: skip
+    for name in (
+        'bait_module.py',
+        'FPN.py',
+        'bait_scope/__init__.py',
+        'bait_scope/registry.py',
+        'bait_config.py',
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code)
     return folder
@@ -129,18 +141,14 @@ def attacks(bait):
         dict(type='builtins.eval', source='1'),
         dict(type='VQAGenerationHead', answer_list_path=path),
         dict(type='mmpretrain.VQAGenerationHead', answer_list_path=url),
-        dict(
-            type='HuggingFaceClassifier', model_name=str(bait), trust_remote_code=True
-        ),
+        dict(type='HuggingFaceClassifier', model_name=str(bait), trust_remote_code=True),
         dict(type='TimmClassifier', model_name=f'local-dir:{bait}', pretrained=True),
         dict(type='TIMMBackbone', model_name=f'hf-hub:{url}', pretrained=True),
         dict(type='ArcFaceClsHead', num_classes=3, in_channels=8, margins=path),
         dict(type='ImageToImageRetriever', prototype=path, image_encoder=[]),
         dict(type='BinarizedUNet2DModel', pretrained=str(bait)),
         dict(type='BlipTokenizer', name_or_path=str(bait)),
-        dict(
-            type='mmdet.KnowledgeDistillationSingleStageDetector', teacher_config=path
-        ),
+        dict(type='mmdet.KnowledgeDistillationSingleStageDetector', teacher_config=path),
         dict(type='mmdet.LAD', teacher_ckpt=path),
         dict(type='LoadImageFromFile', backend_args=dict(backend='http')),
         dict(type='torchvision/ConvertImageDtype', dtype='float or exit()'),
@@ -149,19 +157,63 @@ def attacks(bait):
         dict(type='BNext', _scope_='bait_scope'),
         dict(type='bait_scope.BNext'),
     ]
-    words = [path, url, 'bait_answers', '~/bait', '../bait.pkl', '__import__("os")',
-             'bait_module.Thing', 's3://bait', '\x00', 'a' * 10_000]  # fmt: skip
-    wholes = [None, [], {}, [[]], -1, 10**30, 1e400, True, [None] * 3, {'type': None},
-              {'type': ['os.system']}, {'type': {}}, {'': 1}]  # fmt: skip
+    words = [
+        path,
+        url,
+        'bait_answers',
+        '~/bait',
+        '../bait.pkl',
+        '__import__("os")',
+        'bait_module.Thing',
+        's3://bait',
+        '\x00',
+        'a' * 10_000,
+    ]
+    wholes = [
+        None,
+        [],
+        {},
+        [[]],
+        -1,
+        10**30,
+        1e400,
+        True,
+        [None] * 3,
+        {'type': None},
+        {'type': ['os.system']},
+        {'type': {}},
+        {'': 1},
+    ]
     return calls, words, wholes
 
 
 KEYS = [
-    'answer_list_path', 'pretrained', 'checkpoint', 'teacher_config', 'model_name',
-    'trust_remote_code', 'custom_imports', '_delete_', '_base_', '_scope_', 'init_cfg',
-    'ann_file', 'data_root', 'backend_args', 'file_client_args', 'norm_cfg', 'act_cfg',
-    'loss', 'type', 'topk', 'cal_acc', 'arch', 'metainfo', 'pipeline', 'train_cfg',
-]  # fmt: skip
+    'answer_list_path',
+    'pretrained',
+    'checkpoint',
+    'teacher_config',
+    'model_name',
+    'trust_remote_code',
+    'custom_imports',
+    '_delete_',
+    '_base_',
+    '_scope_',
+    'init_cfg',
+    'ann_file',
+    'data_root',
+    'backend_args',
+    'file_client_args',
+    'norm_cfg',
+    'act_cfg',
+    'loss',
+    'type',
+    'topk',
+    'cal_acc',
+    'arch',
+    'metainfo',
+    'pipeline',
+    'train_cfg',
+]
 
 
 def places(config, path=()):
@@ -193,10 +245,18 @@ def hostile(rng, config, bait):
         else:
             place[rng.choice([*KEYS, *place])] = value
     if rng.random() < 0.5:  # where components are built for sure
-        owner, key = rng.choice([
-            (config, 'data_preprocessor'), (config, 'model'),
-            (config['model'], 'neck'), (config['model'], 'head'),
-        ]) if isinstance(config.get('model'), dict) else (config, 'model')  # fmt: skip
+        owner, key = (
+            rng.choice(
+                [
+                    (config, 'data_preprocessor'),
+                    (config, 'model'),
+                    (config['model'], 'neck'),
+                    (config['model'], 'head'),
+                ]
+            )
+            if isinstance(config.get('model'), dict)
+            else (config, 'model')
+        )
         owner[key] = rng.choice(calls)
     if rng.random() < 0.2:
         config['default_scope'] = rng.choice(['bait_scope', 'bait_module', '', 3, []])
@@ -239,8 +299,14 @@ def test_checkpoints(campaign, network, here, tmp_path):
         elif kind == 'model':
             meta = dict(model=evil.get('model'))
         else:
-            meta = dict(model=dict(type='SRDiffusion', unet=evil.get('model'), scale=2,
-                                   pipeline=evil.get('data_preprocessor')))  # fmt: skip
+            meta = dict(
+                model=dict(
+                    type='SRDiffusion',
+                    unet=evil.get('model'),
+                    scale=2,
+                    pipeline=evil.get('data_preprocessor'),
+                )
+            )
         torch.save(dict(meta=meta, state_dict=state), source)
         with campaign.attempt(kind), watched(here):
             if kind == 'super-resolution':
@@ -250,14 +316,35 @@ def test_checkpoints(campaign, network, here, tmp_path):
 
 
 TEXTS = [
-    'import os', "__import__('os')", '(' * 3000, '-' * 30_000 + '1', 'x=' * 5000 + '1',
-    'x = ' + '[' * 150 + ']' * 150, 'a+' * 20_000 + '1', 'x = {[]: 1}', 'x = -"a"',
-    'x = dict([1])', 'x = dict({**y})', 'x = {**y}', "x = f'{y}'", 'x = b"1"',
-    'x = ...', 'x = 1j', 'x = ' + '9' * 5000, 'x = 0x' + 'f' * 5000, '\x00',
-    'x = lambda: 1', 'model = 3', 'model = dict(type=3)', "model = dict(type='')",
-    'x.y = 1', 'x: int = 1', 'model = dict(type=model)', 'x = (y := 1)',
+    'import os',
+    "__import__('os')",
+    '(' * 3000,
+    '-' * 30_000 + '1',
+    'x=' * 5000 + '1',
+    'x = ' + '[' * 150 + ']' * 150,
+    'a+' * 20_000 + '1',
+    'x = {[]: 1}',
+    'x = -"a"',
+    'x = dict([1])',
+    'x = dict({**y})',
+    'x = {**y}',
+    "x = f'{y}'",
+    'x = b"1"',
+    'x = ...',
+    'x = 1j',
+    'x = ' + '9' * 5000,
+    'x = 0x' + 'f' * 5000,
+    '\x00',
+    'x = lambda: 1',
+    'model = 3',
+    'model = dict(type=3)',
+    "model = dict(type='')",
+    'x.y = 1',
+    'x: int = 1',
+    'model = dict(type=model)',
+    'x = (y := 1)',
     'x = "' + 'a' * 2**21 + '"',
-]  # fmt: skip
+]
 
 
 def test_texts(campaign, network, here, tmp_path):
@@ -270,18 +357,30 @@ def test_texts(campaign, network, here, tmp_path):
         with campaign.attempt('text'), watched(here), pytest.raises(MmesbnnError):
             pack_checkpoint(source, target)
         depth = rng.choice([30, 1000, 100_000])
-        text = rng.choice(['[' * depth, '{"model":' * depth, text, '{"__tuple__": 3}',
-                           '{"model": {"type": {"__tuple__": [1]}}}'])  # fmt: skip
+        text = rng.choice(
+            [
+                '[' * depth,
+                '{"model":' * depth,
+                text,
+                '{"__tuple__": 3}',
+                '{"model": {"type": {"__tuple__": [1]}}}',
+            ]
+        )
         safetensors.save_file(tensors, target, {**metadata, 'config': text})
         with campaign.attempt('json'), watched(here), pytest.raises(MmesbnnError):
             load_packed(target)
 
 
 TAGS = [
-    'object/apply:os.system', 'object/new:os.mkdir', 'name:os.system',
-    'module:bait_module', 'object:bait_module.Thing', 'object/apply:eval',
-    'object/apply:subprocess.Popen', 'name:bait_module.Thing',
-]  # fmt: skip
+    'object/apply:os.system',
+    'object/new:os.mkdir',
+    'name:os.system',
+    'module:bait_module',
+    'object:bait_module.Thing',
+    'object/apply:eval',
+    'object/apply:subprocess.Popen',
+    'name:bait_module.Thing',
+]
 FORMS = ['a: {0}\n', 'model: {{type: {0}}}\n', '- {0}\n', '? {0}\n: 1\n']
 
 
@@ -290,9 +389,9 @@ def test_yaml(campaign, here, tmp_path):
         tag = f"!!python/{rng.choice(TAGS)} ['{here}/trace']"
         evil = tmp_path / rng.choice(['evil.yaml', 'evil.yml'])
         evil.write_text(
-            rng.choice(
-                ['a: {0}\n', 'model: {{type: {0}}}\n', '- {0}\n', '? {0}\n: 1\n']
-            ).format(tag)
+            rng.choice(['a: {0}\n', 'model: {{type: {0}}}\n', '- {0}\n', '? {0}\n: 1\n']).format(
+                tag
+            )
         )
         config = tmp_path / 'config.py'
         config.write_text(f"_base_ = ['./{evil.name}']\nmodel = dict(type='BNext')\n")
@@ -325,9 +424,7 @@ def test_listed_components_open_nothing(campaign, here):
             }
             named = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
             for key in rng.sample(named, min(len(named), 3)):
-                lure = rng.choice(
-                    ['bait.pkl', str(here / 'bait.pkl'), dict(type='bait_module')]
-                )
+                lure = rng.choice(['bait.pkl', str(here / 'bait.pkl'), dict(type='bait_module')])
                 options[key] = lure
             quiet = contextlib.suppress(Exception)
             with campaign.attempt(scope), watched(here), names_only(), quiet:

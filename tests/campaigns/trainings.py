@@ -53,9 +53,7 @@ _hurry()
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 TASKS = ('classification', 'detection', 'super_resolution')
 #: The default one is for GPUs.
-WRAPPER = dict(
-    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-)
+WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 #: Epochs, or iterations.
 EPOCHS, ITERATIONS = 4, 8
 
@@ -69,9 +67,7 @@ def write_data(task, root):
                 for image in sorted(folder.iterdir())[count:]:
                     image.unlink()
     elif task == 'detection':
-        mini_voc.write_mini_voc(
-            root, names=('0', '1', '2'), size=(64, 64), counts=(4, 4, 4)
-        )
+        mini_voc.write_mini_voc(root, names=('0', '1', '2'), size=(64, 64), counts=(4, 4, 4))
     else:
         write_photographs(root, scale=2, test_size=64)
 
@@ -159,15 +155,22 @@ class Started(Hook):
 
 def _join(rank, world, store):
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    dist.init_process_group(
-        'gloo', init_method=f'file://{store}', rank=rank, world_size=world
-    )
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=world)
 
 
 def train(
-    task, data, work_dir, log, resume=False, rank=0, world=1, store=None, delay=0,
-    dies_after=None, **options,
-):  # fmt: skip
+    task,
+    data,
+    work_dir,
+    log,
+    resume=False,
+    rank=0,
+    world=1,
+    store=None,
+    delay=0,
+    dies_after=None,
+    **options,
+):
     """Train in this process, which is one of ``world``; the log gets its output.
 
     Leaves ``LOG.started``, the first iteration, and ``LOG.done``, the number of the

@@ -63,8 +63,7 @@ def arrays():
     wrong_core = name('numpy._core.multiarray', '_reconstruct')
     twice = array((1,), dtype(), EIGHT)
     state = tuple_of(plain(1), plain((1,)), dtype(), plain(False), EIGHT)
-    cases = {f'array of {kind}': array((1,), ops, EIGHT)
-             for kind, ops in dtypes().items()}  # fmt: skip
+    cases = {f'array of {kind}': array((1,), ops, EIGHT) for kind, ops in dtypes().items()}
     return {
         **cases,
         'scalar of an object': call(
@@ -74,9 +73,7 @@ def arrays():
             name('numpy.core.multiarray', 'scalar'), dtype(), raw(b'abc')
         ),
         'scalar without bytes': call(name('numpy.core.multiarray', 'scalar'), dtype()),
-        'scalar of a list': call(
-            name('numpy.core.multiarray', 'scalar'), dtype(), plain([1])
-        ),
+        'scalar of a list': call(name('numpy.core.multiarray', 'scalar'), dtype(), plain([1])),
         'too few bytes': array((100,), dtype(), EIGHT),
         'too many bytes': array((0,), dtype(), EIGHT),
         'huge shape': array((HUGE,), dtype(), EIGHT),
@@ -94,28 +91,18 @@ def arrays():
         'unknown version': array((1,), dtype(), EIGHT, version=7),
         'fortran is a list': array((1,), dtype(), EIGHT, fortran=[]),
         'built twice': twice + state + BUILD,
-        'array with a size': call(
-            wrong_core, name('numpy', 'ndarray'), plain((HUGE,)), raw(b'b')
-        ),
+        'array with a size': call(wrong_core, name('numpy', 'ndarray'), plain((HUGE,)), raw(b'b')),
         'array of objects by letter': call(
             wrong_core, name('numpy', 'ndarray'), plain((4,)), raw(b'O')
         ),
         'reconstruct another class': call(
             wrong_core, name('numpy', 'dtype'), plain((0,)), raw(b'b')
         ),
-        'array not built': call(
-            wrong_core, name('numpy', 'ndarray'), plain((0,)), raw(b'b')
-        ),
-        'call ndarray': call(
-            name('numpy', 'ndarray'), plain((4,)), dtype('O'), EIGHT, plain(-8)
-        ),
+        'array not built': call(wrong_core, name('numpy', 'ndarray'), plain((0,)), raw(b'b')),
+        'call ndarray': call(name('numpy', 'ndarray'), plain((4,)), dtype('O'), EIGHT, plain(-8)),
         'new ndarray': name('numpy', 'ndarray') + tuple_of(plain((4,))) + NEWOBJ,
         'ndarray beyond a buffer': call(
-            name('numpy', 'ndarray'),
-            plain((HUGE,)),
-            plain('u1'),
-            EIGHT,
-            plain(-(2**40)),
+            name('numpy', 'ndarray'), plain((HUGE,)), plain('u1'), EIGHT, plain(-(2**40))
         ),
         'build on a class': build(name('numpy', 'ndarray'), plain({'a': 1})),
     }
@@ -152,9 +139,7 @@ def tensors():
         'storage outside': tensor(memory=storage('../data.pkl')),
         'storage on meta': tensor(memory=storage(location='meta', count=5)),
         'bare storage': storage(),
-        'sparse tensor': call(
-            name('torch._utils', '_rebuild_sparse_tensor'), layout, plain(())
-        ),
+        'sparse tensor': call(name('torch._utils', '_rebuild_sparse_tensor'), layout, plain(())),
         'meta tensor': call(
             name('torch._utils', '_rebuild_meta_tensor_no_storage'),
             name('torch', 'float32'),
@@ -222,12 +207,10 @@ def programs():
         'getattr of a name': call(getter, getter, plain('call')),
         'call a statistic': call(call(getter, history, plain('min')), plain([1])),
         'swapped statistics': build(
-            call(history),
-            plain({'max_length': 1, 'statistics_methods': {'min': 1}}),
+            call(history), plain({'max_length': 1, 'statistics_methods': {'min': 1}})
         ),
         'history of lists': build(
-            call(history),
-            plain({'max_length': 1, '_log_history': [], '_count_history': []}),
+            call(history), plain({'max_length': 1, '_log_history': [], '_count_history': []})
         ),
         'history without state': call(history),
         'huge bytearray': call(name('builtins', 'bytearray'), plain(10**12)),

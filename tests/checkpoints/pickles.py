@@ -20,9 +20,9 @@ def plain(value):
 
 def raw(data):
     """The ops that push bytes, as protocol 2 has them."""
-    return name('_codecs', 'encode') + tuple_of(
-        plain(data.decode('latin1')), plain('latin1')
-    ) + REDUCE  # fmt: skip
+    return (
+        name('_codecs', 'encode') + tuple_of(plain(data.decode('latin1')), plain('latin1')) + REDUCE
+    )
 
 
 def tuple_of(*ops):
@@ -48,17 +48,14 @@ def dtype(kind='f8', state=(3, '<', None, None, None, -1, -1, 0)):
 
 def array(shape, kind, data, core='numpy._core.multiarray', version=1, fortran=False):
     """The ops of an array; ``kind`` and ``data`` are ops."""
-    empty = call(
-        name(core, '_reconstruct'), name('numpy', 'ndarray'), plain((0,)), raw(b'b')
-    )
+    empty = call(name(core, '_reconstruct'), name('numpy', 'ndarray'), plain((0,)), raw(b'b'))
     state = tuple_of(plain(version), plain(shape), kind, plain(fortran), data)
     return build(empty, state)
 
 
 def storage(key='0', count=4, kind='FloatStorage', location='cpu'):
     """The ops of a storage, by its persistent id."""
-    pid = tuple_of(plain('storage'), name('torch', kind), plain(key), plain(location),
-                   plain(count))  # fmt: skip
+    pid = tuple_of(plain('storage'), name('torch', kind), plain(key), plain(location), plain(count))
     return pid + b'Q'
 
 
@@ -67,15 +64,23 @@ def tensor(size=(4,), stride=(1,), offset=0, grad=False, memory=None):
     return call(
         name('torch._utils', '_rebuild_tensor_v2'),
         storage() if memory is None else memory,
-        plain(offset), plain(size), plain(stride), plain(grad), hooks,
-    )  # fmt: skip
+        plain(offset),
+        plain(size),
+        plain(stride),
+        plain(grad),
+        hooks,
+    )
 
 
 def archive(path, data, members=None, compression=zipfile.ZIP_STORED):
     """Write an archive as ``torch.save`` does, around the pickle ``data``."""
     members = {'data/0': struct.pack('<4f', 1, 2, 3, 4)} if members is None else members
     with zipfile.ZipFile(path, 'w', compression) as file:
-        for member, content in {'data.pkl': data, 'byteorder': b'little', **members,
-                                'version': b'3\n'}.items():  # fmt: skip
+        for member, content in {
+            'data.pkl': data,
+            'byteorder': b'little',
+            **members,
+            'version': b'3\n',
+        }.items():
             file.writestr(f'archive/{member}', content)
     return path

@@ -36,12 +36,14 @@ class Reader:
     def _start(self):
         paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
         self.process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.checkpoints.worker', self.function,
-             str(self.spare)],
-            cwd=ROOT, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [sys.executable, '-m', 'tests.checkpoints.worker', self.function, str(self.spare)],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-        )  # fmt: skip
+        )
         while (line := self.process.stdout.readline()) != 'ready\n':
             assert line, 'the worker did not start'
 

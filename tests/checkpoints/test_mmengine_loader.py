@@ -66,25 +66,23 @@ def test_load_checkpoint_loads_the_weights(tmp_path):
     network, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     path = tmp_path / 'a.pth'
     save_checkpoint(
-        dict(state_dict=network.state_dict(), message_hub=message_hub().state_dict()),
-        str(path),
+        dict(state_dict=network.state_dict(), message_hub=message_hub().state_dict()), str(path)
     )
     load_checkpoint(other, str(path), strict=True)
     assert torch.equal(other.weight, network.weight)
 
 
 def test_the_process_is_as_strict_as_without_mmesbnn(saved):
-    ask = (
-        'import torch; {}; '
-        'print(sorted(map(str, torch.serialization.get_safe_globals())))'
-    )
+    ask = 'import torch; {}; print(sorted(map(str, torch.serialization.get_safe_globals())))'
     answers = [
         subprocess.run(
             [sys.executable, '-c', ask.format(f'import {module}')],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for module in ('mmengine.runner, mmpretrain', 'mmesbnn, mmpretrain')
-    ]  # fmt: skip
+    ]
     names = [{line.split(' at 0x')[0] for line in a.split(', ')} for a in answers]
     assert names[0] == names[1]
     with pytest.raises(pickle.UnpicklingError):
@@ -141,9 +139,7 @@ def test_arrays_of_numpy_1_and_2(tmp_path, core):
             if entry.filename.endswith('data.pkl'):
                 here = np.empty(0).__reduce__()[0].__module__
                 assert f'c{here}\n_reconstruct\n'.encode() in data
-                data = data.replace(
-                    f'c{here}\n'.encode(), f'c{core}.multiarray\n'.encode()
-                )
+                data = data.replace(f'c{here}\n'.encode(), f'c{core}.multiarray\n'.encode())
                 assert f'c{core}.multiarray\nscalar\n'.encode() in data
             new.writestr(entry, data)
     loaded = load(renamed)

@@ -101,8 +101,7 @@ def test_files_without_checksums_are_read(tmp_path):
     finally:
         torch.serialization.set_crc32_options(before)
     assert_equal(
-        read_checkpoint(tmp_path / 'a.pth'),
-        torch.load(tmp_path / 'a.pth', weights_only=False),
+        read_checkpoint(tmp_path / 'a.pth'), torch.load(tmp_path / 'a.pth', weights_only=False)
     )
 
 
@@ -196,12 +195,14 @@ def test_attributes_of_a_state_dict_do_not_hide_its_methods(tmp_path):
 
 
 def test_safetensors_are_read(tmp_path):
-    tensors = {'a': torch.arange(6.0).view(2, 3), 'b': torch.ones(()),
-               'c': torch.empty(0, 2), 'd': torch.tensor([True])}  # fmt: skip
+    tensors = {
+        'a': torch.arange(6.0).view(2, 3),
+        'b': torch.ones(()),
+        'c': torch.empty(0, 2),
+        'd': torch.tensor([True]),
+    }
     save_file(tensors, tmp_path / 'a.safetensors', {'x': 'y'})
-    assert_equal(
-        dict(sorted(read_checkpoint(tmp_path / 'a.safetensors').items())), tensors
-    )
+    assert_equal(dict(sorted(read_checkpoint(tmp_path / 'a.safetensors').items())), tensors)
 
 
 def safetensors(header, data=bytes(16)):

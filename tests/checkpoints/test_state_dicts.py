@@ -35,10 +35,7 @@ def test_what_fits():
             {'a.weight': torch.ones(3, dtype=torch.int64)},
             '1 have another type (a.weight: torch.int64 for torch.float32)',
         ),
-        (
-            {'b': torch.ones(2)},
-            '1 have another type (b: torch.float32 for torch.int64)',
-        ),
+        ({'b': torch.ones(2)}, '1 have another type (b: torch.float32 for torch.int64)'),
     ],
 )
 def test_what_does_not_fit(change, phrase):
@@ -55,9 +52,7 @@ def test_many_names_are_shortened():
     assert len(misfits(state, {})[0]) < 400
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.complex64, torch.bool, torch.int64, torch.float8_e4m3fn]
-)
+@pytest.mark.parametrize('dtype', [torch.complex64, torch.bool, torch.int64, torch.float8_e4m3fn])
 def test_weights_must_be_plain_numbers(dtype):
     with pytest.raises(CheckpointError, match=r'a.weight holds numbers of torch'):
         check_numbers({**OWN, 'a.weight': torch.ones(3).to(dtype)})
@@ -66,11 +61,7 @@ def test_weights_must_be_plain_numbers(dtype):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_the_first_weight_that_is_not_finite_is_named(value):
-    state = {
-        'a': torch.ones(2),
-        'b': torch.tensor([1, value]),
-        'c': torch.tensor(value),
-    }
+    state = {'a': torch.ones(2), 'b': torch.tensor([1, value]), 'c': torch.tensor(value)}
     with pytest.raises(CheckpointError, match='b holds NaN or infinity'):
         check_finite(state)
 
@@ -94,8 +85,5 @@ def test_what_is_no_state_dict(content, words):
 
 
 def test_the_wrapper_is_stripped_from_all_or_none():
-    assert strip_wrapper({'module.a': 1, 'module.module.b': 2}) == {
-        'a': 1,
-        'module.b': 2,
-    }
+    assert strip_wrapper({'module.a': 1, 'module.module.b': 2}) == {'a': 1, 'module.b': 2}
     assert strip_wrapper({'module.a': 1, 'b': 2}) == {'module.a': 1, 'b': 2}

@@ -25,9 +25,7 @@ def digest(value):
         if isinstance(value, torch.Tensor):
             total.update(f'{value.dtype}{tuple(value.shape)}'.encode())
             flat = value.detach().contiguous().flatten()
-            total.update(
-                flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b''
-            )
+            total.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b'')
         elif isinstance(value, np.ndarray):
             total.update(value.tobytes())
         elif isinstance(value, dict):

@@ -96,9 +96,7 @@ def test_recipe_trains(name, scale, tmp_path):
 def test_all_benchmarks_are_tested_at_once(scale, tmp_path):
     cfg = load(f'es-bi-diffsr-x{scale}_4xb4_df2k')
     # the recipe's data and metrics, a narrow network
-    cfg.model.unet.update(
-        base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=4
-    )
+    cfg.model.unet.update(base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=4)
     for i, name in enumerate(SETS):
         write_benchmark(tmp_path / 'data', name, scale, sizes=((30 + i, 32),))
     cfg = shrink(cfg, tmp_path / 'data', tmp_path / 'work')

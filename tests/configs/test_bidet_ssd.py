@@ -72,9 +72,7 @@ def test_the_recipe_is_the_published_one(name):
     (schedule,) = cfg.param_scheduler
     assert (schedule.milestones, schedule.gamma) == ([30_000, 80_000, 200_000], 0.1)
     assert cfg.train_cfg.max_iters == 300_000
-    assert (
-        2 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 32
-    )
+    assert 2 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 32
     (hook,) = (h for h in cfg.custom_hooks if h.type == 'BottleneckHook')
     assert (hook.begin, hook.by_epoch) == (30_000, False)
     assert cfg.randomness.seed == 1
@@ -84,9 +82,15 @@ def test_the_recipe_is_the_published_one(name):
     assert {metric.eval_mode for metric in cfg.test_evaluator} == {'11points', 'area'}
     names = [t.type for t in cfg.train_dataloader.dataset.datasets[0].pipeline]
     assert names == [
-        'LoadImageFromFile', 'LoadAnnotations', 'PhotoMetricDistortion', 'Expand',
-        'MinIoURandomCrop', 'RandomFlip', 'Resize', 'PackDetInputs',
-    ]  # fmt: skip
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'PhotoMetricDistortion',
+        'Expand',
+        'MinIoURandomCrop',
+        'RandomFlip',
+        'Resize',
+        'PackDetInputs',
+    ]
 
 
 @pytest.mark.slow
@@ -101,10 +105,11 @@ def test_operations_are_the_published_ones(name):
     assert report.table().startswith('input 1 x 3 x 300 x 300')
     real = {layer.why for layer in report.layers if layer.kind != 'binary'}
     assert real == {
-        'first layer, reads the input', 'projection shortcut',
+        'first layer, reads the input',
+        'projection shortcut',
         'not a binary layer: Conv2d',  # fc7
         'last layer, gives the output',
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -127,9 +132,7 @@ def test_its_classifier_has_the_weights_that_it_begins_with(tau):
         classifier = MODELS.build(cfg.model.backbone)
         backbone = MODELS.build(detector)
     assert classifier.out_channels == [cfg.model.head.in_channels]
-    ours, theirs = (
-        {k: v.shape for k, v in m.state_dict().items()} for m in (backbone, classifier)
-    )
+    ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (backbone, classifier))
     assert ours == theirs
 
 
@@ -155,9 +158,7 @@ def test_it_begins_with_the_published_classifier(tmp_path, no_runners):
     init_default_scope('mmdet')
     model = MODELS.build(cfg)
     model.init_weights()
-    for ours, theirs in zip(
-        model.backbone.state_dict().values(), published.values(), strict=True
-    ):
+    for ours, theirs in zip(model.backbone.state_dict().values(), published.values(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -170,9 +171,7 @@ def test_it_trains_and_tests_on_a_devkit(name, devkit, tmp_path):
     runner = Runner.from_cfg(narrow(name, devkit, tmp_path))
     before = {k: v.clone() for k, v in runner.model.named_parameters()}
     runner.train()
-    history = {
-        key: logged(runner, f'loss_{key}') for key in ('cls', 'bbox', 'reg', 'prior')
-    }
+    history = {key: logged(runner, f'loss_{key}') for key in ('cls', 'bbox', 'reg', 'prior')}
     assert all(len(values) == 3 for values in history.values())
     assert torch.tensor(list(history.values())).isfinite().all()
     for key in ('reg', 'prior'):
@@ -208,12 +207,8 @@ def test_detections_of_an_image_file(devkit, tmp_path):
     cfg.model.test_cfg.max_per_img = 5
     cfg.dump(tmp_path / 'config.py')
     init_default_scope('mmdet')
-    torch.save(
-        dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'w.pth'
-    )
-    inferencer = DetInferencer(
-        str(tmp_path / 'config.py'), str(tmp_path / 'w.pth'), device='cpu'
-    )
+    torch.save(dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'w.pth')
+    inferencer = DetInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'w.pth'), device='cpu')
     image = next((devkit / 'VOC2007' / 'JPEGImages').iterdir())
     (found,) = inferencer(str(image), no_save_vis=True)['predictions']
     assert len(found['scores']) == len(found['bboxes']) == 5
@@ -292,8 +287,6 @@ def test_a_batch_of_one_is_refused_in_words_of_the_config(devkit, tmp_path):
 def test_missing_pretrained_weights_are_named(devkit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = narrow(BASELINE, devkit, tmp_path)
-    cfg.model.backbone.init_cfg = Config.fromfile(
-        CONFIGS / BASELINE
-    ).model.backbone.init_cfg
+    cfg.model.backbone.init_cfg = Config.fromfile(CONFIGS / BASELINE).model.backbone.init_cfg
     with pytest.raises(FileNotFoundError, match=r'checkpoints/bidet-vgg16\.pth'):
         Runner.from_cfg(cfg).train()

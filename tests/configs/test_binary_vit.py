@@ -42,8 +42,7 @@ def test_recipe(name):
     assert list(cfg.model.teachers) == ['main']
     assert cfg.model.teachers.main.model == 'deit-small_4xb256_in1k'
     kinds = [transform.type for transform in cfg.train_pipeline]
-    assert kinds == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip',
-                     'PackInputs']  # fmt: skip
+    assert kinds == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
 
 
 def test_learning_rate_of_every_epoch():

@@ -11,13 +11,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.runner import Runner
 
-from mmesbnn.analysis import (
-    build_model,
-    check_binary,
-    count_ops,
-    load_config,
-    most_regions,
-)
+from mmesbnn.analysis import build_model, check_binary, count_ops, load_config, most_regions
 from mmesbnn.conversion.bidet_faster_rcnn import Layout, detector_cfg
 from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
 
@@ -26,9 +20,7 @@ BIDET = [
     'bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py',
     'es_bidet/es-bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py',
 ]
-BNEXT = sorted(
-    path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('bnext_det/*.py')
-)
+BNEXT = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('bnext_det/*.py'))
 #: Levels of the pyramid that no box of the small images belongs to.
 MAY_STAND_STILL = ('bbox_head.scales.',)
 
@@ -37,8 +29,7 @@ MAY_STAND_STILL = ('bbox_head.scales.',)
 def devkit(tmp_path_factory):
     """Digits that go by the names of VOC's first ten classes."""
     root = tmp_path_factory.mktemp('data') / 'VOCdevkit'
-    write_mini_voc(root, size=(96, 64), names=VOC_CLASSES[:10], counts=(2, 2, 2),
-                   objects=(1, 2))  # fmt: skip
+    write_mini_voc(root, size=(96, 64), names=VOC_CLASSES[:10], counts=(2, 2, 2), objects=(1, 2))
     return root
 
 
@@ -66,8 +57,9 @@ def narrow_bidet(model):
 def narrow_bnext(model):
     model.backbone.update(
         arch=dict(channels=[16, 16, 16, 32, 32], depths=[1, 1, 1, 1]),
-        out_indices=(0, 1, 2, 3), stem_stride=4,
-    )  # fmt: skip
+        out_indices=(0, 1, 2, 3),
+        stem_stride=4,
+    )
     model.neck.update(in_channels=[16, 16, 32, 32], out_channels=16)
     if 'bbox_head' in model:
         model.bbox_head.update(in_channels=16, feat_channels=16)
@@ -279,9 +271,11 @@ def test_detections_of_an_image_file(devkit, tmp_path):
     train(cfg)
     cfg.dump(tmp_path / 'config.py')
     inferencer = DetInferencer(
-        str(tmp_path / 'config.py'), weights=str(tmp_path / 'epoch_1.pth'),
-        device='cpu', show_progress=False,
-    )  # fmt: skip
+        str(tmp_path / 'config.py'),
+        weights=str(tmp_path / 'epoch_1.pth'),
+        device='cpu',
+        show_progress=False,
+    )
     image = devkit / 'VOC2007/JPEGImages/000003.jpg'
     (found,) = inferencer(str(image))['predictions']
     assert 0 < len(found['bboxes']) == len(found['labels']) <= 100
@@ -301,10 +295,7 @@ def test_images_without_objects_train(devkit, tmp_path):
         cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=VOC_CLASSES[5:])
     cfg.model.roi_head.bbox_head.num_classes = 15
     runner, _ = train(cfg)
-    counts = [
-        len(runner.train_dataloader.dataset.get_data_info(i)['instances'])
-        for i in range(4)
-    ]
+    counts = [len(runner.train_dataloader.dataset.get_data_info(i)['instances']) for i in range(4)]
     assert min(counts) == 0
     assert torch.tensor(logged(runner, 'loss')).isfinite().all()
 

@@ -13,10 +13,7 @@ from mmesbnn.engine.hooks.temperature import binary_share
 from mmesbnn.engine.reach import temperature_weights
 
 pytest.importorskip('mmpretrain')
-CONFIG = (
-    Path(__file__).resolve().parents[2]
-    / 'configs/finetune/es-bnext-tiny_finetune_folders.py'
-)
+CONFIG = Path(__file__).resolve().parents[2] / 'configs/finetune/es-bnext-tiny_finetune_folders.py'
 
 
 def write_folders(root, classes=2, count=2):

@@ -12,9 +12,7 @@ from tests.configs.test_recipes import CONFIGS, RECIPES
 
 FAMILIES = ('bnext', 'binary_vit', 'reactnet')
 ENTRIES = [
-    entry
-    for family in FAMILIES
-    for entry in load(CONFIGS / family / 'metafile.yml')['Models']
+    entry for family in FAMILIES for entry in load(CONFIGS / family / 'metafile.yml')['Models']
 ]
 #: What the OPs of published networks should be, in 1e8.
 OPERATIONS = {

@@ -16,10 +16,7 @@ from tests.real_data import write_imagenet
 NAMES = [name for name in RECIPES if name.startswith('reactnet/')]
 SCRATCH = [name for name in NAMES if '_stage' not in name]
 #: An arch of the same layout that is built in no time.
-SMALL = {
-    'A': dict(channels=[8, 16, 16]),
-    '18': dict(channels=[8, 8, 16], depths=[1, 1]),
-}
+SMALL = {'A': dict(channels=[8, 16, 16]), '18': dict(channels=[8, 8, 16], depths=[1, 1])}
 
 
 def load(name):
@@ -44,16 +41,14 @@ def optimizer(cfg):
 def test_there_are_two_stages_of_every_network_and_bi_real_from_scratch():
     networks = ('birealnet-18', 'reactnet-18', 'reactnet-a')
     expected = {
-        (f'{es}{network}', stage)
-        for network in networks
-        for es in ('', 'es-')
-        for stage in (1, 2)
+        (f'{es}{network}', stage) for network in networks for es in ('', 'es-') for stage in (1, 2)
     }
     found = {tuple(name[9:].split('_')[:2]) for name in NAMES if name not in SCRATCH}
     assert found == {(name, f'stage{stage}') for name, stage in expected}
     assert [name.split('_')[0] for name in SCRATCH] == [
-        'reactnet/birealnet-18', 'reactnet/es-birealnet-18',
-    ]  # fmt: skip
+        'reactnet/birealnet-18',
+        'reactnet/es-birealnet-18',
+    ]
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -156,9 +151,8 @@ def test_stage_2_starts_from_the_weights_of_stage_1(network, tmp_path):
     )
     trained, _ = run(first, root, tmp_path / 'stage1')
     runner, seen = run(
-        second, root, tmp_path / 'stage2',
-        load_from=str(tmp_path / 'stage1' / 'epoch_1.pth'),
-    )  # fmt: skip
+        second, root, tmp_path / 'stage2', load_from=str(tmp_path / 'stage1' / 'epoch_1.pth')
+    )
     start, end = trained.model.state_dict(), runner.model.state_dict()
     assert seen[0].keys() == start.keys()
     for key, value in start.items():

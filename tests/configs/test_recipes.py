@@ -21,9 +21,7 @@ RECIPES = sorted(
     for path in CONFIGS.glob(pattern)
 )
 #: Without what is ReActNet-18's recipe but for a flag of the backbone.
-IMAGENET = [
-    name for name in RECIPES if 'cifar' not in name and 'birealnet-18_stage' not in name
-]
+IMAGENET = [name for name in RECIPES if 'cifar' not in name and 'birealnet-18_stage' not in name]
 #: 64 pixels are enough to run every layer, and quick.
 CROP = 64
 #: With the four keys that 64 pixels leave, all attention probabilities may exceed the
@@ -74,8 +72,7 @@ def check_trained(runner, before):
     still = [
         name
         for name, value in runner.model.named_parameters()
-        if torch.equal(value, before[name])
-        and not any(part in name for part in MAY_STAND_STILL)
+        if torch.equal(value, before[name]) and not any(part in name for part in MAY_STAND_STILL)
     ]
     assert not still
 

@@ -9,13 +9,7 @@ from mmengine.registry import MODELS
 pytest.importorskip('diffusers')
 
 from mmesbnn.conversion import convert, convert_file, load_published
-from tests.reference.published_bi_diffsr import (
-    PUBLISHED,
-    Network,
-    predict,
-    random_state,
-    shapes,
-)
+from tests.reference.published_bi_diffsr import PUBLISHED, Network, predict, random_state, shapes
 
 NETWORKS = {
     'three levels': Network(16, norm_groups=16),
@@ -55,14 +49,24 @@ def test_the_published_size_is_recognised():
     assert result.summary['network'] == 'BI-DiffSR'
     assert result.summary['channels'] == '64, 128, 256, 512'
     assert result.model_cfg == dict(
-        type='SRDiffusion', scale=2, timesteps='batch',
+        type='SRDiffusion',
+        scale=2,
+        timesteps='batch',
         pipeline=dict(x0_clip='scheduler'),
         unet=dict(
-            type='BIDiffSRUNet', in_channels=6, out_channels=3, base_channels=64,
-            norm_groups=16, num_levels=4, blocks_per_level=2, attn_levels=[],
-            fp_levels=[0, 1], banks=5, sign_zero=0,
+            type='BIDiffSRUNet',
+            in_channels=6,
+            out_channels=3,
+            base_channels=64,
+            norm_groups=16,
+            num_levels=4,
+            blocks_per_level=2,
+            attn_levels=[],
+            fp_levels=[0, 1],
+            banks=5,
+            sign_zero=0,
         ),
-    )  # fmt: skip
+    )
 
 
 def test_binarized_it_never_sees_a_zero():
@@ -76,9 +80,7 @@ def test_binarized_it_never_sees_a_zero():
 
 
 def test_a_file_becomes_a_file_that_the_model_loads(tmp_path):
-    torch.save(
-        dict(params=random_state(NETWORKS['three levels'])), tmp_path / 'net_g.pth'
-    )
+    torch.save(dict(params=random_state(NETWORKS['three levels'])), tmp_path / 'net_g.pth')
     convert_file(tmp_path / 'net_g.pth', tmp_path / 'out.pth')
     written = torch.load(tmp_path / 'out.pth', weights_only=True)
     MODELS.build(written['meta']['model']).load_state_dict(written['state_dict'])
@@ -106,8 +108,7 @@ def without(*names, **more):
         ),
         (
             without(
-                'nothing',
-                **{'downs.2.biconv1.TaA.dynamic_relu_0.pr_prelu.weight': torch.ones(1)},
+                'nothing', **{'downs.2.biconv1.TaA.dynamic_relu_0.pr_prelu.weight': torch.ones(1)}
             ),
             r'pr_prelu\.weight has shape \(1,\), not \(8,\)',
         ),

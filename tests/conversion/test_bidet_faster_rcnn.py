@@ -42,12 +42,7 @@ def test_raw_outputs_are_the_published_ones(name, size):
     model.load_state_dict(converted, strict=True)
     x = images(*size)
     rois = torch.tensor(
-        [
-            [0, 3.0, 5, 40, 33],
-            [1, 0, 0, 49, 63],
-            [1, 20.5, 7, 20.6, 60],
-            [0, 9, 9, 9, 9],
-        ],
+        [[0, 3.0, 5, 40, 33], [1, 0, 0, 49, 63], [1, 20.5, 7, 20.6, 60], [0, 9, 9, 9, 9]],
         dtype=torch.double,
     )
     with torch.no_grad():
@@ -57,9 +52,7 @@ def test_raw_outputs_are_the_published_ones(name, size):
         ours = model.backbone(x)
         (logits,), (our_boxes,) = model.rpn_head(ours)
         pooled = model.roi_head.bbox_roi_extractor(ours, rois)
-        our_logits, our_deltas = model.roi_head.bbox_head(
-            model.roi_head.shared_head(pooled)
-        )
+        our_logits, our_deltas = model.roi_head.bbox_head(model.roi_head.shared_head(pooled))
     close = dict(rtol=0, atol=1e-9)
     torch.testing.assert_close(ours[0], features, **close)
     torch.testing.assert_close(logits.sigmoid(), scores, **close)
@@ -81,9 +74,7 @@ def test_classifier_has_the_published_logits():
     x = images()
     with torch.no_grad():
         ours = model(x, mode='tensor')
-        torch.testing.assert_close(
-            ours, published.logits(state, NET, x), rtol=0, atol=1e-9
-        )
+        torch.testing.assert_close(ours, published.logits(state, NET, x), rtol=0, atol=1e-9)
 
 
 def test_a_training_checkpoint_converts_like_its_weights():
@@ -97,9 +88,12 @@ def test_a_training_checkpoint_converts_like_its_weights():
 def test_summary_and_layout_are_read_from_the_file():
     result = convert(published.random_state(published.detector_shapes(NET)))
     assert result.summary == dict(
-        network='BiDet ResNet-14 Faster R-CNN', channels='8, 8, 16, 16, 24',
-        classes='4', weights='binary', anchors='9 per pixel',
-    )  # fmt: skip
+        network='BiDet ResNet-14 Faster R-CNN',
+        channels='8, 8, 16, 16, 24',
+        classes='4',
+        weights='binary',
+        anchors='9 per pixel',
+    )
     assert result.model_cfg['backbone']['depths'] == (2, 4, 2)
     assert result.model_cfg['roi_head']['shared_head']['depth'] == 4
 
@@ -138,10 +132,7 @@ def broken(**changes):
         ({'RCNN_rpn.RPN_bbox_pred.bias': None}, 'lacks 1 keys of a BiDet ResNet-14'),
         ({'RCNN_base.4.0.conv2.bn.weight': torch.zeros(3)}, r'has shape \(3,\), not'),
         ({'RCNN_top.1.weight': torch.zeros(3)}, 'has 1 keys foreign to a BiDet'),
-        (
-            {'RCNN_bbox_pred.weight': torch.zeros(40, 24)},
-            'has 40 rows: boxes per class',
-        ),
+        ({'RCNN_bbox_pred.weight': torch.zeros(40, 24)}, 'has 40 rows: boxes per class'),
         (
             {'RCNN_rpn.RPN_cls_score.weight': torch.zeros(10, 12, 1, 1)},
             'has 10 rows, not two for each of 9 or 12 anchors',

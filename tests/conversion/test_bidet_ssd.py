@@ -6,18 +6,11 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmesbnn.conversion import convert, load_published
 from mmesbnn.models.backbones.bidet_vgg import BiDetVGG
-from tests.reference.published_bidet_ssd import (
-    Network,
-    base,
-    random_state,
-    raw_outputs,
-    shapes,
-)
+from tests.reference.published_bidet_ssd import Network, base, random_state, raw_outputs, shapes
 
 NARROW = Network(
-    widths=(8, 8, 16, 16, 24, 32), tail=40, extras=(16, 32, 8, 16, 12, 24, 12, 24),
-    num_classes=5,
-)  # fmt: skip
+    widths=(8, 8, 16, 16, 24, 32), tail=40, extras=(16, 32, 8, 16, 12, 24, 12, 24), num_classes=5
+)
 
 
 def light_state(net):
@@ -78,9 +71,7 @@ def test_raw_outputs_are_the_published_ones():
         torch.testing.assert_close(c, b, rtol=0, atol=1e-6)
         assert b.std() > 0.1
     # boxes of the network in use are the means
-    assert torch.equal(
-        listed(model(x, mode='tensor')[1], 4), our_outputs(model, x, 5)[0][..., 4:]
-    )
+    assert torch.equal(listed(model(x, mode='tensor')[1], 4), our_outputs(model, x, 5)[0][..., 4:])
 
 
 def test_binarized_layers_see_no_zeros():

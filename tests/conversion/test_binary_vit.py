@@ -12,9 +12,8 @@ from mmesbnn.models.backbones.binary_vit import ARCHS
 from tests.reference.published_binary_vit import Network, logits, random_state, shapes
 
 PLAIN = dict(
-    dims=(128,), depths=(2,), heads=(2,), ffn_dims=(512,), sr_ratios=(1,), patch=16,
-    image=64,
-)  # fmt: skip
+    dims=(128,), depths=(2,), heads=(2,), ffn_dims=(512,), sr_ratios=(1,), patch=16, image=64
+)
 NETWORKS = {
     'pyramid': Network(),
     'some-fp': Network(some_fp=True, num_classes=7),
@@ -61,9 +60,12 @@ def published(arch, some_fp=False):
     spec = ARCHS[arch]
     lists = ('dims', 'depths', 'heads', 'ffn_dims', 'sr_ratios')
     net = Network(
-        *(tuple(spec[name]) for name in lists), patch=spec['patch_size'], image=224,
-        some_fp=some_fp, num_classes=1000,
-    )  # fmt: skip
+        *(tuple(spec[name]) for name in lists),
+        patch=spec['patch_size'],
+        image=224,
+        some_fp=some_fp,
+        num_classes=1000,
+    )
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes(net).items()}
 
 
@@ -80,15 +82,18 @@ def test_published_sizes_are_recognised_by_name(arch, some_fp, title):
     assert result.model_cfg == dict(
         type='ImageClassifier',
         backbone=dict(
-            type='BinaryViT', arch=arch, img_size=224, some_fp=some_fp,
-            layer_scale=True, pool_sizes=[3, 5], in_channels=3, sign_zero=0,
+            type='BinaryViT',
+            arch=arch,
+            img_size=224,
+            some_fp=some_fp,
+            layer_scale=True,
+            pool_sizes=[3, 5],
+            in_channels=3,
+            sign_zero=0,
         ),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead', num_classes=1000,
-            in_channels=ARCHS[arch]['dims'][-1],
-        ),
-    )  # fmt: skip
+        head=dict(type='LinearClsHead', num_classes=1000, in_channels=ARCHS[arch]['dims'][-1]),
+    )
     assert result.summary['network'] == title
     assert result.warning is None
 

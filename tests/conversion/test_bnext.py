@@ -106,18 +106,25 @@ PUBLISHED = [('18', 'bnext'), *((a, k) for a in ARCHS if a != '18' for k in KIND
 def test_published_sizes_are_recognised_by_name(arch, kind):
     tau = 2 if kind.startswith('rep') else 1
     net = Network(
-        tuple(ARCHS[arch]['channels']), ARCHS[arch].get('depths'), tau,
-        'bnext' if kind == 'quantised' else kind, 8 if kind == 'quantised' else None,
+        tuple(ARCHS[arch]['channels']),
+        ARCHS[arch].get('depths'),
+        tau,
+        'bnext' if kind == 'quantised' else kind,
+        8 if kind == 'quantised' else None,
         num_classes=1000,
-    )  # fmt: skip
+    )
     cfg = convert(light_state(net)).model_cfg
     quantised = dict(stem_bits=8, se_bits=8) if kind == 'quantised' else {}
     assert cfg == dict(
         type='ImageClassifier',
         backbone=dict(
-            type='BNext', arch=arch, tau=tau,
+            type='BNext',
+            arch=arch,
+            tau=tau,
             es_mode='full' if kind == 'rep' else 'shrunk',
-            stem_stride=4 if arch == '18' else 2, sign_zero=0, **quantised,
+            stem_stride=4 if arch == '18' else 2,
+            sign_zero=0,
+            **quantised,
         ),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(
@@ -125,7 +132,7 @@ def test_published_sizes_are_recognised_by_name(arch, kind):
             num_classes=1000,
             in_channels=net.channels[-1] * (2 if kind == 'rep' else 1),
         ),
-    )  # fmt: skip
+    )
 
 
 def test_other_widths_and_small_images_are_read_from_the_shapes():
@@ -169,9 +176,10 @@ def test_binarize_makes_every_weight_plus_or_minus_one(name):
         cfg, converted = load_published(state, binarize=True)
     model = build(cfg, converted)
     layers = [
-        module for module in model.modules()
+        module
+        for module in model.modules()
         if isinstance(getattr(module, 'weight_binarizer', None), TemperatureWeight)
-    ]  # fmt: skip
+    ]
     assert len(layers) == sum(key.endswith('binary_conv.weight') for key in state)
     for layer in layers:
         positive = layer.weight > 0

@@ -43,13 +43,14 @@ def test_parameters_are_detached():
 def test_training_checkpoints_with_numpy_scalars_are_read(tmp_path, legacy):
     path = tmp_path / 'file.pth.tar'
     extras = dict(
-        epoch=np.int64(7), best=np.float64(72.5), train_loss=[1.5, np.float32(2.5)],
+        epoch=np.int64(7),
+        best=np.float64(72.5),
+        train_loss=[1.5, np.float32(2.5)],
         optimizer=dict(state={0: dict(step=torch.ones(()))}, param_groups=[]),
-    )  # fmt: skip
+    )
     torch.save(
-        dict(state_dict=prefixed(), **extras), path,
-        _use_new_zipfile_serialization=not legacy,
-    )  # fmt: skip
+        dict(state_dict=prefixed(), **extras), path, _use_new_zipfile_serialization=not legacy
+    )
     name, state = read_published(path)
     assert name == str(path)
     assert_is_state(state)
@@ -69,9 +70,7 @@ class Payload:
 
 def test_objects_that_could_run_code_are_refused_by_name(tmp_path):
     torch.save(dict(state_dict=STATE, args=Payload()), tmp_path / 'file.pth')
-    with pytest.raises(
-        ValueError, match=r'file.pth: holds the object .*exec, and only'
-    ):
+    with pytest.raises(ValueError, match=r'file.pth: holds the object .*exec, and only'):
         read_published(tmp_path / 'file.pth')
 
 

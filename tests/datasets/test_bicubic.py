@@ -173,9 +173,11 @@ resize(torch.zeros(3, 6000, 6000, dtype=torch.uint8), (3000, 3000))
 print(peak() - before)
 """
     done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True,
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
         env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     # the image has 108 MB, in float64 864 MB
     assert int(done.stdout) < 700e6

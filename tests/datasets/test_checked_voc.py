@@ -40,10 +40,12 @@ def warnings(monkeypatch):
 def build(root, split='trainval', **options):
     init_default_scope('mmdet')
     cfg = dict(
-        type='CheckedVOCDataset', data_root=str(root),
+        type='CheckedVOCDataset',
+        data_root=str(root),
         ann_file=f'VOC2007/ImageSets/Main/{split}.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'), pipeline=[],
-    )  # fmt: skip
+        data_prefix=dict(sub_data_root='VOC2007/'),
+        pipeline=[],
+    )
     return DATASETS.build({**cfg, **options})
 
 
@@ -69,8 +71,12 @@ def test_reads_what_mmdets_own_class_reads(root, warnings):
     from mmdet.datasets import VOCDataset
 
     ours = build(root)
-    cfg = dict(data_root=str(root), ann_file=ours.ann_file, pipeline=[],
-               data_prefix=dict(sub_data_root=ours.sub_data_root))  # fmt: skip
+    cfg = dict(
+        data_root=str(root),
+        ann_file=ours.ann_file,
+        pipeline=[],
+        data_prefix=dict(sub_data_root=ours.sub_data_root),
+    )
     theirs = VOCDataset(**cfg)
     assert len(ours) == len(theirs) == 6
     for i in range(6):

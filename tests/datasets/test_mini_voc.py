@@ -32,8 +32,7 @@ def annotations(root):
 def boxes(tree):
     keys = ('xmin', 'ymin', 'xmax', 'ymax')
     return [
-        [int(thing.find(f'bndbox/{key}').text) for key in keys]
-        for thing in tree.findall('object')
+        [int(thing.find(f'bndbox/{key}').text) for key in keys] for thing in tree.findall('object')
     ]
 
 
@@ -42,19 +41,14 @@ def test_layout_is_vocs(root):
     assert sorted(path.name for path in root.iterdir()) == ['VOC2007', 'VOC2012']
     splits = {
         (year, split): names(root, year, split)
-        for year, split in (
-            ('VOC2007', 'trainval'), ('VOC2012', 'trainval'), ('VOC2007', 'test'),
-        )
-    }  # fmt: skip
+        for year, split in (('VOC2007', 'trainval'), ('VOC2012', 'trainval'), ('VOC2007', 'test'))
+    }
     assert [len(chosen) for chosen in splits.values()] == list(COUNTS)
     for year in ('VOC2007', 'VOC2012'):
-        listed = sorted(n for (y, _), chosen in splits.items() if y == year
-                        for n in chosen)  # fmt: skip
+        listed = sorted(n for (y, _), chosen in splits.items() if y == year for n in chosen)
         for folder, suffix in (('JPEGImages', 'jpg'), ('Annotations', 'xml')):
             files = (root / year / folder).iterdir()
-            assert sorted(path.name for path in files) == [
-                f'{name}.{suffix}' for name in listed
-            ]
+            assert sorted(path.name for path in files) == [f'{name}.{suffix}' for name in listed]
     assert splits['VOC2007', 'trainval'][0] == '000001'
     assert splits['VOC2012', 'trainval'][0] == '2008_000001'
 
@@ -147,9 +141,7 @@ def test_the_seed_decides_everything(root, tmp_path):
 
 
 def test_digits_may_have_the_names_of_vocs_classes(tmp_path):
-    write_mini_voc(
-        tmp_path / 'voc', size=SIZE, counts=(20, 0, 0), names=VOC_CLASSES[:3]
-    )
+    write_mini_voc(tmp_path / 'voc', size=SIZE, counts=(20, 0, 0), names=VOC_CLASSES[:3])
     assert [path.name for path in (tmp_path / 'voc').iterdir()] == ['VOC2007']
     found = {
         thing.findtext('name')

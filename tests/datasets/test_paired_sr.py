@@ -174,14 +174,14 @@ def test_in_mmengines_loader(root):
     loader = Runner.build_dataloader(
         dict(
             dataset=dict(
-                type='PairedSRDataset', scale=4, data_root=str(root), crop_size=16,
-                **DF2K,
+                type='PairedSRDataset', scale=4, data_root=str(root), crop_size=16, **DF2K
             ),
-            batch_size=4, num_workers=2,
+            batch_size=4,
+            num_workers=2,
             sampler=dict(type='SeededInfiniteSampler', seed=1),
             collate_fn=dict(type='default_collate'),
         )
-    )  # fmt: skip
+    )
     batch = next(iter(loader))
     assert batch['inputs'].shape == (4, 3, 4, 4)
     assert batch['data_samples']['hr'].shape == (4, 3, 16, 16)
@@ -230,10 +230,7 @@ def test_bad_arguments(tmp_path):
         (dict(repeat=0), 'repeat=0 must be an integer >= 1'),
         (dict(crop_size=15), 'crop_size=15 must be a positive multiple of scale=2'),
         (dict(crop_size=0), 'crop_size=0 must be an integer >= 1'),
-        (
-            dict(crop_size=18),
-            'a.png has 16 x 16 usable pixels, fewer than crop_size=18',
-        ),
+        (dict(crop_size=18), 'a.png has 16 x 16 usable pixels, fewer than crop_size=18'),
         (dict(lr=[hr, hr]), 'hr has 1 folders, lr 2, set_names 1'),
         (dict(set_names=[]), 'hr has 1 folders, lr 1, set_names 0'),
         (dict(hr=[]), 'hr has 0 folders'),
@@ -267,9 +264,7 @@ def test_sizes_that_do_not_match(tmp_path):
 
 
 def test_smaller_than_the_scale(tmp_path):
-    with pytest.raises(
-        ValueError, match=r'a.png is 3 x 16 pixels, too small for scale'
-    ):
+    with pytest.raises(ValueError, match=r'a.png is 3 x 16 pixels, too small for scale'):
         PairedSRDataset(4, make(tmp_path, 'a', 3, 16))
 
 
@@ -329,9 +324,7 @@ def test_mixed_names_are_refused(tmp_path):
         hr = make(tmp_path, name)
     make(tmp_path, '1x2', 8, 8, 'LR')
     lr = make(tmp_path, '2', 8, 8, 'LR')
-    with pytest.raises(
-        ValueError, match='has 2 for 2 but 1x2 for 1: name all in one way'
-    ):
+    with pytest.raises(ValueError, match='has 2 for 2 but 1x2 for 1: name all in one way'):
         PairedSRDataset(2, hr, lr)
 
 

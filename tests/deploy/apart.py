@@ -47,10 +47,7 @@ def apart(model, draw, tries=400):
     """
     for _ in range(tries):
         inputs = draw()
-        if (
-            margin(model, *(inputs if isinstance(inputs, tuple) else (inputs,)))
-            > MARGIN
-        ):
+        if margin(model, *(inputs if isinstance(inputs, tuple) else (inputs,))) > MARGIN:
             return inputs
     raise AssertionError(f'{tries} inputs all have a value next to a threshold')
 

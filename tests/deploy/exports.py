@@ -17,8 +17,7 @@ def write_export(folder, network, example, shapes, outputs, **manifest):
     )
     openvino.save_model(model, folder / 'model.xml', compress_to_fp16=False)
     inputs = [
-        {'name': name, 'shape': list(shape), 'dtype': 'float32'}
-        for name, shape in shapes.items()
+        {'name': name, 'shape': list(shape), 'dtype': 'float32'} for name, shape in shapes.items()
     ]
     outputs = [
         {'name': name, 'shape': [d.get_length() if d.is_static else -1 for d in shape]}
@@ -30,9 +29,8 @@ def write_export(folder, network, example, shapes, outputs, **manifest):
 
 def preprocessing(*steps, **more):
     return dict(
-        steps=list(steps), mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0],
-        to_rgb=True, **more,
-    )  # fmt: skip
+        steps=list(steps), mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], to_rgb=True, **more
+    )
 
 
 class Classifier(nn.Module):
@@ -50,11 +48,16 @@ def write_classifier(folder, batch=-1, size=16, **preprocess):
     resize = dict(type='resize', size=[16, 16], interpolation='bilinear', backend='cv2')
     network = Classifier()
     write_export(
-        folder, network, torch.zeros(2, 3, 16, 16), {'images': (batch, 3, size, size)},
-        ['logits'], task='classification', classes=CLASSES,
+        folder,
+        network,
+        torch.zeros(2, 3, 16, 16),
+        {'images': (batch, 3, size, size)},
+        ['logits'],
+        task='classification',
+        classes=CLASSES,
         preprocessing=preprocessing(resize, **preprocess),
         decoding={'activation': 'softmax'},
-    )  # fmt: skip
+    )
     return network
 
 
@@ -69,8 +72,7 @@ class Detector(nn.Module):
     def forward(self, x):
         y = self.conv(x).flatten(2).transpose(1, 2)
         centres = torch.stack(
-            torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing='ij')[::-1],
-            -1,
+            torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing='ij')[::-1], -1
         )
         centres = centres.reshape(1, -1, 2) * 8 + 4
         half = 10 * y[..., 2:4].sigmoid() + 4
@@ -82,15 +84,19 @@ DETECTION = dict(score_thr=0.4, iou_thr=0.3, max_per_image=9, levels=None, nms_p
 
 
 def write_detector(folder):
-    within = dict(
-        type='resize_within', size=[32, 48], interpolation='bilinear', backend='cv2'
-    )
+    within = dict(type='resize_within', size=[32, 48], interpolation='bilinear', backend='cv2')
     network = Detector()
     write_export(
-        folder, network, torch.zeros(1, 3, 32, 48), {'images': (-1, 3, 32, 48)},
-        ['boxes', 'scores'], task='detection', classes=CLASSES,
-        preprocessing=preprocessing(within), decoding=DETECTION,
-    )  # fmt: skip
+        folder,
+        network,
+        torch.zeros(1, 3, 32, 48),
+        {'images': (-1, 3, 32, 48)},
+        ['boxes', 'scores'],
+        task='detection',
+        classes=CLASSES,
+        preprocessing=preprocessing(within),
+        decoding=DETECTION,
+    )
     return network
 
 
@@ -107,23 +113,30 @@ class Denoiser(nn.Module):
 def diffusion_decoding(scale=2, steps=5):
     levels = torch.linspace(1e-4, 1e-2, 100, dtype=torch.float64)
     scheduler = dict(
-        alphas_cumprod=(1 - levels).cumprod(0).tolist(), final_alpha_cumprod=1.0,
-        prediction_type='epsilon', clip_sample_range=None, steps_offset=0,
+        alphas_cumprod=(1 - levels).cumprod(0).tolist(),
+        final_alpha_cumprod=1.0,
+        prediction_type='epsilon',
+        clip_sample_range=None,
+        steps_offset=0,
         num_inference_steps=steps,
-    )  # fmt: skip
+    )
     return dict(
-        scale=scale, upsampling='matlab_bicubic', multiple=8, x0_clip='data',
-        scheduler=scheduler,
-    )  # fmt: skip
+        scale=scale, upsampling='matlab_bicubic', multiple=8, x0_clip='data', scheduler=scheduler
+    )
 
 
 def write_denoiser(folder, size=-1):
     network = Denoiser()
     example = (torch.zeros(1, 6, 16, 16), torch.zeros(1))
     write_export(
-        folder, network, example,
-        {'sample': (-1, 6, size, size), 'timestep': (-1,)}, ['prediction'],
-        task='super_resolution', classes=None, preprocessing=preprocessing(),
+        folder,
+        network,
+        example,
+        {'sample': (-1, 6, size, size), 'timestep': (-1,)},
+        ['prediction'],
+        task='super_resolution',
+        classes=None,
+        preprocessing=preprocessing(),
         decoding=diffusion_decoding(),
-    )  # fmt: skip
+    )
     return network

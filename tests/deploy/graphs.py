@@ -37,6 +37,4 @@ def constants(graph, dtype):
 
 def stored_bits(graph):
     """Binary weights in a graph."""
-    return sum(
-        int(np.prod(n.get_output_shape(0))) for n in constants(graph, ov.Type.u1)
-    )
+    return sum(int(np.prod(n.get_output_shape(0))) for n in constants(graph, ov.Type.u1))

@@ -11,7 +11,7 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), BinaryConv2d(8, 8, 3), nn.BatchNorm2d(8)
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def load(path):

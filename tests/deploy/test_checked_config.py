@@ -11,13 +11,7 @@ from mmengine.registry import DATASETS, MODELS, TASK_UTILS
 import mmesbnn  # noqa: F401
 from mmesbnn.deploy.checked_config import checked, names_only
 from mmesbnn.deploy.stored_components import LISTED
-from mmesbnn.deploy.stored_config import (
-    ConfigError,
-    from_json,
-    kept_part,
-    parse_text,
-    to_json,
-)
+from mmesbnn.deploy.stored_config import ConfigError, from_json, kept_part, parse_text, to_json
 
 pytest.importorskip('mmpretrain')
 
@@ -29,7 +23,7 @@ RECIPES = [
 ]
 #: Components of this package that no file may name, and why.
 UNLISTED = {
-    'DistillClassifier',  # it reads teachers; a file gets the plain classifier
+    'DistillClassifier'  # it reads teachers; a file gets the plain classifier
 }
 
 PLAIN = dict(

@@ -38,15 +38,11 @@ def test_suppression_is_torchvisions(count, iou_thr):
     falling = torch.arange(count, 0, -1, dtype=torch.float64)
     assert suppress(boxes, iou_thr) == nms(tensor, falling, iou_thr).tolist()
     if count:
-        np.testing.assert_allclose(
-            overlap(boxes[0], boxes), box_iou(tensor[:1], tensor)[0]
-        )
+        np.testing.assert_allclose(overlap(boxes[0], boxes), box_iou(tensor[:1], tensor)[0])
 
 
 def decode(outputs, size=(60, 60), original=(120, 30), **settings):
-    default = dict(
-        score_thr=0.5, iou_thr=0.5, max_per_image=100, levels=None, nms_pre=None
-    )
+    default = dict(score_thr=0.5, iou_thr=0.5, max_per_image=100, levels=None, nms_pre=None)
     return detect(outputs, {**default, **settings}, None, size, original)
 
 
@@ -79,9 +75,10 @@ def test_best_pairs_of_every_level():
 def test_factors_count_once_scores_are_chosen():
     boxes = np.float32([[10 * i, 0, 10 * i + 5, 5] for i in range(4)])
     outputs = dict(
-        boxes=boxes, scores=np.float32([[0.6], [0.7], [0.8], [0.4]]),
+        boxes=boxes,
+        scores=np.float32([[0.6], [0.7], [0.8], [0.4]]),
         factors=np.float32([1, 0.5, 0.125, 1]),
-    )  # fmt: skip
+    )
     result = decode(outputs, levels=[4], nms_pre=2)
     np.testing.assert_allclose(result['scores'], [0.35, 0.1])
     assert result['bboxes'][:, 0].tolist() == [5, 10]
@@ -96,8 +93,7 @@ def test_best_of_every_class():
 
 
 @pytest.mark.parametrize(
-    ('border', 'expected'),
-    [(0, [0, 6, 60, 60]), (1, [0, 6, 59, 59]), (None, [-5, 6, 70, 80])],
+    ('border', 'expected'), [(0, [0, 6, 60, 60]), (1, [0, 6, 59, 59]), (None, [-5, 6, 70, 80])]
 )
 def test_where_boxes_end(border, expected):
     outputs = dict(boxes=np.float32([[-5, 6, 70, 80]]), scores=np.float32([[0.9]]))
@@ -124,9 +120,10 @@ def test_nothing_found():
 
 def test_results_that_are_final():
     outputs = dict(
-        boxes=np.float32([[0, 0, 60, 30], [0, 0, 1, 1]]), scores=np.float32([0.9, 0]),
+        boxes=np.float32([[0, 0, 60, 30], [0, 0, 1, 1]]),
+        scores=np.float32([0.9, 0]),
         labels=np.int64([4, -1]),
-    )  # fmt: skip
+    )
     result = detect(outputs, {'final': True}, list('abcde'), (60, 60), (120, 30))
     assert result['bboxes'].tolist() == [[0, 0, 30, 60]]
     assert result['classes'] == ['e']

@@ -54,11 +54,17 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
             model=dict(
                 type='RetinaNet',
                 data_preprocessor=dict(
-                    type='DetDataPreprocessor', mean=[103.5, 116.3, 123.7],
-                    std=[57.4, 57.1, 58.4], bgr_to_rgb=False, pad_size_divisor=32,
+                    type='DetDataPreprocessor',
+                    mean=[103.5, 116.3, 123.7],
+                    std=[57.4, 57.1, 58.4],
+                    bgr_to_rgb=False,
+                    pad_size_divisor=32,
                 ),
                 test_cfg=dict(
-                    nms_pre=1000, score_thr=0.05, max_per_img=100, min_bbox_size=0,
+                    nms_pre=1000,
+                    score_thr=0.05,
+                    max_per_img=100,
+                    min_bbox_size=0,
                     nms=dict(type='nms', iou_threshold=0.6),
                 ),
             ),
@@ -74,7 +80,7 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
                 )
             ),
         )
-    )  # fmt: skip
+    )
     described = describe(cfg)
     assert described['task'] == 'detection'
     assert described['classes'][:2] == ['aeroplane', 'bicycle']
@@ -212,9 +218,7 @@ def test_stock_letterboxes(name, size, tmp_path):
     assert len(described['classes']) == 80
     init_default_scope('mmdet')
     pipeline = [
-        step
-        for step in cfg.test_dataloader.dataset.pipeline
-        if step['type'] != 'LoadAnnotations'
+        step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
     ]
     expected = Compose(pipeline)(dict(img_path=str(path), img_id=0))['inputs']
     found = apply_steps(read_image(path), described['preprocessing']['steps'])
@@ -224,10 +228,7 @@ def test_stock_letterboxes(name, size, tmp_path):
 
 @pytest.mark.parametrize(
     ('config', 'most', 'border'),
-    [
-        ('bidet-faster-rcnn_r18-c4_8xb4-50e', None, 1),
-        ('bidet-ssd300_2xb16-300k', 200, None),
-    ],
+    [('bidet-faster-rcnn_r18-c4_8xb4-50e', None, 1), ('bidet-ssd300_2xb16-300k', 200, None)],
 )
 def test_bidets_detectors(config, most, border):
     pytest.importorskip('mmdet')

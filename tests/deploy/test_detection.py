@@ -24,66 +24,83 @@ from mmesbnn.deploy.openvino_tasks import make_task
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(128, 96), keep_ratio=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    dict(type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
 BACKBONE = dict(
-    type='ResNet', depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
-    norm_cfg=dict(type='BN'), norm_eval=False,
-)  # fmt: skip
+    type='ResNet',
+    depth=18,
+    base_channels=8,
+    num_stages=4,
+    out_indices=(0, 1, 2, 3),
+    norm_cfg=dict(type='BN'),
+    norm_eval=False,
+)
 NECK = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4)
 NMS = dict(type='nms', iou_threshold=0.5)
 
 RETINANET = dict(
-    type='RetinaNet', backbone=BACKBONE, neck=NECK,
+    type='RetinaNet',
+    backbone=BACKBONE,
+    neck=NECK,
     bbox_head=dict(
-        type='RetinaHead', num_classes=3, in_channels=16, feat_channels=16,
+        type='RetinaHead',
+        num_classes=3,
+        in_channels=16,
+        feat_channels=16,
         stacked_convs=1,
         anchor_generator=dict(
-            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1,
-            ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32],
+            type='AnchorGenerator',
+            octave_base_scale=4,
+            scales_per_octave=1,
+            ratios=[0.5, 1.0, 2.0],
+            strides=[4, 8, 16, 32],
         ),
     ),
-    test_cfg=dict(
-        nms_pre=50, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40
-    ),
-)  # fmt: skip
+    test_cfg=dict(nms_pre=50, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40),
+)
 
 # the convolutions of its head are binary
 FCOS = dict(
-    type='FCOS', backbone=BACKBONE, neck=NECK,
+    type='FCOS',
+    backbone=BACKBONE,
+    neck=NECK,
     bbox_head=dict(
-        type='FCOSHead', num_classes=3, in_channels=16, feat_channels=16,
-        stacked_convs=1, strides=[4, 8, 16, 32],
+        type='FCOSHead',
+        num_classes=3,
+        in_channels=16,
+        feat_channels=16,
+        stacked_convs=1,
+        strides=[4, 8, 16, 32],
         regress_ranges=((-1, 16), (16, 32), (32, 64), (64, 1e8)),
-        conv_cfg=dict(type='ESConv2d', tau=2), norm_cfg=dict(type='BN'),
+        conv_cfg=dict(type='ESConv2d', tau=2),
+        norm_cfg=dict(type='BN'),
     ),
-    test_cfg=dict(
-        nms_pre=50, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40
-    ),
-)  # fmt: skip
+    test_cfg=dict(nms_pre=50, min_bbox_size=0, score_thr=0.05, nms=NMS, max_per_img=40),
+)
 
 
 def make_config(model, pipeline=PIPELINE):
     preprocessor = dict(
-        type='DetDataPreprocessor', mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4],
-        bgr_to_rgb=True, pad_size_divisor=32,
-    )  # fmt: skip
+        type='DetDataPreprocessor',
+        mean=[123.7, 116.3, 103.5],
+        std=[58.4, 57.1, 57.4],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    )
     return Config(
         dict(
             default_scope='mmdet',
             model=dict(model, data_preprocessor=preprocessor),
             test_dataloader=dict(
                 dataset=dict(
-                    type='VOCDataset', pipeline=pipeline,
+                    type='VOCDataset',
+                    pipeline=pipeline,
                     metainfo=dict(classes=('cat', 'dog', 'eel')),
                 )
             ),
         )
-    )  # fmt: skip
+    )
 
 
 def build(cfg):

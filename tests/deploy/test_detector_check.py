@@ -39,10 +39,13 @@ def stock(name, slim=True):
     cfg = Config.fromfile(next(iter(sorted(CONFIGS.glob(f'{name}*.py')))))
     without_downloads(cfg.model)
     if slim:
-        cfg.merge_from_dict({
-            'model.backbone.depth': 18, 'model.backbone.base_channels': 8,
-            'model.neck.in_channels': [8, 16, 32, 64],
-        })  # fmt: skip
+        cfg.merge_from_dict(
+            {
+                'model.backbone.depth': 18,
+                'model.backbone.base_channels': 8,
+                'model.neck.in_channels': [8, 16, 32, 64],
+            }
+        )
     cfg.test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=PIPELINE))
     init_default_scope('mmdet')
     model = build_model(cfg)
@@ -64,12 +67,16 @@ def stock(name, slim=True):
 @pytest.mark.parametrize(
     'name',
     [
-        'retinanet/retinanet_r18_fpn_1x', 'fcos/fcos_r50-caffe_fpn_gn-head_1x',
-        'atss/atss_r50_fpn_1x', 'fsaf/fsaf_r50_fpn_1x', 'vfnet/vfnet_r50_fpn_1x',
-        'free_anchor/freeanchor_r50_fpn_1x', 'autoassign/autoassign_r50',
+        'retinanet/retinanet_r18_fpn_1x',
+        'fcos/fcos_r50-caffe_fpn_gn-head_1x',
+        'atss/atss_r50_fpn_1x',
+        'fsaf/fsaf_r50_fpn_1x',
+        'vfnet/vfnet_r50_fpn_1x',
+        'free_anchor/freeanchor_r50_fpn_1x',
+        'autoassign/autoassign_r50',
         'faster_rcnn/faster-rcnn_r50_fpn_1x',
     ],
-)  # fmt: skip
+)
 def test_boxes_are_those_of_predict(name):
     cfg, model = stock(name)
     task = make_task(cfg, model, SIZE, 2)
@@ -82,23 +89,11 @@ def test_boxes_are_those_of_predict(name):
 @pytest.mark.parametrize(
     'name, slim, words',
     [
-        (
-            'foveabox/fovea_r50_fpn_4xb4-1x',
-            True,
-            'FOVEA with FoveaHead .*it decodes',
-        ),
+        ('foveabox/fovea_r50_fpn_4xb4-1x', True, 'FOVEA with FoveaHead .*it decodes'),
         ('paa/paa_r50_fpn_1x', True, 'PAA with PAAHead is not exported: it decodes'),
-        (
-            'tood/tood_r50_fpn_1x',
-            True,
-            'TOOD with TOODHead .*it decodes',
-        ),
+        ('tood/tood_r50_fpn_1x', True, 'TOOD with TOODHead .*it decodes'),
         ('gfl/gfl_r50_fpn_1x', True, 'GFL with GFLHead is not exported: its outputs'),
-        (
-            'yolo/yolov3_mobilenetv2_8xb24-320',
-            False,
-            'YOLOV3 with YOLOV3Head .*its out',
-        ),
+        ('yolo/yolov3_mobilenetv2_8xb24-320', False, 'YOLOV3 with YOLOV3Head .*its out'),
     ],
 )
 def test_heads_with_ways_of_their_own_are_refused(name, slim, words):
@@ -148,8 +143,13 @@ def test_what_counts_as_the_same_box():
     ]:
         assert contained(found, boxes(candidate), (100, 100)) == count
     assert contained(found, boxes(), (100, 100)) == 0
-    assert same_scores(boxes(*[[0] * 4 + [s, 0] for s in (0.9, 0.5, 0.1)]),
-                       boxes(*[[0] * 4 + [s, 0] for s in (0.1, 0.9)])) == 2  # fmt: skip
+    assert (
+        same_scores(
+            boxes(*[[0] * 4 + [s, 0] for s in (0.9, 0.5, 0.1)]),
+            boxes(*[[0] * 4 + [s, 0] for s in (0.1, 0.9)]),
+        )
+        == 2
+    )
 
 
 def test_nothing_found_is_not_called_equal():
@@ -162,14 +162,13 @@ def test_nothing_found_is_not_called_equal():
         def predict(self, images, samples, rescale):
             from mmengine.structures import InstanceData
 
-            found = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0),
-                                 labels=torch.zeros(0, dtype=int))  # fmt: skip
+            found = InstanceData(
+                bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=int)
+            )
             samples[0].pred_instances = found
             return samples
 
     decoding = dict(score_thr=0.5, iou_thr=0.5, max_per_image=10)
     graph = lambda x: (torch.zeros(1, 5, 4), torch.zeros(1, 5, 3))  # noqa: E731
-    text = check_boxes(
-        Blind(), graph, ('boxes', 'scores'), decoding, torch.zeros(1, 3, 8, 8)
-    )
+    text = check_boxes(Blind(), graph, ('boxes', 'scores'), decoding, torch.zeros(1, 3, 8, 8))
     assert 'not compared' in text

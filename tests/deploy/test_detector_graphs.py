@@ -49,8 +49,12 @@ PROPOSALS = {
 
 
 def head_options(**options):
-    return {'model.bbox_head.in_channels': 16, 'model.bbox_head.feat_channels': 16,
-            'model.bbox_head.stacked_convs': 1, **options}  # fmt: skip
+    return {
+        'model.bbox_head.in_channels': 16,
+        'model.bbox_head.feat_channels': 16,
+        'model.bbox_head.stacked_convs': 1,
+        **options,
+    }
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
@@ -64,9 +68,8 @@ def test_one_stage_boxes_are_mmdets(kind):
         outputs = model.bbox_head(model.extract_feat(x))
         cfg = ConfigDict(nms_pre=10**6, score_thr=-1.0, min_bbox_size=-1)
         (theirs,) = model.bbox_head.predict_by_feat(
-            *outputs, batch_img_metas=[dict(img_shape=(10**6, 10**6))], cfg=cfg,
-            with_nms=False,
-        )  # fmt: skip
+            *outputs, batch_img_metas=[dict(img_shape=(10**6, 10**6))], cfg=cfg, with_nms=False
+        )
     assert boxes.shape[:2] == scores.shape[:2] and sum(graph.levels) == boxes.shape[1]
     assert len(factors) == (kind == 'fcos')
     expected = theirs.scores
@@ -109,9 +112,11 @@ def test_two_stage_proposals_and_boxes_are_mmdets():
         proposals, expected['bbox_pred'].reshape(len(proposals), -1), max_shape=SIZE
     )
     np.testing.assert_allclose(
-        boxes[0].reshape(len(proposals), -1), decoded.reshape(len(proposals), -1),
-        rtol=1e-4, atol=1e-2,
-    )  # fmt: skip
+        boxes[0].reshape(len(proposals), -1),
+        decoded.reshape(len(proposals), -1),
+        rtol=1e-4,
+        atol=1e-2,
+    )
 
 
 def test_other_detectors_are_refused_by_name():

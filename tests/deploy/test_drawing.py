@@ -15,8 +15,9 @@ def changed(image, reference=GREY):
 def test_boxes_lie_where_they_were_found():
     result = dict(
         bboxes=np.float32([[20, 60, 120, 160], [200, 20, 280, 90]]),
-        scores=np.float32([0.9, 0.2]), labels=np.array([2, 0]),
-    )  # fmt: skip
+        scores=np.float32([0.9, 0.2]),
+        labels=np.array([2, 0]),
+    )
     image = draw_boxes(GREY, result)
     found = np.asarray(image)
     assert tuple(found[160, 70]) == tuple(found[110, 120]) == colour_of(2)
@@ -58,8 +59,7 @@ def test_labels_are_written_best_first(count):
     assert colour_of(2) in colours
     assert (colour_of(0) in colours) == (count == 3)
     rows = {
-        label: np.nonzero((np.asarray(image) == colour_of(label)).all(-1))[0]
-        for label in (2, 0)
+        label: np.nonzero((np.asarray(image) == colour_of(label)).all(-1))[0] for label in (2, 0)
     }
     if count == 3:
         assert rows[2].max() < rows[0].min()

@@ -20,10 +20,9 @@ def pictures():
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', ['nearest', 'bilinear', 'bicubic'])
 def test_resizes_as_opencv_does(size, name):
-    flag = {
-        'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR,
-        'bicubic': cv2.INTER_CUBIC,
-    }[name]  # fmt: skip
+    flag = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}[
+        name
+    ]
     for image in pictures():
         expected = cv2.resize(image, size[::-1], interpolation=flag)
         found = resize(image, size, name, 'cv2')

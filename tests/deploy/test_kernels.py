@@ -24,9 +24,7 @@ def compiled(count=2):
         kept.append(np.random.default_rng(0).integers(0, 256, 288, dtype=np.uint8))
         bits = ops.constant(ov.Tensor(kept[-1], ov.Shape([16, 16, 3, 3]), ov.Type.u1))
         x = ops.fake_quantize(x, zero, zero, zero, one, 2)
-        x = binary_convolution(
-            x, bits, [1, 1], [1, 1], [1, 1], [1, 1], 'xnor-popcount', 0.0
-        )
+        x = binary_convolution(x, bits, [1, 1], [1, 1], [1, 1], [1, 1], 'xnor-popcount', 0.0)
     return shared_core().compile_model(ov.Model([x], [image]), 'CPU')
 
 

@@ -13,9 +13,10 @@ CONTENT = dict(
     inputs=[{'name': 'image', 'shape': [-1, 3, 8, 8], 'dtype': 'float32'}],
     outputs=[{'name': 'logits', 'shape': [-1, 2]}],
     preprocessing={'steps': [], 'mean': [0.0], 'std': [255.0], 'to_rgb': True},
-    classes=['cat', 'dog'], decoding={'activation': None},
+    classes=['cat', 'dog'],
+    decoding={'activation': None},
     versions={'openvino': '1'},
-)  # fmt: skip
+)
 
 
 @pytest.fixture

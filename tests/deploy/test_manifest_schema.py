@@ -17,33 +17,46 @@ def port(name, *shape):
 
 MANIFESTS = {
     'classification': dict(
-        task='classification', inputs=[port('image', -1, 3, 8, 8)],
-        outputs=[port('logits', -1, 2)], preprocessing=preprocessing(RESIZE),
-        classes=['cat', 'dog'], decoding={'activation': 'softmax'},
+        task='classification',
+        inputs=[port('image', -1, 3, 8, 8)],
+        outputs=[port('logits', -1, 2)],
+        preprocessing=preprocessing(RESIZE),
+        classes=['cat', 'dog'],
+        decoding={'activation': 'softmax'},
     ),
     'detection': dict(
-        task='detection', inputs=[port('image', 1, 3, -1, -1)],
-        outputs=[port('boxes', 1, 12, 4), port('scores', 1, 12, 2),
-                 port('factors', 1, 12)],
+        task='detection',
+        inputs=[port('image', 1, 3, -1, -1)],
+        outputs=[port('boxes', 1, 12, 4), port('scores', 1, 12, 2), port('factors', 1, 12)],
         preprocessing=preprocessing(dict(type='pad', divisor=32, value=[1, 2, 3])),
-        classes=['cat', 'dog'], decoding=dict(DETECTION, levels=[8, 4], nms_pre=5),
+        classes=['cat', 'dog'],
+        decoding=dict(DETECTION, levels=[8, 4], nms_pre=5),
     ),
     'boxes of every class': dict(
-        task='detection', inputs=[port('image', 1, 3, 8, 8)],
+        task='detection',
+        inputs=[port('image', 1, 3, 8, 8)],
         outputs=[port('boxes', 1, 12, 2, 4), port('scores', 1, 12, 2)],
-        preprocessing=preprocessing(), classes=None, decoding=DETECTION,
+        preprocessing=preprocessing(),
+        classes=None,
+        decoding=DETECTION,
     ),
     'final': dict(
-        task='detection', inputs=[port('image', 1, 3, 8, 8)],
+        task='detection',
+        inputs=[port('image', 1, 3, 8, 8)],
         outputs=[port('boxes', 1, -1, 4), port('scores', 1, -1), port('labels', 1, 9)],
-        preprocessing=preprocessing(), classes=['cat'], decoding={'final': True},
+        preprocessing=preprocessing(),
+        classes=['cat'],
+        decoding={'final': True},
     ),
     'super_resolution': dict(
-        task='super_resolution', classes=None, decoding=diffusion_decoding(),
+        task='super_resolution',
+        classes=None,
+        decoding=diffusion_decoding(),
         inputs=[port('sample', -1, 6, 16, 16), port('timestep', -1)],
-        outputs=[port('noise', -1, 3, 16, 16)], preprocessing=preprocessing(),
+        outputs=[port('noise', -1, 3, 16, 16)],
+        preprocessing=preprocessing(),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('kind', MANIFESTS)

@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.binary import (
-    BinaryConv2d,
-    BinaryLinear,
-    BinaryMultiheadAttention,
-)
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention
 from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
 from tests.deploy.apart import apart
@@ -30,10 +26,7 @@ def constants(path):
     model = onnx.load(path)
     onnx.checker.check_model(model)
     assert {node.domain for node in model.graph.node} == {''}
-    return {
-        value.name: onnx.numpy_helper.to_array(value)
-        for value in model.graph.initializer
-    }
+    return {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
 
 
 @pytest.mark.parametrize('binarizer', ['temperature', 'scaled_sign', 'centred_sign'])
@@ -74,9 +67,13 @@ def test_names_and_fixed_batches(tmp_path):
     path = tmp_path / 'two.onnx'
     examples = [(torch.randn(2, 6), torch.randn(2, 6))]
     agreements = export_onnx(
-        Two(), path, examples, input_names=['x', 'y'], output_names=['sum', 'one'],
+        Two(),
+        path,
+        examples,
+        input_names=['x', 'y'],
+        output_names=['sum', 'one'],
         dynamic_batch=False,
-    )  # fmt: skip
+    )
     assert [agreement.name for agreement in agreements] == ['sum', 'one']
     session = runtime.InferenceSession(path)
     assert [i.shape for i in session.get_inputs()] == [[2, 6]] * 2
@@ -142,10 +139,16 @@ def test_missing_packages_and_folders(tmp_path, monkeypatch):
 def test_what_is_padded(pad_value, tmp_path):
     model = shaken(
         BinaryConv2d(
-            4, 6, (3, 1), stride=(2, 1), padding=(2, 1), dilation=(2, 1), groups=2,
+            4,
+            6,
+            (3, 1),
+            stride=(2, 1),
+            padding=(2, 1),
+            dilation=(2, 1),
+            groups=2,
             pad_value=pad_value,
         )
-    ).eval()  # fmt: skip
+    ).eval()
     examples = [(torch.randn(n, 4, 9, 7),) for n in (1, 2)]
     (agreement,) = export_onnx(model, tmp_path / 'x.onnx', examples)
     assert agreement.difference < 1e-5 and agreement.largest > 1

@@ -30,7 +30,9 @@ print('survived')
 def test_a_signal_after_runners_have_gone(tmp_path):
     exports.write_classifier(tmp_path)
     done = subprocess.run(
-        [sys.executable, '-c', SIGNAL, tmp_path], capture_output=True, text=True,
+        [sys.executable, '-c', SIGNAL, tmp_path],
+        capture_output=True,
+        text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, 'survived\n'), done.stderr

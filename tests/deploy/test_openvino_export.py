@@ -22,11 +22,10 @@ from mmesbnn.deploy.openvino_verify import verify
 
 MANIFEST = {
     'task': 'classification',
-    'preprocessing': {'steps': [], 'mean': [0.0] * 3, 'std': [255.0] * 3,
-                      'to_rgb': True},
+    'preprocessing': {'steps': [], 'mean': [0.0] * 3, 'std': [255.0] * 3, 'to_rgb': True},
     'classes': None,
     'decoding': {'activation': 'softmax'},
-}  # fmt: skip
+}
 
 
 class Classifier(nn.Module):
@@ -56,9 +55,7 @@ def exported(tmp_path_factory):
 def test_what_the_folder_holds(exported):
     out, _ = exported
     manifest = read_manifest(out)
-    assert manifest['inputs'] == [
-        {'name': 'image', 'shape': [1, 3, 32, 32], 'dtype': 'float32'}
-    ]
+    assert manifest['inputs'] == [{'name': 'image', 'shape': [1, 3, 32, 32], 'dtype': 'float32'}]
     assert manifest['outputs'] == [{'name': 'logits', 'shape': [1, 10]}]
     assert manifest['versions'].keys() == {'mmesbnn', 'openvino', 'torch'}
     told = json.loads((out / 'report.json').read_text())
@@ -69,8 +66,7 @@ def test_what_the_folder_holds(exported):
 def test_weights_are_bits_in_the_file(exported):
     out, report = exported
     model = make_task().graph
-    binary = sum(m.weight.numel() for m in model.modules()
-                 if isinstance(m, BinaryConv2d))  # fmt: skip
+    binary = sum(m.weight.numel() for m in model.modules() if isinstance(m, BinaryConv2d))
     real = sum(p.numel() for p in model.parameters()) - binary
     assert report.bits == binary // 8
     # thresholds, slopes, affines with their statistics, kernels of the gates

@@ -73,9 +73,7 @@ def test_reactnet_and_bireal(generalized):
 def test_binary_vit():
     from mmesbnn.models.backbones import BinaryViT
 
-    arch = dict(
-        dims=[16, 32], depths=[1, 1], heads=[1, 2], ffn_dims=[32, 64], sr_ratios=[2, 1]
-    )
+    arch = dict(dims=[16, 32], depths=[1, 1], heads=[1, 2], ffn_dims=[32, 64], sr_ratios=[2, 1])
     conversion = check(BinaryViT(arch, img_size=32, tau=2))
     real = {layer.operator for layer in conversion.not_binary}
     assert real == {'binary_matmul'}
@@ -88,10 +86,16 @@ def test_binarized_network():
         def __init__(self):
             super().__init__()
             self.body = nn.Sequential(
-                nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
-                nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            )  # fmt: skip
+                nn.Conv2d(3, 16, 3, padding=1),
+                nn.BatchNorm2d(16),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, 2, 1),
+                nn.BatchNorm2d(32),
+                nn.ReLU(),
+                nn.Conv2d(32, 32, 3, padding=1),
+                nn.BatchNorm2d(32),
+                nn.ReLU(),
+            )
             self.head = nn.Linear(32, 5)
 
         def forward(self, x):
@@ -109,9 +113,7 @@ def test_binarized_network():
 
 
 def test_any_batch():
-    model = lifelike(
-        Features(BNext(dict(channels=CHANNELS), tau=2)), torch.randn(2, 3, 32, 32)
-    )
+    model = lifelike(Features(BNext(dict(channels=CHANNELS), tau=2)), torch.randn(2, 3, 32, 32))
     conversion, _ = converted(model, torch.randn(1, 3, 32, 32), dynamic_batch=True)
     for batch in (3, 1):
         x = apart(model, lambda batch=batch: torch.randn(batch, 3, 32, 32))
@@ -119,15 +121,11 @@ def test_any_batch():
         (y,) = run_graph(conversion.graph, x)
         with torch.no_grad():
             expected = model(x).numpy()
-        np.testing.assert_allclose(
-            y, expected, rtol=1e-4, atol=1e-4 * abs(expected).max()
-        )
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
 
 
 def test_half_precision_files():
-    model = lifelike(
-        Features(BNext(dict(channels=CHANNELS), tau=2)), torch.randn(2, 3, 32, 32)
-    )
+    model = lifelike(Features(BNext(dict(channels=CHANNELS), tau=2)), torch.randn(2, 3, 32, 32))
     x = torch.randn(1, 3, 32, 32)
     conversion, y = converted(model, x)
     bits = sum(n.get_byte_size() for n in constants(conversion.graph, ov.Type.u1))
@@ -136,9 +134,7 @@ def test_half_precision_files():
     left = sum(n.get_byte_size() for n in constants(conversion.graph, ov.Type.f32))
     half = sum(n.get_byte_size() for n in constants(conversion.graph, ov.Type.f16))
     assert left + half < 0.65 * full
-    assert bits == sum(
-        n.get_byte_size() for n in constants(conversion.graph, ov.Type.u1)
-    )
+    assert bits == sum(n.get_byte_size() for n in constants(conversion.graph, ov.Type.u1))
     thresholds = [
         n.input_value(1).get_node()
         for n in conversion.graph.get_ops()

@@ -33,8 +33,7 @@ def around(body, channels=8, size=(6, 4)):
 
 def tiled(x):
     y = ops.unsqueeze(x, ops.constant(1))
-    y = ops.add(ops.multiply(y, ops.constant(draw(1, 4, 8, 1, 1))),
-                ops.constant(draw(4, 8, 1, 1)))  # fmt: skip
+    y = ops.add(ops.multiply(y, ops.constant(draw(1, 4, 8, 1, 1))), ops.constant(draw(4, 8, 1, 1)))
     y = ops.reshape(y, ops.constant([2, 32, 6, 4]), False)
     return ops.prelu(y, ops.constant(np.abs(draw(32))))
 
@@ -52,8 +51,9 @@ def positions(x):
 def joined(x):
     parts = ops.split(ops.relu(x), ops.constant(1), 2)
     both = ops.concat([parts.output(1), ops.tanh(parts.output(0))], 1)
-    return ops.slice(both, ops.constant([0]), ops.constant([6]), ops.constant([1]),
-                     ops.constant([1]))  # fmt: skip
+    return ops.slice(
+        both, ops.constant([0]), ops.constant([6]), ops.constant([1]), ops.constant([1])
+    )
 
 
 def pooled(x):

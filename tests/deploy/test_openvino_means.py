@@ -16,8 +16,7 @@ def gate(read_twice):
     a = rng.random((1, 5, 1, 1), np.float32)
     x = ops.parameter([2, 5, 6, 7], np.float32)
     mixed = ops.add(
-        ops.multiply(x, ops.constant(a)),
-        ops.multiply(ops.relu(x), ops.constant(1 - a)),
+        ops.multiply(x, ops.constant(a)), ops.multiply(ops.relu(x), ops.constant(1 - a))
     )
     mean = ops.reduce_mean(mixed, ops.constant(np.array([2, 3])), True)
     results = [mean, mixed] if read_twice else [mean]

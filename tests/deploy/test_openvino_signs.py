@@ -39,9 +39,7 @@ def test_learnable_shifts_become_thresholds():
     model = shifted(nn.Sequential(LearnableShift(8), BinaryConv2d(8, 4, 3)))
     found, conversion = agrees(model, torch.randn(2, 8, 6, 6))
     assert 'Add' not in found and 'Select' not in found
-    (compare,) = [
-        n for n in conversion.graph.get_ops() if n.get_type_name() == 'FakeQuantize'
-    ]
+    (compare,) = [n for n in conversion.graph.get_ops() if n.get_type_name() == 'FakeQuantize']
     threshold = compare.input_value(1).get_node().get_data()
     np.testing.assert_array_equal(
         threshold.ravel(), -model[0].bias.detach().float().numpy().ravel()
@@ -58,8 +56,7 @@ def test_values_exactly_at_a_threshold():
 
 def test_thresholds_of_tokens():
     shift = LearnableShift(12, channels_last=True)
-    found, _ = agrees(shifted(nn.Sequential(shift, BinaryLinear(12, 6))),
-                      torch.randn(2, 5, 12))  # fmt: skip
+    found, _ = agrees(shifted(nn.Sequential(shift, BinaryLinear(12, 6))), torch.randn(2, 5, 12))
     assert 'Add' not in found and 'Select' not in found
 
 
@@ -92,9 +89,7 @@ def test_drop_in_layers(groups):
 def test_signs_that_are_zero_at_zero(pad_value):
     model = nn.Sequential(
         LearnableShift(6),
-        BinaryConv2d(
-            6, 5, 3, padding=1, pad_value=pad_value, sign=dict(type='quadratic', zero=0)
-        ),
+        BinaryConv2d(6, 5, 3, padding=1, pad_value=pad_value, sign=dict(type='quadratic', zero=0)),
     )
     with torch.no_grad():
         model[0].bias.fill_(1.0)

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from mmesbnn.deploy import ExportError
-from mmesbnn.deploy.output_agreement import (
-    ROUNDING,
-    compare,
-    compare_all,
-    in_order_of,
-)
+from mmesbnn.deploy.output_agreement import ROUNDING, compare, compare_all, in_order_of
 
 
 def rows(*values):

@@ -67,8 +67,7 @@ def test_layouts_that_do_not_fit(entries):
 
 
 @pytest.mark.parametrize(
-    'layout',
-    ['', 'A', '#', 'AAAA', encoded('['), encoded('[' * 10**5), encoded('[]')[:-8]],
+    'layout', ['', 'A', '#', 'AAAA', encoded('['), encoded('[' * 10**5), encoded('[]')[:-8]]
 )
 def test_layouts_that_are_none(layout):
     with pytest.raises(CheckpointError):

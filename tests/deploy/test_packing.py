@@ -63,9 +63,17 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 12, 3)
         self.grouped = ESConv2d(
-            3, 12, 3, stride=2, padding=1, groups=2, tau=2, tiled=False, pad_value=-1,
+            3,
+            12,
+            3,
+            stride=2,
+            padding=1,
+            groups=2,
+            tau=2,
+            tiled=False,
+            pad_value=-1,
             weight_binarizer=binarizer,
-        )  # fmt: skip
+        )
         self.norm = TiledBatchNorm2d(48, 8)
         self.wide = BinaryConv2d(48, 7, 3, dilation=2, weight_binarizer=binarizer)
         self.dense = DropInESConv2d(7, 8, 1, tau=2, weight_binarizer=binarizer)
@@ -115,8 +123,9 @@ def test_a_layer_alone(tmp_path):
     # three bytes and more of bits, three scales, nothing else
     content, _ = read_packed(path)
     assert {key: value.numel() for key, value in content.items()} == {
-        'weight.bits': 4, 'weight.scale': 3,
-    }  # fmt: skip
+        'weight.bits': 4,
+        'weight.scale': 3,
+    }
 
 
 def test_a_centred_weight_of_mostly_one_sign(tmp_path):
@@ -132,9 +141,13 @@ def test_a_centred_weight_of_mostly_one_sign(tmp_path):
 def test_networks_made_binary(tmp_path):
     def make():
         net = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(32, 8), nn.Linear(8, 2),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, groups=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32, 8),
+            nn.Linear(8, 2),
+        )
         mmesbnn.binarize(net, tau=2)
         return net
 
@@ -214,9 +227,7 @@ def test_half_rounds_by_at_most_the_stated_amount(tmp_path):
     path = tmp_path / 'net.safetensors'
     report = pack(model, path, half=True)
     loaded = load_packed(path, Net('scaled_sign'))
-    assert set(report.kept_full) == {
-        'stem.bias', 'norm.running_var', 'wide.weight.scale',
-    }  # fmt: skip
+    assert set(report.kept_full) == {'stem.bias', 'norm.running_var', 'wide.weight.scale'}
     assert 0 < report.rounding <= 2**-11
     for name, value in model.named_parameters():
         if 'weight' in name and 'norm' not in name and 'stem' not in name:
@@ -466,9 +477,14 @@ def test_own_components_need_trust_or_the_model(classifier, tmp_path):
 
 def narrow_unet():
     return dict(
-        type='BIDiffSRUNet', base_channels=8, num_levels=3, blocks_per_level=1,
-        norm_groups=2, fp_levels=(0,), tau=2,
-    )  # fmt: skip
+        type='BIDiffSRUNet',
+        base_channels=8,
+        num_levels=3,
+        blocks_per_level=1,
+        norm_groups=2,
+        fp_levels=(0,),
+        tau=2,
+    )
 
 
 @pytest.mark.parametrize('alone', [True, False])
@@ -523,25 +539,31 @@ def two_stage(name):
         base = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'faster_rcnn'
         cfg = Config.fromfile(base / 'faster-rcnn_r50_fpn_1x_coco.py')
         conv = dict(type='ESConv2d', tau=2)
-        cfg.merge_from_dict({
-            'model.backbone.base_channels': 4, 'model.backbone.init_cfg': None,
-            'model.backbone.depth': 18, 'model.backbone.conv_cfg': conv,
-            'model.neck.in_channels': [4, 8, 16, 32],
-        })  # fmt: skip
+        cfg.merge_from_dict(
+            {
+                'model.backbone.base_channels': 4,
+                'model.backbone.init_cfg': None,
+                'model.backbone.depth': 18,
+                'model.backbone.conv_cfg': conv,
+                'model.neck.in_channels': [4, 8, 16, 32],
+            }
+        )
     else:
-        cfg = load_config(ROOT / 'configs' / name, {
-            'model.backbone.widths': (8, 8, 16, 256), 'model.backbone.init_cfg': None,
-            'model.roi_head.shared_head.init_cfg': None,
-        })  # fmt: skip
+        cfg = load_config(
+            ROOT / 'configs' / name,
+            {
+                'model.backbone.widths': (8, 8, 16, 256),
+                'model.backbone.init_cfg': None,
+                'model.roi_head.shared_head.init_cfg': None,
+            },
+        )
     cfg.model.test_cfg.rpn.update(nms_pre=100, max_per_img=20)
     cfg.model.test_cfg.rcnn.score_thr = 0.0
     return cfg
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'name', ['bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py', 'stock']
-)
+@pytest.mark.parametrize('name', ['bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py', 'stock'])
 def test_two_stage_detectors(name, tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv.ops')

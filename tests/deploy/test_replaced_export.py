@@ -22,15 +22,18 @@ def both(tmp_path):
         network = exports.Classifier()
         with torch.no_grad():
             network.fc.weight.mul_(factor)
-        resize = dict(
-            type='resize', size=[16, 16], interpolation='bilinear', backend='cv2'
-        )
+        resize = dict(type='resize', size=[16, 16], interpolation='bilinear', backend='cv2')
         exports.write_export(
-            folder, network, torch.zeros(2, 3, 16, 16), {'images': (-1, 3, 16, 16)},
-            ['logits'], task='classification', classes=list(names),
+            folder,
+            network,
+            torch.zeros(2, 3, 16, 16),
+            {'images': (-1, 3, 16, 16)},
+            ['logits'],
+            task='classification',
+            classes=list(names),
             preprocessing=exports.preprocessing(resize),
             decoding={'activation': 'softmax'},
-        )  # fmt: skip
+        )
     return folders
 
 

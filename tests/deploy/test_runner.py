@@ -23,9 +23,7 @@ from tests.deploy import exports
 
 def crops(count, size=(40, 50)):
     """Crops of a photograph, each another."""
-    return [
-        photograph(0)[9 * i :][: size[0], 5 * i :][:, : size[1]] for i in range(count)
-    ]
+    return [photograph(0)[9 * i :][: size[0], 5 * i :][:, : size[1]] for i in range(count)]
 
 
 def as_input(image, size=(16, 16)):
@@ -159,9 +157,7 @@ def test_upscales(tmp_path):
         with torch.no_grad():
             return network(torch.from_numpy(sample), torch.full((1,), float(t))).numpy()
 
-    expected = upscale(
-        np.float32(image) / 255, predict, exports.diffusion_decoding(), seed=3
-    )
+    expected = upscale(np.float32(image) / 255, predict, exports.diffusion_decoding(), seed=3)
     assert np.abs(expected * 255 - first).max() < 0.501
     with pytest.raises(ValueError, match='image by image'):
         runner.stream([image])
@@ -181,9 +177,12 @@ def test_an_upscaler_of_a_fixed_size_takes_any_image(tmp_path, size):
             return network(torch.from_numpy(sample), torch.full((1,), float(t))).numpy()
 
     expected = upscale(
-        np.float32(image) / 255, tiled(predict, (16, 16), 4, 8),
-        exports.diffusion_decoding(), seed=0, least=(16, 16),
-    )  # fmt: skip
+        np.float32(image) / 255,
+        tiled(predict, (16, 16), 4, 8),
+        exports.diffusion_decoding(),
+        seed=0,
+        least=(16, 16),
+    )
     assert np.abs(expected * 255 - found).max() < 0.501
 
 
@@ -362,9 +361,11 @@ def test_without_torch_and_openmmlab(classifier, tmp_path):
     Image.fromarray(image).save(tmp_path / 'x.png')
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT + USE, folder, tmp_path / 'x.png'],
-        cwd=tmp_path, capture_output=True, text=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     scores, missing = done.stdout.splitlines()
     expected = expected_scores(network, image)

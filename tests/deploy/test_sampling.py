@@ -35,9 +35,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
 
 def make_pipeline(x0_clip='data', **scheduler):
-    pipeline = SRDiffusionPipeline(
-        Denoiser().eval(), make_scheduler(**scheduler), x0_clip=x0_clip
-    )
+    pipeline = SRDiffusionPipeline(Denoiser().eval(), make_scheduler(**scheduler), x0_clip=x0_clip)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -92,9 +90,8 @@ def test_tiles_are_blended_as_in_the_pipeline():
     image = picture(9, 17)
     noise = torch.randn(1, 3, 24, 40)
     expected = pipeline(
-        image, num_inference_steps=3, latents=noise, output_type='np', tile_size=16,
-        tile_overlap=5,
-    )  # fmt: skip
+        image, num_inference_steps=3, latents=noise, output_type='np', tile_size=16, tile_overlap=5
+    )
     seen = []
 
     def network(sample, t):
@@ -104,9 +101,8 @@ def test_tiles_are_blended_as_in_the_pipeline():
             return pipeline.unet(sample, t, return_dict=False)[0].numpy()
 
     found = upscale(
-        image, tiled(network, (16, 16), 5, 8), decoding_of(pipeline), steps=3,
-        noise=noise.numpy(),
-    )  # fmt: skip
+        image, tiled(network, (16, 16), 5, 8), decoding_of(pipeline), steps=3, noise=noise.numpy()
+    )
     assert set(seen) == {(1, 6, 16, 16)}
     assert len(seen) == 3 * 2 * 4
     np.testing.assert_allclose(found, expected.images[0], atol=2e-5)

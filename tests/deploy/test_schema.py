@@ -32,14 +32,20 @@ TAGGED = Tagged('type', {'pad': Record({'size': Integer(1, 9)}), 'crop': Record(
         (Digits(4), ['09af'], ['09AF', '09a', 4, '09ag']),
         (Maybe(Flag()), [None, True], [0]),
         (ListOf(Flag(), 1, 2), [[True], (True, False)], [[], [True] * 3, 'a', [1]]),
-        (Record({'a': Flag()}, {'b': Flag()}), [{'a': True}, {'a': True, 'b': False}],
-         [{}, {'b': True}, {'a': True, 'c': 1}, [], {'a': 1}, None]),
+        (
+            Record({'a': Flag()}, {'b': Flag()}),
+            [{'a': True}, {'a': True, 'b': False}],
+            [{}, {'b': True}, {'a': True, 'c': 1}, [], {'a': 1}, None],
+        ),
         (Record({'a': Flag()}, closed=False), [{'a': True, 'c': 1}], [{'c': 1}]),
-        (TAGGED, [{'type': 'pad', 'size': 2}, {'type': 'crop'}],
-         [{}, {'type': 'x'}, {'type': []}, {'type': 'crop', 'size': 2}, 5]),
+        (
+            TAGGED,
+            [{'type': 'pad', 'size': 2}, {'type': 'crop'}],
+            [{}, {'type': 'x'}, {'type': []}, {'type': 'crop', 'size': 2}, 5],
+        ),
         (Either(Flag(), Integer(2, 3)), [True, 2], [4, 'a']),
     ],
-)  # fmt: skip
+)
 def test_kinds(kind, good, bad):
     for value in good:
         kind.check(value, 'x')

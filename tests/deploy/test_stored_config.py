@@ -17,9 +17,7 @@ from mmesbnn.deploy.stored_config import (
 
 CONFIG = dict(
     default_scope='mmpretrain',
-    model=dict(
-        type='A', sizes=(1, 2.5, -3), flags=[True, None], empty={}, far=math.inf
-    ),
+    model=dict(type='A', sizes=(1, 2.5, -3), flags=[True, None], empty={}, far=math.inf),
     names={'two words': "it's", '0': 'zero'},
 )
 
@@ -86,8 +84,6 @@ def test_paths_of_registered_classes_become_names():
     )
     assert kept_part(config) == dict(
         model=dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(type='BNext'),
-            act=dict(type='ReLU'),
+            type='mmpretrain.ImageClassifier', backbone=dict(type='BNext'), act=dict(type='ReLU')
         )
     )

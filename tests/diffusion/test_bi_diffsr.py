@@ -145,9 +145,7 @@ def test_copies_start_apart_and_learn_apart():
     seen = {}
     for name, module in model.named_modules():
         if isinstance(module, BIConv):
-            module.register_forward_hook(
-                lambda module, args, y, name=name: seen.update({name: y})
-            )
+            module.register_forward_hook(lambda module, args, y, name=name: seen.update({name: y}))
     condition, noisy = images()
     y = model(torch.cat([condition, noisy], 1), torch.tensor([7, 1900])).sample
     assert len(seen) == sum(isinstance(m, BIConv) for m in model.modules())
@@ -262,8 +260,7 @@ def test_autocast_predicts_nearly_the_same():
         with torch.autocast('cpu', torch.bfloat16):
             low = model(sample, 700).sample
     assert (
-        torch.nn.functional.cosine_similarity(plain.flatten(), low.flatten().float(), 0)
-        > 0.9
+        torch.nn.functional.cosine_similarity(plain.flatten(), low.flatten().float(), 0) > 0.9
     )  # signs near 0 flip
 
 

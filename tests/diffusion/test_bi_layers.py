@@ -24,9 +24,7 @@ BANK = torch.tensor([1, 0, 2])
 
 
 def options(tau=1, groups=1, banks=3, spread=0.5):
-    return dict(
-        banks=banks, expansion=Expansion(tau, groups), spread=spread, sign_zero=-1
-    )
+    return dict(banks=banks, expansion=Expansion(tau, groups), spread=spread, sign_zero=-1)
 
 
 def maps(channels, n=3, size=(4, 6)):
@@ -72,9 +70,7 @@ def test_contracting_undoes_tiling():
 def test_shift_of_every_image_is_its_banks():
     shift = randomise(TimestepShift(4, 3, copies=2))
     x = maps(8)
-    expected = torch.stack(
-        [x[i] + shift.bias[b].view(8, 1, 1) for i, b in enumerate(BANK)]
-    )
+    expected = torch.stack([x[i] + shift.bias[b].view(8, 1, 1) for i, b in enumerate(BANK)])
     assert torch.equal(shift(x, BANK), expected)
 
 

@@ -10,56 +10,53 @@ from torch import nn
 
 pytest.importorskip('diffusers')
 
-from diffusers import (
-    ControlNetModel,
-    UNet1DModel,
-    UNet2DConditionModel,
-    UNet2DModel,
-)
+from diffusers import ControlNetModel, UNet1DModel, UNet2DConditionModel, UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import DropInESConv2d, DropInESLinear, binarize
 from mmesbnn.binary.binarize import shrunk_weight
-from mmesbnn.diffusion import (
-    BIDiffSRUNet,
-    SRDiffusionPipeline,
-    binarize_unet,
-    load_binarized,
-)
+from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet, load_binarized
 from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
 from mmesbnn.diffusion.binarized import BinarizedUNet2DModel as Binarized
 
 COMMON = dict(
-    in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
-    layers_per_block=1,
-)  # fmt: skip
+    in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1
+)
 
 
 def plain(**kwargs):
     torch.manual_seed(0)
-    return UNet2DModel(
-        **COMMON, attention_head_dim=8,
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-        up_block_types=('AttnUpBlock2D', 'UpBlock2D'), **kwargs,
-    ).double().eval()  # fmt: skip
+    return (
+        UNet2DModel(
+            **COMMON,
+            attention_head_dim=8,
+            down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+            up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+            **kwargs,
+        )
+        .double()
+        .eval()
+    )
 
 
 def conditional():
     torch.manual_seed(0)
-    return UNet2DConditionModel(
-        **COMMON, attention_head_dim=4, cross_attention_dim=8,
-        down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
-        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
-    ).double().eval()  # fmt: skip
+    return (
+        UNet2DConditionModel(
+            **COMMON,
+            attention_head_dim=4,
+            cross_attention_dim=8,
+            down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+            up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+        )
+        .double()
+        .eval()
+    )
 
 
-SAMPLE = torch.randn(
-    2, 6, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(0)
-)
-WORDS = torch.randn(
-    2, 3, 8, dtype=torch.double, generator=torch.Generator().manual_seed(1)
-)
+SAMPLE = torch.randn(2, 6, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+WORDS = torch.randn(2, 3, 8, dtype=torch.double, generator=torch.Generator().manual_seed(1))
 
 
 def run(unet, *args):
@@ -83,8 +80,7 @@ def test_convolutions_of_blocks_and_resamplers_are_replaced():
     expected = {
         name
         for name, module in unet.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and name.rsplit('.', 1)[-1] in ('conv1', 'conv2', 'conv')
+        if isinstance(module, nn.Conv2d) and name.rsplit('.', 1)[-1] in ('conv1', 'conv2', 'conv')
     }
     kept = {
         name
@@ -112,9 +108,12 @@ def test_attention_and_shortcuts_on_request():
     report = binarize_unet(unet, attention=True, shortcuts=True)
     why = {layer.name: layer.why for layer in report.kept}
     assert set(why) == {
-        'conv_in', 'conv_out', 'time_embedding.linear_1', 'time_embedding.linear_2',
+        'conv_in',
+        'conv_out',
+        'time_embedding.linear_1',
+        'time_embedding.linear_2',
         *(name for name in why if name.endswith('time_emb_proj')),
-    }  # fmt: skip
+    }
     assert run(unet, WORDS).shape == (2, 3, 16, 16)
 
 
@@ -201,9 +200,7 @@ def test_it_is_loaded_as_it_was_saved(tmp_path, load):
     torch.testing.assert_close(run(loaded), run(unet), rtol=0, atol=1e-10)
     again = tmp_path / 'again'
     loaded.save_pretrained(again)
-    one, two = (
-        json.loads((path / 'config.json').read_text()) for path in (tmp_path, again)
-    )
+    one, two = (json.loads((path / 'config.json').read_text()) for path in (tmp_path, again))
     assert {**two, '_name_or_path': None} == {**one, '_name_or_path': None}
 
 
@@ -225,8 +222,7 @@ def test_a_pipeline_with_it_is_loaded_whole(tmp_path):
     assert binary_names(loaded.unet) == binary_names(unet)
     image = torch.rand(1, 3, 5, 6, dtype=torch.double)
     one, two = (
-        p(image, num_inference_steps=2, seed=0, output_type='pt').images
-        for p in (pipe, loaded)
+        p(image, num_inference_steps=2, seed=0, output_type='pt').images for p in (pipe, loaded)
     )
     assert one.shape == (1, 3, 10, 12)
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
@@ -242,9 +238,10 @@ def test_copies_and_configs_rebuild_it():
 
 def test_configs_of_openmmlab_build_it(tmp_path):
     kinds = dict(
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D'), attention_head_dim=8,
+        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+        attention_head_dim=8,
         up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-    )  # fmt: skip
+    )
     cfg = dict(type='BinarizedUNet2DModel', **COMMON, **kinds, binarize=dict(tau=1))
     built = MODELS.build(cfg)
     reference = plain()
@@ -309,9 +306,7 @@ def control():
 
 
 def run_control(net):
-    image = torch.rand(
-        2, 3, 32, 32, generator=torch.Generator().manual_seed(2)
-    ).double()
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
         result = net(SAMPLE, torch.tensor([5, 900]), WORDS, image, return_dict=False)
     return [*result[0], result[1]]
@@ -346,18 +341,14 @@ def test_a_binary_unet_gets_a_binary_controlnet(load_weights):
     unet = conditional()
     binarize_unet(unet, tau=2)
     shaken(unet)
-    net = ControlNetModel.from_unet(
-        unet, 'rgb', (4, 8), load_weights_from_unet=load_weights
-    )
+    net = ControlNetModel.from_unet(unet, 'rgb', (4, 8), load_weights_from_unet=load_weights)
     names = {name for name in binary_names(unet) if not name.startswith('up')}
     assert binary_names(net) == names and names
     own, state = unet.state_dict(), net.state_dict()
     shared = [k for k in state if k.startswith(('conv_in', 'down', 'mid', 'time'))]
     same = all(torch.equal(state[k], own[k].float()) for k in shared)
     assert same == load_weights
-    assert not check_binary(
-        net.double(), [SAMPLE, 5, WORDS, torch.rand(2, 3, 32, 32).double()]
-    )
+    assert not check_binary(net.double(), [SAMPLE, 5, WORDS, torch.rand(2, 3, 32, 32).double()])
 
 
 @pytest.mark.parametrize('make', [plain, conditional])
@@ -377,9 +368,7 @@ def test_the_float_class_loads_it(tmp_path, make):
 def test_a_moving_average_is_saved_as_training_scripts_do(tmp_path):
     unet = conditional()
     binarize_unet(unet, tau=2)
-    average = EMAModel(
-        unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config
-    )
+    average = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
     average.save_pretrained(tmp_path)
     again = load_binarized(tmp_path, torch_dtype=torch.double)
     torch.testing.assert_close(run(again, WORDS), run(unet, WORDS))

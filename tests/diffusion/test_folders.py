@@ -87,10 +87,14 @@ def test_damaged_json(folder, name, text):
 @pytest.mark.parametrize(
     'name',
     [
-        'model_index.json', 'unet', 'unet/config.json', 'scheduler',
-        'unet/diffusion_pytorch_model.safetensors', 'scheduler/scheduler_config.json',
+        'model_index.json',
+        'unet',
+        'unet/config.json',
+        'scheduler',
+        'unet/diffusion_pytorch_model.safetensors',
+        'scheduler/scheduler_config.json',
     ],
-)  # fmt: skip
+)
 def test_a_part_that_is_missing_is_not_fetched(folder, name):
     path = folder / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

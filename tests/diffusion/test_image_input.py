@@ -66,9 +66,7 @@ def test_other_modes_are_converted(mode):
 
 def test_lists_and_batches_are_joined():
     assert torch.equal(to_tensor([image(), RGB]), EXPECTED.repeat(2, 1, 1, 1))
-    assert torch.equal(
-        to_tensor(EXPECTED.repeat(2, 1, 1, 1)), EXPECTED.repeat(2, 1, 1, 1)
-    )
+    assert torch.equal(to_tensor(EXPECTED.repeat(2, 1, 1, 1)), EXPECTED.repeat(2, 1, 1, 1))
     assert to_tensor(np.zeros((3, 1, 1, 1))).shape == (3, 3, 1, 1)
 
 
@@ -82,10 +80,7 @@ def transparent():
     'given, message',
     [
         (transparent(), "image has mode 'RGBA' and transparent pixels"),
-        (
-            RGB.astype(np.float64),
-            r'image has values from \d+ to \d+: floats must',
-        ),
+        (RGB.astype(np.float64), r'image has values from \d+ to \d+: floats must'),
         (np.full((2, 2), np.nan), 'image has values from nan to nan'),
         (RGB.astype(np.int64), 'image has dtype torch.int64: give uint8, uint16'),
         (RGB.astype(object), 'image has dtype object: give uint8, uint16'),

@@ -15,9 +15,7 @@ from mmesbnn.datasets.bicubic import resize
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, make_scheduler
 from mmesbnn.diffusion.bi_diffsr import UNet2DOutput
 
-TINY = dict(
-    base_channels=4, num_levels=3, blocks_per_level=1, norm_groups=2, fp_levels=(0,)
-)
+TINY = dict(base_channels=4, num_levels=3, blocks_per_level=1, norm_groups=2, fp_levels=(0,))
 
 
 def unet(**kwargs):
@@ -98,17 +96,23 @@ class Oracle(diffusers.ModelMixin, diffusers.ConfigMixin):
         a, s = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
         noise = (noisy - a * self.target) / s
         y = dict(
-            epsilon=noise, sample=self.target.expand_as(noisy),
+            epsilon=noise,
+            sample=self.target.expand_as(noisy),
             v_prediction=a * noise - s * self.target,
-        )[self.config.kind]  # fmt: skip
+        )[self.config.kind]
         return UNet2DOutput(sample=y) if return_dict else (y,)
 
 
 SCHEDULERS = [
-    'DDIMScheduler', 'DDPMScheduler', 'DPMSolverMultistepScheduler',
-    'EulerDiscreteScheduler', 'HeunDiscreteScheduler', 'UniPCMultistepScheduler',
-    'PNDMScheduler', 'EulerAncestralDiscreteScheduler',
-]  # fmt: skip
+    'DDIMScheduler',
+    'DDPMScheduler',
+    'DPMSolverMultistepScheduler',
+    'EulerDiscreteScheduler',
+    'HeunDiscreteScheduler',
+    'UniPCMultistepScheduler',
+    'PNDMScheduler',
+    'EulerAncestralDiscreteScheduler',
+]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +144,7 @@ def test_noise_has_the_level_of_the_first_step_of_the_sampling():
     noise = torch.randn(1, 3, 8, 8, dtype=torch.double)
     seen = []
     oracle.register_forward_pre_hook(lambda module, args: seen.append(args[0][:, 3:]))
-    pipeline(oracle, scheduler=scheduler)(
-        oracle.target, 1, 4, latents=noise, output_type='pt'
-    )
+    pipeline(oracle, scheduler=scheduler)(oracle.target, 1, 4, latents=noise, output_type='pt')
     assert oracle.seen[0] == 1500
     torch.testing.assert_close(seen[0], noise, rtol=1e-6, atol=1e-6)
 
@@ -253,8 +255,12 @@ def test_grey_opaque_and_deep_images_go_in(tmp_path):
     pipe = pipeline()
     deep = np.random.default_rng(0).integers(0, 65536, (5, 6)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / 'deep.png')
-    for given in (photo().convert('L'), photo().convert('RGBA'), deep,
-                  Image.open(tmp_path / 'deep.png')):  # fmt: skip
+    for given in (
+        photo().convert('L'),
+        photo().convert('RGBA'),
+        deep,
+        Image.open(tmp_path / 'deep.png'),
+    ):
         (got,) = pipe(given, 2, 1, seed=0).images
         assert got.mode == 'RGB'
 
@@ -346,10 +352,14 @@ def test_components_replace_what_was_saved(tmp_path):
 def test_a_unet_of_diffusers_fits_as_well():
     torch.manual_seed(0)
     model = diffusers.UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
-        layers_per_block=1, down_block_types=('DownBlock2D',) * 2,
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=('DownBlock2D',) * 2,
         up_block_types=('UpBlock2D',) * 2,
-    ).eval()  # fmt: skip
+    ).eval()
     pipe = pipeline(model)
     assert pipe.scheduler.config.num_train_timesteps == 2000
     (got,) = pipe(photo(5, 5), 2, 2, seed=0).images
@@ -379,21 +389,12 @@ def test_bad_pipelines_are_refused(kwargs, message):
     [
         (dict(scale=True), 'scale=True must be an integer >= 1'),
         (dict(num_inference_steps=0), 'num_inference_steps=0 must be an integer >= 1'),
-        (
-            dict(num_inference_steps=2001),
-            'num_inference_steps=2001 is more than the',
-        ),
+        (dict(num_inference_steps=2001), 'num_inference_steps=2001 is more than the'),
         (dict(output_type='latent'), "output_type='latent' must be one of"),
         (dict(tile_size=30), 'tile_size=30 must be a positive multiple of 4'),
         (dict(tile_size=32, tile_overlap=30), 'tile_overlap=30 must be from 0 to 28'),
-        (
-            dict(seed=1, generator=torch.Generator()),
-            'seed=1: give it without gen',
-        ),
-        (
-            dict(generator=[torch.Generator()] * 2),
-            'generator is a list of 2, there',
-        ),
+        (dict(seed=1, generator=torch.Generator()), 'seed=1: give it without gen'),
+        (dict(generator=[torch.Generator()] * 2), 'generator is a list of 2, there'),
         (dict(latents=torch.zeros(1, 3, 6, 9)), r'latents has shape \(1, 3, 6, 9\)'),
         (dict(image='photo.png'), 'image is a str'),
     ],
@@ -407,9 +408,15 @@ def test_bad_calls_are_refused_before_sampling(kwargs, message):
 
 def test_a_network_that_wants_words_is_refused():
     words = diffusers.UNet2DConditionModel(
-        in_channels=6, out_channels=3, block_out_channels=(8,), norm_num_groups=4,
-        down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',),
-        layers_per_block=1, cross_attention_dim=8, attention_head_dim=4,
-    )  # fmt: skip
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=('DownBlock2D',),
+        up_block_types=('UpBlock2D',),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+    )
     with pytest.raises(ValueError, match='UNet2DConditionModel, which wants encoder_h'):
         pipeline(words)

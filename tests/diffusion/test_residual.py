@@ -11,9 +11,8 @@ from mmesbnn.datasets.bicubic import resize
 from mmesbnn.diffusion import SRDiffusionPipeline, make_scheduler
 
 TINY = dict(
-    base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=4, total_steps=4,
-    banks=2, tau=2,
-)  # fmt: skip
+    base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=4, total_steps=4, banks=2, tau=2
+)
 
 
 def build(kind='BIDiffSRResidualUNet'):

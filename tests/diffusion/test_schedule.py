@@ -21,9 +21,7 @@ from mmesbnn.diffusion.schedule import (
 def test_the_default_is_the_published_schedule():
     scheduler = make_scheduler()
     betas = np.linspace(1e-6, 1e-2, 2000)
-    np.testing.assert_allclose(
-        scheduler.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=1e-4
-    )
+    np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=1e-4)
     scheduler.set_timesteps(50)
     assert scheduler.timesteps.tolist() == list(range(1960, -1, -40))
     assert scheduler.config.prediction_type == 'epsilon'
@@ -44,23 +42,25 @@ def test_signal_and_noise_are_the_schedules_and_between_two_between_them():
         signal, noise = signal_and_noise(scheduler, torch.tensor(t))
         assert signal**2 == pytest.approx(scheduler.alphas_cumprod[t].item())
         assert signal**2 + noise**2 == pytest.approx(1)
-    ratios = [noise / signal for signal, noise in
-              (signal_and_noise(scheduler, t) for t in (500, 500.25, 501))]  # fmt: skip
+    ratios = [
+        noise / signal
+        for signal, noise in (signal_and_noise(scheduler, t) for t in (500, 500.25, 501))
+    ]
     assert ratios[1] == pytest.approx(0.75 * ratios[0] + 0.25 * ratios[2])
 
 
 @given(
-    image=st.floats(-3, 3), epsilon=st.floats(-3, 3), t=st.integers(0, 1999),
+    image=st.floats(-3, 3),
+    epsilon=st.floats(-3, 3),
+    t=st.integers(0, 1999),
     kind=st.sampled_from(['epsilon', 'sample', 'v_prediction']),
-)  # fmt: skip
+)
 def test_a_clipped_prediction_means_the_clipped_image(image, epsilon, t, kind):
     a, s = signal_and_noise(make_scheduler(), t)
     x = torch.tensor(a * image + s * epsilon, dtype=torch.double)
 
     def predict(image, epsilon):
-        kinds = dict(
-            epsilon=epsilon, sample=image, v_prediction=a * epsilon - s * image
-        )
+        kinds = dict(epsilon=epsilon, sample=image, v_prediction=a * epsilon - s * image)
         return torch.tensor(kinds[kind], dtype=torch.double)
 
     clipped = min(max(image, 0.0), 1.0)

@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmesbnn.diffusion.tiling import (
-    check_tiles,
-    pad_reflect,
-    tile_starts,
-    tile_weights,
-)
+from mmesbnn.diffusion.tiling import check_tiles, pad_reflect, tile_starts, tile_weights
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), factor=st.integers(1, 9))
@@ -34,9 +29,11 @@ def test_padding_is_the_published_one():
 
 
 @given(
-    blocks=st.integers(1, 60), tile=st.integers(1, 20), share=st.floats(0, 1),
+    blocks=st.integers(1, 60),
+    tile=st.integers(1, 20),
+    share=st.floats(0, 1),
     factor=st.sampled_from([1, 4, 8]),
-)  # fmt: skip
+)
 def test_tiles_cover_everything_and_overlap(blocks, tile, share, factor):
     length, tile = blocks * factor, tile * factor
     overlap = int(share * (tile - factor))

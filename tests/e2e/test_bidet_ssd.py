@@ -40,10 +40,14 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 def run(folder, *command):
     """Run a command line in ``folder``; its output goes to one string."""
     return subprocess.run(
-        [str(part) for part in command], cwd=folder, text=True, timeout=500,
+        [str(part) for part in command],
+        cwd=folder,
+        text=True,
+        timeout=500,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -53,15 +57,7 @@ def project(tmp_path_factory):
     devkit = folder / 'data' / 'VOCdevkit'
     write_mini_voc(devkit, names=VOC_CLASSES[:10], counts=(2, 2, 2))
     (folder / 'config.py').write_text(CONFIG.format(base=str(ROOT / RECIPE)))
-    command = (
-        'train',
-        'mmdet',
-        'config.py',
-        '--work-dir',
-        'work',
-        '--launcher',
-        'none',
-    )
+    command = ('train', 'mmdet', 'config.py', '--work-dir', 'work', '--launcher', 'none')
     done = run(folder, MIM, *command)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'bottleneck terms off' in done.stdout
@@ -98,9 +94,7 @@ def test_operations_and_the_input_size_are_printed(tmp_path):
 
 def test_a_published_file_becomes_one_that_mmdet_tests(project):
     folder, _ = project
-    net = Network(
-        widths=(4, 4, 8, 16, 32, 32), tail=64, extras=(16, 32, 8, 16, 8, 16, 8, 16)
-    )
+    net = Network(widths=(4, 4, 8, 16, 32, 32), tail=64, extras=(16, 32, 8, 16, 8, 16, 8, 16))
     state = {k: v.float() for k, v in random_state(net).items()}
     torch.save(dict(weight=state, opt={}), folder / 'published.pth')
     tool = ROOT / 'tools' / 'convert_checkpoint.py'

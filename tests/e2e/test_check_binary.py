@@ -9,13 +9,7 @@ import pytest
 import torch
 
 from mmesbnn.checkpoints import read_checkpoint
-from tests.analysis.digits import (
-    TOOLS,
-    build,
-    run_tool,
-    set_temperature,
-    write_project,
-)
+from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_project
 
 
 @pytest.fixture(scope='module')
@@ -44,9 +38,11 @@ def test_binary_network_in_a_process_of_its_own(project, tmp_path):
     config, hard, _ = project
     done = subprocess.run(
         [sys.executable, TOOLS / 'check_binary.py', config, hard],
-        cwd=tmp_path, capture_output=True, text=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert 'every binary layer is binary' in done.stdout
 
@@ -76,8 +72,7 @@ def test_one_bad_layer(project, tmp_path, check):
 def test_a_network_that_never_was_binary(project, tmp_path, check):
     config, _, _ = project
     text = config.read_text().replace(
-        "dict(\n        type='BNext', arch=dict(channels=[16, 32, 32, 64]), tau=2, "
-        'stem_stride=1)',
+        "dict(\n        type='BNext', arch=dict(channels=[16, 32, 32, 64]), tau=2, stem_stride=1)",
         "dict(type='ResNet', depth=18)",
     )
     other = tmp_path / 'resnet.py'
@@ -112,10 +107,7 @@ def test_no_data(project, tmp_path, check, folders):
     config, hard, _ = project
     for folder in folders:
         (tmp_path / 'data' / 'val' / folder).mkdir(parents=True)
-    options = (
-        '--cfg-options',
-        f'test_dataloader.dataset.data_root={tmp_path / "data"}',
-    )
+    options = ('--cfg-options', f'test_dataloader.dataset.data_root={tmp_path / "data"}')
     code, _, err = check(config, hard, *options)
     assert code == 2
     assert 'cannot read a batch of the test data' in err

@@ -19,9 +19,12 @@ NET = Network((16, 32), tau=2, kind='rep_ops')
 def run(*args, cwd):
     return subprocess.run(
         [sys.executable, TOOL, *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, timeout=120,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
 
 
 #: Of each further family: the network's account, a network, its title.
@@ -33,15 +36,11 @@ OTHERS = {
     ),
     'Bi-Real': (
         published_reactnet,
-        published_reactnet.Network(
-            (8, 8, 16), (1, 1), name='weights', flat=True, shifts=False
-        ),
+        published_reactnet.Network((8, 8, 16), (1, 1), name='weights', flat=True, shifts=False),
         'Bi-Real Net variant',
     ),
-    'BinaryViT': (
-        published_binary_vit, published_binary_vit.Network(), 'BinaryViT variant'
-    ),
-}  # fmt: skip
+    'BinaryViT': (published_binary_vit, published_binary_vit.Network(), 'BinaryViT variant'),
+}
 
 
 @pytest.fixture
@@ -83,9 +82,7 @@ def test_errors_are_one_sentence_and_exit_with_2(folder):
 
 
 @pytest.mark.parametrize('family', OTHERS)
-def test_files_of_other_families_give_the_published_logits(
-    family, tmp_path, monkeypatch, capsys
-):
+def test_files_of_other_families_give_the_published_logits(family, tmp_path, monkeypatch, capsys):
     registry = pytest.importorskip('mmpretrain').registry
     account, net, title = OTHERS[family]
     state, target = account.random_state(net), tmp_path / 'out.pth'

@@ -9,8 +9,7 @@ import pytest
 
 from tests.analysis.digits import TOOLS, run_tool, write_project
 
-TOTALS = {'fp_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32',
-          'bytes_packed'}  # fmt: skip
+TOTALS = {'fp_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32', 'bytes_packed'}
 
 
 @pytest.fixture
@@ -26,9 +25,11 @@ def test_from_another_folder_in_a_process_of_its_own(tmp_path):
     config = write_project(tmp_path)
     done = subprocess.run(
         [sys.executable, TOOLS / 'count_ops.py', config, '--json', 'ops.json'],
-        cwd=tmp_path, capture_output=True, text=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('input 1 x 3 x 16 x 20\n')
     assert 'backbone.stem.conv' in done.stdout
@@ -62,15 +63,9 @@ def test_says_when_the_size_is_a_guess(tmp_path, count):
 @pytest.mark.parametrize(
     ('args', 'words'),
     [
-        (
-            ['{config}', '--cfg-options', 'model.backbone.tau=3'],
-            'tau=3 does not divide',
-        ),
+        (['{config}', '--cfg-options', 'model.backbone.tau=3'], 'tau=3 does not divide'),
         (['{config}', '--cfg-options', 'model.type=NoSuch'], 'NoSuch'),
-        (
-            ['{config}', '--json', '/nowhere/ops.json'],
-            'No such folder: /nowhere',
-        ),
+        (['{config}', '--json', '/nowhere/ops.json'], 'No such folder: /nowhere'),
         (['{config}', '--shape', '0', '5'], 'must be positive'),
         (['nowhere.py'], 'cannot read the config nowhere.py'),
     ],

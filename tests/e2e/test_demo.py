@@ -17,9 +17,11 @@ def test_threads_of_tools_sleep_while_they_wait(policy, monkeypatch):
         monkeypatch.setenv('OMP_WAIT_POLICY', policy)
     environment = runpy.run_path(str(TOOL))['quiet_environment']()
     done = subprocess.run(
-        [sys.executable, '-c', 'import torch'], capture_output=True, text=True,
+        [sys.executable, '-c', 'import torch'],
+        capture_output=True,
+        text=True,
         env={**environment, 'OMP_DISPLAY_ENV': 'VERBOSE'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     # as the OpenMP library understood it: how long a thread spins before it sleeps
     assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == (policy is None)

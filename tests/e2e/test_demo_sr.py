@@ -35,10 +35,14 @@ def test_figures_are_means_over_the_photographs(demo, tmp_path):
     assert len(files) == len(rows) == 3
     for measure, place in ((psnr, 0), (ssim, 1)):
         values = [
-            measure(read_rgb(tmp_path / 'run/tau1/images/test' / file.name),
-                    read_rgb(file), crop_border=2, convert_to='Y')
+            measure(
+                read_rgb(tmp_path / 'run/tau1/images/test' / file.name),
+                read_rgb(file),
+                crop_border=2,
+                convert_to='Y',
+            )
             for file in files
-        ]  # fmt: skip
+        ]
         assert figures['tau = 1'][place] == pytest.approx(sum(values) / 3)
         got = [figures[name][place] for name in figures]
         assert got == sorted(got)  # in the order of the images' quality

@@ -45,10 +45,14 @@ default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 def run(folder, *command):
     """Run a command line in ``folder``; its output goes to one string."""
     return subprocess.run(
-        [str(part) for part in command], cwd=folder, text=True, timeout=400,
+        [str(part) for part in command],
+        cwd=folder,
+        text=True,
+        timeout=400,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def tool(folder, name, *args):
@@ -67,14 +71,22 @@ def project(tmp_path_factory):
     """A folder with a devkit, a config, and a training of it."""
     folder = tmp_path_factory.mktemp('project')
     made = tool(
-        folder, 'make_mini_voc.py', 'VOCdevkit', '--names', *CLASSES, '--size', 64, 64,
-        '--counts', 4, 2, 3,
-    )  # fmt: skip
+        folder,
+        'make_mini_voc.py',
+        'VOCdevkit',
+        '--names',
+        *CLASSES,
+        '--size',
+        64,
+        64,
+        '--counts',
+        4,
+        2,
+        3,
+    )
     assert made.returncode == 0, made.stdout
     assert 'wrote 9 images to VOCdevkit' in made.stdout
-    trained = run(
-        folder, MIM, 'train', 'mmdet', write_config(folder), '--work-dir', 'work'
-    )
+    trained = run(folder, MIM, 'train', 'mmdet', write_config(folder), '--work-dir', 'work')
     assert trained.returncode == 0, trained.stdout[-3000:]
     return folder
 
@@ -94,9 +106,16 @@ def test_wrong_options_of_the_devkit_are_one_sentence(tmp_path):
 
 def test_testing_gives_both_accuracies(project):
     done = run(
-        project, MIM, 'test', 'mmdet', 'config.py', '--checkpoint', 'work/epoch_2.pth',
-        '--work-dir', 'test',
-    )  # fmt: skip
+        project,
+        MIM,
+        'test',
+        'mmdet',
+        'config.py',
+        '--checkpoint',
+        'work/epoch_2.pth',
+        '--work-dir',
+        'test',
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     (path,) = (project / 'test').glob('*/*.json')
     metrics = json.loads(path.read_text())
@@ -112,9 +131,11 @@ def test_mmdets_inferencer_detects_in_files(project):
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(
-        str(project / 'config.py'), weights=str(project / 'work/epoch_2.pth'),
-        device='cpu', show_progress=False,
-    )  # fmt: skip
+        str(project / 'config.py'),
+        weights=str(project / 'work/epoch_2.pth'),
+        device='cpu',
+        show_progress=False,
+    )
     assert inferencer.model.dataset_meta['classes'] == CLASSES
     images = sorted(str(p) for p in (project / 'VOCdevkit').glob('*/JPEGImages/*'))[:3]
     out = inferencer(images, batch_size=2, out_dir=str(project / 'out'))
@@ -172,6 +193,4 @@ for _d in train_dataloader['dataset']['datasets']:
 del _d
 """
     config = write_config(project, 'classes.py', more)
-    assert "has an object of the classes ('a', 'b', 'c'); they have" in failure(
-        project, config
-    )
+    assert "has an object of the classes ('a', 'b', 'c'); they have" in failure(project, config)

@@ -23,10 +23,13 @@ SMALL = ('--quick', '--seeds', '2', '--forms', '2x1')
 
 def run(folder, *options):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, options)], cwd=folder, text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300,
+        [sys.executable, str(SCRIPT), *map(str, options)],
+        cwd=folder,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        timeout=300,
         capture_output=True,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope='module')
@@ -34,11 +37,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bench')
     done = run(folder, *SMALL, '--families', 'ReActNet', '--out', 'out')
     assert done.returncode == 0, done.stderr[-3000:]
-    return (
-        folder,
-        done.stdout,
-        json.loads((folder / 'out' / 'results.json').read_text()),
-    )
+    return (folder, done.stdout, json.loads((folder / 'out' / 'results.json').read_text()))
 
 
 def test_the_table_shows_what_the_file_holds(done):
@@ -48,9 +47,12 @@ def test_the_table_shows_what_the_file_holds(done):
     for line, row in zip(lines, results['summary']):
         shown = [float(x) for x in re.findall(r'[-+]?\d+\.?\d*', line.replace(',', ''))]
         expected = [
-            row['tau'], row['groups'], row['ops'] / 1e6, row['binary_params'],
+            row['tau'],
+            row['groups'],
+            row['ops'] / 1e6,
+            row['binary_params'],
             row['capacity'],
-        ]  # fmt: skip
+        ]
         for part in ('train', 'test'):
             expected += [row[part]['mean'], row[part]['std']]
             if row['tau'] == 2:
@@ -64,8 +66,7 @@ def test_the_summary_follows_from_the_runs(done, part):
     _, _, results = done
     accuracies = {
         tau: [
-            results['runs'][f'ReActNet tau={tau} groups=1 seed={seed}'][part]
-            for seed in range(2)
+            results['runs'][f'ReActNet tau={tau} groups=1 seed={seed}'][part] for seed in range(2)
         ]
         for tau in (1, 2)
     }
@@ -94,8 +95,7 @@ def test_there_is_a_picture(done):
 
 def test_what_is_there_is_not_trained_again_but_a_new_seed_is(done):
     folder, _, results = done
-    options = ['3' if x == '2' and SMALL[i - 1] == '--seeds' else x
-               for i, x in enumerate(SMALL)]  # fmt: skip
+    options = ['3' if x == '2' and SMALL[i - 1] == '--seeds' else x for i, x in enumerate(SMALL)]
     more = run(folder, *options, '--families', 'ReActNet', '--out', 'out')
     assert more.returncode == 0, more.stderr[-3000:]
     assert 'seed=0' not in more.stdout and 'seed=2' in more.stdout

@@ -70,13 +70,15 @@ NETWORKS = {
     'es-ssd': (SSD, 'es_bidet/es-bidet-ssd300_2xb16-300k_voc0712.py', (300, 300)),
     'faster-rcnn': (
         FASTER_RCNN.replace('{pooled}', '32'),
-        'bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py', (96, 128),
+        'bidet/bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py',
+        (96, 128),
     ),
     'es-faster-rcnn': (
         FASTER_RCNN.replace('{pooled}', '64'),
-        'es_bidet/es-bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py', (96, 128),
+        'es_bidet/es-bidet-faster-rcnn_r18-c4_8xb4-50e_voc0712.py',
+        (96, 128),
     ),
-}  # fmt: skip
+}
 
 
 def calibrated(cfg, size):
@@ -87,8 +89,17 @@ def calibrated(cfg, size):
     model = build_model(cfg)
     model.init_weights()
     # what predicts
-    last = ('conv_cls', 'conv_reg', 'conv_centerness', 'fc_cls', 'fc_reg',
-            'rpn_cls', 'rpn_reg', 'cls_convs', 'reg_convs')  # fmt: skip
+    last = (
+        'conv_cls',
+        'conv_reg',
+        'conv_centerness',
+        'fc_cls',
+        'fc_reg',
+        'rpn_cls',
+        'rpn_reg',
+        'cls_convs',
+        'reg_convs',
+    )
     for name, parameter in model.named_parameters():
         if any(f'.{part}.' in name for part in last):
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
@@ -96,12 +107,11 @@ def calibrated(cfg, size):
     images = torch.stack(
         [torch.from_numpy(photograph(i)[: size[0], : size[1]].copy()) for i in range(4)]
     )
-    x = model.data_preprocessor(
-        {'inputs': list(images.permute(0, 3, 1, 2)), 'data_samples': None}
-    )['inputs']
+    x = model.data_preprocessor({'inputs': list(images.permute(0, 3, 1, 2)), 'data_samples': None})[
+        'inputs'
+    ]
     samples = [
-        DetDataSample(metainfo=dict(img_shape=size, scale_factor=(1.0, 1.0)))
-        for _ in images
+        DetDataSample(metainfo=dict(img_shape=size, scale_factor=(1.0, 1.0))) for _ in images
     ]
     forward = model.forward
     model.forward = lambda x: forward(x, samples, mode='tensor')
@@ -113,9 +123,7 @@ def calibrated(cfg, size):
 def of_mmdet(model, cfg, path):
     """What mmdet finds in a file."""
     pipeline = [
-        step
-        for step in cfg.test_dataloader.dataset.pipeline
-        if step['type'] != 'LoadAnnotations'
+        step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
     ]
     keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pipeline[-1] = dict(type='PackDetInputs', meta_keys=keys)
@@ -135,8 +143,16 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
     init_default_scope('mmdet')
     model = calibrated(cfg, size)
     torch.save(dict(state_dict=model.state_dict(), meta={}), weights)
-    arguments = ('export_openvino.py', config, weights, '--out', tmp_path / 'net',
-                 '--shape', *size, '--strict')  # fmt: skip
+    arguments = (
+        'export_openvino.py',
+        config,
+        weights,
+        '--out',
+        tmp_path / 'net',
+        '--shape',
+        *size,
+        '--strict',
+    )
     dynamic = () if 'rcnn' in kind else ('--dynamic-batch',)
     code = run_tool(*arguments, *dynamic, monkeypatch=monkeypatch)
     printed, told = capsys.readouterr()

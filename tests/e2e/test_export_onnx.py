@@ -10,13 +10,7 @@ import torch
 
 from mmesbnn.analysis import load_config, real_batch
 from mmesbnn.deploy import pack
-from tests.analysis.digits import (
-    TOOLS,
-    build,
-    run_tool,
-    set_temperature,
-    write_project,
-)
+from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_project
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('onnx')
@@ -45,11 +39,12 @@ def export(monkeypatch, capsys):
 def test_in_a_process_of_its_own(project, tmp_path):
     folder, config, _ = project
     done = subprocess.run(
-        [sys.executable, TOOLS / 'export_onnx.py', config, folder / 'weights.pth',
-         'net.onnx'],
-        cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, TOOLS / 'export_onnx.py', config, folder / 'weights.pth', 'net.onnx'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert 'compared with torch on 4 test images of the config' in done.stdout
     assert 'logits: differs by ' in done.stdout

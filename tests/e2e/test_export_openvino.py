@@ -47,17 +47,23 @@ def test_exports_verifies_and_runs(project, tmp_path, export):
     x = apart(model, lambda: torch.randn(1, 3, 16, 20))
     with torch.no_grad():
         expected = model(x).numpy()
-    np.testing.assert_allclose(
-        runner.infer(x.numpy())['logits'], expected, rtol=1e-3, atol=1e-5
-    )
+    np.testing.assert_allclose(runner.infer(x.numpy())['logits'], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export):
     config, _, hard, _ = project
     code, _, err = export(
-        config, hard, '--out', tmp_path / 'net', '--half', '--dynamic-batch',
-        '--shape', 24, '--images', 1,
-    )  # fmt: skip
+        config,
+        hard,
+        '--out',
+        tmp_path / 'net',
+        '--half',
+        '--dynamic-batch',
+        '--shape',
+        24,
+        '--images',
+        1,
+    )
     assert code == 0, err
     runner = Runner(tmp_path / 'net', threads=1)
     assert runner.manifest['inputs'][0]['shape'] == [-1, 3, 24, 24]

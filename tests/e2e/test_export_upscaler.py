@@ -36,14 +36,28 @@ def project(tmp_path_factory):
 def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
     model, folder = project
     code = run_tool(
-        'export_openvino.py', CONFIG, folder / 'weights.pth', '--out', tmp_path / 'net',
-        '--shape', 48, '--dynamic-batch', '--strict', monkeypatch=monkeypatch,
-    )  # fmt: skip
+        'export_openvino.py',
+        CONFIG,
+        folder / 'weights.pth',
+        '--out',
+        tmp_path / 'net',
+        '--shape',
+        48,
+        '--dynamic-batch',
+        '--strict',
+        monkeypatch=monkeypatch,
+    )
     assert code == 0, capsys.readouterr().err
     code = run_tool(
-        'infer.py', tmp_path / 'net', folder / 'small.png', '--out', tmp_path,
-        '--threads', 1, monkeypatch=monkeypatch,
-    )  # fmt: skip
+        'infer.py',
+        tmp_path / 'net',
+        folder / 'small.png',
+        '--out',
+        tmp_path,
+        '--threads',
+        1,
+        monkeypatch=monkeypatch,
+    )
     printed, told = capsys.readouterr()
     assert code == 0, told
     assert '48x48' in printed
@@ -51,9 +65,11 @@ def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
     # the steps of the config, and the runner's noise
     noise = np.random.default_rng(0).standard_normal((1, 3, 48, 48), np.float32)
     expected = model.to_pipeline()(
-        Image.open(folder / 'small.png'), output_type='np',
-        latents=torch.from_numpy(noise), **model.sampling,
-    ).images[0]  # fmt: skip
+        Image.open(folder / 'small.png'),
+        output_type='np',
+        latents=torch.from_numpy(noise),
+        **model.sampling,
+    ).images[0]
     assert np.std(expected) > 0.05
     apart = np.abs(found - expected * 255)
     # equal but for rounding to 256 values; a sign that flips changes a few pixels a bit
@@ -69,8 +85,13 @@ def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
 )
 def test_what_is_refused(project, tmp_path, monkeypatch, capsys, arguments, words):
     code = run_tool(
-        'export_openvino.py', CONFIG, project[1] / 'weights.pth', '--out',
-        tmp_path / 'net', *arguments, monkeypatch=monkeypatch,
-    )  # fmt: skip
+        'export_openvino.py',
+        CONFIG,
+        project[1] / 'weights.pth',
+        '--out',
+        tmp_path / 'net',
+        *arguments,
+        monkeypatch=monkeypatch,
+    )
     assert code == 2
     assert words in capsys.readouterr().err

@@ -48,11 +48,23 @@ def test_without_torch_in_a_process_of_its_own(project, tmp_path):
     code = f'{WITHOUT}\nimport runpy\nrunpy.run_path(sys.argv[0], run_name="__main__")'
     code = f'import sys; sys.argv = sys.argv[1:]\n{code}'
     done = subprocess.run(
-        [sys.executable, '-c', code, TOOLS / 'infer.py', project / 'classifier',
-         project / 'images', '--out', 'drawn', '--threads', '1'],
-        cwd=tmp_path, capture_output=True, text=True,
+        [
+            sys.executable,
+            '-c',
+            code,
+            TOOLS / 'infer.py',
+            project / 'classifier',
+            project / 'images',
+            '--out',
+            'drawn',
+            '--threads',
+            '1',
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 4
@@ -70,9 +82,15 @@ def test_without_torch_in_a_process_of_its_own(project, tmp_path):
 def test_boxes(project, infer, tmp_path):
     images = sorted((project / 'images').iterdir())
     code, out, err = infer(
-        project / 'detector', *images, '--out', tmp_path / 'new' / 'drawn',
-        '--json', tmp_path / 'all.json', '--score-thr', 0.4,
-    )  # fmt: skip
+        project / 'detector',
+        *images,
+        '--out',
+        tmp_path / 'new' / 'drawn',
+        '--json',
+        tmp_path / 'all.json',
+        '--score-thr',
+        0.4,
+    )
     assert code == 0, err
     results = json.loads((tmp_path / 'all.json').read_text())
     assert list(results) == [str(path) for path in images]
@@ -84,9 +102,7 @@ def test_boxes(project, infer, tmp_path):
 
 def test_upscaled_images(project, infer, tmp_path):
     image = project / 'images' / '0.png'
-    code, out, err = infer(
-        project / 'denoiser', image, image, '--out', tmp_path, '--steps', 2
-    )
+    code, out, err = infer(project / 'denoiser', image, image, '--out', tmp_path, '--steps', 2)
     assert code == 0, err
     assert '180x120' in out
     # one file, given twice
@@ -137,9 +153,14 @@ def test_damaged_images_are_left_out(project, infer, tmp_path, task):
     (folder / 'folder.png').mkdir()
     options = ('--steps', 1) if task == 'denoiser' else ('--batch', 2)
     code, out, err = infer(
-        project / task, folder, '--out', tmp_path / 'drawn', '--json',
-        tmp_path / 'all.json', *options,
-    )  # fmt: skip
+        project / task,
+        folder,
+        '--out',
+        tmp_path / 'drawn',
+        '--json',
+        tmp_path / 'all.json',
+        *options,
+    )
     assert code == 1
     assert out.splitlines()[-1].startswith('3 images in ')
     results = json.loads((tmp_path / 'all.json').read_text())

@@ -86,9 +86,7 @@ def test_saved_weights_serve_a_batch_of_odd_sizes(trained):
         assert_prediction(result, 10)
         for other in (inferencer, ImageClassificationInferencer(model)):
             (alone,) = other(image)
-            np.testing.assert_allclose(
-                alone['pred_scores'], result['pred_scores'], atol=1e-5
-            )
+            np.testing.assert_allclose(alone['pred_scores'], result['pred_scores'], atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(19, 13), (16, 16), (7, 33)])

@@ -14,10 +14,20 @@ from tests.analysis.digits import TOOLS, run_tool, write_project
 def test_quick_run(tmp_path, monkeypatch, capsys):
     config = write_project(tmp_path)
     code = run_tool(
-        'benchmarks/latency.py', '--quick', '--config', config, '--seconds', 0.1,
-        '--only', 'ours, eager', 'published style, eager', 'OpenVINO fp32',
-        '--out', tmp_path / 'out', monkeypatch=monkeypatch,
-    )  # fmt: skip
+        'benchmarks/latency.py',
+        '--quick',
+        '--config',
+        config,
+        '--seconds',
+        0.1,
+        '--only',
+        'ours, eager',
+        'published style, eager',
+        'OpenVINO fp32',
+        '--out',
+        tmp_path / 'out',
+        monkeypatch=monkeypatch,
+    )
     out, err = capsys.readouterr()
     assert code == 0, err
     assert '1 thread(s), batch 1' in out and 'binary kernels:' in out
@@ -25,8 +35,11 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
     (result,) = saved['results']
     assert (result['threads'], result['batch']) == (1, 1)
     assert set(result['median_ms']) == {
-        'ours, eager', 'published style, eager', 'OpenVINO fp32', 'OpenVINO 1-bit'
-    }  # fmt: skip
+        'ours, eager',
+        'published style, eager',
+        'OpenVINO fp32',
+        'OpenVINO 1-bit',
+    }
     kernels = saved['kernels']
     assert 0 < kernels['binary_share'] < 1 and kernels['binary_macs'] > 1e6
     assert (tmp_path / 'out' / 'latency.png').stat().st_size > 5000

@@ -14,9 +14,16 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 def test_a_limit_is_kept(tmp_path, limit, words):
     torch.save({'w': torch.ones(1)}, tmp_path / 'a.pth')
     done = subprocess.run(
-        [sys.executable, TOOLS / 'convert_checkpoint.py', tmp_path / 'a.pth',
-         tmp_path / 'b.pth', '--max-bytes', limit],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            TOOLS / 'convert_checkpoint.py',
+            tmp_path / 'a.pth',
+            tmp_path / 'b.pth',
+            '--max-bytes',
+            limit,
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and words in done.stderr
     assert done.stderr.count('\n') == 1

@@ -10,13 +10,7 @@ from mmengine.config import Config
 
 from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.deploy import load_packed
-from tests.analysis.digits import (
-    TOOLS,
-    build,
-    run_tool,
-    set_temperature,
-    write_project,
-)
+from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_project
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('safetensors')
@@ -56,9 +50,11 @@ def test_in_a_process_of_its_own(project, tmp_path):
     _, checkpoint, model = project
     done = subprocess.run(
         [sys.executable, TOOLS / 'pack_checkpoint.py', checkpoint, 'net.safetensors'],
-        cwd=tmp_path, capture_output=True, text=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     for part in ('bits of binary weights', 'whole file', 'nothing is rounded'):
         assert part in done.stdout

@@ -30,10 +30,14 @@ ITERS = 4
 def start(folder, tool, *args):
     """Run a tool in ``folder`` in a process of its own; must succeed."""
     done = subprocess.run(
-        [sys.executable, TOOLS / tool, *(str(arg) for arg in args)], cwd=folder,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, TOOLS / tool, *(str(arg) for arg in args)],
+        cwd=folder,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        text=True,
+        timeout=300,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -91,9 +95,15 @@ def test_training_logs_losses_and_figures(project):
 def test_resumed_training_ends_with_the_same_weights(project, tmp_path):
     _, config, whole = project
     run(
-        tmp_path, 'train_sr.py', config, '--work-dir', 'parts', '--cfg-options',
-        'train_cfg.max_iters=2', 'train_dataloader.num_workers=1',
-    )  # fmt: skip
+        tmp_path,
+        'train_sr.py',
+        config,
+        '--work-dir',
+        'parts',
+        '--cfg-options',
+        'train_cfg.max_iters=2',
+        'train_dataloader.num_workers=1',
+    )
     run(tmp_path, 'train_sr.py', config, '--work-dir', 'parts', '--resume')
     expected, got = (state(f / 'iter_4.pth') for f in (whole, tmp_path / 'parts'))
     assert expected.keys() == got.keys()
@@ -105,9 +115,15 @@ def tested(project, tmp_path_factory):
     """Output of a test with images and export, and the folder of these."""
     folder = tmp_path_factory.mktemp('tested')
     output = run(
-        folder, 'test_sr.py', project[1], project[2] / 'iter_4.pth', '--out', 'images',
-        '--export', 'pipeline',
-    )  # fmt: skip
+        folder,
+        'test_sr.py',
+        project[1],
+        project[2] / 'iter_4.pth',
+        '--out',
+        'images',
+        '--export',
+        'pipeline',
+    )
     return output, folder
 
 
@@ -140,10 +156,16 @@ def test_the_exported_pipeline_upscales_to_the_same_image(tested, root):
 
 def test_export_alone_needs_no_data(project, tmp_path):
     run(
-        tmp_path, 'test_sr.py', project[1], project[2] / 'iter_4.pth', '--no-test',
-        '--export', 'pipeline', '--cfg-options',
+        tmp_path,
+        'test_sr.py',
+        project[1],
+        project[2] / 'iter_4.pth',
+        '--no-test',
+        '--export',
+        'pipeline',
+        '--cfg-options',
         'test_dataloader.dataset.data_root=nowhere',
-    )  # fmt: skip
+    )
     assert (tmp_path / 'pipeline' / 'model_index.json').exists()
 
 

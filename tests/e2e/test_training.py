@@ -50,9 +50,14 @@ def environment():
 def run(folder, *command):
     """Run a command line in ``folder``; its output goes to one string."""
     return subprocess.run(
-        [str(part) for part in command], cwd=folder, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200,
-    )  # fmt: skip
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=200,
+    )
 
 
 def train(folder, config, work_dir, *options):
@@ -123,11 +128,15 @@ def interrupt_training(folder, config, work_dir):
     command = [MIM, 'train', 'mmpretrain', config, '--work-dir', work_dir]
     with (folder / 'interrupted.log').open('w') as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment(), start_new_session=True,
-            stdout=log, stderr=log,
+            command,
+            cwd=folder,
+            env=environment(),
+            start_new_session=True,
+            stdout=log,
+            stderr=log,
             # a shell's background job ignores Ctrl-C, and its children inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
         try:
             wait_for_first_checkpoint(process, work_dir)
             os.killpg(process.pid, signal.SIGINT)
@@ -210,9 +219,7 @@ def test_resumed_training_logs_the_same_numbers(whole, resumed):
 
 def test_resumed_training_ends_with_the_same_weights(whole, resumed):
     name = f'epoch_{EPOCHS}.pth'
-    expected, got = (
-        read_checkpoint(folder / name)['state_dict'] for folder in (whole, resumed[0])
-    )
+    expected, got = (read_checkpoint(folder / name)['state_dict'] for folder in (whole, resumed[0]))
     assert expected.keys() == got.keys()
     assert not [key for key in expected if not torch.equal(expected[key], got[key])]
 
@@ -226,9 +233,7 @@ def failure(folder, config):
 
 
 def test_without_the_import_the_message_names_the_missing_component(project, tmp_path):
-    config = write_config(
-        tmp_path, project[0] / 'digits', more='custom_imports = None'
-    )  # fmt: skip
+    config = write_config(tmp_path, project[0] / 'digits', more='custom_imports = None')
     assert 'BNext is not in the mmpretrain::model registry' in failure(tmp_path, config)
 
 

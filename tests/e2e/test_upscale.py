@@ -29,9 +29,12 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 def run(*args, cwd):
     return subprocess.run(
         [sys.executable, TOOL, *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, timeout=300,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
-    )  # fmt: skip
+    )
 
 
 def unet():
@@ -58,20 +61,19 @@ def test_images_of_every_kind_are_upscaled(folder):
     options = ['--model', 'model', '--steps', 3, '--seed', 4, '--out', 'large']
     done = run(*(f'{name}.png' for name in names), *options, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == (
-        'photo.png (7 x 5) -> large/photo_x3.png (21 x 15)'
-    )
+    assert done.stdout.splitlines()[0] == ('photo.png (7 x 5) -> large/photo_x3.png (21 x 15)')
     assert 'photo.png: 100%' in done.stderr
     assert '3/3' in done.stderr
     results = {name: Image.open(folder / f'large/{name}_x3.png') for name in names}
     assert {name: image.size for name, image in results.items()} == {
-        'photo': (21, 15), 'clear': (21, 15), 'grey': (21, 15), 'deep': (21, 15),
+        'photo': (21, 15),
+        'clear': (21, 15),
+        'grey': (21, 15),
+        'deep': (21, 15),
         'dot': (3, 3),
-    }  # fmt: skip
+    }
     pipeline = SRDiffusionPipeline.from_pretrained(folder / 'model')
-    expected = pipeline(Image.fromarray(PIXELS), num_inference_steps=3, seed=4).images[
-        0
-    ]
+    expected = pipeline(Image.fromarray(PIXELS), num_inference_steps=3, seed=4).images[0]
     # in float32 a value near 0 may get another sign
     assert np.abs(np.asarray(results['photo'], int) - np.asarray(expected)).mean() < 1
     assert results['clear'].mode == 'RGBA'
@@ -111,16 +113,10 @@ def test_a_checkpoint_of_training_with_its_config(folder):
         (['photo.png', '--model', 'gone'], 'cannot load gone: gone: no such file'),
         (['photo.png', '--model', 'sub'], 'sub: holds neither a pipeline'),
         (['photo.png', '--model', 'iter_9.pth'], 'iter_9.pth: does not describe its n'),
-        (
-            ['photo_x3.png', 'photo.png'],
-            'photo_x3.png, the result of photo.png, is',
-        ),
+        (['photo_x3.png', 'photo.png'], 'photo_x3.png, the result of photo.png, is'),
         (['photo.png', '--device', 'abacus'], 'cannot use --device abacus: '),
         (['photo.png', '--max-pixels', '34'], '7 x 5 pixels, more than max_pixels=34'),
-        (
-            ['photo.png', '--max-pixels', '314'],
-            'upscaled, has 21 x 15 pixels, more',
-        ),
+        (['photo.png', '--max-pixels', '314'], 'upscaled, has 21 x 15 pixels, more'),
     ],
 )
 def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
@@ -182,10 +178,14 @@ def test_published_and_converted_files_are_the_same_pipeline(tmp_path):
 def test_folders_of_unets_are_pipelines_with_the_published_schedule(tmp_path):
     torch.manual_seed(0)
     plain = UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(8,), norm_num_groups=4,
-        layers_per_block=1, down_block_types=('DownBlock2D',),
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=('DownBlock2D',),
         up_block_types=('UpBlock2D',),
-    ).eval()  # fmt: skip
+    ).eval()
     plain.save_pretrained(tmp_path / 'plain')
     expected = {'plain': upscale(SRDiffusionPipeline(plain))}
     plain.float()

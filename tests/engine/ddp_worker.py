@@ -50,9 +50,7 @@ def train_synced(rank):
     return sgd_steps(model, ddp, *batch(rank, WORLD))
 
 
-WRAPPER = dict(
-    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-)
+WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
 def runner(folder, hooks, **kwargs):
@@ -75,17 +73,18 @@ def train_hooked(folder):
         ('NaNGuard', {}),
     ]
     torch.manual_seed(0)
-    trained = runner(folder, hooks, optim_wrapper=dict(
-        optimizer=dict(type='SGD', lr=10.0),
-        constructor='BinaryOptimWrapperConstructor',
-    ))  # fmt: skip
+    trained = runner(
+        folder,
+        hooks,
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=10.0), constructor='BinaryOptimWrapperConstructor'
+        ),
+    )
     trained.train()
     model = trained.model
     return dict(
         wrapper=type(model).__name__,
-        temperatures=sorted(
-            {weight.temperature.item() for weight in temperature_weights(model)}
-        ),
+        temperatures=sorted({weight.temperature.item() for weight in temperature_weights(model)}),
         excess=max(
             max((low - p).max().item(), (p - high).max().item())
             for p, low, high in bounded_parameters(model)
@@ -124,13 +123,14 @@ def train_super_resolution(folder):
     results = {}
     for name in ('whole', 'parts'):
         work_dir = folder / name
-        resumed = {} if name == 'whole' else dict(
-            resume=True, load_from=str(folder / 'whole' / 'iter_2.pth')
-        )  # fmt: skip
+        resumed = (
+            {}
+            if name == 'whole'
+            else dict(resume=True, load_from=str(folder / 'whole' / 'iter_2.pth'))
+        )
         trained = sr_runs.runner(
-            folder, work_dir, launcher='pytorch', cfg=dict(model_wrapper_cfg=WRAPPER),
-            **resumed,
-        )  # fmt: skip
+            folder, work_dir, launcher='pytorch', cfg=dict(model_wrapper_cfg=WRAPPER), **resumed
+        )
         trained.train()
         history = sr_runs.history(trained)
         results[name] = dict(

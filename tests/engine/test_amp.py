@@ -21,14 +21,18 @@ def train(folder, wrapper, **options):
             layer.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
     hooks = [TemperatureHook(decay=0.5), ParameterBoundsHook(), NaNGuardHook(1)]
     runner = toy.runner(
-        folder, hooks, model=model,
+        folder,
+        hooks,
+        model=model,
         optim_wrapper=dict(
-            type=wrapper, optimizer=dict(type='AdamW', lr=1e-2),
+            type=wrapper,
+            optimizer=dict(type='AdamW', lr=1e-2),
             constructor='BinaryOptimWrapperConstructor',
-            clip_grad=dict(max_norm=5), **options,
+            clip_grad=dict(max_norm=5),
+            **options,
         ),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-    )  # fmt: skip
+    )
     runner.train()
     losses = runner.message_hub.get_scalar('train/loss').data[0].tolist()
     return losses, set(dtypes), model
@@ -47,9 +51,7 @@ def amp_on_cpu(monkeypatch):
 def test_trains_like_full_precision(tmp_path, amp_on_cpu):
     full, dtypes, _ = train(tmp_path / 'full', 'OptimWrapper')
     assert dtypes == {torch.float32}
-    mixed, dtypes, model = train(
-        tmp_path / 'mixed', 'AmpOptimWrapper', dtype='bfloat16'
-    )
+    mixed, dtypes, model = train(tmp_path / 'mixed', 'AmpOptimWrapper', dtype='bfloat16')
     assert dtypes == {torch.bfloat16}
     assert len(set(mixed)) == len(mixed) == 4
     # a sign may flip with the rounding, so later steps only stay close by chance

@@ -23,8 +23,7 @@ def groups(model, wrapper):
     """Names of the parameters of both groups."""
     names = {id(p): name for name, p in model.named_parameters()}
     first, second = (
-        [names[id(p)] for p in group['params']]
-        for group in wrapper.optimizer.param_groups
+        [names[id(p)] for p in group['params']] for group in wrapper.optimizer.param_groups
     )
     assert not set(first) & set(second)
     return first, second
@@ -44,22 +43,27 @@ def test_published_groups(model):
     assert [g['lr'] for g in wrapper.optimizer.param_groups] == [1e-3, 1e-3]
     assert sorted(kernels + others) == sorted(dict(model.named_parameters()))
     # the kernels: stem, binary and squeeze-excite kernels, shifts, mixes
-    endings = {
-        '.'.join(name.split('.')[-2:])
-        for name in kernels
-        if name.startswith('backbone')
-    }
+    endings = {'.'.join(name.split('.')[-2:]) for name in kernels if name.startswith('backbone')}
     assert endings == {
-        'conv.weight', 'squeeze.weight', 'excite.weight', 'shift.bias',
-        'spatial.mix', '0.mix', '1.mix',
-    }  # fmt: skip
+        'conv.weight',
+        'squeeze.weight',
+        'excite.weight',
+        'shift.bias',
+        'spatial.mix',
+        '0.mix',
+        '1.mix',
+    }
     assert 'backbone.stem.conv.weight' in kernels
     assert 'token_mixer.weight' in kernels
     for name in (
-        'fc.weight', 'fc.bias', 'token_mixer.bias', 'backbone.stem.norm.weight',
-        'backbone.act.weight', 'backbone.stages.0.0.spatial.se.squeeze.bias',
+        'fc.weight',
+        'fc.bias',
+        'token_mixer.bias',
+        'backbone.stem.norm.weight',
+        'backbone.act.weight',
+        'backbone.stages.0.0.spatial.se.squeeze.bias',
         'backbone.stages.0.0.spatial.act.weight',
-    ):  # fmt: skip
+    ):
         assert name in others
 
 
@@ -85,10 +89,11 @@ def test_one_step_decays_both_groups_as_told():
     wrapper = build_optim_wrapper(
         model,
         dict(
-            optimizer=cfg, constructor='BinaryOptimWrapperConstructor',
+            optimizer=cfg,
+            constructor='BinaryOptimWrapperConstructor',
             paramwise_cfg=dict(kernel_decay=0.25),
         ),
-    )  # fmt: skip
+    )
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
@@ -100,9 +105,12 @@ def test_wrapper_options_and_types_pass_through(model, monkeypatch):
     name = 'mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available'
     monkeypatch.setattr(name, lambda: True)
     wrapper = build(
-        model, type='AmpOptimWrapper', dtype='bfloat16', clip_grad=dict(max_norm=5),
+        model,
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        clip_grad=dict(max_norm=5),
         accumulative_counts=2,
-    )  # fmt: skip
+    )
     assert type(wrapper).__name__ == 'AmpOptimWrapper'
     assert wrapper.clip_grad_kwargs == dict(max_norm=5)
     assert len(wrapper.optimizer.param_groups) == 2
@@ -132,11 +140,10 @@ def test_mmengines_schedulers_give_the_published_learning_rates():
         for cfg in (
             dict(type='LinearLR', start_factor=0.01, begin=0, end=6, by_epoch=True),
             dict(
-                type='CosineAnnealingLR', T_max=512, eta_min=1e-7, begin=5, end=512,
-                by_epoch=True,
+                type='CosineAnnealingLR', T_max=512, eta_min=1e-7, begin=5, end=512, by_epoch=True
             ),
         )
-    ]  # fmt: skip
+    ]
     for epoch in range(512):
         if epoch < 5:
             expected = 1e-5 + 1.98e-4 * epoch
@@ -173,9 +180,7 @@ def kernel_names(model):
 
 def test_a_learning_rate_of_the_backbone_goes_with_the_two_decays(model):
     kernels = kernel_names(model)
-    found = settings(
-        model, kernel_decay=1e-7, custom_keys={'backbone': dict(lr_mult=0.1)}
-    )
+    found = settings(model, kernel_decay=1e-7, custom_keys={'backbone': dict(lr_mult=0.1)})
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, (lr, decay) in found.items():
         assert lr == pytest.approx(1e-4 if 'backbone' in name else 1e-3)
@@ -202,9 +207,7 @@ def test_factors_of_the_decay_multiply_the_parameters_own(model):
         assert lr == pytest.approx(3e-3 if is_bias and not custom else 1e-3)
 
 
-def test_equal_settings_share_a_group_and_frozen_or_shared_parameters_are_not_doubled(
-    model,
-):
+def test_equal_settings_share_a_group_and_frozen_or_shared_parameters_are_not_doubled(model):
     model.backbone.stem.requires_grad_(False)
     model.again = model.token_mixer
     found = settings(model, custom_keys={'backbone': dict(lr_mult=0.1)})
@@ -216,8 +219,9 @@ def test_equal_settings_share_a_group_and_frozen_or_shared_parameters_are_not_do
 
 def test_an_optimizer_without_a_decay(model):
     cfg = dict(
-        optimizer=dict(type='SGD', lr=0.1), constructor='BinaryOptimWrapperConstructor',
+        optimizer=dict(type='SGD', lr=0.1),
+        constructor='BinaryOptimWrapperConstructor',
         paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
-    )  # fmt: skip
+    )
     decays = {g['weight_decay'] for g in build_optim_wrapper(model, cfg).param_groups}
     assert decays == {0, 1e-8}

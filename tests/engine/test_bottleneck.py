@@ -15,9 +15,7 @@ class ToyDetector(toy.ToyClassifier):
 
     def __init__(self):
         super().__init__()
-        self.head = nn.ModuleDict(
-            dict(reg=FeatureEnergyLoss(0.5), prior=SparseObjectLoss(0.25))
-        )
+        self.head = nn.ModuleDict(dict(reg=FeatureEnergyLoss(0.5), prior=SparseObjectLoss(0.25)))
 
     def forward(self, inputs, labels=None, mode='tensor'):
         losses = super().forward(inputs, labels, mode)
@@ -71,9 +69,7 @@ def test_terms_come_in_at_the_epoch(tmp_path):
     assert record.seen['train'] == [{False}, {False}, {True}, {True}]
 
 
-@pytest.mark.parametrize(
-    ('begin', 'expected'), [(1, {True}), (2, {True}), (3, {False})]
-)
+@pytest.mark.parametrize(('begin', 'expected'), [(1, {True}), (2, {True}), (3, {False})])
 def test_a_training_resumed_later_has_the_terms_on(tmp_path, begin, expected):
     save = dict(checkpoint=dict(type='CheckpointHook', interval=1))
     toy.runner(
@@ -81,9 +77,14 @@ def test_a_training_resumed_later_has_the_terms_on(tmp_path, begin, expected):
     ).train()
     record = watch()
     runner = toy.runner(
-        tmp_path, [BottleneckHook(begin), record], ToyDetector(), epochs=3,
-        default_hooks=save, resume=True, load_from=str(tmp_path / 'epoch_2.pth'),
-    )  # fmt: skip
+        tmp_path,
+        [BottleneckHook(begin), record],
+        ToyDetector(),
+        epochs=3,
+        default_hooks=save,
+        resume=True,
+        load_from=str(tmp_path / 'epoch_2.pth'),
+    )
     runner.train()
     assert record.seen['train'] == [expected, expected]  # the third epoch's
 

@@ -54,9 +54,7 @@ def detector(*paths, num_classes=3):
 
 
 def check_model(model, classes, **dataset):
-    loader = SimpleNamespace(
-        dataset=SimpleNamespace(metainfo={'classes': classes}, **dataset)
-    )
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={'classes': classes}, **dataset))
     ClassCountHook().before_train(SimpleNamespace(model=model, train_dataloader=loader))
 
 

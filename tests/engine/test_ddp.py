@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not torch.distributed.is_gloo_available(), reason='this torch has no gloo'
-    ),
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='this torch has no gloo'),
 ]
 
 
@@ -31,11 +29,14 @@ def results(tmp_path_factory):
     workers = [
         subprocess.Popen(
             [sys.executable, ddp_worker.__file__, str(rank), str(folder)],
-            cwd=folder, env={**env, 'LOCAL_RANK': str(rank)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**env, 'LOCAL_RANK': str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(ddp_worker.WORLD)
-    ]  # fmt: skip
+    ]
     try:
         outputs = [worker.communicate(timeout=180)[0] for worker in workers]
     finally:
@@ -89,8 +90,7 @@ def test_nan_on_one_process_stops_both_with_one_message(results):
 
 def test_super_resolution_resumes_exactly_and_each_process_draws_its_own(results):
     whole, parts = (
-        [rank['super_resolution'][name] for rank in results]
-        for name in ('whole', 'parts')
+        [rank['super_resolution'][name] for rank in results] for name in ('whole', 'parts')
     )
     assert whole[0]['wrapper'] == 'MMDistributedDataParallel'
     for run in (whole[1], *parts):

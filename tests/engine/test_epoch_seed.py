@@ -85,10 +85,7 @@ def test_what_ran_before_does_not_matter(tmp_path, workers):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_every_epoch_and_every_seed_draws_other_numbers(tmp_path, workers):
-    runs = [
-        train(tmp_path / str(seed), seed=seed, workers=workers, epochs=2)
-        for seed in (5, 6)
-    ]
+    runs = [train(tmp_path / str(seed), seed=seed, workers=workers, epochs=2) for seed in (5, 6)]
     main = [value for run in runs for value in run.main.values()]
     worker = [row for run in runs for rows in run.worker.values() for row in rows]
     for rows, count in ((main, 4), (worker, 16)):
@@ -116,9 +113,7 @@ def test_resuming_draws_what_the_whole_training_drew(tmp_path):
     whole = train(tmp_path / 'whole', default_hooks=saving)
     train(tmp_path / 'parts', epochs=1, default_hooks=saving)
     last = str(tmp_path / 'parts' / 'epoch_1.pth')
-    rest = train(
-        tmp_path / 'parts', default_hooks=saving, resume=True, load_from=last
-    )  # fmt: skip
+    rest = train(tmp_path / 'parts', default_hooks=saving, resume=True, load_from=last)
     assert list(rest.worker) == [1, 2]
     for epoch in (1, 2):
         assert rest.worker[epoch] == whole.worker[epoch]

@@ -28,9 +28,7 @@ def trainings(root, tmp_path_factory):
     first.train()
     sr_runs.runner(root, parts, iters=2, workers=2).train()
     last = str(parts / 'iter_2.pth')
-    second = sr_runs.runner(
-        root, parts, iters=4, workers=1, resume=True, load_from=last
-    )  # fmt: skip
+    second = sr_runs.runner(root, parts, iters=4, workers=1, resume=True, load_from=last)
     torch.manual_seed(99)
     second.train()
     return first, second, (whole, parts)

@@ -32,15 +32,9 @@ def saving(**kwargs):
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), float('-inf')])
 def test_error_names_the_first_bad_iteration_and_the_checkpoint_before(tmp_path, bad):
     runner = toy.runner(
-        tmp_path,
-        [NaNGuardHook()],
-        model=Breaking(3, bad),
-        epochs=9,
-        **saving(interval=1),
+        tmp_path, [NaNGuardHook()], model=Breaking(3, bad), epochs=9, **saving(interval=1)
     )
-    with pytest.raises(
-        FloatingPointError, match=f'iteration 3: the loss became {bad}'
-    ) as e:
+    with pytest.raises(FloatingPointError, match=f'iteration 3: the loss became {bad}') as e:
         runner.train()
     # two iterations an epoch: the one of the first epoch is the last good one
     assert str(tmp_path / 'epoch_1.pth') in str(e.value)
@@ -60,9 +54,12 @@ def test_reads_every_interval_and_at_the_end(tmp_path, interval, steps):
 
 def test_iteration_checkpoints_are_kept_clean_too(tmp_path):
     runner = toy.runner(
-        tmp_path, [NaNGuardHook(2)], model=Breaking(3), iters=10,
+        tmp_path,
+        [NaNGuardHook(2)],
+        model=Breaking(3),
+        iters=10,
         **saving(by_epoch=False, interval=2, max_keep_ckpts=1),
-    )  # fmt: skip
+    )
     with pytest.raises(FloatingPointError, match=r'now loss=nan, loss_b=nan'):
         runner.train()
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']

@@ -32,9 +32,7 @@ LARGE_STEPS = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=10.0)))
 def test_parameters_that_have_bounds():
     model = toy.ToyClassifier()
     found = {id(p): (low, high) for p, low, high in bounded_parameters(model)}
-    names = {
-        name: found.pop(id(p)) for name, p in model.named_parameters() if id(p) in found
-    }
+    names = {name: found.pop(id(p)) for name, p in model.named_parameters() if id(p) in found}
     assert not found
     assert set(names.values()) == {(-1.5, 1.5), (0, 1)}
     for name, bounds in names.items():
@@ -46,9 +44,7 @@ def test_parameters_that_have_bounds():
 def test_clamped_before_training_and_after_every_step(tmp_path, hooked):
     record = toy.Record(lambda runner: excess(runner.model))
     hooks = [ParameterBoundsHook()] if hooked else []
-    toy.runner(
-        tmp_path, [*hooks, record], model=out_of_bounds_model(), **LARGE_STEPS
-    ).train()
+    toy.runner(tmp_path, [*hooks, record], model=out_of_bounds_model(), **LARGE_STEPS).train()
     inside = [value <= 0 for value in record.seen['train'] + record.seen['after']]
     assert all(inside) if hooked else not any(inside)
 
@@ -57,10 +53,12 @@ def test_moving_average_and_checkpoint_get_clamped_values(tmp_path):
     # registered before, so it is the priority that decides
     ema = EMAHook(momentum=0.5)
     toy.runner(
-        tmp_path, [ema, ParameterBoundsHook()], model=out_of_bounds_model(),
+        tmp_path,
+        [ema, ParameterBoundsHook()],
+        model=out_of_bounds_model(),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
         **LARGE_STEPS,
-    ).train()  # fmt: skip
+    ).train()
     assert excess(ema.ema_model) <= 0
     saved = read_checkpoint(tmp_path / 'epoch_2.pth')
     for state in (saved['state_dict'], saved['ema_state_dict']):
@@ -81,9 +79,8 @@ def test_losses_are_those_of_clamping_in_the_forward_as_published(tmp_path):
                 lambda module, args: clamp_parameters(bounded_parameters(module))
             )
         runner = toy.runner(
-            tmp_path, [ParameterBoundsHook()] if hooked else [], model=model,
-            **LARGE_STEPS,
-        )  # fmt: skip
+            tmp_path, [ParameterBoundsHook()] if hooked else [], model=model, **LARGE_STEPS
+        )
         runner.train()
         losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
     assert losses[0] == losses[1]
@@ -91,7 +88,5 @@ def test_losses_are_those_of_clamping_in_the_forward_as_published(tmp_path):
 
 
 def test_model_without_bounds_is_an_error(tmp_path):
-    with pytest.raises(
-        ValueError, match=r'no module of the model has parameter_bounds'
-    ):
+    with pytest.raises(ValueError, match=r'no module of the model has parameter_bounds'):
         toy.runner(tmp_path, [ParameterBoundsHook()], model=toy.PlainModel()).train()

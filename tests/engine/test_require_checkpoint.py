@@ -19,9 +19,7 @@ def train(tmp_path, checkpoint=None, **options):
         torch.save(checkpoint, path)
         options['load_from'] = str(path)
     record = toy.Record(lambda runner: runner.model.fc.weight.clone())
-    runner = toy.runner(
-        tmp_path / 'work', [RequireCheckpointHook(), record], epochs=1, **options
-    )
+    runner = toy.runner(tmp_path / 'work', [RequireCheckpointHook(), record], epochs=1, **options)
     runner.train()
     return record.seen['train']
 
@@ -77,9 +75,10 @@ def start_from(tmp_path, hook, state, test=False, **options):
     path = tmp_path / 'start.pth'
     torch.save(dict(state_dict=state), path)
     tests = dict(
-        test_dataloader=toy.loader(toy.images(), shuffle=False), test_cfg=dict(),
+        test_dataloader=toy.loader(toy.images(), shuffle=False),
+        test_cfg=dict(),
         test_evaluator=Evaluator([]),
-    )  # fmt: skip
+    )
     runner = toy.runner(
         tmp_path / 'work', [hook], epochs=1, load_from=str(path), **tests, **options
     )

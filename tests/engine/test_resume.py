@@ -13,12 +13,7 @@ def train(work_dir, epochs, **kwargs):
     torch.manual_seed(0)
     runner = toy.runner(
         work_dir,
-        [
-            TemperatureHook(decay=0.01),
-            ParameterBoundsHook(),
-            SignFlipHook(),
-            EMAHook(momentum=0.1),
-        ],
+        [TemperatureHook(decay=0.01), ParameterBoundsHook(), SignFlipHook(), EMAHook(momentum=0.1)],
         epochs=epochs,
         default_hooks=dict(checkpoint=dict(type='WholeCheckpointHook', interval=1)),
         optim_wrapper=dict(
@@ -77,10 +72,7 @@ def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
             for key, child in items:
                 yield from tensors(child, f'{name}.{key}')
 
-    saved = [
-        dict(tensors(read_checkpoint(folder / 'epoch_4.pth')))
-        for folder in trainings[2]
-    ]
+    saved = [dict(tensors(read_checkpoint(folder / 'epoch_4.pth'))) for folder in trainings[2]]
     whole, parts = saved
     assert whole.keys() == parts.keys()
     for start in ('.state_dict', '.ema_state_dict', '.optimizer'):
@@ -92,6 +84,4 @@ def test_the_average_that_was_saved_is_not_the_model(trainings):
     saved = read_checkpoint(trainings[2][0] / 'epoch_4.pth')
     name = 'fc.weight'
     assert not torch.equal(saved['state_dict'][name], trainings[0].model.fc.weight)
-    assert torch.equal(
-        saved['ema_state_dict'][f'module.{name}'], trainings[0].model.fc.weight
-    )
+    assert torch.equal(saved['ema_state_dict'][f'module.{name}'], trainings[0].model.fc.weight)

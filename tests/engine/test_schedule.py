@@ -35,9 +35,7 @@ def published(epoch):
 def build_schedulers(cfg, wrapper):
     """As the runner does, in their order."""
     return [
-        PARAM_SCHEDULERS.build(
-            scheduler, default_args=dict(optimizer=wrapper, epoch_length=2)
-        )
+        PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=wrapper, epoch_length=2))
         for scheduler in cfg.param_scheduler
     ]
 
@@ -57,16 +55,21 @@ def test_learning_rate_of_every_epoch(cfg, model):
     torch.testing.assert_close(
         torch.tensor(rates, dtype=torch.float64),
         torch.tensor(expected, dtype=torch.float64),
-        rtol=1e-9, atol=0,
-    )  # fmt: skip
+        rtol=1e-9,
+        atol=0,
+    )
 
 
 def test_runner_steps_it_once_per_epoch(cfg, model, tmp_path):
     record = toy.Record(lambda runner: runner.optim_wrapper.get_lr()['lr'])
     toy.runner(
-        tmp_path, [record], model=model, epochs=7, optim_wrapper=cfg.optim_wrapper,
+        tmp_path,
+        [record],
+        model=model,
+        epochs=7,
+        optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.param_scheduler,
-    ).train()  # fmt: skip
+    ).train()
     # two iterations an epoch, two groups
     expected = [published(epoch) for epoch in range(7) for _ in range(2)]
     assert [rates[0] for rates in record.seen['train']] == pytest.approx(expected)

@@ -47,9 +47,7 @@ def test_there_and_back_within_an_epoch_is_no_flip(tmp_path):
 
 
 def test_interval_measures_every_nth_epoch_by_itself(tmp_path):
-    runner = toy.runner(
-        tmp_path, [SignFlipHook(interval=2), Flip(7)], epochs=5, **FROZEN
-    )
+    runner = toy.runner(tmp_path, [SignFlipHook(interval=2), Flip(7)], epochs=5, **FROZEN)
     runner.train()
     total = sum(layer.weight.numel() for layer in binary_layers(runner.model))
     assert rates(runner) == [7 / total] * 2

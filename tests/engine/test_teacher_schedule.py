@@ -28,9 +28,7 @@ def changes(assistants, epochs):
     """Epochs at which another assistant takes over."""
     hook = TeacherScheduleHook()
     model = Distilled(assistants)
-    runner = SimpleNamespace(
-        model=model, train_loop=None, logger=None, max_epochs=epochs, epoch=0
-    )
+    runner = SimpleNamespace(model=model, train_loop=None, logger=None, max_epochs=epochs, epoch=0)
     hook.before_train(runner)
     for runner.epoch in range(epochs):
         hook.before_train_epoch(runner)
@@ -38,9 +36,7 @@ def changes(assistants, epochs):
     return [e for e in range(1, len(chosen)) if chosen[e] != chosen[e - 1]], chosen
 
 
-@pytest.mark.parametrize(
-    ('assistants', 'expected'), [(1, []), (2, [256]), (3, [171, 342])]
-)
+@pytest.mark.parametrize(('assistants', 'expected'), [(1, []), (2, [256]), (3, [171, 342])])
 def test_published_epochs(assistants, expected):
     epochs, chosen = changes(assistants, 512)
     assert epochs == expected

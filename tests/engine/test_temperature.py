@@ -75,8 +75,9 @@ def test_training_ends_binary_from_the_given_epoch_on_and_says_nothing(tmp_path)
     runner.train()
     assert record.seen['train'][0] == 0
     assert record.seen['train'][4:] == [1, 1]
-    for weight in (m.effective_weight() for m in runner.model.modules()
-                   if isinstance(m, BinaryConv2d)):  # fmt: skip
+    for weight in (
+        m.effective_weight() for m in runner.model.modules() if isinstance(m, BinaryConv2d)
+    ):
         assert set(weight.unique().tolist()) == {-1, 1}
     assert 'TemperatureHook' not in toy.log_of(tmp_path)
     logged = runner.message_hub.get_scalar('train/binary_weights').data[0]
@@ -85,9 +86,7 @@ def test_training_ends_binary_from_the_given_epoch_on_and_says_nothing(tmp_path)
 
 def test_training_that_ends_too_early_is_told_so_twice(tmp_path):
     toy.runner(tmp_path, [TemperatureHook(0.9)], epochs=2).train()
-    early, late = [
-        line for line in toy.log_of(tmp_path).splitlines() if 'TemperatureHook' in line
-    ]
+    early, late = [line for line in toy.log_of(tmp_path).splitlines() if 'TemperatureHook' in line]
     assert 'exactly binary at epoch 153, after the last one, 1' in early
     assert 'the model is not binary yet: train for more than 153 epochs' in late
 
@@ -103,9 +102,7 @@ def test_binary_share_counts_effective_weights():
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
-def test_moving_averages_validate_and_save_at_the_same_temperature(
-    tmp_path, update_buffers
-):
+def test_moving_averages_validate_and_save_at_the_same_temperature(tmp_path, update_buffers):
     record = watch()
     ema = EMAHook(momentum=0.5, update_buffers=update_buffers)
     hooks = [TemperatureHook(0.5), ema, record]
@@ -163,13 +160,14 @@ def fine_tune(tmp_path, hook, start, **options):
     """Train from the weights of ``start``, and record temperatures and shares."""
     path = tmp_path / 'start.pth'
     torch.save({'state_dict': start.state_dict()}, path)
-    record = toy.Record(
-        lambda runner: (temperatures(runner.model), binary_share(runner.model))
-    )
+    record = toy.Record(lambda runner: (temperatures(runner.model), binary_share(runner.model)))
     runner = toy.runner(
-        tmp_path / 'work', [hook, record], load_from=str(path), log_level='INFO',
+        tmp_path / 'work',
+        [hook, record],
+        load_from=str(path),
+        log_level='INFO',
         **{'epochs': 3, 'val': True, **options},
-    )  # fmt: skip
+    )
     runner.train()
     return record.seen, toy.log_of(tmp_path / 'work')
 
@@ -229,17 +227,13 @@ def test_iterations_and_averages_of_a_hard_network(tmp_path):
     path = tmp_path / 'start.pth'
     torch.save({'state_dict': hardened().state_dict()}, path)
     record = watch()
-    toy.runner(
-        tmp_path / 'work', [hook, ema, record], iters=3, load_from=str(path)
-    ).train()
+    toy.runner(tmp_path / 'work', [hook, ema, record], iters=3, load_from=str(path)).train()
     close(record.seen['train'], [6.7e-10] * 3)
     close([temperatures(ema.ema_model)], [6.7e-10])
 
 
 def test_weights_can_be_held_binary(tmp_path):
-    record = toy.Record(
-        lambda runner: (temperatures(runner.model), binary_share(runner.model))
-    )
+    record = toy.Record(lambda runner: (temperatures(runner.model), binary_share(runner.model)))
     hook = TemperatureHook(initial=1e-8)
     toy.runner(tmp_path, [hook, record], epochs=3, val=True).train()
     for found, share in record.seen['train'] + record.seen['val']:
@@ -253,10 +247,13 @@ def test_testing_weights_that_are_not_binary_is_said(tmp_path, temperature, warn
     path = tmp_path / 'start.pth'
     torch.save({'state_dict': hardened(temperature).state_dict()}, path)
     runner = toy.runner(
-        tmp_path / 'work', [TemperatureHook()], load_from=str(path),
-        test_dataloader=toy.loader(toy.images(), shuffle=False), test_cfg=dict(),
+        tmp_path / 'work',
+        [TemperatureHook()],
+        load_from=str(path),
+        test_dataloader=toy.loader(toy.images(), shuffle=False),
+        test_cfg=dict(),
         test_evaluator=Evaluator([]),
-    )  # fmt: skip
+    )
     runner.test()
     log = toy.log_of(tmp_path / 'work')
     assert ('a network that is not binary yet' in log) == warned

@@ -60,12 +60,16 @@ def build(work_dir, scores=(1, 2, 3, 4), epochs=None, hooks=(), iters=None, **sa
     saving = {'type': 'WholeCheckpointHook', 'rule': 'greater', **saving}
     saving.setdefault('interval', 1)
     runner = toy.runner(
-        work_dir, [EpochSeedHook(), EMAHook(momentum=0.1), *hooks],
-        epochs=epochs or len(scores), val=True, val_evaluator=Evaluator([metric]),
-        log_level='INFO', default_hooks=dict(checkpoint=saving),
+        work_dir,
+        [EpochSeedHook(), EMAHook(momentum=0.1), *hooks],
+        epochs=epochs or len(scores),
+        val=True,
+        val_evaluator=Evaluator([metric]),
+        log_level='INFO',
+        default_hooks=dict(checkpoint=saving),
         randomness=dict(seed=1),
         resume=(Path(work_dir) / 'resume').exists(),
-    )  # fmt: skip
+    )
     metric.epoch = lambda: runner.epoch
     return runner
 
@@ -148,8 +152,7 @@ def test_a_best_one_that_is_superseded_stays_until_a_checkpoint_knows(tmp_path):
     watch = Watch()
     train(tmp_path, (1, 2, 0, 0), hooks=[watch], interval=2, save_best='auto')
     best = [
-        sorted(name for name in after if name.startswith('best'))
-        for after in watch.after.values()
+        sorted(name for name in after if name.startswith('best')) for after in watch.after.values()
     ]
     one, two = (f'best_toy_score_epoch_{epoch}.pth' for epoch in (1, 2))
     assert best == [[one], [one, two], [one, two], [two]]
@@ -165,13 +168,17 @@ def history(runner):
 
 @pytest.mark.parametrize(
     ('stage', 'epoch'),
-    [('before_val', 2), ('after_val', 2), ('before_train_epoch', 2),
-     ('after_train_iter', 2), ('before_val', 4), ('after_val', 3)],
-)  # fmt: skip
+    [
+        ('before_val', 2),
+        ('after_val', 2),
+        ('before_train_epoch', 2),
+        ('after_train_iter', 2),
+        ('before_val', 4),
+        ('after_val', 3),
+    ],
+)
 @pytest.mark.parametrize('interval', [1, 2])
-def test_a_resumed_training_ends_as_if_nothing_had_been(
-    tmp_path, stage, epoch, interval
-):
+def test_a_resumed_training_ends_as_if_nothing_had_been(tmp_path, stage, epoch, interval):
     scores = (1, 3, 2, 2)
     options = dict(save_best='toy/score', max_keep_ckpts=1, interval=interval)
     whole = train(tmp_path / 'whole', scores, **options)
@@ -184,22 +191,21 @@ def test_a_resumed_training_ends_as_if_nothing_had_been(
     assert checkpoints(tmp_path / 'whole') == [best, 'epoch_4.pth']
     for name in (best, 'epoch_4.pth'):
         expected, got = (
-            read_checkpoint(tmp_path / folder / name)['state_dict']
-            for folder in ('whole', 'parts')
+            read_checkpoint(tmp_path / folder / name)['state_dict'] for folder in ('whole', 'parts')
         )
         assert not [key for key in expected if not torch.equal(expected[key], got[key])]
 
 
 def test_each_metric_has_a_best_one_and_keeps_it_when_resumed(tmp_path):
-    options = dict(
-        save_best=['toy/score', 'toy/error'], rule=['greater', 'less'], max_keep_ckpts=1
-    )
+    options = dict(save_best=['toy/score', 'toy/error'], rule=['greater', 'less'], max_keep_ckpts=1)
     scores = (1, 2, 3, 2)
     killed(tmp_path, 'after_train_iter', 3, scores, **options)
     resume(tmp_path, scores, **options)
     assert checkpoints(tmp_path) == [
-        'best_toy_error_epoch_2.pth', 'best_toy_score_epoch_3.pth', 'epoch_4.pth'
-    ]  # fmt: skip
+        'best_toy_error_epoch_2.pth',
+        'best_toy_score_epoch_3.pth',
+        'epoch_4.pth',
+    ]
 
 
 def test_a_best_one_that_is_gone_counts_no_more(tmp_path):
@@ -337,8 +343,9 @@ def test_published_copies_hold_the_wanted_keys(tmp_path):
     train(tmp_path, (1, 2), published_keys=keys, save_best='toy/score')
     published = [path for path in tmp_path.glob('*.pth') if '-' in path.name]
     assert {path.name.partition('-')[0] for path in published} == {
-        'epoch_2', 'best_toy_score_epoch_2'
-    }  # fmt: skip
+        'epoch_2',
+        'best_toy_score_epoch_2',
+    }
     for path in published:
         assert sorted(read_checkpoint(path)) == keys
 

@@ -65,9 +65,7 @@ class Record(Hook):
 def images(count=8, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     return [
-        dict(
-            inputs=torch.randn(3, 8, 8, generator=generator, dtype=dtype), labels=i % 4
-        )
+        dict(inputs=torch.randn(3, 8, 8, generator=generator, dtype=dtype), labels=i % 4)
         for i in range(count)
     ]
 
@@ -82,9 +80,7 @@ def loader(dataset, batch_size=4, shuffle=True):
     )
 
 
-def runner(
-    work_dir, hooks, model=None, epochs=2, data=None, iters=None, val=False, **kw
-):
+def runner(work_dir, hooks, model=None, epochs=2, data=None, iters=None, val=False, **kw):
     """A runner over two batches per epoch."""
     data = images() if data is None else data
     options = dict(

@@ -21,10 +21,7 @@ def pair():
     """A photograph and a noisy, shifted version; uint8 (H, W, 3)."""
     image = photograph(0)[60:180, 140:300].astype(int)
     noise = np.random.default_rng(0).normal(0, 12, image.shape)
-    return (
-        image.astype(np.uint8),
-        np.clip(np.roll(image, 1, 1) + noise, 0, 255).astype(np.uint8),
-    )
+    return (image.astype(np.uint8), np.clip(np.roll(image, 1, 1) + noise, 0, 255).astype(np.uint8))
 
 
 def tensors(pair):
@@ -66,9 +63,7 @@ def toolbox_ssim(x, y):
     """BasicSR's and mmagic's: a window over every place it fits, by a plain sum."""
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
-    patches = (
-        np.lib.stride_tricks.sliding_window_view(image, (11, 11)) for image in (x, y)
-    )
+    patches = (np.lib.stride_tricks.sliding_window_view(image, (11, 11)) for image in (x, y))
     x, y = patches
 
     def mean(values):
@@ -84,9 +79,14 @@ def toolbox_ssim(x, y):
 
 def scikit_ssim(x, y, **options):
     return structural_similarity(
-        x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-        data_range=255, **options,
-    )  # fmt: skip
+        x,
+        y,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        **options,
+    )
 
 
 def test_ssim_on_y(pair):

@@ -90,9 +90,8 @@ def test_real_lpips_agrees_with_itself_on_equal_images(tmp_path, monkeypatch):
     # its own layers with random AlexNet weights: nothing is downloaded in a test
     real = lpips.LPIPS
     monkeypatch.setattr(
-        lpips, 'LPIPS',
-        lambda net, verbose: real(net=net, verbose=verbose, pnet_rand=True),
-    )  # fmt: skip
+        lpips, 'LPIPS', lambda net, verbose: real(net=net, verbose=verbose, pnet_rand=True)
+    )
     metric = METRICS.build(dict(type='LPIPS'))
     one = sample(0, 'Set5', 20)
     assert metric.measure(one['hr'], one['hr']) == 0

@@ -22,8 +22,7 @@ def step(model, x):
     outputs = model(x)
     generator = torch.Generator().manual_seed(7)
     loss = sum(
-        (o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum()
-        for o in outputs
+        (o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum() for o in outputs
     )
     loss.backward()
     return outputs

@@ -21,30 +21,40 @@ SIZE = (96, 128)
 
 
 def sampler(num, fraction, gt):
-    return dict(type='RandomSampler', num=num, pos_fraction=fraction, neg_pos_ub=-1,
-                add_gt_as_proposals=gt)  # fmt: skip
+    return dict(
+        type='RandomSampler', num=num, pos_fraction=fraction, neg_pos_ub=-1, add_gt_as_proposals=gt
+    )
 
 
 def assigner(pos, neg, low):
-    return dict(type='MaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg,
-                min_pos_iou=1e-5 if low else pos, match_low_quality=low,
-                ignore_iof_thr=-1)  # fmt: skip
+    return dict(
+        type='MaxIoUAssigner',
+        pos_iou_thr=pos,
+        neg_iou_thr=neg,
+        min_pos_iou=1e-5 if low else pos,
+        match_low_quality=low,
+        ignore_iof_thr=-1,
+    )
 
 
 def make_rpn(in_channels=8, **options):
     cfg = dict(
-        type='BiDetRPNHead', in_channels=in_channels, feat_channels=16,
+        type='BiDetRPNHead',
+        in_channels=in_channels,
+        feat_channels=16,
         anchor_generator=dict(
-            type='RoundedAnchorGenerator', scales=[2, 4], ratios=[0.5, 1.0, 2.0],
-            strides=[16],
+            type='RoundedAnchorGenerator', scales=[2, 4], ratios=[0.5, 1.0, 2.0], strides=[16]
         ),
         bbox_coder=CODER,
         train_cfg=dict(
-            assigner=assigner(0.7, 0.3, True), sampler=sampler(64, 0.5, False),
-            allowed_border=-1, pos_weight=-1, debug=False,
+            assigner=assigner(0.7, 0.3, True),
+            sampler=sampler(64, 0.5, False),
+            allowed_border=-1,
+            pos_weight=-1,
+            debug=False,
         ),
         test_cfg=dict(nms_pre=200, max_per_img=50, nms=NMS, min_bbox_size=0),
-    )  # fmt: skip
+    )
     return MODELS.build(ConfigDict({**cfg, **options}))
 
 
@@ -53,23 +63,27 @@ def make_roi(**options):
         type='BiDetRoIHead',
         shared_head=dict(type='BiDetResStage', in_channels=8, out_channels=16, depth=2),
         bbox_roi_extractor=dict(
-            type='SingleRoIExtractor', out_channels=8, featmap_strides=[16],
-            roi_layer=dict(
-                type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False
-            ),
+            type='SingleRoIExtractor',
+            out_channels=8,
+            featmap_strides=[16],
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=False),
         ),
         bbox_head=dict(
-            type='BiDetBBoxHead', in_channels=16, roi_feat_size=4, num_classes=3,
-            bbox_coder=dict(CODER, target_stds=[0.1, 0.1, 0.2, 0.2]), **options,
+            type='BiDetBBoxHead',
+            in_channels=16,
+            roi_feat_size=4,
+            num_classes=3,
+            bbox_coder=dict(CODER, target_stds=[0.1, 0.1, 0.2, 0.2]),
+            **options,
         ),
         train_cfg=dict(
-            assigner=assigner(0.5, 0.5, False), sampler=sampler(32, 0.25, True),
-            pos_weight=-1, debug=False,
+            assigner=assigner(0.5, 0.5, False),
+            sampler=sampler(32, 0.25, True),
+            pos_weight=-1,
+            debug=False,
         ),
-        test_cfg=dict(
-            score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=20
-        ),
-    )  # fmt: skip
+        test_cfg=dict(score_thr=0.0, nms=dict(type='nms', iou_threshold=0.3), max_per_img=20),
+    )
     return MODELS.build(ConfigDict(cfg))
 
 
@@ -77,9 +91,7 @@ def sample(boxes, labels=None):
     boxes = torch.as_tensor(boxes, dtype=torch.float).reshape(-1, 4)
     labels = torch.zeros(len(boxes)) if labels is None else torch.as_tensor(labels)
     data = DetDataSample(
-        metainfo=dict(
-            img_shape=SIZE, pad_shape=SIZE, ori_shape=SIZE, scale_factor=(1, 1)
-        )
+        metainfo=dict(img_shape=SIZE, pad_shape=SIZE, ori_shape=SIZE, scale_factor=(1, 1))
     )
     data.gt_instances = InstanceData(bboxes=boxes, labels=labels.long())
     data.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0].long())
@@ -98,15 +110,22 @@ def features(count=2, channels=8):
 
 def test_anchors_are_those_of_the_first_faster_rcnn():
     generator = TASK_UTILS.build(
-        dict(type='RoundedAnchorGenerator', scales=[8, 16, 32],
-             ratios=[0.5, 1.0, 2.0], strides=[16])
-    )  # fmt: skip
+        dict(
+            type='RoundedAnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[16]
+        )
+    )
     # the list in every copy of the published code
     expected = [
-        [-84, -40, 99, 55], [-176, -88, 191, 103], [-360, -184, 375, 199],
-        [-56, -56, 71, 71], [-120, -120, 135, 135], [-248, -248, 263, 263],
-        [-36, -80, 51, 95], [-80, -168, 95, 183], [-168, -344, 183, 359],
-    ]  # fmt: skip
+        [-84, -40, 99, 55],
+        [-176, -88, 191, 103],
+        [-360, -184, 375, 199],
+        [-56, -56, 71, 71],
+        [-120, -120, 135, 135],
+        [-248, -248, 263, 263],
+        [-36, -80, 51, 95],
+        [-80, -168, 95, 183],
+        [-168, -344, 183, 359],
+    ]
     (base,) = generator.base_anchors
     assert base.tolist() == expected
     (grid,) = generator.grid_priors([(2, 3)], device='cpu')
@@ -129,11 +148,9 @@ def test_proposal_network_computes_its_formula(tau, groups):
     y = F.conv2d(signs, scale * weight.sign(), head.rpn_conv.bias, groups=groups)
     y = head.norm.weight.view(1, -1, 1, 1) * torch.cat([y] * tau, 1) / (
         1 + head.norm.eps
-    ) ** 0.5 + head.norm.bias.view(1, -1, 1, 1)  # fmt: skip
+    ) ** 0.5 + head.norm.bias.view(1, -1, 1, 1)
     ((scores,), (boxes,)) = head([x])
-    torch.testing.assert_close(
-        scores, F.conv2d(y, head.rpn_cls.weight, head.rpn_cls.bias)
-    )
+    torch.testing.assert_close(scores, F.conv2d(y, head.rpn_cls.weight, head.rpn_cls.bias))
     means = F.conv2d(y, head.rpn_reg.weight, head.rpn_reg.bias)
     means = means.unflatten(1, (6, 8))[:, :, 4:].flatten(1, 2)
     torch.testing.assert_close(boxes, means)
@@ -166,11 +183,7 @@ def test_norms_may_stay_untrained():
 def run_rpn(head, samples, x=None):
     x = x or features(len(samples))
     losses, proposals = head.loss_and_predict(x, samples)
-    return (
-        x,
-        {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()},
-        (proposals),
-    )
+    return (x, {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()}, (proposals))
 
 
 def test_energy_is_that_of_the_features_after_the_norm():
@@ -191,9 +204,7 @@ def test_entropy_is_that_of_the_proposals_scores():
         assert not found.scores.requires_grad
         p = found.scores / found.scores.sum()
         entropies.append(-(p * p.log()).sum() / count)
-    torch.testing.assert_close(
-        losses['loss_rpn_prior'], 2 * torch.stack(entropies).mean()
-    )
+    torch.testing.assert_close(losses['loss_rpn_prior'], 2 * torch.stack(entropies).mean())
     # and the proposals are those of mmdet's own prediction
     metas = [s.metainfo for s in (sample(TWO), sample(TWO))]
     plain = head.predict_by_feat(*head(x), batch_img_metas=metas, cfg=head.test_cfg)
@@ -204,9 +215,7 @@ def test_entropy_is_that_of_the_proposals_scores():
 
 @pytest.mark.parametrize('attached', [True, False])
 def test_prior_has_gradients_unless_it_is_as_published(attached):
-    head = make_rpn(
-        loss_prior=dict(type='SparseObjectLoss', loss_weight=1.0, attached=attached)
-    )
+    head = make_rpn(loss_prior=dict(type='SparseObjectLoss', loss_weight=1.0, attached=attached))
     _, losses, _ = run_rpn(head, [sample(TWO)])
     assert losses['loss_rpn_prior'] > 0
     losses['loss_rpn_prior'].backward()
@@ -253,14 +262,21 @@ def proposals(*images):
     return [
         InstanceData(
             bboxes=torch.as_tensor(boxes, dtype=torch.float).reshape(-1, 4),
-            scores=torch.ones(len(boxes)), labels=torch.zeros(len(boxes)).long(),
+            scores=torch.ones(len(boxes)),
+            labels=torch.zeros(len(boxes)).long(),
         )
         for boxes in images
-    ]  # fmt: skip
+    ]
 
 
-NEAR = [[8, 12, 52, 58], [12, 8, 49, 63], [72, 22, 108, 79], [0, 0, 20, 20],
-        [60, 50, 127, 95], [30, 30, 90, 70]]  # fmt: skip
+NEAR = [
+    [8, 12, 52, 58],
+    [12, 8, 49, 63],
+    [72, 22, 108, 79],
+    [0, 0, 20, 20],
+    [60, 50, 127, 95],
+    [30, 30, 90, 70],
+]
 
 
 def test_head_computes_its_formula():
@@ -269,9 +285,7 @@ def test_head_computes_its_formula():
     scores, boxes = head(x)
     mean = x.mean((2, 3))
     torch.testing.assert_close(scores, mean @ head.fc_cls.weight.T + head.fc_cls.bias)
-    torch.testing.assert_close(
-        boxes, (mean @ head.fc_reg.weight.T + head.fc_reg.bias)[:, 4:]
-    )
+    torch.testing.assert_close(boxes, (mean @ head.fc_reg.weight.T + head.fc_reg.bias)[:, 4:])
 
 
 def reference_entropy(head, logits, deltas, rois, result):
@@ -293,9 +307,10 @@ def reference_entropy(head, logits, deltas, rois, result):
 
 def test_second_stage_adds_energy_and_entropy(monkeypatch):
     head = make_roi(
-        sigma=0.0, loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.02),
+        sigma=0.0,
+        loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.02),
         loss_prior=dict(type='SparseObjectLoss', loss_weight=0.05),
-    ).eval()  # fmt: skip
+    ).eval()
     seen = {}
     original = head.bbox_head.bottleneck_losses
 

@@ -20,9 +20,11 @@ def sign(x):
 
 def norm(x, state, name):
     return F.batch_norm(
-        x, *(state[f'{name}.{key}'] for key in ('running_mean', 'running_var')),
-        state[f'{name}.weight'], state[f'{name}.bias'],
-    )  # fmt: skip
+        x,
+        *(state[f'{name}.{key}'] for key in ('running_mean', 'running_var')),
+        state[f'{name}.weight'],
+        state[f'{name}.bias'],
+    )
 
 
 def by_formula(state, x, tau, groups, stride):
@@ -78,8 +80,7 @@ def test_output_has_stride_16_and_all_copies(size, tau):
 
 
 def test_gradients_flow_through_the_scale():
-    conv = next(m for m in BiDetResNet(**NARROW).modules() if type(m).__name__
-                == 'ESConv2d')  # fmt: skip
+    conv = next(m for m in BiDetResNet(**NARROW).modules() if type(m).__name__ == 'ESConv2d')
     with torch.no_grad():
         conv.weight.uniform_(-2, 2)
     gradient = torch.randn_like(conv.weight)
@@ -95,9 +96,7 @@ def test_published_sizes_and_es_at_equal_cost():
     baseline, es = (count_ops(BiDetResNet(tau=t), (3, 224, 224)).total for t in (1, 2))
     for key in ('fp_macs', 'bops', 'binary_params'):
         assert es[key] == baseline[key]
-    stage, es_stage = (
-        count_ops(BiDetResStage(tau=t), (256 * t, 7, 7)).total for t in (1, 2)
-    )
+    stage, es_stage = (count_ops(BiDetResStage(tau=t), (256 * t, 7, 7)).total for t in (1, 2))
     for key in ('fp_macs', 'bops', 'binary_params'):
         assert es_stage[key] == stage[key]
     # Bi-Real-18 without its classifier, and the RPN's 3x3 kernel (spec: 12.17 M)
@@ -109,8 +108,7 @@ def test_stage_is_the_last_of_four():
     four = spread(BiDetResNet((8, 8, 16), (1, 2), tau=2, out_copies='first')).eval()
     stage = BiDetResStage(8, 16, 2, tau=2).eval()
     prefix = 'stages.1.'
-    state = {k[len(prefix) :]: v for k, v in four.state_dict().items()
-             if k.startswith(prefix)}  # fmt: skip
+    state = {k[len(prefix) :]: v for k, v in four.state_dict().items() if k.startswith(prefix)}
     stage.load_state_dict(state, strict=True)
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(stage(four.stages[0](four.stem(x))), four(x)[0])
@@ -122,9 +120,7 @@ def test_stage_begins_with_the_weights_of_a_classifier(tmp_path):
     state = {f'backbone.{key}': value for key, value in four.state_dict().items()}
     torch.save(dict(state_dict=state), path)
     pretrained = dict(type='Pretrained', checkpoint=str(path))
-    stage = BiDetResStage(
-        8, 16, 2, init_cfg=dict(pretrained, prefix='backbone.stages.1')
-    )
+    stage = BiDetResStage(8, 16, 2, init_cfg=dict(pretrained, prefix='backbone.stages.1'))
     c4 = BiDetResNet((8, 8), (1,), init_cfg=dict(pretrained, prefix='backbone.'))
     for module in (stage, c4):
         module.init_weights()

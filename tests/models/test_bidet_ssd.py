@@ -13,12 +13,7 @@ from mmengine.registry import MODELS, TASK_UTILS, init_default_scope
 from mmengine.structures import InstanceData
 
 from mmesbnn.models.heads.bidet_ssd import BiDetSSDHead, best_per_class
-from tests.reference.published_bidet_ssd import (
-    default_boxes,
-    detections,
-    multibox_loss,
-    prior_loss,
-)
+from tests.reference.published_bidet_ssd import default_boxes, detections, multibox_loss, prior_loss
 
 SIZES, ANCHORS = (38, 19, 10, 5, 3, 1), (4, 6, 6, 6, 4, 4)
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -39,9 +34,12 @@ def model_cfg():
 def build(model_cfg, **options):
     """The published head on maps of 8 channels."""
     cfg = dict(
-        model_cfg.bbox_head, in_channels=(8,) * 6, train_cfg=model_cfg.train_cfg,
-        test_cfg=model_cfg.test_cfg, **options,
-    )  # fmt: skip
+        model_cfg.bbox_head,
+        in_channels=(8,) * 6,
+        train_cfg=model_cfg.train_cfg,
+        test_cfg=model_cfg.test_cfg,
+        **options,
+    )
     return MODELS.build(cfg)
 
 
@@ -55,10 +53,7 @@ def predictions(classes=3, count=1, sharpness=2.0, kind=torch.float):
         sharpness * torch.randn(count, a * (classes + 1), s, s, dtype=kind)
         for a, s in zip(ANCHORS, SIZES)
     ]
-    boxes = [
-        0.5 * torch.randn(count, a * 4, s, s, dtype=kind)
-        for a, s in zip(ANCHORS, SIZES)
-    ]
+    boxes = [0.5 * torch.randn(count, a * 4, s, s, dtype=kind) for a, s in zip(ANCHORS, SIZES)]
 
     def listed(levels, size):
         flat = [x.permute(0, 2, 3, 1).reshape(count, -1, size) for x in levels]
@@ -82,9 +77,12 @@ def sample(boxes, labels):
 
 
 META = dict(
-    img_shape=(300, 300), ori_shape=(300, 300), pad_shape=(300, 300),
-    scale_factor=(1.0, 1.0), batch_input_shape=(300, 300),
-)  # fmt: skip
+    img_shape=(300, 300),
+    ori_shape=(300, 300),
+    pad_shape=(300, 300),
+    scale_factor=(1.0, 1.0),
+    batch_input_shape=(300, 300),
+)
 OBJECTS = [[20, 30, 120, 200], [100, 100, 180, 160], [5, 5, 290, 295]]
 
 
@@ -97,9 +95,7 @@ def test_anchors_are_the_published_default_boxes(model_cfg):
     levels = generator.grid_priors([(s, s) for s in SIZES], device='cpu')
     boxes = torch.cat(levels).double() / 300
     theirs = default_boxes()
-    ours = torch.cat(
-        [(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1
-    )
+    ours = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
     assert len(ours) == 8732
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -115,10 +111,7 @@ def test_what_is_cut(model_cfg):
         ((a - b).abs().amax(1) > 1e-3).view(s, s, -1).nonzero().tolist()
         for a, b, s in zip(clipped, whole, SIZES)
     ]
-    last_of_ten = [
-        [y, x, a] for y in range(10) for x in range(10) for a in range(6)
-        if 9 in (x, y)
-    ]  # fmt: skip
+    last_of_ten = [[y, x, a] for y in range(10) for x in range(10) for a in range(6) if 9 in (x, y)]
     longest = [[y, x, a] for y in range(3) for x in range(3) for a in (2, 3)]
     assert changed == [[], [], last_of_ten, [], longest, [[0, 0, 2], [0, 0, 3]]]
 
@@ -219,9 +212,7 @@ def test_prior_loss_and_its_gradients_are_the_published_ones(model_cfg, sharpnes
     losses['loss_prior'].backward()
     expected.backward()
     ours = [s.grad.permute(0, 2, 3, 1).reshape(2, -1, 4) for s in scores]
-    torch.testing.assert_close(
-        torch.cat(ours, 1).roll(1, -1), conf.grad, rtol=1e-3, atol=1e-7
-    )
+    torch.testing.assert_close(torch.cat(ours, 1).roll(1, -1), conf.grad, rtol=1e-3, atol=1e-7)
     assert conf.grad.abs().sum() > 0
     assert all(b.grad is None for b in boxes)
 
@@ -268,9 +259,7 @@ def test_losses_and_gradients_are_finite(model_cfg, samples):
     x = [level.requires_grad_() for level in maps(len(samples))]
     losses = head.loss(x, samples)
     terms = [losses['loss_reg'], losses['loss_prior']]
-    total = sum(
-        term.sum() for term in [*losses['loss_cls'], *losses['loss_bbox'], *terms]
-    )
+    total = sum(term.sum() for term in [*losses['loss_cls'], *losses['loss_bbox'], *terms])
     total.backward()
     assert total.isfinite()
     for parameter in head.parameters():

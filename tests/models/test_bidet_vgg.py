@@ -83,17 +83,22 @@ def test_operations_are_the_published_ones_at_every_tau(tau):
     layers = count_ops(model, (3, 300, 300)).layers
     # stem, projections of four stages, fc7
     macs = (
-        300 * 300 * 27 * 64 + 150 * 150 * 64 * 128 + 75 * 75 * 128 * 256
-        + 38 * 38 * 256 * 512 + 19 * 19 * 512 * 512 + 19 * 19 * 1024 * 1024
-    )  # fmt: skip
+        300 * 300 * 27 * 64
+        + 150 * 150 * 64 * 128
+        + 75 * 75 * 128 * 256
+        + 38 * 38 * 256 * 512
+        + 19 * 19 * 512 * 512
+        + 19 * 19 * 1024 * 1024
+    )
     assert sum(layer.fp_macs for layer in layers) == macs
     assert sum(layer.bops for layer in layers) == 40_258_437_120
     assert sum(layer.binary_params for layer in layers) == 24_883_200
     real = [layer.name for layer in layers if layer.kind != 'binary']
     assert real == [
-        'stem.conv', *(f'stages.{i}.0.shortcut.conv' for i in range(1, 5)),
+        'stem.conv',
+        *(f'stages.{i}.0.shortcut.conv' for i in range(1, 5)),
         'stages.5.0.pointwise',
-    ]  # fmt: skip
+    ]
 
 
 def test_weights_start_xavier_normal_as_published():
@@ -157,10 +162,15 @@ def test_tau_1_is_a_network_of_plain_layers():
         for name, child in list(module.named_children()):
             if isinstance(child, ESConv2d):
                 new = BinaryConv2d(
-                    child.in_channels, child.out_channels, child.kernel_size,
-                    child.stride, child.padding, child.dilation, pad_value=-1,
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,
+                    child.stride,
+                    child.padding,
+                    child.dilation,
+                    pad_value=-1,
                     weight_binarizer=dict(type='scaled_sign', attached=True),
-                )  # fmt: skip
+                )
                 new.sign = child.sign
             elif isinstance(child, TiledBatchNorm2d):
                 new = nn.BatchNorm2d(child.num_features)
@@ -281,14 +291,8 @@ def test_it_compiles_as_one_graph():
         (dict(arch=None), 'arch=None must be a name or a dict'),
         (dict(arch=dict(channels=[8, 16], depths=[])), 'channels are those of'),
         (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels are those of'),
-        (
-            dict(arch=dict(channels=[8, 0, 8], depths=[1])),
-            'must be lists of integers',
-        ),
-        (
-            dict(arch=dict(channels=[8, 8, 8], depths=[0])),
-            'must be lists of integers',
-        ),
+        (dict(arch=dict(channels=[8, 0, 8], depths=[1])), 'must be lists of integers'),
+        (dict(arch=dict(channels=[8, 8, 8], depths=[0])), 'must be lists of integers'),
         (dict(tau=3), 'tau=3 does not divide out_channels=16'),
         (dict(sign_zero=1), 'sign_zero=1 must be -1 or 0'),
         (dict(out_indices=(4,)), 'this arch has 4 stages'),

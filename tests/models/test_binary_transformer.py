@@ -30,16 +30,22 @@ HOSTS = {
     'DistilledVisionTransformer': dict(VIT, type='DistilledVisionTransformer'),
     'DeiT3': dict(VIT, type='DeiT3'),
     'T2T_ViT': dict(
-        type='T2T_ViT', img_size=32, embed_dims=16, num_layers=2,
+        type='T2T_ViT',
+        img_size=32,
+        embed_dims=16,
+        num_layers=2,
         t2t_cfg=dict(token_dims=8, use_performer=False),
         layer_cfgs=dict(num_heads=2, feedforward_channels=32),
     ),
     # maps of 8x8, 4x4 pixels with windows of 4x4, shifted in the first stage only
     'SwinTransformer': dict(
-        type='SwinTransformer', img_size=32, window_size=4, out_indices=(1,),
+        type='SwinTransformer',
+        img_size=32,
+        window_size=4,
+        out_indices=(1,),
         arch=dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4]),
     ),
-}  # fmt: skip
+}
 HEADS = {
     'VisionTransformer': dict(type='VisionTransformerClsHead'),
     'DistilledVisionTransformer': dict(type='DeiTClsHead'),
@@ -51,9 +57,7 @@ HEADS = {
 
 def binary(host=VIT, **options):
     """With probabilities of 17 tokens in mind."""
-    return MODELS.build(
-        dict(type='binary_transformer', backbone=host, clip=0.1, **options)
-    )
+    return MODELS.build(dict(type='binary_transformer', backbone=host, clip=0.1, **options))
 
 
 def randomised(model):
@@ -96,8 +100,7 @@ class Restatement:
 
     def batch_norm(self, x, name):
         mean, var, scale, shift = (
-            self.state[f'{name}.{key}']
-            for key in ('running_mean', 'running_var', 'weight', 'bias')
+            self.state[f'{name}.{key}'] for key in ('running_mean', 'running_var', 'weight', 'bias')
         )
         return (x - mean) / (var + 1e-5).sqrt() * scale + shift
 
@@ -138,10 +141,16 @@ class Restatement:
         return self.unit(hidden, pooled, f'{name}.down', self.tau)
 
     def __call__(self, x):
-        x = F.conv2d(
-            x, self.state['patch_embed.projection.weight'],
-            self.state['patch_embed.projection.bias'], stride=8,
-        ).flatten(2).mT  # fmt: skip
+        x = (
+            F.conv2d(
+                x,
+                self.state['patch_embed.projection.weight'],
+                self.state['patch_embed.projection.bias'],
+                stride=8,
+            )
+            .flatten(2)
+            .mT
+        )
         token = self.state['cls_token'].expand(len(x), -1, -1)
         x = torch.cat([token, x], 1) + self.state['pos_embed']
         for name in ('layers.0', 'layers.1'):
@@ -172,9 +181,7 @@ def window_attention(state, x, mask):
     """Of one window's ``(L, 8)``, two heads, masked by ``(L, L)``."""
     by_name = Restatement(state, 1)
     x = x.unsqueeze(0)
-    q, k, v = (
-        by_name.unit(x, x, f'attention.{n}', 1) for n in ('query', 'key', 'value')
-    )
+    q, k, v = (by_name.unit(x, x, f'attention.{n}', 1) for n in ('query', 'key', 'value'))
     bias = state['relative_position_bias_table'][state['relative_position_index']]
     heads = []
     for i, head in enumerate(torch.arange(8).chunk(2)):
@@ -215,9 +222,7 @@ def test_attention_of_windows_is_that_of_a_plain_restatement():
 def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
     torch.manual_seed(0)
     keep = ['tokens_to_token'] if host == 'T2T_ViT' else []
-    backbone = dict(
-        type='binary_transformer', backbone=HOSTS[host], tau=tau, keep=keep, clip=0.1
-    )
+    backbone = dict(type='binary_transformer', backbone=HOSTS[host], tau=tau, keep=keep, clip=0.1)
     model = MODELS.build(
         dict(
             type='ImageClassifier',
@@ -362,8 +367,7 @@ def test_float_checkpoints_initialise_and_own_ones_load_strictly(tmp_path):
     model = binary(dict(VIT, init_cfg=init_cfg))
     model.init_weights()
     check_latents(model, state, 1)
-    assert torch.equal(model.patch_embed.projection.weight,
-                       state['patch_embed.projection.weight'])  # fmt: skip
+    assert torch.equal(model.patch_embed.projection.weight, state['patch_embed.projection.weight'])
     other = binary()
     other.load_state_dict(model.state_dict(), strict=True)
     model.eval(), other.eval()

@@ -10,9 +10,7 @@ from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, TiledBatchNorm2d
 from mmesbnn.models.backbones.binary_vit import BinaryViT, Positions, resolve_arch
 
-NARROW = dict(
-    dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_ratios=[2, 1]
-)
+NARROW = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_ratios=[2, 1])
 SCOPES = ['ffn', 'all']
 
 
@@ -298,9 +296,7 @@ def test_groups_cost_nothing_and_train():
     for key in ('bops', 'fp_macs', 'binary_params'):
         assert one[key] == two[key], key
     assert check_binary(grouped.eval(), images()) == []
-    assert (
-        two['fp_params'] > one['fp_params']
-    )  # thresholds, slopes and norms of the copies
+    assert two['fp_params'] > one['fp_params']  # thresholds, slopes and norms of the copies
     grouped.train()(images())[-1].square().sum().backward()
     assert all(p.grad is not None for p in grouped.parameters())
 

@@ -269,8 +269,7 @@ def test_out_channels_are_those_of_the_outputs(tau, groups, es_mode, out_copies)
     assert model.out_channels == [32 * factor, 64 * factor, 128 * factor]
     shapes = [out.shape for out in model(images())]
     assert shapes == [
-        (2, channels, size, size)
-        for channels, size in zip(model.out_channels, (8, 4, 2))
+        (2, channels, size, size) for channels, size in zip(model.out_channels, (8, 4, 2))
     ]
 
 
@@ -335,9 +334,7 @@ def test_strides(channels, stem_stride, strides):
     assert sizes == [(64 // stride, 64 // stride) for stride in strides]
 
 
-@pytest.mark.parametrize(
-    ('stem_stride', 'strides'), [(None, [4, 8, 16, 32]), (1, [1, 2, 4, 8])]
-)
+@pytest.mark.parametrize(('stem_stride', 'strides'), [(None, [4, 8, 16, 32]), (1, [1, 2, 4, 8])])
 def test_strides_of_18(stem_stride, strides):
     arch = dict(channels=[8, 8, 16, 32, 64], depths=[1, 2, 1, 1])
     model = BNext(arch, stem_stride=stem_stride, out_indices=range(4))
@@ -351,10 +348,7 @@ def test_strides_of_18(stem_stride, strides):
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize(
     ('arch', 'sizes'),
-    [
-        (NARROW, [(33, 47), (17, 24), (9, 12)]),
-        (TINY_18, [(33, 47), (17, 24)]),
-    ],
+    [(NARROW, [(33, 47), (17, 24), (9, 12)]), (TINY_18, [(33, 47), (17, 24)])],
     ids=['narrow', '18'],
 )
 def test_one_image_of_an_odd_size(arch, sizes, training):
@@ -503,9 +497,7 @@ def saved_bytes(model, x):
     for output in kept:
         keep(output)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    size = sum(
-        t.untyped_storage().nbytes() for k, t in storages.items() if k not in own
-    )
+    size = sum(t.untyped_storage().nbytes() for k, t in storages.items() if k not in own)
     out.sum().backward()
     return size
 
@@ -513,9 +505,7 @@ def saved_bytes(model, x):
 @pytest.mark.parametrize('tau', [1, 2])
 def test_recomputation_saves_fewer_bytes(tau):
     x = images(2, 32)
-    plain, saving = (
-        saved_bytes(narrow(tau=tau, with_cp=with_cp), x) for with_cp in (False, True)
-    )
+    plain, saving = (saved_bytes(narrow(tau=tau, with_cp=with_cp), x) for with_cp in (False, True))
     assert saving < plain / 2
 
 
@@ -614,9 +604,7 @@ def test_sign_zero_reaches_signs_and_binarizers(zero, arch):
 
 
 @pytest.mark.parametrize('arch', [NARROW, TINY_18], ids=['narrow', '18'])
-@pytest.mark.parametrize(
-    ('options', 'bound'), [({}, 1.5), (dict(latent_clip=0.25), 0.25)]
-)
+@pytest.mark.parametrize(('options', 'bound'), [({}, 1.5), (dict(latent_clip=0.25), 0.25)])
 def test_latent_clip_reaches_the_parameter_bounds(options, bound, arch):
     for conv in binary_convs(narrow(arch, **options)):
         assert conv.parameter_bounds == {'weight': (-bound, bound)}
@@ -748,10 +736,7 @@ def channels(*widths, **entries):
         (dict(se_ratio=0), 'se_ratio=0'),
         (dict(se_ratio=-8), 'se_ratio=-8'),
         (dict(norm_cfg=dict(type='LN')), r"norm_cfg={'type': 'LN'}.*'BN' or 'SyncBN'"),
-        (
-            dict(norm_cfg=dict(type='BN', ep=1)),
-            r"norm_cfg=.*\['ep'\] is unknown",
-        ),
+        (dict(norm_cfg=dict(type='BN', ep=1)), r"norm_cfg=.*\['ep'\] is unknown"),
         (dict(norm_cfg=dict(eps=0.1)), r"norm_cfg={'eps': 0.1}.*\['type'\] is missing"),
         (dict(sign_zero=1), 'zero=1'),
         (dict(latent_clip=0), 'latent_clip=0 must be a finite number > 0'),

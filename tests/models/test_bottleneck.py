@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from mmengine.registry import MODELS
 
 import mmesbnn  # noqa: F401  (registers)
-from mmesbnn.models.losses import (
-    FeatureEnergyLoss,
-    SparseObjectLoss,
-    VariationalBoxes,
-)
+from mmesbnn.models.losses import FeatureEnergyLoss, SparseObjectLoss, VariationalBoxes
 from mmesbnn.models.losses.bottleneck import (
     feature_energy,
     object_entropy,

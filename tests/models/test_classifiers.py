@@ -71,9 +71,7 @@ MISSING = dict(
 
 
 def config(teachers=None, **kwargs):
-    return dict(
-        network(BNEXT, 32), type='DistillClassifier', teachers=teachers, **kwargs
-    )
+    return dict(network(BNEXT, 32), type='DistillClassifier', teachers=teachers, **kwargs)
 
 
 def build(teachers=None, load=True, **kwargs):
@@ -163,9 +161,7 @@ def test_teachers_are_no_part_of_the_model():
     assert len(model.active_teachers()) == 2
     assert list(model.state_dict()) == list(plain.state_dict())
     for names in ('named_parameters', 'named_buffers', 'named_modules'):
-        with_teachers, without = (
-            [name for name, _ in getattr(m, names)()] for m in (model, plain)
-        )
+        with_teachers, without = ([name for name, _ in getattr(m, names)()] for m in (model, plain))
         assert with_teachers == without
     inner = {id(m) for teacher in model.active_teachers() for m in teacher.modules()}
     assert not inner & {id(m) for m in model.modules()}
@@ -193,9 +189,7 @@ def test_every_parameter_of_the_student_learns():
 
 
 def dtypes(model):
-    return {
-        p.dtype for teacher in model.active_teachers() for p in teacher.parameters()
-    }
+    return {p.dtype for teacher in model.active_teachers() for p in teacher.parameters()}
 
 
 @pytest.mark.parametrize('teacher_autocast', [True, False])
@@ -228,9 +222,7 @@ def test_deepcopy_shares_teachers_and_does_not_move_them(built):
     pairs = zip(twin.active_teachers(), model.active_teachers(), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)
     inputs = images()
-    assert torch.equal(
-        losses(twin, inputs)['loss_kd'], losses(model, inputs)['loss_kd']
-    )
+    assert torch.equal(losses(twin, inputs)['loss_kd'], losses(model, inputs)['loss_kd'])
     twin.double()
     assert dtypes(model) == {torch.float32}
     assert next(model.parameters()).dtype == torch.float32
@@ -294,9 +286,7 @@ def test_no_such_assistant(assistant):
 def test_schedule_lets_assistants_act_in_turn(built, epochs):
     model = build(three_assistants(), load=False).eval()
     hook = TeacherScheduleHook()
-    runner = SimpleNamespace(
-        model=model, train_loop=None, logger=None, max_epochs=epochs, epoch=0
-    )
+    runner = SimpleNamespace(model=model, train_loop=None, logger=None, max_epochs=epochs, epoch=0)
     hook.before_train(runner)
     assert sorted(built) == [0, 1, 2, 9]
     inputs = images()
@@ -312,10 +302,13 @@ def test_runner_trains_with_the_schedule(tmp_path):
     before = model.head.fc.weight.detach().clone()
     record = toy.Record(lambda r: [t.seed for t in r.model.active_teachers()])
     toy.runner(
-        tmp_path, [TeacherScheduleHook(), record], model=model, epochs=4,
+        tmp_path,
+        [TeacherScheduleHook(), record],
+        model=model,
+        epochs=4,
         default_scope='mmpretrain',
         default_hooks=dict(checkpoint=dict(type='CheckpointHook')),
-    ).train()  # fmt: skip
+    ).train()
     acts = [0, 0, 1, 2]
     assert record.seen['train'] == [[k, 9] for k in acts for _ in range(2)]
     assert not torch.equal(model.head.fc.weight, before)

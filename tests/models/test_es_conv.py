@@ -32,12 +32,7 @@ def floats(model):
 
 @pytest.mark.parametrize(
     ('options', 'groups'),
-    [
-        (dict(), 1),
-        (dict(groups=2), 2),
-        (dict(es_groups=2), 2),
-        (dict(groups=1, es_groups=4), 4),
-    ],
+    [(dict(), 1), (dict(groups=2), 2), (dict(es_groups=2), 2), (dict(groups=1, es_groups=4), 4)],
 )
 def test_dense_convolutions_become_es_ones(options, groups):
     layer = es_conv2d(8, 16, 3, 2, 1, bias=True, tau=2, spread=0.25, **options)
@@ -48,15 +43,17 @@ def test_dense_convolutions_become_es_ones(options, groups):
 
 
 @pytest.mark.parametrize(
-    'options',
-    [dict(groups=8), dict(groups=8, es_groups=2), dict(groups=2, es_groups=1)],
+    'options', [dict(groups=8), dict(groups=8, es_groups=2), dict(groups=2, es_groups=1)]
 )
 def test_depthwise_and_grouped_convolutions_stay_real(options):
     layer = es_conv2d(8, 16, 3, 2, 1, 2, bias=True, tau=2, **options)
     assert type(layer) is nn.Conv2d and layer.groups == options['groups']
     assert (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == (
-        (3, 3), (2, 2), (1, 1), (2, 2)
-    )  # fmt: skip
+        (3, 3),
+        (2, 2),
+        (1, 1),
+        (2, 2),
+    )
     assert layer.bias is not None and layer.out_channels == 16
 
 
@@ -122,17 +119,17 @@ def config(backbone, channels, root, work_dir):
             default_scope='mmpretrain',
             custom_imports=dict(imports=['mmesbnn']),
             model=dict(
-                type='ImageClassifier', backbone=backbone,
+                type='ImageClassifier',
+                backbone=backbone,
                 neck=dict(type='GlobalAveragePooling'),
                 head=dict(type='LinearClsHead', num_classes=4, in_channels=channels),
             ),
             data_preprocessor=dict(num_classes=4, mean=[77.0] * 3, std=[94.0] * 3),
             train_dataloader=dict(
-                batch_size=16, num_workers=0,
+                batch_size=16,
+                num_workers=0,
                 sampler=dict(type='DefaultSampler', shuffle=True),
-                dataset=dict(
-                    type='CustomDataset', data_root=str(root), pipeline=pipeline
-                ),
+                dataset=dict(type='CustomDataset', data_root=str(root), pipeline=pipeline),
             ),
             train_cfg=dict(by_epoch=True, max_epochs=2),
             optim_wrapper=dict(
@@ -145,19 +142,15 @@ def config(backbone, channels, root, work_dir):
             log_level='ERROR',
             randomness=dict(seed=0),
         )
-    )  # fmt: skip
+    )
 
 
 BACKBONES = {
-    'resnet': (
-        dict(type='ResNet', depth=18, stem_channels=16, base_channels=16), 128, 20
-    ),
-    'resnet-groups': (
-        dict(type='ResNet', depth=50, stem_channels=8, base_channels=8), 256, 53
-    ),
+    'resnet': (dict(type='ResNet', depth=18, stem_channels=16, base_channels=16), 128, 20),
+    'resnet-groups': (dict(type='ResNet', depth=50, stem_channels=8, base_channels=8), 256, 53),
     'mobilenet-v2': (dict(type='MobileNetV2', widen_factor=0.5), 1280, 35),
     'mobilenet-v3': (dict(type='MobileNetV3', arch='small_075'), 432, None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('name', BACKBONES)
@@ -191,13 +184,22 @@ def detector(groups):
     cfg = dict(type='ESConv2d', tau=2, es_groups=groups)
     # mmdet's ResNet passes no groups, its FPN builds through ConvModule, which does
     backbone = dict(
-        type='ResNet', depth=18, base_channels=16, conv_cfg=cfg, frozen_stages=-1,
-        norm_eval=False, zero_init_residual=False,
-    )  # fmt: skip
+        type='ResNet',
+        depth=18,
+        base_channels=16,
+        conv_cfg=cfg,
+        frozen_stages=-1,
+        norm_eval=False,
+        zero_init_residual=False,
+    )
     neck = dict(
-        type='FPN', in_channels=[16, 32, 64, 128], out_channels=32, num_outs=5,
-        conv_cfg=cfg, norm_cfg=dict(type='BN'),
-    )  # fmt: skip
+        type='FPN',
+        in_channels=[16, 32, 64, 128],
+        out_channels=32,
+        num_outs=5,
+        conv_cfg=cfg,
+        norm_cfg=dict(type='BN'),
+    )
     return nn.Sequential(MODELS.build(backbone), MODELS.build(neck))
 
 
@@ -212,9 +214,7 @@ def test_mmdets_resnet_and_fpn_train_a_step(groups):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x = torch.randn(2, 3, 64, 64)
     outputs = model(x)
-    assert [y.shape[1:] for y in outputs] == [
-        (32, side, side) for side in (16, 8, 4, 2, 1)
-    ]
+    assert [y.shape[1:] for y in outputs] == [(32, side, side) for side in (16, 8, 4, 2, 1)]
     loss = sum(y.square().mean() for y in outputs)
     loss.backward()
     optimizer.step()

@@ -152,7 +152,5 @@ def test_other_shapes_are_an_error_that_names_the_teacher(shape):
 
 
 def test_unknown_weighting_is_an_error():
-    with pytest.raises(
-        ValueError, match="weighting='instance' must be 'batch' or 'sample'"
-    ):
+    with pytest.raises(ValueError, match="weighting='instance' must be 'batch' or 'sample'"):
         HardnessWeightedKDLoss('instance')

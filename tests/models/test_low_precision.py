@@ -62,9 +62,7 @@ def test_gradients_are_finite(name, dtype):
     with torch.autocast('cpu', dtype):
         outputs = families.tensors(model(*inputs))
     sum(y.float().mean() for y in outputs).backward()
-    assert all(
-        p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
-    )
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_latents_below_float16_keep_their_signs():

@@ -170,10 +170,7 @@ def test_linear_quantizes_weights_and_rows():
 
 @pytest.mark.parametrize(
     ('layer', 'plain'),
-    [
-        (MinMaxConv2d(3, 4, 1), nn.Conv2d(3, 4, 1)),
-        (MinMaxLinear(3, 4), nn.Linear(3, 4)),
-    ],
+    [(MinMaxConv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), (MinMaxLinear(3, 4), nn.Linear(3, 4))],
 )
 def test_state_dict_is_that_of_the_float_layer(layer, plain):
     layer.load_state_dict(plain.state_dict())

@@ -56,9 +56,7 @@ def test_every_module_of_a_unet_is_called_while_it_recomputes():
 
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_grad_cam_of_a_stage(with_cp):
-    model = BNext(
-        dict(channels=[16, 32, 32, 64]), tau=2, with_cp=with_cp, stem_stride=1
-    )
+    model = BNext(dict(channels=[16, 32, 32, 64]), tau=2, with_cp=with_cp, stem_stride=1)
     seen = {}
     stage = model.stages[0]
     stage.register_forward_hook(lambda m, i, y: seen.update(map=y))
@@ -82,9 +80,7 @@ def test_recomputation_can_be_switched():
 # stages that no output needs ------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    'name', ['es-bnext-18', 'es-reactnet-18', 'es-binary-vit', 'bidet-vgg']
-)
+@pytest.mark.parametrize('name', ['es-bnext-18', 'es-reactnet-18', 'es-binary-vit', 'bidet-vgg'])
 def test_later_stages_are_neither_computed_nor_trained(name):
     whole, inputs = families.build(name)
     cls, options = type(whole), {}

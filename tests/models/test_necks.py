@@ -27,10 +27,14 @@ def build(**options):
     strides, paddings = zip(*GEOMETRY)
     return MODELS.build(
         dict(
-            type='BiDetSSDNeck', in_channels=WIDTHS[:2], out_channels=WIDTHS,
-            level_strides=strides, level_paddings=paddings, **options,
+            type='BiDetSSDNeck',
+            in_channels=WIDTHS[:2],
+            out_channels=WIDTHS,
+            level_strides=strides,
+            level_paddings=paddings,
+            **options,
         )
-    )  # fmt: skip
+    )
 
 
 def maps(count=2):
@@ -58,9 +62,7 @@ def test_every_layer_computes_its_formula(zero):
         expected.append(x)
     norm = inputs[0].norm(dim=1, keepdim=True)
     scale = neck.l2_norm.weight.view(1, -1, 1, 1)
-    for ours, theirs in zip(
-        outputs, [scale * inputs[0] / norm, inputs[1], *expected], strict=True
-    ):
+    for ours, theirs in zip(outputs, [scale * inputs[0] / norm, inputs[1], *expected], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert [tuple(out.shape[1:]) for out in outputs] == [
         (width, size, size) for width, size in zip(WIDTHS, (38, 19, 10, 5, 3, 1))

@@ -61,9 +61,7 @@ def by_formula(unit, x, expansion, stride):
     tau, groups = expansion
     copies = tau * tau * groups
     state = dict(unit.named_parameters())
-    signs = (
-        sign(x + state['sign.shift.bias']) if 'sign.shift.bias' in state else sign(x)
-    )
+    signs = sign(x + state['sign.shift.bias']) if 'sign.shift.bias' in state else sign(x)
     residual = F.avg_pool2d(x, 2) if stride == 2 else x
     if 'shortcut.conv.weight' in state:
         residual = F.conv2d(residual, state['shortcut.conv.weight'], groups=groups)
@@ -72,9 +70,12 @@ def by_formula(unit, x, expansion, stride):
     for conv, norm in zip(unit.convs, unit.norms):
         scale = conv.weight.abs().mean((1, 2, 3), keepdim=True)
         y = F.conv2d(
-            signs, scale * sign(conv.weight), stride=stride,
-            padding=conv.weight.shape[-1] // 2, groups=groups,
-        )  # fmt: skip
+            signs,
+            scale * sign(conv.weight),
+            stride=stride,
+            padding=conv.weight.shape[-1] // 2,
+            groups=groups,
+        )
         outputs.append(tiled_norm(y, norm, copies) + residual)
     y = torch.cat(outputs, 1)
     if 'act.0.bias' not in state:
@@ -99,9 +100,14 @@ def by_formula(unit, x, expansion, stride):
 )
 def test_unit_computes_its_formula(options, expansion, generalized):
     unit = ReActUnit(
-        8, **options, generalized=generalized, expansion=Expansion(*expansion),
-        sign='quadratic', weight_binarizer='scaled_sign', norm={},
-    )  # fmt: skip
+        8,
+        **options,
+        generalized=generalized,
+        expansion=Expansion(*expansion),
+        sign='quadratic',
+        weight_binarizer='scaled_sign',
+        norm={},
+    )
     unit = spread(unit.double())
     wide = 8 * expansion[0] * expansion[1]
     x = torch.randn(2, wide, 6, 8, dtype=torch.double)
@@ -156,9 +162,7 @@ def test_widths_of_the_published_sizes(arch, first, stages, depths):
     ],
     ids=['A', '18', 'Bi-Real'],
 )
-def test_operations_of_the_published_sizes_at_every_tau(
-    options, macs, bops, binary, tau
-):
+def test_operations_of_the_published_sizes_at_every_tau(options, macs, bops, binary, tau):
     layers = count_ops(ReActNet(tau=tau, **options), (3, 224, 224)).layers
     assert sum(layer.fp_macs for layer in layers) == macs
     assert sum(layer.bops for layer in layers) == bops
@@ -183,9 +187,13 @@ def test_tau_1_is_a_network_of_plain_layers(arch, generalized):
             continue
         for i, old in enumerate(unit.convs):
             unit.convs[i] = BinaryConv2d(
-                old.in_channels, old.out_channels, old.kernel_size, old.stride,
-                old.padding, sign=None,
-            )  # fmt: skip
+                old.in_channels,
+                old.out_channels,
+                old.kernel_size,
+                old.stride,
+                old.padding,
+                sign=None,
+            )
             unit.convs[i].load_state_dict(old.state_dict())
             norm = nn.BatchNorm2d(unit.norms[i].num_features)
             norm.load_state_dict(unit.norms[i].state_dict())

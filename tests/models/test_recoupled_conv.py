@@ -6,12 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn.binary import Expansion
-from mmesbnn.models.layers.float_layers import (
-    PooledProjection,
-    Stem,
-    average_pool,
-    float_conv,
-)
+from mmesbnn.models.layers.float_layers import PooledProjection, Stem, average_pool, float_conv
 from mmesbnn.models.layers.minmax import MinMaxConv2d, minmax_quantize, quantize_weight
 from mmesbnn.models.layers.recoupled_conv import RecoupledConv, SqueezeExcite
 
@@ -107,11 +102,7 @@ def recoupled(x, layer, tau, groups, shrink, *, stride, elementwise, mix_residua
     signs = torch.where(x + layer.shift.bias > 0, 1.0, -1.0).double()
     kernel = layer.conv.weight.shape[-1]
     y = grouped_conv(
-        signs,
-        layer.conv.weight.clamp(-1, 1),
-        groups,
-        stride=stride,
-        padding=kernel // 2,
+        signs, layer.conv.weight.clamp(-1, 1), groups, stride=stride, padding=kernel // 2
     )
     y = batch_norm(copies(y, tau * tau * groups), layer.norm1, training)
     y = prelu(y, layer.act.weight)
@@ -133,9 +124,7 @@ def build(kernel=3, stride=1, out=None, *, tau=1, groups=1, shrink=True, **optio
         shrink=shrink,
         se_ratio=4,
         se_bits=None,
-        conv=dict(
-            sign=dict(type='hard_tanh', clip=1.5), weight_binarizer='temperature'
-        ),
+        conv=dict(sign=dict(type='hard_tanh', clip=1.5), weight_binarizer='temperature'),
         norm=dict(),
     )
 
@@ -165,9 +154,7 @@ def check_formula(layer, tau, groups, shrink, stride, elementwise, mix_residual,
 @pytest.mark.parametrize('shrink', [True, False])
 @pytest.mark.parametrize(('tau', 'groups'), FACTORS)
 def test_formula(tau, groups, shrink, kernel, stride, elementwise):
-    layer = build(
-        kernel, stride, tau=tau, groups=groups, shrink=shrink, elementwise=elementwise
-    )
+    layer = build(kernel, stride, tau=tau, groups=groups, shrink=shrink, elementwise=elementwise)
     check_formula(layer, tau, groups, shrink, stride, elementwise, False, (4, 6))
 
 
@@ -177,9 +164,7 @@ def test_formula(tau, groups, shrink, kernel, stride, elementwise):
 @pytest.mark.parametrize(('tau', 'groups'), FACTORS)
 def test_formula_with_a_projection(tau, groups, shrink, stride, elementwise):
     options = dict(elementwise=elementwise, mix_residual=True)
-    layer = build(
-        3, stride, 2 * CHANNELS, tau=tau, groups=groups, shrink=shrink, **options
-    )
+    layer = build(3, stride, 2 * CHANNELS, tau=tau, groups=groups, shrink=shrink, **options)
     check_formula(layer, tau, groups, shrink, stride, elementwise, True, (4, 6))
 
 
@@ -334,18 +319,14 @@ def test_average_pool_keeps_the_last_row_and_column(height, width):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize(('tau', 'groups'), FACTORS)
 def test_projection_formula(tau, groups, stride, shrink, training):
-    layer = PooledProjection(
-        4, 8, stride, Expansion(tau, groups), shrink, dict(eps=0.1)
-    )
+    layer = PooledProjection(4, 8, stride, Expansion(tau, groups), shrink, dict(eps=0.1))
     layer = randomize(layer).train(training)
     x = double(2, 4 * tau * groups, 4, 5)
     assert_same(layer(x), project(x, layer, tau, groups, shrink, training))
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize(
-    ('kernel', 'stride', 'max_pool'), [(3, 2, False), (7, 1, True)]
-)
+@pytest.mark.parametrize(('kernel', 'stride', 'max_pool'), [(3, 2, False), (7, 1, True)])
 @pytest.mark.parametrize(('tau', 'groups'), FACTORS)
 def test_stem_formula(tau, groups, kernel, stride, max_pool, training):
     expansion = Expansion(tau, groups)

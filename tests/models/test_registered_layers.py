@@ -59,9 +59,7 @@ def test_mmcv_passes_options_on():
 
 
 def test_conv_module_takes_es_groups():
-    module = ConvModule(
-        8, 8, 3, padding=1, conv_cfg=ES_IN_MODULE, norm_cfg=dict(type='BN')
-    )
+    module = ConvModule(8, 8, 3, padding=1, conv_cfg=ES_IN_MODULE, norm_cfg=dict(type='BN'))
     assert type(module.conv) is DropInESConv2d
     assert (module.conv.expansion.tau, module.conv.expansion.groups) == (2, 1)
     assert module.conv.bias is None

@@ -15,18 +15,27 @@ from tests.datasets.sr_folders import crop_of
 diffusers = pytest.importorskip('diffusers')
 
 UNET = dict(
-    type='BIDiffSRUNet', base_channels=8, num_levels=2, blocks_per_level=1,
-    norm_groups=4, total_steps=20, banks=2, tau=2,
-)  # fmt: skip
+    type='BIDiffSRUNet',
+    base_channels=8,
+    num_levels=2,
+    blocks_per_level=1,
+    norm_groups=4,
+    total_steps=20,
+    banks=2,
+    tau=2,
+)
 #: ``a_t`` from near 1 to near 0.
 SCHEDULER = dict(total_steps=20, beta_start=1e-3, beta_end=0.5)
 
 
 def make(**kwargs):
     options = dict(
-        type='SRDiffusion', unet=UNET, scale=2, scheduler=SCHEDULER,
+        type='SRDiffusion',
+        unet=UNET,
+        scale=2,
+        scheduler=SCHEDULER,
         sampling=dict(num_inference_steps=3),
-    )  # fmt: skip
+    )
     return MODELS.build({**options, **kwargs})
 
 
@@ -34,8 +43,7 @@ def batch(count=3, side=16, scale=2):
     hr = torch.stack([crop_of(i, side, side) for i in range(count)])
     lr = resize(hr, (side // scale, side // scale))
     names = [f'image{i}' for i in range(count)]
-    samples = dict(hr=hr, index=torch.arange(count) + 4, name=names,
-                   set_name=['Set5'] * count)  # fmt: skip
+    samples = dict(hr=hr, index=torch.arange(count) + 4, name=names, set_name=['Set5'] * count)
     return dict(inputs=lr, data_samples=samples)
 
 
@@ -102,9 +110,7 @@ def test_condition_is_the_bicubic_image():
     ],
 )
 def test_other_targets(kind, target):
-    model, data, losses = spied(
-        scheduler=dict(SCHEDULER, prediction_type=kind), loss='l2'
-    )
+    model, data, losses = spied(scheduler=dict(SCHEDULER, prediction_type=kind), loss='l2')
     expected = target(*by_hand(model, data, model.unet.timestep))
     expected = (expected - 0.25).square().mean().item()
     assert losses['loss_l2'].item() == pytest.approx(expected, abs=1e-5)
@@ -158,9 +164,11 @@ def test_predictions_are_the_pipelines():
     pipeline.set_progress_bar_config(disable=True)
     for i, result in enumerate(results):
         image = pipeline(
-            data['inputs'][i][None], num_inference_steps=3, output_type='pt',
+            data['inputs'][i][None],
+            num_inference_steps=3,
+            output_type='pt',
             generator=torch.Generator().manual_seed(10 + 4 + i),
-        ).images[0]  # fmt: skip
+        ).images[0]
         assert torch.equal(result['pred'], to_uint8(image))
         assert result['pred'].shape == (3, 16, 16)
         assert torch.equal(result['hr'], data['data_samples']['hr'][i])
@@ -203,9 +211,7 @@ def test_the_exported_pipeline_gives_the_same_images(tmp_path):
     assert loaded.config.scale == 2 and loaded.config.x0_clip == 'scheduler'
     data = batch()
     image = loaded(data['inputs'][:1], num_inference_steps=3, seed=14, output_type='pt')
-    assert torch.equal(
-        to_uint8(image.images[0]), model.test_step(data)[0]['pred']
-    )  # fmt: skip
+    assert torch.equal(to_uint8(image.images[0]), model.test_step(data)[0]['pred'])
 
 
 def test_sampling_leaves_the_training_scheduler_alone():

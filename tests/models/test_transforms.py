@@ -39,9 +39,7 @@ def test_gradients_of_torch_func(name):
 @pytest.mark.parametrize('name', [n for n in families.NAMES if n != 'diffusers-unet'])
 def test_directional_derivatives_agree_with_gradients(name):
     model, inputs = families.build(name, hard=False)
-    model, inputs = model.double(), [
-        x.double() if x.is_floating_point() else x for x in inputs
-    ]  # fmt: skip
+    model, inputs = model.double(), [x.double() if x.is_floating_point() else x for x in inputs]
     loss = loss_of(model, inputs)
     parameters = {k: p.detach() for k, p in model.named_parameters()}
     torch.manual_seed(1)
@@ -57,9 +55,8 @@ def test_directional_derivatives_agree_with_gradients(name):
 
 @pytest.mark.parametrize(
     ('layer', 'shape'),
-    [(BinaryConv2d(4, 6, 3, padding=1, pad_value=-1), (2, 4, 5, 5)),
-     (BinaryLinear(4, 6), (2, 4))],
-)  # fmt: skip
+    [(BinaryConv2d(4, 6, 3, padding=1, pad_value=-1), (2, 4, 5, 5)), (BinaryLinear(4, 6), (2, 4))],
+)
 def test_dual_numbers_pass_the_operators(layer, shape):
     layer, x, v = layer.double(), *torch.randn(2, *shape, dtype=torch.double)
     with forward_ad.dual_level():
@@ -93,9 +90,7 @@ def test_tracing_with_gradients_on(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    'name', [n for n in families.NAMES if 'vit' not in n and 'diff' not in n]
-)
+@pytest.mark.parametrize('name', [n for n in families.NAMES if 'vit' not in n and 'diff' not in n])
 def test_channels_last(name):
     model, (x,) = families.build(name)
     fast = copy.deepcopy(model).to(memory_format=torch.channels_last)

@@ -199,9 +199,7 @@ def _block(state, prefix, x, time, bank, net):
     h = _conv(state, f'{inner}block1.conv.', h, bank)
     weight = state[f'{inner}timestep_func.1.weight']
     moved = F.linear(_swish(time), weight, state[f'{inner}timestep_func.1.bias'])
-    h = _swish(
-        _norm(state, f'{inner}block2.block.0.', h + moved[:, :, None, None], net)
-    )
+    h = _swish(_norm(state, f'{inner}block2.block.0.', h + moved[:, :, None, None], net))
     y = x + _conv(state, f'{inner}block2.conv.', h, bank)
     if f'{prefix}attn.qkv.weight' in state:
         y = _attention(state, f'{prefix}attn.', y, net)
@@ -215,9 +213,7 @@ def _embedding(state, t, net):
     x = torch.cat([angles.sin(), angles.cos()], 1)
     x = F.linear(x, *(state[f'timestep_level_mlp.1.{n}'] for n in ('weight', 'bias')))
     x = _swish(x)
-    return F.linear(
-        x, *(state[f'timestep_level_mlp.3.{n}'] for n in ('weight', 'bias'))
-    )
+    return F.linear(x, *(state[f'timestep_level_mlp.3.{n}'] for n in ('weight', 'bias')))
 
 
 def _resample(state, prefix, kind, x, bank):

@@ -104,9 +104,12 @@ def random_state(shapes, seed=0):
 
 def batch_norm(state, prefix, x):
     return F.batch_norm(
-        x, state[f'{prefix}.running_mean'], state[f'{prefix}.running_var'],
-        state[f'{prefix}.weight'], state[f'{prefix}.bias'],
-    )  # fmt: skip
+        x,
+        state[f'{prefix}.running_mean'],
+        state[f'{prefix}.running_var'],
+        state[f'{prefix}.weight'],
+        state[f'{prefix}.bias'],
+    )
 
 
 def binary_conv(state, prefix, x, stride=1):

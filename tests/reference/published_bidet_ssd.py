@@ -211,9 +211,9 @@ def decode(loc, priors):
 
 
 def iou(box, boxes):
-    size = (
-        torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])
-    ).clamp(min=0)  # fmt: skip
+    size = (torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])).clamp(
+        min=0
+    )
     inter = size.prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return inter / (areas + (box[2:] - box[:2]).prod() - inter)
@@ -266,9 +266,7 @@ def match(boxes, labels, priors):
         labels: Their classes from 0, ``(n,)``.
         priors: Default boxes ``(p, 4)``, centres and sides.
     """
-    corners = torch.cat(
-        [priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2], 1
-    )
+    corners = torch.cat([priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2], 1)
     overlaps = torch.stack([iou(box, corners) for box in boxes])
     best, owner = overlaps.max(0)
     for i, favourite in enumerate(overlaps.argmax(1)):

@@ -218,9 +218,7 @@ def _sequence(x):
 def _projected(x, state, prefix, letter, name):
     norm = f'{prefix}norm_r' if letter == 'r' else f'{prefix}norm{letter}'
     y = _linear(x + state[f'{prefix}move{letter}'], state[f'{prefix}{name}.weight'])
-    return _apply_rprelu(
-        _batch_norm(y, state, norm) + x, state, f'{prefix}rprelu{letter}'
-    )
+    return _apply_rprelu(_batch_norm(y, state, norm) + x, state, f'{prefix}rprelu{letter}')
 
 
 def _attention(x, state, prefix, heads, ratio):
@@ -250,9 +248,7 @@ def _attention(x, state, prefix, heads, ratio):
             for y in (keys, values)
         )
     context = _batch_norm(context, state, f'{prefix}norm_context')
-    return _apply_rprelu(
-        context + queries + keys + values, state, f'{prefix}rprelu_context'
-    )
+    return _apply_rprelu(context + queries + keys + values, state, f'{prefix}rprelu_context')
 
 
 def _dense(x, residual, state, prefix):
@@ -270,9 +266,7 @@ def _layer(x, state, prefix, net, stage):
 
     normed = _batch_norm(x, state, f'{prefix}layernorm_after')
     ratio = net.ffn_dims[stage] // net.dims[stage]
-    hidden = _dense(
-        normed, torch.cat([normed] * ratio, 2), state, f'{prefix}intermediate.'
-    )
+    hidden = _dense(normed, torch.cat([normed] * ratio, 2), state, f'{prefix}intermediate.')
     averaged = hidden.reshape(*hidden.shape[:2], -1, ratio).mean(3)
     x = x + _dense(hidden, averaged, state, f'{prefix}output.')
     for k in net.pools:
@@ -293,9 +287,7 @@ def _merge(x, state, prefix, some_fp):
         scale = weight.abs().mean((1, 2, 3), keepdim=True)
         signs = (image + state[f'{prefix}move']).sign()
         y = _sequence(F.conv2d(signs, scale * weight.sign(), stride=2))
-        residual = torch.cat(
-            [_sequence(F.avg_pool2d(image, 2))] * (y.shape[2] // x.shape[2]), 2
-        )
+        residual = torch.cat([_sequence(F.avg_pool2d(image, 2))] * (y.shape[2] // x.shape[2]), 2)
         y = _batch_norm(y, state, f'{prefix}norm') + residual
         y = _apply_rprelu(y, state, f'{prefix}rprelu')
     return y + state[f'{prefix}position_embeddings']

@@ -327,18 +327,14 @@ def _body(x, state, net):
     for prefix, _, stride, is_scale, ffns in blocks(net):
         module = _scale_module if is_scale else _bias_module
         x = module(x, state, f'{prefix}Attention', net, stride)
-        outputs = [
-            _bias_module(x, state, f'{prefix}{ffn}', net, clamped=True) for ffn in ffns
-        ]
+        outputs = [_bias_module(x, state, f'{prefix}{ffn}', net, clamped=True) for ffn in ffns]
         x = torch.cat(outputs, 1)
     return x
 
 
 def _body_18(x, state, net):
     large = net.num_classes == 1000
-    x = F.conv2d(
-        x, state['conv1.weight'], stride=1 + large, padding=3 if large else 1
-    )  # fmt: skip
+    x = F.conv2d(x, state['conv1.weight'], stride=1 + large, padding=3 if large else 1)
     x = _batch_norm(x, state, 'bn1')
     if large:
         x = F.max_pool2d(x, 3, 2, 1)

@@ -204,9 +204,8 @@ def _signs(x, state, move, net):
 def _block(x, state, p, stride, double, net):
     width = x.shape[1]
     y = _convolve(
-        _signs(x, state, f'{p}move11', net), state, f'{p}binary_3x3', net, width, 3,
-        stride,
-    )  # fmt: skip
+        _signs(x, state, f'{p}move11', net), state, f'{p}binary_3x3', net, width, 3, stride
+    )
     y = _batch_norm(y, state, f'{p}bn1') + (_halve(x) if stride == 2 else x)
     if net.shifts:
         y = _rprelu(y, state, f'{p}move12', f'{p}prelu1', f'{p}move13')

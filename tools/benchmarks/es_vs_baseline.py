@@ -67,9 +67,13 @@ def network(family: str, width: int) -> dict:
     if family == 'ReActNet':
         return dict(type=family, arch=dict(channels=channels, depths=[2, 2]))
     arch = dict(
-        dims=[48 * width], depths=[2], heads=[3 * width], ffn_dims=[96 * width],
-        sr_ratios=[1], patch_size=8,
-    )  # fmt: skip
+        dims=[48 * width],
+        depths=[2],
+        heads=[3 * width],
+        ffn_dims=[96 * width],
+        sr_ratios=[1],
+        patch_size=8,
+    )
     return dict(type=family, arch=arch, img_size=SIZE)
 
 
@@ -87,11 +91,7 @@ class Classifier(nn.Module):
 
 
 def build(family: str, form: Form, args: argparse.Namespace) -> Classifier:
-    cfg = {
-        **network(family, args.width),
-        **dict(zip(('tau', 'groups'), form)),
-        **args.backbone,
-    }
+    cfg = {**network(family, args.width), **dict(zip(('tau', 'groups'), form)), **args.backbone}
     if family == 'BinaryViT' and args.spread is not None:
         cfg['spread'] = args.spread
     model = Classifier(cfg)
@@ -216,9 +216,15 @@ def run(args: argparse.Namespace) -> dict:
 def settings(args: argparse.Namespace) -> dict:
     """What the numbers depend on, but the seed."""
     names = (
-        'epochs', 'batch_size', 'lr', 'train_per_class', 'test_per_class', 'width',
-        'spread', 'backbone',
-    )  # fmt: skip
+        'epochs',
+        'batch_size',
+        'lr',
+        'train_per_class',
+        'test_per_class',
+        'width',
+        'spread',
+        'backbone',
+    )
     values = {name: getattr(args, name) for name in names}
     return {**values, 'networks': [network(name, args.width) for name in FAMILIES]}
 
@@ -254,9 +260,11 @@ def summary(results: dict, args: argparse.Namespace) -> list[dict]:
     for family in args.families:
         for form in forms_of(args.forms):
             row = {
-                'family': family, 'tau': form[0], 'groups': form[1],
+                'family': family,
+                'tau': form[0],
+                'groups': form[1],
                 **results['costs'][key(family, form)],
-            }  # fmt: skip
+            }
             for part in ('train', 'test'):
                 own = values(family, form, part)
                 row[part] = {'all': own, 'mean': mean(own), 'std': stdev(own)}
@@ -270,10 +278,7 @@ def summary(results: dict, args: argparse.Namespace) -> list[dict]:
 def table(rows: list[dict]) -> str:
     lines = [
         'network    tau  groups  OPs (M)  binary weights  values  '
-        + '  '.join(
-            f'{part + " %":<15}  {"difference to 1x1":<24}'
-            for part in ('train', 'test')
-        )
+        + '  '.join(f'{part + " %":<15}  {"difference to 1x1":<24}' for part in ('train', 'test'))
     ]
     for row in rows:
         line = (
@@ -313,8 +318,7 @@ def draw(rows: list[dict], path: Path) -> None:
             right.plot([d['low'], d['high']], [y, y], color=colour, linewidth=2)
             right.plot(d['mean'], y, 'o', color=colour)
     left.set_yticks(
-        range(len(rows)),
-        [f'{r["family"]}  tau={r["tau"]}, g={r["groups"]}' for r in rows],
+        range(len(rows)), [f'{r["family"]}  tau={r["tau"]}, g={r["groups"]}' for r in rows]
     )
     left.invert_yaxis()
     left.set(title='test accuracy of every seed, and mean', xlabel='%')
@@ -333,10 +337,13 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     add(
-        '--forms', nargs='+', type=form_of, metavar='TAUxGROUPS',
+        '--forms',
+        nargs='+',
+        type=form_of,
+        metavar='TAUxGROUPS',
         default=[(1, 2), (2, 1), (2, 2), (4, 1)],
         help='compared with 1x1, the baseline; default: 1x2 2x1 2x2 4x1',
-    )  # fmt: skip
+    )
     add('--seeds', type=options.count, default=4, help='trainings of every form')
     add('--epochs', type=options.count, default=20)
     add('--train-per-class', type=options.count, default=64, help='patches per image')
@@ -345,22 +352,25 @@ def parse_args() -> argparse.Namespace:
     add('--width', type=options.count, default=1, help='factor on all widths')
     add('--lr', type=options.positive, default=4e-3)
     add(
-        '--backbone', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+        '--backbone',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
         help='further arguments of every backbone, as in out_copies=all',
-    )  # fmt: skip
+    )
     add(
-        '--spread', type=options.not_negative,
+        '--spread',
+        type=options.not_negative,
         help='thresholds of the copies start evenly in [-SPREAD, SPREAD]; default: '
         "the networks' own, 0 (copies start alike), BinaryViT 0.5",
-    )  # fmt: skip
+    )
     add('--quick', action='store_true', help='two epochs of few patches: a trial')
     add('--out', type=Path, default=Path('work_dirs/es_vs_baseline'))
     args = parser.parse_args()
     if args.quick:
         args.epochs, args.train_per_class, args.test_per_class = 2, 4, 4
-    least = dict(
-        seeds=2, epochs=2, train_per_class=1, test_per_class=1, batch_size=2, width=1
-    )
+    least = dict(seeds=2, epochs=2, train_per_class=1, test_per_class=1, batch_size=2, width=1)
     for name, value in least.items():
         if getattr(args, name) < value:
             parser.error(f'--{name.replace("_", "-")} must be at least {value}')

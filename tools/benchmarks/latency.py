@@ -131,9 +131,7 @@ def openvino_run(graph: Any, x: Tensor, threads: int) -> Run:
 
     graph = graph.clone()
     graph.reshape(list(x.shape))
-    request = compile_graph(
-        graph, threads, PERFORMANCE_HINT='LATENCY'
-    ).create_infer_request()
+    request = compile_graph(graph, threads, PERFORMANCE_HINT='LATENCY').create_infer_request()
     request.set_input_tensor(_shared(x))
     return request.infer
 
@@ -165,9 +163,13 @@ def onnx_file(model: nn.Module, folder: Path) -> Path | None:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.onnx.export(
-            model, (torch.randn(1, 3, SIZE, SIZE),), str(path), dynamo=False,
-            input_names=['x'], dynamic_axes={'x': {0: 'n'}},
-        )  # fmt: skip
+            model,
+            (torch.randn(1, 3, SIZE, SIZE),),
+            str(path),
+            dynamo=False,
+            input_names=['x'],
+            dynamic_axes={'x': {0: 'n'}},
+        )
     return path
 
 
@@ -177,9 +179,7 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=['CPUExecutionProvider']
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     inputs = {'x': x.numpy()}
     return lambda: session.run(None, inputs)
 
@@ -194,9 +194,7 @@ class Networks:
         compile_batches: Whether torch.compile is to compile for larger batches, too.
     """
 
-    def __init__(
-        self, config: str, wanted: list[str], folder: Path, compile_batches: bool
-    ) -> None:
+    def __init__(self, config: str, wanted: list[str], folder: Path, compile_batches: bool) -> None:
         from mmesbnn.deploy.openvino_graph import to_openvino
 
         self.compile_batches = compile_batches
@@ -312,8 +310,17 @@ def _compiled_rate(folder: Path, seconds: float) -> float | None:
         return None
     source, library = folder / 'limit.c', folder / 'limit.so'
     source.write_text(XOR_POPCOUNT)
-    command = [compiler, '-O3', '-march=native', '-mprefer-vector-width=512',
-               '-shared', '-fPIC', str(source), '-o', str(library)]  # fmt: skip
+    command = [
+        compiler,
+        '-O3',
+        '-march=native',
+        '-mprefer-vector-width=512',
+        '-shared',
+        '-fPIC',
+        str(source),
+        '-o',
+        str(library),
+    ]
     done = subprocess.run(command, capture_output=True)
     if done.returncode:  # another compiler or processor
         command.remove('-mprefer-vector-width=512')
@@ -421,36 +428,37 @@ def tell_kernels(networks: Networks, folder: Path, runs: int, seconds: float) ->
         f'the whole network {total / limit:.2f} x'
     )
     return dict(
-        operators_ms=shares, binary_share=binary / total, binary_macs=macs,
-        limit_macs_per_s=rate, limit_measured_by=how, limit_ms=limit,
-    )  # fmt: skip
+        operators_ms=shares,
+        binary_share=binary / total,
+        binary_macs=macs,
+        limit_macs_per_s=rate,
+        limit_measured_by=how,
+        limit_ms=limit,
+    )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        '--config', type=options.name, default='configs/es_bnext_tiny.py'
-    )
+    parser.add_argument('--config', type=options.name, default='configs/es_bnext_tiny.py')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/latency'))
+    parser.add_argument('--quick', action='store_true', help='one core, batch 1, few runs')
     parser.add_argument(
-        '--quick', action='store_true', help='one core, batch 1, few runs'
+        '--seconds', type=options.positive, default=3.0, help='per contender and setting (3)'
     )
     parser.add_argument(
-        '--seconds',
-        type=options.positive,
-        default=3.0,
-        help='per contender and setting (3)',
-    )
-    parser.add_argument(
-        '--only', nargs='+', metavar='NAME', choices=CONTENDERS,
+        '--only',
+        nargs='+',
+        metavar='NAME',
+        choices=CONTENDERS,
         help=f'contenders besides {BITS!r}: {", ".join(CONTENDERS)}',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--compile-batches', action='store_true',
+        '--compile-batches',
+        action='store_true',
         help='torch.compile for batches of 16, too, which takes minutes',
-    )  # fmt: skip
+    )
     args = parser.parse_args()
     if args.quick:
         args.seconds = min(args.seconds, 1.0)
@@ -489,16 +497,22 @@ def main() -> None:
             print(table(times), flush=True)
             results.append(
                 dict(
-                    threads=threads, batch=batch, times_ms=times,
+                    threads=threads,
+                    batch=batch,
+                    times_ms=times,
                     median_ms={name: median(taken) for name, taken in times.items()},
                     runs={name: len(taken) for name, taken in times.items()},
                 )
-            )  # fmt: skip
+            )
         kernels = tell_kernels(networks, folder, 10 if args.quick else 40, 1.0)
     content = dict(
-        config=args.config, processor=_processor(), size=SIZE, results=results,
-        kernels=kernels, versions=_versions(),
-    )  # fmt: skip
+        config=args.config,
+        processor=_processor(),
+        size=SIZE,
+        results=results,
+        kernels=kernels,
+        versions=_versions(),
+    )
     save_json(args.out / 'latency.json', content)
     draw(results, args.out / 'latency.png')
     print(f'\nwrote {args.out / "latency.json"} and {args.out / "latency.png"}')
@@ -507,11 +521,7 @@ def main() -> None:
 def _versions() -> dict[str, str]:
     import openvino as ov
 
-    return {
-        'mmesbnn': mmesbnn.__version__,
-        'torch': torch.__version__,
-        'openvino': ov.__version__,
-    }
+    return {'mmesbnn': mmesbnn.__version__, 'torch': torch.__version__, 'openvino': ov.__version__}
 
 
 if __name__ == '__main__':

@@ -103,20 +103,30 @@ def draw(edges, path):
             colour = 'red' if (source, target) in wrong else colours(number % 10)
             bend = 0.12 if abs(y - v) > 1.5 else 0.0
             axes.annotate(
-                '', (u, v + 0.2), (x, y - 0.2),
+                '',
+                (u, v + 0.2),
+                (x, y - 0.2),
                 arrowprops={
-                    'arrowstyle': '-|>', 'color': colour, 'alpha': 0.75,
+                    'arrowstyle': '-|>',
+                    'color': colour,
+                    'alpha': 0.75,
                     'connectionstyle': f'arc3,rad={bend}',
                 },
-            )  # fmt: skip
+            )
     # all stand on the ground, so arrows to it would only hide the others
     for level, floor in enumerate(FLOORS[-GROUND:]):
         place[', '.join(floor)] = (0.5, GROUND - level)
     for room, (x, y) in place.items():
         axes.text(
-            x, y, room, ha='center', va='center', fontsize=12, zorder=3,
+            x,
+            y,
+            room,
+            ha='center',
+            va='center',
+            fontsize=12,
+            zorder=3,
             bbox={'boxstyle': 'round,pad=0.4', 'fc': 'white', 'ec': 'black'},
-        )  # fmt: skip
+        )
     axes.set(xlim=(0, 1), ylim=(0.5, height + 0.5), title='mmesbnn: who imports whom')
     axes.axis('off')
     figure.tight_layout()

@@ -32,74 +32,91 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
-        'sign-gradient', 'clamped * (2 - clamped.abs())',
-        'clamped * (1.5 - clamped.abs())', 'tests/binary/test_signs.py',
+        'sign-gradient',
+        'clamped * (2 - clamped.abs())',
+        'clamped * (1.5 - clamped.abs())',
+        'tests/binary/test_signs.py',
     ),
     Mutant(
-        'weight-scale', 'wide_dtype(weight.dtype))\n    mean = magnitudes.mean(',
+        'weight-scale',
+        'wide_dtype(weight.dtype))\n    mean = magnitudes.mean(',
         'wide_dtype(weight.dtype))\n    mean = 0.5 * magnitudes.mean(',
         'tests/binary/test_weights.py',
     ),
     Mutant(
-        'padded-value', '(horizontal, horizontal, vertical, vertical), value=value)',
+        'padded-value',
+        '(horizontal, horizontal, vertical, vertical), value=value)',
         '(horizontal, horizontal, vertical, vertical), value=-value)',
         'tests/binary/test_functional.py',
     ),
     Mutant(
-        'order-of-copies', 'return like_layout(x.repeat(repeats), x)',
+        'order-of-copies',
+        'return like_layout(x.repeat(repeats), x)',
         'return like_layout(x.repeat_interleave(copies, dim), x)',
         'tests/binary/test_expand_shrink.py tests/binary/test_expansion.py',
     ),
     Mutant(
-        'number-of-copies', 'return self.tau * self.factor',
-        'return self.factor', 'tests/binary/test_expand_shrink.py '
-        'tests/binary/test_expansion.py',
+        'number-of-copies',
+        'return self.tau * self.factor',
+        'return self.factor',
+        'tests/binary/test_expand_shrink.py tests/binary/test_expansion.py',
     ),
     Mutant(
-        'attention-scale', 'math.sqrt(self.embed_dims // self.num_heads)',
-        '(self.embed_dims // self.num_heads)', 'tests/binary/test_attention.py',
+        'attention-scale',
+        'math.sqrt(self.embed_dims // self.num_heads)',
+        '(self.embed_dims // self.num_heads)',
+        'tests/binary/test_attention.py',
     ),
     Mutant(
-        'gate-mix', 'self.mix * source + (1 - self.mix) * y',
+        'gate-mix',
+        'self.mix * source + (1 - self.mix) * y',
         '(1 - self.mix) * source + self.mix * y',
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(
-        'distillation', 'hardness = entropy.detach().softmax(0)',
-        'hardness = (-entropy.detach()).softmax(0)', 'tests/models/test_losses.py',
+        'distillation',
+        'hardness = entropy.detach().softmax(0)',
+        'hardness = (-entropy.detach()).softmax(0)',
+        'tests/models/test_losses.py',
     ),
     Mutant(
-        'temperature', '/ (binary_from - 0.5))', '/ (binary_from + 0.5))',
+        'temperature',
+        '/ (binary_from - 0.5))',
+        '/ (binary_from + 0.5))',
         'tests/engine/test_temperature.py',
     ),
+    Mutant('operations', 'self.bops / 64', 'self.bops / 32', 'tests/analysis/test_report.py'),
     Mutant(
-        'operations', 'self.bops / 64', 'self.bops / 32',
-        'tests/analysis/test_report.py',
-    ),
-    Mutant(
-        'bicubic', '2 - 4 * x + 2.5 * x**2 - 0.5 * x**3',
+        'bicubic',
+        '2 - 4 * x + 2.5 * x**2 - 0.5 * x**3',
         '3 - 6 * x + 3.75 * x**2 - 0.75 * x**3',
         'tests/datasets/test_bicubic.py tests/images/test_bicubic.py',
     ),
     Mutant(
-        'psnr', '10 * math.log10(_PEAK**2', '20 * math.log10(_PEAK**2',
+        'psnr',
+        '10 * math.log10(_PEAK**2',
+        '20 * math.log10(_PEAK**2',
         'tests/evaluation/test_image_quality.py',
     ),
     Mutant(
-        'packed-bits', "np.packbits(positive, bitorder='little')",
+        'packed-bits',
+        "np.packbits(positive, bitorder='little')",
         "np.packbits(positive, bitorder='big')",
         'tests/deploy/test_packing.py tests/deploy/packed',
     ),
     Mutant(
-        'openvino-bits', "np.packbits(weight.reshape(-1) > 0, bitorder='little')",
+        'openvino-bits',
+        "np.packbits(weight.reshape(-1) > 0, bitorder='little')",
         "np.packbits(weight.reshape(-1) > 0, bitorder='big')",
         'tests/deploy/test_openvino_ops.py tests/deploy/openvino',
     ),
     Mutant(
-        'suppression', '<= iou_thr]', '>= iou_thr]',
+        'suppression',
+        '<= iou_thr]',
+        '>= iou_thr]',
         'tests/deploy/test_decoding.py tests/deploy/runtime',
     ),
-)  # fmt: skip
+)
 
 
 def place_of(mutant, root):
@@ -139,9 +156,7 @@ def survives(mutant, root):
     environment['PYTHONDONTWRITEBYTECODE'] = '1'
     command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider']
     try:
-        done = subprocess.run(
-            [*command, *tests], cwd=root, env=environment, capture_output=True
-        )
+        done = subprocess.run([*command, *tests], cwd=root, env=environment, capture_output=True)
     finally:
         path.write_text(whole, encoding='utf-8')
     if done.returncode > 1:  # not failed tests, but no tests at all

@@ -50,8 +50,7 @@ class BottleneckHook(Hook):
         self._terms = bottleneck_terms(runner.model)
         if not self._terms:
             raise ValueError(
-                'BottleneckHook: no module of the model is a BottleneckTerm: remove '
-                'the hook'
+                'BottleneckHook: no module of the model is a BottleneckTerm: remove the hook'
             )
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         if self.begin >= steps:
@@ -76,6 +75,5 @@ class BottleneckHook(Hook):
             term.active = active
         names = ', '.join(f'{type(t).__name__} {t.loss_weight:g}' for t in self._terms)
         runner.logger.info(
-            f'{self._unit} {step}: bottleneck terms {"on" if active else "off"} '
-            f'({names})'
+            f'{self._unit} {step}: bottleneck terms {"on" if active else "off"} ({names})'
         )

@@ -44,6 +44,9 @@ class EpochSeedHook(Hook):
         loader = runner.train_dataloader
         if loader.num_workers:
             loader.worker_init_fn = partial(
-                worker_init_fn, num_workers=loader.num_workers, rank=get_rank(),
-                seed=seed, disable_subprocess_warning=True,
-            )  # fmt: skip
+                worker_init_fn,
+                num_workers=loader.num_workers,
+                rank=get_rank(),
+                seed=seed,
+                disable_subprocess_warning=True,
+            )

@@ -55,9 +55,8 @@ class NaNGuardHook(Hook):
         self._record: Tensor | None = None
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:  # fmt: skip
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
         """Look at the losses of an iteration."""
         losses = losses_of(outputs)
         if losses:
@@ -91,9 +90,7 @@ class NaNGuardHook(Hook):
         iteration, rank, loss = min(found, key=lambda first: first[:2])
         where = f' on process {rank}' if len(records) > 1 else ''
         values = {name: total({name: loss}).item() for name, loss in losses.items()}
-        now = ', '.join(
-            f'{name}={value}' for name, value in values.items() if not isfinite(value)
-        )
+        now = ', '.join(f'{name}={value}' for name, value in values.items() if not isfinite(value))
         saved = runner.message_hub.get_info('last_ckpt') or 'none'
         raise FloatingPointError(
             f'iteration {iteration}: the loss became {loss}{where}'

@@ -52,8 +52,7 @@ class ParameterBoundsHook(Hook):
         self._bounded = bounded_parameters(runner.model)
         if not self._bounded:
             raise ValueError(
-                'ParameterBoundsHook: no module of the model has parameter_bounds: '
-                'remove the hook'
+                'ParameterBoundsHook: no module of the model has parameter_bounds: remove the hook'
             )
         # an average of values in bounds stays there, once it is
         for model in trained_models(runner):

@@ -18,9 +18,7 @@ def is_training(runner: Runner) -> bool:
     return isinstance(runner._train_loop, BaseLoop)
 
 
-def check_fit(
-    runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = ()
-) -> None:
+def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = ()) -> None:
     """Raise a ``ValueError`` if a checkpoint does not fit the runner's model.
 
     Args:
@@ -30,10 +28,7 @@ def check_fit(
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # mmengine strips the prefix of each key, so this does not ask for all
-    state = {
-        key.removeprefix(WRAPPER): value
-        for key, value in state_dict_of(checkpoint).items()
-    }
+    state = {key.removeprefix(WRAPPER): value for key, value in state_dict_of(checkpoint).items()}
     parts = [
         {k: v for k, v in entries.items() if not k.startswith(tuple(new))}
         for entries in (state, model.state_dict())

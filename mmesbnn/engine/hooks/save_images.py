@@ -31,9 +31,12 @@ class SaveImagesHook(Hook):
         self.out_dir = Path(out_dir)
 
     def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None,
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
         outputs: Sequence[dict] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write the images of a batch."""
         for sample in outputs or ():
             path = self.out_dir / sample['set_name'] / f'{sample["name"]}.png'

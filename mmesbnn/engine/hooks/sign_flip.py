@@ -44,16 +44,12 @@ class SignFlipHook(Hook):
         """Find the binary layers."""
         self._layers = binary_layers(runner.model)
         if not self._layers:
-            raise ValueError(
-                'SignFlipHook: the model has no binary layer: remove the hook'
-            )
+            raise ValueError('SignFlipHook: the model has no binary layer: remove the hook')
 
     @torch.no_grad()
     def _measure(self) -> dict[str, Tensor]:
         # of the effective weight, because some binarizers centre before the sign
-        return {
-            name: layer.effective_weight() > 0 for name, layer in self._layers.items()
-        }
+        return {name: layer.effective_weight() > 0 for name, layer in self._layers.items()}
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Keep the signs."""
@@ -70,9 +66,7 @@ class SignFlipHook(Hook):
         sizes = [signs.numel() for signs in now.values()]
         rate = flips.sum().item() / sum(sizes)
         runner.message_hub.update_scalar('train/flip_rate', rate)
-        runner.logger.info(
-            f'Epoch {runner.epoch}: {rate:.3%} of the binary weights flipped'
-        )
+        runner.logger.info(f'Epoch {runner.epoch}: {rate:.3%} of the binary weights flipped')
         if runner.logger.isEnabledFor(logging.DEBUG):
             for name, flipped, size in zip(now, flips.tolist(), sizes, strict=True):
                 runner.logger.debug(f'  {name}: {flipped / size:.3%}')

@@ -12,12 +12,7 @@ from torch import nn
 
 from ...binary import TemperatureWeight
 from ...checks import checked, number, optional, positive, positive_int
-from ..reach import (
-    binary_layers,
-    check_by_epoch,
-    temperature_weights,
-    trained_models,
-)
+from ..reach import binary_layers, check_by_epoch, temperature_weights, trained_models
 
 #: Temperature of a layer that no training has touched.
 FRESH = 1.0
@@ -103,13 +98,15 @@ class TemperatureHook(Hook):
         binary_from=optional(positive_int),
     )
     def __init__(
-        self, decay: float | None = None, initial: float = 1.0, by_epoch: bool = True,
-        binary_from: int | None = None, soften: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        decay: float | None = None,
+        initial: float = 1.0,
+        by_epoch: bool = True,
+        binary_from: int | None = None,
+        soften: bool = False,
+    ) -> None:
         if decay is not None and binary_from is not None:
-            raise ValueError(
-                f'decay={decay}, binary_from={binary_from}: give one of them'
-            )
+            raise ValueError(f'decay={decay}, binary_from={binary_from}: give one of them')
         self.decay = 0.9 if decay is None and binary_from is None else decay
         self.initial = initial
         self.by_epoch = by_epoch
@@ -197,8 +194,7 @@ class TemperatureHook(Hook):
     @property
     def _advice(self) -> str:
         return (
-            f'train for more than {self.binary_from} {self._unit}s, or set an earlier '
-            'binary_from'
+            f'train for more than {self.binary_from} {self._unit}s, or set an earlier binary_from'
         )
 
     def temperature(self, step: int) -> float:

@@ -46,9 +46,7 @@ def _check_names(save_best: Any, rule: Any) -> None:
         raise ValueError(f"rule={unknown.pop()!r} must be 'greater' or 'less'")
     names = save_best if isinstance(save_best, list) else [save_best]
     if len(set(names)) < len(names) or ('auto' in names and len(names) > 1):
-        raise ValueError(
-            f"save_best={save_best!r} must name different metrics, or be 'auto'"
-        )
+        raise ValueError(f"save_best={save_best!r} must name different metrics, or be 'auto'")
     if isinstance(rule, list) and len(rule) not in (1, len(names)):
         raise ValueError(f'rule={rule!r} must have one entry, or one for each metric')
 
@@ -72,9 +70,7 @@ def _validation_follows(runner: Runner) -> bool:
     if not known or runner.val_loop is None or not loop.iter:
         return False
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    step, last = (
-        (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    )
+    step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if by_epoch and loop.iter != step * len(loop.dataloader):
         return False  # saved within an epoch
     loop._decide_current_val_interval()
@@ -126,22 +122,29 @@ class WholeCheckpointHook(CheckpointHook):
             did not measure a metric of ``save_best``.
     """
 
-    @checked(
-        save_begin=natural, save_optimizer=flag, save_param_scheduler=flag,
-        save_last=flag,
-    )  # fmt: skip
+    @checked(save_begin=natural, save_optimizer=flag, save_param_scheduler=flag, save_last=flag)
     def __init__(
-        self, interval: int = -1, by_epoch: bool = True, max_keep_ckpts: int = -1,
+        self,
+        interval: int = -1,
+        by_epoch: bool = True,
+        max_keep_ckpts: int = -1,
         save_best: str | list[str] | None = None,
-        rule: str | list[str | None] | None = None, filename_tmpl: str | None = None,
-        out_dir: str | Path | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        rule: str | list[str | None] | None = None,
+        filename_tmpl: str | None = None,
+        out_dir: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
         _check_template(filename_tmpl)
         _check_names(save_best, rule)
         super().__init__(
-            interval=interval, by_epoch=by_epoch, max_keep_ckpts=max_keep_ckpts,
-            save_best=save_best, rule=rule, filename_tmpl=filename_tmpl, **kwargs,
-        )  # fmt: skip
+            interval=interval,
+            by_epoch=by_epoch,
+            max_keep_ckpts=max_keep_ckpts,
+            save_best=save_best,
+            rule=rule,
+            filename_tmpl=filename_tmpl,
+            **kwargs,
+        )
         unknown = list(self.args)
         unknown += [n for n in ('backend_args', 'file_client_args') if getattr(self, n)]
         if unknown:
@@ -208,9 +211,7 @@ class WholeCheckpointHook(CheckpointHook):
         here = bool(last) and self._path(Path(last).name).exists()
         kept = list(hub.get_info(_KEPT) or ()) if here else []
         self.keep_ckpt_ids = [
-            number
-            for number in kept
-            if self._path(self.filename_tmpl.format(number)).exists()
+            number for number in kept if self._path(self.filename_tmpl.format(number)).exists()
         ]
         if here:
             self._remove(runner, hub.get_info(_OUTDATED) or ())
@@ -247,9 +248,7 @@ class WholeCheckpointHook(CheckpointHook):
             for name in names:
                 self._path(name).unlink(missing_ok=True)
 
-    def _save_checkpoint_with_step(
-        self, runner: Runner, step: int, meta: dict[str, Any]
-    ) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         """Write the checkpoint of ``step``, then name it, then remove old ones."""
         name = self.filename_tmpl.format(step)
         kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
@@ -265,10 +264,13 @@ class WholeCheckpointHook(CheckpointHook):
         # a process that dies before it removes them leaves them to the resumed one
         hub.update_info(_OUTDATED, outdated)
         self._write(
-            runner, name, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta,
+            runner,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
             by_epoch=self.by_epoch,
-        )  # fmt: skip
+        )
         if is_main_process():
             write_pointer(Path(runner.work_dir), self.last_ckpt)
         self._remove(runner, outdated)
@@ -301,15 +303,13 @@ class WholeCheckpointHook(CheckpointHook):
         binary = all(binary_share(model) == 1 for model in trained_models(runner))
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
             if key not in metrics:
-                raise ValueError(
-                    f'save_best={key!r} is none of the measured {", ".join(metrics)}'
-                )
+                raise ValueError(f'save_best={key!r} is none of the measured {", ".join(metrics)}')
             if self._is_better(runner, key, rule, metrics[key], binary):
                 self._keep_best(runner, key, metrics[key], binary)
 
     def _is_better(
         self, runner: Runner, key: str, rule: str, score: float | None, binary: bool
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Whether a network is better than the best one so far; binary ones are."""
         if score is None:
             return False
@@ -320,9 +320,7 @@ class WholeCheckpointHook(CheckpointHook):
         before = hub.get_info(self._entry('best_score', key), self.init_value_map[rule])
         return self.is_better_than[key](score, before)
 
-    def _keep_best(
-        self, runner: Runner, key: str, score: float, binary: bool
-    ) -> None:  # fmt: skip
+    def _keep_best(self, runner: Runner, key: str, score: float, binary: bool) -> None:
         step = runner.epoch if self.by_epoch else runner.iter
         name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
         path, before, hub = self._path(name), self._best(key), runner.message_hub
@@ -331,9 +329,13 @@ class WholeCheckpointHook(CheckpointHook):
         hub.update_info(self._entry('best_ckpt', key), str(path))
         self._set_best(key, path)
         self._write(
-            runner, name, save_optimizer=False, save_param_scheduler=False,
-            meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False,
-        )  # fmt: skip
+            runner,
+            name,
+            save_optimizer=False,
+            save_param_scheduler=False,
+            meta=dict(epoch=runner.epoch, iter=runner.iter),
+            by_epoch=False,
+        )
         if before is not None and Path(before) != path:
             self._superseded.append(Path(before).name)
         runner.logger.info(

@@ -61,11 +61,16 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     #: What mmengine's constructor knows.
     OTHER_KEYS = frozenset(
         (
-            'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
-            'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult',
+            'custom_keys',
+            'bias_lr_mult',
+            'bias_decay_mult',
+            'norm_decay_mult',
+            'dwconv_decay_mult',
+            'flat_decay_mult',
+            'dcn_offset_lr_mult',
             'bypass_duplicate',
         )
-    )  # fmt: skip
+    )
 
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
@@ -100,9 +105,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             parts: tuple[list, list] = ([], [])
             for parameter in trained:
                 parts[id(parameter) not in kernels].append(parameter)
-            params += [
-                {'params': parts[0], 'weight_decay': decay}, {'params': parts[1]},
-            ]  # fmt: skip
+            params += [{'params': parts[0], 'weight_decay': decay}, {'params': parts[1]}]
         print_log(
             f'{len(kernels)} kernels have weight_decay={decay}, '
             f'{len(trained) - len(kernels)} other parameters '

@@ -31,9 +31,7 @@ from ...checks import (
 #: Rules of the arguments that backbones have in common, by their name.
 BACKBONE_RULES = dict(
     RULES,
-    arch=dataclasses.replace(
-        either(filled_text, positive_int, mapping()), says='a name or a dict'
-    ),
+    arch=dataclasses.replace(either(filled_text, positive_int, mapping()), says='a name or a dict'),
     depth=positive_int,
     frozen_stages=integer(-1),
     out_copies=one_of('first', 'all'),
@@ -69,9 +67,7 @@ def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
     if not isinstance(arch, (str, int)):
         return arch
     if str(arch) not in archs:
-        raise ValueError(
-            f'{shown("arch", arch)} must be one of {list(archs)} or a dict'
-        )
+        raise ValueError(f'{shown("arch", arch)} must be one of {list(archs)} or a dict')
     return copy.deepcopy(archs[str(arch)])
 
 
@@ -151,11 +147,16 @@ class ESBackbone(BaseModule):
 
     @checked_backbone()
     def __init__(
-        self, tau: int = 1, groups: int = 1, out_copies: str = 'first',
-        frozen_stages: int = -1, norm_cfg: dict | None = None,
-        norm_eval: bool = False, with_cp: bool = False,
+        self,
+        tau: int = 1,
+        groups: int = 1,
+        out_copies: str = 'first',
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: dict | list | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(init_cfg)
         self.expansion = Expansion(tau, groups)
         self.out_copies = out_copies
@@ -166,9 +167,8 @@ class ESBackbone(BaseModule):
         self.act: nn.Module | None = None
 
     def _finish(
-        self, stage_channels: Sequence[int], out_indices: Sequence[int],
-        final_act: bool = False,
-    ) -> None:  # fmt: skip
+        self, stage_channels: Sequence[int], out_indices: Sequence[int], final_act: bool = False
+    ) -> None:
         """Check what depends on the stages, and freeze.
 
         Args:
@@ -176,9 +176,7 @@ class ESBackbone(BaseModule):
             out_indices: Stages whose output is returned.
             final_act: Whether the last stage's output passes a PReLU.
         """
-        self.stages = nn.ModuleList(
-            Stage(*blocks, with_cp=self.with_cp) for blocks in self.stages
-        )
+        self.stages = nn.ModuleList(Stage(*blocks, with_cp=self.with_cp) for blocks in self.stages)
         count = len(self.stages)
         self.stage_channels = list(stage_channels)
         wanted = [out_indices] if is_index(out_indices) else list(out_indices)
@@ -186,9 +184,7 @@ class ESBackbone(BaseModule):
             raise ValueError(f'out_indices={out_indices}: this arch has {count} stages')
         self.out_indices = tuple(sorted({i % count for i in wanted}))
         if not -1 <= self.frozen_stages <= count:
-            raise ValueError(
-                f'frozen_stages={self.frozen_stages} must be -1 to {count}'
-            )
+            raise ValueError(f'frozen_stages={self.frozen_stages} must be -1 to {count}')
         if final_act and count - 1 in self.out_indices:
             self.act = nn.PReLU(self.out_channels[-1])
         self._freeze()

@@ -21,9 +21,12 @@ WIDTHS, DEPTHS = (64, 64, 128, 256, 512), (4, 4, 4, 4)
 
 #: Published initialisation. Listed are the classes that have a kernel.
 HE = dict(
-    type='Kaiming', layer=['Conv2d', 'ESConv2d'], mode='fan_out', nonlinearity='relu',
+    type='Kaiming',
+    layer=['Conv2d', 'ESConv2d'],
+    mode='fan_out',
+    nonlinearity='relu',
     distribution='normal',
-)  # fmt: skip
+)
 
 
 def bidet_conv(sign_zero: int) -> dict[str, Any]:
@@ -40,9 +43,14 @@ def bidet_conv(sign_zero: int) -> dict[str, Any]:
 
 
 def make_stage(
-    channels: int, out_channels: int, depth: int, stride: int, expansion: Expansion,
-    norm: dict, sign_zero: int,
-) -> nn.Sequential:  # fmt: skip
+    channels: int,
+    out_channels: int,
+    depth: int,
+    stride: int,
+    expansion: Expansion,
+    norm: dict,
+    sign_zero: int,
+) -> nn.Sequential:
     """Units of one convolution and one shortcut each; the first changes width and size.
 
     The shortcut of a first unit with stride 2 is a projection, even at equal width.
@@ -56,9 +64,7 @@ def make_stage(
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
         sign_zero: What sign(0) is.
     """
-    unit = dict(
-        generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero)
-    )
+    unit = dict(generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero))
     return nn.Sequential(
         ReActUnit(channels, 3, stride, out_channels, project=stride == 2, **unit),
         *(ReActUnit(out_channels, 3, **unit) for _ in range(1, depth)),
@@ -112,36 +118,39 @@ class BiDetResNet(ESBackbone):
     """
 
     @checked_backbone(
-        widths=sequence(positive_int, shortest=2),
-        depths=sequence(positive_int, shortest=1),
+        widths=sequence(positive_int, shortest=2), depths=sequence(positive_int, shortest=1)
     )
     def __init__(
-        self, widths: Sequence[int] = WIDTHS[:4], depths: Sequence[int] = DEPTHS[:3],
-        tau: int = 1, groups: int = 1, out_copies: str = 'all', in_channels: int = 3,
-        sign_zero: int = -1, out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1, norm_cfg: dict | None = None, norm_eval: bool = False,
-        with_cp: bool = False, init_cfg: dict | list | None = HE,
-    ) -> None:  # fmt: skip
+        self,
+        widths: Sequence[int] = WIDTHS[:4],
+        depths: Sequence[int] = DEPTHS[:3],
+        tau: int = 1,
+        groups: int = 1,
+        out_copies: str = 'all',
+        in_channels: int = 3,
+        sign_zero: int = -1,
+        out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = HE,
+    ) -> None:
         super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
-            init_cfg,
-        )  # fmt: skip
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
+        )
         widths, depths = list(widths), list(depths)
         if len(widths) != len(depths) + 1:
             raise ValueError(
-                f'widths={widths} must be one for the stem and one for each of '
-                f'depths={depths}'
+                f'widths={widths} must be one for the stem and one for each of depths={depths}'
             )
-        self.stem = Stem(
-            in_channels, widths[0], 7, 2, True, self.expansion, self.norm_args
-        )
+        self.stem = Stem(in_channels, widths[0], 7, 2, True, self.expansion, self.norm_args)
         self.stages = nn.ModuleList(
             make_stage(
-                width, out, depths[i], 2 if i else 1, self.expansion, self.norm_args,
-                sign_zero,
+                width, out, depths[i], 2 if i else 1, self.expansion, self.norm_args, sign_zero
             )
             for i, (width, out) in enumerate(pairwise(widths))
-        )  # fmt: skip
+        )
         self._finish(widths[1:], out_indices)
 
 
@@ -177,17 +186,21 @@ class BiDetResStage(Sequential):
 
     @checked_backbone(stride=one_of(1, 2))
     def __init__(
-        self, in_channels: int = WIDTHS[3], out_channels: int = WIDTHS[4],
-        depth: int = DEPTHS[3], stride: int = 2, tau: int = 1, groups: int = 1,
-        sign_zero: int = -1, norm_cfg: dict | None = None,
+        self,
+        in_channels: int = WIDTHS[3],
+        out_channels: int = WIDTHS[4],
+        depth: int = DEPTHS[3],
+        stride: int = 2,
+        tau: int = 1,
+        groups: int = 1,
+        sign_zero: int = -1,
+        norm_cfg: dict | None = None,
         init_cfg: dict | list | None = HE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         norm, trained = norm_options(norm_cfg or dict(type='BN'))
         expansion = Expansion(tau, groups)
         super().__init__(
-            *make_stage(
-                in_channels, out_channels, depth, stride, expansion, norm, sign_zero
-            ),
+            *make_stage(in_channels, out_channels, depth, stride, expansion, norm, sign_zero),
             init_cfg=init_cfg,
         )
         self.out_channels = out_channels

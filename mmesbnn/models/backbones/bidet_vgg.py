@@ -14,7 +14,7 @@ from .base import ESBackbone, are_widths, checked_backbone, named_arch
 from .bidet_resnet import bidet_conv, make_stage
 
 ARCHS: dict[str, dict] = {
-    '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4]),
+    '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4])
 }
 
 #: Published initialisation. Listed are the classes that have a kernel.
@@ -32,9 +32,7 @@ def resolve_arch(arch: str | dict) -> dict:
         raise ValueError(f'arch={arch!r} must be a name or a dict')
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
     if not are_widths(channels) or not are_widths(depths):
-        raise ValueError(
-            f'arch={dict(arch)}: channels and depths must be lists of integers >= 1'
-        )
+        raise ValueError(f'arch={dict(arch)}: channels and depths must be lists of integers >= 1')
     if len(depths) < 1 or len(channels) != len(depths) + 2:
         raise ValueError(
             f'arch={dict(arch)}: channels are those of the stem, of a stage for every '
@@ -69,20 +67,24 @@ class DilatedTail(nn.Module):
 
     @checked_backbone()
     def __init__(
-        self, channels: int, out_channels: int, expansion: Expansion, norm: dict,
-        sign_zero: int,
-    ) -> None:  # fmt: skip
+        self, channels: int, out_channels: int, expansion: Expansion, norm: dict, sign_zero: int
+    ) -> None:
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.copies
         self.pool = nn.MaxPool2d(3, 1, 1)
         self.conv = ESConv2d(
-            channels, out_channels, 3, padding=6, dilation=6, groups=expansion.groups,
-            tau=expansion.tau, tiled=False, **bidet_conv(sign_zero),
-        )  # fmt: skip
-        self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
-        self.pointwise = float_conv(
-            wide, expansion.kernels(out_channels), groups=expansion.groups
+            channels,
+            out_channels,
+            3,
+            padding=6,
+            dilation=6,
+            groups=expansion.groups,
+            tau=expansion.tau,
+            tiled=False,
+            **bidet_conv(sign_zero),
         )
+        self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
+        self.pointwise = float_conv(wide, expansion.kernels(out_channels), groups=expansion.groups)
         self.norm2 = TiledBatchNorm2d(wide, self.copies, **norm)
         self.act = nn.ReLU()
 
@@ -154,30 +156,32 @@ class BiDetVGG(ESBackbone):
 
     @checked_backbone()
     def __init__(
-        self, arch: str | dict = '16', tau: int = 1, groups: int = 1,
-        out_copies: str = 'first', in_channels: int = 3, sign_zero: int = -1,
-        out_indices: Sequence[int] = (3, 5), frozen_stages: int = -1,
-        norm_cfg: dict | None = None, norm_eval: bool = False, with_cp: bool = False,
+        self,
+        arch: str | dict = '16',
+        tau: int = 1,
+        groups: int = 1,
+        out_copies: str = 'first',
+        in_channels: int = 3,
+        sign_zero: int = -1,
+        out_indices: Sequence[int] = (3, 5),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: dict | list | None = XAVIER,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
-            init_cfg,
-        )  # fmt: skip
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
+        )
         self.arch = resolve_arch(arch)
         stem, *stages, tail = self.arch['channels']
         self.stem = Stem(in_channels, stem, 3, 1, False, self.expansion, self.norm_args)
         self.stages = nn.ModuleList(
-            make_stage(
-                width, out, depth, 2 if i else 1, self.expansion, self.norm_args,
-                sign_zero,
-            )
+            make_stage(width, out, depth, 2 if i else 1, self.expansion, self.norm_args, sign_zero)
             for i, ((width, out), depth) in enumerate(
                 zip(pairwise([stem, *stages]), self.arch['depths'])
             )
-        )  # fmt: skip
-        tail_unit = DilatedTail(
-            stages[-1], tail, self.expansion, self.norm_args, sign_zero
         )
+        tail_unit = DilatedTail(stages[-1], tail, self.expansion, self.norm_args, sign_zero)
         self.stages.append(nn.Sequential(tail_unit))
         self._finish([*stages, tail], out_indices)

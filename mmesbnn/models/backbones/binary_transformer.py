@@ -11,12 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import (
-    BinaryFeedForward,
-    BinaryMultiheadAttention,
-    TiledBatchNorm2d,
-    tile,
-)
+from ...binary import BinaryFeedForward, BinaryMultiheadAttention, TiledBatchNorm2d, tile
 from ...binary.arguments import checked_layer
 from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
@@ -42,9 +37,7 @@ class _Hosted(nn.Module):
                 f'attn_drop={dropped}: binary attention drops none of its '
                 'probabilities, so attn_drop_rate must be 0'
             )
-        self.attention = BinaryMultiheadAttention(
-            host.embed_dims, host.num_heads, **options
-        )
+        self.attention = BinaryMultiheadAttention(host.embed_dims, host.num_heads, **options)
         self.proj_drop = host.proj_drop
 
     def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
@@ -156,9 +149,7 @@ class HostedFeedForward(nn.Module):
                 'their hidden features, so it must be 0'
             )
         self.tau = tau
-        self.ffn = BinaryFeedForward(
-            host.embed_dims, host.feedforward_channels, tau, **options
-        )
+        self.ffn = BinaryFeedForward(host.embed_dims, host.feedforward_channels, tau, **options)
         self.gamma2 = host.gamma2
         self.dropout_layer = _drop_path(host.dropout_layer)
         self.add_identity = host.add_identity
@@ -209,9 +200,11 @@ def _is_feed_forward(module: nn.Module) -> bool:
 
 
 def _build_hosted(
-    model: nn.Module, kept: Sequence[str], is_host: Callable[[nn.Module], bool],
+    model: nn.Module,
+    kept: Sequence[str],
+    is_host: Callable[[nn.Module], bool],
     build: Callable[[nn.Module], nn.Module],
-) -> dict[str, nn.Module]:  # fmt: skip
+) -> dict[str, nn.Module]:
     """What stands for every host outside the modules named ``kept``, with its weights.
 
     The model is left as it is, so that an error leaves no half of it changed.
@@ -260,11 +253,17 @@ def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
     residual_pool=one_of(*RESIDUAL_POOLS),
 )
 def binary_transformer(
-    backbone: dict | nn.Module, tau: int = 1, attention: bool = True,
-    feedforward: bool = True, keep: str | Sequence[str] = (),
-    residual_pool: str = 'adjacent', spread: float = 0.5, clip: float = 0.005,
-    sign_zero: int = -1, norm_cfg: dict | None = None,
-) -> nn.Module:  # fmt: skip
+    backbone: dict | nn.Module,
+    tau: int = 1,
+    attention: bool = True,
+    feedforward: bool = True,
+    keep: str | Sequence[str] = (),
+    residual_pool: str = 'adjacent',
+    spread: float = 0.5,
+    clip: float = 0.005,
+    sign_zero: int = -1,
+    norm_cfg: dict | None = None,
+) -> nn.Module:
     """A Transformer of mmpretrain with binary attention and feed-forwards.
 
     For ``VisionTransformer``, ``DistilledVisionTransformer``, ``DeiT3``, ``T2T_ViT``,
@@ -322,15 +321,16 @@ def binary_transformer(
     attentions, feed_forwards = {}, {}
     if attention:
         attentions = _build_hosted(
-            model, kept, _is_attention,
+            model,
+            kept,
+            _is_attention,
             lambda host: _hosted_attention(host)(host, clip=clip, **unit),
-        )  # fmt: skip
+        )
     if feedforward:
         options = dict(tau=tau, residual_pool=residual_pool, **unit)
         feed_forwards = _build_hosted(
-            model, kept, _is_feed_forward,
-            lambda host: HostedFeedForward(host, **options),
-        )  # fmt: skip
+            model, kept, _is_feed_forward, lambda host: HostedFeedForward(host, **options)
+        )
     hosted = {**attentions, **feed_forwards}
     if not hosted:
         raise ValueError(
@@ -354,7 +354,5 @@ def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, _ in model.named_modules()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f'keep={pattern!r} matches no module of {type(model).__name__}'
-            )
+            raise ValueError(f'keep={pattern!r} matches no module of {type(model).__name__}')
     return [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]

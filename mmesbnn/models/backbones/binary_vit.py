@@ -28,15 +28,24 @@ from .base import ESBackbone, are_widths, checked_backbone, is_width, named_arch
 
 ARCHS: dict[str, dict] = {
     'small': dict(
-        dims=[64, 128, 256, 512], depths=[3, 4, 8, 4], heads=[1, 2, 4, 8],
-        ffn_dims=[512, 1024, 1024, 2048], sr_ratios=[8, 4, 1, 1], patch_size=4,
+        dims=[64, 128, 256, 512],
+        depths=[3, 4, 8, 4],
+        heads=[1, 2, 4, 8],
+        ffn_dims=[512, 1024, 1024, 2048],
+        sr_ratios=[8, 4, 1, 1],
+        patch_size=4,
         stem_norm=True,
     ),
     'deit-small': dict(
-        dims=[384], depths=[12], heads=[6], ffn_dims=[1536], sr_ratios=[1],
-        patch_size=16, stem_norm=False,
+        dims=[384],
+        depths=[12],
+        heads=[6],
+        ffn_dims=[1536],
+        sr_ratios=[1],
+        patch_size=16,
+        stem_norm=False,
     ),
-}  # fmt: skip
+}
 
 #: Initial factors of the main branches and of the pooling branches.
 SCALE, POOL_SCALE = 0.1, 0.0
@@ -56,8 +65,7 @@ def resolve_arch(arch: str | dict) -> dict:
     arch = {**options, **arch}
     if set(arch) != {*lists, *options}:
         raise ValueError(
-            f'arch has the keys {sorted(arch)}: {list(lists)} are needed, '
-            f'{list(options)} optional'
+            f'arch has the keys {sorted(arch)}: {list(lists)} are needed, {list(options)} optional'
         )
     values = {name: arch[name] for name in lists}
     for name, value in values.items():
@@ -134,9 +142,15 @@ class PatchStem(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, patch_size: int,
-        size: tuple[int, int], expansion: Expansion, has_norm: bool, norm: dict,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        patch_size: int,
+        size: tuple[int, int],
+        expansion: Expansion,
+        has_norm: bool,
+        norm: dict,
+    ) -> None:
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.tau
         self.conv = nn.Conv2d(in_channels, out_channels, patch_size, patch_size)
@@ -175,10 +189,16 @@ class PatchMerging(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, size: tuple[int, int],
-        expansion: Expansion, full_precision: bool, spread: float, sign_zero: int,
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, int],
+        expansion: Expansion,
+        full_precision: bool,
+        spread: float,
+        sign_zero: int,
         norm: dict,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         wide_in, wide = expansion.width(in_channels), expansion.width(out_channels)
         self.copies, self.widening = expansion.copies, out_channels // in_channels
@@ -193,10 +213,15 @@ class PatchMerging(nn.Module):
                 start = spread_thresholds(in_channels, expansion.tau, spread)
                 self.shift.bias.copy_(start.view(1, -1, 1, 1))
             self.conv = ESConv2d(
-                in_channels, out_channels, 2, 2, tau=expansion.tau, tiled=False,
+                in_channels,
+                out_channels,
+                2,
+                2,
+                tau=expansion.tau,
+                tiled=False,
                 sign=dict(type='quadratic', zero=sign_zero),
                 weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
-            )  # fmt: skip
+            )
             self.act = RPReLU(wide)
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
         self.positions = Positions(wide, size)
@@ -224,9 +249,7 @@ class PoolBranches(nn.Module):
     def __init__(self, channels: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.kernels = [kernel for k in sizes for kernel in ((k, 1), (1, k))]
-        self.scales = nn.ModuleList(
-            LayerScale(channels, POOL_SCALE) for _ in self.kernels
-        )
+        self.scales = nn.ModuleList(LayerScale(channels, POOL_SCALE) for _ in self.kernels)
 
     def forward(self, y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Add the branches of the tokens ``x`` to ``y``."""
@@ -263,10 +286,20 @@ class BinaryViTBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, ffn_dims: int, sr_ratio: int, *,
-        expansion: Expansion, ffn: Expansion, layer_scale: bool,
-        pool_sizes: Sequence[int], residual_pool: str, norm: dict, **unit: float,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        heads: int,
+        ffn_dims: int,
+        sr_ratio: int,
+        *,
+        expansion: Expansion,
+        ffn: Expansion,
+        layer_scale: bool,
+        pool_sizes: Sequence[int],
+        residual_pool: str,
+        norm: dict,
+        **unit: float,
+    ) -> None:
         super().__init__()
 
         def scale() -> nn.Module:
@@ -274,15 +307,18 @@ class BinaryViTBlock(nn.Module):
 
         wide, unit = expansion.width(channels), dict(unit, norm=norm)
         self.norm1 = TiledBatchNorm2d(wide, **norm)
-        self.attention = BinaryMultiheadAttention(
-            channels, heads, sr_ratio, expansion.tau, **unit
-        )
+        self.attention = BinaryMultiheadAttention(channels, heads, sr_ratio, expansion.tau, **unit)
         self.scale1 = scale()
         self.norm2 = TiledBatchNorm2d(wide, **norm)
         self.ffn = BinaryFeedForward(
-            channels, ffn_dims, ffn.tau, expanded=expansion.tau > 1,
-            residual_pool=residual_pool, groups=ffn.groups, **unit,
-        )  # fmt: skip
+            channels,
+            ffn_dims,
+            ffn.tau,
+            expanded=expansion.tau > 1,
+            residual_pool=residual_pool,
+            groups=ffn.groups,
+            **unit,
+        )
         self.scale2 = scale()
         self.branches = PoolBranches(wide, pool_sizes)
 
@@ -367,16 +403,28 @@ class BinaryViT(ESBackbone):
         residual_pool=one_of(*RESIDUAL_POOLS),
     )
     def __init__(
-        self, arch: str | dict = 'small', img_size: int | Sequence[int] = 224,
-        tau: int = 1, groups: int = 1, es_scope: str = 'ffn',
-        residual_pool: str = 'adjacent', spread: float = 0.5, some_fp: bool = False,
+        self,
+        arch: str | dict = 'small',
+        img_size: int | Sequence[int] = 224,
+        tau: int = 1,
+        groups: int = 1,
+        es_scope: str = 'ffn',
+        residual_pool: str = 'adjacent',
+        spread: float = 0.5,
+        some_fp: bool = False,
         layer_scale: bool = True,
-        pool_sizes: Sequence[int] = (3, 5), in_channels: int = 3, sign_zero: int = -1,
-        out_copies: str = 'first', out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1, norm_cfg: dict | None = None,
-        norm_eval: bool = False, with_cp: bool = False, final_norm: bool = True,
+        pool_sizes: Sequence[int] = (3, 5),
+        in_channels: int = 3,
+        sign_zero: int = -1,
+        out_copies: str = 'first',
+        out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        final_norm: bool = True,
         init_cfg: dict | list | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if groups != 1 and es_scope == 'all':
             raise ValueError(
                 f"groups={groups}: with es_scope='all' there are no groups, attention "
@@ -386,24 +434,39 @@ class BinaryViT(ESBackbone):
             if k % 2 == 0:
                 raise ValueError(f'pool_sizes={pool_sizes} must be odd and positive')
         super().__init__(
-            tau if es_scope == 'all' else 1, 1, out_copies, frozen_stages,
-            norm_cfg, norm_eval, with_cp, init_cfg,
-        )  # fmt: skip
+            tau if es_scope == 'all' else 1,
+            1,
+            out_copies,
+            frozen_stages,
+            norm_cfg,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
         self.arch = resolve_arch(arch)
         self.stride = self.arch['patch_size'] * 2 ** (len(self.arch['dims']) - 1)
         size = self._first_size(img_size)
         unit = dict(spread=spread, sign_zero=sign_zero, norm=self.norm_args)
         self.stem = PatchStem(
-            in_channels, self.arch['dims'][0], self.arch['patch_size'], size,
-            self.expansion, self.arch['stem_norm'], self.norm_args,
-        )  # fmt: skip
+            in_channels,
+            self.arch['dims'][0],
+            self.arch['patch_size'],
+            size,
+            self.expansion,
+            self.arch['stem_norm'],
+            self.norm_args,
+        )
         self.stages = nn.ModuleList()
         for i in range(len(self.arch['dims'])):
             merging = self._make_merging(i, size, some_fp, unit) if i else []
             blocks = self._make_blocks(
-                i, ffn=Expansion(tau, groups), layer_scale=layer_scale,
-                pool_sizes=pool_sizes, residual_pool=residual_pool, **unit,
-            )  # fmt: skip
+                i,
+                ffn=Expansion(tau, groups),
+                layer_scale=layer_scale,
+                pool_sizes=pool_sizes,
+                residual_pool=residual_pool,
+                **unit,
+            )
             self.stages.append(nn.Sequential(*merging, *blocks))
         self._finish(self.arch['dims'], out_indices)
         self.norm = None

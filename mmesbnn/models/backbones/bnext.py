@@ -20,9 +20,7 @@ ARCHS: dict[str, dict] = {
     'tiny': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
     'small': dict(channels=[48, 96, *[192] * 2, *[384] * 2, *[768] * 6, *[1536] * 2]),
     'middle': dict(channels=[48, 96, *[192] * 4, *[384] * 4, *[768] * 8, *[1536] * 4]),
-    'large': dict(
-        channels=[64, 128, *[256] * 4, *[512] * 4, *[1024] * 16, *[2048] * 4]
-    ),
+    'large': dict(channels=[64, 128, *[256] * 4, *[512] * 4, *[1024] * 16, *[2048] * 4]),
     '18': dict(channels=[64, 64, 128, 256, 512], depths=[2, 2, 2, 2]),
 }
 
@@ -59,8 +57,7 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict] = ARCHS) -> dict:
         return dict(channels=list(channels))
     if not are_widths(depths) or len(depths) != len(channels) - 1:
         raise ValueError(
-            f'arch: depths={depths} must be one positive number per stage of '
-            f'channels={channels}'
+            f'arch: depths={depths} must be one positive number per stage of channels={channels}'
         )
     return dict(channels=list(channels), depths=list(depths))
 
@@ -77,11 +74,8 @@ def block_settings(channels: Sequence[int]) -> list[list[dict]]:
         if stride == 2:
             stages.append([])
         stages[-1].append(
-            dict(
-                channels=width, stride=stride, elementwise=i % 2 == 0,
-                double=out != width,
-            )
-        )  # fmt: skip
+            dict(channels=width, stride=stride, elementwise=i % 2 == 0, double=out != width)
+        )
     return stages
 
 
@@ -101,9 +95,7 @@ class BNextBlock(nn.Module):
         self, channels: int, stride: int, elementwise: bool, double: bool, **unit: Any
     ) -> None:
         super().__init__()
-        self.spatial = RecoupledConv(
-            channels, 3, stride, elementwise=elementwise, **unit
-        )
+        self.spatial = RecoupledConv(channels, 3, stride, elementwise=elementwise, **unit)
         self.pointwise = nn.ModuleList(
             RecoupledConv(channels, 1, **unit) for _ in range(2 if double else 1)
         )
@@ -126,9 +118,7 @@ class BNext18Block(nn.Sequential):
     """
 
     @checked_backbone(stride=one_of(1, 2))
-    def __init__(
-        self, channels: int, out_channels: int, stride: int, **unit: Any
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, **unit: Any) -> None:
         super().__init__(
             RecoupledConv(channels, 3, stride, out_channels, elementwise=True, **unit),
             RecoupledConv(out_channels, 3, **unit),
@@ -199,32 +189,46 @@ class BNext(ESBackbone):
         latent_clip=optional(positive),
     )
     def __init__(
-        self, arch: str | dict = 'tiny', tau: int = 1, groups: int = 1,
-        es_mode: str = 'shrunk', out_copies: str | None = None, in_channels: int = 3,
-        stem_stride: int | None = None, se_ratio: int = 8,
-        stem_bits: int | None = None, se_bits: int | None = None, sign_zero: int = -1,
-        latent_clip: float = 1.5, out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1, norm_cfg: dict | None = None,
-        norm_eval: bool = False, with_cp: bool = False, final_act: bool = True,
+        self,
+        arch: str | dict = 'tiny',
+        tau: int = 1,
+        groups: int = 1,
+        es_mode: str = 'shrunk',
+        out_copies: str | None = None,
+        in_channels: int = 3,
+        stem_stride: int | None = None,
+        se_ratio: int = 8,
+        stem_bits: int | None = None,
+        se_bits: int | None = None,
+        sign_zero: int = -1,
+        latent_clip: float = 1.5,
+        out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        final_act: bool = True,
         init_cfg: dict | list | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if out_copies is None:
             out_copies = 'first' if es_mode == 'shrunk' else 'all'
         super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
-            init_cfg,
-        )  # fmt: skip
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
+        )
         self.arch = resolve_arch(arch)
         is_18 = 'depths' in self.arch
         unit = dict(
-            expansion=self.expansion, shrink=es_mode == 'shrunk', se_ratio=se_ratio,
-            se_bits=se_bits, norm=self.norm_args,
+            expansion=self.expansion,
+            shrink=es_mode == 'shrunk',
+            se_ratio=se_ratio,
+            se_bits=se_bits,
+            norm=self.norm_args,
             conv=dict(
                 sign=dict(type='hard_tanh', clip=1.5, zero=sign_zero),
                 weight_binarizer=dict(type='temperature', zero=sign_zero),
                 latent_clip=latent_clip,
             ),
-        )  # fmt: skip
+        )
         self.stem = self._make_stem(in_channels, stem_stride, is_18, stem_bits)
         self.stages = (self._make_18 if is_18 else self._make_stages)(unit)
         self._finish(self._stage_widths(), out_indices, final_act)
@@ -238,9 +242,15 @@ class BNext(ESBackbone):
             raise ValueError(f'stem_stride={stride} must be one of {allowed}')
         large = is_18 and stride == 4
         return Stem(
-            in_channels, self.arch['channels'][0], 7 if large else 3, min(stride, 2),
-            large, self.expansion, self.norm_args, bits,
-        )  # fmt: skip
+            in_channels,
+            self.arch['channels'][0],
+            7 if large else 3,
+            min(stride, 2),
+            large,
+            self.expansion,
+            self.norm_args,
+            bits,
+        )
 
     def _make_stages(self, unit: dict) -> nn.ModuleList:
         return nn.ModuleList(

@@ -31,9 +31,8 @@ ARCHS: dict[str, dict] = {
 
 
 def _shortcut(
-    channels: int, out_channels: int, stride: int, project: bool,
-    expansion: Expansion, norm: dict,
-) -> nn.Module:  # fmt: skip
+    channels: int, out_channels: int, stride: int, project: bool, expansion: Expansion, norm: dict
+) -> nn.Module:
     if project or out_channels != channels:
         return PooledProjection(channels, out_channels, stride, expansion, True, norm)
     return average_pool() if stride == 2 else nn.Identity()
@@ -84,11 +83,21 @@ class ReActUnit(nn.Module):
         branches=positive_int,
     )
     def __init__(
-        self, channels: int, kernel_size: int, stride: int = 1,
-        out_channels: int | None = None, branches: int = 1, project: bool = False,
-        pad_value: int = 0, *, generalized: bool, expansion: Expansion, sign: Any,
-        weight_binarizer: Any, norm: dict,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        out_channels: int | None = None,
+        branches: int = 1,
+        project: bool = False,
+        pad_value: int = 0,
+        *,
+        generalized: bool,
+        expansion: Expansion,
+        sign: Any,
+        weight_binarizer: Any,
+        norm: dict,
+    ) -> None:
         super().__init__()
         out_channels = channels if out_channels is None else out_channels
         wide_in, wide = expansion.width(channels), expansion.width(out_channels)
@@ -96,18 +105,24 @@ class ReActUnit(nn.Module):
         self.sign = RSign(wide_in, sign) if generalized else build_sign(sign)
         self.convs = nn.ModuleList(
             ESConv2d(
-                channels, out_channels, kernel_size, stride, kernel_size // 2,
-                groups=expansion.groups, tau=expansion.tau, tiled=False, sign=None,
-                weight_binarizer=weight_binarizer, pad_value=pad_value,
+                channels,
+                out_channels,
+                kernel_size,
+                stride,
+                kernel_size // 2,
+                groups=expansion.groups,
+                tau=expansion.tau,
+                tiled=False,
+                sign=None,
+                weight_binarizer=weight_binarizer,
+                pad_value=pad_value,
             )
             for _ in range(branches)
-        )  # fmt: skip
+        )
         self.norms = nn.ModuleList(
             TiledBatchNorm2d(wide, self.copies, **norm) for _ in range(branches)
         )
-        self.shortcut = _shortcut(
-            channels, out_channels, stride, project, expansion, norm
-        )
+        self.shortcut = _shortcut(channels, out_channels, stride, project, expansion, norm)
         self.act = nn.Identity()
         if generalized:
             # RPReLU with one-dimensional slopes: they do not decay as kernels do
@@ -200,27 +215,37 @@ class ReActNet(ESBackbone):
 
     @checked_backbone()
     def __init__(
-        self, arch: str | dict = 'A', tau: int = 1, groups: int = 1,
-        generalized: bool = True, weight_binarizer: Any = 'scaled_sign',
-        out_copies: str = 'first', in_channels: int = 3,
-        stem_stride: int | None = None, sign_zero: int = -1,
-        out_indices: Sequence[int] = (-1,), frozen_stages: int = -1,
-        norm_cfg: dict | None = None, norm_eval: bool = False, with_cp: bool = False,
+        self,
+        arch: str | dict = 'A',
+        tau: int = 1,
+        groups: int = 1,
+        generalized: bool = True,
+        weight_binarizer: Any = 'scaled_sign',
+        out_copies: str = 'first',
+        in_channels: int = 3,
+        stem_stride: int | None = None,
+        sign_zero: int = -1,
+        out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: dict | list | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp,
-            init_cfg,
-        )  # fmt: skip
+            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
+        )
         self.arch = resolve_arch(arch, ARCHS)
         is_18 = 'depths' in self.arch
         if weight_binarizer == 'scaled_sign':
             weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
         unit = dict(
-            generalized=generalized, expansion=self.expansion, norm=self.norm_args,
+            generalized=generalized,
+            expansion=self.expansion,
+            norm=self.norm_args,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=weight_binarizer,
-        )  # fmt: skip
+        )
         self.stem = self._make_stem(in_channels, stem_stride, is_18)
         self.stages = (self._make_18 if is_18 else self._make_stages)(unit)
         self._finish(self._stage_widths(), out_indices)
@@ -232,17 +257,19 @@ class ReActNet(ESBackbone):
             raise ValueError(f'stem_stride={stride} must be one of {allowed}')
         large = stride == 4
         return Stem(
-            in_channels, self.arch['channels'][0], 7 if large else 3, min(stride, 2),
-            large, self.expansion, self.norm_args,
-        )  # fmt: skip
+            in_channels,
+            self.arch['channels'][0],
+            7 if large else 3,
+            min(stride, 2),
+            large,
+            self.expansion,
+            self.norm_args,
+        )
 
     def _make_stages(self, unit: dict) -> nn.ModuleList:
         stages = nn.ModuleList()
         for settings in block_settings(self.arch['channels']):
-            blocks = [
-                ReActBlock(s['channels'], s['stride'], s['double'], **unit)
-                for s in settings
-            ]
+            blocks = [ReActBlock(s['channels'], s['stride'], s['double'], **unit) for s in settings]
             stages.append(nn.Sequential(*blocks))
         return stages
 
@@ -250,9 +277,7 @@ class ReActNet(ESBackbone):
         stages = nn.ModuleList()
         for i, (width, out) in enumerate(pairwise(self.arch['channels'])):
             units = [ReActUnit(width, 3, 2 if i else 1, out, **unit)]
-            units += [
-                ReActUnit(out, 3, **unit) for _ in range(1, self.arch['depths'][i])
-            ]
+            units += [ReActUnit(out, 3, **unit) for _ in range(1, self.arch['depths'][i])]
             stages.append(nn.Sequential(*units))
         return stages
 

@@ -23,9 +23,7 @@ from ...errors import sentence
 
 def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
     if not isinstance(spec, dict) or not {needed} <= set(spec) <= {needed, optional}:
-        raise ValueError(
-            f'{what} must be a dict with `{needed}`, maybe `{optional}`, not {spec!r}'
-        )
+        raise ValueError(f'{what} must be a dict with `{needed}`, maybe `{optional}`, not {spec!r}')
 
 
 def build_teacher(name: str, spec: dict) -> nn.Module:
@@ -53,9 +51,7 @@ def build_teacher(name: str, spec: dict) -> nn.Module:
     elif isinstance(model, nn.Module):
         teacher = model
     else:
-        raise ValueError(
-            f'teachers: {name}: model={model!r} must be a config, a name or a module'
-        )
+        raise ValueError(f'teachers: {name}: model={model!r} must be a config, a name or a module')
     if checkpoint:
         # strict: a checkpoint that half fits makes a teacher that teaches noise
         with _reading(name, f'checkpoint={checkpoint!r}'):
@@ -81,8 +77,7 @@ def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
     info = getattr(teacher, '_metainfo', None)
     if pretrained and getattr(info, 'weights', None) is None:
         raise ValueError(
-            f'teachers: {name}: mmpretrain knows no weights of {model!r}: give the '
-            'checkpoint'
+            f'teachers: {name}: mmpretrain knows no weights of {model!r}: give the checkpoint'
         )
     return teacher
 
@@ -174,10 +169,16 @@ class DistillClassifier(ImageClassifier):
         label_weight=not_negative,
     )
     def __init__(
-        self, backbone: dict, neck: dict | None = None, head: dict | None = None,
-        teachers: dict | None = None, distill_loss: dict | None = None,
-        label_weight: float = 0.0, teacher_autocast: bool = True, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        head: dict | None = None,
+        teachers: dict | None = None,
+        distill_loss: dict | None = None,
+        label_weight: float = 0.0,
+        teacher_autocast: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(backbone, neck, head, **kwargs)
         if not self.with_head:
             raise ValueError('head=None: distillation needs the logits of a head')
@@ -218,13 +219,9 @@ class DistillClassifier(ImageClassifier):
         for name, teacher in built.items():
             own = getattr(getattr(teacher, 'head', None), 'num_classes', classes)
             if classes is not None and own != classes:
-                raise ValueError(
-                    f'teachers: {name} has {own} classes, the student {classes}'
-                )
+                raise ValueError(f'teachers: {name} has {own} classes, the student {classes}')
         reference = next(self.parameters())
-        self.teachers = TeacherHolder(
-            [teacher.to(reference) for teacher in built.values()]
-        )
+        self.teachers = TeacherHolder([teacher.to(reference) for teacher in built.values()])
 
     @property
     def num_assistants(self) -> int:

@@ -56,17 +56,20 @@ class BiDetBBoxHead(BBoxHead):
 
     @checked(sigma=not_negative, prior_score_thr=probability, prior_iou_thr=probability)
     def __init__(
-        self, *args: Any, sigma: float = 0.001, loss_reg: dict | None = None,
-        loss_prior: dict | None = None, prior_score_thr: float = 0.01,
-        prior_iou_thr: float = 0.3, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        *args: Any,
+        sigma: float = 0.001,
+        loss_reg: dict | None = None,
+        loss_prior: dict | None = None,
+        prior_score_thr: float = 0.01,
+        prior_iou_thr: float = 0.3,
+        **kwargs: Any,
+    ) -> None:
         kwargs.update(reg_class_agnostic=True, with_avg_pool=True)
         super().__init__(*args, **kwargs)
         self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)
         self.boxes = VariationalBoxes(sigma)
-        self.loss_reg = MODELS.build(
-            loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02)
-        )
+        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02))
         self.loss_prior = MODELS.build(
             loss_prior or dict(type='SparseObjectLoss', loss_weight=0.05)
         )
@@ -83,9 +86,8 @@ class BiDetBBoxHead(BBoxHead):
         return self.fc_cls(features), self.boxes(self.fc_reg(features))
 
     def bottleneck_losses(
-        self, results: dict[str, Tensor], rois: Tensor,
-        sampling_results: Sequence[SamplingResult],
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self, results: dict[str, Tensor], rois: Tensor, sampling_results: Sequence[SamplingResult]
+    ) -> dict[str, Tensor]:
         """The energy and the entropy loss.
 
         Args:
@@ -102,16 +104,17 @@ class BiDetBBoxHead(BBoxHead):
         )
 
     def _detections(
-        self, logits: Tensor, deltas: Tensor, rois: Tensor,
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        rois: Tensor,
         sampling_results: Sequence[SamplingResult],
-    ) -> Iterator[tuple[Tensor, int]]:  # fmt: skip
+    ) -> Iterator[tuple[Tensor, int]]:
         """For every image and class that it has: scores of detections, and objects."""
         scores = logits.softmax(-1)
         boxes = self.bbox_coder.decode(rois[:, 1:], deltas.detach())
         sizes = [len(result.priors) for result in sampling_results]
-        for of_image, at, result in zip(
-            scores.split(sizes), boxes.split(sizes), sampling_results
-        ):
+        for of_image, at, result in zip(scores.split(sizes), boxes.split(sizes), sampling_results):
             for label, num_gt in sampled_objects(result):
                 score = of_image[:, label]
                 likely = score > self.prior_score_thr
@@ -127,9 +130,7 @@ class BiDetRoIHead(StandardRoIHead):
     arguments.
     """
 
-    def bbox_loss(
-        self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]
-    ) -> dict:
+    def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict:
         """Losses of the sampled regions, and what they were computed from."""
         results = super().bbox_loss(x, sampling_results)
         rois = bbox2roi([result.priors for result in sampling_results])

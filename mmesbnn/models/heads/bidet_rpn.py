@@ -64,30 +64,32 @@ class BiDetRPNHead(RPNHead):
 
     @checked_layer(sigma=optional(not_negative), feat_channels=positive_int)
     def __init__(
-        self, in_channels: int, feat_channels: int = 512, tau: int = 1, groups: int = 1,
-        sigma: float | None = 0.001, loss_reg: dict | None = None,
-        loss_prior: dict | None = None, sign_zero: int = -1,
-        norm_cfg: dict | None = None, init_cfg: dict | list | None = None,
+        self,
+        in_channels: int,
+        feat_channels: int = 512,
+        tau: int = 1,
+        groups: int = 1,
+        sigma: float | None = 0.001,
+        loss_reg: dict | None = None,
+        loss_prior: dict | None = None,
+        sign_zero: int = -1,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign_zero)
         self._box_channels = 4 if sigma is None else 8
         self._norm_options, trained = norm_options(norm_cfg or dict(type='BN'))
-        init_cfg = init_cfg or dict(
-            type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01
-        )
+        init_cfg = init_cfg or dict(type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01)
         super().__init__(
-            in_channels=in_channels, feat_channels=feat_channels, init_cfg=init_cfg,
-            **kwargs,
-        )  # fmt: skip
+            in_channels=in_channels, feat_channels=feat_channels, init_cfg=init_cfg, **kwargs
+        )
         if not self.use_sigmoid_cls:
             raise ValueError('loss_cls of BiDetRPNHead must have use_sigmoid=True')
         self.norm.requires_grad_(trained)
         self.boxes = nn.Identity() if sigma is None else VariationalBoxes(sigma)
-        self.loss_reg = MODELS.build(
-            loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5)
-        )
+        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5))
         self.loss_prior = MODELS.build(
             loss_prior or dict(type='SparseObjectLoss', loss_weight=0.01)
         )
@@ -96,9 +98,16 @@ class BiDetRPNHead(RPNHead):
         """Make the layers; mmdet's constructor calls it."""
         tau, groups = self.expansion.tau, self.expansion.groups
         self.rpn_conv = ESConv2d(
-            self.in_channels, self.feat_channels, 3, padding=1, groups=groups,
-            bias=True, tau=tau, tiled=False, **self._conv_options,
-        )  # fmt: skip
+            self.in_channels,
+            self.feat_channels,
+            3,
+            padding=1,
+            groups=groups,
+            bias=True,
+            tau=tau,
+            tiled=False,
+            **self._conv_options,
+        )
         self.norm = TiledBatchNorm2d(self.feat_channels, tau, **self._norm_options)
         anchors = self.num_base_priors
         self.rpn_cls = nn.Conv2d(self.feat_channels, anchors * self.cls_out_channels, 1)
@@ -126,9 +135,8 @@ class BiDetRPNHead(RPNHead):
         return self.loss_and_predict(x, batch_data_samples)[0]
 
     def loss_and_predict(
-        self, x: Sequence[Tensor], batch_data_samples: list,
-        proposal_cfg: dict | None = None,
-    ) -> tuple[dict[str, Tensor], list[InstanceData]]:  # fmt: skip
+        self, x: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
+    ) -> tuple[dict[str, Tensor], list[InstanceData]]:
         """Losses, and the proposals that the second stage trains on.
 
         Args:
@@ -149,20 +157,20 @@ class BiDetRPNHead(RPNHead):
         return losses, proposals
 
     def _propose(
-        self, scores: list[Tensor], boxes: list[Tensor], metas: list[dict],
-        cfg: dict | None,
-    ) -> list[InstanceData]:  # fmt: skip
+        self, scores: list[Tensor], boxes: list[Tensor], metas: list[dict], cfg: dict | None
+    ) -> list[InstanceData]:
         """As mmdet's ``predict_by_feat``, which would cut the scores' gradients."""
         priors = self.prior_generator.grid_priors(
-            [level.shape[-2:] for level in scores], dtype=scores[0].dtype,
-            device=scores[0].device,
-        )  # fmt: skip
+            [level.shape[-2:] for level in scores], dtype=scores[0].dtype, device=scores[0].device
+        )
         return [
             self._predict_by_feat_single(
                 cls_score_list=select_single_mlvl(scores, i, detach=False),
                 bbox_pred_list=select_single_mlvl(boxes, i, detach=True),
-                score_factor_list=[None] * len(scores), mlvl_priors=priors,
-                img_meta=meta, cfg=cfg,
+                score_factor_list=[None] * len(scores),
+                mlvl_priors=priors,
+                img_meta=meta,
+                cfg=cfg,
             )
             for i, meta in enumerate(metas)
-        ]  # fmt: skip
+        ]

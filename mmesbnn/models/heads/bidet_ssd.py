@@ -12,23 +12,17 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...checks import (
-    checked,
-    each,
-    mapping,
-    not_negative,
-    optional,
-    positive_int,
-    probability,
-)
+from ...checks import checked, each, mapping, not_negative, optional, positive_int, probability
 from ..losses import VariationalBoxes
 
 #: Which detections the entropy loss looks at, as published.
 PRIOR_CFG = dict(score_thr=0.03, iou_threshold=0.45, max_per_class=200)
 PRIOR_RULE = each(
-    mapping((), PRIOR_CFG), score_thr=probability, iou_threshold=probability,
+    mapping((), PRIOR_CFG),
+    score_thr=probability,
+    iou_threshold=probability,
     max_per_class=positive_int,
-)  # fmt: skip
+)
 
 
 def best_per_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -92,9 +86,14 @@ class BiDetSSDHead(SSDHead):
 
     @checked(sigma=not_negative, prior_cfg=optional(PRIOR_RULE))
     def __init__(
-        self, *args: Any, sigma: float = 0.0, loss_reg: dict | None = None,
-        loss_prior: dict | None = None, prior_cfg: dict | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        *args: Any,
+        sigma: float = 0.0,
+        loss_reg: dict | None = None,
+        loss_prior: dict | None = None,
+        prior_cfg: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.prior_cfg = {**PRIOR_CFG, **(prior_cfg or {})}
         self.boxes = VariationalBoxes(sigma)
@@ -107,9 +106,8 @@ class BiDetSSDHead(SSDHead):
         for layers in self.reg_convs:
             last = layers[-1]
             layers[-1] = nn.Conv2d(
-                last.in_channels, 2 * last.out_channels, last.kernel_size,
-                padding=last.padding,
-            )  # fmt: skip
+                last.in_channels, 2 * last.out_channels, last.kernel_size, padding=last.padding
+            )
 
     def distributions(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 8 A, H, W)`` per map.
@@ -140,21 +138,25 @@ class BiDetSSDHead(SSDHead):
         return losses
 
     def loss_by_feat(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor],
-        batch_gt_instances: list[InstanceData], *args: Any, **kwargs: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """The losses of scores and boxes; arguments as ``SSDHead``'s."""
-        losses = super().loss_by_feat(
-            cls_scores, bbox_preds, batch_gt_instances, *args, **kwargs
-        )
+        losses = super().loss_by_feat(cls_scores, bbox_preds, batch_gt_instances, *args, **kwargs)
         groups = self._detections(cls_scores, bbox_preds, batch_gt_instances)
         losses['loss_prior'] = self.loss_prior(groups, cls_scores[0])
         return losses
 
     def _detections(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor],
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
         batch_gt_instances: list[InstanceData],
-    ) -> Iterator[tuple[Tensor, int]]:  # fmt: skip
+    ) -> Iterator[tuple[Tensor, int]]:
         """For every image and class that it has: scores of detections, and objects."""
         priors = torch.cat(
             self.prior_generator.grid_priors(
@@ -179,9 +181,7 @@ class BiDetSSDHead(SSDHead):
         order = scores[likely].argsort(descending=True)[: cfg['max_per_class']]
         likely = likely[order]
         # the operator knows single precision only
-        _, kept = nms(
-            boxes[likely].float(), scores[likely].float(), cfg['iou_threshold']
-        )
+        _, kept = nms(boxes[likely].float(), scores[likely].float(), cfg['iou_threshold'])
         return likely[kept]
 
     def _bbox_post_process(

@@ -27,8 +27,6 @@ class MinMaxLinearClsHead(LinearClsHead):
     """
 
     @checked_layer(num_classes=positive_int, bits=BITS)
-    def __init__(
-        self, num_classes: int, in_channels: int, bits: int = 8, **kwargs: Any
-    ) -> None:
+    def __init__(self, num_classes: int, in_channels: int, bits: int = 8, **kwargs: Any) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
         self.fc = MinMaxLinear(in_channels, num_classes, bits=bits)

@@ -13,10 +13,18 @@ from ...binary.arguments import checked_layer
 
 @checked_layer()
 def es_conv2d(
-    in_channels: int, out_channels: int, kernel_size: _size_2_t, stride: _size_2_t = 1,
-    padding: _size_2_t = 0, dilation: _size_2_t = 1, groups: int = 1,
-    bias: bool = False, *, es_groups: int | None = None, **kwargs: Any,
-) -> nn.Module:  # fmt: skip
+    in_channels: int,
+    out_channels: int,
+    kernel_size: _size_2_t,
+    stride: _size_2_t = 1,
+    padding: _size_2_t = 0,
+    dilation: _size_2_t = 1,
+    groups: int = 1,
+    bias: bool = False,
+    *,
+    es_groups: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
     """An ES convolution, or the plain one if the network asks for a grouped one.
 
     Registered as ``ESConv2d``, so that a network takes it by its ``conv_cfg``::

@@ -12,9 +12,13 @@ from .minmax import MinMaxConv2d
 
 
 def float_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1,
-    bits: int | None = None, **kwargs: Any,
-) -> nn.Conv2d:  # fmt: skip
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    groups: int = 1,
+    bits: int | None = None,
+    **kwargs: Any,
+) -> nn.Conv2d:
     """A convolution that is not binary: full precision, or ``bits`` if given."""
     args = (in_channels, out_channels, kernel_size)
     if bits is None:
@@ -47,9 +51,14 @@ class PooledProjection(nn.Module):
 
     @checked_layer()
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, expansion: Expansion,
-        shrink: bool, norm: dict,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expansion: Expansion,
+        shrink: bool,
+        norm: dict,
+    ) -> None:
         super().__init__()
         wide = expansion.width(out_channels)
         self.copies = expansion.copies if shrink else 1
@@ -57,8 +66,9 @@ class PooledProjection(nn.Module):
         self.conv = float_conv(
             expansion.width(in_channels),
             expansion.kernels(out_channels) if shrink else wide,
-            groups=expansion.groups if shrink else 1, bias=False,
-        )  # fmt: skip
+            groups=expansion.groups if shrink else 1,
+            bias=False,
+        )
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,15 +92,27 @@ class Stem(nn.Module):
 
     @checked_layer()
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int,
-        max_pool: bool, expansion: Expansion, norm: dict, bits: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        max_pool: bool,
+        expansion: Expansion,
+        norm: dict,
+        bits: int | None = None,
+    ) -> None:
         super().__init__()
         options = {} if bits is None else {'bits': bits, 'quantize_input': False}
         self.conv = float_conv(
-            in_channels, out_channels, kernel_size, stride=stride,
-            padding=kernel_size // 2, bias=False, **options,
-        )  # fmt: skip
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            bias=False,
+            **options,
+        )
         self.copies = expansion.factor
         self.norm = TiledBatchNorm2d(expansion.width(out_channels), self.copies, **norm)
         self.pool = nn.MaxPool2d(3, 2, 1) if max_pool else nn.Identity()

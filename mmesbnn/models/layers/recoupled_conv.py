@@ -5,14 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...binary import (
-    ESConv2d,
-    Expansion,
-    LearnableShift,
-    TiledBatchNorm2d,
-    normalize_tiled,
-    tile,
-)
+from ...binary import ESConv2d, Expansion, LearnableShift, TiledBatchNorm2d, normalize_tiled, tile
 from ...binary.arguments import NORM, RULES, checked_layer
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
@@ -50,9 +43,8 @@ class SqueezeExcite(nn.Module):
 
     @checked_layer(ratio=positive_int)
     def __init__(
-        self, channels: int, expansion: Expansion, shrink: bool, ratio: int,
-        bits: int | None = None,
-    ) -> None:  # fmt: skip
+        self, channels: int, expansion: Expansion, shrink: bool, ratio: int, bits: int | None = None
+    ) -> None:
         super().__init__()
         middle = channels // ratio if ratio > 0 else 0
         if middle < 1:
@@ -128,18 +120,26 @@ class RecoupledConv(nn.Module):
         norm=NORM,
     )
     def __init__(
-        self, channels: int, kernel_size: int, stride: int = 1,
-        out_channels: int | None = None, *, elementwise: bool = False,
-        mix_residual: bool = False, expansion: Expansion, shrink: bool,
-        se_ratio: int, se_bits: int | None, conv: dict, norm: dict,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        out_channels: int | None = None,
+        *,
+        elementwise: bool = False,
+        mix_residual: bool = False,
+        expansion: Expansion,
+        shrink: bool,
+        se_ratio: int,
+        se_bits: int | None,
+        conv: dict,
+        norm: dict,
+    ) -> None:
         super().__init__()
         given = 'channels' if out_channels is None else 'out_channels'
         out_channels = channels if out_channels is None else out_channels
         if se_ratio > out_channels:
-            raise ValueError(
-                f'se_ratio={se_ratio} leaves no channel of {given}={out_channels}'
-            )
+            raise ValueError(f'se_ratio={se_ratio} leaves no channel of {given}={out_channels}')
         if out_channels != channels and elementwise and not mix_residual:
             raise ValueError(
                 f'out_channels={out_channels}, not channels={channels}, needs '
@@ -159,9 +159,16 @@ class RecoupledConv(nn.Module):
             )
         self.shift = LearnableShift(wide_in)
         self.conv = ESConv2d(
-            channels, out_channels, kernel_size, stride, kernel_size // 2,
-            groups=expansion.groups, tau=expansion.tau, tiled=False, **conv,
-        )  # fmt: skip
+            channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=expansion.groups,
+            tau=expansion.tau,
+            tiled=False,
+            **conv,
+        )
         nn.init.normal_(self.conv.weight, std=0.001)
         self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
         self.act = nn.PReLU(wide)

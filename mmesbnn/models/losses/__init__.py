@@ -1,11 +1,6 @@
 """Loss functions."""
 
-from .bottleneck import (
-    BottleneckTerm,
-    FeatureEnergyLoss,
-    SparseObjectLoss,
-    VariationalBoxes,
-)
+from .bottleneck import BottleneckTerm, FeatureEnergyLoss, SparseObjectLoss, VariationalBoxes
 from .hardness_kd import HardnessWeightedKDLoss
 
 __all__ = [

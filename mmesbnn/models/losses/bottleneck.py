@@ -43,10 +43,7 @@ def feature_energy(features: Sequence[Tensor]) -> Tensor:
     Returns:
         Tensor ``()``. The mean of an empty map (no regions) counts as 0.
     """
-    energies = [
-        _single_or_double(f).square().mean() if f.numel() else zero_of(f)
-        for f in features
-    ]
+    energies = [_single_or_double(f).square().mean() if f.numel() else zero_of(f) for f in features]
     return torch.stack(energies).mean()
 
 

@@ -63,21 +63,33 @@ class BiDetSSDNeck(SSDNeck):
         init_cfg=optional(sequence(mapping())),
     )
     def __init__(
-        self, in_channels: Sequence[int], out_channels: Sequence[int], *args: Any,
-        tau: int = 1, groups: int = 1, spread: float = 0.5, sign_zero: int = -1,
-        norm_cfg: dict | None = None, init_cfg: list[dict] | None = None,
+        self,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+        *args: Any,
+        tau: int = 1,
+        groups: int = 1,
+        spread: float = 0.5,
+        sign_zero: int = -1,
+        norm_cfg: dict | None = None,
+        init_cfg: list[dict] | None = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         conv_cfg = dict(type='BinaryConv2d', **bidet_conv(sign_zero))
         expanded = Expansion(tau, groups).factor > 1
         if expanded:
             conv_cfg.update(type='ESConv2d', tau=tau, es_groups=groups, spread=spread)
         super().__init__(
-            tuple(in_channels), tuple(out_channels), *args, conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg or dict(type='BN'), act_cfg=None,
+            tuple(in_channels),
+            tuple(out_channels),
+            *args,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg or dict(type='BN'),
+            act_cfg=None,
             # a list of its own: SSDNeck appends to it
-            init_cfg=[XAVIER] if init_cfg is None else list(init_cfg), **kwargs,
-        )  # fmt: skip
+            init_cfg=[XAVIER] if init_cfg is None else list(init_cfg),
+            **kwargs,
+        )
         if hasattr(self, 'l2_norm'):
             # mmdet leaves uninitialised memory there until init_weights
             nn.init.constant_(self.l2_norm.weight, self.l2_norm.scale)

@@ -111,11 +111,18 @@ class SRDiffusion(BaseModel):
         seed=integer(0),
     )
     def __init__(
-        self, unet: dict, scale: int, scheduler: dict | None = None,
-        sampling: dict | None = None, pipeline: dict | None = None,
-        timesteps: str = 'each', loss: str = 'l1', seed: int = 10,
-        data_preprocessor: dict | None = None, init_cfg: dict | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        unet: dict,
+        scale: int,
+        scheduler: dict | None = None,
+        sampling: dict | None = None,
+        pipeline: dict | None = None,
+        timesteps: str = 'each',
+        loss: str = 'l1',
+        seed: int = 10,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         require('diffusers', 'sr', 'SRDiffusion')
         from ...diffusion.schedule import make_scheduler
 
@@ -139,9 +146,7 @@ class SRDiffusion(BaseModel):
         call = type(self.to_pipeline()).__call__
         unknown = set(self.sampling) - set(inspect.signature(call).parameters)
         if unknown:
-            raise ValueError(
-                f'sampling: {sorted(unknown)} are no arguments of SRDiffusionPipeline'
-            )
+            raise ValueError(f'sampling: {sorted(unknown)} are no arguments of SRDiffusionPipeline')
         steps = self.sampling['num_inference_steps']
         if not 1 <= steps <= self.total_steps:
             raise ValueError(
@@ -200,14 +205,13 @@ class SRDiffusion(BaseModel):
 
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         return SRDiffusionPipeline(
-            unet=self.unet, scheduler=scheduler, scale=self.scale,
-            **self.pipeline_options,
-        )  # fmt: skip
+            unet=self.unet, scheduler=scheduler, scale=self.scale, **self.pipeline_options
+        )
 
     @torch.no_grad()
     def predict(
         self, inputs: Sequence[Tensor], data_samples: dict[str, Any]
-    ) -> list[dict[str, Any]]:  # fmt: skip
+    ) -> list[dict[str, Any]]:
         """Sample high-resolution images.
 
         Args:
@@ -231,9 +235,8 @@ class SRDiffusion(BaseModel):
         return results
 
     def forward(
-        self, inputs: Any, data_samples: dict[str, Any] | None = None,
-        mode: str = 'tensor',
-    ) -> Any:  # fmt: skip
+        self, inputs: Any, data_samples: dict[str, Any] | None = None, mode: str = 'tensor'
+    ) -> Any:
         """As mmengine's models.
 
         Args:

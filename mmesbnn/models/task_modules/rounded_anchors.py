@@ -23,17 +23,17 @@ class RoundedAnchorGenerator(AnchorGenerator):
     """
 
     def gen_single_level_base_anchors(
-        self, base_size: float, scales: Tensor, ratios: Tensor,
+        self,
+        base_size: float,
+        scales: Tensor,
+        ratios: Tensor,
         center: tuple[float, float] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Anchors of the first pixel, ``(ratios x scales, 4)``, ratio by ratio."""
         widths = (base_size / ratios.sqrt()).round()
         heights = (widths * ratios).round()
         half_width, half_height = (
-            (side[:, None] * scales[None] - 1).flatten() / 2
-            for side in (widths, heights)
+            (side[:, None] * scales[None] - 1).flatten() / 2 for side in (widths, heights)
         )
         x, y = center or ((base_size - 1) / 2,) * 2
-        return torch.stack(
-            [x - half_width, y - half_height, x + half_width, y + half_height], -1
-        )
+        return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
