@@ -20,8 +20,8 @@ from mmesbnn import cli, options  # before what takes time to import
 import numpy as np
 from PIL import Image
 
-from mmesbnn.analysis.curves import draw_training, read_scalars
 from mmesbnn.datasets import write_digits
+from mmesbnn.plots.curves import draw_training, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/demo/es_bnext_digits.py'

@@ -107,7 +107,7 @@ def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
     """Draw curves of all networks, and boxes of the first one."""
     from PIL import Image
 
-    from mmesbnn.analysis.detection_curves import draw_detections, precision_recall
+    from mmesbnn.plots.detection_curves import draw_detections, precision_recall
 
     files, truth, classes = load_test_data(next(iter(CONFIGS.values())))
     found = {name: detect(config, checkpoints[name], files) for name, config in CONFIGS.items()}

@@ -17,11 +17,11 @@ import demo
 from demo import ROOT
 from mmengine.fileio import load
 
-from mmesbnn.analysis.comparison import draw_comparison
 from mmesbnn.datasets import write_photographs
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import image_files, read_rgb, to_uint8
 from mmesbnn.evaluation import psnr, ssim
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import image_files, read_rgb, to_uint8
+from mmesbnn.plots.comparison import draw_comparison
 
 CONFIG = 'configs/demo/es_bi_diffsr_photos.py'
 DATA = Path('data/photographs')

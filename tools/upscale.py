@@ -22,9 +22,9 @@ from PIL import Image
 
 from mmesbnn.analysis import InputError, build_model, explained, load_config, load_weights
 from mmesbnn.conversion import load_sr_pipeline
-from mmesbnn.datasets.images import write_png
 from mmesbnn.errors import sentence
-from mmesbnn.image_files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
+from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
+from mmesbnn.images.tensors import write_png
 
 
 def parse_args():

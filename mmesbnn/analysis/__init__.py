@@ -1,7 +1,6 @@
 """What one can say about a network without training it."""
 
-from .binary_check import Finding, check_binary, check_input, check_weight
-from .from_config import (
+from ..project import (
     InputError,
     build_model,
     deployed_config,
@@ -14,6 +13,7 @@ from .from_config import (
     read_checkpoint,
     real_batch,
 )
+from .binary_check import Finding, check_binary, check_input, check_weight
 from .ops import count_ops
 from .regions import most_regions
 from .report import LayerOps, OpsReport, representation_capacity, save_json

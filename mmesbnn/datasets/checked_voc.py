@@ -12,7 +12,7 @@ from mmdet.datasets import VOCDataset, XMLDataset
 from mmengine.logging import print_log
 
 from ..checks import check, checked, sequence, text
-from ..image_files import image_file_size
+from ..images.files import image_file_size
 from .voc_annotation import AnnotationError, check_annotation
 
 CLASSES = sequence(text, shortest=1, distinct=True)

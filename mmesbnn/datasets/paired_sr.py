@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checks import Rule, checked, either, optional, path, positive_int, sequence, text
-from .bicubic import resize
-from .images import image_files, image_size, read_rgb
+from ..images.bicubic import resize
+from ..images.tensors import image_files, image_size, read_rgb
 
 #: Low-resolution pixels around a crop that its downsampled pixels depend on.
 _MARGIN = 3
@@ -163,7 +163,7 @@ class PairedSRDataset(Dataset):
         scale: Magnification, at least 1.
         hr: Folder of high-resolution images, or several, one after the other.
         lr: As many folders of low-resolution images. Default None: made from ``hr``
-            with :func:`~mmesbnn.datasets.bicubic.resize`, MATLAB's antialiased bicubic.
+            with :func:`~mmesbnn.images.bicubic.resize`, MATLAB's antialiased bicubic.
         data_root: What relative folders are relative to. Default ``''``.
         set_names: A name per folder. Default None: that of the folder above ``hr``.
         crop_size: Height and width of a random crop of ``hr``, in pixels. Default None,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..checks import checked, positive_int
+from ..images.bicubic import resize
+from ..images.tensors import write_png
 from ..optional import require
 from ..whole_files import is_filled, whole_folder
-from .bicubic import resize
-from .images import write_png
 
 #: Names in ``skimage.data`` to train on, and where to test on: other photographs.
 TRAIN = (

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner as Trainer
 from torch import nn
 
-from ..analysis.from_config import InputError, explained, scope_of
 from ..analysis.operators import inference
+from ..project import InputError, explained, scope_of
 from .images import read_image
 from .runner import Runner
 

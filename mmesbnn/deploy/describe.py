@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..analysis.from_config import deployed_config
+from ..project import deployed_config
 from .manifest import ExportError
 from .manifest_schema import INTERPOLATIONS
 from .unpacking import default_meta

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..image_files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file, upright
+from ..images.files import (
+    MAX_PIXELS,
+    ImageError,
+    check_mode,
+    check_pixels,
+    read_image_file,
+    upright,
+)
 from .manifest_schema import INTERPOLATIONS
 
 __all__ = ['INTERPOLATIONS', 'MAX_PIXELS', 'ImageError', 'read_image', 'resize']

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..analysis.from_config import InputError, input_shape, real_batch
 from ..analysis.operators import inference
 from ..errors import sentence
+from ..project import InputError, input_shape, real_batch
 from .describe import describe, describe_pipeline
 from .detector_check import check_boxes
 from .detector_graphs import OUTPUTS, detector_graph

@@ -17,7 +17,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..analysis.binary_check import check_weight
-from ..analysis.from_config import (
+from ..binary.weights import RealWeight, TemperatureWeight
+from ..optional import require
+from ..plain_values import check_plain
+from ..project import (
     InputError,
     build_model,
     deployed_config,
@@ -26,9 +29,6 @@ from ..analysis.from_config import (
     read_checkpoint,
     scope_of,
 )
-from ..binary.weights import RealWeight, TemperatureWeight
-from ..optional import require
-from ..plain_values import check_plain
 from ..version import __version__
 from ..whole_files import whole_file
 from . import checked_config, stored_config

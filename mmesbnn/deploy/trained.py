@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..analysis.from_config import InputError, build_model, load_config, load_state, read_checkpoint
 from ..checkpoints import CheckpointError, check_finite
+from ..project import InputError, build_model, load_config, load_state, read_checkpoint
 from .unpacking import load_packed
 
 

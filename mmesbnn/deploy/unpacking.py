@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..analysis.from_config import deployed_config, scope_of
 from ..binary.expand_shrink import tile
 from ..binary.weights import FixedWeight
 from ..checkpoints import misfits
 from ..errors import sentence
+from ..project import deployed_config, scope_of
 from . import checked_config, stored_config
 from .packed_file import (
     DTYPES,

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
-from ..datasets.bicubic import resize
-from ..datasets.images import to_uint8
 from ..errors import sentence
+from ..images.bicubic import resize
+from ..images.tensors import to_uint8
 from . import _LAZY
 from .folders import LOCAL, FolderError, check_pipeline
 from .image_input import to_tensor

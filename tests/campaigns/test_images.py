@@ -10,11 +10,11 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mmesbnn.datasets.images import read_rgb
 from mmesbnn.deploy.images import apply_steps, read_image
 from mmesbnn.diffusion.image_input import to_tensor
 from mmesbnn.errors import LONGEST_MESSAGE
-from mmesbnn.image_files import ImageError, image_file_size
+from mmesbnn.images.files import ImageError, image_file_size
+from mmesbnn.images.tensors import read_rgb
 from tests.campaigns.test_manifests import SECONDS, bounded  # noqa: F401
 from tests.real_data import photograph
 

@@ -18,7 +18,6 @@ from mmengine.config import Config
 
 import mmesbnn  # noqa: F401
 from mmesbnn.analysis import build_model, load_config
-from mmesbnn.analysis.from_config import scope_of
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.deploy import load_packed, pack, pack_checkpoint
 from mmesbnn.deploy.checked_config import names_only
@@ -26,6 +25,7 @@ from mmesbnn.deploy.packed_file import read_packed
 from mmesbnn.deploy.stored_components import LISTED, SCOPES, listed_components
 from mmesbnn.deploy.trained import load_trained
 from mmesbnn.errors import MmesbnnError
+from mmesbnn.project import scope_of
 from tests.analysis.digits import set_temperature
 from tests.deploy.test_checked_config import PLAIN
 

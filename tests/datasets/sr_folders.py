@@ -2,8 +2,8 @@
 
 import torch
 
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import write_png
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import write_png
 from tests.real_data import photograph
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.datasets import PairedSRDataset
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import read_rgb, write_png
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import read_rgb, write_png
 from tests.datasets.sr_folders import crop_of, write_benchmark, write_df2k
 
 DF2K = dict(

@@ -9,9 +9,9 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from mmesbnn.datasets import PairedSRDataset, write_photographs
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import read_rgb
 from mmesbnn.datasets.photographs import TEST, TILE, TRAIN
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import read_rgb
 
 
 @pytest.fixture(scope='module')

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.datasets.bicubic import resize
 from mmesbnn.deploy.describe import describe_pipeline
 from mmesbnn.deploy.sampling import enlarge, pad_reflect, tiled, upscale
+from mmesbnn.images.bicubic import resize
 from tests.real_data import photograph
 
 pytest.importorskip('diffusers')

@@ -11,9 +11,9 @@ pytest.importorskip('diffusers')
 
 import diffusers
 
-from mmesbnn.datasets.bicubic import resize
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, make_scheduler
 from mmesbnn.diffusion.bi_diffsr import UNet2DOutput
+from mmesbnn.images.bicubic import resize
 
 TINY = dict(base_channels=4, num_levels=3, blocks_per_level=1, norm_groups=2, fp_levels=(0,))
 

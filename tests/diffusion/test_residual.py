@@ -7,8 +7,8 @@ from mmengine.registry import MODELS
 pytest.importorskip('diffusers')
 
 import mmesbnn  # noqa: F401  (registers)
-from mmesbnn.datasets.bicubic import resize
 from mmesbnn.diffusion import SRDiffusionPipeline, make_scheduler
+from mmesbnn.images.bicubic import resize
 
 TINY = dict(
     base_channels=8, num_levels=2, blocks_per_level=1, norm_groups=4, total_steps=4, banks=2, tau=2

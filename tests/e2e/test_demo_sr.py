@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mmesbnn.datasets import write_photographs
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import image_files, read_rgb, to_uint8, write_png
 from mmesbnn.evaluation import psnr, ssim
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import image_files, read_rgb, to_uint8, write_png
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'demo_sr.py'
 

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 import pytest
 from PIL import Image
 
-from mmesbnn.analysis.paired import paired_difference
+from tools.benchmarks.paired import paired_difference
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('skimage')

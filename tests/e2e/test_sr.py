@@ -14,8 +14,8 @@ import torch
 from mmengine.config import Config
 
 from mmesbnn.checkpoints import read_checkpoint
-from mmesbnn.datasets.images import read_rgb
 from mmesbnn.evaluation import psnr
+from mmesbnn.images.tensors import read_rgb
 from tests.analysis.digits import run_tool
 from tests.datasets.sr_folders import write_benchmark, write_df2k
 from tests.engine import sr_runs

@@ -2,8 +2,8 @@
 
 import torch
 
-from mmesbnn.datasets.images import read_rgb
 from mmesbnn.engine.hooks import SaveImagesHook
+from mmesbnn.images.tensors import read_rgb
 from tests.datasets.sr_folders import crop_of
 
 

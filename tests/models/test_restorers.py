@@ -7,8 +7,8 @@ import torch
 from mmengine.registry import MODELS
 
 import mmesbnn  # noqa: F401  (registers)
-from mmesbnn.datasets.bicubic import resize
-from mmesbnn.datasets.images import to_uint8
+from mmesbnn.images.bicubic import resize
+from mmesbnn.images.tensors import to_uint8
 from mmesbnn.models.restorers import SRDataPreprocessor
 from tests.datasets.sr_folders import crop_of
 

@@ -33,12 +33,12 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from paired import paired_difference
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.analysis import check_binary, count_ops, save_json
-from mmesbnn.analysis.paired import paired_difference
 from mmesbnn.binary import Expansion
 from mmesbnn.binary.expand_shrink import spread_thresholds
 from mmesbnn.datasets.patches import PATCH_CLASSES, PatchTask, patch_task

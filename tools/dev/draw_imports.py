@@ -20,11 +20,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'mmesbnn'
 FLOORS = (
     ('conversion', 'deploy'),
     ('analysis', 'engine'),
+    ('project',),
     ('models',),
     ('diffusion', 'evaluation'),
     ('datasets',),
-    ('binary', 'checkpoints'),
-    ('image_files', 'options'),
+    ('binary', 'checkpoints', 'images', 'plots'),
+    ('options',),
     ('checks', 'cli', 'plain_files', 'plain_values'),
     ('errors', 'optional', 'version', 'whole_files'),
 )

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...checks import checked
-from ...datasets.images import write_png
+from ...images.tensors import write_png
 
 
 @HOOKS.register_module()

@@ -13,8 +13,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ...checks import checked, integer, mapping, one_of, positive_int
-from ...datasets.bicubic import resize
-from ...datasets.images import to_uint8
+from ...images.bicubic import resize
+from ...images.tensors import to_uint8
 from ...optional import require
 
 #: Losses by name: of prediction and target, both (N, C, H, W).

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from ..optional import require
+from mmesbnn.optional import require
 
 
 @dataclass(frozen=True)

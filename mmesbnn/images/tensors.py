@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..image_files import MAX_PIXELS, check_mode, image_file_size, read_image_file
 from ..optional import require
 from ..whole_files import whole_file
+from .files import MAX_PIXELS, check_mode, image_file_size, read_image_file
 
 #: Endings of files that are taken for images, in lower case.
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')

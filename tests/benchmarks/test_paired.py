@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mmesbnn.analysis.paired import paired_difference
+from tools.benchmarks.paired import paired_difference
 
 stats = pytest.importorskip('scipy.stats')
 numbers = st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=8)

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .checks import check_positive
-from .errors import MmesbnnError, sentence
-from .optional import require
-from .plain_files import open_plain
+from ..checks import check_positive
+from ..errors import MmesbnnError, sentence
+from ..optional import require
+from ..plain_files import open_plain
 
 if TYPE_CHECKING:
     from PIL import Image

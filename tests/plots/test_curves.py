@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mmesbnn.analysis.curves import draw_training, read_scalars, series
+from mmesbnn.plots.curves import draw_training, read_scalars, series
 
 
 def write_run(work_dir, name, records):

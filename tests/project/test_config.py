@@ -15,8 +15,7 @@ from mmesbnn.analysis import (
     load_weights,
     real_batch,
 )
-
-from .digits import write_project
+from tests.analysis.digits import write_project
 
 
 def test_options_change_entries(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image
 pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
 pytest.importorskip('matplotlib')
 
-from mmesbnn.analysis.detection_curves import draw_detections, precision_recall
+from mmesbnn.plots.detection_curves import draw_detections, precision_recall
 
 BOX, FAR = [10.0, 10, 30, 30], [50.0, 50, 80, 90]
 NOTHING = np.zeros((0, 5))

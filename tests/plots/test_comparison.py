@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmesbnn.analysis.comparison import draw_comparison
+from mmesbnn.plots.comparison import draw_comparison
 
 
 def solid(colour, size=8):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmesbnn.datasets.images import image_size, read_rgb
 from mmesbnn.deploy.images import apply_steps, read_image
-from mmesbnn.image_files import MAX_PIXELS, ImageError, image_file_size, read_image_file
+from mmesbnn.images.files import MAX_PIXELS, ImageError, image_file_size, read_image_file
+from mmesbnn.images.tensors import image_size, read_rgb
 from mmesbnn.plain_files import open_plain
 from tests.real_data import photograph
 

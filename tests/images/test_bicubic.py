@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmesbnn.datasets import bicubic
-from mmesbnn.datasets.bicubic import cubic, resize, resize_taps
+from mmesbnn.images import bicubic
+from mmesbnn.images.bicubic import cubic, resize, resize_taps
 from tests.real_data import photograph
 
 
@@ -164,7 +164,7 @@ def test_strips_change_nothing(dtype, size, monkeypatch):
 def test_large_images_take_little_more_memory_than_their_own():
     code = """
 import resource, torch
-from mmesbnn.datasets.bicubic import resize
+from mmesbnn.images.bicubic import resize
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 resize(torch.zeros(3, 64, 64, dtype=torch.uint8), (32, 32))
