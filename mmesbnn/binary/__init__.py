@@ -7,19 +7,12 @@ from .attention import (
     elastic_binarize,
 )
 from .binarize import BinarizedLayer, BinarizeReport, binarize
-from .expand_shrink import (
-    DropInESConv2d,
-    DropInESLinear,
-    ESConv2d,
-    ESLinear,
-    Expansion,
-    TiledBatchNorm2d,
-    normalize_tiled,
-    tile,
-)
+from .es_layers import DropInESConv2d, DropInESLinear
+from .expansion import Expansion, tile
 from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import BinaryConv2d, BinaryLinear, LearnableShift, RPReLU, RSign
 from .recompute import is_recomputing, recompute_elementwise
+from .shrunk import ESConv2d, ESLinear
 from .signs import (
     HardTanhSign,
     IdentitySign,
@@ -31,6 +24,7 @@ from .signs import (
     sign,
     straight_through,
 )
+from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 from .weights import (
     CentredSignWeight,
     FixedWeight,

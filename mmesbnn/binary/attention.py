@@ -4,7 +4,7 @@ Queries, keys and values are signs, attention probabilities are 0 or one learnab
 value, so both matrix products of attention are binary. Every linear layer has a
 threshold before and a norm, a real residual and an :class:`RPReLU` after it.
 
-With ``tau > 1`` the linear layers follow the ES arithmetic of ``expand_shrink.py``:
+With ``tau > 1`` the linear layers follow the ES arithmetic of ``expansion.py``:
 their input has ``C tau`` channels, or ``C`` that are tiled ``tau`` times, every copy
 with thresholds of its own. The matrix products of attention stay as they are.
 
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from ..checks import one_of
 from .arguments import checked_layer
-from .expand_shrink import ESLinear, TiledBatchNorm2d, normalize_tiled, spread_thresholds, tile
+from .expansion import spread_thresholds, tile
 from .functional import binary_matmul
 from .layers import LearnableShift, RPReLU, RSign
+from .shrunk import ESLinear
 from .signs import straight_through
+from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 
 RESIDUAL_POOLS = ('adjacent', 'replica')
 

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
-from .expand_shrink import DropInESConv2d, DropInESLinear, Expansion
+from .es_layers import DropInESConv2d, DropInESLinear
+from .expansion import Expansion
 from .weight_reads import WeightReads, read_by_definition
 
 #: What multiplies: these modules have an entry in the report.

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..binary.expand_shrink import TiledBatchNorm2d
+from ..binary.tiled_norm import TiledBatchNorm2d
 from ..checkpoints import CheckpointError, check_finite, read_tensors
 from ..errors import MmesbnnError, shorten
 from .packed_layout import check_checksum, unflatten

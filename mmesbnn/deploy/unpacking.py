@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..binary.expand_shrink import tile
+from ..binary.expansion import tile
 from ..binary.weights import FixedWeight
 from ..checkpoints import misfits
 from ..errors import sentence

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..binary import ESConv2d, Expansion, tile
 from ..binary.arguments import checked_layer
-from ..binary.expand_shrink import spread_thresholds
+from ..binary.expansion import spread_thresholds
 from ..binary.layers import prelu
 from ..checks import one_of, positive_int, probability
 

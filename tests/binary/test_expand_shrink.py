@@ -25,7 +25,7 @@ from mmesbnn.binary import (
     scaled_sign_weight,
     tile,
 )
-from mmesbnn.binary.expand_shrink import spread_thresholds, tiled_affine
+from mmesbnn.binary.expansion import spread_thresholds, tiled_affine
 from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import Recorder
 

@@ -40,7 +40,7 @@ from tqdm import tqdm
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.analysis import check_binary, count_ops, save_json
 from mmesbnn.binary import Expansion
-from mmesbnn.binary.expand_shrink import spread_thresholds
+from mmesbnn.binary.expansion import spread_thresholds
 from mmesbnn.datasets.patches import PATCH_CLASSES, PatchTask, patch_task
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from mmesbnn.engine.hooks.temperature import decay_until

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...binary import Expansion, recompute_elementwise
 from ...binary.arguments import NORM_CFG, RULES
-from ...binary.expand_shrink import like_layout
+from ...binary.expansion import like_layout
 from ...checks import (
     check,
     checked,

@@ -22,7 +22,7 @@ from ...binary import (
     tile,
 )
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
-from ...binary.expand_shrink import spread_thresholds
+from ...binary.expansion import spread_thresholds
 from ...checks import one_of, pair, positive_int, sequence
 from .base import ESBackbone, are_widths, checked_backbone, is_width, named_arch
 

@@ -1,0 +1,136 @@
+"""Expanding and shrinking (ES): the arithmetic.
+
+A binary convolution from ``C_i`` to ``C_o`` channels adds up few +-1 products, so an
+output entry can take few values. ES with factor ``tau`` and ``g`` groups
+
+- *expands*: features have ``C tau g`` channels instead of ``C``;
+- *shrinks*: only ``C_o / tau`` kernels, of depth ``C_i tau``, in ``g`` groups;
+- *tiles* the ``C_o / tau`` outputs ``tau^2 g`` times, back to ``C_o tau g``; each copy
+  then gets a batch-norm affine, PReLU and threshold of its own.
+
+Weights ``(C_o / tau) (C_i tau) = C_o C_i`` and multiplications are those of the
+convolution replaced, while an entry sums ``tau`` times as many products.
+``tau = groups = 1`` is that convolution, bit for bit.
+
+Source: Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv 2503.23709,
+figures (b) and (c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checks import check_positive
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The two ES parameters and what follows from them.
+
+    Args:
+        tau: Factor by which features widen and kernels become fewer, >= 1. Default 1.
+        groups: Groups of the convolution; features widen by it too, >= 1. Default 1.
+
+    Raises:
+        ValueError: If one of them is not a positive integer.
+    """
+
+    tau: int = 1
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(tau=self.tau, groups=self.groups)
+
+    @property
+    def factor(self) -> int:
+        """How many times wider features are: ``tau g``."""
+        return self.tau * self.groups
+
+    @property
+    def copies(self) -> int:
+        """How many times a shrunk output is tiled: ``tau^2 g``."""
+        return self.tau * self.factor
+
+    def width(self, channels: int) -> int:
+        """Width of expanded features, ``C tau g``."""
+        return channels * self.factor
+
+    def kernels(self, channels: int, name: str = 'out_channels') -> int:
+        """Number of kernels for ``channels`` outputs, ``C / tau``.
+
+        Args:
+            channels: Output channels of the convolution replaced.
+            name: What to call them in the error message.
+
+        Raises:
+            ValueError: If ``tau`` or ``groups`` do not divide.
+        """
+        if channels < 1 or channels % self.tau:
+            raise ValueError(f'tau={self.tau} does not divide {name}={channels}')
+        kernels = channels // self.tau
+        if kernels % self.groups:
+            raise ValueError(
+                f'groups={self.groups} does not divide {name} / tau = '
+                f'{channels} / {self.tau} = {kernels}'
+            )
+        return kernels
+
+
+def like_layout(y: Tensor, x: Tensor) -> Tensor:
+    """``y``, channels last if ``x`` is: reshaping copies gives plain memory."""
+    if x.dim() != 4 or x.is_contiguous():
+        return y
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return y
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
+    """Concatenate ``copies`` copies of ``x`` along ``dim``: ``[x_1 .. x_n, x_1 ..]``.
+
+    Args:
+        x: Tensor of any shape.
+        copies: How many copies; 1 returns ``x`` itself.
+        dim: Axis to tile. Default 1, the channels of ``(N, C, H, W)``.
+    """
+    if copies == 1:
+        return x
+    repeats = [1] * x.dim()
+    repeats[dim] = copies
+    return like_layout(x.repeat(repeats), x)
+
+
+def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``tile(x) * scale + shift`` without materialising the tiled ``x``.
+
+    Args:
+        x: Small map ``(N, C, H, W)``.
+        scale: One factor per tiled channel, ``(k C,)``.
+        shift: One offset per tiled channel, ``(k C,)``.
+
+    Returns:
+        Tensor ``(N, k C, H, W)`` of ``x``'s dtype.
+    """
+    per_copy = (-1, x.shape[1], 1, 1)
+    y = torch.addcmul(shift.view(per_copy), x.unsqueeze(1), scale.view(per_copy))
+    return like_layout(y.flatten(1, 2).to(x.dtype), x)
+
+
+def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
+    """Initial shifts of ``copies`` copies, evenly from ``-spread`` to ``spread``.
+
+    Copies with equal thresholds carry no information, so they start apart.
+
+    Args:
+        channels: Channels of one copy.
+        copies: Number of copies; one copy has shift 0.
+        spread: Largest magnitude, in units of the input.
+
+    Returns:
+        Tensor ``(copies * channels,)``, copy by copy.
+    """
+    steps = torch.linspace(-1, 1, copies) if copies > 1 else torch.zeros(1)
+    return (spread * steps).repeat_interleave(channels)

@@ -1,0 +1,140 @@
+"""Batch norm of a tiled map, computed from the small map."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_f
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .arguments import checked_layer
+from .expansion import tile, tiled_affine
+from .precision import KeepsFloat32
+from .recompute import is_recomputing
+
+
+class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
+    """Batch norm of a tiled map, computed from the small map that was tiled.
+
+    ``y = batch_norm(tile(x, copies))``: all copies of a channel have the statistics
+    of the small channel, so they are computed once; each copy has its own affine.
+    The state dict is that of ``nn.BatchNorm2d(num_features)``, running statistics of
+    every copy included, as the published files have it. In training all copies of
+    the running statistics move alike. Affine and statistics stay float32 when the
+    model becomes float16 or bfloat16, and the output has the input's dtype: the
+    variance of a binary convolution's output can exceed float16's largest number.
+
+    Args:
+        num_features: Channels *after* tiling.
+        copies: How many copies the map is tiled to. Default 1: ``nn.BatchNorm2d``.
+        eps: Added to the variance. Default 1e-5.
+        momentum: Weight of the new statistics in the running ones; None: they are the
+            mean of all batches, as ``torch.optim.swa_utils.update_bn`` wants it.
+            Default 0.1.
+        sync: Whether to share statistics among the processes of the default
+            ``torch.distributed`` group while training. Works with gloo on CPUs as
+            well as with nccl. Default False.
+
+    Raises:
+        ValueError: If ``copies`` does not divide ``num_features``, or if the input has
+            another number of channels.
+
+    Shape:
+        ``(N, num_features / copies, H, W)`` to ``(N, num_features, H, W)``.
+    """
+
+    momentum: float | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    @checked_layer()
+    def __init__(
+        self,
+        num_features: int,
+        copies: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+    ) -> None:
+        if num_features % copies:
+            raise ValueError(f'copies={copies} does not divide num_features={num_features}')
+        super().__init__(num_features, eps, momentum)
+        self.copies = copies
+        self.sync = sync
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the small map ``x`` and tile it."""
+        self._check_input_dim(x)
+        if x.shape[1] * self.copies != self.num_features:
+            raise ValueError(
+                f'the input has {x.shape[1]} channels, num_features / copies is '
+                f'{self.num_features} / {self.copies}'
+            )
+        synced = self.sync and dist.is_available() and dist.is_initialized()
+        if self.copies == 1 and not synced:
+            return self._plain(x)
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return tiled_affine(x, scale, self.bias - self.running_mean * scale)
+        normalised = self._normalise_synced(x) if synced else self._normalise(x)
+        return tiled_affine(normalised, self.weight, self.bias)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        if not (self.training and is_recomputing()):
+            return super().forward(x)
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        # the clones are thrown away, so any momentum does
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.1, self.eps)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        # batch_norm with momentum 1 writes the batch's own statistics to its buffers
+        mean = torch.zeros_like(self.running_mean[: x.shape[1]])
+        var = torch.zeros_like(mean)
+        y = F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps)
+        self._track(mean, var)
+        return y
+
+    def _normalise_synced(self, x: Tensor) -> Tensor:
+        dims, ones = (0, 2, 3), (1, -1, 1, 1)
+        wide = x.to(self.running_mean.dtype)
+        count = wide.new_tensor([x.numel() / x.shape[1]])
+        dist.all_reduce(count)
+        mean = dist_f.all_reduce(wide.sum(dims)) / count
+        centred = wide - mean.view(ones)
+        square_sum = dist_f.all_reduce(centred.square().sum(dims))
+        scale = torch.rsqrt(square_sum / count + self.eps)
+        # a single value has no unbiased variance: leave 0 rather than NaN
+        self._track(mean.detach(), square_sum.detach() / (count - 1).clamp(min=1))
+        return (centred * scale.view(ones)).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        if is_recomputing():
+            return
+        self.num_batches_tracked.add_(1)
+        share: float | Tensor | None = self.momentum
+        if share is None:
+            share = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
+        self.running_mean.lerp_(tile(mean, self.copies, 0), share)
+        self.running_var.lerp_(tile(var, self.copies, 0), share)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, copies={self.copies}, sync={self.sync}'
+
+
+def normalize_tiled(x: Tensor, norm: nn.Module, copies: int) -> Tensor:
+    """``norm(tile(x, copies))``, left to ``norm`` if it knows tiling.
+
+    The general form is what a ``TiledBatchNorm2d`` needs after a tool turned it into
+    torch's ``SyncBatchNorm``: same parameters, same statistics, full width.
+
+    Args:
+        x: Small map ``(N, C, H, W)``.
+        norm: Norm over ``copies * C`` channels.
+        copies: How many copies.
+    """
+    if isinstance(norm, TiledBatchNorm2d):
+        return norm(x)
+    return norm(tile(x, copies))
