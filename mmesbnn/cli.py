@@ -270,20 +270,15 @@ def _status(main: Callable[[], int | None]) -> int | None:
             return 141
         if not isinstance(error, MENDABLE):
             raise
-        text = sentence(error)
-        if _is_of_output(error):
-            text = f'{error.strerror}: the standard output'
-        return _fail(text, 2)
+        if isinstance(error, OSError) and _is_of_output(error):
+            return _fail(f'{error.strerror}: the standard output', 2)
+        return _fail(sentence(error), 2)
     return status
 
 
-def _is_of_output(error: Exception) -> bool:
+def _is_of_output(error: OSError) -> bool:
     """Whether it was ``print`` that found the disk full: its errors have no name."""
-    if (
-        not isinstance(error, OSError)
-        or error.errno not in DISK_ERRORS
-        or error.filename is not None
-    ):
+    if error.errno not in DISK_ERRORS or error.filename is not None:
         return False
     try:
         os.write(sys.stdout.fileno(), b'\n')

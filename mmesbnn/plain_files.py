@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-def open_plain(path: str | os.PathLike) -> BinaryIO:
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes, or a link to one.
 
     Args:

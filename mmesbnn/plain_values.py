@@ -57,7 +57,9 @@ def check_plain(value: Any, what: str, depth: int = 0) -> None:
         raise ConfigError(f'{what} holds a {type(value).__name__}')
 
 
-def parse_json(text: str, what: str, object_hook: Callable | None = None) -> dict[str, Any]:
+def parse_json(
+    text: str, what: str, object_hook: Callable[..., Any] | None = None
+) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ..binary.modes import inference
+
+__all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary']
 
 #: Operators whose first two operands are a signed input and an effective weight, or, in
 #: the last, two binary activations.
@@ -80,22 +82,3 @@ class OperatorMode(TorchDispatchMode):
         out = operator(*args, **(kwargs or {}))
         self.visit(operator, args, out, self._layers[-1])
         return out
-
-
-@contextlib.contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Set ``model`` to eval mode without gradients; afterwards as it was before.
-
-    Fused attention kernels are off meanwhile: inside them no operator can be seen.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    try:
-        model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes:
-            module.training = training

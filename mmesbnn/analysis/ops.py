@@ -244,7 +244,9 @@ def _quiet(name: str) -> Iterator[None]:
         logger.disabled = disabled
 
 
-def _run(model: nn.Module, inputs: Sequence[Tensor], kwargs: dict) -> tuple[_Census, set[str]]:
+def _run(
+    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict[str, Any]
+) -> tuple[_Census, set[str]]:
     """Run ``model``; return what was counted and the names of its output layers."""
     census = _Census(inputs)
     with inference(model), OperatorMode(model, census.visit):
@@ -252,7 +254,9 @@ def _run(model: nn.Module, inputs: Sequence[Tensor], kwargs: dict) -> tuple[_Cen
     return census, census.outputs(result)
 
 
-def _run_fake(model: nn.Module, inputs: Sequence[Tensor], kwargs: dict) -> tuple[_Census, set[str]]:
+def _run_fake(
+    model: nn.Module, inputs: Sequence[Tensor], kwargs: dict[str, Any]
+) -> tuple[_Census, set[str]]:
     """As :func:`_run`, without arithmetic, on a copy of ``model`` without memory."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tensors = itertools.chain(model.parameters(), model.buffers())

@@ -84,7 +84,7 @@ class LayerOps:
         """``FP MACs + bits/64 int MACs + BOPs/64``; 8-bit MACs count 1/8."""
         return self.fp_macs + self.int_macs * self.bits / 64 + self.bops / 64
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All attributes and ``ops``, for JSON."""
         return {**asdict(self), 'ops': self.ops}
 

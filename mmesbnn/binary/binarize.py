@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
 from .es_layers import DropInESConv2d, DropInESLinear
 from .expansion import Expansion
+from .modes import inference
 from .weight_reads import WeightReads, read_by_definition
 
 #: What multiplies: these modules have an entry in the report.
@@ -184,19 +184,6 @@ def _call(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, (list, tuple)) else model(example)
 
 
-@contextlib.contextmanager
-def _eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode afterwards."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
 def _is(x: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether ``x`` is one of ``others`` or shares its memory with one."""
     memory = x.untyped_storage().data_ptr()
@@ -230,7 +217,7 @@ def _ends_by_running(
     handles = [watch(candidate) for candidate in candidates]
     reads = WeightReads([candidate.module for candidate in candidates])
     try:
-        with _eval(model), reads:
+        with inference(model), reads:
             results = _tensors(_call(model, example))
     finally:
         for handle in handles:

@@ -7,6 +7,7 @@ offset or a length that does not fit reads beyond them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
 
 
 def _names() -> dict[str, Name]:
-    functions = {'_reconstruct': _Array, 'scalar': _scalar}
+    functions: dict[str, Callable[..., Any]] = {'_reconstruct': _Array, 'scalar': _scalar}
     # numpy 2 moved them; files of both ages are about
     paths = {
         f'numpy.{core}.multiarray.{name}': function

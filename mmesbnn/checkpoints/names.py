@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +162,7 @@ def _from_type(function: Any, cls: Any, arguments: Any, state: Any) -> Tensor:
     return _REBUILDS[function.path](*arguments)
 
 
-_REBUILDS = {
+_REBUILDS: dict[str, Callable[..., Tensor]] = {
     'torch._utils._rebuild_tensor': _tensor,
     'torch._utils._rebuild_tensor_v2': _tensor_v2,
     'torch._utils._rebuild_tensor_v3': _tensor_v3,
@@ -183,7 +184,7 @@ def _device(kind: Any, index: Any = None) -> torch.device:
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
-def _ordered_dict(items: Any = ()) -> OrderedDict:
+def _ordered_dict(items: Any = ()) -> OrderedDict[Any, Any]:
     if isinstance(items, dict):
         items = list(items.items())
     pairs = [tuple(pair) for pair in items if type(pair) in (list, tuple)]
@@ -198,14 +199,14 @@ def _checked_key(key: Any) -> Any:
     return key
 
 
-def _counter(counts: Any = ()) -> Counter:
+def _counter(counts: Any = ()) -> Counter[Any]:
     # a dict's keys were checked when it was made
     if counts != () and type(counts) is not dict:
         raise CheckpointError('holds a Counter of an unknown form')
     return Counter(counts)
 
 
-def _set(values: Any = ()) -> set:
+def _set(values: Any = ()) -> set[Any]:
     if type(values) not in (list, tuple):
         raise CheckpointError('holds a set of an unknown form')
     return {_checked_key(value) for value in values}

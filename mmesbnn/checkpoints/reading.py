@@ -42,7 +42,7 @@ _PICKLE = b'\x80\x02'
 
 
 def read_checkpoint(
-    path: str | os.PathLike, *, max_bytes: int | None = None, map_location: MapLocation = 'cpu'
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, map_location: MapLocation = 'cpu'
 ) -> Any:
     """Read a checkpoint: tensors, plain values and mmengine's log history, no others.
 
@@ -100,7 +100,7 @@ def read_open(
 
 
 def read_tensors(
-    path: str | os.PathLike, *, max_bytes: int | None = None
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a safetensors file, whatever its name.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,17 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def listed(names: Iterable[Any], limit: int = 3) -> str:
-    """``names`` in one short phrase: ``'a, b, c and 4 more'``."""
+def listed(names: Iterable[Any], limit: int = 3, longest: int = 100) -> str:
+    """``names`` in one short phrase: ``'a, b, c and 4 more'``.
+
+    Args:
+        names: What to list.
+        limit: Number of names that are shown. Default 3.
+        longest: Characters of a name that are shown. Default 100.
+    """
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(shorten(str(name), 100) for name in names[:limit]) + more
+    return ', '.join(shorten(str(name), longest) for name in names[:limit]) + more
 
 
 def strip_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,28 +107,40 @@ def _same_kind(value: Tensor, own: Tensor) -> bool:
     return value.dtype == own.dtype
 
 
-def misfits(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> list[str]:
-    """How a checkpoint's entries differ from a network's, a phrase per kind.
+def misfits(state: Mapping[str, Any], network: Mapping[str, Tensor | Sequence[int]]) -> list[str]:
+    """Say how a checkpoint's entries differ from a network's, in a phrase per kind.
 
     Args:
         state: The checkpoint's state dict.
-        own: The network's.
+        network: The network's state dict, or for an entry of any type its shape.
     """
-    kinds = {
-        'are missing': [name for name in own if name not in state],
-        'are unknown': [name for name in state if name not in own],
+    kinds: dict[str, list[str]] = {
+        'are missing': [_short(name) for name in network if name not in state],
+        'are unknown': [_short(name) for name in state if name not in network],
         'are no tensors': [],
         'have another shape': [],
         'have another type': [],
-    }  # type: dict[str, list[Any]]
-    for name in own:
-        value = state.get(name)
-        if name not in state or not isinstance(own[name], Tensor):
-            continue
-        if not isinstance(value, Tensor):
-            kinds['are no tensors'].append(name)
-        elif value.shape != own[name].shape:
-            kinds['have another shape'].append(name)
-        elif not _same_kind(value, own[name]):
-            kinds['have another type'].append(f'{name}: {value.dtype} for {own[name].dtype}')
-    return [f'{len(v)} {kind} ({listed(v)})' for kind, v in kinds.items() if v]
+    }
+    for name, slot in network.items():
+        is_slot = isinstance(slot, (Tensor, Sequence))  # extra states can be anything
+        if name in state and is_slot:
+            kind, phrase = _misfit(name, state[name], slot)
+            if kind:
+                kinds[kind].append(phrase)
+    return [f'{len(v)} {kind} ({listed(v, longest=200)})' for kind, v in kinds.items() if v]
+
+
+def _short(name: str) -> str:
+    return shorten(name, 100)
+
+
+def _misfit(name: str, value: Any, slot: Tensor | Sequence[int]) -> tuple[str, str]:
+    """How ``value`` differs from what belongs there, and a phrase; empty if it fits."""
+    if not isinstance(value, Tensor):
+        return 'are no tensors', _short(name)
+    shape = tuple(slot.shape if isinstance(slot, Tensor) else slot)
+    if value.shape != shape:
+        return 'have another shape', f'{_short(name)}: {tuple(value.shape)} for {shape}'
+    if isinstance(slot, Tensor) and not _same_kind(value, slot):
+        return 'have another type', f'{_short(name)}: {value.dtype} for {slot.dtype}'
+    return '', ''

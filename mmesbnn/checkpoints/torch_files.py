@@ -180,7 +180,7 @@ class _Archive:
         start, end, checksum = self.begin(name)
         self.file.seek(start)
         data = _read_into(self.file, end - start)
-        if self.has_checksums and zlib.crc32(data.numpy()) != checksum:
+        if self.has_checksums and zlib.crc32(memoryview(data.numpy())) != checksum:
             raise CheckpointError(f'is damaged: the checksum of {name!r} is wrong')
         return data
 
@@ -198,7 +198,8 @@ def read_archive(file: BinaryIO, size: int, budget: Budget, map_location: MapLoc
         CheckpointError: If it is damaged or holds what is not read.
     """
     archive = _Archive(file, size, budget)
-    place, storages = _Place(map_location), {}  # type: ignore[var-annotated]
+    place = _Place(map_location)
+    storages: dict[Any, Any] = {}
     is_swapped = _byte_order(archive) != sys.byteorder
     archive.read('data.pkl')  # the checksum first
     pickle_bytes = archive.begin('data.pkl')[:2]
@@ -243,8 +244,8 @@ def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLoca
     Raises:
         CheckpointError: If it is damaged or holds what is not read.
     """
-    source, storages, used = Source(file, 0, size), {}, 0  # type: ignore[var-annotated]
-    place = _Place(map_location)
+    source, place, used = Source(file, 0, size), _Place(map_location), 0
+    storages: dict[Any, Any] = {}
 
     def storage(pid: Any) -> Storage:
         nonlocal used

@@ -236,7 +236,7 @@ class Unpickler:
         self.memo[self._number(form)] = self.stack[-1]
 
 
-def _set_versions(target: OrderedDict, state: Any) -> None:
+def _set_versions(target: OrderedDict[Any, Any], state: Any) -> None:
     """Restore ``_metadata``, with the versions of a state dict's modules.
 
     Another attribute could hide a method such as ``items``.

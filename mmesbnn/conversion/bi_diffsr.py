@@ -16,15 +16,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..diffusion import build_bi_diffsr_unet
-from .common import Conversion, Family, check_names, check_shapes
-
-#: Matches nothing: every entry of a published file is used.
-UNUSED = re.compile(r'(?!)')
+from .common import Conversion, Family, check_fit, shape_of
 
 #: Groups of the norms in the published configs.
 NORM_GROUPS = 16
@@ -61,12 +59,6 @@ SINGLE = {
 }
 
 
-def _shape(state: Mapping[str, Tensor], key: str) -> torch.Size:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    return state[key].shape
-
-
 def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in state)
 
@@ -95,15 +87,15 @@ def _banks(state: Mapping[str, Tensor]) -> int:
     return max(count, 1)
 
 
-def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
+def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     """Config of the UNet. ``sign_zero=0`` is what the published sign does.
 
     Raises:
         ValueError: If what it is read from is missing or contradicts itself.
     """
     levels, blocks = _sizes(state)
-    base, channels = _shape(state, 'downs.0.weight')[:2]
-    predicted = _shape(state, 'final_conv.block.3.weight')[0]
+    base, channels = shape_of(state, 'downs.0.weight', 4)[:2]
+    predicted = shape_of(state, 'final_conv.block.3.weight', 4)[0]
     if (channels, predicted) != (6, 3):
         raise ValueError(
             f'reads {channels} channels and predicts {predicted}, not 6 (condition and '
@@ -127,11 +119,11 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
     )
 
 
-def _prefixes(cfg: dict) -> Iterator[tuple[str, str]]:
+def _prefixes(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Our prefixes and the published ones."""
     yield from SINGLE.items()
 
-    def inside(names: dict[str, str], ours: str, theirs: str) -> Iterator:
+    def inside(names: dict[str, str], ours: str, theirs: str) -> Iterator[tuple[str, str]]:
         return ((ours + key, theirs + name) for key, name in names.items())
 
     levels, blocks = cfg['num_levels'], cfg['blocks_per_level']
@@ -193,8 +185,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     shapes = {
         name: _published_shape(name, slots[key]) for key, parts in names.items() for name in parts
     }
-    check_names(state, shapes, UNUSED, 'BI-DiffSR')
-    check_shapes(state, shapes, 'BI-DiffSR')
+    check_fit(state, shapes, 'BI-DiffSR')
     new = {}
     for key, parts in names.items():
         value = torch.cat([state[name] for name in parts])

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
-from .common import Conversion, Family, check_names, check_shapes
+from .common import Conversion, Family, check_fit, shape_of
 
 #: Scales of the anchors by their number: VOC's and COCO's. Ratios are three.
 SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
@@ -33,9 +34,6 @@ UNIT = {
     'shortcut.conv.': 'res_func.1.',
     'shortcut.norm.': 'res_func.2.',
 }
-#: Matches nothing: every entry of a published file is used.
-UNUSED = re.compile(r'(?!)')
-
 STD, MEAN = [58.395, 57.12, 57.375], [123.675, 116.28, 103.53]
 
 
@@ -69,12 +67,6 @@ class Layout:
         return f'BiDet ResNet-{depth} {kind}'
 
 
-def _rows(state: Mapping[str, Tensor], key: str) -> int:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    return state[key].shape[0]
-
-
 def _stages(is_detector: bool) -> list[str]:
     """Published names of the four stages."""
     if is_detector:
@@ -94,22 +86,22 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     is_detector = 'RCNN_cls_score.weight' in state
     stages = _stages(is_detector)
     stem = 'RCNN_base.0.weight' if is_detector else 'conv1.weight'
-    widths, depths = [_rows(state, stem)], []
+    widths, depths = [shape_of(state, stem)[0]], []
     for stage in stages:
-        widths.append(_rows(state, f'{stage}.0.conv1.conv.weight'))
+        widths.append(shape_of(state, f'{stage}.0.conv1.conv.weight')[0])
         pattern = re.compile(rf'{re.escape(stage)}\.(\d+)\.conv[12]\.conv\.weight')
         depths.append(sum(pattern.fullmatch(key) is not None for key in state))
     common = tuple(widths), tuple(depths)
     if not is_detector:
-        return Layout(*common, _rows(state, 'fc.weight'))
-    boxes = _rows(state, 'RCNN_bbox_pred.weight')
+        return Layout(*common, shape_of(state, 'fc.weight')[0])
+    boxes = shape_of(state, 'RCNN_bbox_pred.weight')[0]
     if boxes != 8:
         raise ValueError(
             f'RCNN_bbox_pred.weight has {boxes} rows: boxes per class, which the '
             'published code itself misreads; only class-agnostic boxes, 8 rows, are '
             'supported'
         )
-    scores = _rows(state, 'RCNN_rpn.RPN_cls_score.weight')
+    scores = shape_of(state, 'RCNN_rpn.RPN_cls_score.weight')[0]
     if scores not in {2 * count for count in SCALES}:
         raise ValueError(
             f'RCNN_rpn.RPN_cls_score.weight has {scores} rows, not two for each of '
@@ -117,13 +109,13 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         )
     return Layout(
         *common,
-        _rows(state, 'RCNN_cls_score.weight') - 1,
+        shape_of(state, 'RCNN_cls_score.weight')[0] - 1,
         scores // 2,
-        _rows(state, 'RCNN_rpn.RPN_Conv.0.weight'),
+        shape_of(state, 'RCNN_rpn.RPN_Conv.0.weight')[0],
     )
 
 
-def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
+def backbone_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the backbone: three stages of a detector, four of a classifier."""
     stages = 3 if layout.is_detector else 4
     return dict(
@@ -134,7 +126,7 @@ def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
     )
 
 
-def stage_cfg(layout: Layout, sign_zero: int) -> dict:
+def stage_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the stage after pooling."""
     return dict(
         type='BiDetResStage',
@@ -145,7 +137,7 @@ def stage_cfg(layout: Layout, sign_zero: int) -> dict:
     )
 
 
-def detector_cfg(layout: Layout, sign_zero: int) -> dict:
+def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
     return dict(
         type='FasterRCNN',
@@ -196,7 +188,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
     )
 
 
-def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
+def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the classifier, for mmpretrain's ``MODELS.build``."""
     return dict(
         type='ImageClassifier',
@@ -208,7 +200,7 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
     )
 
 
-def _build(cfg: dict, kind: type) -> Mapping[str, Tensor]:
+def _build(cfg: dict[str, Any], kind: type) -> Mapping[str, Tensor]:
     """The state dict of a module without memory."""
     options = {key: value for key, value in cfg.items() if key != 'type'}
     with torch.device('meta'):
@@ -300,8 +292,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     sign_zero = -1 if binarize else 0
     slots = [*_features(layout), *_heads(layout)]
     shapes = {name: shape for _, name, shape in slots}
-    check_names(state, shapes, UNUSED, layout.title())
-    check_shapes(state, shapes, layout.title())
+    check_fit(state, shapes, layout.title())
     new = {ours: _as_mmdet(name, state[name]) for ours, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(

@@ -11,15 +11,15 @@ Source: the repository of Wang et al., "BiDet" (CVPR 2020), ``ssd/bidet_ssd.py``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_vgg import ARCHS, BiDetVGG
-from .common import Conversion, Family, check_names, check_shapes
+from .common import Conversion, Family, check_fit, shape_of
 
 #: Anchors per pixel of every map that the heads read.
 ANCHORS = (4, 6, 6, 6, 4, 4)
@@ -37,9 +37,6 @@ UNIT = {
 #: Our names in the tail, and how many layers after the last block theirs are.
 TAIL = {'conv.': 2, 'norm1.': 3, 'pointwise.': 5, 'norm2.': 6}
 NORM = ('weight', 'bias', 'running_mean', 'running_var')
-#: Matches nothing: every entry of a published file is used.
-UNUSED = re.compile(r'(?!)')
-
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
 
 
@@ -74,17 +71,12 @@ class Layout:
         return 'BiDet SSD300' if self.is_detector else 'BiDet VGG-16'
 
 
-def _rows(state: Mapping[str, Tensor], key: str) -> int:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    return state[key].shape[0]
-
-
 def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
     """The part of the layout that the layer list tells."""
-    channels, depths, index = [_rows(state, f'{base}0.weight')], [], 2
+    channels, index = [shape_of(state, f'{base}0.weight')[0]], 2
+    depths: list[int] = []
     while f'{base}{index}.conv.weight' in state:
-        width = _rows(state, f'{base}{index}.conv.weight')
+        width = shape_of(state, f'{base}{index}.conv.weight')[0]
         if not depths or f'{base}{index}.downsample.1.weight' in state:
             channels.append(width)
             depths.append(0)
@@ -92,7 +84,7 @@ def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
         index += 1
     if depths != ARCHS['16']['depths']:
         raise ValueError(f'has {depths} blocks per stage, not {ARCHS["16"]["depths"]} as in VGG-16')
-    channels.append(_rows(state, f'{base}{index + 1}.weight'))
+    channels.append(shape_of(state, f'{base}{index + 1}.weight')[0])
     return Layout(tuple(channels), tuple(depths))
 
 
@@ -109,11 +101,11 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     layout = _read_base(state, BASE if is_detector else '')
     if not is_detector:
         return layout
-    extras = tuple(_rows(state, f'extras.{i}.weight') for i in range(8))
+    extras = tuple(shape_of(state, f'extras.{i}.weight')[0] for i in range(8))
     for inner, outer in zip(extras[::2], extras[1::2]):
         if outer != 2 * inner:
             raise ValueError(f'has extra layers of {extras} channels: not twice as many')
-    rows = [_rows(state, f'conf.{i}.weight') for i in range(len(ANCHORS))]
+    rows = [shape_of(state, f'conf.{i}.weight')[0] for i in range(len(ANCHORS))]
     classes = rows[0] // ANCHORS[0]
     if classes < 2 or rows != [count * classes for count in ANCHORS]:
         raise ValueError(
@@ -123,14 +115,14 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     return Layout(layout.channels, layout.depths, extras, classes - 1)
 
 
-def backbone_cfg(layout: Layout, sign_zero: int) -> dict:
+def backbone_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the backbone."""
     arch = dict(channels=list(layout.channels), depths=list(layout.depths))
     known = next((name for name, other in ARCHS.items() if other == arch), None)
     return dict(type='BiDetVGG', arch=known or arch, sign_zero=sign_zero, init_cfg=None)
 
 
-def detector_cfg(layout: Layout, sign_zero: int) -> dict:
+def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
     smallest = 0.2 if layout.num_classes == VOC_CLASSES else 0.15
     return dict(
@@ -174,7 +166,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict:
     )
 
 
-def classifier_cfg(layout: Layout, sign_zero: int) -> dict:
+def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     """Config of the backbone as a classifier without a head, for mmpretrain's."""
     return dict(
         type='ImageClassifier',
@@ -263,12 +255,11 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     """
     layout = read_layout(state)
     sign_zero = -1 if binarize else 0
-    slots = [*_backbone(layout)]
+    slots: list[tuple[str, str, tuple[int, ...]]] = [*_backbone(layout)]
     if layout.is_detector:
         slots += [*_neck(layout), *_head(layout)]
     shapes = {name: shape for _, name, shape in slots}
-    check_names(state, shapes, UNUSED, layout.title())
-    check_shapes(state, shapes, layout.title())
+    check_fit(state, shapes, layout.title())
     new = {ours: _as_mmdet(name, state[name], layout.num_classes) for ours, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(

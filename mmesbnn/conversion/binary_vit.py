@@ -13,39 +13,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.backbones.binary_vit import ARCHS, BinaryViT, resolve_arch
-from .common import Conversion, Family, check_names, check_shapes
+from .common import Conversion, Family, check_fit, shape_of
 
 #: Channels of a head in all published configs.
 HEAD_WIDTH = 64
 
-#: Matches nothing: every entry of a published file is used.
-UNUSED = re.compile(r'(?!)')
-
 LAYER = 'vit.encoder.layer'
 STEM = 'vit.embeddings'
-
-
-def _shape(state: Mapping[str, Tensor], key: str, dims: int) -> torch.Size:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    if state[key].dim() != dims:
-        raise ValueError(f'{key} has shape {tuple(state[key].shape)}, not {dims} axes')
-    return state[key].shape
 
 
 def _stage_of_layers(state: Mapping[str, Tensor], dims: list[int]) -> list[int]:
     """The stage of every layer, told by its width."""
     if len(set(dims)) < len(dims):
         raise ValueError(f'stages of equal width, {dims}, cannot be told apart')
-    stages = []
+    stages: list[int] = []
     while f'{LAYER}.{len(stages)}.attention.attention.query.weight' in state:
         key = f'{LAYER}.{len(stages)}.attention.attention.query.weight'
-        width = _shape(state, key, 2)[0]
+        width = shape_of(state, key, 2)[0]
         if width not in dims:
             raise ValueError(f'{key} has {width} rows; the stages have {dims}')
         stages.append(dims.index(width))
@@ -54,7 +44,7 @@ def _stage_of_layers(state: Mapping[str, Tensor], dims: list[int]) -> list[int]:
     return stages
 
 
-def read_arch(state: Mapping[str, Tensor]) -> dict:
+def read_arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read ``arch`` of :class:`BinaryViT` from names and shapes.
 
     Args:
@@ -63,11 +53,11 @@ def read_arch(state: Mapping[str, Tensor]) -> dict:
     Raises:
         ValueError: If what it is read from is missing or contradicts itself.
     """
-    conv = _shape(state, f'{STEM}.patch_embeddings.projection.weight', 4)
+    conv = shape_of(state, f'{STEM}.patch_embeddings.projection.weight', 4)
     dims = [conv[0]]
     while f'vit.encoder.patch_embed{len(dims)}.proj.weight' in state:
         key = f'vit.encoder.patch_embed{len(dims)}.proj.weight'
-        dims.append(_shape(state, key, 4)[0])
+        dims.append(shape_of(state, key, 4)[0])
     stages = _stage_of_layers(state, dims)
     firsts = [f'{LAYER}.{stages.index(i)}' for i in range(len(dims))]
     last = len(dims) - 1
@@ -77,7 +67,7 @@ def read_arch(state: Mapping[str, Tensor]) -> dict:
             depths=[stages.count(i) for i in range(len(dims))],
             heads=[max(width // HEAD_WIDTH, 1) for width in dims],
             ffn_dims=[
-                _shape(state, f'{first}.intermediate.dense.weight', 2)[0] for first in firsts
+                shape_of(state, f'{first}.intermediate.dense.weight', 2)[0] for first in firsts
             ],
             sr_ratios=[
                 2 ** (last - i) if f'{first}.attention.attention.reduction.weight' in state else 1
@@ -89,12 +79,12 @@ def read_arch(state: Mapping[str, Tensor]) -> dict:
     )
 
 
-def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict:
+def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
     if f'{STEM}.cls_token' in state:
         raise ValueError('has a class token; networks with mean pooling are supported')
     arch = read_arch(state)
-    tokens = _shape(state, f'{STEM}.position_embeddings', 3)[1]
+    tokens = shape_of(state, f'{STEM}.position_embeddings', 3)[1]
     if math.isqrt(tokens) ** 2 != tokens:
         raise ValueError(f'has {tokens} position embeddings, which is no square')
     found = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
@@ -141,7 +131,7 @@ def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
         yield f'branches.scales.{i}.', f'layerscale_{letter}.'
 
 
-def _prefixes(arch: dict, pool_sizes: list[int]) -> dict[str, str]:
+def _prefixes(arch: dict[str, Any], pool_sizes: list[int]) -> dict[str, str]:
     """Our prefixes and the published ones."""
     names = {
         'stem.conv.': f'{STEM}.patch_embeddings.projection.',
@@ -199,7 +189,7 @@ def _as_ours(name: str, value: Tensor, slot: Tensor) -> Tensor:
     return value.reshape(slot.shape)
 
 
-def _title(cfg: dict, arch: dict) -> str:
+def _title(cfg: dict[str, Any], arch: dict[str, Any]) -> str:
     pyramid = len(arch['dims']) > 1
     words = ['BinaryViT' if pyramid else 'plain binary DeiT']
     if isinstance(cfg['arch'], dict):
@@ -228,12 +218,11 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     prefixes = _prefixes(arch, cfg['pool_sizes'])
     names = {key: published_name(key, prefixes) for key in slots}
     shapes = {names[k]: _published_shape(names[k], slots[k]) for k in slots}
-    classes = _shape(state, 'classifier.weight', 2)[0]
+    classes = shape_of(state, 'classifier.weight', 2)[0]
     shapes['classifier.weight'] = (classes, arch['dims'][-1])
     shapes['classifier.bias'] = (classes,)
     what = _title(cfg, arch)
-    check_names(state, shapes, UNUSED, what)
-    check_shapes(state, shapes, what)
+    check_fit(state, shapes, what)
     new = {
         f'backbone.{key}': _as_ours(name, state[name], slots[key]) for key, name in names.items()
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from ..binary.weights import BINARY_BELOW
 from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext, block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
-from .common import Conversion, Family, check_names, check_shapes
+from .common import Conversion, Family, check_fit, shape_of
 
 #: Our names in a :class:`RecoupledConv`, and theirs. The first that fits counts.
 UNIT_NAMES = {
@@ -64,7 +65,7 @@ class Layout:
         in_channels: Channels of the image.
     """
 
-    arch: dict
+    arch: dict[str, Any]
     tau: int
     excite: int
     quantized: bool
@@ -105,21 +106,13 @@ class Layout:
         return ' '.join(words)
 
 
-def _shape(state: Mapping[str, Tensor], key: str, dims: int) -> torch.Size:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    if state[key].dim() != dims:
-        raise ValueError(f'{key} has shape {tuple(state[key].shape)}, not {dims} axes')
-    return state[key].shape
-
-
 def _numbers(state: Mapping[str, Tensor], pattern: str) -> int:
     """How many numbers from 0 on occur where ``pattern`` has its group."""
     found = {int(match[1]) for key in state if (match := re.match(pattern, key))}
     return max(found, default=-1) + 1
 
 
-def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict:
+def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
     """Channels from which modules there are: a pair of FFNs doubles the width."""
     channels = [stem_width]
     for i in range(1, _numbers(state, r'feature\.(\d+)\.')):
@@ -128,17 +121,17 @@ def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict:
     return dict(channels=channels)
 
 
-def _arch_18(state: Mapping[str, Tensor], stem_width: int) -> dict:
+def _arch_18(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
     channels, depths = [stem_width], []
     for i in range(_numbers(state, r'layer(\d+)\.')):
         key = f'layer{i}.0.Attention.binary_conv.weight'
-        channels.append(_shape(state, key, 4)[0])
+        channels.append(shape_of(state, key, 4)[0])
         depths.append(_numbers(state, rf'layer{i}\.(\d+)\.'))
     return dict(channels=channels, depths=depths)
 
 
 def _tau(state: Mapping[str, Tensor], conv: str, norm: str) -> int:
-    width, wide = _shape(state, conv, 4)[0], _shape(state, norm, 1)[0]
+    width, wide = shape_of(state, conv, 4)[0], shape_of(state, norm, 1)[0]
     if width == 0 or wide == 0 or wide % width:
         raise ValueError(
             f'{norm} has {wide} entries and {conv} {width} kernels: their ratio, tau, '
@@ -158,9 +151,9 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     """
     is_18 = not any(key.startswith('feature.') for key in state)
     stem = '' if is_18 else 'feature.0.'
-    width, in_channels, *kernel = _shape(state, f'{stem}conv1.weight', 4)
+    width, in_channels, *kernel = shape_of(state, f'{stem}conv1.weight', 4)
     tau = _tau(state, f'{stem}conv1.weight', f'{stem}bn1.weight')
-    num_classes = _shape(state, 'fc.weight', 2)[0]
+    num_classes = shape_of(state, 'fc.weight', 2)[0]
     quantized = f'{stem}conv1.weight_clip_val' in state
     if is_18 and tau > 1:
         raise ValueError(f'BNext-18 with tau={tau}: no such network was published')
@@ -182,7 +175,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
+def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
     """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
     cfg = dict(
         type='BNext',
@@ -199,7 +192,7 @@ def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
     return cfg
 
 
-def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict:
+def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
     """Config of the mmpretrain classifier."""
     head = 'MinMaxLinearClsHead' if layout.quantized else 'LinearClsHead'
     return dict(
@@ -244,6 +237,7 @@ def published_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
     unit = re.compile(r'stages\.\d+\.\d+\.(spatial|pointwise\.\d+|\d+)\.')
     for key in keys:
         match = unit.match(key) or re.match(r'(stem\.)?\w+\.', key)
+        assert match is not None  # all keys have a module's name
         rest = key[match.end() :]
         if key.startswith('stages.'):
             rest = _unit_name(rest, layout.excite)
@@ -275,9 +269,8 @@ def _check(
     what = layout.title()
     if layout.arch_name is None:
         what += ' with ' + ', '.join(f'{k}={v}' for k, v in layout.arch.items())
-    clips = _clip_names(shapes) if layout.quantized else []
-    check_names(state, [*shapes, *clips], UNUSED_QUANTIZED if clips else UNUSED, what)
-    check_shapes(state, shapes, what)
+    clips = {name: (2,) for name in _clip_names(shapes)} if layout.quantized else {}
+    check_fit(state, {**shapes, **clips}, what, UNUSED_QUANTIZED if clips else UNUSED)
     _check_clips(state)
 
 
@@ -314,7 +307,7 @@ def _warning(weights: str, binarize: bool) -> str:
     )
 
 
-def _slots(layout: Layout, cfg: dict) -> tuple[dict[str, str], dict]:
+def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Published name of every key of the model, and the shape that belongs there."""
     options = {k: v for k, v in cfg['backbone'].items() if k != 'type'}
     with torch.device('meta'):  # shapes are all that is asked of it

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..checkpoints import listed
+from ..checkpoints import misfits
 from ..errors import MmesbnnError
 
 
@@ -27,7 +29,7 @@ class Conversion:
         warning: What the user should know before trusting the model, or None.
     """
 
-    model_cfg: dict
+    model_cfg: dict[str, Any]
     state_dict: dict[str, Tensor]
     summary: dict[str, str]
     warning: str | None = None
@@ -51,44 +53,48 @@ class Family:
     convert: Callable[..., Conversion]
 
 
-def check_names(
-    state: Mapping[str, Tensor], wanted: Iterable[str], unused: re.Pattern, what: str
+def shape_of(state: Mapping[str, Tensor], key: str, dims: int | None = None) -> torch.Size:
+    """Shape of an entry.
+
+    Args:
+        state: A state dict.
+        key: Name of the entry.
+        dims: Number of axes that it must have. Default None: at least one.
+
+    Raises:
+        ValueError: If there is no such entry, or it has other axes.
+    """
+    if key not in state:
+        raise ValueError(f'lacks the key {key}')
+    shape = state[key].shape
+    if len(shape) != dims if dims is not None else not shape:
+        expected = 'an axis' if dims is None else f'{dims} axes'
+        raise ValueError(f'{key} has shape {tuple(shape)}, not {expected}')
+    return shape
+
+
+def check_fit(
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, Sequence[int]],
+    network: str,
+    unused: re.Pattern[str] | None = None,
 ) -> None:
-    """Check that a state dict has the keys of a network, and no others.
+    """Check that a state dict has the entries of a network, and no others.
 
     Args:
         state: The state dict.
-        wanted: Keys that it must have.
-        unused: Matches keys that it may have besides.
-        what: The network, for the message.
+        shapes: Shapes of the entries that it must have.
+        network: The network's name, for the message.
+        unused: Matches names of entries that it may have as well. Default none.
 
     Raises:
-        ValueError: If it has not, or has others.
+        ValueError: If an entry is missing, unknown or of another shape.
     """
-    wanted = dict.fromkeys(wanted)
-    missing = [name for name in wanted if name not in state]
-    if missing:
-        raise ValueError(f'lacks {len(missing)} keys of a {what}: {listed(missing)}')
-    surplus = [name for name in state if name not in wanted]
-    surplus = [name for name in surplus if not unused.fullmatch(name)]
-    if surplus:
-        raise ValueError(f'has {len(surplus)} keys foreign to a {what}: {listed(surplus)}')
-
-
-def check_shapes(
-    state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], what: str
-) -> None:
-    """Check that a state dict has the shapes of a network.
-
-    Args:
-        state: The state dict, with all keys of ``shapes``.
-        shapes: The network's shapes.
-        what: The network, for the message.
-
-    Raises:
-        ValueError: If one differs.
-    """
-    for name, shape in shapes.items():
-        found, wanted = tuple(state[name].shape), tuple(shape)
-        if found != wanted:
-            raise ValueError(f'{name} has shape {found}, not {wanted} as in a {what}')
+    used = {
+        name: value
+        for name, value in state.items()
+        if name in shapes or unused is None or not unused.fullmatch(name)
+    }
+    differences = misfits(used, shapes)
+    if differences:
+        raise ValueError(f'does not fit {network}: of its entries {", ".join(differences)}')

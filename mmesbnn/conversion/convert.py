@@ -43,7 +43,7 @@ def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
 
 
 def convert(
-    source: str | os.PathLike | Mapping,
+    source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     binarize: bool = False,
     se_bits: int = 8,
@@ -81,12 +81,12 @@ def convert_state(
 
 
 def load_published(
-    source: str | os.PathLike | Mapping,
+    source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     binarize: bool = False,
     se_bits: int = 8,
     max_bytes: int | None = None,
-) -> tuple[dict, dict[str, Tensor]]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published checkpoint for OpenMMLab.
 
     The converted model computes the logits of the published one, at whatever
@@ -147,8 +147,8 @@ def _save(content: Any, target: Path) -> None:
 
 
 def convert_file(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
     binarize: bool = False,
     se_bits: int = 8,

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.backbones.bnext import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
-from .common import Conversion, Family, check_names, check_shapes
-
-#: Matches nothing: every entry of a published file is used.
-UNUSED = re.compile(r'(?!)')
+from .common import Conversion, Family, check_fit, shape_of
 
 #: The latent weights of binary convolutions.
 LATENT = re.compile(
@@ -63,28 +61,22 @@ UNIT_18 = {
 }
 
 
-def _width(state: Mapping[str, Tensor], key: str) -> int:
-    if key not in state:
-        raise ValueError(f'lacks the key {key}')
-    return state[key].numel()
-
-
-def _arch(state: Mapping[str, Tensor]) -> dict:
+def _arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Channels from which blocks there are: two 1x1 convolutions double the width."""
-    channels = [_width(state, 'feature.0.bn1.weight')]
+    channels = [shape_of(state, 'feature.0.bn1.weight', 1)[0]]
     while f'feature.{len(channels)}.bn1.weight' in state:
         double = f'feature.{len(channels)}.bn2_1.weight' in state
         channels.append(channels[-1] * (2 if double else 1))
     return dict(channels=channels)
 
 
-def _arch_18(state: Mapping[str, Tensor]) -> dict:
-    channels, depths = [_width(state, 'bn1.weight')], []
+def _arch_18(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    channels, depths = [shape_of(state, 'bn1.weight', 1)[0]], []
     while f'layer{len(channels)}.0.bn1.weight' in state:
         stage, depth = f'layer{len(channels)}', 1
         while f'{stage}.{depth}.bn1.weight' in state:
             depth += 1
-        channels.append(_width(state, f'{stage}.0.bn1.weight'))
+        channels.append(shape_of(state, f'{stage}.0.bn1.weight', 1)[0])
         depths.append(depth)
     return dict(channels=channels, depths=depths)
 
@@ -101,7 +93,7 @@ def read_weights(state: Mapping[str, Tensor], is_18: bool) -> str | None:
     return None if is_18 else 'real'
 
 
-def _prefixes(arch: dict) -> Iterator[tuple[str, str]]:
+def _prefixes(arch: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Our prefixes and the published ones."""
     is_18 = 'depths' in arch
     stem = '' if is_18 else 'feature.0.'
@@ -133,12 +125,12 @@ def _names(state: Mapping[str, Tensor], model: ReActNet) -> dict[str, str]:
     return names
 
 
-def _published_shape(name: str, state: Mapping[str, Tensor], slot: Tensor) -> tuple:
+def _published_shape(name: str, state: Mapping[str, Tensor], slot: Tensor) -> tuple[int, ...]:
     flat = LATENT.fullmatch(name) and name in state and state[name].dim() == 2
     return (slot.numel(), 1) if flat else tuple(slot.shape)
 
 
-def _title(cfg: dict) -> str:
+def _title(cfg: dict[str, Any]) -> str:
     family = 'ReActNet' if cfg['generalized'] else 'Bi-Real Net'
     if isinstance(cfg['arch'], dict):
         return f'{family} variant'
@@ -182,7 +174,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     is_18 = not any(key.startswith('feature.') for key in state)
     weights = read_weights(state, is_18)
     arch = (_arch_18 if is_18 else _arch)(state)
-    cfg = dict(
+    cfg: dict[str, Any] = dict(
         type='ReActNet',
         arch=next((name for name, known in ARCHS.items() if known == arch), arch),
         generalized=any('.move' in key for key in state),
@@ -192,12 +184,11 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     with torch.device('meta'):  # shapes are all that is asked of it
         backbone = ReActNet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, names = backbone.state_dict(), _names(state, backbone)
-    classes, width = _width(state, 'fc.bias'), backbone.out_channels[-1]
+    classes, width = shape_of(state, 'fc.bias', 1)[0], backbone.out_channels[-1]
     shapes = {names[k]: _published_shape(names[k], state, slots[k]) for k in slots}
     shapes.update({'fc.weight': (classes, width), 'fc.bias': (classes,)})
     what = _title(cfg)
-    check_names(state, shapes, UNUSED, what)
-    check_shapes(state, shapes, what)
+    check_fit(state, shapes, what)
     new = {f'backbone.{k}': state[names[k]].reshape(slots[k].shape) for k in slots}
     new.update({f'head.{key}': state[key] for key in ('fc.weight', 'fc.bias')})
     described, warning = _describe(weights, binarize)

@@ -66,7 +66,7 @@ def published_state(content: Any, name: str) -> dict[str, Tensor]:
 
 
 def read_published(
-    source: str | os.PathLike | Mapping, max_bytes: int | None = None
+    source: str | os.PathLike[str] | Mapping[str, Any], max_bytes: int | None = None
 ) -> tuple[str, dict[str, Tensor]]:
     """Read the weights of a published checkpoint.
 

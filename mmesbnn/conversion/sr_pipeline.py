@@ -43,7 +43,7 @@ def _from_folder(folder: Path) -> Any:
     return diffusion.SRDiffusionPipeline(unet)
 
 
-def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
+def _from_config(cfg: Mapping[str, Any], weights: Any, name: str) -> Any:
     """Of a converted file; builds nothing but the two classes it knows."""
     from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline
 
@@ -71,7 +71,7 @@ def _from_config(cfg: Mapping, weights: Any, name: str) -> Any:
         raise ConversionError(f'{name}: {error}') from error
 
 
-def load_sr_pipeline(source: str | os.PathLike, max_bytes: int | None = None) -> Any:
+def load_sr_pipeline(source: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     """Load a pipeline for super-resolution.
 
     Args:

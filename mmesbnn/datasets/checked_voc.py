@@ -53,7 +53,7 @@ class CheckedVOCDataset(XMLDataset):
             year = next(years, None)
         self._metainfo['dataset_type'] = year
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> list[dict[str, Any]]:
         """Read all annotations, and report what is odd about them."""
         check("metainfo['classes']", self._metainfo['classes'], CLASSES)
         self._foreign: Counter[str] = Counter()
@@ -71,7 +71,7 @@ class CheckedVOCDataset(XMLDataset):
             print_log(f'{self.ann_file}: leaves out {", ".join(told)}', 'current', logging.WARNING)
         return images
 
-    def parse_data_info(self, img_info: dict) -> dict:
+    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
         """Read the annotation of one image."""
         path = img_info['xml_path']
         if self.backend_args is None:  # on this machine
@@ -91,7 +91,7 @@ class CheckedVOCDataset(XMLDataset):
             image['instances'] = self._trainable(image)
         return image
 
-    def _check_files(self, img_info: dict) -> None:
+    def _check_files(self, img_info: dict[str, Any]) -> None:
         """Look at an image's files before mmdet reads them."""
         image = Path(self.sub_data_root, img_info['file_name'])
         try:
@@ -105,14 +105,16 @@ class CheckedVOCDataset(XMLDataset):
             ) from error
         image_file_size(image)
 
-    def _parse_instance_info(self, raw_ann_info: Any, minus_one: bool = True) -> list[dict]:
+    def _parse_instance_info(
+        self, raw_ann_info: Any, minus_one: bool = True
+    ) -> list[dict[str, Any]]:
         """Objects of one image, and a note of those of other classes."""
         instances = super()._parse_instance_info(raw_ann_info, minus_one)
         names = [thing.findtext('name') for thing in raw_ann_info.findall('object')]
         self._foreign.update(n for n in names if n not in self._metainfo['classes'])
         return instances
 
-    def _trainable(self, image: dict) -> list[dict]:
+    def _trainable(self, image: dict[str, Any]) -> list[dict[str, Any]]:
         """The objects with boxes inside the image, wide enough or ignored."""
         kept = []
         right, bottom = image['width'] - 1, image['height'] - 1

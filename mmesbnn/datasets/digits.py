@@ -13,7 +13,7 @@ from ..whole_files import is_filled, whole_folder
 
 
 @checked(val_share=number(above=0, below=1), seed=natural)
-def write_digits(root: str | os.PathLike, val_share: float = 0.3, seed: int = 0) -> int:
+def write_digits(root: str | os.PathLike[str], val_share: float = 0.3, seed: int = 0) -> int:
     """Write the 1,797 digits as ``root/{train,val}/<class>/<number>.png``.
 
     Every image is the scan as it is, 8x8 pixels, grey levels 0-16 scaled to 0-255.

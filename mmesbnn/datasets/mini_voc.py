@@ -253,7 +253,8 @@ def _compose(
 ) -> tuple[np.ndarray, list[Thing]]:
     """One image and its objects."""
     size = options.size
-    image, things = _background(source, size, random), []
+    image = _background(source, size, random)
+    things: list[Thing] = []
     low, high = options.objects
     for _ in range(random.integers(low, high + 1)):
         label = int(random.integers(len(options.names)))
@@ -354,7 +355,7 @@ def _write(root: Path, options: MiniVOC) -> None:
     print()  # the bar ends without a new line
 
 
-def write_mini_voc(root: str | os.PathLike, **options: Any) -> int:
+def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
     """Write a small VOCdevkit; the folder appears whole or not at all.
 
     Digit ``k`` of scikit-learn's 1,797 scans is an object of class ``names[k]``. Train

@@ -142,7 +142,7 @@ TEMPLATE = Rule(
 
 
 @DATASETS.register_module()
-class PairedSRDataset(Dataset):
+class PairedSRDataset(Dataset[Any]):
     """High-resolution images and their bicubic low-resolution versions.
 
     ::
@@ -210,7 +210,7 @@ class PairedSRDataset(Dataset):
         self.filename_tmpl = filename_tmpl
         self.pairs = self._collect(hr, lr, data_root, set_names)
         if crop_size is not None:
-            self._check_crop()
+            self._check_crop(self.crop_size)
 
     def _collect(self, hr: Any, lr: Any, root: str, set_names: Any) -> list[Pair]:
         hr = _folders('hr', hr, root)
@@ -229,14 +229,14 @@ class PairedSRDataset(Dataset):
             for pair in _find_pairs(of_hr, of_lr, self.scale, name, self.filename_tmpl)
         ]
 
-    def _check_crop(self) -> None:
-        needed = self.crop_size // self.scale
+    def _check_crop(self, crop_size: int) -> None:
+        needed = crop_size // self.scale
         for pair in self.pairs:
             if min(pair.size) < needed:
                 height, width = (self.scale * length for length in pair.size)
                 raise ValueError(
                     f'{pair.hr} has {height} x {width} usable pixels, fewer than '
-                    f'crop_size={self.crop_size}'
+                    f'crop_size={crop_size}'
                 )
 
     @property
@@ -288,9 +288,8 @@ class PairedSRDataset(Dataset):
         index %= len(self.pairs)
         pair = self.pairs[index]
         images = self._read(pair, rng)
-        if self.augment:
-            images = _turned(images, int(rng.integers(8)))
-        lr, hr = (image.contiguous() for image in images)
+        symmetry = int(rng.integers(8)) if self.augment else 0
+        lr, hr = (_turned(image, symmetry).contiguous() for image in images)
         sample = dict(hr=hr, name=pair.hr.stem, set_name=pair.set_name, index=index)
         return dict(inputs=lr, data_samples=sample)
 
@@ -300,8 +299,7 @@ def _crop(image: Tensor, top: int, left: int, height: int, width: int, scale: in
     return image[:, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
 
 
-def _turned(images: tuple[Tensor, ...], symmetry: int) -> tuple[Tensor, ...]:
-    """All images in one of the square's eight symmetries; 0 leaves them as they are."""
-    dims = [dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit]
-    turned = (image.flip(dims) for image in images)
-    return tuple(image.mT if symmetry & 4 else image for image in turned)
+def _turned(image: Tensor, symmetry: int) -> Tensor:
+    """The image in one of the square's eight symmetries; 0 leaves it as it is."""
+    turned = image.flip([dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit])
+    return turned.mT if symmetry & 4 else turned

@@ -71,8 +71,8 @@ def load_grey(name: str) -> np.ndarray:
     image = Image.fromarray(pixels).convert('L')
     scale = LARGEST / min(image.size)
     if scale < 1:
-        size = tuple(round(side * scale) for side in image.size)
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.float32) / 255
 
 

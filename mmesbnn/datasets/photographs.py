@@ -56,7 +56,7 @@ def _middle(image: Tensor, side: int) -> Tensor:
 
 
 @checked(scale=positive_int, test_size=positive_int)
-def write_photographs(root: str | os.PathLike, scale: int = 2, test_size: int = 256) -> int:
+def write_photographs(root: str | os.PathLike[str], scale: int = 2, test_size: int = 256) -> int:
     """Write six photographs to train on and the middle of three others to test on.
 
     ``root/train/HR/astronaut_s001.png``, ... are tiles, which are read faster than

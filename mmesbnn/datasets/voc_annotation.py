@@ -22,7 +22,7 @@ class AnnotationError(MmesbnnError):
     """An annotation that cannot be used; the message says why."""
 
 
-def check_annotation(path: str | os.PathLike) -> None:
+def check_annotation(path: str | os.PathLike[str]) -> None:
     """Read a VOC annotation and refuse what cannot be trained on.
 
     Raises:

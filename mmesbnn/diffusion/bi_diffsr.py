@@ -192,7 +192,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(norm_groups, base_channels)
         self.conv_out = nn.Conv2d(base_channels, out_channels, 3, padding=1)
 
-    def _block(self, width: int, attention: bool, binary: dict | None) -> ResBlock:
+    def _block(self, width: int, attention: bool, binary: dict[str, Any] | None) -> ResBlock:
         config = self.config
         return ResBlock(
             width, config.base_channels, config.norm_groups, config.dropout, attention, binary

@@ -11,6 +11,7 @@ all of them, and their mean (:func:`contract`) is a plain map again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,14 +193,14 @@ class FloatConv(nn.Conv2d):
         return super().forward(x)
 
 
-def make_conv(channels: int, kernel_size: int, binary: dict | None) -> nn.Module:
+def make_conv(channels: int, kernel_size: int, binary: dict[str, Any] | None) -> nn.Module:
     """A :class:`BIConv` with the arguments ``binary``, or a :class:`FloatConv`."""
     if binary is None:
         return FloatConv(channels, kernel_size)
     return BIConv(channels, kernel_size, **binary)
 
 
-def expansion_factor(binary: dict | None) -> int:
+def expansion_factor(binary: dict[str, Any] | None) -> int:
     """How much wider features are in a block with these arguments."""
     return 1 if binary is None else binary['expansion'].factor
 
@@ -267,7 +268,7 @@ class ResBlock(nn.Module):
         norm_groups: int,
         dropout: float,
         attention: bool,
-        binary: dict | None,
+        binary: dict[str, Any] | None,
     ) -> None:
         super().__init__()
         self.factor = factor = expansion_factor(binary)
@@ -303,7 +304,7 @@ class CPDown(nn.Module):
     """
 
     @checked_layer()
-    def __init__(self, channels: int, binary: dict) -> None:
+    def __init__(self, channels: int, binary: dict[str, Any]) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)
         self.conv1 = make_conv(channels // 2, 3, binary)
@@ -329,7 +330,7 @@ class CPUp(nn.Module):
     """
 
     @checked_layer()
-    def __init__(self, channels: int, binary: dict) -> None:
+    def __init__(self, channels: int, binary: dict[str, Any]) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)
         self.conv1 = make_conv(channels, 3, binary)
@@ -353,7 +354,7 @@ class CSFusion(nn.Module):
     """
 
     @checked_layer()
-    def __init__(self, channels: int, binary: dict | None) -> None:
+    def __init__(self, channels: int, binary: dict[str, Any] | None) -> None:
         super().__init__()
         self.factor = expansion_factor(binary)
         self.conv1 = make_conv(channels, 1, binary)
@@ -372,7 +373,7 @@ class Checkpointing(nn.Module):
     the first one.
     """
 
-    _gradient_checkpointing_func: Callable
+    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(self) -> None:
         super().__init__()

@@ -157,7 +157,7 @@ def _from_unet(
 ControlNetModel.from_unet = classmethod(_from_unet)
 
 
-def _mark(model: ModelMixin, report: BinarizeReport, options: Mapping) -> None:
+def _mark(model: ModelMixin, report: BinarizeReport, options: Mapping[str, Any]) -> None:
     """Let the class and the config of ``model`` say which layers are binary."""
     done = dict(layers=[layer.name for layer in report.replaced], options=options)
     model.__class__ = _CLASSES[type(model)]
@@ -188,7 +188,7 @@ def _reason(name: str) -> str:
 
 
 def _replace(
-    unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: Mapping
+    unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: Mapping[str, Any]
 ) -> BinarizeReport:
     """Replace ``layers`` but those that ``keep`` matches; say why others were kept."""
     wanted = {id(unet.get_submodule(name)) for name in layers}
@@ -216,8 +216,8 @@ def binarize_unet(
     attention: bool = False,
     shortcuts: bool = False,
     spread: float = 0.5,
-    sign: str | dict = 'quadratic',
-    weight_binarizer: str | dict = 'scaled_sign',
+    sign: str | dict[str, Any] = 'quadratic',
+    weight_binarizer: str | dict[str, Any] = 'scaled_sign',
     pad_value: int = 0,
     latent_clip: float | None = None,
 ) -> BinarizeReport:
@@ -299,7 +299,9 @@ def binarize_unet(
 
 
 @checked()
-def load_binarized(folder: str | os.PathLike, subfolder: str = '', **kwargs: Any) -> ModelMixin:
+def load_binarized(
+    folder: str | os.PathLike[str], subfolder: str = '', **kwargs: Any
+) -> ModelMixin:
     """Load a UNet that :func:`binarize_unet` made binary and ``save_pretrained`` saved.
 
     Args:

@@ -76,7 +76,7 @@ def _check_class(path: Path, name: Any, known: Collection[str]) -> None:
         )
 
 
-def check_unet(folder: str | os.PathLike, known: Collection[str] = UNETS) -> str:
+def check_unet(folder: str | os.PathLike[str], known: Collection[str] = UNETS) -> str:
     """Check a folder that ``save_pretrained`` of a UNet wrote.
 
     Args:
@@ -105,7 +105,7 @@ def check_unet(folder: str | os.PathLike, known: Collection[str] = UNETS) -> str
     return name
 
 
-def load_unet(kind: Any, folder: str | os.PathLike, **kwargs: Any) -> Any:
+def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Load a UNet from a folder that :func:`check_unet` let pass.
 
     Args:
@@ -135,7 +135,7 @@ def _check_shards(index: Path) -> None:
             raise FolderError(f'{index}: {shorten(file, 60)} is no safetensors file')
 
 
-def check_pipeline(folder: str | os.PathLike, given: Collection[str] = ()) -> None:
+def check_pipeline(folder: str | os.PathLike[str], given: Collection[str] = ()) -> None:
     """Check a folder that ``save_pretrained`` of a pipeline wrote.
 
     Args:

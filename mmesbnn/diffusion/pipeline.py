@@ -117,7 +117,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> SRDiffusionPipeline:
         """Load a pipeline from a folder.
 

@@ -13,7 +13,7 @@ from ..whole_files import check_folder, whole_folder
 _NAMES = ('README.md', 'model_index.json', 'scheduler', 'unet')
 
 
-def check_pipeline_folder(out: str | os.PathLike) -> None:
+def check_pipeline_folder(out: str | os.PathLike[str]) -> None:
     """Raise an error if ``out`` cannot become a pipeline's folder.
 
     Raises:
@@ -29,7 +29,7 @@ def check_pipeline_folder(out: str | os.PathLike) -> None:
         )
 
 
-def save_pipeline(pipeline: Any, out: str | os.PathLike) -> None:
+def save_pipeline(pipeline: Any, out: str | os.PathLike[str]) -> None:
     """Write a pipeline of diffusers as a folder; a former one there is replaced.
 
     A reader finds the old folder or the new one, see

@@ -35,7 +35,7 @@ def _register(operator: torch._ops.OpOverload, count: Any) -> None:
     def torchs(a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * count(a, b, out_shape)  # a multiplication and an addition
 
-    def mmengines(inputs: list[Any], outputs: list[Any]) -> Counter:
+    def mmengines(inputs: list[Any], outputs: list[Any]) -> Counter[Any]:
         shapes = [get_shape(value) for value in (*inputs[:2], outputs[0])]
         return Counter({name: count(*shapes)})
 

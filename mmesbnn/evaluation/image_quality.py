@@ -62,11 +62,14 @@ def comparable(
             f'crop_border={crop_border} leaves nothing of {image.shape[1]} x '
             f'{image.shape[2]} pixels'
         )
-    both = [x.to(torch.float64) for x in (image, reference)]
-    if convert_to == 'Y':
-        both = [luma(x) for x in both]
     end = -crop_border or None
-    return tuple(x[:, crop_border:end, crop_border:end] for x in both)
+
+    def cropped(x: Tensor) -> Tensor:
+        wide = x.to(torch.float64)
+        channels = luma(wide) if convert_to == 'Y' else wide
+        return channels[:, crop_border:end, crop_border:end]
+
+    return cropped(image), cropped(reference)
 
 
 def psnr(

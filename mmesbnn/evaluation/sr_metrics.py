@@ -37,7 +37,7 @@ class SRMetric(BaseMetric):
         """The figure of one image; uint8 ``(3, H, W)``."""
         raise NotImplementedError
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Measure a batch."""
         for sample in data_samples:
             value = self.measure(sample['pred'], sample['hr'])

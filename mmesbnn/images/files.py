@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..checks import check_positive
 from ..errors import MmesbnnError, sentence
@@ -72,7 +72,7 @@ def _known(module: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
     """The image, of which only the header has been read."""
     module = require('PIL.Image', 'sr', 'reading images')
     name = os.fsdecode(path)
@@ -100,7 +100,7 @@ def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
             yield image
 
 
-def image_file_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of the image once it is upright, from the file's header.
 
     Raises:
@@ -124,7 +124,7 @@ def _lies(image: Image.Image) -> bool:
     return False
 
 
-def read_image_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image, the first one of a file with several, turned upright.
 
     Args:
@@ -173,7 +173,8 @@ def check_mode(image: Image.Image, what: str) -> None:
             f'{what} has floats for pixels, whose range is not known: save it with 8 or 16 bits'
         )
     if image.mode.startswith('I'):
-        low, high = image.getextrema()
+        # of a single channel: PIL gives two numbers
+        low, high = cast('tuple[float, float]', image.getextrema())
         if low < 0 or high > 65535:
             raise ImageError(
                 f'{what} has pixels from {low} to {high}: only 8 and 16 bits, 0 to '

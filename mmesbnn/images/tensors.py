@@ -17,7 +17,7 @@ from .files import MAX_PIXELS, check_mode, image_file_size, read_image_file
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
-def image_files(folder: str | os.PathLike) -> list[Path]:
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The images in a folder, not in those below it, sorted by name."""
     return sorted(
         path
@@ -26,7 +26,7 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
     )
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width, from the file's header.
 
     Raises:
@@ -35,7 +35,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     return image_file_size(path)
 
 
-def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read an image as 8-bit RGB.
 
     Grey becomes three equal channels, transparency is dropped, 16 bits are rounded
@@ -62,7 +62,7 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def write_png(path: str | os.PathLike, image: Tensor, durable: bool = True) -> None:
+def write_png(path: str | os.PathLike[str], image: Tensor, durable: bool = True) -> None:
     """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears whole.
 
     Args:

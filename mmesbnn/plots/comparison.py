@@ -13,7 +13,7 @@ from ..whole_files import whole_file
 
 
 def draw_comparison(
-    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: str | os.PathLike, title: str = ''
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: str | os.PathLike[str], title: str = ''
 ) -> None:
     """Draw images in a grid, each under its caption, as a PNG.
 

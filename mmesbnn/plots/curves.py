@@ -12,7 +12,7 @@ from ..optional import require
 from ..whole_files import whole_file
 
 
-def read_scalars(work_dir: str | os.PathLike) -> list[dict]:
+def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Every scalar record that the runs in ``work_dir`` logged, oldest first.
 
     Args:
@@ -28,13 +28,13 @@ def read_scalars(work_dir: str | os.PathLike) -> list[dict]:
     return records
 
 
-def series(records: Sequence[dict], key: str) -> tuple[list, list]:
+def series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
     """Steps and values of the records that have ``key``."""
     points = [(record['step'], record[key]) for record in records if key in record]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _draw_samples(figure: Any, samples: Sequence[tuple]) -> None:
+def _draw_samples(figure: Any, samples: Sequence[tuple[Any, ...]]) -> None:
     columns = (len(samples) + 1) // 2
     grid = figure.subplots(2, columns)
     for axis in grid.flat:
@@ -47,7 +47,10 @@ def _draw_samples(figure: Any, samples: Sequence[tuple]) -> None:
 
 
 def draw_training(
-    records: Sequence[dict], path: str | os.PathLike, title: str, samples: Sequence[tuple] = ()
+    records: Sequence[dict[str, Any]],
+    path: str | os.PathLike[str],
+    title: str,
+    samples: Sequence[tuple[Any, ...]] = (),
 ) -> None:
     """Draw loss, accuracy, temperature, flip rate and sample predictions as a PNG.
 
@@ -65,7 +68,8 @@ def draw_training(
 
     figure = Figure(figsize=(12, 8), layout='constrained')
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
+    top, bottom = parts
     axes = top.subplots(1, 4)
     panels = (
         ('loss', 'training loss', 'iteration', 'log'),

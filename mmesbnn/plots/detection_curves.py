@@ -15,10 +15,10 @@ from ..whole_files import whole_file
 
 def precision_recall(
     detections: Sequence[Sequence[np.ndarray]],
-    truth: Sequence[dict],
+    truth: Sequence[dict[str, Any]],
     classes: Sequence[str],
     iou_thr: float = 0.5,
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """Precision and recall of every class over falling scores, as mmdet computes them.
 
     Args:
@@ -49,7 +49,7 @@ def precision_recall(
     return dict(zip(classes, results))
 
 
-def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple]) -> None:
+def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple[Any, ...]]) -> None:
     from matplotlib.patches import Rectangle
 
     axis.imshow(image)
@@ -70,9 +70,9 @@ def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple]) -> None:
 
 
 def draw_detections(
-    images: Sequence[tuple[np.ndarray, Sequence[tuple]]],
-    curves: Mapping[str, Mapping[str, dict]],
-    path: str | os.PathLike,
+    images: Sequence[tuple[np.ndarray, Sequence[tuple[Any, ...]]]],
+    curves: Mapping[str, Mapping[str, dict[str, Any]]],
+    path: str | os.PathLike[str],
     title: str,
 ) -> None:
     """Draw images with boxes, and under them the curves of every class, as a PNG.
@@ -91,7 +91,8 @@ def draw_detections(
 
     figure = Figure(figsize=(12, 8), layout='constrained')
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
+    top, bottom = parts
     columns = (len(images) + 1) // 2
     grid = top.subplots(2, columns, squeeze=False)
     for axis in grid.flat:

@@ -87,7 +87,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     return cfg
 
 
-def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager:
+def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """Context in which ``config`` finds the components of its default scope.
 
     Raises:
@@ -130,14 +130,14 @@ def _loader(cfg: Config, *splits: str) -> dict[str, Any] | None:
     return None
 
 
-def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict]:
+def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
     dataset = (loader or {}).get('dataset') or {}
     while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']  # a wrapper such as RepeatDataset
     return dataset.get('pipeline') or ()
 
 
-def _sized(pipeline: Iterable[dict]) -> tuple[int, int] | None:
+def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
     """Height and width that the last of the ``SIZING`` transforms sets."""
     size = None
     for transform in pipeline:

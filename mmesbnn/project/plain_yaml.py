@@ -25,7 +25,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Plain values, and the tuples that mmengine itself writes."""
 
 
-def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple:
+def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
@@ -47,11 +47,11 @@ class _PlainHandler(BaseFileHandler):
     def __init__(self, usual: BaseFileHandler) -> None:
         self.usual = usual
 
-    def load_from_fileobj(self, file: IO, **kwargs: Any) -> Any:
+    def load_from_fileobj(self, file: IO[Any], **kwargs: Any) -> Any:
         # plain values are all that this loader makes
         return yaml.load(file, Loader=_PlainLoader)
 
-    def dump_to_fileobj(self, obj: Any, file: IO, **kwargs: Any) -> None:
+    def dump_to_fileobj(self, obj: Any, file: IO[Any], **kwargs: Any) -> None:
         self.usual.dump_to_fileobj(obj, file, **kwargs)
 
     def dump_to_str(self, obj: Any, **kwargs: Any) -> str:

@@ -25,7 +25,7 @@ def test_what_fits():
     'change, phrase',
     [
         ({'c': torch.ones(1)}, '1 are unknown (c)'),
-        ({'a.weight': torch.ones(4)}, '1 have another shape (a.weight)'),
+        ({'a.weight': torch.ones(4)}, '1 have another shape (a.weight: (4,) for (3,))'),
         ({'a.weight': [1.0]}, '1 are no tensors (a.weight)'),
         (
             {'a.weight': torch.ones(3, dtype=torch.complex64)},
@@ -40,6 +40,11 @@ def test_what_fits():
 )
 def test_what_does_not_fit(change, phrase):
     assert misfits({**OWN, **change}, OWN) == [phrase]
+
+
+def test_a_shape_stands_for_an_entry_of_any_type():
+    shapes = {'a.weight': (3,), 'b': (2, 1)}
+    assert misfits(OWN, shapes) == ['1 have another shape (b: (2,) for (2, 1))']
 
 
 def test_what_is_missing():

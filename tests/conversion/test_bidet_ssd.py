@@ -145,12 +145,16 @@ def without(name):
     ('state', 'message'),
     [
         (without('vgg.layers.19.weight'), 'lacks the key vgg.layers.19.weight'),
+        (
+            {**light_state(NARROW), 'vgg.layers.0.weight': torch.tensor(1.0)},
+            r'vgg.layers.0.weight has shape \(\)',
+        ),
         (without('vgg.layers.9.conv.weight'), r'has \[1, 3, 3\] blocks per stage'),
-        (without('L2Norm.weight'), 'lacks 1 keys of a BiDet SSD300: L2Norm.weight'),
-        ({**light_state(NARROW), 'fc.weight': torch.zeros(1)}, 'has 1 keys foreign to'),
+        (without('L2Norm.weight'), r'BiDet SSD300.*1 are missing \(L2Norm.weight'),
+        ({**light_state(NARROW), 'fc.weight': torch.zeros(1)}, r'1 are unknown \(fc.weight'),
         (
             {**light_state(NARROW), 'loc.2.weight': torch.zeros(24, 32, 3, 3)},
-            r'loc.2.weight has shape \(24, 32, 3, 3\), not \(48, 32, 3, 3\)',
+            r'loc.2.weight: \(24, 32, 3, 3\) for \(48, 32, 3, 3\)',
         ),
         (
             {**light_state(NARROW), 'conf.1.weight': torch.zeros(20, 40, 3, 3)},

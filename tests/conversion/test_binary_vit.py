@@ -125,9 +125,12 @@ LAYER = 'vit.encoder.layer.1'
     'changes, message',
     [
         ({'vit.embeddings.cls_token': torch.zeros(1, 1, 64)}, 'class token'),
-        ({f'{LAYER}.output.move': None}, f'lacks 1 keys.*{LAYER}.output.move'),
-        ({f'{LAYER}.output.dense.bias': torch.zeros(1)}, 'has 1 keys foreign'),
-        ({f'{LAYER}.output.move': torch.zeros(3)}, r'has shape \(3,\), not \(512,\)'),
+        ({f'{LAYER}.output.move': None}, rf'1 are missing \({LAYER}.output.move'),
+        (
+            {f'{LAYER}.output.dense.bias': torch.zeros(1)},
+            rf'1 are unknown \({LAYER}.output.dense.bias',
+        ),
+        ({f'{LAYER}.output.move': torch.zeros(3)}, r'output.move: \(3,\) for \(512,\)'),
         ({'vit.embeddings.position_embeddings': torch.zeros(1, 65, 64)}, 'no square'),
         (
             {f'{LAYER}.attention.attention.query.weight': torch.zeros(96, 96)},
@@ -135,7 +138,7 @@ LAYER = 'vit.encoder.layer.1'
         ),
         (
             {f'{LAYER}.attention.attention.query.weight': torch.zeros(64, 64)},
-            'lacks 10 keys.*1.attention.attention.reduction.weight',
+            '10 are missing .*1.attention.attention.reduction.weight',
         ),
         ({'classifier.weight': None}, 'lacks the key classifier.weight'),
     ],

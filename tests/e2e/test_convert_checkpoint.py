@@ -118,8 +118,8 @@ def damaged(account, net, kind):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('wrong shape', 'running_mean has shape (3,), not'),
-        ('missing', 'lacks 1 keys of a'),
+        ('wrong shape', 'running_mean: (3,) for'),
+        ('missing', '1 are missing ('),
         ('another family', 'not a published checkpoint of a known family'),
         ('truncated', 'truncated, damaged or no file of torch.save'),
     ],

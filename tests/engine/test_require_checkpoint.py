@@ -53,7 +53,7 @@ def test_missing_file_is_refused(tmp_path):
     [
         ({'fc.weight': None}, r'1 are missing \(fc.weight\)'),
         ({'fc.weights': torch.zeros(4)}, r'1 are unknown \(fc.weights\)'),
-        ({'fc.bias': torch.zeros(5)}, r'1 have another shape \(fc.bias\)'),
+        ({'fc.bias': torch.zeros(5)}, r'1 have another shape \(fc.bias: '),
         # so do the stages of the published ReActNet-A, whose second starts at random
         (
             {'fc.weight': None, 'fc.weights': torch.zeros(128, 1)},
@@ -99,7 +99,7 @@ def test_a_new_head_may_differ_and_nothing_else(tmp_path, state):
 
 def test_what_is_tested_has_no_new_head(tmp_path, state):
     other = {**state, 'fc.weight': torch.zeros(9, 32)}
-    with pytest.raises(ValueError, match=r'another shape \(fc.weight\)'):
+    with pytest.raises(ValueError, match=r'another shape \(fc.weight: '):
         start_from(tmp_path, RequireCheckpointHook(new=['fc.']), other, test=True)
 
 

@@ -145,7 +145,7 @@ def broken_files():
         'none': ({'state_dict': None}, 'holds no state dict but a NoneType'),
         'keys': ({'state_dict': {0: torch.ones(1)}}, '0 is a Tensor'),
         'bool': (as_type(good, torch.bool), r'have another type \(fc.weight: torch.bool'),
-        'shape': (Net(5).state_dict(), r'1 have another shape \(fc.weight\)'),
+        'shape': (Net(5).state_dict(), r'1 have another shape \(fc.weight: '),
         'lacking': (lacking, r'are missing \(norm.weight, norm.bias, '),
         'other': ({**good, 'extra': torch.ones(1)}, r'1 are unknown \(extra\)'),
     }

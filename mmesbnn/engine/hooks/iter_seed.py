@@ -16,7 +16,7 @@ _STRIDE = 10_007
 class _Skipped:
     """An iterator whose first items, which nobody looks at, cost nothing."""
 
-    def __init__(self, iterator: Iterator, count: int) -> None:
+    def __init__(self, iterator: Iterator[Any], count: int) -> None:
         self.iterator, self.count = iterator, count
 
     def __iter__(self) -> _Skipped:
@@ -53,7 +53,7 @@ class IterSeedHook(Hook):
                 'IterSeedHook: the training counts epochs: use EpochSeedHook, or '
                 "train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)"
             )
-        if not hasattr(sampler, 'start'):
+        if sampler is None or not hasattr(sampler, 'start'):
             raise ValueError(
                 f'IterSeedHook: the sampler of train_dataloader is a '
                 f"{type(sampler).__name__}: give dict(type='SeededInfiniteSampler')"

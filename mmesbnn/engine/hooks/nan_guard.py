@@ -22,7 +22,8 @@ def losses_of(outputs: dict[str, Any] | None) -> dict[str, Any]:
 
 def total(losses: dict[str, Any]) -> Tensor:
     """Sum of the losses, finite only if all of them are. On their device."""
-    return sum(torch.as_tensor(loss).detach().float().sum() for loss in losses.values())
+    sums = (torch.as_tensor(loss).detach().float().sum() for loss in losses.values())
+    return torch.as_tensor(sum(sums))
 
 
 @HOOKS.register_module()
@@ -55,7 +56,11 @@ class NaNGuardHook(Hook):
         self._record: Tensor | None = None
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Look at the losses of an iteration."""
         losses = losses_of(outputs)
@@ -76,7 +81,7 @@ class NaNGuardHook(Hook):
             new = torch.where(self._record[1].isfinite(), new, self._record)
         self._record = new
 
-    def _check(self, runner: Runner, losses: dict) -> None:
+    def _check(self, runner: Runner, losses: dict[str, Any]) -> None:
         if self._record is None:
             return
         records = all_gather(self._record)

@@ -27,7 +27,7 @@ class SaveImagesHook(Hook):
     """
 
     @checked()
-    def __init__(self, out_dir: str | os.PathLike) -> None:
+    def __init__(self, out_dir: str | os.PathLike[str]) -> None:
         self.out_dir = Path(out_dir)
 
     def after_test_iter(
@@ -35,7 +35,7 @@ class SaveImagesHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Sequence[dict] | None = None,
+        outputs: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """Write the images of a batch."""
         for sample in outputs or ():

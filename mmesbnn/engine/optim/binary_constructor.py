@@ -87,7 +87,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not decay >= 0:
             raise ValueError(f'kernel_decay={decay!r} must not be negative')
 
-    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         """Append the groups of ``module``'s parameters to ``params``."""
         if kwargs:  # the base class has come to a child
             super().add_params(params, module, **kwargs)
@@ -102,7 +102,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if set(self.paramwise_cfg) & self.OTHER_KEYS:
             params += self._settings(module, kernels)
         else:
-            parts: tuple[list, list] = ([], [])
+            parts: tuple[list[Any], list[Any]] = ([], [])
             for parameter in trained:
                 parts[id(parameter) not in kernels].append(parameter)
             params += [{'params': parts[0], 'weight_decay': decay}, {'params': parts[1]}]
@@ -113,15 +113,15 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             logger='current',
         )
 
-    def _settings(self, module: nn.Module, kernels: set[int]) -> list[dict]:
+    def _settings(self, module: nn.Module, kernels: set[int]) -> list[dict[str, Any]]:
         """A group for every setting of mmengine's keys and of the two decays."""
         own_decay, self.base_wd = self.base_wd, _Multiple(1)
-        found: list[dict] = []
+        found: list[dict[str, Any]] = []
         try:
             super().add_params(found, module)
         finally:
             self.base_wd = own_decay
-        groups: dict[str, dict] = {}
+        groups: dict[str, dict[str, Any]] = {}
         seen: set[int] = set()
         for group in found:
             (parameter,) = group.pop('params')
