@@ -15,7 +15,7 @@ from mmesbnn import cli, options  # before what takes time to import
 
 from mmesbnn.analysis import build_model, load_config, load_weights
 from mmesbnn.deploy import Runner, load_packed
-from mmesbnn.deploy.agreement import compare_forms, latency_line
+from mmesbnn.deploy.label_agreement import compare_forms, latency_line
 
 
 def parse_args():

@@ -19,8 +19,8 @@ from mmesbnn import cli, options  # before what takes time to import
 from mmengine.config import DictAction
 
 from mmesbnn.deploy.onnx import export_onnx
-from mmesbnn.deploy.openvino_tasks import make_task
-from mmesbnn.deploy.trained import load_trained
+from mmesbnn.deploy.tasks.make import make_task
+from mmesbnn.deploy.tasks.trained import load_trained
 
 
 def parse_args():

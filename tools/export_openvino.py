@@ -76,9 +76,9 @@ def main():
     warnings.simplefilter('ignore')
     args = parse_args()
     require('openvino', 'deploy', 'tools/export_openvino.py')
-    from mmesbnn.deploy.openvino_export import check_output, export
-    from mmesbnn.deploy.openvino_tasks import make_task
-    from mmesbnn.deploy.trained import load_trained
+    from mmesbnn.deploy.openvino.export import check_output, export
+    from mmesbnn.deploy.tasks.make import make_task
+    from mmesbnn.deploy.tasks.trained import load_trained
 
     check_output(args.out)
     cfg, model, meta = load_trained(

@@ -22,8 +22,8 @@ from mmesbnn import cli, options  # before what takes time to import
 from PIL import Image
 
 from mmesbnn.deploy import ImageError, Runner
-from mmesbnn.deploy.drawing import draw_boxes, draw_labels
-from mmesbnn.deploy.images import MAX_PIXELS, read_image
+from mmesbnn.deploy.runtime.drawing import draw_boxes, draw_labels
+from mmesbnn.deploy.runtime.images import MAX_PIXELS, read_image
 from mmesbnn.errors import sentence
 from mmesbnn.whole_files import check_file, whole_file
 

@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    'ExportError': 'manifest',
-    'ImageError': 'images',
-    'PackError': 'packed_file',
-    'PackReport': 'packing',
-    'Runner': 'runner',
-    'export': 'openvino_export',
-    'load_packed': 'unpacking',
-    'pack': 'packing',
-    'pack_checkpoint': 'packing',
-    'make_task': 'openvino_tasks',
-    'read_manifest': 'manifest',
-    'to_openvino': 'openvino_graph',
-    'write_manifest': 'manifest',
+    'ExportError': 'runtime.manifest',
+    'ImageError': 'runtime.images',
+    'PackError': 'packed.file',
+    'PackReport': 'packed.packing',
+    'Runner': 'runtime.runner',
+    'export': 'openvino.export',
+    'load_packed': 'packed.unpacking',
+    'make_task': 'tasks.make',
+    'pack': 'packed.packing',
+    'pack_checkpoint': 'packed.packing',
+    'read_manifest': 'runtime.manifest',
+    'to_openvino': 'openvino.graph',
+    'write_manifest': 'runtime.manifest',
 }
 
 __all__ = sorted(_MODULES)

@@ -23,11 +23,11 @@ from ..analysis.operators import inference
 from ..binary.weights import FixedWeight, RealWeight
 from ..optional import require
 from ..whole_files import whole_file
-from .finite_weights import check_weights
-from .manifest import ExportError
 from .output_agreement import OutputAgreement, compare_all
-from .packed_file import binary_layers
-from .packing import PackError, why_not_binary
+from .packed.file import binary_layers
+from .packed.packing import PackError, why_not_binary
+from .runtime.manifest import ExportError
+from .tasks.finite_weights import check_weights
 
 
 def _binary_conv2d(

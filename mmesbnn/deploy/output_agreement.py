@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .manifest import ExportError
+from .runtime.manifest import ExportError
 
 #: Outputs that differ by at most this, relative to the largest value, differ by
 #: rounding.

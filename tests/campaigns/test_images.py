@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mmesbnn.deploy.images import apply_steps, read_image
+from mmesbnn.deploy.runtime.images import apply_steps, read_image
 from mmesbnn.diffusion.image_input import to_tensor
 from mmesbnn.errors import LONGEST_MESSAGE
 from mmesbnn.images.files import ImageError, image_file_size

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmesbnn.deploy import ExportError, ImageError, Runner
-from mmesbnn.deploy.manifest import NAME
+from mmesbnn.deploy.runtime.manifest import NAME
 from mmesbnn.errors import LONGEST_MESSAGE
 from tests.real_data import photograph
 

@@ -23,9 +23,9 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from mmesbnn.deploy.openvino_graph import to_openvino
-from mmesbnn.deploy.openvino_kernel import Geometry, pads_rightly
-from mmesbnn.deploy.openvino_ops import binarize, bit_convolution, bits
+from mmesbnn.deploy.openvino.graph import to_openvino
+from mmesbnn.deploy.openvino.kernel import Geometry, pads_rightly
+from mmesbnn.deploy.openvino.ops import binarize, bit_convolution, bits
 from tests.campaigns import processors, run_graphs
 
 #: Graphs that are run together.

@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mmesbnn.deploy import pack
-from mmesbnn.deploy.packed_file import read_packed
-from mmesbnn.deploy.packed_layout import checksum
+from mmesbnn.deploy.packed.file import read_packed
+from mmesbnn.deploy.packed.layout import checksum
 from tests.campaigns.damage import damaged
 from tests.checkpoints.readers import Reader
-from tests.deploy.packed import network
+from tests.deploy.small_network import network
 
 VALUES = ['', 'AAAA', '[]', '{}', '3', 'null', 'x' * 10**5, '[' * 10**5]
 
@@ -25,7 +25,7 @@ def packed(tmp_path):
 
 def test_damaged_packed_files(campaign, packed, tmp_path):
     whole, path = packed.read_bytes(), tmp_path / 'damaged.safetensors'
-    with Reader('tests.deploy.packed.load') as read:
+    with Reader('tests.deploy.small_network.load') as read:
         good = read(packed)['read']
         for rng in campaign.draws(least=60):
             kind, data = damaged(rng, whole)
@@ -63,7 +63,7 @@ def changed_layout(rng, layout):
 def test_packed_files_with_wrong_parts(campaign, packed, tmp_path):
     tensors, (_, metadata) = load_file(packed), read_packed(packed)
     path = tmp_path / 'changed.safetensors'
-    with Reader('tests.deploy.packed.load') as read:
+    with Reader('tests.deploy.small_network.load') as read:
         good = read(packed)['read']
         for rng in campaign.draws(least=40):
             parts, about = dict(tensors), dict(metadata)

@@ -20,14 +20,14 @@ import mmesbnn  # noqa: F401
 from mmesbnn.analysis import build_model, load_config
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.deploy import load_packed, pack, pack_checkpoint
-from mmesbnn.deploy.checked_config import names_only
-from mmesbnn.deploy.packed_file import read_packed
-from mmesbnn.deploy.stored_components import LISTED, SCOPES, listed_components
-from mmesbnn.deploy.trained import load_trained
+from mmesbnn.deploy.packed.checked_config import names_only
+from mmesbnn.deploy.packed.file import read_packed
+from mmesbnn.deploy.packed.stored_components import LISTED, SCOPES, listed_components
+from mmesbnn.deploy.tasks.trained import load_trained
 from mmesbnn.errors import MmesbnnError
 from mmesbnn.project import scope_of
 from tests.analysis.digits import set_temperature
-from tests.deploy.test_checked_config import PLAIN
+from tests.deploy.packed.test_checked_config import PLAIN
 
 pytest.importorskip('mmpretrain')
 safetensors = pytest.importorskip('safetensors.torch')

@@ -29,7 +29,7 @@ def import_all():
 
     import mmesbnn.analysis
     import mmesbnn.conversion
-    import mmesbnn.deploy.packing  # noqa: F401
+    import mmesbnn.deploy.packed.packing  # noqa: F401
     from mmesbnn.diffusion import SRDiffusionPipeline  # noqa: F401
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import openvino as ov
 
-from mmesbnn.deploy.openvino_graph import compile_graph, to_openvino
+from mmesbnn.deploy.openvino.graph import compile_graph, to_openvino
 
 
 def run_graph(graph, *inputs):

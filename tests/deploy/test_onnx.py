@@ -12,7 +12,7 @@ from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention
 from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
 from tests.deploy.apart import apart
-from tests.deploy.test_packing import Net, shaken, soft
+from tests.deploy.packed.test_packing import Net, shaken, soft
 
 onnx = pytest.importorskip('onnx')
 runtime = pytest.importorskip('onnxruntime')

@@ -13,7 +13,7 @@ from mmengine.runner import set_random_seed
 from mmesbnn.analysis import build_model, load_config
 from mmesbnn.datasets import write_digits
 from mmesbnn.deploy import load_packed
-from mmesbnn.deploy.agreement import Agreement, Form, time_in_turn
+from mmesbnn.deploy.label_agreement import Agreement, Form, time_in_turn
 from tests.analysis.digits import run_tool, set_temperature
 
 pytest.importorskip('mmpretrain')

@@ -16,8 +16,8 @@ from tests.real_data import photograph
 pytest.importorskip('openvino')
 
 from tests.deploy import exports
-from tests.deploy.test_packing import ROOT
-from tests.deploy.test_runner import WITHOUT
+from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.runtime.test_runner import WITHOUT
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmesbnn.deploy.images import apply_steps, read_image
+from mmesbnn.deploy.runtime.images import apply_steps, read_image
 from mmesbnn.images.files import MAX_PIXELS, ImageError, image_file_size, read_image_file
 from mmesbnn.images.tensors import image_size, read_rgb
 from mmesbnn.plain_files import open_plain

@@ -127,7 +127,7 @@ def compiled_run(model: nn.Module, x: Tensor) -> Run:
 
 def openvino_run(graph: Any, x: Tensor, threads: int) -> Run:
     """One inference."""
-    from mmesbnn.deploy.openvino_graph import compile_graph
+    from mmesbnn.deploy.openvino.graph import compile_graph
 
     graph = graph.clone()
     graph.reshape(list(x.shape))
@@ -195,7 +195,7 @@ class Networks:
     """
 
     def __init__(self, config: str, wanted: list[str], folder: Path, compile_batches: bool) -> None:
-        from mmesbnn.deploy.openvino_graph import to_openvino
+        from mmesbnn.deploy.openvino.graph import to_openvino
 
         self.compile_batches = compile_batches
         model = build_model(load_config(config))
@@ -262,7 +262,7 @@ def kernel_shares(graph: Any, runs: int) -> dict[str, float]:
 
     The least of some runs, operator by operator: what other processes add falls away.
     """
-    from mmesbnn.deploy.openvino_graph import compile_graph
+    from mmesbnn.deploy.openvino.graph import compile_graph
 
     graph = graph.clone()
     graph.reshape([1, 3, SIZE, SIZE])

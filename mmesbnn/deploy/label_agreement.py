@@ -1,0 +1,163 @@
+"""Do all forms of a trained classifier say the same of every test image?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner as Trainer
+from torch import nn
+
+from ..analysis.operators import inference
+from ..project import InputError, explained, scope_of
+from .runtime.images import read_image
+from .runtime.runner import Runner
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one form of a network says.
+
+    Attributes:
+        name: Such as ``'OpenVINO'``.
+        labels: Its label of every image.
+        scores: Its scores, ``(N, classes)``.
+    """
+
+    name: str
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Labels of several forms of a network on the same images.
+
+    Attributes:
+        files: The images.
+        truth: True label of every image.
+        forms: The forms, the first being what the others are compared with.
+    """
+
+    files: Sequence[str]
+    truth: np.ndarray
+    forms: Sequence[Form]
+
+    @property
+    def different(self) -> dict[str, int]:
+        """How many labels of each other form differ from the first's."""
+        first, *others = self.forms
+        return {o.name: int((o.labels != first.labels).sum()) for o in others}
+
+    def table(self) -> str:
+        """The comparison as text."""
+        first, count = self.forms[0], len(self.truth)
+        lines = []
+        for form in self.forms:
+            right = (form.labels == self.truth).mean()
+            text = f'{form.name:<12}{right:>8.2%} right'
+            if form is not first:
+                same = int((form.labels == first.labels).sum())
+                apart = float(np.abs(form.scores - first.scores).max())
+                text += f', the same label for {same} of {count} images'
+                text += f', scores differ by {apart:.2g} at most'
+            lines.append(text)
+        return '\n'.join(lines)
+
+
+def _test_loader(cfg: Config, batch_size: int) -> Any:
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if not loader:
+        raise InputError('the config has no test_dataloader')
+    options = {**loader, 'batch_size': batch_size, 'num_workers': 0}
+    options['sampler'] = dict(type='DefaultSampler', shuffle=False)
+    for name in ('persistent_workers', 'prefetch_factor', 'pin_memory', 'drop_last'):
+        options.pop(name, None)
+    with scope_of(cfg), explained('cannot read the test data'):
+        return Trainer.build_dataloader(options)
+
+
+def _form(name: str, scores: list[np.ndarray]) -> Form:
+    stacked = np.stack(scores)
+    return Form(name, stacked.argmax(1), stacked)
+
+
+def compare_forms(
+    cfg: Config,
+    models: Mapping[str, nn.Module],
+    runners: Mapping[str, Runner],
+    batch_size: int = 64,
+) -> Agreement:
+    """Classify all test images of a config with every form of a network.
+
+    Models get them through the config's own pipeline, as in testing; runners read the
+    files.
+
+    Args:
+        cfg: A config of mmpretrain.
+        models: Networks in torch, by name; the first is what others are compared with.
+        runners: Exports, by name.
+        batch_size: Images at a time. Default 64.
+
+    Raises:
+        InputError: If there is no test data.
+    """
+    loader = _test_loader(cfg, batch_size)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in (*models, *runners)}
+    truth: list[int] = []
+    for batch in loader:
+        for name, model in models.items():
+            with inference(model):
+                samples = model.test_step(batch)
+            scores[name] += [sample.pred_score.numpy() for sample in samples]
+        truth += [int(sample.gt_label) for sample in samples]
+    files = [loader.dataset.get_data_info(i)['img_path'] for i in range(len(truth))]
+    for name, runner in runners.items():
+        results = runner.stream(files, batch_size)
+        scores[name] += [result['pred_scores'] for result in results]
+    forms = [_form(name, values) for name, values in scores.items()]
+    return Agreement(files, np.array(truth), forms)
+
+
+def time_in_turn(
+    contenders: Mapping[str, Callable[[], Any]], repeats: int = 50
+) -> dict[str, float]:
+    """Median seconds of calls, made in turn, so that all see the same machine.
+
+    Args:
+        contenders: What to call, by name.
+        repeats: How many rounds; five more go before. Default 50.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(repeats + 5):
+        for name, call in contenders.items():
+            began = time.perf_counter()
+            call()
+            if i >= 5:
+                times[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in times.items()}
+
+
+def latency_line(model: nn.Module, runner: Runner, source: Any) -> str:
+    """How long an image takes in torch and in OpenVINO, without reading it.
+
+    Args:
+        model: The network in torch.
+        runner: Its export.
+        source: An image.
+    """
+    array, _, _ = runner.preprocess(read_image(source))
+    tensor = torch.from_numpy(array)[None]
+    with inference(model):
+        times = time_in_turn(
+            {'torch': lambda: model(tensor), 'OpenVINO': lambda: runner.infer(array[None])}
+        )
+    ratio = times['torch'] / times['OpenVINO']
+    parts = ', '.join(f'{name} {1000 * value:.2f} ms' for name, value in times.items())
+    return f'one image: {parts}: {ratio:.1f} times (medians of 50 runs in turn)'

@@ -1,0 +1,1 @@
+"""Converting networks to OpenVINO graphs whose binary layers run on bits."""

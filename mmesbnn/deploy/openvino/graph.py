@@ -1,0 +1,203 @@
+"""From a torch model to a fast OpenVINO graph with binary convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+from openvino._offline_transformations import apply_moc_transformations
+from torch import Tensor, nn
+
+from ..runtime.core import shared_core
+from ..runtime.manifest import ExportError
+from .layout import channels_last
+from .means import push_means
+from .signs import compare_directly
+from .trace import BinaryCall, trace
+
+#: How the CPU plugin must be told to compute as torch does; bfloat16 is its default on
+#: some processors.
+COMPILE_OPTIONS = {'INFERENCE_PRECISION_HINT': 'f32'}
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one binary layer.
+
+    Attributes:
+        layer: Its name.
+        operator: Which binary operator it runs.
+        shape: Shape of its weight; None for products of activations.
+        macs: Multiplications for one example, all of its runs together.
+        binary: Whether it runs on bits.
+        reason: Why not; of a binary layer a remark, or None.
+    """
+
+    layer: str
+    operator: str
+    shape: tuple[int, ...] | None
+    macs: int
+    binary: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model.
+
+    Attributes:
+        graph: OpenVINO's graph.
+        layers: One report for every layer that runs a binary operator.
+    """
+
+    graph: ov.Model
+    layers: list[LayerReport]
+
+    @property
+    def not_binary(self) -> list[LayerReport]:
+        """The layers that stayed in full precision."""
+        return [layer for layer in self.layers if not layer.binary]
+
+
+def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
+    if call.reason is not None:
+        return call.reason
+    reasons = []
+    if call.pad_first and call.geometry is not None and not call.geometry.pad_value:
+        reasons.append("OpenVINO's binary kernel does not pad these zeros rightly")
+    if zeros.get(call.layer) == 0:
+        reasons.append('sign(0) is 0')
+    if not reasons:
+        return None
+    count, times = [('two', 'twice'), ('four', 'four times')][len(reasons) - 1]
+    return f'{" and ".join(reasons)}: {count} binary convolutions, {times} the time'
+
+
+def _reports(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> list[LayerReport]:
+    reports: dict[tuple[str, str], LayerReport] = {}
+    for call in calls:
+        key = call.layer, call.operator
+        shape = None if call.weight is None else call.weight.shape
+        report = LayerReport(
+            call.layer, call.operator, shape, call.macs, call.reason is None, _remark(call, zeros)
+        )
+        reports[key] = _both(reports[key], report) if key in reports else report
+    return list(reports.values())
+
+
+def _both(first: LayerReport, second: LayerReport) -> LayerReport:
+    """The report of a layer that runs several times, such as a head on all levels."""
+    worse = second if first.binary and not second.binary else first
+    return replace(
+        worse,
+        macs=first.macs + second.macs,
+        reason=worse.reason or (second.reason if worse.binary else None),
+    )
+
+
+def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> None:
+    """Refuse inputs that are neither the result of a sign nor made of signs."""
+    for call in calls:
+        unknown = call.reason is None and zeros.get(call.layer) is None
+        if unknown and not call.exact_signs:
+            raise ExportError(
+                f'{call.layer}: its input is not +-1, and not made by a sign of '
+                'mmesbnn.binary either'
+            )
+
+
+def _set_names(ports: Sequence[Any], names: Sequence[str]) -> None:
+    for port, name in zip(ports, names):
+        port.get_tensor().set_names({name})
+
+
+def _clean(graph: ov.Model) -> None:
+    apply_moc_transformations(graph, cf=True)
+
+
+def to_openvino(
+    model: nn.Module,
+    example: Sequence[Tensor],
+    *,
+    input_names: Sequence[str] = ('input',),
+    output_names: Sequence[str] = ('output',),
+    dynamic_batch: bool = False,
+    restructure: bool = True,
+) -> Conversion:
+    """Convert ``model`` to a graph whose binary layers run on bits.
+
+    Every binary layer becomes ``bits(x > -b)`` and OpenVINO's ``BinaryConvolution`` (a
+    linear layer one with a 1x1 kernel), times the scale of its weights. Products of two
+    binary activations stay in full precision. Outputs differ from the model's by
+    rounding only, which may flip a sign where a value is that close to a threshold.
+
+    Args:
+        model: Takes the tensors of ``example``, returns a tensor or a tuple of them.
+        example: Inputs; all but the first axis are the graph's shapes.
+        input_names: Names of the inputs.
+        output_names: Names of the outputs.
+        dynamic_batch: Whether the first axis is left open. OpenVINO's binary
+            convolution needs to know it: ``graph.reshape`` to a batch before compiling.
+            Default False.
+        restructure: Whether to reorder the graph for speed. Default True.
+
+    Raises:
+        ExportError: If a layer's weights should be signs and are not, or the model
+            cannot be converted.
+    """
+    graph, calls = trace(model, example)
+    shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
+    graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
+    _clean(graph)
+    zeros = compare_directly(graph)
+    _check_signs(calls, zeros)
+    if restructure and zeros:
+        push_means(graph)
+        _clean(graph)
+        channels_last(graph)
+    _clean(graph)
+    _set_names(graph.inputs, input_names)
+    _set_names(graph.outputs, output_names)
+    return Conversion(graph, _reports(calls, zeros))
+
+
+def halve(graph: ov.Model) -> None:
+    """Store full-precision constants in half precision; they are used in float32.
+
+    Thresholds of signs and what half precision cannot hold stay as they are.
+
+    Args:
+        graph: Changed in place.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != 'Constant' or node.get_element_type() != ov.Type.f32:
+            continue
+        targets = list(node.output(0).get_target_inputs())
+        if any(t.get_node().get_type_name() == 'FakeQuantize' for t in targets):
+            continue
+        with np.errstate(over='ignore'):
+            rounded = node.get_data().astype(np.float16)
+        if rounded.size < 2 or not np.isfinite(rounded).all():
+            continue
+        whole = ops.convert(ops.constant(rounded), 'f32').output(0)
+        for target in targets:
+            target.replace_source_output(whole)
+    graph.validate_nodes_and_infer_types()
+
+
+def compile_graph(graph: ov.Model, threads: int = 0, **options: Any) -> ov.CompiledModel:
+    """Compile for the CPU, in float32.
+
+    Args:
+        graph: With a known batch.
+        threads: How many; 0 lets OpenVINO choose. Default 0.
+        **options: Further properties of OpenVINO's CPU plugin.
+    """
+    settings: dict[str, Any] = {**COMPILE_OPTIONS, **options}
+    if threads:
+        settings['INFERENCE_NUM_THREADS'] = threads
+    return shared_core().compile_model(graph, 'CPU', settings)

@@ -1,0 +1,221 @@
+"""What a config that came with a file may say before anything is built from it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import mmengine.registry.registry as mmengine_registry
+
+from ...errors import shorten
+from ...models.classifiers import student_config
+from ...plain_values import ConfigError
+from .stored_components import SCOPES, WORDS, listed_components
+
+#: What a user does who means it.
+_TRUST = (
+    'give the config yourself, or, if you trust the file, trust_stored_config=True '
+    '(--trust-stored-config), which builds any class the file names and so can run code'
+)
+
+#: Arguments that say where something lies or what to run. None of the listed classes
+#: needs one to be built, and with an empty value they mean nothing.
+_PLACES = {
+    'ann_file',
+    'checkpoint',
+    'config',
+    'config_file',
+    'custom_imports',
+    'data_prefix',
+    'data_root',
+    'download',
+    'load_from',
+    'model_name',
+    'name_or_path',
+    'path',
+    'pretrained',
+    'repo_id',
+    'resume_from',
+    'teacher',
+    'teacher_ckpt',
+    'teacher_config',
+    'teachers',
+    'trust_remote_code',
+    'url',
+    'weights_file',
+}
+#: How images are read; only from the disk.
+_BACKENDS = ('backend_args', 'file_client_args')
+_DISK = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
+
+#: A word, a number, or the pattern of a module's name: no path, URL or expression.
+_WORD = re.compile(r'[\w .,*?+-]{0,200}')
+_FILE = re.compile(
+    r'\.(bin|ckpt|json|npy|npz|pickle|pkl|pt|pth|py|safetensors|so|txt|yaml|yml|zip)$',
+    re.IGNORECASE,
+)
+
+
+def _refuse(what: Any, value: Any, rule: str) -> NoReturn:
+    told = f'{shorten(str(what), 60)}={shorten(repr(value), 100)}'
+    raise ConfigError(f'{told} in the stored config {rule}: {_TRUST}')
+
+
+def _check_scope(key: str, scope: Any) -> str | None:
+    if scope is None or scope == 'mmengine':
+        return None
+    if not isinstance(scope, str) or scope not in SCOPES:
+        _refuse(key, scope, f'must be one of {(*SCOPES, "mmengine")}')
+    return scope
+
+
+def _check_type(kind: str, value: Any, scope: str | None) -> None:
+    prefix, _, name = value.rpartition('.') if isinstance(value, str) else ('', '', '')
+    if prefix not in ('', *SCOPES):
+        _refuse('type', value, 'is not a component that a file may name')
+    if kind == 'model' and prefix == '' and name in WORDS:
+        return
+    if not listed_components(kind, name, prefix or scope):
+        _refuse('type', value, 'is not a component that a file may name')
+
+
+def _check_word(key: str, value: str) -> None:
+    if not _WORD.fullmatch(value) or '..' in value or _FILE.search(value):
+        _refuse(key, value, 'must be a word, not a path, URL or expression')
+
+
+def _check(kind: str, key: str, value: Any, scope: str | None) -> Any:
+    """The value as it may be used, without how its weights were initialised."""
+    if isinstance(value, Mapping):
+        return _check_dict(kind, value, scope)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_check(kind, key, entry, scope) for entry in value])
+    if isinstance(value, str):
+        _check_word(key, value)
+    return value
+
+
+def _check_dict(kind: str, config: Mapping, scope: str | None) -> dict:
+    if '_scope_' in config:
+        scope = _check_scope('_scope_', config['_scope_'])
+    if 'type' in config:
+        _check_type(kind, config['type'], scope)
+    checked = {}
+    for key, value in config.items():
+        if key in ('type', '_scope_'):
+            checked[key] = value
+        elif key == 'init_cfg':  # the weights come from the file
+            continue
+        elif not re.fullmatch(r'[A-Za-z0-9]\w*', str(key)):
+            _refuse('the key', key, 'must be the name of an argument')
+        elif key in _BACKENDS:
+            if value not in _DISK:
+                _refuse(key, value, 'must be the disk')
+        elif key in _PLACES:
+            if value:
+                _refuse(key, value, 'must be left out')
+        else:
+            checked[key] = _check(kind, key, value, scope)
+    return checked
+
+
+def _test_dataset(config: Mapping) -> Mapping[str, Any]:
+    loader = config.get('test_dataloader') or {}
+    loader = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
+    dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
+    while isinstance(dataset, Mapping) and 'pipeline' not in dataset:
+        if not isinstance(dataset.get('dataset'), Mapping):
+            break
+        dataset = dataset['dataset']  # in a wrapper such as RepeatDataset
+    return dataset if isinstance(dataset, Mapping) else {}
+
+
+def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config's test data set says of its data, or its class, if that is listed.
+
+    Args:
+        config: A config of a known scope.
+
+    Raises:
+        ConfigError: If ``metainfo`` is not plain.
+    """
+    dataset = _test_dataset(config)
+    metainfo = dataset.get('metainfo') or {}
+    if not isinstance(metainfo, Mapping) or any(
+        isinstance(value, (str, Mapping)) for value in metainfo.values()
+    ):  # data sets take strings there for files
+        _refuse('metainfo', metainfo, 'must be a dict of lists')
+    if metainfo or not isinstance(dataset.get('type'), str):
+        return dict(metainfo)
+    scope = _check_scope('default_scope', config.get('default_scope'))
+    prefix, _, name = dataset['type'].rpartition('.')
+    if prefix not in ('', *SCOPES):
+        return {}
+    found = listed_components('dataset', name, prefix or scope)
+    return dict(getattr(found[0], 'METAINFO', {})) if found else {}
+
+
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stored config that using its network needs, if all of it is plain.
+
+    That is the model as it is deployed and what prepares its images. Of the test data
+    set the pipeline and the names of classes are kept, and not where it lies: nothing
+    reads a data set because a file says so.
+
+    Args:
+        config: A config as it was read from a file.
+
+    Returns:
+        A config of ``default_scope``, ``model``, ``data_preprocessor`` and
+        ``test_dataloader`` whose data set has no type.
+
+    Raises:
+        ConfigError: If it names anything but listed components, has a path, a URL or
+            the like, or has no model; the sentence says what the user may do.
+        ImportError: If the package of its scope is not installed.
+    """
+    scope = _check_scope('default_scope', config.get('default_scope'))
+    if not isinstance(config.get('model'), Mapping):
+        raise ConfigError('the stored config has no model')
+    part: dict[str, Any] = {'default_scope': scope} if scope else {}
+    model = student_config(dict(config['model']))
+    part['model'] = _check_dict('model', model, scope)
+    if 'type' not in part['model']:
+        raise ConfigError('the model of the stored config has no type')
+    preprocessor = config.get('data_preprocessor')
+    if preprocessor:
+        if not isinstance(preprocessor, Mapping):
+            _refuse('data_preprocessor', preprocessor, 'must be a dict')
+        part['data_preprocessor'] = _check_dict('model', preprocessor, scope)
+    pipeline = _test_dataset(config).get('pipeline') or []
+    if not isinstance(pipeline, (list, tuple)):
+        _refuse('pipeline', pipeline, 'must be a list')
+    steps = _check('transform', 'pipeline', list(pipeline), scope)
+    part['test_dataloader'] = {'dataset': {'metainfo': class_names(config), 'pipeline': steps}}
+    return part
+
+
+_names_only: ContextVar[bool] = ContextVar('names_only', default=False)
+_from_string = mmengine_registry.get_object_from_string
+
+
+def _unless_names_only(name: str) -> Any:
+    return None if _names_only.get() else _from_string(name)
+
+
+@contextlib.contextmanager
+def names_only() -> Iterator[None]:
+    """Let registries find what is registered, and import nothing by its name.
+
+    Otherwise mmengine takes a name that is not registered where it is looked up for the
+    path of an object and imports that module, from the current folder, too.
+    """
+    mmengine_registry.get_object_from_string = _unless_names_only
+    token = _names_only.set(True)
+    try:
+        yield
+    finally:
+        _names_only.reset(token)

@@ -1,0 +1,411 @@
+"""Writing trained networks as packed files, see ``file.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from ...analysis.binary_check import check_weight
+from ...binary.weights import RealWeight, TemperatureWeight
+from ...optional import require
+from ...plain_values import check_plain
+from ...project import (
+    InputError,
+    build_model,
+    deployed_config,
+    load_config,
+    load_state,
+    read_checkpoint,
+    scope_of,
+)
+from ...version import __version__
+from ...whole_files import whole_file
+from . import checked_config, stored_config
+from .file import (
+    BITS,
+    FORMAT,
+    SCALE,
+    PackError,
+    binary_layers,
+    pack_bits,
+    read_packed,
+    stored_weight,
+    tiled_statistics,
+    unused_keys,
+)
+from .layout import CHECKSUM, checksum, flatten
+
+#: From this number of binary weights on, packing shows how far it is.
+_LARGE = 5e7
+#: Smallest normal and largest half-precision number.
+_HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0
+
+
+@dataclass
+class PackReport:
+    """What a packed file is made of.
+
+    Attributes:
+        parts: Bytes by part; their sum is the size of the file.
+        full_size: Bytes of the network's state dict.
+        kept_full: With ``half``, tensors that stayed as they were, for range.
+        rounding: Largest relative rounding error of a stored value of normal size.
+    """
+
+    parts: dict[str, int] = field(default_factory=dict)
+    full_size: int = 0
+    kept_full: list[str] = field(default_factory=list)
+    rounding: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return sum(self.parts.values())
+
+    def table(self) -> str:
+        """The report as text."""
+        rows = [*self.parts.items(), ('whole file', self.size)]
+        lines = [f'{name:<28}{size / 1e6:>9.3f} MB' for name, size in rows]
+        lines.append(
+            f'{self.full_size / self.size:.1f} times smaller than the '
+            f'{self.full_size / 1e6:.1f} MB of the state dict'
+        )
+        if self.rounding:
+            lines.append(f'rounded to half precision, by {self.rounding:.2g} of a value at most')
+        else:
+            lines.append('nothing is rounded')
+        if self.kept_full:
+            lines.append(f'kept at full precision: {", ".join(self.kept_full)}')
+        return '\n'.join(lines)
+
+
+def why_not_binary(layer: nn.Module) -> str | None:
+    """Why the weight of a binary layer has no bits, None if it has."""
+    binarizer = layer.weight_binarizer
+    if isinstance(binarizer, RealWeight):
+        return 'its weights are real (weight_binarizer="real")'
+    if not torch.isfinite(layer.weight).all():
+        return 'its weights hold NaN or infinity'
+    if isinstance(binarizer, TemperatureWeight):
+        temperature = binarizer.temperature.item()
+        if not temperature < binarizer.binary_below:
+            return (
+                f'its temperature is {temperature:.3g}, and weights are signs below '
+                f'{binarizer.binary_below:.3g} only'
+            )
+    return check_weight(layer.effective_weight())
+
+
+def _one_copy(value: Tensor, copies: int) -> Tensor:
+    """The first copy of ``value`` if all are equal, or all of them."""
+    rows = value.view(copies, -1)
+    return rows[0] if torch.equal(rows, rows[:1].expand_as(rows)) else value
+
+
+def _fits_half(key: str, value: Tensor) -> bool:
+    """Whether half precision holds ``value``.
+
+    Variances and scales must not be subnormal besides: they are factors.
+    """
+    size = value.abs()
+    if size.numel() and size.max() > _HALF_MAX:
+        return False
+    is_factor = key.endswith(('running_var', SCALE))
+    return not (is_factor and ((size > 0) & (size < _HALF_MIN)).any())
+
+
+def _rounding(value: Tensor, rounded: Tensor) -> float:
+    normal = value.abs() >= _HALF_MIN
+    if not normal.any():
+        return 0.0
+    exact, near = value[normal].double(), rounded[normal].double()
+    return ((near - exact).abs() / exact.abs()).max().item()
+
+
+class _Tensors:
+    """Collects what a file will hold.
+
+    Args:
+        half: Whether to round floating-point values to half precision.
+    """
+
+    def __init__(self, half: bool) -> None:
+        self.half = half
+        self.content: dict[str, Tensor] = {}
+        self.report = PackReport()
+
+    def add(self, part: str, key: str, value: Tensor) -> None:
+        """Store ``value`` under ``key``, counted as ``part``."""
+        value = value.detach().cpu()
+        if value.is_floating_point():
+            if not torch.isfinite(value).all():
+                raise PackError(f'cannot pack {key}: it holds NaN or infinity')
+            if self.half:
+                value = self._halved(key, value)
+        self.content[key] = value
+        size = value.numel() * value.element_size()
+        self.report.parts[part] = self.report.parts.get(part, 0) + size
+
+    def _halved(self, key: str, value: Tensor) -> Tensor:
+        if not _fits_half(key, value):
+            self.report.kept_full.append(key)
+            return value
+        rounded = value.half()
+        error = _rounding(value, rounded)
+        self.report.rounding = max(self.report.rounding, error)
+        return rounded
+
+
+def _progress(layers: Mapping[str, nn.Module], what: str) -> Iterable[tuple[str, nn.Module]]:
+    """The items of ``layers``, with a progress bar if they are large."""
+    large = sum(layer.weight.numel() for layer in layers.values()) > _LARGE
+    console = Console(stderr=True)
+    return track(list(layers.items()), what, console=console, disable=not large)
+
+
+def _add_weight(tensors: _Tensors, name: str, layer: nn.Module) -> None:
+    key = f'{name}.' if name else ''
+    weight = layer.effective_weight().detach()
+    tensors.add('bits of binary weights', f'{key}{BITS}', pack_bits(weight))
+    scale = weight.flatten(1).abs().amax(1)
+    if not (scale == 1).all():
+        tensors.add('scales of binary weights', f'{key}{SCALE}', scale)
+
+
+def _collect(model: nn.Module, half: bool) -> _Tensors:
+    """Everything of ``model`` that a packed file holds."""
+    layers = binary_layers(model)
+    if not layers:
+        raise PackError(f'{type(model).__name__} has no binary layer')
+    tensors, bad = _Tensors(half), []
+    for name, layer in _progress(layers, 'packing'):
+        reason = why_not_binary(layer)
+        if reason:
+            bad.append(f'{name or type(layer).__name__}: {reason}')
+        elif not bad:
+            _add_weight(tensors, name, layer)
+    if bad:
+        more = f' (and {len(bad) - 1} more layers)' if len(bad) > 1 else ''
+        raise PackError(f'cannot pack {bad[0]}{more}')
+    unused, tiled = unused_keys(model, layers), dict(tiled_statistics(model))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    state = model.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise PackError(f'cannot pack {key}: it is a {type(value).__name__}')
+        if unused(key):
+            continue
+        part = 'other parameters' if key in parameters else 'statistics and buffers'
+        copies = tiled.get(key, 1)
+        tensors.add(part, key, _one_copy(value, copies) if copies > 1 else value)
+    values = state.values()
+    tensors.report.full_size = sum(v.numel() * v.element_size() for v in values)
+    return tensors
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the binary weights."""
+    return next(iter(binary_layers(model).values())).weight.dtype
+
+
+def _own_config(model: nn.Module) -> Mapping[str, Any] | None:
+    """The config that a model of mmpretrain or diffusers remembers, if it does."""
+    arguments, name = getattr(model, 'config', None), type(model).__name__
+    if isinstance(arguments, Mapping) and name in MODELS:
+        public = {k: v for k, v in arguments.items() if not k.startswith('_')}
+        return {'model': {'type': name, **public}}
+    return getattr(model, '_config', None)
+
+
+def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str]:
+    if config is None:
+        config = _own_config(model)
+    meta = dataset_meta or getattr(model, '_dataset_meta', None) or {}
+    content = {
+        'format': FORMAT,
+        'version': __version__,
+        'dtype': str(_dtype(model)).removeprefix('torch.'),
+    }
+    if config is not None:
+        config = Config(dict(config))
+        kept = {**config.to_dict(), 'model': Config(deployed_config(config)).to_dict()}
+        content['config'] = stored_config.to_json(stored_config.kept_part(kept))
+        if stored_config.to_json(_known_meta(config)) == stored_config.to_json(meta):
+            meta = {}
+    if meta:
+        content['dataset_meta'] = stored_config.to_json(meta)
+    return content
+
+
+def _known_meta(config: Config) -> Mapping[str, Any]:
+    """What :func:`load_packed` will find out about the data set by itself."""
+    try:
+        return checked_config.class_names(config)
+    except stored_config.ConfigError:
+        return {}
+
+
+def _verify(path: Path, model: nn.Module, half: bool) -> None:
+    """Compare what was written with the model, weight by weight."""
+    stored, _ = read_packed(path)
+    for name, layer in _progress(binary_layers(model), 'checking'):
+        weight = layer.effective_weight().detach().cpu()
+        read = stored_weight(stored, name, weight)
+        if half:
+            weight, read = weight.sign(), read.sign()
+        if not torch.equal(read, weight):
+            raise PackError(f'{path}: {name} was not written as it is')
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a target before the work rather than after it."""
+    if path.is_dir():
+        raise IsADirectoryError(f'{path}: a folder; name the file to write')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
+
+
+def pack(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    config: Any = None,
+    dataset_meta: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> PackReport:
+    """Write a trained network with one bit per binary weight.
+
+    Args:
+        model: Any network with layers of this package; mmengine models, plain modules.
+        path: The file to write; one that exists is replaced.
+        config: mmengine config of the model, so that :func:`load_packed` can build it.
+            Default None: what the model remembers (of mmpretrain's ``get_model``, or as
+            a ``BIDiffSRUNet``), or none.
+        dataset_meta: Such as ``{'classes': [...]}``. Default None, likewise.
+        half: Whether to store all but the bits in half precision. It rounds parameters,
+            scales and statistics by at most 2^-11 of their value, or 2^-25 if they are
+            below 2^-14. Tensors with values beyond 65504, and variances and scales
+            below 2^-14, stay as they are. Default False: nothing is rounded.
+
+    Returns:
+        What the file is made of.
+
+    Raises:
+        PackError: If a layer is not binary (yet), or not finite; it is named.
+        OSError: If the file cannot be written.
+    """
+    path = Path(path)
+    _check_target(path)
+    safetensors = require('safetensors.torch', 'deploy', 'Packing')
+    tensors = _collect(model, half)
+    try:
+        metadata = _metadata(model, config, dataset_meta)
+    except stored_config.ConfigError as error:
+        raise PackError(str(error)) from error
+    try:
+        with whole_file(path) as partial:
+            partial.touch()  # so that a missing right is an OSError
+            flat, metadata['layout'] = flatten(tensors.content)
+            metadata[CHECKSUM] = checksum(flat, metadata)
+            safetensors.save_file(flat, partial, metadata)
+            _verify(partial, model, half)
+    except OSError as error:
+        raise OSError(f'{path}: cannot be written ({error.strerror or error})') from error
+    tensors.report.parts['names, shapes, config'] = path.stat().st_size - tensors.report.size
+    return tensors.report
+
+
+def pack_checkpoint(
+    checkpoint: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    config: str | os.PathLike | None = None,
+    half: bool = False,
+    trust_stored_config: bool = False,
+    max_bytes: int | None = None,
+) -> PackReport:
+    """Pack a checkpoint file; see :func:`pack`.
+
+    Args:
+        checkpoint: A file of mmengine, of ``tools/convert_checkpoint.py``, or a state
+            dict.
+        path: The file to write.
+        config: Config file of its model. Default None: what the checkpoint says.
+        half: As in :func:`pack`.
+        trust_stored_config: Whether the config in the checkpoint may build any class
+            that it names, which can run code. Default False: those that
+            :func:`load_packed` builds.
+        max_bytes: How much memory the checkpoint's content may take up. Default None:
+            256 MB more than four times the file's size.
+
+    Raises:
+        PackError: As :func:`pack`.
+        InputError: If checkpoint or config cannot be used.
+        OSError: If the file cannot be written.
+    """
+    _check_target(Path(path))
+    content = read_checkpoint(checkpoint, max_bytes)
+    if Path(path).exists() and os.path.samefile(checkpoint, path):
+        raise InputError(f'{path}: would overwrite the checkpoint')
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    own = config is None and not trust_stored_config
+    by_name = checked_config.names_only() if own else contextlib.nullcontext()
+    if config is None:
+        cfg = _config_of(meta, checkpoint, trust_stored_config)
+    else:
+        cfg = load_config(config)
+    with scope_of(cfg), by_name:
+        model = build_model(cfg)
+    load_state(model, content, checkpoint)
+    dataset_meta = _plain_meta(meta.get('dataset_meta'))
+    return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
+
+
+def _plain_meta(meta: Any) -> dict[str, Any]:
+    """Of a data set's meta what JSON can hold, the classes above all."""
+    plain = {}
+    for key, value in meta.items() if isinstance(meta, Mapping) else ():
+        try:
+            stored_config.to_json({key: value})
+        except stored_config.ConfigError:
+            continue
+        plain[key] = value
+    return plain
+
+
+def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
+    """The config that a checkpoint brings along, checked unless it is trusted."""
+    try:
+        config = _stored_in(meta)
+    except stored_config.ConfigError as error:
+        raise InputError(f'{checkpoint}: {error}; name the config') from error
+    if not isinstance(config.get('model'), dict):
+        raise InputError(f'{checkpoint} does not tell its config: name it')
+    try:
+        config = config if trust else checked_config.checked(config)
+    except stored_config.ConfigError as error:
+        raise InputError(f'{checkpoint}: {error}') from error
+    return Config({key: config[key] for key in stored_config.KEPT if key in config})
+
+
+def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that the meta data of a checkpoint hold, {} if none."""
+    if isinstance(meta.get('cfg'), str):
+        return stored_config.parse_text(meta['cfg'])
+    if isinstance(meta.get('model'), Mapping):  # of tools/convert_checkpoint.py
+        config = {'model': dict(meta['model']), 'default_scope': 'mmpretrain'}
+        check_plain(config, 'the stored config')
+        return config
+    return {}

@@ -1,0 +1,197 @@
+"""Configs inside files: as JSON in packed files, as text in mmengine's checkpoints.
+
+A file may come from anywhere, and both running a config and building from one can run
+any code. So text is parsed, not run, its length and depth are bounded, and
+``checked_config.py`` says what a stored config may build.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import shorten
+from ...plain_values import ConfigError, check_depth, check_length, check_plain, parse_json
+from .stored_components import SCOPES
+
+#: Keys of a config that using a trained model needs.
+KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
+
+#: Packages whose components are registered without a scope.
+_ROOTS = ('mmcv', 'mmengine', 'mmesbnn', 'torch')
+
+#: What the messages call it.
+_WHAT = 'the stored config'
+
+_TUPLE = '__tuple__'
+_NAMES = {'inf': math.inf, 'nan': math.nan, 'True': True, 'False': False, 'None': None}
+
+
+def parse_text(text: str) -> dict[str, Any]:
+    """Read the text of a config as mmengine's checkpoints have it, without running it.
+
+    Assignments of literals and ``dict(...)``, which is all that
+    ``Config.pretty_text`` writes.
+
+    Raises:
+        ConfigError: If there is anything else in it, or it is too long or too deep.
+    """
+    check_length(text, _WHAT)
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = shorten(str(error), 80) or 'nested too deep'
+        raise ConfigError(f'the stored config is no Python: {reason}') from error
+    config = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                config[name] = _value(value)
+            case _:
+                raise _unexpected(statement)
+    check_plain(config, _WHAT)
+    return config
+
+
+def _unexpected(node: ast.AST) -> ConfigError:
+    try:
+        text = ast.unparse(node)
+    except RecursionError:
+        text = type(node).__name__
+    return ConfigError(f'the stored config holds {shorten(text, 80)!r}')
+
+
+def _value(node: ast.expr, depth: int = 0) -> Any:
+    check_depth(depth, _WHAT)
+    depth += 1
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name) if name in _NAMES:
+            return _NAMES[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _value(operand, depth)
+            if type(value) in (int, float):
+                return -value
+        case ast.List(elts=elements):
+            return [_value(element, depth) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_value(element, depth) for element in elements)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_key(k): _value(v, depth) for k, v in zip(keys, values)}
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords) if all(
+            keyword.arg for keyword in keywords
+        ):
+            return {k.arg: _value(k.value, depth) for k in keywords}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as first], keywords=[]):
+            return _value(first, depth)
+    raise _unexpected(node)
+
+
+def _key(node: ast.expr | None) -> str | int:
+    match node:
+        case ast.Constant(value=str() | int() as value):
+            return value
+    raise _unexpected(node or ast.Constant(None))
+
+
+def _tagged(value: Any) -> Any:
+    """``value`` for JSON, which knows no tuples."""
+    if isinstance(value, Mapping):
+        return {str(k): _tagged(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_tagged(v) for v in value]}
+    if isinstance(value, list):
+        return [_tagged(v) for v in value]
+    return value
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    content = value.get(_TUPLE)
+    return tuple(content) if len(value) == 1 and isinstance(content, list) else value
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The config as JSON.
+
+    Raises:
+        ConfigError: If it holds something that is no plain value.
+    """
+    try:
+        return json.dumps(_tagged(config), separators=(',', ':'))
+    except TypeError as error:
+        raise ConfigError(f'the config cannot be stored: {error}') from error
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """What :func:`to_json` was given, tuples included.
+
+    Raises:
+        ConfigError: If it is no JSON, is too long, or nested too deep.
+    """
+    return parse_json(text, _WHAT, _untagged)
+
+
+def _types(config: Any) -> Iterator[Any]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key in ('type', '_scope_'):
+                yield value
+            else:
+                yield from _types(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _types(value)
+
+
+def check_types(config: Any) -> None:
+    """Check that every ``type`` of a config is a registered name, with a scope or not.
+
+    Args:
+        config: A config that is to be stored.
+
+    Raises:
+        ConfigError: If one is something else, such as a function's path.
+    """
+    for kind in _types(config):
+        name = kind if isinstance(kind, str) else ''
+        if not re.fullmatch(rf'(({"|".join(SCOPES)})\.)?[\w/]+', name):
+            raise ConfigError(
+                f'type={kind!r} in the config must be a registered name, such as '
+                "'BNext' or 'mmdet.FPN'"
+            )
+
+
+def _short(config: Any) -> Any:
+    """The config with paths of registered classes (lazy configs) as names."""
+    if isinstance(config, Mapping):
+        return {k: _short_type(v) if k == 'type' else _short(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_short(v) for v in config)
+    return config
+
+
+def _short_type(kind: Any) -> Any:
+    if isinstance(kind, type):
+        kind = f'{kind.__module__}.{kind.__qualname__}'
+    if not isinstance(kind, str):
+        return kind
+    package, name = kind.partition('.')[0], kind.rpartition('.')[2]
+    if package in SCOPES:
+        return f'{package}.{name}'
+    return name if package in _ROOTS else kind
+
+
+def kept_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that using its trained model needs, as plain values.
+
+    Raises:
+        ConfigError: If a type in it is no registered name.
+    """
+    part = {key: _short(config[key]) for key in KEPT if config.get(key)}
+    check_types(part)
+    return part

@@ -1,0 +1,158 @@
+"""Building a network from a packed file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from torch import Tensor, nn
+
+from ...binary.expansion import tile
+from ...binary.weights import FixedWeight
+from ...checkpoints import misfits
+from ...errors import sentence
+from ...project import deployed_config, scope_of
+from . import checked_config, stored_config
+from .file import (
+    DTYPES,
+    PARTS,
+    PackError,
+    binary_layers,
+    read_packed,
+    stored_weight,
+    tiled_statistics,
+    unused_keys,
+)
+
+
+def default_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test data set says of its data (1000 class names), or its class."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    if 'type' not in dataset or dataset.get('metainfo'):
+        return dataset.get('metainfo') or {}
+    with (
+        scope_of(config),
+        DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry,
+    ):
+        try:
+            return getattr(registry.get(dataset['type']), 'METAINFO', {})
+        except Exception:  # of a package that is not installed: no meta
+            return {}
+
+
+def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
+    """Give binary layers their weights, as effective ones that are not trained."""
+    for name, layer in binary_layers(model).items():
+        try:
+            weight = stored_weight(stored, name, layer.weight)
+        except KeyError:
+            raise PackError(f'{path} has no bits for the layer {name}') from None
+        except (ValueError, RuntimeError) as error:
+            raise PackError(f'{path}: {name} does not fit the network: {error}') from None
+        layer.weight_binarizer = FixedWeight()
+        layer.weight = nn.Parameter(weight.to(layer.weight.device), requires_grad=False)
+
+
+def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
+    """Load everything but binary weights."""
+    layers = binary_layers(model)
+    unused = unused_keys(model, layers)
+    weights = {f'{name}.{key}'.removeprefix('.') for name in layers for key in PARTS}
+    state = {key: value for key, value in stored.items() if key not in weights}
+    own = model.state_dict()
+    for key, copies in tiled_statistics(model):
+        if key in state and state[key].numel() * copies == own[key].numel():
+            state[key] = tile(state[key], copies, 0)
+    used = {k: v for k, v in own.items() if k in state or not unused(k)}
+    found = misfits(state, used)
+    if found:
+        raise PackError(f'{path} is not of this network: of its entries {", ".join(found)}')
+    model.load_state_dict(state, strict=False)
+
+
+def load_packed(
+    path: str | os.PathLike,
+    model: nn.Module | None = None,
+    *,
+    trust_stored_config: bool = False,
+    max_bytes: int | None = None,
+) -> nn.Module:
+    """Load a packed file.
+
+    The network computes what the packed one did, bit for bit unless the file was
+    written with ``half``. Its binary layers hold effective weights (``FixedWeight``)
+    which are not trained: keep the checkpoint for training on.
+
+    The file may come from anywhere. Its config is read as data, and builds only the
+    components that ``mmesbnn/deploy/packed/stored_components.py`` lists: those of this package
+    and plain ones of OpenMMLab. For others, your own among them, pass the model, or
+    trust the file.
+
+    Args:
+        path: A file of :func:`pack`.
+        model: A network to load into, for files without a config. Default None: built
+            from the config in the file.
+        trust_stored_config: Whether that config may build any class that it names,
+            which can run code. Import what registers yours (their ``custom_imports``)
+            first. Default False.
+        max_bytes: How much memory the file's header may take up. Default None: 256 MB
+            more than four times the file's size.
+
+    Returns:
+        The network in eval mode; with a config, it has ``_config`` and
+        ``_dataset_meta`` as mmpretrain's inferencers want them. Unless it is trusted,
+        ``_config`` does not say where the test data lie.
+
+    Raises:
+        PackError: If the file is damaged, not a packed network or of another one, or if
+            the network cannot be built.
+        OSError: If there is no such file.
+        ImportError: If a package that it needs is missing.
+    """
+    path = Path(path)
+    stored, metadata = read_packed(path, max_bytes)
+    model = model if model is not None else _build(metadata, path, trust_stored_config)
+    if not binary_layers(model):
+        raise PackError(f'{type(model).__name__} has no binary layer')
+    model.to(DTYPES[metadata['dtype']])
+    _fix(model, stored, path)
+    _fill(model, stored, path)
+    return model.eval()
+
+
+def _stored(
+    metadata: Mapping[str, str], path: Path, trust: bool
+) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """The config in a file, checked unless it is trusted, and its data set's meta."""
+    if 'config' not in metadata:
+        raise PackError(f'{path} holds no config: pass the model to load into')
+    try:
+        config = stored_config.from_json(metadata['config'])
+        meta = metadata.get('dataset_meta')
+        meta = None if meta is None else stored_config.from_json(meta)
+        config = config if trust else checked_config.checked(config)
+    except stored_config.ConfigError as error:
+        raise PackError(f'{path}: {error}') from error
+    if not isinstance(config.get('model'), Mapping):
+        raise PackError(f'{path}: the stored config has no model')
+    return config, meta
+
+
+def _build(metadata: Mapping[str, str], path: Path, trust: bool) -> nn.Module:
+    """The network that a file's config describes."""
+    config, meta = _stored(metadata, path, trust)
+    by_name = contextlib.nullcontext() if trust else checked_config.names_only()
+    with scope_of(config), by_name:
+        try:
+            model = MODELS.build(deployed_config(Config(config)))
+        except Exception as error:
+            reason = sentence(error)
+            raise PackError(f'{path}: cannot build the network: {reason}') from error
+    model._config = Config(config)  # building takes things out of its config
+    model._dataset_meta = meta if meta is not None else default_meta(config)
+    return model

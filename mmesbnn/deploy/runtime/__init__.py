@@ -1,0 +1,1 @@
+"""Running exports: openvino, numpy and pillow only, no torch, no OpenMMLab."""

@@ -1,0 +1,330 @@
+"""Images as networks want them: reading, resizing, cropping, padding, normalising.
+
+With numpy and PIL alone, this gives what OpenMMLab's test pipelines give with OpenCV.
+Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...images.files import (
+    MAX_PIXELS,
+    ImageError,
+    check_mode,
+    check_pixels,
+    read_image_file,
+    upright,
+)
+from .manifest_schema import INTERPOLATIONS
+
+__all__ = ['INTERPOLATIONS', 'MAX_PIXELS', 'ImageError', 'read_image', 'resize']
+
+Size = tuple[int, int]
+
+_PILLOW = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS['pillow']}
+
+
+def read_image(
+    source: str | os.PathLike | np.ndarray | Image.Image, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """An image as an RGB array.
+
+    Orientation tags are followed, transparency is dropped, grey becomes RGB, 16 bits
+    become 8, as OpenCV does. Of a file with several images it is the first.
+
+    Args:
+        source: A file, a PIL image, or an array ``(H, W, 3)`` or ``(H, W)`` of uint8,
+            in RGB.
+        max_pixels: How many pixels a file or a PIL image may declare, which is checked
+            before they are decoded. Default ``MAX_PIXELS``, 8192 x 8192.
+
+    Raises:
+        ImageError: If it is no image, too large, or its pixels have no known range.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(source)
+    if isinstance(source, Image.Image):
+        check_pixels(source.height, source.width, max_pixels, 'an image')
+        return _from_pillow(upright(source), 'an image')
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        raise ImageError(
+            f'an image is a {type(source).__name__}: must be a file, a PIL image or an array'
+        )
+    return _from_pillow(read_image_file(source, max_pixels), os.fsdecode(source))
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise ImageError(f'an image of {array.dtype}: must be uint8, 0 to 255')
+    array = np.asarray(array)  # masked arrays and matrices calculate otherwise
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, 2)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(f'an image of shape {array.shape}: must be (H, W, 3)')
+    return array
+
+
+def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+    check_mode(image, name)
+    if image.mode.startswith('I'):  # 16 bits, in a mode that PIL would clip
+        return _checked((np.asarray(image) >> 8).astype(np.uint8))
+    try:
+        return _checked(np.asarray(image.convert('RGB')))
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f'{name} has mode {image.mode!r}, which cannot be made RGB ({error})'
+        ) from error
+
+
+# as OpenCV resizes ----------------------------------------------------------------
+
+#: OpenCV's bilinear weights are multiples of 1 / 2048.
+_ONE = 2048
+#: Pixels that are computed at a time.
+_STRIP = 2**18
+
+
+def _positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where new entries of an axis lie among the old: whole part, and the rest."""
+    where = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    start = np.floor(where)
+    return start.astype(int), where - start
+
+
+def _weighted(image: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum of rows ``taps`` of ``image`` times ``weights``, both ``(taps, new)``."""
+    return sum(image[row] * weight[:, None, None] for row, weight in zip(taps, weights))
+
+
+def _strips(rows: int, width: int) -> Iterator[slice]:
+    """Parts of ``rows`` rows; what is computed in between stays small for each."""
+    step = max(_STRIP // max(width, 1), 1)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    height, width = (side // 2 for side in image.shape[:2])
+    blocks = image.reshape(height, 2, width, 2, 3)
+    total = blocks.sum((1, 3), dtype=np.uint16)
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
+    (height, width), (new_height, new_width) = image.shape[:2], size
+    if (height, width) == (2 * new_height, 2 * new_width):  # OpenCV averages then
+        return _halved(image)
+
+    def linear(part: np.ndarray) -> np.ndarray:
+        return np.rint(np.stack([1 - part, part]) * _ONE).astype(np.int32)
+
+    start, part = _positions(width, new_width)
+    part[(start < 0) | (start >= width - 1)] = 0
+    columns = np.stack([start, start + 1]).clip(0, width - 1)
+    across = linear(part)
+    start, part = _positions(height, new_height)
+    rows = np.stack([start, start + 1]).clip(0, height - 1)
+    down = linear(part)
+    result = np.empty((new_height, new_width, 3), np.uint8)
+    for strip in _strips(new_height, max(width, new_width)):
+        used, where = np.unique(rows[:, strip], return_inverse=True)
+        wide = image[used].swapaxes(0, 1).astype(np.int32)
+        wide = _weighted(wide, columns, across).swapaxes(0, 1) >> 4
+        parts = [
+            (wide[row] * weight[:, None, None]) >> 16
+            for row, weight in zip(where.reshape(2, -1), down[:, strip])
+        ]
+        result[strip] = (parts[0] + parts[1] + 2) >> 2
+    return result
+
+
+def _cubic(part: np.ndarray) -> np.ndarray:
+    """The four weights of a cubic convolution with OpenCV's parameter."""
+    a = -0.75
+
+    def far(x: np.ndarray) -> np.ndarray:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    def near(x: np.ndarray) -> np.ndarray:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    part = part.astype(np.float64)
+    return np.stack([far(1 + part), near(part), near(1 - part), far(2 - part)])
+
+
+def _bicubic(image: np.ndarray, size: Size) -> np.ndarray:
+    (rows, down), (columns, across) = (_cubic_taps(old, new) for old, new in zip(image.shape, size))
+    result = np.empty((*size, 3), np.uint8)
+    for strip in _strips(size[0], max(image.shape[1], size[1])):
+        tall = _weighted(image, rows[:, strip], down[:, strip])
+        wide = _weighted(tall.swapaxes(0, 1), columns, across).swapaxes(0, 1)
+        result[strip] = np.rint(wide).clip(0, 255)
+    return result
+
+
+def _cubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    start, part = _positions(old, new)
+    taps = (start + np.arange(-1, 3)[:, None]).clip(0, old - 1)
+    return taps, _cubic(part)
+
+
+def _nearest(image: np.ndarray, size: Size) -> np.ndarray:
+    rows, columns = (
+        np.minimum((np.arange(new) * (old / new)).astype(int), old - 1)
+        for old, new in zip(image.shape, size)
+    )
+    return image[rows[:, None], columns]
+
+
+_OPENCV = {'nearest': _nearest, 'bilinear': _bilinear, 'bicubic': _bicubic}
+
+
+def resize(
+    image: np.ndarray, size: Size, interpolation: str = 'bilinear', backend: str = 'cv2'
+) -> np.ndarray:
+    """Resize an image.
+
+    Args:
+        image: Array ``(H, W, 3)``.
+        size: New height and width.
+        interpolation: One of ``INTERPOLATIONS[backend]``. Default ``'bilinear'``.
+        backend: ``'pillow'``, or ``'cv2'``: as OpenCV computes it, bilinear and nearest
+            to the last bit, bicubic up to one grey level. Default ``'cv2'``.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    if backend == 'cv2':
+        return _OPENCV[interpolation](image, size)
+    pillow = Image.fromarray(image).resize(size[::-1], _PILLOW[interpolation])
+    return np.asarray(pillow)
+
+
+# steps of a pipeline --------------------------------------------------------------
+
+
+def _to_size(shape: Size, step: Mapping[str, Any]) -> Size:
+    return step['size'][0], step['size'][1]
+
+
+def _to_edge(shape: Size, step: Mapping[str, Any]) -> Size:
+    (height, width), edge, scale = shape, step['edge'], step['scale']
+    shorter = {'short': width < height, 'long': width > height}
+    if shorter.get(edge, edge == 'width'):
+        size = int(scale * height / width), scale
+    else:
+        size = scale, int(scale * width / height)
+    return max(size[0], 1), max(size[1], 1)
+
+
+def _within(shape: Size, step: Mapping[str, Any]) -> Size:
+    sides, limits = sorted(shape), sorted(step['size'])
+    scale = min(limits[1] / sides[1], limits[0] / sides[0])
+    height, width = (int(side * scale + 0.5) for side in shape)
+    return max(height, 1), max(width, 1)
+
+
+def _cropped(shape: Size, step: Mapping[str, Any]) -> Size:
+    return min(shape[0], step['size'][0]), min(shape[1], step['size'][1])
+
+
+def _padded(shape: Size, step: Mapping[str, Any]) -> Size:
+    size = [max(shape)] * 2 if step.get('square') else list(shape)
+    if 'divisor' in step:
+        size = [math.ceil(side / step['divisor']) * step['divisor'] for side in size]
+    elif 'size' in step:
+        size = [max(a, b) for a, b in zip(step['size'], size)]
+    return size[0], size[1]
+
+
+def _resize(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
+    return resize(image, size, step['interpolation'], step['backend'])
+
+
+def _crop(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
+    top, left = (max(0, round((b - a) / 2)) for a, b in zip(size, image.shape))
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def _pad(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
+    return pad_to(image, size, step['value'])
+
+
+_SizeOf = Callable[[Size, Mapping[str, Any]], Size]
+_Apply = Callable[[np.ndarray, Size, Mapping[str, Any]], np.ndarray]
+#: By the type of a step: the size that an image gets, and what makes it so.
+STEPS: dict[str, tuple[_SizeOf, _Apply]] = {
+    'resize': (_to_size, _resize),
+    'resize_edge': (_to_edge, _resize),
+    'resize_within': (_within, _resize),
+    'centre_crop': (_cropped, _crop),
+    'pad': (_padded, _pad),
+}
+
+
+def pad_to(image: np.ndarray, size: Size, value: float | Sequence[float]) -> np.ndarray:
+    """``(H, W, C)`` up to ``size``, with ``value`` below and at the right."""
+    if image.shape[:2] == tuple(size):
+        return image
+    result = np.empty((*size, image.shape[2]), image.dtype)
+    result[:] = value
+    result[: image.shape[0], : image.shape[1]] = image
+    return result
+
+
+def apply_steps(
+    image: np.ndarray, steps: Sequence[Mapping[str, Any]], max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """What the steps of a manifest make of an image, still uint8.
+
+    Args:
+        image: Array ``(H, W, 3)``.
+        steps: The steps.
+        max_pixels: How many pixels the image may get. Default ``MAX_PIXELS``.
+
+    Raises:
+        ImageError: If there is a step of a later version, or the image gets too large,
+            as a narrow one may whose shorter side is enlarged.
+    """
+    for step in steps:
+        if step['type'] not in STEPS:
+            raise ImageError(f'preprocessing step {step["type"]!r} is not known')
+        size_of, apply = STEPS[step['type']]
+        height, width = image.shape[:2]
+        size = size_of((height, width), step)
+        check_pixels(*size, max_pixels, f'an image of {width} x {height} after {step["type"]}')
+        image = apply(image, size, step)
+    return image
+
+
+def scale_of(shape: Size, steps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """How many times higher and wider the pixels of an image become.
+
+    Args:
+        shape: Height and width of the image.
+        steps: Steps of a manifest, of which padding and cropping leave pixels as large
+            as they were.
+    """
+    scale = [1.0, 1.0]
+    for step in steps:
+        size = STEPS[step['type']][0](shape, step)
+        if step['type'].startswith('resize'):
+            scale = [s * new / old for s, new, old in zip(scale, size, shape)]
+        shape = size
+    return scale[0], scale[1]
+
+
+def normalize(image: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
+    """``(x - mean) / std`` in float32, in the network's order of channels, ``HWC``."""
+    if not preprocessing['to_rgb']:
+        image = image[..., ::-1]
+    mean, std = (np.asarray(preprocessing[k], np.float32) for k in ('mean', 'std'))
+    result = image.astype(np.float32)
+    result -= mean
+    result /= std
+    return result

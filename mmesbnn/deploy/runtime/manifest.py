@@ -1,0 +1,195 @@
+"""The folder that an export is: a network, and how to use it.
+
+    model.xml, model.bin    OpenVINO IR
+    manifest.json           what is written below
+    report.json             what became binary and what did not (for people)
+
+``manifest.json`` holds::
+
+    format          1
+    task            'classification', 'detection' or 'super_resolution'
+    versions        {'mmesbnn': '0.1.0', 'openvino': ..., 'torch': ...}
+    source          {'config': file name or None, 'checkpoint': file name or None}
+    files           {'model.xml': sha256, 'model.bin': sha256}
+    inputs          in the IR's order: [{'name', 'shape', 'dtype'}], axis 0 being the
+                    batch; -1 in a shape is any size
+    outputs         in the IR's order: [{'name', 'shape'}]
+    preprocessing   {'steps': [...], 'mean': [...], 'std': [...], 'to_rgb': bool,
+                    'pad_divisor': int, 'pad_value': number}
+    classes         names in the order of the labels, or None
+    decoding        how outputs become results, by task
+
+:func:`mmesbnn.deploy.tasks.describe.describe` makes ``task``, ``preprocessing``, ``classes``
+and ``decoding`` from a config, ``describe_pipeline`` from a diffusion pipeline. Images
+enter the IR as ``float32``, ``(N, C, H, W)``, normalised by the runner, not by the IR
+(``(x - mean) / std``, in the order of channels that ``to_rgb`` tells); then padded with
+``pad_value`` below and at the right, to multiples of ``pad_divisor`` or to the shape of
+an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, width)::
+
+    {'type': 'resize', 'size', 'interpolation', 'backend'}
+    {'type': 'resize_edge', 'edge': 'short'|'long'|'width'|'height', 'scale', ...}
+    {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
+    {'type': 'centre_crop', 'size'}
+    {'type': 'pad', 'size' or 'divisor' or 'square', 'value'}   before normalising;
+                    'square': True is to the longer side, and may have a 'divisor';
+                    the value is a grey, or red, green and blue
+
+``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
+output being ``(N, classes)``.
+
+``decoding`` of ``detection``: ``{'score_thr', 'iou_thr', 'max_per_image', 'min_size',
+'levels', 'nms_pre', 'max_per_class', 'border'}``. Outputs are ``boxes``, ``(N, K, 4)``
+or, where every class has a box of its own, ``(N, K, classes, 4)``: corners x1, y1, x2,
+y2 in pixels of the network's input, not yet clipped to the image; and ``scores``, ``(N,
+K, classes)``, activated and without background; maybe ``factors``, ``(N, K)``.
+``levels`` says how many of the ``K`` belong to each level, of which the best
+``nms_pre`` (box, class) pairs go on (-1: all but the worst, as mmdet has it); both None
+if all do. The runner drops scores up to ``score_thr``, then all but
+the ``max_per_class`` best of a class (None: nothing), multiplies with the factors,
+clips boxes to end ``border`` pixels before the image does (None: not at all), drops
+those with a side up to ``min_size`` pixels of the image (-1: none), and removes, class
+by class, what overlaps a better box by more than ``iou_thr``. If the IR does that
+itself, ``{'final': True}``: outputs are ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)``
+and ``labels`` ``(N, K)``, -1 in rows that hold nothing.
+
+``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple', 'x0_clip',
+'scheduler'}``, see :func:`mmesbnn.deploy.tasks.describe.describe_pipeline`. Inputs are
+``sample``, ``(N, 6, H, W)``, the enlarged image and then the noisy one, both in [0, 1],
+and ``timestep``, ``(N,)``; the output is the prediction ``(N, 3, H, W)``. Height and
+width must be multiples of ``multiple``.
+
+Needs Python alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import MmesbnnError, sentence
+from ...plain_files import open_plain
+from ...version import __version__
+from ...whole_files import whole_file
+from .manifest_schema import MODEL_FILES, check_manifest
+from .schema import Unfit
+from .strict_json import parse_json
+
+NAME = 'manifest.json'
+FORMAT = 1
+#: Bytes of the largest manifest; 100,000 names of classes take less.
+_LARGEST = 2**22
+#: Lists and dicts in each other; a manifest has 4.
+_DEEPEST = 20
+
+
+class ExportError(MmesbnnError):
+    """A folder that is not a usable export; the message says why."""
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Sum of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
+    """
+    digest = hashlib.sha256()
+    with open_plain(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
+    """Write ``manifest.json`` beside the network it describes.
+
+    Args:
+        folder: Where ``model.xml`` and ``model.bin`` are.
+        content: What the manifest holds; ``format``, ``versions['mmesbnn']`` and
+            ``files`` are added here.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        ExportError: If an entry is missing, of a wrong type or out of its range, or
+            contradicts another; see :mod:`mmesbnn.deploy.runtime.manifest_schema`.
+        OSError: If it cannot be written, or the network is not there.
+    """
+    folder = Path(folder)
+    _check_content(content, 'the manifest')
+    versions = {'mmesbnn': __version__, **content.get('versions', {})}
+    files = {name: sha256(folder / name) for name in MODEL_FILES}
+    whole = {'format': FORMAT, **content, 'versions': versions, 'files': files}
+    with whole_file(folder / NAME) as partial:
+        partial.write_text(json.dumps(whole, indent=1), encoding='utf-8')
+    return folder / NAME
+
+
+def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
+    """Read an export's manifest and check that its network is the exported one.
+
+    Args:
+        folder: The export.
+        verify: Whether to compare the files' sums. Default True.
+
+    Raises:
+        ExportError: If the folder is no export, is of a later version, lacks a file, or
+            a file was changed since, or the manifest says what cannot be.
+    """
+    folder = Path(folder)
+    path = folder / NAME
+    if not folder.is_dir():
+        raise ExportError(f'{folder}: no such folder')
+    if not os.path.lexists(path):
+        raise ExportError(f'{folder}: not an export, it has no {NAME}')
+    content = _read(path)
+    if not isinstance(content, dict) or not isinstance(content.get('format'), int):
+        raise ExportError(f'{path}: not the manifest of an export')
+    if content['format'] > FORMAT:
+        raise ExportError(f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}')
+    _check_content(content, str(path))
+    for name in MODEL_FILES:
+        _check_file(folder / name, content.get('files', {}).get(name), verify)
+    return content
+
+
+def _read(path: Path) -> Any:
+    try:
+        with open_plain(path) as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError(f'more than {_LARGEST:,} bytes')
+        return parse_json(raw.decode('utf-8'), _DEEPEST)
+    except (OSError, ValueError) as error:
+        raise ExportError(f'{path}: cannot be read ({_reason(error)})') from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or sentence(error)
+
+
+def _check_content(content: Mapping[str, Any], what: str) -> None:
+    try:
+        check_manifest(content)
+    except Unfit as error:
+        raise ExportError(f'{what}: {error}') from None
+
+
+def _check_file(path: Path, expected: str | None, verify: bool) -> None:
+    if not os.path.lexists(path):
+        raise ExportError(f'{path}: missing from the export')
+    try:
+        with open_plain(path):
+            pass
+        if not verify or sha256(path) == expected:
+            return
+    except OSError as error:
+        raise ExportError(f'{path}: cannot be read ({_reason(error)})') from error
+    raise ExportError(
+        f'{path}: changed since the export (its sha256 is not the one in {NAME}); '
+        'export again, or pass verify=False if the change is yours'
+    )

@@ -1,0 +1,49 @@
+"""JSON from elsewhere, read within bounds."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ...errors import shorten
+
+#: A string, which may lack its end, or a bracket outside of strings. No part of it can
+#: match in two ways, so that the time is linear.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+def _check_depth(text: str, deepest: int) -> None:
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        depth += {'[': 1, '{': 1, ']': -1, '}': -1}.get(match[0], 0)
+        if depth > deepest:
+            raise ValueError(f'nested more than {deepest} deep')
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f'the key {shorten(key, 40)!r} stands there twice')
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f'{name} is no number of JSON')
+
+
+def parse_json(text: str, deepest: int) -> Any:
+    """What ``json.loads`` gives, for plain JSON only.
+
+    Args:
+        text: The text.
+        deepest: How deep lists and dicts may be nested.
+
+    Raises:
+        ValueError: If it is no JSON, nested deeper, has a key twice in a dict, or holds
+            ``NaN`` or ``Infinity``.
+    """
+    _check_depth(text, deepest)
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -1,0 +1,1 @@
+"""Networks and the manifests that describe them, as the exporters take them."""

@@ -1,0 +1,42 @@
+import pytest
+
+pytest.importorskip('openvino')
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from mmesbnn.deploy.openvino.means import push_means
+from tests.deploy.graphs import kinds, run_graph
+
+
+def gate(read_twice):
+    """``mean(a x + (1 - a) relu(x))``, and maybe the map itself."""
+    rng = np.random.default_rng(0)
+    a = rng.random((1, 5, 1, 1), np.float32)
+    x = ops.parameter([2, 5, 6, 7], np.float32)
+    mixed = ops.add(
+        ops.multiply(x, ops.constant(a)), ops.multiply(ops.relu(x), ops.constant(1 - a))
+    )
+    mean = ops.reduce_mean(mixed, ops.constant(np.array([2, 3])), True)
+    results = [mean, mixed] if read_twice else [mean]
+    value = rng.standard_normal((2, 5, 6, 7)).astype(np.float32)
+    mixed_value = a * value + (1 - a) * np.maximum(value, 0)
+    expected = mixed_value.astype(np.float64).mean((2, 3), keepdims=True)
+    return ov.Model(results, [x]), value, expected
+
+
+def test_a_map_that_is_only_averaged_is_not_made():
+    graph, x, expected = gate(read_twice=False)
+    push_means(graph)
+    np.testing.assert_allclose(run_graph(graph, x)[0], expected, rtol=1e-5, atol=1e-6)
+    adds = [n for n in graph.get_ops() if n.get_type_name() == 'Add']
+    assert [list(n.get_output_shape(0)) for n in adds] == [[2, 5, 1, 1]]
+    assert kinds(graph)['ReduceMean'] == 2
+
+
+def test_a_map_that_is_read_otherwise_stays():
+    graph, x, expected = gate(read_twice=True)
+    push_means(graph)
+    np.testing.assert_allclose(run_graph(graph, x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert kinds(graph)['ReduceMean'] == 1

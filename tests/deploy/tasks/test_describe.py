@@ -1,0 +1,253 @@
+"""Manifests say of preprocessing and decoding what the configs say."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmesbnn.analysis import build_model, load_config
+from mmesbnn.deploy.runtime.images import apply_steps, normalize, read_image
+from mmesbnn.deploy.runtime.manifest import ExportError
+from mmesbnn.deploy.tasks.describe import describe, describe_pipeline, steps_of
+from tests.deploy.packed.test_packing import ROOT
+from tests.real_data import photograph
+
+CONFIGS = ('es_bnext_tiny.py', 'demo/es_bnext_digits.py')
+
+
+def pipeline_input(cfg, path):
+    """What the config's own pipeline and preprocessor make of an image file."""
+    from mmengine.dataset import Compose, pseudo_collate
+
+    model = build_model(cfg)
+    transforms = Compose(cfg.test_dataloader.dataset.pipeline)
+    batch = pseudo_collate([transforms(dict(img_path=str(path)))])
+    return model.data_preprocessor(batch, False)['inputs'][0].numpy()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('size', [(97, 131), (8, 8), (300, 200)])
+def test_classifiers_see_what_they_see_in_mmpretrain(name, size, tmp_path):
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / name)
+    path = tmp_path / 'image.png'
+    Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
+    preprocessing = describe(cfg)['preprocessing']
+    found = apply_steps(read_image(path), preprocessing['steps'])
+    found = normalize(found, preprocessing).transpose(2, 0, 1)
+    expected = pipeline_input(cfg, path)
+    assert found.dtype == expected.dtype
+    # equal, but for a grey level here and there where OpenCV resizes bicubically
+    level = 1 / min(preprocessing['std'])
+    np.testing.assert_allclose(found, expected, atol=1.001 * level)
+    assert (np.abs(found - expected) > 1e-6).mean() < 1e-3
+
+
+def test_detectors_see_what_they_see_in_mmdet(tmp_path):
+    pytest.importorskip('mmdet')
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(
+                type='RetinaNet',
+                data_preprocessor=dict(
+                    type='DetDataPreprocessor',
+                    mean=[103.5, 116.3, 123.7],
+                    std=[57.4, 57.1, 58.4],
+                    bgr_to_rgb=False,
+                    pad_size_divisor=32,
+                ),
+                test_cfg=dict(
+                    nms_pre=1000,
+                    score_thr=0.05,
+                    max_per_img=100,
+                    min_bbox_size=0,
+                    nms=dict(type='nms', iou_threshold=0.6),
+                ),
+            ),
+            test_dataloader=dict(
+                dataset=dict(
+                    type='VOCDataset',
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='Resize', scale=(200, 120), keep_ratio=True),
+                        dict(type='LoadAnnotations', with_bbox=True),
+                        dict(type='PackDetInputs'),
+                    ],
+                )
+            ),
+        )
+    )
+    described = describe(cfg)
+    assert described['task'] == 'detection'
+    assert described['classes'][:2] == ['aeroplane', 'bicycle']
+    assert described['decoding'] == dict(
+        score_thr=0.05,
+        iou_thr=0.6,
+        max_per_image=100,
+        min_size=0,
+        levels=None,
+        nms_pre=1000,
+        max_per_class=None,
+        border=0,
+    )
+    preprocessing = described['preprocessing']
+    assert (preprocessing['pad_divisor'], preprocessing['to_rgb']) == (32, False)
+    import mmcv
+
+    for shape in ((300, 400), (333, 111), (80, 81)):
+        image = photograph(0)[: shape[0], : shape[1]]
+        expected = mmcv.imrescale(image[..., ::-1], (200, 120), backend='cv2')
+        found = apply_steps(image, preprocessing['steps'])
+        np.testing.assert_array_equal(found[..., ::-1], expected)
+    mean, std = (np.float32(preprocessing[k]) for k in ('mean', 'std'))
+    np.testing.assert_array_equal(
+        normalize(found, preprocessing), (np.float32(expected) - mean) / std
+    )
+
+
+def test_every_step():
+    steps = steps_of(
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='mmdet.Resize', scale=(30, 20)),
+            dict(type='CenterCrop', crop_size=(10, 12)),
+            dict(type='Pad', size=(16, 14), pad_val=dict(img=7)),
+            dict(type='Pad', size_divisor=5),
+            dict(type='PackInputs'),
+        ]
+    )
+    result = apply_steps(photograph(0), steps)
+    assert result.shape == (15, 20, 3)
+    assert (result[:12, :10] != 7).any()
+    assert (result[12:14, :16] == 7).all()
+    assert (result[14:] == 0).all()
+    assert (result[:, 16:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ('transform', 'words'),
+    [
+        (dict(type='RandomErasing'), 'transform RandomErasing'),
+        (dict(type='Resize', scale_factor=2), 'Resize without a scale'),
+        (dict(type='Resize', scale=9, interpolation='area'), "interpolation='area'"),
+        (dict(type='CenterCrop', crop_size=9, auto_pad=True), 'auto_pad'),
+        (dict(type='Pad'), 'Pad without a size'),
+        (dict(type='Pad', size=9, pad_val='x'), "pad_val='x' must be a number or th"),
+        (dict(type='Pad', size=9, padding_mode='edge'), "padding_mode='edge'"),
+    ],
+)
+def test_transforms_without_a_step(transform, words):
+    with pytest.raises(ExportError, match=words):
+        steps_of([transform])
+
+
+def test_other_kinds_of_nms():
+    model = dict(type='RetinaNet', test_cfg=dict(nms=dict(type='soft_nms')))
+    with (
+        pytest.warns(UserWarning, match='no test pipeline'),
+        pytest.raises(ExportError, match="nms type 'soft_nms'"),
+    ):
+        describe(Config(dict(default_scope='mmdet', model=model)))
+
+
+def test_names_of_the_checkpoint_come_first():
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
+    described = describe(cfg)
+    assert described['decoding'] == {'activation': 'softmax'}
+    assert len(described['classes']) == 1000
+    names = [f'my {i}' for i in range(1000)]
+    assert describe(cfg, {'classes': names})['classes'] == names
+
+
+def test_names_of_other_classes_are_left_out():
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
+    cfg.model.head.num_classes = 2
+    with pytest.warns(UserWarning, match='1000 names .* num_classes=2'):
+        assert describe(cfg)['classes'] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert describe(cfg, {'classes': ('a', 'b')})['classes'] == ['a', 'b']
+
+
+PADS = [
+    dict(size=(90, 80)),
+    dict(size=(90, 80), pad_val=7),
+    dict(size=(90, 80), pad_val=dict(img=7.0)),
+    dict(size=(90, 80), pad_val=dict(img=(1, 2, 3))),
+    dict(size=(20, 80), pad_val=dict(seg=3)),
+    dict(size_divisor=32, pad_val=dict(img=(114.0, 115.0, 116.0))),
+    dict(pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
+    dict(pad_to_square=True, size_divisor=50),
+]
+
+
+@pytest.mark.parametrize('options', PADS, ids=str)
+@pytest.mark.parametrize('shape', [(40, 61), (61, 40)])
+def test_pads_as_mmcv_does(options, shape):
+    from mmcv.transforms import Pad
+
+    image = photograph(0)[: shape[0], : shape[1]]
+    expected = Pad(**options)(dict(img=image[..., ::-1].copy()))['img'][..., ::-1]
+    found = apply_steps(image, steps_of([dict(type='Pad', **options)]))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    'name', ['rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'yolox/yolox_s_8xb8-300e_coco.py']
+)
+@pytest.mark.parametrize('size', [(97, 131), (300, 200)])
+def test_stock_letterboxes(name, size, tmp_path):
+    """Pipelines of mmdet's own configs that fit into a square and fill it up."""
+    mmdet = pytest.importorskip('mmdet')
+    from mmengine.dataset import Compose
+    from mmengine.registry import init_default_scope
+
+    folder = Path(mmdet.__file__).parent / '.mim' / 'configs'
+    if not folder.is_dir():
+        pytest.skip('mmdet has been installed without its configs')
+    cfg = Config.fromfile(folder / name)
+    path = tmp_path / 'image.png'
+    Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
+    described = describe(cfg)
+    assert len(described['classes']) == 80
+    init_default_scope('mmdet')
+    pipeline = [
+        step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
+    ]
+    expected = Compose(pipeline)(dict(img_path=str(path), img_id=0))['inputs']
+    found = apply_steps(read_image(path), described['preprocessing']['steps'])
+    assert found.shape[0] == found.shape[1]
+    np.testing.assert_array_equal(found.transpose(2, 0, 1)[::-1], expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ('config', 'most', 'border'),
+    [('bidet-faster-rcnn_r18-c4_8xb4-50e', None, 1), ('bidet-ssd300_2xb16-300k', 200, None)],
+)
+def test_bidets_detectors(config, most, border):
+    pytest.importorskip('mmdet')
+    cfg = load_config(ROOT / 'configs' / 'bidet' / f'{config}_voc0712.py')
+    decoding = describe(cfg)['decoding']
+    assert (decoding['max_per_class'], decoding['border']) == (most, border)
+
+
+def test_diffusion_pipelines():
+    diffusers = pytest.importorskip('diffusers')
+    from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline
+
+    unet = BIDiffSRUNet(base_channels=16, num_levels=2, blocks_per_level=1)
+    pipeline = SRDiffusionPipeline(unet, scale=4)
+    described = describe_pipeline(pipeline, 20)
+    decoding = described['decoding']
+    assert (described['task'], decoding['scale']) == ('super_resolution', 4)
+    assert decoding['multiple'] == unet.size_factor
+    assert len(decoding['scheduler']['alphas_cumprod']) == 2000
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler()
+    with pytest.raises(ExportError, match='scheduler=EulerDiscreteScheduler'):
+        describe_pipeline(pipeline)

@@ -1,0 +1,54 @@
+"""A network is the same from a checkpoint and from a packed file."""
+
+import pytest
+import torch
+
+from mmesbnn.analysis import InputError
+from mmesbnn.checkpoints import read_checkpoint
+from mmesbnn.deploy import pack_checkpoint
+from mmesbnn.deploy.tasks.trained import load_trained
+from tests.analysis.digits import build, set_temperature, write_project
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('safetensors')
+META = {'classes': ['0', '1', '2']}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('project')
+    config, checkpoint = write_project(folder), folder / 'net.pth'
+    state = set_temperature(build(config), 0.0).state_dict()
+    torch.save({'state_dict': state, 'meta': {'dataset_meta': META}}, checkpoint)
+    packed = folder / 'net.safetensors'
+    pack_checkpoint(checkpoint, packed, config=config)
+    return config, checkpoint, packed
+
+
+def test_both_are_the_same_network(files):
+    config, checkpoint, packed = files
+    x = torch.randn(2, 3, 16, 20)
+    outputs = []
+    for names in ((config, checkpoint), (packed,)):
+        cfg, model, meta = load_trained(*names)
+        assert cfg.model.backbone.tau == 2 and meta == META
+        assert not any(module.training for module in model.modules())
+        with torch.no_grad():
+            outputs.append(model(x))
+    assert torch.equal(*outputs)
+
+
+def test_options_change_the_config(files):
+    with pytest.raises(InputError, match='not a checkpoint of this model'):
+        load_trained(*files[:2], {'model.backbone.tau': 1})
+
+
+def test_options_do_not_change_a_packed_file(files):
+    with pytest.raises(InputError, match='packed file, whose config stays'):
+        load_trained(files[2], options={'model.backbone.tau': 1})
+
+
+def test_a_checkpoint_without_meta(files, tmp_path):
+    config, checkpoint, _ = files
+    torch.save(read_checkpoint(checkpoint)['state_dict'], tmp_path / 'bare.pth')
+    assert load_trained(config, tmp_path / 'bare.pth')[2] is None
