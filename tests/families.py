@@ -72,7 +72,7 @@ def hosted_vit():
         patch_size=8,
         arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
     )
-    return MODELS.build(dict(type='binary_transformer', backbone=host, tau=2, clip=0.1))
+    return MODELS.build(dict(type='BinaryTransformer', backbone=host, tau=2, clip=0.1))
 
 
 def binarized():

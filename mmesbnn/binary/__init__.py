@@ -7,12 +7,12 @@ from .attention import (
     elastic_binarize,
 )
 from .binarize import BinarizedLayer, BinarizeReport, binarize
-from .es_layers import DropInESConv2d, DropInESLinear
+from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
 from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import BinaryConv2d, BinaryLinear, LearnableShift, RPReLU, RSign
 from .recompute import is_recomputing, recompute_elementwise
-from .shrunk import ESConv2d, ESLinear
+from .shrunk import ShrunkConv2d, ShrunkLinear
 from .signs import (
     HardTanhSign,
     IdentitySign,
@@ -45,8 +45,6 @@ __all__ = [
     'BinaryLinear',
     'BinaryMultiheadAttention',
     'CentredSignWeight',
-    'DropInESConv2d',
-    'DropInESLinear',
     'ESConv2d',
     'ESLinear',
     'Expansion',
@@ -60,6 +58,8 @@ __all__ = [
     'RealWeight',
     'ResidualBinaryLinear',
     'ScaledSignWeight',
+    'ShrunkConv2d',
+    'ShrunkLinear',
     'TemperatureWeight',
     'TiledBatchNorm2d',
     'binarize',

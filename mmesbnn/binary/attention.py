@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from ..checks import one_of
 from .arguments import checked_layer
-from .expansion import spread_thresholds, tile
+from .expansion import Expansion, spread_thresholds, tile
 from .functional import binary_matmul
 from .layers import LearnableShift, RPReLU, RSign
-from .shrunk import ESLinear
+from .shrunk import ShrunkLinear
 from .signs import straight_through
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 
@@ -92,11 +92,11 @@ class ResidualBinaryLinear(nn.Module):
             Default 0.5, for inputs of about unit variance.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
-        groups: ES groups ``g``. Default 1.
+        es_groups: ES groups ``g``. Default 1.
 
     Raises:
         ValueError: If ``tau`` does not divide ``out_features``, or an expanded
-            ``in_features``; if ``groups`` does not divide ``out_features / tau``; or if
+            ``in_features``; if ``es_groups`` does not divide ``out_features / tau``; or if
             ``sign_zero`` is not one of -1, 0.
 
     Shape:
@@ -117,21 +117,19 @@ class ResidualBinaryLinear(nn.Module):
         spread: float = 0.5,
         sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
-        groups: int = 1,
+        es_groups: int = 1,
     ) -> None:
         super().__init__()
-        self.linear = ESLinear(
+        expansion = Expansion(tau, es_groups)
+        self.linear = ShrunkLinear(
             in_features,
             out_features,
-            tau=tau,
-            groups=groups,
-            tiled=False,
+            expansion=expansion,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='centred_sign', zero=sign_zero),
         )
         if expanded_in and in_features % tau:
             raise ValueError(f'tau={tau} does not divide in_features={in_features}')
-        expansion = self.linear.expansion
         self.expand = 1 if expanded_in else expansion.factor
         self.copies = expansion.copies if expanded_out else tau
         wide = expansion.width(out_features) if expanded_out else out_features
@@ -214,7 +212,14 @@ class BinaryMultiheadAttention(nn.Module):
 
         def unit(expanded_in: bool, expanded_out: bool = False) -> ResidualBinaryLinear:
             return ResidualBinaryLinear(
-                embed_dims, embed_dims, tau, expanded_in, expanded_out, spread, sign_zero, norm
+                embed_dims,
+                embed_dims,
+                tau=tau,
+                expanded_in=expanded_in,
+                expanded_out=expanded_out,
+                spread=spread,
+                sign_zero=sign_zero,
+                norm=norm,
             )
 
         def threshold() -> RSign:
@@ -318,11 +323,11 @@ class BinaryFeedForward(nn.Module):
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
-        groups: ES groups ``g``. Default 1.
+        es_groups: ES groups ``g``. Default 1.
 
     Raises:
         ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau``
-            does not divide both or ``groups`` not a shrunk layer's outputs, or if
+            does not divide both or ``es_groups`` not a shrunk layer's outputs, or if
             ``residual_pool`` is neither.
 
     Shape:
@@ -342,7 +347,7 @@ class BinaryFeedForward(nn.Module):
         spread: float = 0.5,
         sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
-        groups: int = 1,
+        es_groups: int = 1,
     ) -> None:
         super().__init__()
         if feedforward_dims % embed_dims:
@@ -350,13 +355,16 @@ class BinaryFeedForward(nn.Module):
                 f'embed_dims={embed_dims} does not divide feedforward_dims={feedforward_dims}'
             )
         ratio = feedforward_dims // embed_dims
-        self.ratio = ratio if expanded else ratio * tau * groups
+        self.ratio = ratio if expanded else ratio * tau * es_groups
         self.residual_pool = residual_pool
+        options: dict[str, Any] = dict(
+            tau=tau, es_groups=es_groups, spread=spread, sign_zero=sign_zero, norm=norm
+        )
         self.up = ResidualBinaryLinear(
-            embed_dims, feedforward_dims, tau, expanded, True, spread, sign_zero, norm, groups
+            embed_dims, feedforward_dims, expanded_in=expanded, expanded_out=True, **options
         )
         self.down = ResidualBinaryLinear(
-            feedforward_dims, embed_dims, tau, True, expanded, spread, sign_zero, norm, groups
+            feedforward_dims, embed_dims, expanded_in=True, expanded_out=expanded, **options
         )
 
     def forward(self, x: Tensor) -> Tensor:

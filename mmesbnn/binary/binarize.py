@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
-from .es_layers import DropInESConv2d, DropInESLinear
+from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion
 from .modes import inference
 from .weight_reads import WeightReads, read_by_definition
@@ -335,11 +335,11 @@ def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
     # a sign or binarizer given as a module is not shared
     options = {name: copy.deepcopy(value) for name, value in options.items()}
     bias = module.bias is not None
-    new: DropInESConv2d | DropInESLinear
+    new: ESConv2d | ESLinear
     inner: nn.Conv2d | nn.Linear
     if isinstance(module, nn.Linear):
         del options['pad_value']
-        new = DropInESLinear(module.in_features, module.out_features, bias, **options)
+        new = ESLinear(module.in_features, module.out_features, bias, **options)
         inner = new.linear
     else:
         geometry: Any = dict(
@@ -348,9 +348,7 @@ def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
             padding=_numeric_padding(module),
             dilation=module.dilation,
         )
-        new = DropInESConv2d(
-            module.in_channels, module.out_channels, bias=bias, **geometry, **options
-        )
+        new = ESConv2d(module.in_channels, module.out_channels, bias=bias, **geometry, **options)
         inner = new.conv
     new = new.to(module.weight)
     new.requires_grad_(module.weight.requires_grad)
@@ -390,14 +388,14 @@ def _forbid_saving(model: nn.Module) -> None:
 
 
 def _has_binary_layer(model: nn.Module) -> bool:
-    return any(isinstance(m, (DropInESConv2d, DropInESLinear)) for m in model.modules())
+    return any(isinstance(m, (ESConv2d, ESLinear)) for m in model.modules())
 
 
 @checked_layer(model=instance(nn.Module, 'an nn.Module'), keep=either(text, sequence(filled_text)))
 def binarize(
     model: nn.Module,
     tau: int = 1,
-    groups: int = 1,
+    es_groups: int = 1,
     keep: str | Sequence[str] = (),
     *,
     keep_first: bool = True,
@@ -411,8 +409,8 @@ def binarize(
 ) -> BinarizeReport:
     """Replace convolutions and linear layers of ``model``, in place, by binary ones.
 
-    Every eligible ``nn.Conv2d`` becomes a :class:`DropInESConv2d`, every ``nn.Linear``
-    a :class:`DropInESLinear`, of the same input and output shapes and with as many
+    Every eligible ``nn.Conv2d`` becomes a :class:`ESConv2d`, every ``nn.Linear``
+    a :class:`ESLinear`, of the same input and output shapes and with as many
     binary weights and multiplications as the layer had float ones::
 
         model = torchvision.models.resnet18(weights='DEFAULT')
@@ -432,7 +430,7 @@ def binarize(
     - layers whose weight another module reads, as its methods say
       (``self.proj.weight``) or as the run of ``example`` shows: the ``out_proj`` of
       ``nn.MultiheadAttention``, the ``qkv`` of torchvision's Swin; and tied weights;
-    - layers whose outputs ``tau`` or ``groups`` do not divide; padding other than
+    - layers whose outputs ``tau`` or ``es_groups`` do not divide; padding other than
       zeros.
 
     A module that the network holds under several names is replaced under all.
@@ -453,7 +451,7 @@ def binarize(
     Args:
         model: Any built model.
         tau: ES factor. Default 1, the plain binary layer with thresholds.
-        groups: ES groups. Default 1.
+        es_groups: ES groups. Default 1.
         keep: Names or glob patterns (``*`` also crosses dots) of layers, or of modules
             that hold them, to keep. Default none.
         keep_first: Whether to keep the first layer. Default True.
@@ -461,7 +459,7 @@ def binarize(
         example: What to call the model with to see its first and last layers: a
             tensor, a sequence of arguments or a mapping of keyword arguments. The model
             runs once, in eval mode. Default None.
-        spread: As :class:`DropInESConv2d`'s, in units of the layers' inputs.
+        spread: As :class:`ESConv2d`'s, in units of the layers' inputs.
             Default 0.5.
         sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
         weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
@@ -477,15 +475,15 @@ def binarize(
     """
     options = dict(
         tau=tau,
-        groups=groups,
+        es_groups=es_groups,
         spread=spread,
         sign=sign,
         weight_binarizer=weight_binarizer,
         pad_value=pad_value,
         latent_clip=latent_clip,
     )
-    expansion = Expansion(tau, groups)
-    _build(nn.Conv2d(1, tau * groups, 1), options)  # says what is wrong with an option
+    expansion = Expansion(tau, es_groups)
+    _build(nn.Conv2d(1, 1, 1), {**options, 'tau': 1, 'es_groups': 1})  # checks the options
     candidates = _candidates(model)
     kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
     readers = read_by_definition(model)

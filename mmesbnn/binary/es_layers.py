@@ -1,4 +1,4 @@
-"""ES layers in the place of ``nn.Conv2d`` and ``nn.Linear``."""
+"""ES layers that take the place of ``nn.Conv2d`` and ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,16 @@ from torch.nn.common_types import _size_2_t
 
 from .arguments import checked_layer
 from .expansion import Expansion, like_layout, spread_thresholds, tile
-from .shrunk import ESConv2d, ESLinear
-
-#: Wider than this a drop-in layer refuses to be: a network that passes its own
-#: ``groups=32`` means a grouped convolution, not 32-fold expansion.
-MAX_DROP_IN_FACTOR = 16
+from .shrunk import ShrunkConv2d, ShrunkLinear
+from .widths import check_width
 
 
-def _check_drop_in(expansion: Expansion, in_channels: int) -> None:
-    if expansion.factor > MAX_DROP_IN_FACTOR:
-        raise ValueError(
-            f'tau={expansion.tau}, groups={expansion.groups}: a drop-in layer widens '
-            f'its {in_channels} inputs at most {MAX_DROP_IN_FACTOR} times; if the '
-            'network asked for a grouped or depthwise convolution, ES cannot replace it'
-        )
+class _ESLayer(nn.Module):
+    """A layer with a weight of another shape and meaning than that of torch's layer."""
 
-
-class _DropIn(nn.Module):
-    """A layer whose weight has another shape and meaning than that of the replaced."""
-
-    #: Where the binary layer is.
+    #: Name of the shrunk layer inside.
     inner: str
+    expansion: Expansion
 
     def __getattr__(self, name: str) -> Any:
         if name == 'weight':
@@ -43,20 +32,20 @@ class _DropIn(nn.Module):
         return super().__getattr__(name)
 
 
-class DropInESConv2d(_DropIn):
+class ESConv2d(_ESLayer):
     """ES convolution from ``C_i`` to ``C_o`` channels, in the place of ``nn.Conv2d``.
 
-    The input is tiled ``tau g`` times, every copy with thresholds of its own, which
-    start apart; an :class:`ESConv2d` turns them into ``C_o / tau`` channels, tiled
-    ``tau`` times to ``C_o``; copies of an output differ by the affine of the norm that
-    follows, or by ``bias``. Binary multiplications are those of the convolution
-    replaced. Dense convolutions become one with ``conv_cfg=dict(type='ESConv2d')``, see
-    :func:`mmesbnn.models.layers.es_conv2d`::
+    The input is tiled ``tau g`` times. Each copy has thresholds of its own, which start
+    at different values. A :class:`ShrunkConv2d` makes ``C_o / tau`` channels of them,
+    which are tiled ``tau`` times to ``C_o``. Copies of an output differ by the affine
+    of the norm that follows, or by ``bias``. The number of binary multiplications is
+    that of the float convolution::
 
-        conv_cfg = dict(type='ESConv2d', tau=2, groups=1)
+        layer = ESConv2d(64, 128, 3, padding=1, tau=2)
+        y = layer(torch.randn(1, 64, 8, 8))  # (1, 128, 8, 8)
 
-    Networks that build through mmcv's ``ConvModule`` pass a ``groups`` of their own;
-    for those write ``es_groups``.
+    A network of OpenMMLab takes it by ``conv_cfg=dict(type='ESConv2d', tau=2)``, see
+    :func:`mmesbnn.models.layers.es_conv2d`.
 
     Args:
         in_channels: ``C_i``.
@@ -65,10 +54,11 @@ class DropInESConv2d(_DropIn):
         stride: Stride in pixels. Default 1.
         padding: Padding on each side in pixels. Default 0.
         dilation: Distance of the kernel's taps in pixels. Default 1.
-        groups: ES groups ``g``. Default 1.
+        groups: Groups as in ``nn.Conv2d``; must be 1, since ES replaces dense
+            convolutions only. Default 1.
         bias: Whether to add a real bias to the ``C_o`` outputs. Default False.
         tau: ES factor. Default 1.
-        es_groups: ES groups under another name; ``groups`` must then be 1.
+        es_groups: ES groups ``g``. Default 1.
         spread: Initial thresholds lie evenly in ``[-spread, spread]``. Default 0.5, for
             inputs of about unit variance.
         sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
@@ -76,8 +66,8 @@ class DropInESConv2d(_DropIn):
             :class:`BinaryConv2d`.
 
     Raises:
-        ValueError: If ``tau`` or ``groups`` do not divide, or widen more than 16 times;
-            if ``groups`` and ``es_groups`` are both given.
+        ValueError: If ``tau`` or ``es_groups`` do not divide, or ``groups`` is not 1;
+            when called, if the input has another width.
 
     Shape:
         ``(N, C_i, H, W)`` to ``(N, C_o, H', W')``.
@@ -100,41 +90,33 @@ class DropInESConv2d(_DropIn):
         bias: bool = False,
         *,
         tau: int = 1,
-        es_groups: int | None = None,
+        es_groups: int = 1,
         spread: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if es_groups is not None:
-            if groups != 1:
-                raise ValueError(
-                    f'groups={groups}, es_groups={es_groups}: ES replaces dense convolutions only'
-                )
-            groups = es_groups
-            if out_channels % tau == 0 and out_channels // tau % groups:
-                raise ValueError(
-                    f'es_groups={groups} does not divide out_channels / tau = '
-                    f'{out_channels} / {tau}'
-                )
-        self.expansion = expansion = Expansion(tau, groups)
-        _check_drop_in(expansion, in_channels)
+        if groups != 1:
+            raise ValueError(
+                f'groups={groups} must be 1: ES replaces dense convolutions, neither '
+                'grouped nor depthwise ones; the groups of ES are es_groups'
+            )
+        self.expansion = expansion = Expansion(tau, es_groups)
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.groups = groups
         self.shift = nn.Parameter(spread_thresholds(in_channels, expansion.factor, spread))
-        self.conv = ESConv2d(
+        self.conv = ShrunkConv2d(
             in_channels,
             out_channels,
             kernel_size,
             stride,
             padding,
             dilation,
-            groups,
-            tau=tau,
-            tiled=False,
+            expansion=expansion,
             **kwargs,
         )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        for name in ('kernel_size', 'stride', 'padding', 'dilation', 'groups'):
+        for name in ('kernel_size', 'stride', 'padding', 'dilation'):
             setattr(self, name, getattr(self.conv, name))
 
     def init_weights(self) -> None:
@@ -142,16 +124,20 @@ class DropInESConv2d(_DropIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
+        check_width(self, x, self.in_channels, 'in_channels', axis=-3)
         shifted = x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)
         expanded = like_layout(shifted.flatten(1, 2), x)
         y = tile(self.conv(expanded), self.expansion.tau)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
+    def extra_repr(self) -> str:
+        return f'{self.in_channels}, {self.out_channels}, {self.expansion.in_words()}'
 
-class DropInESLinear(_DropIn):
+
+class ESLinear(_ESLayer):
     """ES linear layer from ``C_i`` to ``C_o`` features, in the place of ``nn.Linear``.
 
-    :class:`DropInESConv2d` for tokens. Registered as ``ESLinear``.
+    :class:`ESConv2d` for tokens. Registered as ``ESLinear``.
 
     Args:
         in_features: ``C_i``.
@@ -159,13 +145,14 @@ class DropInESLinear(_DropIn):
         bias: Whether to add a real bias to the ``C_o`` outputs. Default True, as
             ``nn.Linear``.
         tau: ES factor. Default 1.
-        groups: ES groups ``g``. Default 1.
+        es_groups: ES groups ``g``. Default 1.
         spread: Initial thresholds lie evenly in ``[-spread, spread]``. Default 0.5.
         **kwargs: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
             :class:`BinaryLinear`.
 
     Raises:
-        ValueError: If ``tau`` or ``groups`` do not divide, or widen more than 16 times.
+        ValueError: If ``tau`` or ``es_groups`` do not divide; when called, if the input
+            has another width.
 
     Shape:
         ``(..., C_i)`` to ``(..., C_o)``.
@@ -181,23 +168,24 @@ class DropInESLinear(_DropIn):
         bias: bool = True,
         *,
         tau: int = 1,
-        groups: int = 1,
+        es_groups: int = 1,
         spread: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.expansion = expansion = Expansion(tau, groups)
-        _check_drop_in(expansion, in_features)
+        self.expansion = expansion = Expansion(tau, es_groups)
         self.in_features = in_features
         self.out_features = out_features
         self.shift = nn.Parameter(spread_thresholds(in_features, expansion.factor, spread))
-        self.linear = ESLinear(
-            in_features, out_features, tau=tau, groups=groups, tiled=False, **kwargs
-        )
+        self.linear = ShrunkLinear(in_features, out_features, expansion=expansion, **kwargs)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
+        check_width(self, x, self.in_features, 'in_features', axis=-1)
         expanded = tile(x, self.expansion.factor, -1) + self.shift
         y = tile(self.linear(expanded), self.expansion.tau, -1)
         return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f'{self.in_features}, {self.out_features}, {self.expansion.in_words()}'

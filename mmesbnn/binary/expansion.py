@@ -66,17 +66,21 @@ class Expansion:
             name: What to call them in the error message.
 
         Raises:
-            ValueError: If ``tau`` or ``groups`` do not divide.
+            ValueError: If ``tau`` or the ES groups do not divide.
         """
         if channels < 1 or channels % self.tau:
             raise ValueError(f'tau={self.tau} does not divide {name}={channels}')
         kernels = channels // self.tau
         if kernels % self.groups:
             raise ValueError(
-                f'groups={self.groups} does not divide {name} / tau = '
+                f'ES groups={self.groups} does not divide {name} / tau = '
                 f'{channels} / {self.tau} = {kernels}'
             )
         return kernels
+
+    def in_words(self) -> str:
+        """Return the parameters as a layer's repr shows them."""
+        return f'tau={self.tau}, es_groups={self.groups}, copies={self.copies}'
 
 
 def like_layout(y: Tensor, x: Tensor) -> Tensor:

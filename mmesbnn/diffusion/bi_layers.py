@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..binary import ESConv2d, Expansion, tile
+from ..binary import Expansion, ShrunkConv2d, tile
 from ..binary.arguments import checked_layer
 from ..binary.expansion import spread_thresholds
 from ..binary.layers import prelu
@@ -155,14 +155,12 @@ class BIConv(nn.Module):
     ) -> None:
         super().__init__()
         self.shift = TimestepShift(channels, banks, expansion.factor, spread)
-        self.conv = ESConv2d(
+        self.conv = ShrunkConv2d(
             channels,
             channels,
             kernel_size,
             padding=kernel_size // 2,
-            groups=expansion.groups,
-            tau=expansion.tau,
-            tiled=False,
+            expansion=expansion,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
         )

@@ -28,6 +28,7 @@ from torch import nn
 from ..binary.arguments import checked_layer
 from ..binary.binarize import BinarizeReport, binarize
 from ..checks import checked, either, filled_text, mapping, sequence, text
+from ..old_forms import current_options
 from .folders import UNETS, check_unet, load_unet
 
 #: Where a model's config has what was done to it; diffusers lets such names pass.
@@ -91,7 +92,7 @@ class _Binarized:
                 f'the config of this {cls.__name__} does not say which layers are '
                 f'binary: it lacks {CONFIG_KEY}'
             )
-        _replace(model, done['layers'], (), done['options'])
+        _replace(model, done['layers'], (), current_options(done['options']))
         return result
 
 
@@ -146,7 +147,8 @@ def _from_unet(
     done = unet.config[CONFIG_KEY]
     names = dict(model.named_modules())
     layers = [name for name in done['layers'] if name in names]
-    _mark(model, _replace(model, layers, (), done['options']), done['options'])
+    options = current_options(done['options'])
+    _mark(model, _replace(model, layers, (), options), options)
     if load_weights_from_unet:
         own = model.state_dict().keys()
         state = {name: x for name, x in unet.state_dict().items() if name in own}
@@ -210,7 +212,7 @@ def _replace(
 def binarize_unet(
     unet: ModelMixin,
     tau: int = 2,
-    groups: int = 1,
+    es_groups: int = 1,
     keep: str | Sequence[str] = (),
     *,
     attention: bool = False,
@@ -224,7 +226,7 @@ def binarize_unet(
     """Replace convolutions of a diffusers UNet, in place, by ES binary ones.
 
     Those of residual blocks, down- and upsamplers become
-    :class:`~mmesbnn.binary.DropInESConv2d`, with as many binary weights and
+    :class:`~mmesbnn.binary.ESConv2d`, with as many binary weights and
     multiplications as they had float ones, initialised from the float weights::
 
         unet = UNet2DModel.from_pretrained(folder)
@@ -244,7 +246,7 @@ def binarize_unet(
             without LoRA adapters around what becomes binary. A ControlNet for a binary
             UNet comes from ``ControlNetModel.from_unet(unet)``.
         tau: ES factor. Default 2.
-        groups: ES groups. Default 1.
+        es_groups: ES groups. Default 1.
         keep: Names or glob patterns of further layers to keep, or of modules that hold
             them, as in :func:`mmesbnn.binarize`. Default none.
         attention: Whether to replace the linear layers of attention and its
@@ -276,7 +278,7 @@ def binarize_unet(
         )
     options = dict(
         tau=tau,
-        groups=groups,
+        es_groups=es_groups,
         spread=spread,
         sign=sign,
         weight_binarizer=weight_binarizer,

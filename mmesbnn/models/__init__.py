@@ -2,7 +2,7 @@
 
 from mmengine.registry import MODELS
 
-from ..binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention, DropInESLinear
+from ..binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention, ESLinear
 from . import backbones, classifiers, heads, layers, losses, necks, restorers, task_modules
 from .hub import register_models
 
@@ -12,7 +12,7 @@ MODELS.register_module(name='BinaryConv2d', module=BinaryConv2d)
 MODELS.register_module(name='BinaryLinear', module=BinaryLinear)
 MODELS.register_module(name='BinaryMultiheadAttention', module=BinaryMultiheadAttention)
 MODELS.register_module(name='ESConv2d', module=layers.es_conv2d)
-MODELS.register_module(name='ESLinear', module=DropInESLinear)
+MODELS.register_module(name='ESLinear', module=ESLinear)
 
 __all__ = [
     'backbones',

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmesbnn.analysis import check_binary, check_input, check_weight
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESLinear
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkLinear
 from mmesbnn.models.backbones.bnext import BNext
 
 from .digits import set_temperature
@@ -34,7 +34,7 @@ def test_scaled_signs_are_binary(kind):
     model = nn.Sequential(
         BinaryConv2d(4, 6, 3, padding=1, weight_binarizer=kind),
         nn.Flatten(),
-        ESLinear(12, 4, tau=2, groups=2, weight_binarizer=kind),
+        ShrunkLinear(12, 4, expansion=Expansion(2, 2), weight_binarizer=kind),
     )
     assert check_binary(model, torch.randn(3, 4, 2, 4)) == []
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESConv2d, ESLinear
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkConv2d, ShrunkLinear
 
 
 class Apply(nn.Module):
@@ -63,9 +63,9 @@ def test_linear(bias):
 @pytest.mark.parametrize('groups', [1, 2])
 def test_es_layers_cost_what_they_replace(tau, groups):
     factor = tau * groups
-    conv = ESConv2d(8, 16, 3, padding=1, groups=groups, tau=tau)
+    conv = ShrunkConv2d(8, 16, 3, padding=1, expansion=Expansion(tau, groups))
     assert totals(conv, (8 * factor, 6, 6)) == (0, 8 * 16 * 9 * 36)
-    linear = ESLinear(8, 16, tau=tau, groups=groups)
+    linear = ShrunkLinear(8, 16, expansion=Expansion(tau, groups))
     assert totals(linear, (6, 8 * factor)) == (0, 8 * 16 * 6)
     for layer, shape in ((conv, (8 * factor, 6, 6)), (linear, (6, 8 * factor))):
         (row,) = count_ops(layer, shape).layers

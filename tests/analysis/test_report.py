@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmesbnn.analysis import OpsReport, count_ops, representation_capacity, save_json
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESConv2d
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkConv2d
 from mmesbnn.models.layers.minmax import MinMaxConv2d
 
 
@@ -27,7 +27,7 @@ def test_capacity_of_a_linear_layer_by_enumeration(n):
 
 @pytest.mark.parametrize('tau', [1, 2])
 def test_capacity_of_an_es_convolution_by_enumeration(tau):
-    conv = ESConv2d(2, 2, (2, 1), tau=tau)
+    conv = ShrunkConv2d(2, 2, (2, 1), expansion=Expansion(tau))
     taps = 2 * tau * 2
     kernels = all_signs(taps).reshape(-1, 1, 2 * tau, 2, 1)
     images = all_signs(taps).reshape(-1, 2 * tau, 2, 1)

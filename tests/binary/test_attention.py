@@ -374,7 +374,7 @@ def test_attention_of_another_transformer_can_be_replaced():
 @pytest.mark.parametrize('expanded_out', [False, True])
 def test_unit_with_groups_is_its_formula(tau, expanded_in, expanded_out):
     groups = 2
-    unit = randomised(ResidualBinaryLinear(8, 12, tau, expanded_in, expanded_out, groups=groups))
+    unit = randomised(ResidualBinaryLinear(8, 12, tau, expanded_in, expanded_out, es_groups=groups))
     weight = unit.linear.effective_weight()
     assert weight.shape == (12 // tau, 8 * tau)
     factor, copies = tau * groups, tau * tau * groups if expanded_out else tau
@@ -394,17 +394,17 @@ def test_unit_with_groups_is_its_formula(tau, expanded_in, expanded_out):
 
 def test_multiplications_and_weights_do_not_depend_on_groups():
     totals = [
-        count_ops(BinaryFeedForward(8, 16, tau, groups=groups), (6, 8)).total
+        count_ops(BinaryFeedForward(8, 16, tau, es_groups=groups), (6, 8)).total
         for tau, groups in ((1, 1), (1, 2), (2, 2), (1, 4))
     ]
     assert len({(total['bops'], total['binary_params']) for total in totals}) == 1
 
 
 def test_copies_of_groups_start_apart():
-    layer = BinaryFeedForward(4, 8, 1, groups=2, spread=0.5)
+    layer = BinaryFeedForward(4, 8, 1, es_groups=2, spread=0.5)
     assert layer.up.shift.bias.flatten().tolist() == [-0.5] * 4 + [0.5] * 4
 
 
 def test_groups_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match='groups=3 does not divide'):
-        BinaryFeedForward(8, 16, 2, groups=3)
+        BinaryFeedForward(8, 16, 2, es_groups=3)

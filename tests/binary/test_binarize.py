@@ -14,7 +14,7 @@ from torch import nn
 
 import mmesbnn
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import BinaryConv2d, DropInESConv2d, DropInESLinear, binarize
+from mmesbnn.binary import BinaryConv2d, ESConv2d, ESLinear, binarize
 from mmesbnn.binary.binarize import shrunk_weight
 
 
@@ -85,7 +85,7 @@ def test_expanded_layers_apply_a_kernel_to_every_copy_of_the_input(tau, groups):
     conv = nn.Conv2d(8, 16, 3, padding=1)
     net = Net(conv, nn.Conv2d(16, 8, 1)).double()
     x = torch.randn(2, 8, 5, 5).double()
-    binarize(net, tau=tau, groups=groups, spread=0.75)
+    binarize(net, tau=tau, es_groups=groups, spread=0.75)
     shifts = torch.linspace(-0.75, 0.75, tau * groups) if tau * groups > 1 else [0.0]
     count = 16 // tau
     for j in range(16):
@@ -130,7 +130,7 @@ def test_shrunk_weights_fit_the_outputs_they_stand_for():
     net = nn.ModuleList([conv])
     target = conv(x).unflatten(1, (2, 16)).mean(1).flatten()
     binarize(net, tau=2, keep_first=False, keep_last=False)
-    chance = DropInESConv2d(32, 32, 3, tau=2)
+    chance = ESConv2d(32, 32, 3, tau=2)
 
     def correlation(layer):
         y = layer(x)[:, :16].flatten()
@@ -221,7 +221,7 @@ def test_named_padding_becomes_pixels(padding):
     net = Net(conv)
     x = torch.randn(1, 8, 9, 9)
     binarize(net)
-    assert isinstance(net.middle[0], DropInESConv2d)
+    assert isinstance(net.middle[0], ESConv2d)
     assert net.middle[0](x).shape == conv(x).shape
 
 
@@ -277,13 +277,13 @@ def test_an_example_shows_which_layers_are_first_and_last(example):
     state = copy.deepcopy(net.norm.state_dict())
     report = binarize(net, example=example)
     assert why(report) == {
-        'middle': 'now DropInESLinear',
+        'middle': 'now ESLinear',
         'out_a': 'last layer, gives the output',
         'out_b': 'last layer, gives the output',
         'in_a': 'first layer, reads the input',
         'in_b': 'first layer, reads the input',
         'idle': 'did not run on the example',
-        'last': 'now DropInESLinear',
+        'last': 'now ESLinear',
     }
     assert net.training and not net.norm.training
     torch.testing.assert_close(net.norm.state_dict(), state)
@@ -307,7 +307,7 @@ def test_a_module_with_several_names_is_replaced_once_everywhere():
     assert (layer.name, layer.aliases) == ('middle.0', ('middle.2', 'same'))
     assert 'also middle.2' in str(report)
     assert net.middle[0] is net.middle[2] is net.same
-    assert isinstance(net.same, DropInESConv2d)
+    assert isinstance(net.same, ESConv2d)
     assert report.binary_weights == 64
 
 
@@ -319,8 +319,7 @@ def test_a_module_with_several_names_is_replaced_once_everywhere():
     [
         (dict(tau=0), 'tau=0 must be an integer >= 1'),
         (dict(tau=1.5), 'tau=1.5 must be an integer >= 1'),
-        (dict(groups=True), 'groups=True must be an integer >= 1'),
-        (dict(tau=32), 'at most 16 times'),
+        (dict(es_groups=True), 'es_groups=True must be an integer >= 1'),
         (dict(spread=-1.0), 'spread=-1.0'),
         (dict(sign='cubic'), "sign='cubic'"),
         (dict(weight_binarizer='ternary'), "weight_binarizer='ternary'"),
@@ -360,7 +359,7 @@ def test_options_reach_the_layers_and_are_not_shared():
     binarize(
         net,
         tau=2,
-        groups=2,
+        es_groups=2,
         spread=0.25,
         sign=dict(type='hard_tanh', clip=1.5),
         weight_binarizer=binarizer,
@@ -401,7 +400,7 @@ def test_the_report_is_a_table_with_counts():
     assert report.kept_weights == 3 * 8 * 9 + 8 * 4
     lines = str(report).splitlines()
     assert lines[1].split() == ['0', 'Conv2d(3,', '8,', '3x3)', 'kept', 'first', 'layer']
-    assert 'DropInESConv2d' in lines[2] and 'replaced' in lines[2]
+    assert 'ESConv2d' in lines[2] and 'replaced' in lines[2]
     assert lines[-1].startswith('2 layers replaced with 1,280 binary weights; 2 kept')
     strided = binarize(Net(nn.Conv2d(8, 8, (3, 1), (2, 1), groups=2), nn.Conv2d(8, 8, 1)))
     assert strided.layers[1].layer == 'Conv2d(8, 8, 3x1, stride 2x1, groups 2)'
@@ -532,7 +531,7 @@ def test_networks_of_the_ecosystem(build, replaced, kept):
     report = binarize(net, tau=2)
     assert len(report.replaced) == replaced
     assert {kept[0], kept[1]} <= set(names(report.kept))
-    binary = [m for m in net.modules() if isinstance(m, (DropInESConv2d, DropInESLinear))]
+    binary = [m for m in net.modules() if isinstance(m, (ESConv2d, ESLinear))]
     assert len(binary) == replaced
     outputs = leaves(net(x))
     assert [y.shape for y in outputs] == shapes
@@ -595,14 +594,14 @@ def test_layers_whose_weight_a_module_reads_are_kept():
     report = why(binarize(net, example=torch.rand(2, 8)))
     read = {name for name, reason in report.items() if reason == 'Readers reads its weight'}
     assert read == {'own', 'held.0', 'listed.0'}
-    assert report['plain'] == 'now DropInESLinear'
+    assert report['plain'] == 'now ESLinear'
     net(torch.rand(2, 8))
 
 
 def test_what_a_class_says_of_its_children_needs_no_example():
     report = why(binarize(Readers(), keep='listed'))
     assert report['own'] == 'Readers reads its weight'
-    assert report['plain'] == 'now DropInESLinear'
+    assert report['plain'] == 'now ESLinear'
 
 
 def test_a_read_that_nothing_foretold_is_explained():
@@ -630,7 +629,7 @@ def test_other_layers_of_mmcv_are_kept(keep):
     report = why(binarize(net, keep=keep, keep_last=False))
     assert keep or report['middle.0'] == ('ConvTranspose2d is neither nn.Conv2d nor nn.Linear')
     assert report['volume'] == 'Conv3d is neither nn.Conv2d nor nn.Linear'
-    assert report['middle.1'] == 'now DropInESConv2d'
+    assert report['middle.1'] == 'now ESConv2d'
 
 
 def test_lazy_layers_are_kept():

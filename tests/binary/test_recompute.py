@@ -9,7 +9,8 @@ from torch import nn
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
-    ESConv2d,
+    Expansion,
+    ShrunkConv2d,
     TiledBatchNorm2d,
     is_recomputing,
     recompute_elementwise,
@@ -25,7 +26,7 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = ESConv2d(4, 8, 3, padding=1, tau=2, tiled=False)
+        self.conv = ShrunkConv2d(4, 8, 3, padding=1, expansion=Expansion(2))
         self.tiled = TiledBatchNorm2d(16, 4)
         self.act = nn.PReLU(16)
         self.pointwise = nn.Conv2d(16, 8, 1)

@@ -127,10 +127,13 @@ ARCH = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_rat
 CALLS = {
     binary.BinaryConv2d: (dict(in_channels=8, out_channels=4, kernel_size=3), maps),
     binary.BinaryLinear: (dict(in_features=8, out_features=4), tokens),
-    binary.ESConv2d: (dict(in_channels=8, out_channels=4, kernel_size=3, tau=2), None),
-    binary.ESLinear: (dict(in_features=8, out_features=4, tau=2), None),
-    binary.DropInESConv2d: (dict(in_channels=8, out_channels=8, kernel_size=3, tau=2), maps),
-    binary.DropInESLinear: (dict(in_features=8, out_features=8, tau=2), tokens),
+    binary.ShrunkConv2d: (
+        dict(in_channels=8, out_channels=4, kernel_size=3, expansion=binary.Expansion(2)),
+        None,
+    ),
+    binary.ShrunkLinear: (dict(in_features=8, out_features=4, expansion=binary.Expansion(2)), None),
+    binary.ESConv2d: (dict(in_channels=8, out_channels=8, kernel_size=3, tau=2), maps),
+    binary.ESLinear: (dict(in_features=8, out_features=8, tau=2), tokens),
     binary.TiledBatchNorm2d: (dict(num_features=8, copies=2), norms),
     binary.LearnableShift: (dict(channels=8), None),
     binary.RSign: (dict(channels=8), None),

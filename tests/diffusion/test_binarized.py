@@ -14,7 +14,7 @@ from diffusers import ControlNetModel, UNet1DModel, UNet2DConditionModel, UNet2D
 from diffusers.training_utils import EMAModel
 
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import DropInESConv2d, DropInESLinear, binarize
+from mmesbnn.binary import ESConv2d, ESLinear, binarize
 from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet, load_binarized
 from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
@@ -66,9 +66,7 @@ def run(unet, *args):
 
 def binary_names(unet):
     return {
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, (DropInESConv2d, DropInESLinear))
+        name for name, module in unet.named_modules() if isinstance(module, (ESConv2d, ESLinear))
     }
 
 
@@ -160,7 +158,7 @@ def test_aliases_of_a_resampler_are_one_layer():
     block.Conv2d_0 = block.conv
     binarize_unet(unet)
     assert block.Conv2d_0 is block.conv
-    assert isinstance(block.conv, DropInESConv2d)
+    assert isinstance(block.conv, ESConv2d)
 
 
 # ------------------------------------------------------------------ what it is for
@@ -188,7 +186,7 @@ def test_it_trains():
 @pytest.mark.parametrize('load', [load_binarized, Binarized.from_pretrained])
 def test_it_is_loaded_as_it_was_saved(tmp_path, load):
     unet = plain()
-    options = dict(tau=2, groups=2, keep='mid_block', spread=0.3, pad_value=-1)
+    options = dict(tau=2, es_groups=2, keep='mid_block', spread=0.3, pad_value=-1)
     binarize_unet(unet, **options, sign=dict(type='hard_tanh', clip=1.5))
     with torch.no_grad():
         for parameter in unet.parameters():

@@ -61,7 +61,7 @@ def test_published_style_computes_the_same():
 
     model = lifelike(Features(), torch.randn(2, 3, 224, 224))
     published = tool['published_style'](model)
-    assert not [m for m in published.modules() if type(m).__name__ == 'ESConv2d']
+    assert not [m for m in published.modules() if type(m).__name__ == 'ShrunkConv2d']
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(published.double()(x), model.double()(x))

@@ -80,7 +80,7 @@ def test_output_has_stride_16_and_all_copies(size, tau):
 
 
 def test_gradients_flow_through_the_scale():
-    conv = next(m for m in BiDetResNet(**NARROW).modules() if type(m).__name__ == 'ESConv2d')
+    conv = next(m for m in BiDetResNet(**NARROW).modules() if type(m).__name__ == 'ShrunkConv2d')
     with torch.no_grad():
         conv.weight.uniform_(-2, 2)
     gradient = torch.randn_like(conv.weight)

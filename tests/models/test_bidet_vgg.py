@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d, ESConv2d, TiledBatchNorm2d
+from mmesbnn.binary import BinaryConv2d, ShrunkConv2d, TiledBatchNorm2d
 from mmesbnn.models.backbones.bidet_vgg import BiDetVGG
 from tests.models.backbones import binary_convs, spread, step
 from tests.reference.published_bidet_ssd import Network, base, blocks, random_state
@@ -105,7 +105,7 @@ def test_weights_start_xavier_normal_as_published():
     model = BiDetVGG(SMALL_ARCH, tau=2)
     model.init_weights()
     for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
-        assert type(conv) in (nn.Conv2d, ESConv2d)
+        assert type(conv) in (nn.Conv2d, ShrunkConv2d)
         out, width, *kernel = conv.weight.shape
         fan = (out + width) * kernel[0] * kernel[1]
         expected = (2 / fan) ** 0.5
@@ -160,7 +160,7 @@ def test_tau_1_is_a_network_of_plain_layers():
     plain = copy.deepcopy(model)
     for module in plain.modules():
         for name, child in list(module.named_children()):
-            if isinstance(child, ESConv2d):
+            if isinstance(child, ShrunkConv2d):
                 new = BinaryConv2d(
                     child.in_channels,
                     child.out_channels,
@@ -178,7 +178,7 @@ def test_tau_1_is_a_network_of_plain_layers():
                 continue
             new.load_state_dict(child.state_dict())
             setattr(module, name, new)
-    assert not any(isinstance(m, (ESConv2d, TiledBatchNorm2d)) for m in plain.modules())
+    assert not any(isinstance(m, (ShrunkConv2d, TiledBatchNorm2d)) for m in plain.modules())
     x = images()
     for training in (True, False):
         ours, theirs = model.train(training)(x), plain.train(training)(x)

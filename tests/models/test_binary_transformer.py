@@ -57,7 +57,7 @@ HEADS = {
 
 def binary(host=VIT, **options):
     """With probabilities of 17 tokens in mind."""
-    return MODELS.build(dict(type='binary_transformer', backbone=host, clip=0.1, **options))
+    return MODELS.build(dict(type='BinaryTransformer', backbone=host, clip=0.1, **options))
 
 
 def randomised(model):
@@ -77,7 +77,7 @@ def images(count=2, size=32):
 
 
 def test_it_is_registered_for_all():
-    assert ROOT.get('binary_transformer') is binary_transformer
+    assert ROOT.get('BinaryTransformer') is binary_transformer
     assert MODELS.get('binary_transformer') is binary_transformer
 
 
@@ -222,7 +222,7 @@ def test_attention_of_windows_is_that_of_a_plain_restatement():
 def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
     torch.manual_seed(0)
     keep = ['tokens_to_token'] if host == 'T2T_ViT' else []
-    backbone = dict(type='binary_transformer', backbone=HOSTS[host], tau=tau, keep=keep, clip=0.1)
+    backbone = dict(type='BinaryTransformer', backbone=HOSTS[host], tau=tau, keep=keep, clip=0.1)
     model = MODELS.build(
         dict(
             type='ImageClassifier',

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmesbnn.binary import BinaryConv2d, ESConv2d, TiledBatchNorm2d
+from mmesbnn.binary import BinaryConv2d, ShrunkConv2d, TiledBatchNorm2d
 from mmesbnn.binary.functional import BINARY_CONV2D
 from mmesbnn.models.backbones.bnext import ARCHS, BNext, BNextBlock, block_settings
 from mmesbnn.models.layers import MinMaxConv2d, RecoupledConv
@@ -231,7 +231,7 @@ def test_tau_1_is_a_network_of_plain_binary_convolutions(arch):
             weight_binarizer='temperature',
         )
         unit.conv.load_state_dict(old.state_dict())
-    assert not any(isinstance(m, ESConv2d) for m in plain.modules())
+    assert not any(isinstance(m, ShrunkConv2d) for m in plain.modules())
     x = images()
     for training in (True, False):
         (ours,), (theirs,) = model.train(training)(x), plain.train(training)(x)

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d, DropInESConv2d
+from mmesbnn.binary import BinaryConv2d, ESConv2d
 
 WIDTHS = (16, 32, 16, 8, 8, 8)
 #: Of the four extra levels: stride and padding of the second convolution.
@@ -72,7 +72,7 @@ def test_every_layer_computes_its_formula(zero):
 @pytest.mark.parametrize(('tau', 'groups'), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_every_convolution_is_binary_and_costs_what_the_baseline_costs(tau, groups):
     baseline, neck = build(), build(tau=tau, groups=groups)
-    wanted = DropInESConv2d if tau * groups > 1 else BinaryConv2d
+    wanted = ESConv2d if tau * groups > 1 else BinaryConv2d
     assert all(type(m.conv) is wanted for layers in neck.extra_layers for m in layers)
     convs = [m for m in neck.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) == 8

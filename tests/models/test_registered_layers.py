@@ -9,18 +9,10 @@ from torch import nn
 
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import (
-    BinaryConv2d,
-    BinaryLinear,
-    BinaryMultiheadAttention,
-    DropInESConv2d,
-    DropInESLinear,
-)
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention, ESConv2d, ESLinear
 from mmesbnn.models.layers import es_conv2d
 
-ES = dict(type='ESConv2d', tau=2, groups=1)
-# for networks that pass a `groups` of their own
-ES_IN_MODULE = dict(type='ESConv2d', tau=2, es_groups=1)
+ES = dict(type='ESConv2d', tau=2, es_groups=1)
 
 
 @pytest.mark.parametrize('registry', [MODELS, MMPRETRAIN_MODELS])
@@ -31,14 +23,14 @@ ES_IN_MODULE = dict(type='ESConv2d', tau=2, es_groups=1)
         ('BinaryLinear', BinaryLinear),
         ('BinaryMultiheadAttention', BinaryMultiheadAttention),
         ('ESConv2d', es_conv2d),
-        ('ESLinear', DropInESLinear),
+        ('ESLinear', ESLinear),
     ],
 )
 def test_names_mean_the_layers_in_child_registries_too(registry, name, kind):
     assert registry.get(name) is kind
 
 
-@pytest.mark.parametrize('cfg', [dict(type='BinaryConv2d'), ES, ES_IN_MODULE])
+@pytest.mark.parametrize('cfg', [dict(type='BinaryConv2d'), ES])
 def test_mmcv_builds_a_convolution_of_the_same_shape(cfg):
     layer = build_conv_layer(cfg, 8, 12, 3, stride=2, padding=1, bias=False)
     plain = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
@@ -53,14 +45,14 @@ def test_mmcv_builds_a_convolution_of_the_same_shape(cfg):
 def test_mmcv_passes_options_on():
     layer = build_conv_layer(dict(type='BinaryConv2d', pad_value=-1), 4, 4, 3)
     assert type(layer) is BinaryConv2d and layer.pad_value == -1
-    layer = build_conv_layer(dict(ES, tau=4, groups=2), 8, 16, 1)
-    assert type(layer) is DropInESConv2d
+    layer = build_conv_layer(dict(ES, tau=4, es_groups=2), 8, 16, 1)
+    assert type(layer) is ESConv2d
     assert (layer.expansion.tau, layer.expansion.groups) == (4, 2)
 
 
 def test_conv_module_takes_es_groups():
-    module = ConvModule(8, 8, 3, padding=1, conv_cfg=ES_IN_MODULE, norm_cfg=dict(type='BN'))
-    assert type(module.conv) is DropInESConv2d
+    module = ConvModule(8, 8, 3, padding=1, conv_cfg=ES, norm_cfg=dict(type='BN'))
+    assert type(module.conv) is ESConv2d
     assert (module.conv.expansion.tau, module.conv.expansion.groups) == (2, 1)
     assert module.conv.bias is None
     x = torch.randn(2, 8, 5, 5)
@@ -79,7 +71,7 @@ def test_resnet_trains_a_step():
     # not zero: that starts with residual branches that carry no gradient
     model = resnet(conv_cfg=ES, zero_init_residual=False)
     model.init_weights()
-    convs = [m for m in model.modules() if isinstance(m, DropInESConv2d)]
+    convs = [m for m in model.modules() if isinstance(m, ESConv2d)]
     assert len(convs) == 20
     before = [conv.conv.weight.detach().clone() for conv in convs]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -93,7 +85,7 @@ def test_resnet_trains_a_step():
         assert not torch.equal(conv.conv.weight, old)
 
 
-@pytest.mark.parametrize('cfg', [ES, dict(ES, tau=4), dict(ES, groups=2)])
+@pytest.mark.parametrize('cfg', [ES, dict(ES, tau=4), dict(ES, es_groups=2)])
 def test_resnets_binary_multiplications_are_those_of_its_convolutions(cfg):
     plain = count_ops(resnet(), (3, 64, 64)).total
     binary = count_ops(resnet(conv_cfg=cfg), (3, 64, 64)).total

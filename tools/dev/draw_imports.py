@@ -27,7 +27,7 @@ FLOORS = (
     ('binary', 'checkpoints', 'images', 'plots'),
     ('options',),
     ('checks', 'cli', 'plain_files', 'plain_values'),
-    ('errors', 'optional', 'version', 'whole_files'),
+    ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
 )
 #: Rooms of one floor that import each other, in this direction only.
 ALLOWED: set[tuple[str, str]] = set()

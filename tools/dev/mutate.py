@@ -53,13 +53,13 @@ MUTANTS = (
         'order-of-copies',
         'return like_layout(x.repeat(repeats), x)',
         'return like_layout(x.repeat_interleave(copies, dim), x)',
-        'tests/binary/test_expand_shrink.py tests/binary/test_expansion.py',
+        'tests/binary/test_expansion.py tests/binary/test_shrunk.py',
     ),
     Mutant(
         'number-of-copies',
         'return self.tau * self.factor',
         'return self.factor',
-        'tests/binary/test_expand_shrink.py tests/binary/test_expansion.py',
+        'tests/binary/test_expansion.py tests/binary/test_shrunk.py',
     ),
     Mutant(
         'attention-scale',

@@ -27,7 +27,7 @@ _OWN = """
     BinaryViT ClippedSSDAnchorGenerator ESConv2d ESLinear FeatureEnergyLoss
     HardnessWeightedKDLoss MinMaxLinearClsHead ReActNet RoundedAnchorGenerator
     SRDataPreprocessor SRDiffusion SparseObjectLoss VariationalBoxes
-    binary_transformer
+    BinaryTransformer binary_transformer
 """
 #: Of torch, mmcv and mmengine, in the root registries.
 _BASIC = """

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import shorten
+from ...old_forms import current_config
 from ...plain_values import ConfigError, check_depth, check_length, check_plain, parse_json
 from .stored_components import SCOPES
 
@@ -54,7 +55,7 @@ def parse_text(text: str) -> dict[str, Any]:
             case _:
                 raise _unexpected(statement)
     check_plain(config, _WHAT)
-    return config
+    return current_config(config)
 
 
 def _unexpected(node: ast.AST) -> ConfigError:
@@ -128,12 +129,12 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """What :func:`to_json` was given, tuples included.
+    """Return what :func:`to_json` was given, tuples included, in this version's form.
 
     Raises:
         ConfigError: If it is no JSON, is too long, or nested too deep.
     """
-    return parse_json(text, _WHAT, _untagged)
+    return current_config(parse_json(text, _WHAT, _untagged))
 
 
 def _types(config: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ WIDTHS, DEPTHS = (64, 64, 128, 256, 512), (4, 4, 4, 4)
 #: Published initialisation. Listed are the classes that have a kernel.
 HE = dict(
     type='Kaiming',
-    layer=['Conv2d', 'ESConv2d'],
+    layer=['Conv2d', 'ShrunkConv2d'],
     mode='fan_out',
     nonlinearity='relu',
     distribution='normal',

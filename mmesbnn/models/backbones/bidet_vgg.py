@@ -8,7 +8,7 @@ from itertools import pairwise
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
+from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
 from .base import ESBackbone, are_widths, checked_backbone, named_arch
 from .bidet_resnet import bidet_conv, make_stage
@@ -18,7 +18,7 @@ ARCHS: dict[str, dict] = {
 }
 
 #: Published initialisation. Listed are the classes that have a kernel.
-XAVIER = dict(type='Xavier', layer=['Conv2d', 'ESConv2d'], distribution='normal')
+XAVIER = dict(type='Xavier', layer=['Conv2d', 'ShrunkConv2d'], distribution='normal')
 
 
 def resolve_arch(arch: str | dict) -> dict:
@@ -72,15 +72,13 @@ class DilatedTail(nn.Module):
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.copies
         self.pool = nn.MaxPool2d(3, 1, 1)
-        self.conv = ESConv2d(
+        self.conv = ShrunkConv2d(
             channels,
             out_channels,
             3,
             padding=6,
             dilation=6,
-            groups=expansion.groups,
-            tau=expansion.tau,
-            tiled=False,
+            expansion=expansion,
             **bidet_conv(sign_zero),
         )
         self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)

@@ -246,7 +246,7 @@ def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
             layer.is_init = layer.is_init or own
 
 
-@MODELS.register_module()
+@MODELS.register_module(name=['BinaryTransformer', 'binary_transformer'])
 @checked_layer(
     backbone=either(mapping(), instance(nn.Module, 'an nn.Module')),
     keep=either(text, sequence(text)),
@@ -274,7 +274,7 @@ def binary_transformer(
     embedding and head. In a config::
 
         backbone=dict(
-            type='binary_transformer', tau=2,
+            type='BinaryTransformer', tau=2,
             backbone=dict(type='VisionTransformer', arch='deit-small',
                           layer_scale_init_value=0.1))
 

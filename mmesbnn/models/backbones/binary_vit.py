@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ...binary import (
     BinaryFeedForward,
     BinaryMultiheadAttention,
-    ESConv2d,
     Expansion,
     LearnableShift,
     RPReLU,
+    ShrunkConv2d,
     TiledBatchNorm2d,
     normalize_tiled,
     tile,
@@ -212,13 +212,12 @@ class PatchMerging(nn.Module):
             with torch.no_grad():
                 start = spread_thresholds(in_channels, expansion.tau, spread)
                 self.shift.bias.copy_(start.view(1, -1, 1, 1))
-            self.conv = ESConv2d(
+            self.conv = ShrunkConv2d(
                 in_channels,
                 out_channels,
                 2,
                 2,
-                tau=expansion.tau,
-                tiled=False,
+                expansion=expansion,
                 sign=dict(type='quadratic', zero=sign_zero),
                 weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
             )
@@ -316,7 +315,7 @@ class BinaryViTBlock(nn.Module):
             ffn.tau,
             expanded=expansion.tau > 1,
             residual_pool=residual_pool,
-            groups=ffn.groups,
+            es_groups=ffn.groups,
             **unit,
         )
         self.scale2 = scale()

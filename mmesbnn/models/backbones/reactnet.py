@@ -11,10 +11,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary import (
-    ESConv2d,
     Expansion,
     LearnableShift,
     RSign,
+    ShrunkConv2d,
     TiledBatchNorm2d,
     build_sign,
     normalize_tiled,
@@ -64,7 +64,7 @@ class ReActUnit(nn.Module):
         generalized: Whether there are shifts and a PReLU.
         expansion: ES parameters.
         sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
-        weight_binarizer: As :class:`ESConv2d`'s.
+        weight_binarizer: As :class:`ShrunkConv2d`'s.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Raises:
@@ -104,15 +104,13 @@ class ReActUnit(nn.Module):
         self.copies = expansion.copies
         self.sign = RSign(wide_in, sign) if generalized else build_sign(sign)
         self.convs = nn.ModuleList(
-            ESConv2d(
+            ShrunkConv2d(
                 channels,
                 out_channels,
                 kernel_size,
                 stride,
                 kernel_size // 2,
-                groups=expansion.groups,
-                tau=expansion.tau,
-                tiled=False,
+                expansion=expansion,
                 sign=None,
                 weight_binarizer=weight_binarizer,
                 pad_value=pad_value,

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...binary import ESConv2d, Expansion, TiledBatchNorm2d, normalize_tiled
+from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
 from ...binary.arguments import checked_layer
 from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
@@ -81,7 +81,7 @@ class BiDetRPNHead(RPNHead):
         self._conv_options = bidet_conv(sign_zero)
         self._box_channels = 4 if sigma is None else 8
         self._norm_options, trained = norm_options(norm_cfg or dict(type='BN'))
-        init_cfg = init_cfg or dict(type='Normal', layer=['Conv2d', 'ESConv2d'], std=0.01)
+        init_cfg = init_cfg or dict(type='Normal', layer=['Conv2d', 'ShrunkConv2d'], std=0.01)
         super().__init__(
             in_channels=in_channels, feat_channels=feat_channels, init_cfg=init_cfg, **kwargs
         )
@@ -96,16 +96,14 @@ class BiDetRPNHead(RPNHead):
 
     def _init_layers(self) -> None:
         """Make the layers; mmdet's constructor calls it."""
-        tau, groups = self.expansion.tau, self.expansion.groups
-        self.rpn_conv = ESConv2d(
+        tau = self.expansion.tau
+        self.rpn_conv = ShrunkConv2d(
             self.in_channels,
             self.feat_channels,
             3,
             padding=1,
-            groups=groups,
             bias=True,
-            tau=tau,
-            tiled=False,
+            expansion=self.expansion,
             **self._conv_options,
         )
         self.norm = TiledBatchNorm2d(self.feat_channels, tau, **self._norm_options)

@@ -1,4 +1,4 @@
-"""What ``conv_cfg=dict(type='ESConv2d', ...)`` builds."""
+"""Builder of ``conv_cfg=dict(type='ESConv2d', ...)``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.common_types import _size_2_t
 
-from ...binary import DropInESConv2d
+from ...binary import ESConv2d
 from ...binary.arguments import checked_layer
 
 
@@ -21,23 +21,17 @@ def es_conv2d(
     dilation: _size_2_t = 1,
     groups: int = 1,
     bias: bool = False,
-    *,
-    es_groups: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """An ES convolution, or the plain one if the network asks for a grouped one.
+    """Build an ES convolution, or a plain one if the network asks for a grouped one.
 
     Registered as ``ESConv2d``, so that a network takes it by its ``conv_cfg``::
 
-        conv_cfg = dict(type='ESConv2d', tau=2)
+        conv_cfg = dict(type='ESConv2d', tau=2, es_groups=1)
 
-    ES replaces dense convolutions. Depthwise ones (``groups = in_channels``), as
-    MobileNets have them, sum up so few products that the literature keeps them real,
-    and so does this function: it returns an ``nn.Conv2d``, as
-    :func:`mmesbnn.binary.binarize` leaves one. Other ``groups`` are the ES groups
-    unless ``es_groups`` says what those are; then they are the network's own, and if
-    there are more than one the convolution stays real as well. So write ``es_groups``
-    for networks that build through mmcv's ``ConvModule`` or have grouped convolutions.
+    ES replaces dense convolutions. Grouped ones, such as the depthwise ones of
+    MobileNet, sum few products, so the literature keeps them real. For these the
+    function returns an ``nn.Conv2d``; :func:`mmesbnn.binary.binarize` keeps them, too.
 
     Args:
         in_channels: ``C_i``.
@@ -46,16 +40,15 @@ def es_conv2d(
         stride: Stride in pixels. Default 1.
         padding: Padding on each side in pixels. Default 0.
         dilation: Distance of the kernel's taps in pixels. Default 1.
-        groups: ES groups, or with ``es_groups`` those of the network. Default 1.
+        groups: Groups of the network's convolution, as in ``nn.Conv2d``. Default 1.
         bias: Whether there is a real bias. Default False.
-        es_groups: ES groups. Default: ``groups``.
-        **kwargs: ``tau``, ``spread``, ``sign``, ... of :class:`DropInESConv2d`.
+        **kwargs: ``tau``, ``es_groups``, ``spread``, ``sign``, ... of
+            :class:`mmesbnn.binary.ESConv2d`.
 
     Raises:
-        ValueError: As :class:`DropInESConv2d`.
+        ValueError: As :class:`mmesbnn.binary.ESConv2d`.
     """
     geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation)
-    depthwise = groups == in_channels > 1
-    if depthwise or (es_groups is not None and groups > 1):
+    if groups > 1:
         return nn.Conv2d(*geometry, groups, bias)
-    return DropInESConv2d(*geometry, groups, bias, es_groups=es_groups, **kwargs)
+    return ESConv2d(*geometry, bias=bias, **kwargs)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...binary import ESConv2d, Expansion, LearnableShift, TiledBatchNorm2d, normalize_tiled, tile
+from ...binary import (
+    Expansion,
+    LearnableShift,
+    ShrunkConv2d,
+    TiledBatchNorm2d,
+    normalize_tiled,
+    tile,
+)
 from ...binary.arguments import NORM, RULES, checked_layer
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
 
-#: Keyword arguments of :class:`ESConv2d` that a block sets.
+#: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
 CONV = each(
     mapping((), ['sign', 'weight_binarizer', 'pad_value', 'latent_clip']),
     **{name: RULES[name] for name in ('sign', 'weight_binarizer', 'pad_value')},
@@ -96,7 +103,7 @@ class RecoupledConv(nn.Module):
         shrink: Whether gate and projection follow the ES arithmetic.
         se_ratio: Reduction of the gate.
         se_bits: Bits of the gate's kernels, None for full precision.
-        conv: Keyword arguments of :class:`ESConv2d`.
+        conv: Keyword arguments of :class:`ShrunkConv2d`.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Raises:
@@ -158,15 +165,13 @@ class RecoupledConv(nn.Module):
                 channels, out_channels, stride, expansion, shrink, norm
             )
         self.shift = LearnableShift(wide_in)
-        self.conv = ESConv2d(
+        self.conv = ShrunkConv2d(
             channels,
             out_channels,
             kernel_size,
             stride,
             kernel_size // 2,
-            groups=expansion.groups,
-            tau=expansion.tau,
-            tiled=False,
+            expansion=expansion,
             **conv,
         )
         nn.init.normal_(self.conv.weight, std=0.001)

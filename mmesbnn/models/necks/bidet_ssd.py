@@ -15,7 +15,7 @@ from ...checks import mapping, optional, positive_int, sequence
 from ..backbones.bidet_resnet import bidet_conv
 
 #: Published initialisation. Listed are the classes that have a kernel.
-XAVIER = dict(type='Xavier', layer=['BinaryConv2d', 'ESConv2d'], distribution='normal')
+XAVIER = dict(type='Xavier', layer=['BinaryConv2d', 'ShrunkConv2d'], distribution='normal')
 
 
 class BiDetSSDNeck(SSDNeck):
@@ -25,7 +25,7 @@ class BiDetSSDNeck(SSDNeck):
     weights carry gradients. Full precision is nothing but the scale of the first map.
 
     With ``tau`` or ``groups`` every convolution is a
-    :class:`~mmesbnn.binary.DropInESConv2d`: it makes the copies of its input itself, by
+    :class:`~mmesbnn.binary.ESConv2d`: it makes the copies of its input itself, by
     thresholds that start apart, evenly in ``[-spread, spread]``; in the first layer,
     which reads what a ReLU gives, in ``[0, 2 spread]``. Binary multiplications and
     weight bits are those of ``tau = groups = 1``, which has no thresholds (published).

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, ESLinear
+from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkLinear
 
 pytest.importorskip('openvino')
 
@@ -119,7 +119,7 @@ def test_linear_of_any_number_of_axes(shape):
 
 
 def test_linear_in_groups():
-    layer = ESLinear(6, 8, tau=2, groups=2)
+    layer = ShrunkLinear(6, 8, expansion=Expansion(2, 2))
     x = torch.randn(2, 5, 24)
     conversion, y = converted(layer, x)
     expected = layer.double()(x.double()).detach()

@@ -5,7 +5,7 @@ from torch import nn
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
-    DropInESConv2d,
+    ESConv2d,
     LearnableShift,
     RSign,
     binary_conv2d,
@@ -79,7 +79,7 @@ def test_one_sign_for_several_convolutions():
 
 @pytest.mark.parametrize('groups', [1, 2])
 def test_drop_in_layers(groups):
-    model = DropInESConv2d(8, 8, 3, padding=1, tau=2, groups=groups, bias=True)
+    model = ESConv2d(8, 8, 3, padding=1, tau=2, es_groups=groups, bias=True)
     found, _ = agrees(model, torch.randn(1, 8, 6, 6))
     assert found['BinaryConvolution'] == groups
     assert 'Select' not in found

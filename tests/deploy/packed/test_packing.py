@@ -19,10 +19,10 @@ from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
     BinaryMultiheadAttention,
-    DropInESConv2d,
     ESConv2d,
-    ESLinear,
+    Expansion,
     FixedWeight,
+    ShrunkConv2d,
     TiledBatchNorm2d,
 )
 from mmesbnn.deploy import PackError, load_packed, pack
@@ -62,22 +62,20 @@ class Net(nn.Module):
     def __init__(self, binarizer):
         super().__init__()
         self.stem = nn.Conv2d(3, 12, 3)
-        self.grouped = ESConv2d(
+        self.grouped = ShrunkConv2d(
             3,
             12,
             3,
             stride=2,
             padding=1,
-            groups=2,
-            tau=2,
-            tiled=False,
+            expansion=Expansion(2, 2),
             pad_value=-1,
             weight_binarizer=binarizer,
         )
         self.norm = TiledBatchNorm2d(48, 8)
         self.wide = BinaryConv2d(48, 7, 3, dilation=2, weight_binarizer=binarizer)
-        self.dense = DropInESConv2d(7, 8, 1, tau=2, weight_binarizer=binarizer)
-        self.linear = ESLinear(8, 4, bias=True, weight_binarizer=binarizer)
+        self.dense = ESConv2d(7, 8, 1, tau=2, weight_binarizer=binarizer)
+        self.linear = BinaryLinear(8, 4, bias=True, weight_binarizer=binarizer)
 
     def forward(self, x):
         x = self.wide(self.norm(self.grouped(self.stem(x))))
