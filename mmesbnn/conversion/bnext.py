@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..binary.weights import BINARY_BELOW
-from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext, block_settings
+from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext
+from ..models.backbones.pyramid import block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
 from .common import Conversion, Family, check_fit, shape_of
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.backbones.bnext import block_settings
+from ..models.backbones.pyramid import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
 from .common import Conversion, Family, check_fit, shape_of
 

@@ -1,12 +1,13 @@
-"""What every binary convolutional backbone of this package shares."""
+"""The base of the binary backbones: common arguments, outputs, freezing, recomputation."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ from ...checks import (
     checked,
     either,
     filled_text,
+    flag,
+    instance,
     integer,
     mapping,
+    none,
     one_of,
     positive_int,
     sequence,
@@ -34,9 +38,12 @@ BACKBONE_RULES = dict(
     arch=dataclasses.replace(either(filled_text, positive_int, mapping()), says='a name or a dict'),
     depth=positive_int,
     frozen_stages=integer(-1),
+    init_cfg=either(mapping(), instance(list, 'a list'), none),
+    norm_eval=flag,
     out_copies=one_of('first', 'all'),
     out_indices=either(integer(), sequence(integer(), shortest=1)),
     se_ratio=positive_int,
+    with_cp=flag,
 )
 
 #: :func:`mmesbnn.checks.checked` with these rules; the call can replace some.
@@ -44,25 +51,20 @@ checked_backbone = functools.partial(checked, **BACKBONE_RULES)
 
 
 def is_width(value: Any) -> bool:
-    """Whether ``value`` can be a number of channels or blocks."""
+    """Return whether ``value`` can be a number of channels or blocks."""
     return positive_int.accepts(value)
 
 
-def is_index(value: Any) -> bool:
-    """Whether ``value`` is one integer."""
-    return integer().accepts(value)
-
-
 def are_widths(values: Any) -> bool:
-    """Whether ``values`` is a list of numbers of channels or blocks."""
+    """Return whether ``values`` is a list of numbers of channels or blocks."""
     return sequence(positive_int).accepts(values)
 
 
-def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
-    """A copy of ``archs[arch]``; ``arch`` itself if it is no name.
+def named_arch(arch: Any, archs: dict[str, dict[str, Any]]) -> Any:
+    """Return a copy of ``archs[arch]``, or ``arch`` unchanged if it is not a name.
 
     Raises:
-        ValueError: If none has this name.
+        ValueError: If no arch has this name.
     """
     if not isinstance(arch, (str, int)):
         return arch
@@ -71,21 +73,30 @@ def named_arch(arch: Any, archs: dict[str, dict]) -> Any:
     return copy.deepcopy(archs[str(arch)])
 
 
-def norm_options(norm_cfg: dict) -> tuple[dict, bool]:
-    """Arguments of TiledBatchNorm2d, and whether its affine is trained.
+def norm_options(norm_cfg: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    """Return the arguments of TiledBatchNorm2d, and whether its affine is trained.
 
     Args:
         norm_cfg: ``type`` (``'BN'`` or ``'SyncBN'``) and maybe ``eps``, ``momentum``,
-            ``requires_grad``.
+            ``requires_grad``. None is ``dict(type='BN')``.
 
     Raises:
         ValueError: If it has another type or further keys.
     """
+    norm_cfg = norm_cfg or dict(type='BN')
     check('norm_cfg', norm_cfg, NORM_CFG)
     options = dict(norm_cfg)
     kind = options.pop('type')
     trained = options.pop('requires_grad', True)
     return {**options, 'sync': kind == 'SyncBN'}, trained
+
+
+def _stage_indices(out_indices: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the indices in order, negative ones counted from the end of ``count`` stages."""
+    indices = list(out_indices) if isinstance(out_indices, Sequence) else [out_indices]
+    if not indices or any(not -count <= i < count for i in indices):
+        raise ValueError(f'out_indices={out_indices}: this arch has {count} stages')
+    return tuple(sorted({i % count for i in indices}))
 
 
 class Stage(nn.Sequential):
@@ -111,87 +122,132 @@ class Stage(nn.Sequential):
         return x
 
 
-class ESBackbone(BaseModule):
-    """A stem and stages of expanded features, as an OpenMMLab backbone.
-
-    Subclasses build ``stem`` and ``stages``, lists of blocks, then call
-    :meth:`_finish`. Every stage is called, so forward hooks on it fire.
-
-    Stages after the last one of ``out_indices`` are not computed. Their parameters
-    stay, so that checkpoints of the whole network fit, and are not trained
-    (``requires_grad=False``): distributed training would wait for their gradients.
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Arguments that all backbones have in common.
 
     Args:
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
         out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
             ``C tau g``. Default ``'first'``.
-        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
-            nothing. Default -1.
+        out_indices: Stages whose output is returned. Default ``(-1,)``, the last.
+        frozen_stages: Stem and this many stages are frozen, their norms in eval mode; 0
+            freezes the stem, -1 nothing. Default -1.
         norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``eps``,
-            ``momentum``, ``requires_grad``. Default ``dict(type='BN')``.
+            ``momentum``, ``requires_grad``. ``SyncBN`` shares statistics among
+            processes, on CPUs too. Default ``dict(type='BN')``.
         norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the convolutions' outputs for the backward pass
-            and recompute the rest. Default False.
-        init_cfg: mmengine initialisation config. Default None.
+        with_cp: Whether to save only the outputs of convolutions and linear layers for
+            the backward pass and recompute the rest. Default False.
+        init_cfg: mmengine initialisation config. Default None, as torch does.
 
     Raises:
         ValueError: If an argument is not one of the allowed values.
+    """
+
+    tau: int = 1
+    groups: int = 1
+    out_copies: str = 'first'
+    out_indices: int | Sequence[int] = (-1,)
+    frozen_stages: int = -1
+    norm_cfg: dict[str, Any] | None = None
+    norm_eval: bool = False
+    with_cp: bool = False
+    init_cfg: dict[str, Any] | list[Any] | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check(field.name, getattr(self, field.name), BACKBONE_RULES[field.name])
+
+    @property
+    def expansion(self) -> Expansion:
+        """ES parameters of the features between the blocks."""
+        return Expansion(self.tau, self.groups)
+
+    @property
+    def norm(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`TiledBatchNorm2d`."""
+        return norm_options(self.norm_cfg)[0]
+
+    @property
+    def trains_norms(self) -> bool:
+        """Whether the affines of the norms are trained."""
+        return norm_options(self.norm_cfg)[1]
+
+
+class Final(NamedTuple):
+    """The module that the output of the last stage passes.
+
+    Attributes:
+        name: Attribute of the backbone, which is None if there is no such module or the
+            last stage is not returned.
+        make: Builds the module for a number of channels. None: there is no module.
+    """
+
+    name: str
+    make: Callable[[int], nn.Module] | None
+
+
+class ESBackbone(BaseModule):
+    """A stem and stages of expanded features, as an OpenMMLab backbone.
+
+    Subclasses build the stem and the blocks, and hand them to this constructor. Every
+    stage is called, so forward hooks on it fire.
+
+    Stages after the last one of ``out_indices`` are not computed. Their parameters
+    stay, so that checkpoints of the whole network fit, and are not trained
+    (``requires_grad=False``): distributed training would wait for their gradients.
+
+    Args:
+        stem: Computes the first expanded map of the images.
+        stages: The blocks of every stage.
+        widths: Width of every stage's output, before expansion.
+        options: What all backbones have in common.
+        final: What the last stage's output passes. Default None, nothing.
+
+    Raises:
+        ValueError: If ``out_indices`` or ``frozen_stages`` names a stage that is not there.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
     """
 
-    stem: nn.Module
-    stages: nn.ModuleList
-
-    @checked_backbone()
     def __init__(
         self,
-        tau: int = 1,
-        groups: int = 1,
-        out_copies: str = 'first',
-        frozen_stages: int = -1,
-        norm_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list | None = None,
+        *,
+        stem: nn.Module,
+        stages: Iterable[Iterable[nn.Module]],
+        widths: Sequence[int],
+        options: BackboneOptions,
+        final: Final | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.expansion = Expansion(tau, groups)
-        self.out_copies = out_copies
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self._with_cp = with_cp
-        self.norm_args, self._norm_trained = norm_options(norm_cfg or dict(type='BN'))
-        self.act: nn.Module | None = None
+        super().__init__(options.init_cfg)
+        self.expansion = options.expansion
+        self.out_copies = options.out_copies
+        self.norm_eval = options.norm_eval
+        self.stage_channels = list(widths)
+        self.out_indices = _stage_indices(options.out_indices, count=len(widths))
+        if options.frozen_stages > len(widths):
+            raise ValueError(f'frozen_stages={options.frozen_stages} must be -1 to {len(widths)}')
+        self.frozen_stages = options.frozen_stages
+        self._with_cp = options.with_cp
+        self.stem = stem
+        self.stages = nn.ModuleList(Stage(*blocks, with_cp=options.with_cp) for blocks in stages)
+        self._final_name = ''
+        if final is not None:
+            self._add_final(final)
+        self._freeze(norms=not options.trains_norms)
 
-    def _finish(
-        self, stage_channels: Sequence[int], out_indices: Sequence[int], final_act: bool = False
-    ) -> None:
-        """Check what depends on the stages, and freeze.
-
-        Args:
-            stage_channels: Width of every stage's output, before expansion.
-            out_indices: Stages whose output is returned.
-            final_act: Whether the last stage's output passes a PReLU.
-        """
-        self.stages = nn.ModuleList(Stage(*blocks, with_cp=self.with_cp) for blocks in self.stages)
-        count = len(self.stages)
-        self.stage_channels = list(stage_channels)
-        wanted = [out_indices] if is_index(out_indices) else list(out_indices)
-        if not wanted or any(not -count <= i < count for i in wanted):
-            raise ValueError(f'out_indices={out_indices}: this arch has {count} stages')
-        self.out_indices = tuple(sorted({i % count for i in wanted}))
-        if not -1 <= self.frozen_stages <= count:
-            raise ValueError(f'frozen_stages={self.frozen_stages} must be -1 to {count}')
-        if final_act and count - 1 in self.out_indices:
-            self.act = nn.PReLU(self.out_channels[-1])
-        self._freeze()
+    def _add_final(self, final: Final) -> None:
+        module = None
+        if final.make is not None and len(self.stages) - 1 in self.out_indices:
+            self._final_name, module = final.name, final.make(self.out_channels[-1])
+        self.register_module(final.name, module)
 
     @property
     def with_cp(self) -> bool:
-        """Whether blocks are recomputed in the backward pass; may be changed."""
+        """Whether blocks are recomputed in the backward pass. It can be changed."""
         return self._with_cp
 
     @with_cp.setter
@@ -218,9 +274,9 @@ class ESBackbone(BaseModule):
         for i, stage in enumerate(self._used_stages()):
             x = stage(x)
             if i in self.out_indices:
-                out = self._select(x, i)
-                last = self.act is not None and i == len(self.stages) - 1
-                outputs.append(self.act(out) if last else out)
+                outputs.append(self._select(x, i))
+        if self._final_name:
+            outputs[-1] = getattr(self, self._final_name)(outputs[-1])
         return tuple(outputs)
 
     def _used_stages(self) -> list[nn.Module]:
@@ -234,8 +290,8 @@ class ESBackbone(BaseModule):
             return []
         return [self.stem, *self.stages[: self.frozen_stages]]
 
-    def _freeze(self) -> None:
-        if not self._norm_trained:
+    def _freeze(self, norms: bool) -> None:
+        if norms:
             for norm in self._norms():
                 norm.requires_grad_(False)
         unused = list(self.stages)[self.out_indices[-1] + 1 :]
@@ -243,7 +299,7 @@ class ESBackbone(BaseModule):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ESBackbone:
-        """Set the mode; frozen stages, and norms with ``norm_eval``, stay in eval."""
+        """Set the mode. Frozen stages stay in eval mode, and so do norms with ``norm_eval``."""
         super().train(mode)
         if mode:
             still = self._norms() if self.norm_eval else []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...binary import Expansion
 from ...checks import one_of, positive_int, sequence
 from ..layers.float_layers import Stem
-from .base import ESBackbone, checked_backbone, norm_options
+from .base import BackboneOptions, ESBackbone, checked_backbone, norm_options
 from .reactnet import ReActUnit
 
 #: Widths of the stem and the four stages, and units (one convolution each) per stage.
@@ -30,7 +30,7 @@ HE = dict(
 
 
 def bidet_conv(sign_zero: int) -> dict[str, Any]:
-    """How BiDet's binary convolutions binarize, and what they pad with.
+    """Return the arguments with which BiDet's binary convolutions binarize and pad.
 
     The input's sign has the quadratic surrogate; the weight is ``mean|w| sign(w)``,
     where gradients flow through the mean, too; padded pixels are -1.
@@ -46,12 +46,13 @@ def make_stage(
     channels: int,
     out_channels: int,
     depth: int,
+    *,
     stride: int,
     expansion: Expansion,
-    norm: dict,
+    norm: dict[str, Any],
     sign_zero: int,
 ) -> nn.Sequential:
-    """Units of one convolution and one shortcut each; the first changes width and size.
+    """Build units of one convolution and one shortcut; the first changes width and size.
 
     The shortcut of a first unit with stride 2 is a projection, even at equal width.
 
@@ -62,7 +63,7 @@ def make_stage(
         stride: Stride of the first unit.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        sign_zero: What sign(0) is.
+        sign_zero: Value of sign(0).
     """
     unit = dict(generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero))
     return nn.Sequential(
@@ -87,23 +88,14 @@ class BiDetResNet(ESBackbone):
             (and ``depths=(4, 4, 4, 4)``, ``out_copies='first'``) it is the backbone of
             a classifier, whose weights both begin with.
         depths: Binary convolutions of every stage. Default (4, 4, 4).
-        tau: ES factor. Default 1, the baseline.
-        groups: ES groups. Default 1.
         out_copies: ``'all'``: an output has all ``C tau g`` channels, for the binary
             layers that follow; ``'first'``: the first ``C``. Default ``'all'``.
         in_channels: Channels of the image. Default 3.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
-        out_indices: Stages whose output is returned. Default the last.
-        frozen_stages: Stem and this many stages are frozen, norms in eval mode; 0
-            freezes the stem, as published for pretrained weights; -1 nothing.
-            Default -1.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``eps``,
-            ``momentum``, ``requires_grad``. Default ``dict(type='BN')``.
-        norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the convolutions' outputs for the backward pass
-            and recompute the rest. Default False.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         init_cfg: mmengine initialisation config. Default: normal with variance ``2 /
             (k_h k_w C_o)``, as published.
+        **options: Further arguments of :class:`BackboneOptions`, such as ``tau``. For
+            pretrained weights the published network has ``frozen_stages=0``.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -124,34 +116,34 @@ class BiDetResNet(ESBackbone):
         self,
         widths: Sequence[int] = WIDTHS[:4],
         depths: Sequence[int] = DEPTHS[:3],
-        tau: int = 1,
-        groups: int = 1,
+        *,
         out_copies: str = 'all',
         in_channels: int = 3,
         sign_zero: int = -1,
-        out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1,
-        norm_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list | None = HE,
+        init_cfg: dict[str, Any] | list[Any] | None = HE,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
-        )
+        common = BackboneOptions(out_copies=out_copies, init_cfg=init_cfg, **options)
         widths, depths = list(widths), list(depths)
         if len(widths) != len(depths) + 1:
             raise ValueError(
                 f'widths={widths} must be one for the stem and one for each of depths={depths}'
             )
-        self.stem = Stem(in_channels, widths[0], 7, 2, True, self.expansion, self.norm_args)
-        self.stages = nn.ModuleList(
-            make_stage(
-                width, out, depths[i], 2 if i else 1, self.expansion, self.norm_args, sign_zero
-            )
-            for i, (width, out) in enumerate(pairwise(widths))
+        unit = dict(expansion=common.expansion, norm=common.norm, sign_zero=sign_zero)
+        stem = Stem(
+            in_channels,
+            widths[0],
+            kernel_size=7,
+            stride=2,
+            max_pool=True,
+            expansion=common.expansion,
+            norm=common.norm,
         )
-        self._finish(widths[1:], out_indices)
+        stages = [
+            make_stage(width, out, depths[i], stride=2 if i else 1, **unit)
+            for i, (width, out) in enumerate(pairwise(widths))
+        ]
+        super().__init__(stem=stem, stages=stages, widths=widths[1:], options=common)
 
 
 @MODELS.register_module()
@@ -169,7 +161,7 @@ class BiDetResStage(Sequential):
         stride: Stride of the first. Default 2: 7x7 regions become 4x4.
         tau: ES factor, the backbone's. Default 1.
         groups: ES groups, the backbone's. Default 1.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.
         init_cfg: mmengine initialisation config. Default: as :class:`BiDetResNet`'s.
 
@@ -194,15 +186,20 @@ class BiDetResStage(Sequential):
         tau: int = 1,
         groups: int = 1,
         sign_zero: int = -1,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = HE,
+        norm_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[Any] | None = HE,
     ) -> None:
-        norm, trained = norm_options(norm_cfg or dict(type='BN'))
-        expansion = Expansion(tau, groups)
-        super().__init__(
-            *make_stage(in_channels, out_channels, depth, stride, expansion, norm, sign_zero),
-            init_cfg=init_cfg,
+        norm, trained = norm_options(norm_cfg)
+        stage = make_stage(
+            in_channels,
+            out_channels,
+            depth,
+            stride=stride,
+            expansion=Expansion(tau, groups),
+            norm=norm,
+            sign_zero=sign_zero,
         )
+        super().__init__(*stage, init_cfg=init_cfg)
         self.out_channels = out_channels
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not trained:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
-from .base import ESBackbone, are_widths, checked_backbone, named_arch
+from .base import BackboneOptions, ESBackbone, are_widths, checked_backbone, named_arch
 from .bidet_resnet import bidet_conv, make_stage
 
-ARCHS: dict[str, dict] = {
+ARCHS: dict[str, dict[str, Any]] = {
     '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4])
 }
 
@@ -21,7 +22,7 @@ ARCHS: dict[str, dict] = {
 XAVIER = dict(type='Xavier', layer=['Conv2d', 'ShrunkConv2d'], distribution='normal')
 
 
-def resolve_arch(arch: str | dict) -> dict:
+def resolve_arch(arch: Any) -> dict[str, Any]:
     """Check ``arch`` and return it as a dict with ``channels`` and ``depths``.
 
     Raises:
@@ -67,7 +68,13 @@ class DilatedTail(nn.Module):
 
     @checked_backbone()
     def __init__(
-        self, channels: int, out_channels: int, expansion: Expansion, norm: dict, sign_zero: int
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        expansion: Expansion,
+        norm: dict[str, Any],
+        sign_zero: int,
     ) -> None:
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.copies
@@ -118,26 +125,16 @@ class BiDetVGG(ESBackbone):
     Args:
         arch: ``'16'``, or a dict: ``depths``, units per stage, and ``channels``, the
             stem's width, every stage's, and the tail's. Default ``'16'``.
-        tau: ES factor. Default 1, the baseline.
-        groups: ES groups. Default 1.
-        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
-            ``C tau g``. Default ``'first'``.
         in_channels: Channels of the image. Default 3.
-        sign_zero: What sign(0) is. -1: every binary convolution sees -1 and +1, as
+        sign_zero: Value of sign(0). -1: every binary convolution sees -1 and +1, as
             packing and export have it. 0: as in the published code. That matters
             behind a ReLU, where half of the values are 0: the first extra layer of
             the published SSD, in the neck, reads {0, 1}; with -1 it reads {-1, 1}.
             Default -1.
         out_indices: Stages whose output is returned. ``'16'`` has six, of strides 1,
             2, 4, 8, 16, 16. Default (3, 5): 512 channels, stride 8, and 1024, 16.
-        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
-            nothing. Default -1.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
-            Default ``dict(type='BN')``.
-        norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the convolutions' outputs for the backward pass
-            and recompute the rest. Default False.
         init_cfg: mmengine initialisation config. Default: Xavier normal, as published.
+        **options: Further arguments of :class:`BackboneOptions`, such as ``tau``.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -155,31 +152,33 @@ class BiDetVGG(ESBackbone):
     @checked_backbone()
     def __init__(
         self,
-        arch: str | dict = '16',
-        tau: int = 1,
-        groups: int = 1,
-        out_copies: str = 'first',
+        arch: str | dict[str, Any] = '16',
+        *,
         in_channels: int = 3,
         sign_zero: int = -1,
-        out_indices: Sequence[int] = (3, 5),
-        frozen_stages: int = -1,
-        norm_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list | None = XAVIER,
+        out_indices: int | Sequence[int] = (3, 5),
+        init_cfg: dict[str, Any] | list[Any] | None = XAVIER,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
+        common = BackboneOptions(out_indices=out_indices, init_cfg=init_cfg, **options)
+        arch = resolve_arch(arch)
+        first, *widths, tail = arch['channels']
+        unit = dict(expansion=common.expansion, norm=common.norm, sign_zero=sign_zero)
+        stem = Stem(
+            in_channels,
+            first,
+            kernel_size=3,
+            stride=1,
+            max_pool=False,
+            expansion=common.expansion,
+            norm=common.norm,
         )
-        self.arch = resolve_arch(arch)
-        stem, *stages, tail = self.arch['channels']
-        self.stem = Stem(in_channels, stem, 3, 1, False, self.expansion, self.norm_args)
-        self.stages = nn.ModuleList(
-            make_stage(width, out, depth, 2 if i else 1, self.expansion, self.norm_args, sign_zero)
+        stages: list[Iterable[nn.Module]] = [
+            make_stage(width, out, depth, stride=2 if i else 1, **unit)
             for i, ((width, out), depth) in enumerate(
-                zip(pairwise([stem, *stages]), self.arch['depths'])
+                zip(pairwise([first, *widths]), arch['depths'])
             )
-        )
-        tail_unit = DilatedTail(stages[-1], tail, self.expansion, self.norm_args, sign_zero)
-        self.stages.append(nn.Sequential(tail_unit))
-        self._finish([*stages, tail], out_indices)
+        ]
+        stages.append([DilatedTail(widths[-1], tail, **unit)])
+        super().__init__(stem=stem, stages=stages, widths=[*widths, tail], options=common)
+        self.arch = arch

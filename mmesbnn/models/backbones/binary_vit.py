@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +27,17 @@ from ...binary import (
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
 from ...binary.expansion import spread_thresholds
 from ...checks import one_of, pair, positive_int, sequence
-from .base import ESBackbone, are_widths, checked_backbone, is_width, named_arch
+from .base import (
+    BackboneOptions,
+    ESBackbone,
+    Final,
+    are_widths,
+    checked_backbone,
+    is_width,
+    named_arch,
+)
 
-ARCHS: dict[str, dict] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'small': dict(
         dims=[64, 128, 256, 512],
         depths=[3, 4, 8, 4],
@@ -51,7 +62,7 @@ ARCHS: dict[str, dict] = {
 SCALE, POOL_SCALE = 0.1, 0.0
 
 
-def resolve_arch(arch: str | dict) -> dict:
+def resolve_arch(arch: Any) -> dict[str, Any]:
     """Check ``arch`` and return it as a dict with all its keys.
 
     Raises:
@@ -182,7 +193,7 @@ class PatchMerging(nn.Module):
         expansion: ES parameters of the stream.
         full_precision: Whether it is not binary.
         spread: Thresholds of copies lie evenly in ``[-spread, spread]`` at first.
-        sign_zero: What sign(0) is.
+        sign_zero: Value of sign(0).
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Source: Le and Li, "BinaryViT", and for ``full_precision`` its ``--some-fp``.
@@ -350,8 +361,6 @@ class BinaryViT(ESBackbone):
             True). Default ``'small'``.
         img_size: Height and width of the images that the position embeddings are
             learnt for; for others they are interpolated. Default 224.
-        tau: ES factor. Default 1, the baseline.
-        groups: ES groups of the feed-forwards, with ``es_scope='ffn'``. Default 1.
         es_scope: ``'ffn'``: only the feed-forwards, 70 % of the multiplications, are
             expanded and shrunk, the features between blocks stay; ``'all'``: they are
             expanded, too, and with them every linear layer. Default ``'ffn'``.
@@ -365,22 +374,14 @@ class BinaryViT(ESBackbone):
         layer_scale: Whether branches are scaled. Default True.
         pool_sizes: Sizes of the pooling branches, odd. Default (3, 5).
         in_channels: Channels of the image. Default 3.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
-        out_copies: With ``es_scope='all'``, ``'first'``: an output is the first ``C``
-            channels; ``'all'``: all ``C tau``. Default ``'first'``.
-        out_indices: Stages whose output is returned. Default: the last.
-        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
-            nothing. Default -1.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
-            Default ``dict(type='BN')``; published is ``SyncBN``.
-        norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the convolutions' and linear layers' outputs for
-            the backward pass and recompute the rest. Default False.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         final_norm: Whether the last stage's output passes the norm that the published
             head begins with. Default True.
-        init_cfg: mmengine initialisation config. Default None: positions truncated
-            N(0, 0.02^2), the rest as torch does. The published code means to initialise
-            more, but never calls the function that would.
+        **options: Arguments of :class:`BackboneOptions`, such as ``tau``. ``groups`` are
+            those of the feed-forwards, with ``es_scope='ffn'``. The published norm is
+            ``norm_cfg=dict(type='SyncBN')``. With no ``init_cfg`` positions start as
+            truncated N(0, 0.02^2), the rest as torch does; the published code has a
+            function that initialises more, but never calls it.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -403,10 +404,9 @@ class BinaryViT(ESBackbone):
     )
     def __init__(
         self,
-        arch: str | dict = 'small',
+        arch: str | dict[str, Any] = 'small',
+        *,
         img_size: int | Sequence[int] = 224,
-        tau: int = 1,
-        groups: int = 1,
         es_scope: str = 'ffn',
         residual_pool: str = 'adjacent',
         spread: float = 0.5,
@@ -415,94 +415,85 @@ class BinaryViT(ESBackbone):
         pool_sizes: Sequence[int] = (3, 5),
         in_channels: int = 3,
         sign_zero: int = -1,
-        out_copies: str = 'first',
-        out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1,
-        norm_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
         final_norm: bool = True,
-        init_cfg: dict | list | None = None,
+        **options: Any,
     ) -> None:
-        if groups != 1 and es_scope == 'all':
+        common = BackboneOptions(**options)
+        if common.groups != 1 and es_scope == 'all':
             raise ValueError(
-                f"groups={groups}: with es_scope='all' there are no groups, attention "
+                f"groups={common.groups}: with es_scope='all' there are no groups, attention "
                 "has none; with 'ffn' feed-forwards have"
             )
         for k in pool_sizes:
             if k % 2 == 0:
                 raise ValueError(f'pool_sizes={pool_sizes} must be odd and positive')
+        arch = resolve_arch(arch)
+        stream = replace(common, tau=common.tau if es_scope == 'all' else 1, groups=1)
+        stride = arch['patch_size'] * 2 ** (len(arch['dims']) - 1)
+        size = _map_size(img_size, arch['patch_size'], stride)
+        unit = dict(
+            expansion=stream.expansion, norm=stream.norm, spread=spread, sign_zero=sign_zero
+        )
+        block = dict(
+            ffn=common.expansion,
+            layer_scale=layer_scale,
+            pool_sizes=pool_sizes,
+            residual_pool=residual_pool,
+        )
         super().__init__(
-            tau if es_scope == 'all' else 1,
-            1,
-            out_copies,
-            frozen_stages,
-            norm_cfg,
-            norm_eval,
-            with_cp,
-            init_cfg,
+            stem=PatchStem(
+                in_channels,
+                arch['dims'][0],
+                patch_size=arch['patch_size'],
+                size=size,
+                expansion=stream.expansion,
+                has_norm=arch['stem_norm'],
+                norm=stream.norm,
+            ),
+            stages=[
+                [
+                    *_merging(arch, i, size, full_precision=some_fp, **unit),
+                    *_blocks(arch, i, **block, **unit),
+                ]
+                for i in range(len(arch['dims']))
+            ],
+            widths=arch['dims'],
+            options=stream,
+            final=Final('norm', partial(TiledBatchNorm2d, **stream.norm) if final_norm else None),
         )
-        self.arch = resolve_arch(arch)
-        self.stride = self.arch['patch_size'] * 2 ** (len(self.arch['dims']) - 1)
-        size = self._first_size(img_size)
-        unit = dict(spread=spread, sign_zero=sign_zero, norm=self.norm_args)
-        self.stem = PatchStem(
-            in_channels,
-            self.arch['dims'][0],
-            self.arch['patch_size'],
-            size,
-            self.expansion,
-            self.arch['stem_norm'],
-            self.norm_args,
-        )
-        self.stages = nn.ModuleList()
-        for i in range(len(self.arch['dims'])):
-            merging = self._make_merging(i, size, some_fp, unit) if i else []
-            blocks = self._make_blocks(
-                i,
-                ffn=Expansion(tau, groups),
-                layer_scale=layer_scale,
-                pool_sizes=pool_sizes,
-                residual_pool=residual_pool,
-                **unit,
-            )
-            self.stages.append(nn.Sequential(*merging, *blocks))
-        self._finish(self.arch['dims'], out_indices)
-        self.norm = None
-        if final_norm and len(self.stages) - 1 in self.out_indices:
-            self.norm = TiledBatchNorm2d(self.out_channels[-1], **self.norm_args)
-            self._freeze()
-
-    def _first_size(self, img_size: int | Sequence[int]) -> tuple[int, int]:
-        image = (img_size,) * 2 if is_width(img_size) else tuple(img_size)
-        self._check_size('img_size', image)
-        height, width = (length // self.arch['patch_size'] for length in image)
-        return height, width
-
-    def _check_size(self, name: str, size: Sequence[int]) -> None:
-        if size[0] % self.stride or size[1] % self.stride:
-            raise ValueError(
-                f'{name}={tuple(size)}: height and width must be multiples of the '
-                f'stride {self.stride} of the last stage'
-            )
-
-    def _make_merging(
-        self, stage: int, first: tuple[int, int], some_fp: bool, unit: dict
-    ) -> list[nn.Module]:
-        width, out = self.arch['dims'][stage - 1 : stage + 1]
-        size = (first[0] >> stage, first[1] >> stage)
-        return [PatchMerging(width, out, size, self.expansion, some_fp, **unit)]
-
-    def _make_blocks(self, stage: int, **options) -> list[nn.Module]:
-        names = ('dims', 'heads', 'ffn_dims', 'sr_ratios')
-        widths = [self.arch[name][stage] for name in names]
-        return [
-            BinaryViTBlock(*widths, expansion=self.expansion, **options)
-            for _ in range(self.arch['depths'][stage])
-        ]
+        self.arch, self.stride = arch, stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
-        self._check_size("the images' size", x.shape[2:])
-        *others, last = super().forward(x)
-        return (*others, last if self.norm is None else self.norm(last))
+        _check_size("the images' size", x.shape[2:], self.stride)
+        return super().forward(x)
+
+
+def _check_size(name: str, size: Sequence[int], stride: int) -> None:
+    if size[0] % stride or size[1] % stride:
+        raise ValueError(
+            f'{name}={tuple(size)}: height and width must be multiples of the '
+            f'stride {stride} of the last stage'
+        )
+
+
+def _map_size(img_size: int | Sequence[int], patch_size: int, stride: int) -> tuple[int, int]:
+    """Return the size of the first map, of images of ``img_size``."""
+    height, width = img_size if isinstance(img_size, Sequence) else (img_size, img_size)
+    _check_size('img_size', (height, width), stride)
+    return height // patch_size, width // patch_size
+
+
+def _merging(
+    arch: dict[str, Any], stage: int, first: tuple[int, int], **options: Any
+) -> list[nn.Module]:
+    if stage == 0:
+        return []
+    width, out = arch['dims'][stage - 1 : stage + 1]
+    return [PatchMerging(width, out, (first[0] >> stage, first[1] >> stage), **options)]
+
+
+def _blocks(arch: dict[str, Any], stage: int, **options: Any) -> list[nn.Module]:
+    names = ('dims', 'heads', 'ffn_dims', 'sr_ratios')
+    widths = [arch[name][stage] for name in names]
+    return [BinaryViTBlock(*widths, **options) for _ in range(arch['depths'][stage])]

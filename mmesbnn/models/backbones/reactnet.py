@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -20,12 +18,12 @@ from ...binary import (
     normalize_tiled,
 )
 from ...checks import one_of, optional, positive_int
-from ..layers.float_layers import PooledProjection, Stem, average_pool
-from .base import ESBackbone, checked_backbone
-from .bnext import block_settings, resolve_arch
+from ..layers.float_layers import PooledProjection, average_pool
+from .base import BackboneOptions, ESBackbone, checked_backbone
+from .pyramid import MOBILE, block_settings, make_stem, resolve_arch, stage_widths, unit_settings
 
-ARCHS: dict[str, dict] = {
-    'A': dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2]),
+ARCHS: dict[str, dict[str, Any]] = {
+    'A': MOBILE,
     '18': dict(channels=[64, 64, 128, 256, 512], depths=[4, 4, 4, 4]),
 }
 
@@ -171,33 +169,22 @@ class ReActNet(ESBackbone):
     Args:
         arch: ``'A'``, ``'18'``, or a dict: ``channels``, the stem's width and then
             every block's, as ReActNet-A; with ``depths`` as well (blocks per stage, one
-            width per stage) the layout of ReActNet-18. Default ``'A'``.
-        tau: ES factor. Default 1, the baseline.
-        groups: ES groups. Default 1.
+            width per stage) the layout of ReActNet-18. A has five stages, with strides
+            2, 4, 8, 16, 32 on ImageNet; 18 has four. Default ``'A'``.
         generalized: Whether signs have learnable thresholds and blocks end in shifted
             PReLUs (ReActNet). False: neither, so that ``arch='18'`` is Bi-Real-18.
             Default True.
         weight_binarizer: ``'scaled_sign'``, or ``'real'`` for the first stage, see
             :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
-        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
-            ``C tau g``. Default ``'first'``.
         in_channels: Channels of the image. Default 3.
         stem_stride: Total stride of the stem. 2 (ImageNet) or 1 (32x32 images); 4 (7x7
             convolution and max-pool) or 1 for the layout of ReActNet-18. Default: the
             ImageNet one.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
-        out_indices: Stages whose output is returned. A has five, with strides 2, 4, 8,
-            16, 32 on ImageNet; 18 has four. Default: the last.
-        frozen_stages: Stem and this many stages are frozen; 0 freezes the stem, -1
-            nothing. Default -1.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, as :class:`BNext`'s.
-            Default ``dict(type='BN')``.
-        norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the convolutions' outputs for the backward pass
-            and recompute the rest. Default False.
-        init_cfg: mmengine initialisation config. Default None: as torch does, which is
-            the published first stage. (The second's, uniform in [0, 0.001), is made to
-            be overwritten: all signs alike would be a poor start.)
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
+        **options: Arguments of :class:`BackboneOptions`, such as ``tau`` and ``groups``.
+            With no ``init_cfg`` weights start as torch's do, which is the published
+            first stage. (The second stage's start, uniform in [0, 0.001), is always
+            overwritten in the published code. It would be poor: all signs are equal.)
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -214,73 +201,44 @@ class ReActNet(ESBackbone):
     @checked_backbone()
     def __init__(
         self,
-        arch: str | dict = 'A',
-        tau: int = 1,
-        groups: int = 1,
+        arch: str | dict[str, Any] = 'A',
+        *,
         generalized: bool = True,
         weight_binarizer: Any = 'scaled_sign',
-        out_copies: str = 'first',
         in_channels: int = 3,
         stem_stride: int | None = None,
         sign_zero: int = -1,
-        out_indices: Sequence[int] = (-1,),
-        frozen_stages: int = -1,
-        norm_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            tau, groups, out_copies, frozen_stages, norm_cfg, norm_eval, with_cp, init_cfg
-        )
-        self.arch = resolve_arch(arch, ARCHS)
-        is_18 = 'depths' in self.arch
+        common = BackboneOptions(**options)
+        arch = resolve_arch(arch, ARCHS)
         if weight_binarizer == 'scaled_sign':
             weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
         unit = dict(
             generalized=generalized,
-            expansion=self.expansion,
-            norm=self.norm_args,
+            expansion=common.expansion,
+            norm=common.norm,
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=weight_binarizer,
         )
-        self.stem = self._make_stem(in_channels, stem_stride, is_18)
-        self.stages = (self._make_18 if is_18 else self._make_stages)(unit)
-        self._finish(self._stage_widths(), out_indices)
-
-    def _make_stem(self, in_channels: int, stride: int | None, is_18: bool) -> Stem:
-        allowed = (4, 1) if is_18 else (2, 1)
-        stride = allowed[0] if stride is None else stride
-        if stride not in allowed:
-            raise ValueError(f'stem_stride={stride} must be one of {allowed}')
-        large = stride == 4
-        return Stem(
-            in_channels,
-            self.arch['channels'][0],
-            7 if large else 3,
-            min(stride, 2),
-            large,
-            self.expansion,
-            self.norm_args,
+        super().__init__(
+            stem=make_stem(arch, in_channels=in_channels, stride=stem_stride, options=common),
+            stages=_stages_18(arch, unit) if 'depths' in arch else _stages(arch, unit),
+            widths=stage_widths(arch),
+            options=common,
         )
+        self.arch = arch
 
-    def _make_stages(self, unit: dict) -> nn.ModuleList:
-        stages = nn.ModuleList()
-        for settings in block_settings(self.arch['channels']):
-            blocks = [ReActBlock(s['channels'], s['stride'], s['double'], **unit) for s in settings]
-            stages.append(nn.Sequential(*blocks))
-        return stages
 
-    def _make_18(self, unit: dict) -> nn.ModuleList:
-        stages = nn.ModuleList()
-        for i, (width, out) in enumerate(pairwise(self.arch['channels'])):
-            units = [ReActUnit(width, 3, 2 if i else 1, out, **unit)]
-            units += [ReActUnit(out, 3, **unit) for _ in range(1, self.arch['depths'][i])]
-            stages.append(nn.Sequential(*units))
-        return stages
+def _stages(arch: dict[str, Any], unit: dict[str, Any]) -> list[list[nn.Module]]:
+    return [
+        [ReActBlock(s['channels'], s['stride'], s['double'], **unit) for s in stage]
+        for stage in block_settings(arch['channels'])
+    ]
 
-    def _stage_widths(self) -> list[int]:
-        channels = self.arch['channels']
-        if 'depths' in self.arch:
-            return channels[1:]
-        return [channels[end] for end in accumulate(map(len, self.stages))]
+
+def _stages_18(arch: dict[str, Any], unit: dict[str, Any]) -> list[list[nn.Module]]:
+    return [
+        [ReActUnit(kernel_size=3, **setting, **unit) for setting in stage]
+        for stage in unit_settings(arch)
+    ]
