@@ -4,6 +4,7 @@ One argument of a call that works is replaced at a time. A value that is accepte
 work: what comes after construction must not fail.
 """
 
+import dataclasses
 import inspect
 import math
 import warnings
@@ -15,6 +16,7 @@ from torch import nn
 from mmesbnn import binary, datasets, evaluation
 from mmesbnn.engine import hooks
 from mmesbnn.models import backbones, layers, losses
+from mmesbnn.models.backbones.base import BackboneOptions, ESBackbone
 
 WRONG = [
     None,
@@ -214,6 +216,8 @@ def arguments_of(kind, given):
         for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+    if isinstance(kind, type) and issubclass(kind, ESBackbone):
+        names += [field.name for field in dataclasses.fields(BackboneOptions)]
     return sorted({*names, *given} - FOREIGN)
 
 

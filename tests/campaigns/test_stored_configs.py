@@ -423,6 +423,7 @@ def test_listed_components_open_nothing(campaign, here):
                 if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
             }
             named = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+            named += ['init_cfg', 'norm_cfg'] if 'options' in named else []
             for key in rng.sample(named, min(len(named), 3)):
                 lure = rng.choice(['bait.pkl', str(here / 'bait.pkl'), dict(type='bait_module')])
                 options[key] = lure
