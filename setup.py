@@ -101,6 +101,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmesbnn', 'mmesbnn.*']),
+    package_data={'mmesbnn': ['py.typed']},  # type checkers read the package's types
     # No mmcv here: a plain install must leave the user's mmcv or mmcv-lite alone.
     # torch 2.4 is the first with torch.library.custom_op.
     install_requires=['torch>=2.4', 'mmengine>=0.8.3,<1.0', 'numpy'],

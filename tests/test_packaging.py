@@ -104,7 +104,7 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
         for path in (tmp_path / 'site').rglob('*')
         if path.is_file() and '.dist-info' not in str(path)
     }
-    expected = set()
+    expected = {'mmesbnn/py.typed'}
     for path in repository_files():
         if path.parts[0] == 'mmesbnn' and path.suffix == '.py':
             expected.add(path.as_posix())

@@ -34,8 +34,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.weights import CentredSignWeight, FixedWeight, RealWeight, ScaledSignWeight
-from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
+from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 

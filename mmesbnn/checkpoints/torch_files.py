@@ -180,7 +180,7 @@ class _Archive:
         start, end, checksum = self.begin(name)
         self.file.seek(start)
         data = _read_into(self.file, end - start)
-        if self.has_checksums and zlib.crc32(memoryview(data.numpy())) != checksum:
+        if self.has_checksums and zlib.crc32(data.numpy().data) != checksum:
             raise CheckpointError(f'is damaged: the checksum of {name!r} is wrong')
         return data
 

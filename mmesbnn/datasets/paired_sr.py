@@ -210,7 +210,7 @@ class PairedSRDataset(Dataset[Any]):
         self.filename_tmpl = filename_tmpl
         self.pairs = self._collect(hr, lr, data_root, set_names)
         if crop_size is not None:
-            self._check_crop(self.crop_size)
+            self._check_crop(crop_size)
 
     def _collect(self, hr: Any, lr: Any, root: str, set_names: Any) -> list[Pair]:
         hr = _folders('hr', hr, root)

@@ -14,7 +14,7 @@ from ..checks import Rule, checked, integer, optional
 
 
 @DATA_SAMPLERS.register_module()
-class SeededInfiniteSampler(Sampler[int]):
+class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
     """Draws ``(index, seed)`` for ever, and can begin anywhere.
 
     The images are shuffled, pass after pass, as by mmengine's ``InfiniteSampler``.

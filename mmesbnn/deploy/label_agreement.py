@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner as Trainer
 from torch import nn
 
 from ..analysis.operators import inference
-from ..project import InputError, explained, scope_of
+from ..project import build_test_loader
 from .runtime.images import read_image
 from .runtime.runner import Runner
 
@@ -71,18 +70,6 @@ class Agreement:
         return '\n'.join(lines)
 
 
-def _test_loader(cfg: Config, batch_size: int) -> Any:
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    if not loader:
-        raise InputError('the config has no test_dataloader')
-    options = {**loader, 'batch_size': batch_size, 'num_workers': 0}
-    options['sampler'] = dict(type='DefaultSampler', shuffle=False)
-    for name in ('persistent_workers', 'prefetch_factor', 'pin_memory', 'drop_last'):
-        options.pop(name, None)
-    with scope_of(cfg), explained('cannot read the test data'):
-        return Trainer.build_dataloader(options)
-
-
 def _form(name: str, scores: list[np.ndarray]) -> Form:
     stacked = np.stack(scores)
     return Form(name, stacked.argmax(1), stacked)
@@ -108,7 +95,8 @@ def compare_forms(
     Raises:
         InputError: If there is no test data.
     """
-    loader = _test_loader(cfg, batch_size)
+    in_order = dict(type='DefaultSampler', shuffle=False)
+    loader = build_test_loader(cfg, batch_size, sampler=in_order)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in (*models, *runners)}
     truth: list[int] = []
     for batch in loader:

@@ -66,7 +66,8 @@ def _has_values(x: Any) -> bool:
     """Whether looking at ``x`` costs nothing: no graph break, no synchronisation."""
     if not isinstance(x, Tensor):
         return True
-    looking_on = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    looking_on = torch.compiler.is_compiling() or tracing
     # a subclass may be a fake tensor
     return type(x) is Tensor and x.device.type == 'cpu' and not looking_on
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -31,7 +33,11 @@ def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
     return [m for m in model.modules() if isinstance(m, TemperatureWeight)]
 
 
-def check_by_epoch(runner: Runner, hook: object) -> None:
+class _CountsSteps(Protocol):
+    by_epoch: bool
+
+
+def check_by_epoch(runner: Runner, hook: _CountsSteps) -> None:
     """Raise a ``ValueError`` if ``hook`` counts epochs and the training does not."""
     if hook.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
         raise ValueError(

@@ -1,23 +1,24 @@
 """A project as its config describes it: scope, model, image size, data, weights."""
 
-from .config import (
-    InputError,
-    build_model,
-    deployed_config,
-    explained,
+from .config import build_model, deployed_config, load_config, scope_of, type_name
+from .data import (
+    build_test_loader,
+    class_names,
+    dataset_meta,
     image_size,
     input_shape,
-    load_config,
-    load_state,
-    load_weights,
-    read_checkpoint,
     real_batch,
-    scope_of,
+    testing_pipeline,
 )
+from .errors import InputError, explained
+from .weights import load_state, load_weights, read_checkpoint
 
 __all__ = [
     'InputError',
     'build_model',
+    'build_test_loader',
+    'class_names',
+    'dataset_meta',
     'deployed_config',
     'explained',
     'image_size',
@@ -28,4 +29,6 @@ __all__ = [
     'read_checkpoint',
     'real_batch',
     'scope_of',
+    'testing_pipeline',
+    'type_name',
 ]

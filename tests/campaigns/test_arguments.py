@@ -195,7 +195,7 @@ CALLS = {
     hooks.NaNGuardHook: (dict(interval=5), None),
     hooks.SignFlipHook: (dict(interval=1), None),
     hooks.TeacherScheduleHook: (dict(by_epoch=True), None),
-    hooks.TemperatureHook: (dict(decay=0.5, initial=1.0), lambda hook: hook.temperature(3)),
+    hooks.TemperatureHook: (dict(decay=0.5, initial=1.0), lambda hook: hook.initial * hook.decay),
     evaluation.PSNR: (dict(crop_border=1), None),
     evaluation.SSIM: (dict(crop_border=1), None),
     datasets.SeededInfiniteSampler: (

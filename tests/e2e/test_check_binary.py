@@ -110,7 +110,7 @@ def test_no_data(project, tmp_path, check, folders):
     options = ('--cfg-options', f'test_dataloader.dataset.data_root={tmp_path / "data"}')
     code, _, err = check(config, hard, *options)
     assert code == 2
-    assert 'cannot read a batch of the test data' in err
+    assert 'cannot read the test data' in err
     assert 'Traceback' not in err
 
 
@@ -122,7 +122,7 @@ def test_damaged_image(project, tmp_path, check):
     options = ('--cfg-options', f'test_dataloader.dataset.data_root={tmp_path}')
     code, _, err = check(config, hard, *options)
     assert code == 2
-    assert 'cannot read a batch of the test data' in err
+    assert 'cannot read the test data' in err
 
 
 def test_batch_must_be_positive(project, check):

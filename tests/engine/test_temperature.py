@@ -9,6 +9,7 @@ from mmesbnn.binary import BinaryConv2d, TemperatureWeight
 from mmesbnn.engine.hooks import TemperatureHook
 from mmesbnn.engine.hooks.temperature import binary_share
 from mmesbnn.engine.reach import temperature_weights
+from mmesbnn.engine.temperature_schedule import temperature_schedule
 from tests.engine import toy
 
 
@@ -52,20 +53,17 @@ def test_by_epoch_does_not_fit_a_loop_that_counts_iterations(tmp_path):
 
 @pytest.mark.parametrize(('below', 'epoch'), [(1e-7, 153), (1e-5, 110)])
 def test_published_decay_is_binary_at_the_published_epoch(below, epoch):
-    hook = TemperatureHook(decay=0.9)
-    hook._schedule(below)
-    assert hook.binary_from == epoch
+    assert temperature_schedule(below, decay=0.9).binary_from == epoch
 
 
 @pytest.mark.parametrize('below', [1e-7, 1e-5])
 @pytest.mark.parametrize('epoch', [1, 2, 3, 10, 153, 512, 100_000])
 def test_binary_from_is_the_first_binary_epoch_in_float32(below, epoch):
-    hook = TemperatureHook(binary_from=epoch)
-    hook._schedule(below)
+    schedule = temperature_schedule(below, binary_from=epoch)
     binarizer = TemperatureWeight(below)
     weight = torch.tensor([1e-9, -1e-9])
     for step, binary in ((epoch - 1, False), (epoch, True), (epoch + 1, True)):
-        binarizer.temperature.fill_(hook.temperature(step))
+        binarizer.temperature.fill_(schedule.temperature(step))
         assert (binarizer(weight).abs() == 1).all() == binary, step
 
 

@@ -43,8 +43,8 @@ from mmesbnn.binary import Expansion
 from mmesbnn.binary.expansion import spread_thresholds
 from mmesbnn.datasets.patches import PATCH_CLASSES, PatchTask, patch_task
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
-from mmesbnn.engine.hooks.temperature import decay_until
 from mmesbnn.engine.reach import temperature_weights
+from mmesbnn.engine.temperature_schedule import temperature_schedule
 from mmesbnn.models.backbones.reactnet import ReActUnit
 from mmesbnn.models.layers import RecoupledConv
 from mmesbnn.whole_files import whole_file
@@ -161,7 +161,7 @@ def train(model: Classifier, task: PatchTask, args: Any, seed: int, bar: tqdm) -
     decay = 1.0
     if weights:  # binary for the second half
         below = min(weight.binary_below for weight in weights)
-        decay = decay_until(args.epochs // 2, 1.0, below)
+        decay = temperature_schedule(below, binary_from=args.epochs // 2).decay
     rng = torch.Generator().manual_seed(seed)
     clamp_parameters(bounded)
     for epoch in range(args.epochs):

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.expansion import tile
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
 from ...errors import sentence
-from ...project import deployed_config, scope_of
+from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
 from .file import (
     DTYPES,
@@ -28,21 +28,6 @@ from .file import (
     tiled_statistics,
     unused_keys,
 )
-
-
-def default_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the test data set says of its data (1000 class names), or its class."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    if 'type' not in dataset or dataset.get('metainfo'):
-        return dataset.get('metainfo') or {}
-    with (
-        scope_of(config),
-        DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry,
-    ):
-        try:
-            return getattr(registry.get(dataset['type']), 'METAINFO', {})
-        except Exception:  # of a package that is not installed: no meta
-            return {}
 
 
 def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
@@ -154,5 +139,5 @@ def _build(metadata: Mapping[str, str], path: Path, trust: bool) -> nn.Module:
             reason = sentence(error)
             raise PackError(f'{path}: cannot build the network: {reason}') from error
     model._config = Config(config)  # building takes things out of its config
-    model._dataset_meta = meta if meta is not None else default_meta(config)
+    model._dataset_meta = meta if meta is not None else dataset_meta(config)
     return model

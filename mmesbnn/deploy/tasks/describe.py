@@ -8,18 +8,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...project import deployed_config
-from ..packed.unpacking import default_meta
+from ...project import class_names, deployed_config, testing_pipeline, type_name
 from ..runtime.manifest import ExportError
 from ..runtime.manifest_schema import INTERPOLATIONS
 
 #: Transforms of a test pipeline that do nothing to the pixels.
 _SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor')
-
-
-def _name(kind: Any) -> str:
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name.rpartition('.')[2]
 
 
 def _pair(value: Any) -> list[int]:
@@ -34,7 +28,7 @@ def _sampling(transform: Mapping[str, Any]) -> dict[str, str]:
     interpolation = transform.get('interpolation', 'bilinear')
     if interpolation not in INTERPOLATIONS.get(backend, ()):
         raise ExportError(
-            f'{_name(transform["type"])}: interpolation={interpolation!r} with '
+            f'{type_name(transform["type"])}: interpolation={interpolation!r} with '
             f'backend={backend!r} is not one of {INTERPOLATIONS}'
         )
     return {'interpolation': interpolation, 'backend': backend}
@@ -106,7 +100,7 @@ def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     steps = []
     for transform in pipeline:
-        name = _name(transform['type'])
+        name = type_name(transform['type'])
         if name in _TRANSFORMS:
             steps.append(_TRANSFORMS[name](transform))
         elif name not in _SILENT:
@@ -117,14 +111,8 @@ def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
-def _pipeline(cfg: Config) -> list[Mapping[str, Any]]:
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    pipeline = (loader.get('dataset') or {}).get('pipeline')
-    return pipeline or cfg.get('test_pipeline') or []
-
-
 def _preprocessing(cfg: Config) -> dict[str, Any]:
-    pipeline = _pipeline(cfg)
+    pipeline = testing_pipeline(cfg)
     if not pipeline:
         warnings.warn(
             'the config has no test pipeline: images enter the network as they are', stacklevel=3
@@ -142,32 +130,8 @@ def _preprocessing(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _head(cfg: Config) -> Mapping[str, Any]:
-    """The head that tells classes apart."""
-    model = cfg.get('model') or {}
-    head = (model.get('roi_head') or model).get('bbox_head') or model.get('head') or {}
-    return head[-1] if isinstance(head, (list, tuple)) else head
-
-
-def _classes(cfg: Config, dataset_meta: Mapping[str, Any] | None) -> list[str] | None:
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    count = _head(cfg).get('num_classes')
-    for meta in (dataset_meta, dataset.get('metainfo'), default_meta(cfg)):
-        classes = (meta or {}).get('classes') or (meta or {}).get('CLASSES')
-        if not classes:
-            continue
-        if count in (None, len(classes)):
-            return [str(name) for name in classes]
-        warnings.warn(
-            f'the data has {len(classes)} names of classes and the head '
-            f'num_classes={count}: the export does not take these names',
-            stacklevel=3,
-        )
-    return None
-
-
 def _classification(cfg: Config) -> dict[str, Any]:
-    head = _name((cfg.model.get('head') or {}).get('type', ''))
+    head = type_name((cfg.model.get('head') or {}).get('type', ''))
     return {'activation': 'sigmoid' if head.startswith('MultiLabel') else 'softmax'}
 
 
@@ -177,12 +141,12 @@ def _border(head: Mapping[str, Any] | list) -> int | None:
     if not coder.get('clip_border', True):
         return None
     # whose sides are x_2 - x_1 + 1
-    return int(_name(coder.get('type', '')).startswith('Legacy'))
+    return int(type_name(coder.get('type', '')).startswith('Legacy'))
 
 
 def _check_places(cfg: Config) -> None:
     """Refuse what moves an image: neither mmdet nor the runner moves boxes back."""
-    if any(_name(transform['type']) == 'CenterCrop' for transform in _pipeline(cfg)):
+    if any(type_name(transform['type']) == 'CenterCrop' for transform in testing_pipeline(cfg)):
         raise ExportError(
             'CenterCrop in the test pipeline of a detector is not supported: boxes '
             'would not be where the objects are'
@@ -229,7 +193,7 @@ def describe(cfg: Config, dataset_meta: Mapping[str, Any] | None = None) -> dict
     return {
         'task': 'detection' if detector else 'classification',
         'preprocessing': _preprocessing(cfg),
-        'classes': _classes(cfg, dataset_meta),
+        'classes': class_names(cfg, dataset_meta),
         'decoding': _detection(cfg) if detector else _classification(cfg),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -64,7 +66,7 @@ class BottleneckHook(Hook):
     def _unit(self) -> str:
         return 'epoch' if self.by_epoch else 'iteration'
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Switch, if this is the step."""
         step = runner.epoch if self.by_epoch else runner.iter
         active = step >= self.begin

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -58,6 +60,6 @@ class ParameterBoundsHook(Hook):
         for model in trained_models(runner):
             clamp_parameters(bounded_parameters(model))
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Clamp what the optimizer moved."""
         clamp_parameters(self._bounded)

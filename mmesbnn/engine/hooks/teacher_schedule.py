@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -55,7 +57,7 @@ class TeacherScheduleHook(Hook):
         if self.by_epoch:
             self._choose(runner.epoch, runner.max_epochs)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Choose the assistant of the iteration that begins."""
         if not self.by_epoch:
             self._choose(runner.iter, runner.max_iters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -13,24 +14,13 @@ from torch import nn
 from ...binary import TemperatureWeight
 from ...checks import checked, number, optional, positive, positive_int
 from ..reach import binary_layers, check_by_epoch, temperature_weights, trained_models
+from ..temperature_schedule import temperature_schedule
 
 #: Temperature of a layer that no training has touched.
 FRESH = 1.0
 
 #: With ``by_epoch=False``, iterations between two counts of the binary weights.
 COUNT_EVERY = 1000
-
-
-def decay_until(binary_from: int, initial: float, below: float) -> float:
-    """Factor per step with which ``T < below`` from step ``binary_from`` on.
-
-    Args:
-        binary_from: First step, counted from 0, at which weights are binary.
-        initial: Temperature of step 0.
-        below: Temperature under which weights are binary.
-    """
-    # T = below half a step earlier, so that rounding cannot shift the step
-    return math.exp(math.log(below / initial) / (binary_from - 0.5))
 
 
 @torch.no_grad()
@@ -122,7 +112,12 @@ class TemperatureHook(Hook):
                 'TemperatureHook: the model has no weights with a temperature '
                 "(weight_binarizer='temperature'): remove the hook"
             )
-        self._schedule(min(weight.binary_below for weight in found))
+        self.schedule = temperature_schedule(
+            min(weight.binary_below for weight in found),
+            initial=self.initial,
+            decay=self.decay,
+            binary_from=self.binary_from,
+        )
         limits = self._limits(runner, found)
         self._weights = [
             pair
@@ -130,18 +125,18 @@ class TemperatureHook(Hook):
             for pair in zip(temperature_weights(model), limits, strict=True)
         ]
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
-        last = self.temperature(steps - 1)
+        last = self.schedule.temperature(steps - 1)
         pairs = zip(found, limits)
         if any(min(limit, last) >= weight.binary_below for weight, limit in pairs):
             runner.logger.warning(
                 f'TemperatureHook: weights become exactly binary at {self._unit} '
-                f'{self.binary_from}, after the last one, {steps - 1}: {self._advice}'
+                f'{self.schedule.binary_from}, after the last one, {steps - 1}: {self._advice}'
             )
 
     def _limits(self, runner: Runner, found: list[TemperatureWeight]) -> list[float]:
         """The temperature that each weight must not exceed: what was loaded."""
         step = runner.epoch if self.by_epoch else runner.iter
-        planned = self.temperature(step)
+        planned = self.schedule.temperature(step)
         loaded = [weight.temperature.item() for weight in found]
         # a new layer has 1; a resumed one has what the schedule gave it last
         harder = [t < FRESH and t < planned * (1 - 1e-6) for t in loaded]
@@ -165,28 +160,6 @@ class TemperatureHook(Hook):
         )
         return [t if kept else math.inf for t, kept in zip(loaded, harder)]
 
-    def _schedule(self, below: float) -> None:
-        """Compute decay from ``binary_from`` or the other way round."""
-        if self.initial < below:
-            if self.decay is None:
-                raise ValueError(
-                    f'initial={self.initial}, binary_from={self.binary_from}: weights '
-                    f'are binary below {below} from the beginning: leave binary_from '
-                    'out'
-                )
-            self.decay, self.binary_from = 1.0, 0
-            return
-        if self.initial == below:
-            raise ValueError(
-                f'initial={self.initial} must not be exactly the temperature under '
-                'which weights are binary'
-            )
-        if self.decay is None:
-            self.decay = decay_until(self.binary_from, self.initial, below)
-        elif self.binary_from is None:
-            hardening = math.log(below / self.initial)
-            self.binary_from = math.floor(hardening / math.log(self.decay)) + 1
-
     @property
     def _unit(self) -> str:
         return 'epoch' if self.by_epoch else 'iteration'
@@ -194,15 +167,12 @@ class TemperatureHook(Hook):
     @property
     def _advice(self) -> str:
         return (
-            f'train for more than {self.binary_from} {self._unit}s, or set an earlier binary_from'
+            f'train for more than {self.schedule.binary_from} {self._unit}s, '
+            'or set an earlier binary_from'
         )
 
-    def temperature(self, step: int) -> float:
-        """Temperature of epoch (or iteration) ``step``, counted from 0."""
-        return self.initial * self.decay**step
-
     def _set(self, runner: Runner, step: int) -> float:
-        value = self.temperature(step)
+        value = self.schedule.temperature(step)
         temperatures = [min(value, limit) for _, limit in self._weights]
         for (weight, _), temperature in zip(self._weights, temperatures):
             weight.temperature.fill_(temperature)
@@ -225,7 +195,7 @@ class TemperatureHook(Hook):
             'weights are exactly +-1'
         )
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Set the temperature of the iteration that begins."""
         if self.by_epoch:
             return

@@ -1,0 +1,192 @@
+"""The data that a config names: image size, transforms, classes, batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any, cast
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from .config import scope_of, type_name
+from .errors import InputError, explained
+
+#: Image size where neither the user nor the config gives one.
+DEFAULT_SIZE = (224, 224)
+
+#: Transforms that set the size of an image, and the argument that does.
+SIZING = {
+    'CenterCrop': 'crop_size',
+    'Pad': 'size',
+    'RandomCrop': 'crop_size',
+    'RandomResizedCrop': 'scale',
+    'Resize': 'scale',
+    'ResizeEdge': 'scale',
+}
+
+
+def _loader(cfg: Mapping[str, Any], *splits: str) -> dict[str, Any] | None:
+    """The dataloader of the first of ``splits`` that has one, or None."""
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            return loader[0] if isinstance(loader, (list, tuple)) else loader
+    return None
+
+
+def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
+    dataset = (loader or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']  # a wrapper such as RepeatDataset
+    return dataset.get('pipeline') or ()
+
+
+def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
+    """Height and width that the last of the ``SIZING`` transforms sets."""
+    size = None
+    for transform in pipeline:
+        value = transform.get(SIZING.get(type_name(transform.get('type')), ''))
+        if isinstance(value, int):
+            size = (value, value)
+        elif isinstance(value, (list, tuple)) and len(value) == 2:
+            size = (value[1], value[0])  # OpenMMLab writes (width, height)
+    return size
+
+
+def image_size(cfg: Config) -> tuple[int, int] | None:
+    """Height and width of a test image, None if the config does not say.
+
+    The last transform of the test pipeline that sets a size counts. If there is none
+    (small images are taken as they are), that of the training pipeline does, which crops
+    them to their own size. A single number stands for a square.
+    """
+    pipelines = (
+        _pipeline(_loader(cfg, 'test', 'val')),
+        cfg.get('test_pipeline') or (),
+        _pipeline(_loader(cfg, 'train')),
+    )
+    sizes = (_sized(pipeline) for pipeline in pipelines)
+    return next((size for size in sizes if size is not None), None)
+
+
+def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of the model's input.
+
+    Args:
+        cfg: A config.
+        size: Height and width. Default None: those of :func:`image_size`, or 224 x 224.
+    """
+    channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
+    return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
+
+
+def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The transforms of a test image: of the test data (or else validation data).
+
+    Args:
+        cfg: A config. Its ``test_pipeline`` counts if the data have none.
+    """
+    return _pipeline(_loader(cfg, 'test', 'val')) or cfg.get('test_pipeline') or ()
+
+
+def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Meta data of the test data set, such as the names of classes.
+
+    Those that the config gives, or else those of the data set's class.
+
+    Args:
+        cfg: A config.
+
+    Raises:
+        ImportError: If the package of the config's default scope is not installed.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    if 'type' not in dataset or dataset.get('metainfo'):
+        return dataset.get('metainfo') or {}
+    with scope_of(cfg), DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        try:
+            return getattr(registry.get(dataset['type']), 'METAINFO', {})
+        except Exception:  # of a package that is not installed: no meta
+            return {}
+
+
+def _head(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The head that classifies; of a cascade the last one."""
+    model = cfg.get('model') or {}
+    head = (model.get('roi_head') or model).get('bbox_head') or model.get('head') or {}
+    return head[-1] if isinstance(head, (list, tuple)) else head
+
+
+def class_names(cfg: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -> list[str] | None:
+    """Names of the classes, as many as the head has.
+
+    A ``UserWarning`` says which names were left out because their number differs.
+
+    Args:
+        cfg: A config.
+        meta: Meta data of the data set in the checkpoint, which come first. Default
+            None.
+
+    Returns:
+        The names, or None if they are not known.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    count = _head(cfg).get('num_classes')
+    for source in (meta, dataset.get('metainfo'), dataset_meta(cfg)):
+        classes = (source or {}).get('classes') or (source or {}).get('CLASSES')
+        if not classes:
+            continue
+        if count in (None, len(classes)):
+            return [str(name) for name in classes]
+        warnings.warn(
+            f'the data has {len(classes)} names of classes and the head '
+            f'num_classes={count}: these names are left out',
+            stacklevel=2,
+        )
+    return None
+
+
+def build_test_loader(cfg: Config, batch_size: int, **options: Any) -> DataLoader[Any]:
+    """Build the loader of the test data (or else validation data), for this process.
+
+    Args:
+        cfg: A config.
+        batch_size: Images of a batch; the last one may have fewer.
+        **options: Entries of the loader's config to change.
+
+    Raises:
+        InputError: If there is no such data, or it cannot be read.
+    """
+    loader = _loader(cfg, 'test', 'val')
+    if loader is None:
+        raise InputError('the config has neither a test_dataloader nor a val_dataloader')
+    if 'type' not in (loader.get('dataset') or {}):
+        raise InputError('the config does not say what its test data set is')
+    own = {**loader, 'batch_size': batch_size, 'num_workers': 0, 'drop_last': False}
+    for name in ('persistent_workers', 'prefetch_factor', 'pin_memory'):
+        own.pop(name, None)
+    with explained('cannot read the test data'), scope_of(cfg):
+        return Runner.build_dataloader({**own, **options})
+
+
+def real_batch(cfg: Config, batch_size: int) -> Any:
+    """The first images of the config's test (or else validation) data.
+
+    Args:
+        cfg: A config.
+        batch_size: Most images of the batch.
+
+    Returns:
+        What the data loader gives, for the model's ``test_step``.
+
+    Raises:
+        InputError: If there is no such data, or it cannot be read, or is empty.
+    """
+    loader = build_test_loader(cfg, batch_size)
+    if len(cast(Sized, loader.dataset)) == 0:
+        raise InputError('cannot read the test data: it has no images')
+    with explained('cannot read the test data'), scope_of(cfg):
+        return next(iter(loader))

@@ -1,0 +1,68 @@
+"""Weights of a project, with errors that name the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import checkpoints
+from .errors import InputError, explained
+
+
+def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
+    """Read a checkpoint; see :func:`mmesbnn.checkpoints.read_checkpoint`.
+
+    Args:
+        path: A file of ``torch.save`` or safetensors.
+        max_bytes: How much memory its content may take up. Default None: 256 MB more
+            than four times the file's size.
+
+    Raises:
+        InputError: If it cannot be read or holds something else.
+    """
+    try:
+        return checkpoints.read_checkpoint(path, max_bytes=max_bytes)
+    except OSError as error:
+        raise InputError(f'cannot read the checkpoint {path}: {error.strerror or error}') from error
+    except checkpoints.CheckpointError as error:
+        raise InputError(f'cannot read the checkpoint {error}') from error
+
+
+def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
+    """Load what was read from a checkpoint into ``model``: all of it, or an error.
+
+    Args:
+        model: The network.
+        content: A training checkpoint or a bare state dict.
+        name: What to call the checkpoint in errors.
+
+    Raises:
+        InputError: If it holds no weights, or is not one of this model.
+    """
+    try:
+        state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
+    except checkpoints.CheckpointError as error:
+        raise InputError(f'the checkpoint {name} {error}') from error
+    found = checkpoints.misfits(state, model.state_dict())
+    if found:
+        raise InputError(
+            f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(found)
+        )
+    with explained(f'cannot load the checkpoint {name}'):
+        model.load_state_dict(state)
+
+
+def load_weights(model: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
+    """Load a checkpoint into ``model``: all of it, or an error.
+
+    Args:
+        model: The network.
+        path: A file of ``torch.save`` or safetensors.
+        max_bytes: As in :func:`read_checkpoint`.
+
+    Raises:
+        InputError: If it cannot be read, or is not one of this model.
+    """
+    load_state(model, read_checkpoint(path, max_bytes), path)
