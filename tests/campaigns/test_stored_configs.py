@@ -239,6 +239,7 @@ def hostile(rng, config, bait):
             value = dict(type='Pretrained', checkpoint=rng.choice(words))
         for _ in range(rng.choice([0, 0, 1, 2, 60])):
             value = rng.choice([[value], (value,), dict(a=value)])
+        value = copy.deepcopy(value)  # which may lie in there already
         place = rng.choice(list(places(config)))
         if isinstance(place, list):
             place.insert(rng.randrange(len(place) + 1), value)
@@ -257,7 +258,7 @@ def hostile(rng, config, bait):
             if isinstance(config.get('model'), dict)
             else (config, 'model')
         )
-        owner[key] = rng.choice(calls)
+        owner[key] = copy.deepcopy(rng.choice(calls))
     if rng.random() < 0.2:
         config['default_scope'] = rng.choice(['bait_scope', 'bait_module', '', 3, []])
     if rng.random() < 0.1:
