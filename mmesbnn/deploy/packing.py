@@ -369,8 +369,11 @@ def pack_checkpoint(
         cfg = _config_of(meta, checkpoint, trust_stored_config)
     else:
         cfg = load_config(config)
-    with scope_of(cfg), by_name, by_size:
-        model = build_model(cfg)
+    try:
+        with scope_of(cfg), by_name, by_size:
+            model = build_model(cfg)
+    except InputError as error:
+        raise InputError(f'{checkpoint if config is None else config}: {error}') from error
     load_state(model, content, checkpoint)
     dataset_meta = _plain_meta(meta.get('dataset_meta'))
     return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
