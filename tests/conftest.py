@@ -7,6 +7,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ import torch
 from hypothesis import settings
 
 from tests.managers import forget_runners
+
+# A shell ignores these for what it runs in the background, and tools started by tests would too.
+for _name, _handler in (('SIGINT', signal.default_int_handler), ('SIGHUP', signal.SIG_DFL)):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
 
 torch.set_num_threads(1)
 

@@ -108,10 +108,12 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    # what is drawn depends on nothing but the number of the draw
+    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     batch_sampler=None,
     dataset=dict(
-        datasets=[dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval]
+        type='SeededConcatDataset',
+        datasets=[dict(dataset, pipeline=train_pipeline) for dataset in _base_.voc_trainval],
     ),
 )
 val_dataloader = dict(batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline))
@@ -131,6 +133,8 @@ custom_hooks = [
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
     dict(type='NumClassCheckHook'),
+    # a resumed training repeats the uninterrupted one
+    dict(type='IterSeedHook'),
 ]
 randomness = dict(seed=1)
 

@@ -8,20 +8,29 @@ a file says. mmengine's registry of loaders is the place where only its own read
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader
 
+from .hub_loaders import LOADERS
 from .reading import read_checkpoint, read_open
 from .torch_files import MapLocation
 
 #: torch's own switch for reading files that may run code.
 _TRUST_ALL = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
-_mmengine_local = CheckpointLoader._schemes['']
+#: mmengine's own loaders by their schemes.
+_mmengine = dict(CheckpointLoader._schemes)
+_STORES = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
+
+
+def _trusts_all() -> bool:
+    return os.environ.get(_TRUST_ALL, '').lower() in ('1', 'y', 'yes', 'true')
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
@@ -34,8 +43,8 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
         filename: Its path.
         map_location: As in ``torch.load``.
     """
-    if os.environ.get(_TRUST_ALL, '').lower() in ('1', 'y', 'yes', 'true'):
-        return _mmengine_local(filename, map_location)
+    if _trusts_all():
+        return _mmengine[''](filename, map_location)
     path = os.path.expanduser(filename)
     if not os.path.exists(path):
         raise FileNotFoundError(f'{path} can not be found.')
@@ -56,9 +65,20 @@ def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str
         return read_open(file, len(data), filename, map_location=map_location)
 
 
+def _unless_trusted(ours: Callable, theirs: Callable) -> Callable:
+    """A loader that is ``theirs`` while the environment says to trust all files."""
+
+    @functools.wraps(ours)  # mmengine logs its name
+    def load(filename: str, map_location: MapLocation = None) -> Any:
+        return (theirs if _trusts_all() else ours)(filename, map_location)
+
+    return load
+
+
 def register_loaders() -> None:
     """Let mmengine use these loaders. Called when mmesbnn is imported."""
     CheckpointLoader.register_scheme('', load_from_local, force=True)
-    CheckpointLoader.register_scheme(
-        [r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_ceph, force=True
-    )
+    loaders = {**LOADERS, **dict.fromkeys(_STORES, load_from_ceph)}
+    for scheme, ours in loaders.items():
+        loader = _unless_trusted(ours, _mmengine[scheme])
+        CheckpointLoader.register_scheme(scheme, loader, force=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import check_numbers, misfits, state_dict_of
+from ..checkpoints import CheckpointError, check_numbers, misfits, state_dict_of
+from ..checkpoints.bounded import bounded_build, size_of
 from ..optional import require
 from ..plain_values import check_plain
 from .common import ConversionError
@@ -43,7 +44,7 @@ def _from_folder(folder: Path) -> Any:
     return diffusion.SRDiffusionPipeline(unet)
 
 
-def _from_config(cfg: Mapping[str, Any], weights: Any, name: str) -> Any:
+def _from_config(cfg: Mapping[str, Any], weights: Any, name: str, max_bytes: int | None) -> Any:
     """Of a converted file; builds nothing but the two classes it knows."""
     from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline
 
@@ -55,8 +56,9 @@ def _from_config(cfg: Mapping[str, Any], weights: Any, name: str) -> Any:
     try:
         state = state_dict_of(weights)
         check_numbers(state)
-        unet = BIDiffSRUNet(**options)
-    except (TypeError, ValueError) as error:
+        with bounded_build(size_of(state.values()), max_bytes):
+            unet = BIDiffSRUNet(**options)
+    except (CheckpointError, TypeError, ValueError) as error:
         raise ConversionError(f'{name}: {error}') from error
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
     found = misfits(state, unet.state_dict())
@@ -102,10 +104,10 @@ def load_sr_pipeline(source: str | os.PathLike[str], max_bytes: int | None = Non
             raise ConversionError(
                 f'{path}: a {result.summary["network"]}, not a network for super-resolution'
             )
-        return _from_config(result.model_cfg, result.state_dict, str(path))
+        return _from_config(result.model_cfg, result.state_dict, str(path), max_bytes)
     cfg = meta.get('model')
     if not isinstance(cfg, Mapping) or cfg.get('type') != 'SRDiffusion':
         raise ConversionError(
             f'{path}: does not describe its network: a checkpoint of training needs its config, too'
         )
-    return _from_config(cfg, content.get('state_dict'), str(path))
+    return _from_config(cfg, content.get('state_dict'), str(path), max_bytes)

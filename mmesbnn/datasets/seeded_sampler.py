@@ -24,8 +24,9 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
     to skip it. :class:`~mmesbnn.engine.hooks.IterSeedHook` sets it.
 
     Args:
-        dataset: A dataset that takes ``(index, seed)``, such as
-            :class:`~mmesbnn.datasets.PairedSRDataset`.
+        dataset: A dataset that takes ``(index, seed)``:
+            :class:`~mmesbnn.datasets.PairedSRDataset`, or any others in a
+            :class:`~mmesbnn.datasets.SeededConcatDataset`.
         shuffle: Whether to shuffle. Default True.
         seed: Seed of everything; the same on all processes. Default None, a random one.
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from ..checkpoints import read_checkpoint
+from ..checkpoints import CheckpointError, read_checkpoint
 from ..errors import sentence
 from ..whole_files import whole_file
 
@@ -48,6 +48,25 @@ def why_not_whole(path: Path) -> str | None:
     except Exception as error:
         return sentence(error)
     return None
+
+
+def check_named(checkpoint: str) -> None:
+    """Check a checkpoint that the user named, before a training is resumed from it.
+
+    Args:
+        checkpoint: Its path. An address with a scheme is left to its loader.
+
+    Raises:
+        CheckpointError: If a training cannot be resumed from it.
+    """
+    if '://' in checkpoint:
+        return
+    reason = why_not_whole(Path(checkpoint).expanduser())
+    if reason is not None:
+        raise CheckpointError(
+            f'resume={checkpoint}: it is not whole ({reason}); name another checkpoint, '
+            'or resume without a name, after the newest whole one'
+        )
 
 
 def numbered(template: str, name: str) -> int | None:

@@ -6,10 +6,12 @@ and every process or connection that is started while a file is loaded.
 
 import contextlib
 import copy
+import gc
 import inspect
 import json
 import os
 import pickle
+import resource
 import sys
 
 import pytest
@@ -239,6 +241,7 @@ def hostile(rng, config, bait):
             value = dict(type='Pretrained', checkpoint=rng.choice(words))
         for _ in range(rng.choice([0, 0, 1, 2, 60])):
             value = rng.choice([[value], (value,), dict(a=value)])
+        value = copy.deepcopy(value)  # which may lie in there already
         place = rng.choice(list(places(config)))
         if isinstance(place, list):
             place.insert(rng.randrange(len(place) + 1), value)
@@ -257,7 +260,7 @@ def hostile(rng, config, bait):
             if isinstance(config.get('model'), dict)
             else (config, 'model')
         )
-        owner[key] = rng.choice(calls)
+        owner[key] = copy.deepcopy(rng.choice(calls))
     if rng.random() < 0.2:
         config['default_scope'] = rng.choice(['bait_scope', 'bait_module', '', 3, []])
     if rng.random() < 0.1:
@@ -313,6 +316,66 @@ def test_checkpoints(campaign, network, here, tmp_path):
                 refused_or_harmless(lambda: load_sr_pipeline(source))
             refused_or_harmless(lambda: pack_checkpoint(source, target))
     assert not (here / 'trace').exists()
+
+
+def huge(rng, config):
+    """A config with one to three numbers that ask for a lot of memory."""
+    config = copy.deepcopy(config)
+    model = config['model']
+    numbers = [*range(20), 10**3, 10**5, 10**6, 2**24, 10**9, 2**31, 2**40, 2**62, 10**30]
+    large = rng.choice(numbers)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        change = rng.choice(
+            [
+                lambda: model['head'].update(num_classes=large),
+                lambda: model['head'].update(in_channels=large),
+                lambda: model['backbone'].update(tau=large),
+                lambda: model['backbone'].update(in_channels=large),
+                lambda: model['backbone'].update(arch=dict(channels=[large, large])),
+                lambda: model['backbone'].update(arch=dict(channels=[16] * min(large, 5000))),
+                lambda: model.update(
+                    backbone=dict(
+                        type='mmpretrain.SwinTransformer',
+                        arch=dict(embed_dims=96, depths=[large], num_heads=[3]),
+                    )
+                ),
+                lambda: model.update(
+                    backbone=dict(type='mmpretrain.SwinTransformer', window_size=large)
+                ),
+                lambda: model.update(
+                    backbone=dict(type='mmpretrain.VisionTransformer', img_size=large)
+                ),
+                lambda: model.update(
+                    backbone=dict(type='mmpretrain.ResNet', depth=50, base_channels=large)
+                ),
+                lambda: model.update(
+                    backbone=dict(type='mmpretrain.MlpMixer', arch='b', img_size=large)
+                ),
+                lambda: model.update(neck=dict(type='Linear', in_features=large, out_features=99)),
+                lambda: config.update(data_preprocessor=dict(mean=[1.0] * min(large, 10**5))),
+            ]
+        )
+        change()
+    return config
+
+
+def test_networks_larger_than_their_weights(campaign, network, tmp_path):
+    config, state, path = network
+    metadata, tensors = read_packed(path)[1], safetensors.load_file(path)
+    packed, source = tmp_path / 'evil.safetensors', tmp_path / 'evil.pth'
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for rng in campaign.draws(least=30):
+        evil = huge(rng, config)
+        text = json.dumps(evil)
+        safetensors.save_file(tensors, packed, {**metadata, 'config': text})
+        torch.save(dict(meta=dict(model=evil['model']), state_dict=state), source)
+        with campaign.attempt('memory'):
+            refused_or_harmless(lambda: load_packed(packed))
+            refused_or_harmless(lambda: pack_checkpoint(source, tmp_path / 'out.safetensors'))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        gc.collect()  # errors hold the networks that were begun
+        # in KB: a few networks of 256 MB, which any file may describe
+        assert grown < 2**21, text
 
 
 TEXTS = [

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.conversion import convert_file
 from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
 from mmesbnn.models.losses import FeatureEnergyLoss
@@ -197,6 +198,37 @@ def test_a_training_resumed_after_the_step_has_the_terms(devkit, tmp_path):
         assert logged(runner, f'loss_{key}')[-1] > 0
     terms = [m for m in runner.model.modules() if isinstance(m, FeatureEnergyLoss)]
     assert [term.active for term in terms] == [True]
+
+
+def tensors(value, name=''):
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from tensors(child, f'{name}.{key}')
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(devkit, tmp_path):
+    def train(folder, iterations, workers, resume=False):
+        cfg = narrow(BASELINE, devkit, tmp_path / folder, iterations=iterations)
+        cfg.train_cfg.val_interval = 100
+        cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        cfg.default_hooks.checkpoint.save_best = None
+        cfg.resume = resume
+        torch.manual_seed(iterations + workers)
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return logged(runner, 'loss'), read_checkpoint(tmp_path / folder / f'iter_{iterations}.pth')
+
+    losses, whole = train('whole', 4, workers=0)
+    train('parts', 2, workers=2)
+    again, parts = train('parts', 4, workers=1, resume=True)
+    assert again == losses and len(set(losses)) == 4
+    expected, got = (dict(tensors(content)) for content in (whole, parts))
+    assert any(name.startswith('.optimizer') for name in expected)
+    assert expected.keys() == got.keys()
+    assert not [name for name in expected if not torch.equal(expected[name], got[name])]
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_training_with_its_config(folder):
         (['text.png'], 'text.png cannot be read as an image: not of a known'),
         (['photo.png', 'sub/photo.png'], 'photo.png would both become photo_x3.png'),
         (['photo.png', '--tile', '9'], 'tile_size=9 must be a positive multiple of 2'),
-        (['photo.png', '--scale', '0'], 'scale=0 must be an integer >= 1'),
+        (['photo.png', '--scale', '0'], "argument --scale: '0' must be an integer"),
         (['photo.png', '--steps', '5000'], 'num_inference_steps=5000 is more than the'),
         (['photo.png', '--model', 'gone'], 'cannot load gone: gone: no such file'),
         (['photo.png', '--model', 'sub'], 'sub: holds neither a pipeline'),

@@ -9,7 +9,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import EMAHook, Hook
 
-from mmesbnn.checkpoints import read_checkpoint
+from mmesbnn.checkpoints import CheckpointError, read_checkpoint
 from mmesbnn.engine.hooks import EpochSeedHook, TemperatureHook, WholeCheckpointHook
 from mmesbnn.engine.resuming import read_pointer
 from tests.engine import toy
@@ -375,3 +375,19 @@ def test_published_copies_hold_the_wanted_keys(tmp_path):
 def test_wrong_arguments_are_named(options, error, message):
     with pytest.raises(error, match=message):
         WholeCheckpointHook(**options)
+
+
+@pytest.mark.parametrize('damage', ['torn', 'missing', 'no hub'])
+def test_a_named_checkpoint_that_is_not_whole(tmp_path, damage):
+    path = tmp_path / 'named.pth'
+    if damage != 'missing':
+        torch.save(dict(meta=dict(epoch=1, iter=2), state_dict={}), path)
+    if damage == 'torn':
+        path.write_bytes(path.read_bytes()[:-50])
+    runner = build(tmp_path / 'work')
+    runner._resume, runner._load_from = True, str(path)
+    with pytest.raises(
+        CheckpointError, match=r'^resume=.*named\.pth: it is not whole \(.+\); '
+    ) as e:
+        runner.train()
+    assert '\n' not in str(e.value)

@@ -733,7 +733,7 @@ def channels(*widths, **entries):
         (dict(groups=0), 'groups=0 must be an integer'),
         (dict(groups=3), 'groups=3 does not divide'),
         (dict(tau=2, groups=2), r'groups=2 does not divide .*se_ratio = 16 // 8'),
-        (dict(se_ratio=32), 'se_ratio=32 leaves no channel of '),
+        (dict(se_ratio=32), 'se_ratio=32 leaves no channel'),
         (dict(se_ratio=0), 'se_ratio=0'),
         (dict(se_ratio=-8), 'se_ratio=-8'),
         (dict(norm_cfg=dict(type='LN')), r"norm_cfg={'type': 'LN'}.*'BN' or 'SyncBN'"),

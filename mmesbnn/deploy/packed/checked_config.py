@@ -53,6 +53,8 @@ _DISK = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
 
 #: A word, a number, or the pattern of a module's name: no path, URL or expression.
 _WORD = re.compile(r'[\w .,*?+-]{0,200}')
+#: Lists as long as a number in a config take up little memory; no network needs more.
+_LARGEST = 2**24
 _FILE = re.compile(
     r'\.(bin|ckpt|json|npy|npz|pickle|pkl|pt|pth|py|safetensors|so|txt|yaml|yml|zip)$',
     re.IGNORECASE,
@@ -95,6 +97,8 @@ def _check(kind: str, key: str, value: Any, scope: str | None) -> Any:
         return type(value)([_check(kind, key, entry, scope) for entry in value])
     if isinstance(value, str):
         _check_word(key, value)
+    if type(value) is int and abs(value) > _LARGEST:
+        _refuse(key, value, f'must be at most {_LARGEST}')
     return value
 
 

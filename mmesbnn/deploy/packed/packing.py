@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from ...analysis.binary_check import check_weight
 from ...binary.weights import RealWeight, TemperatureWeight
+from ...checkpoints import CheckpointError, state_dict_of
+from ...checkpoints.bounded import bounded_build, size_of
 from ...optional import require
 from ...plain_values import check_plain
 from ...project import (
@@ -362,15 +364,28 @@ def pack_checkpoint(
     meta = meta if isinstance(meta, Mapping) else {}
     own = config is None and not trust_stored_config
     by_name = checked_config.names_only() if own else contextlib.nullcontext()
+    by_size = _by_size(content, max_bytes) if own else contextlib.nullcontext()
     if config is None:
         cfg = _config_of(meta, checkpoint, trust_stored_config)
     else:
         cfg = load_config(config)
-    with scope_of(cfg), by_name:
-        model = build_model(cfg)
+    try:
+        with scope_of(cfg), by_name, by_size:
+            model = build_model(cfg)
+    except InputError as error:
+        raise InputError(f'{checkpoint if config is None else config}: {error}') from error
     load_state(model, content, checkpoint)
     dataset_meta = _plain_meta(meta.get('dataset_meta'))
     return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
+
+
+def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager:
+    """Context that bounds a network by the weights in a checkpoint."""
+    try:
+        weights = size_of(state_dict_of(content).values())
+    except CheckpointError:
+        weights = 0  # there are none: load_state() says so
+    return bounded_build(weights, max_bytes)
 
 
 def _plain_meta(meta: Any) -> dict[str, Any]:

@@ -139,7 +139,7 @@ LISTED: dict[str, dict[str, frozenset[str]]] = {
         'mmdet': frozenset(_TRANSFORMS_MMDET.split()),
     },
     'dataset': {
-        'mmesbnn': frozenset(['CheckedVOCDataset', 'PairedSRDataset']),
+        'mmesbnn': frozenset(['CheckedVOCDataset', 'PairedSRDataset', 'SeededConcatDataset']),
         'mmcv': frozenset(),
         'mmpretrain': frozenset(_DATASETS_MMPRETRAIN.split()),
         'mmdet': frozenset(_DATASETS_MMDET.split()),

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from ...binary.expansion import tile
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
+from ...checkpoints.bounded import bounded_build, size_of
 from ...errors import sentence
 from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
 from .file import (
+    BITS,
     DTYPES,
     PARTS,
     PackError,
@@ -86,7 +88,8 @@ def load_packed(
             which can run code. Import what registers yours (their ``custom_imports``)
             first. Default False.
         max_bytes: How much memory the file's header may take up. Default None: 256 MB
-            more than four times the file's size.
+            more than four times the file's size. Building the network that the file
+            describes may take up as much, or 256 MB more than four times its weights.
 
     Returns:
         The network in eval mode; with a config, it has ``_config`` and
@@ -101,7 +104,10 @@ def load_packed(
     """
     path = Path(path)
     stored, metadata = read_packed(path, max_bytes)
-    model = model if model is not None else _build(metadata, path, trust_stored_config)
+    if model is None:
+        by_size = bounded_build(_unpacked_size(stored), max_bytes)
+        by_size = contextlib.nullcontext() if trust_stored_config else by_size
+        model = _build(metadata, path, trust_stored_config, by_size)
     if not binary_layers(model):
         raise PackError(f'{type(model).__name__} has no binary layer')
     model.to(DTYPES[metadata['dtype']])
@@ -128,11 +134,19 @@ def _stored(
     return config, meta
 
 
-def _build(metadata: Mapping[str, str], path: Path, trust: bool) -> nn.Module:
+def _unpacked_size(stored: Mapping[str, Tensor]) -> int:
+    """Bytes of the weights in a network: a byte of bits becomes eight floats."""
+    bits = size_of(v for k, v in stored.items() if k.endswith(BITS))
+    return 32 * bits + size_of(stored.values())
+
+
+def _build(
+    metadata: Mapping[str, str], path: Path, trust: bool, by_size: contextlib.AbstractContextManager
+) -> nn.Module:
     """The network that a file's config describes."""
     config, meta = _stored(metadata, path, trust)
     by_name = contextlib.nullcontext() if trust else checked_config.names_only()
-    with scope_of(config), by_name:
+    with scope_of(config), by_name, by_size:
         try:
             model = MODELS.build(deployed_config(Config(config)))
         except Exception as error:

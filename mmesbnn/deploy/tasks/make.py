@@ -205,4 +205,9 @@ def _check_detector(task: Task, detector: nn.Module) -> None:
             f'of every level ({sentence(error)})'
         ) from error
     task.manifest['decoding'] = decoding
-    task.remarks.append(found)
+    height, width = task.shape[1:]
+    task.remarks += [
+        found,
+        f"boxes equal mmdet's only for images that fill {height} x {width} pixels: others are "
+        'padded to it, where mmdet pads to its divisor',
+    ]

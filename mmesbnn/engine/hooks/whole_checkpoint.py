@@ -18,7 +18,7 @@ from ...checkpoints import read_checkpoint
 from ...checks import checked, flag, natural
 from ...whole_files import remove_leftovers, whole_file
 from ..reach import trained_models
-from ..resuming import point_to_whole, write_pointer
+from ..resuming import check_named, point_to_whole, write_pointer
 from .temperature import binary_share
 
 #: Entries of the message hub, which every checkpoint holds.
@@ -170,7 +170,10 @@ class WholeCheckpointHook(CheckpointHook):
         work_dir = Path(runner.work_dir)
         folder = work_dir if self._parent is None else Path(self._parent, work_dir.name)
         self.out_dir = str(folder)
-        if not runner._resume or runner._load_from is not None:
+        if not runner._resume:
+            return
+        if runner._load_from is not None:
+            check_named(runner._load_from)
             return
         if is_main_process():
             found = point_to_whole(work_dir, folder, self.filename_tmpl)

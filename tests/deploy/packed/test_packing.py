@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import mmesbnn
-from mmesbnn.analysis import build_model, check_binary, load_config
+from mmesbnn.analysis import InputError, build_model, check_binary, load_config
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
@@ -25,7 +27,7 @@ from mmesbnn.binary import (
     ShrunkConv2d,
     TiledBatchNorm2d,
 )
-from mmesbnn.deploy import PackError, load_packed, pack
+from mmesbnn.deploy import PackError, load_packed, pack, pack_checkpoint
 from mmesbnn.deploy.packed.file import pack_bits, read_packed, unpack_bits
 from mmesbnn.deploy.packed.layout import checksum
 from tests.analysis.digits import set_temperature, write_project
@@ -327,6 +329,20 @@ def test_no_config_and_no_model(packed):
         load_packed(packed)
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='names are text there')
+def test_a_path_that_is_no_text(packed, tmp_path):
+    folder = tmp_path / os.fsdecode(b'a\xff')
+    folder.mkdir()
+    path = shutil.copy(packed, folder / os.fsdecode(b'n\xfe.safetensors'))
+    with pytest.raises(PackError, match=r'holds no config: pass the model'):
+        load_packed(path)
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        load_packed(f'{path}x')
+    path.write_bytes(packed.read_bytes()[:50])
+    with pytest.raises(PackError, match=r'truncated'):
+        load_packed(path)
+
+
 def test_truncated_file(packed):
     packed.write_bytes(packed.read_bytes()[:-10])
     with pytest.raises(PackError, match=r'(do not fit the file|truncated|no JSON)'):
@@ -439,6 +455,30 @@ def test_what_a_config_may_not_build(classifier, tmp_path):
     cfg.model.head = dict(type='os.mkdir')
     with pytest.raises(PackError, match=r"type='os\.mkdir'"):
         pack(model, path, config=cfg)
+
+
+def test_a_network_that_is_too_large_for_the_weights(classifier, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    cfg, model = classifier
+    path, large = tmp_path / 'net.safetensors', tmp_path / 'large.safetensors'
+    pack(model, path, config=cfg)
+    metadata, tensors = read_packed(path)[1], load_file(path)
+    config = json.loads(metadata['config'])
+    config['model']['head'] = dict(type='LinearClsHead', num_classes=2**22, in_channels=24)
+    metadata['config'] = json.dumps(config)
+    metadata['sha256'] = checksum(tensors, metadata)  # as an attacker would
+    save_file(tensors, large, metadata)
+    words = r'large\.safetensors: .*a network of more than \d+ bytes, but its weights are \d+'
+    with pytest.raises(PackError, match=words):
+        load_packed(large)
+    with pytest.raises(PackError, match='is not of this network'):
+        load_packed(large, max_bytes=2**30)  # who allows it gets the other reason
+    state = dict(state_dict=model.state_dict())
+    large = tmp_path / 'large.pth'
+    torch.save({**state, 'meta': dict(model=config['model'])}, large)
+    with pytest.raises(InputError, match=r'large\.pth.*a network of more than \d+ bytes'):
+        pack_checkpoint(large, tmp_path / 'out.safetensors')
 
 
 def test_a_type_that_is_not_registered(classifier, tmp_path):

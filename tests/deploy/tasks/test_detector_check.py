@@ -80,7 +80,8 @@ def stock(name, slim=True):
 def test_boxes_are_those_of_predict(name):
     cfg, model = stock(name)
     task = make_task(cfg, model, SIZE, 2)
-    (remark,) = task.remarks
+    remark, of_shape = task.remarks
+    assert f"mmdet's only for images that fill {SIZE[0]} x {SIZE[1]} pixels" in of_shape
     same, _, most = remark.split()[:3]
     assert int(same) >= 0.9 * int(most) > 10, remark
 

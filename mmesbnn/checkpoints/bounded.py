@@ -1,0 +1,85 @@
+"""Building a network that a file describes, without more memory than its weights need.
+
+A config of a few bytes can describe a network of any size. So what its constructors
+ask for is counted before it is given. (Building on the meta device first would refuse
+good networks: many constructors read values of tensors.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from .limits import SPARE, CheckpointError
+
+#: About what one operation of a constructor leaves behind: a tensor, a module.
+_OPERATION = 2**10
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of ``tensors``."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
+
+
+def _result_size(operation: Any, args: tuple, kwargs: dict[str, Any]) -> int:
+    """Bytes that an operation of torch is about to ask for."""
+    schema = operation._schema
+    if not schema.returns or all(value.alias_info for value in schema.returns):
+        return 0  # a view, or in place
+    args, kwargs = tree_map_only(Tensor, _on_meta, (args, kwargs))
+    names = {argument.name for argument in schema.arguments}
+    kwargs.update({'device': torch.device('meta')} if 'device' in names else {})
+    kwargs.update({'generator': None} if 'generator' in kwargs else {})
+    try:
+        results = tree_flatten(operation(*args, **kwargs))[0]
+    except Exception:  # the result depends on values, or is a number
+        return 0
+    return size_of(result for result in results if isinstance(result, Tensor))
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the memory that operations ask for, before they get it."""
+
+    def __init__(self, limit: int, sentence: str) -> None:
+        super().__init__()
+        self.limit, self.sentence, self.used = limit, sentence, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.used += _OPERATION + _result_size(func, args, dict(kwargs))
+        if self.used > self.limit:
+            raise CheckpointError(self.sentence)
+        return func(*args, **kwargs)
+
+
+def bounded_build(
+    weights: int, max_bytes: int | None = None
+) -> contextlib.AbstractContextManager[Any]:
+    """Context in which a network is built that must fit the weights in a file.
+
+    Args:
+        weights: How many bytes they take up in the network.
+        max_bytes: More memory that building may take up. Default None: 256 MB more than
+            four times ``weights``.
+
+    Raises:
+        CheckpointError: In the context, before memory is taken beyond that.
+    """
+    limit = max(4 * weights + SPARE, max_bytes or 0)
+    return _Counted(
+        limit,
+        f'its config describes a network of more than {limit} bytes, but its weights are '
+        f'{weights} bytes; if you trust it, raise max_bytes (--max-bytes)',
+    )

@@ -1,0 +1,162 @@
+"""Loaders of checkpoints from the web and from model zoos, for mmengine.
+
+A file is downloaded to the cache of ``torch.hub`` and read there like any other.
+torch's own ``load_state_dict_from_url`` would run what is in it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import zipfile
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_dist_info
+from mmengine.runner import checkpoint as zoos
+
+from .limits import SPARE, CheckpointError
+from .reading import read_checkpoint, read_open
+from .torch_files import MapLocation
+
+
+def _download(url: str, folder: str | None, progress: bool) -> str:
+    """Path of the file at ``url`` in the cache; it is downloaded unless it is there."""
+    folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, os.path.basename(urlparse(url).path))
+    if not os.path.exists(path):
+        sys.stderr.write(f'Downloading: "{url}" to {path}\n')
+        torch.hub.download_url_to_file(url, path, progress=progress)
+    return path
+
+
+def _zipped(path: str) -> bytes | None:
+    """Content of the one file in a zip archive, None if ``path`` is anything else.
+
+    Files of torch before 1.6 were published in this form. Archives of ``torch.save``
+    hold several files.
+    """
+    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) != 1 or members[0].is_dir():
+            return None
+        most = 4 * os.path.getsize(path) + SPARE
+        with archive.open(members[0]) as file:
+            data = file.read(most + 1)
+    if len(data) > most:
+        raise CheckpointError(f'{path}: holds more than {most} bytes')
+    return data
+
+
+def _read_downloaded(path: str, map_location: MapLocation) -> Any:
+    try:
+        data = _zipped(path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f'{path}: a damaged zip archive ({error})') from error
+    if data is None:
+        return read_checkpoint(path, map_location=map_location)
+    with io.BytesIO(data) as file:
+        return read_open(file, len(data), path, map_location=map_location)
+
+
+def load_from_http(
+    filename: str,
+    map_location: MapLocation = None,
+    model_dir: str | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Download a checkpoint and load it; see :func:`.read_checkpoint`.
+
+    Of several processes the first downloads, and the others wait.
+
+    Args:
+        filename: Its address.
+        map_location: As in ``torch.load``.
+        model_dir: Folder to keep it in. Default None: the cache of ``torch.hub``.
+        progress: Whether to draw a bar. Default None: if someone watches.
+    """
+    progress = os.isatty(0) if progress is None else progress
+    rank, _ = get_dist_info()
+    try:
+        path = _download(filename, model_dir, progress) if rank == 0 else None
+    finally:
+        barrier()  # the others would wait for ever for one that failed
+    path = path or _download(filename, model_dir, progress)
+    return _read_downloaded(path, map_location)
+
+
+def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint of a pavi cloud; see :func:`.read_checkpoint`.
+
+    Args:
+        filename: Its address, ``pavi://...``.
+        map_location: As in ``torch.load``.
+    """
+    try:
+        from pavi import modelcloud
+    except ImportError as error:
+        raise ImportError(f'{filename}: install pavi to load it') from error
+    model = modelcloud.get(filename.removeprefix('pavi://'))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, os.path.basename(model.name))
+        model.download(path)
+        return read_checkpoint(path, map_location=map_location)
+
+
+def load_from_torchvision(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint of torchvision; see :func:`.read_checkpoint`.
+
+    Args:
+        filename: ``torchvision://NAME`` or ``modelzoo://NAME``.
+        map_location: As in ``torch.load``.
+    """
+    url = zoos.get_torchvision_models()[filename.partition('://')[2]]
+    return load_from_http(url, map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint that OpenMMLab names; see :func:`.read_checkpoint`.
+
+    Args:
+        filename: ``open-mmlab://NAME`` or ``openmmlab://NAME``.
+        map_location: As in ``torch.load``.
+    """
+    name = filename.partition('://')[2]
+    name = zoos.get_deprecated_model_names().get(name, name)
+    url = zoos.get_external_models()[name]
+    if url.startswith(('http://', 'https://')):
+        return load_from_http(url, map_location)
+    path = os.path.join(zoos._get_mmengine_home(), url)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{path} can not be found.')
+    return read_checkpoint(path, map_location=map_location)
+
+
+def load_from_mmcls(filename: str, map_location: MapLocation = None) -> Any:
+    """Load the backbone of a classifier of OpenMMLab; see :func:`.read_checkpoint`.
+
+    Args:
+        filename: ``mmcls://NAME``.
+        map_location: As in ``torch.load``.
+    """
+    url = zoos.get_mmcls_models()[filename.removeprefix('mmcls://')]
+    return zoos._process_mmcls_checkpoint(load_from_http(url, map_location))
+
+
+#: Loaders of mmengine's schemes.
+LOADERS = {
+    'http://': load_from_http,
+    'https://': load_from_http,
+    'pavi://': load_from_pavi,
+    'modelzoo://': load_from_torchvision,
+    'torchvision://': load_from_torchvision,
+    'open-mmlab://': load_from_openmmlab,
+    'openmmlab://': load_from_openmmlab,
+    'mmcls://': load_from_mmcls,
+}
