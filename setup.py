@@ -8,11 +8,13 @@ do, they ask ``pkg_resources``, which cannot see an editable install: this needs
 ``pip install .``.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -89,6 +91,30 @@ class BuildWithMim(build_py):
                 copy(source, target)
 
 
+class BuildKernels(build_ext):
+    """Compile the native kernels, a plain shared library that ctypes loads.
+
+    They are optional: where there is no compiler, setuptools says so and goes on.
+    """
+
+    def build_extension(self, extension: Extension) -> None:
+        if self.compiler.compiler_type == 'msvc':
+            extension.extra_compile_args = ['/std:c++17', '/O2', '/EHsc']
+        super().build_extension(extension)
+
+    def get_export_symbols(self, extension: Extension) -> list:
+        return []  # no module of Python, so no function that makes one
+
+
+KERNELS = Extension(
+    'mmesbnn.native._kernels',
+    sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('mmesbnn/native/src/*.cpp')),
+    depends=[str(path.relative_to(ROOT)) for path in ROOT.glob('mmesbnn/native/src/*.h')],
+    extra_compile_args=['-std=c++17', '-O3', '-fvisibility=hidden', '-pthread', '-w'],
+    extra_link_args=[] if os.name == 'nt' else ['-pthread'],
+    optional=True,
+)
+
 readme = ROOT / 'README.md'
 
 setup(
@@ -106,7 +132,8 @@ setup(
     # torch 2.4 is the first with torch.library.custom_op.
     install_requires=['torch>=2.4', 'mmengine>=0.8.3,<1.0', 'numpy'],
     extras_require=EXTRAS,
-    cmdclass={'build_py': BuildWithMim},
+    ext_modules=[KERNELS],
+    cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels},
     zip_safe=False,
     classifiers=[
         'Development Status :: 4 - Beta',

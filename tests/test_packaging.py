@@ -110,7 +110,10 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
             expected.add(path.as_posix())
         elif path.parts[0] in ('configs', 'tools', 'model-index.yml'):
             expected.add(f'mmesbnn/.mim/{path.as_posix()}')
-    assert found == expected
+    # compiled where there is a compiler
+    kernels = {name for name in found if name.startswith('mmesbnn/native/_kernels.')}
+    assert len(kernels) == bool(shutil.which('c++'))
+    assert found - kernels == expected
     assert find_installed(tmp_path / 'site', tmp_path) == tmp_path / 'site' / 'mmesbnn'
 
 
@@ -207,6 +210,8 @@ def test_pins_lie_inside_the_ranges(metadata):
     for line in filter(None, map(str.strip, text.splitlines())):
         pin = Requirement(line)
         (only,) = pin.specifier
+        if only.operator == '<':  # keeps out what breaks a package that others install
+            continue
         assert only.operator == '==', line
         assert pins.setdefault(canonicalize_name(pin.name), only.version)
     extras = metadata['extras_require'].values()

@@ -11,6 +11,7 @@ from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
 from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import BinaryConv2d, BinaryLinear, LearnableShift, RPReLU, RSign
+from .native_mode import use_native
 from .recompute import is_recomputing, recompute_elementwise
 from .shrunk import ShrunkConv2d, ShrunkLinear
 from .signs import (
@@ -81,4 +82,5 @@ __all__ = [
     'straight_through',
     'temperature_weight',
     'tile',
+    'use_native',
 ]

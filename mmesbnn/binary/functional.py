@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from .native_mode import native_conv2d, native_linear
 from .signs import is_transformed
 
 PAD_VALUES = (-1, 0, 1)
@@ -48,7 +49,10 @@ def plain_conv2d(
     groups: int,
     pad_value: float,
 ) -> Tensor:
-    """What the operator computes, of torch's own operators."""
+    """Compute the operator: on packed bits if that is enabled and exact, or in floats."""
+    y = native_conv2d(x, weight, stride, padding, dilation, groups, pad_value)
+    if y is not None:
+        return y
     if pad_value:
         x, padding = _pad(x, padding, pad_value), (0, 0)
     return F.conv2d(x, weight, None, stride, padding, dilation, groups)
@@ -105,7 +109,8 @@ _binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
 
 @torch.library.custom_op('mmesbnn::binary_linear', mutates_args=())
 def _binary_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight)
+    y = native_linear(x, weight)
+    return F.linear(x, weight) if y is None else y
 
 
 @_binary_linear.register_fake

@@ -25,7 +25,7 @@ FLOORS = (
     ('diffusion', 'evaluation'),
     ('datasets',),
     ('binary', 'checkpoints', 'images', 'plots'),
-    ('options',),
+    ('native', 'options'),
     ('checks', 'cli', 'plain_files', 'plain_values'),
     ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
 )

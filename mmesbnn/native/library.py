@@ -1,0 +1,89 @@
+"""Finding and loading the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from ..errors import MmesbnnError
+
+_FLOATS, _WORDS = POINTER(c_float), POINTER(c_uint64)
+_SIGNATURES = {
+    'mmesbnn_instruction_sets': (c_char_p, c_size_t),
+    'mmesbnn_use': (c_char_p,),
+    'mmesbnn_pack_signs': (
+        _FLOATS,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int64,
+        _FLOATS,
+        c_int,
+        c_int,
+        _WORDS,
+    ),
+    'mmesbnn_pack_weights': (_FLOATS, c_int64, c_int64, c_int64, c_int64, _WORDS, _FLOATS),
+    'mmesbnn_convolve': (
+        _WORDS,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int64,
+        _WORDS,
+        c_int64,
+        POINTER(c_int32),
+        c_int,
+        _FLOATS,
+        c_int64,
+        c_int64,
+        c_int,
+        _FLOATS,
+    ),
+}
+
+
+class NativeError(MmesbnnError):
+    """The native kernels cannot be used; the message says why."""
+
+
+def _path() -> Path | None:
+    folder = Path(__file__).parent
+    paths = (folder / f'_kernels{suffix}' for suffix in EXTENSION_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why it cannot be loaded."""
+    path = _path()
+    if path is None:
+        return 'they were not compiled: install mmesbnn where a C++ compiler is'
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, c_int
+    except (OSError, AttributeError) as error:
+        return f'{path} cannot be loaded ({error})'
+    return library
+
+
+def available() -> bool:
+    """Return whether the compiled kernels are there."""
+    return not isinstance(_load(), str)
+
+
+def library() -> ctypes.CDLL:
+    """Return the compiled kernels.
+
+    Raises:
+        NativeError: If they are not there.
+    """
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise NativeError(f'the native kernels cannot be used: {loaded}')
+    return loaded

@@ -1,0 +1,114 @@
+// AVX2: counts of half bytes come from a table in a register.
+#include "kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2")))
+
+namespace mmesbnn {
+namespace {
+
+bool supported() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2");
+}
+
+TARGET inline __m256i byte_counts(__m256i v, __m256i table, __m256i low) {
+  const __m256i first = _mm256_shuffle_epi8(table, _mm256_and_si256(v, low));
+  const __m256i second =
+      _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
+  return _mm256_add_epi8(first, second);
+}
+
+// Bytes hold up to 255, so 31 counts of up to 8 fit before they are widened.
+constexpr int kWordsInBytes = 31;
+
+template <int ROWS>
+TARGET inline void tile(const uint64_t* x, size_t row_stride, const uint64_t* weights, int words,
+                        int32_t* out, size_t out_stride) {
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1,
+                                         2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i low = _mm256_set1_epi8(15);
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i sums[ROWS][2];
+  for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = zero;
+  for (int begin = 0; begin < words; begin += kWordsInBytes) {
+    const int end = begin + kWordsInBytes < words ? begin + kWordsInBytes : words;
+    __m256i bytes[ROWS][2];
+    for (int r = 0; r < ROWS; ++r) bytes[r][0] = bytes[r][1] = zero;
+    for (int k = begin; k < end; ++k) {
+      const auto* w = reinterpret_cast<const __m256i*>(weights + static_cast<size_t>(k) * kLanes);
+      const __m256i left = _mm256_loadu_si256(w);
+      const __m256i right = _mm256_loadu_si256(w + 1);
+      for (int r = 0; r < ROWS; ++r) {
+        const __m256i entry = _mm256_set1_epi64x(static_cast<long long>(x[r * row_stride + k]));
+        bytes[r][0] = _mm256_add_epi8(bytes[r][0],
+                                      byte_counts(_mm256_xor_si256(entry, left), table, low));
+        bytes[r][1] = _mm256_add_epi8(bytes[r][1],
+                                      byte_counts(_mm256_xor_si256(entry, right), table, low));
+      }
+    }
+    for (int r = 0; r < ROWS; ++r)
+      for (int half = 0; half < 2; ++half)
+        sums[r][half] = _mm256_add_epi64(sums[r][half], _mm256_sad_epu8(bytes[r][half], zero));
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int half = 0; half < 2; ++half) {
+      alignas(32) int64_t wide[4];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(wide), sums[r][half]);
+      for (int i = 0; i < 4; ++i)
+        out[r * out_stride + half * 4 + i] = static_cast<int32_t>(wide[i]);
+    }
+  }
+}
+
+TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights,
+                  int words, int blocks, int32_t* out, size_t out_stride) {
+  const size_t size = static_cast<size_t>(words) * kLanes;
+  for (int block = 0; block < blocks; ++block) {
+    const uint64_t* w = weights + block * size;
+    int32_t* target = out + static_cast<size_t>(block) * kLanes;
+    int row = 0;
+    for (; row + 2 <= rows; row += 2)
+      tile<2>(x + row * row_stride, row_stride, w, words, target + row * out_stride, out_stride);
+    for (; row < rows; ++row)
+      tile<1>(x + row * row_stride, row_stride, w, words, target + row * out_stride, out_stride);
+  }
+}
+
+TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
+  const __m256 limit = _mm256_set1_ps(threshold);
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  uint64_t bits = 0;
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 v = _mm256_loadu_ps(x + i);
+    const __m256 odd = _mm256_cmp_ps(_mm256_andnot_ps(sign, v), one, _CMP_NEQ_UQ);
+    *other |= _mm256_movemask_ps(odd) != 0;
+    bits |= static_cast<uint64_t>(static_cast<unsigned>(
+                _mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GT_OQ))))
+            << i;
+  }
+  if (i < count) {
+    const uint64_t rest = kPortable.compare(x + i, count - i, threshold, other);
+    bits |= rest << i;
+  }
+  return bits;
+}
+
+}  // namespace
+
+const Kernels kAvx2 = {"avx2", supported, count, compare};
+
+}  // namespace mmesbnn
+
+#else
+
+namespace mmesbnn {
+const Kernels kAvx2 = {"avx2", [] { return false; }, nullptr, nullptr};
+}  // namespace mmesbnn
+
+#endif

@@ -1,0 +1,97 @@
+// AVX-512 with VPOPCNTDQ: eight channels in a register, one instruction for their counts.
+#include "kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512vpopcntdq,avx512vl,avx512dq")))
+
+namespace mmesbnn {
+namespace {
+
+bool supported() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq");
+}
+
+// ROWS x BLOCKS accumulators stay in registers, so a load serves several of them.
+template <int ROWS, int BLOCKS>
+TARGET inline void tile(const uint64_t* x, size_t row_stride, const uint64_t* weights, int words,
+                        int32_t* out, size_t out_stride) {
+  __m512i sums[ROWS][BLOCKS];
+  for (int r = 0; r < ROWS; ++r)
+    for (int b = 0; b < BLOCKS; ++b) sums[r][b] = _mm512_setzero_si512();
+  const size_t block = static_cast<size_t>(words) * kLanes;
+  for (int k = 0; k < words; ++k) {
+    __m512i w[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b)
+      w[b] = _mm512_loadu_si512(weights + b * block + static_cast<size_t>(k) * kLanes);
+    for (int r = 0; r < ROWS; ++r) {
+      const __m512i entry = _mm512_set1_epi64(static_cast<long long>(x[r * row_stride + k]));
+      for (int b = 0; b < BLOCKS; ++b) {
+        const __m512i differing = _mm512_popcnt_epi64(_mm512_xor_si512(entry, w[b]));
+        sums[r][b] = _mm512_add_epi64(sums[r][b], differing);
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int b = 0; b < BLOCKS; ++b)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * out_stride + b * kLanes),
+                          _mm512_cvtepi64_epi32(sums[r][b]));
+}
+
+template <int BLOCKS>
+TARGET inline void rows_of(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights,
+                           int words, int32_t* out, size_t out_stride) {
+  int row = 0;
+  for (; row + 4 <= rows; row += 4)
+    tile<4, BLOCKS>(x + row * row_stride, row_stride, weights, words, out + row * out_stride,
+                    out_stride);
+  for (; row < rows; ++row)
+    tile<1, BLOCKS>(x + row * row_stride, row_stride, weights, words, out + row * out_stride,
+                    out_stride);
+}
+
+TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights,
+                  int words, int blocks, int32_t* out, size_t out_stride) {
+  const size_t size = static_cast<size_t>(words) * kLanes;
+  int block = 0;
+  for (; block + 4 <= blocks; block += 4)
+    rows_of<4>(x, row_stride, rows, weights + block * size, words, out + block * kLanes,
+               out_stride);
+  for (; block < blocks; ++block)
+    rows_of<1>(x, row_stride, rows, weights + block * size, words, out + block * kLanes,
+               out_stride);
+}
+
+TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
+  const __m512 limit = _mm512_set1_ps(threshold);
+  const __m512 one = _mm512_set1_ps(1.0f);
+  uint64_t bits = 0;
+  for (int i = 0; i < count; i += 16) {
+    const int left = count - i;
+    const __mmask16 valid = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+    const __m512 v = _mm512_maskz_loadu_ps(valid, x + i);
+    const __mmask16 above = _mm512_mask_cmp_ps_mask(valid, v, limit, _CMP_GT_OQ);
+    const __mmask16 odd = _mm512_mask_cmp_ps_mask(valid, _mm512_abs_ps(v), one, _CMP_NEQ_UQ);
+    *other |= odd != 0;
+    bits |= static_cast<uint64_t>(above) << i;
+  }
+  return bits;
+}
+
+}  // namespace
+
+const Kernels kAvx512 = {"avx512", supported, count, compare};
+
+}  // namespace mmesbnn
+
+#else
+
+namespace mmesbnn {
+const Kernels kAvx512 = {"avx512", [] { return false; }, nullptr, nullptr};
+}  // namespace mmesbnn
+
+#endif

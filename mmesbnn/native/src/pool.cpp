@@ -1,0 +1,93 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(_WIN32)
+#include <process.h>
+#define getpid _getpid
+#else
+#include <unistd.h>
+#endif
+
+namespace mmesbnn {
+namespace {
+
+class Pool {
+ public:
+  Pool() : owner_(static_cast<int>(getpid())) {}
+
+  // A forked child has none of its parent's threads.
+  bool is_of_this_process() const { return owner_ == static_cast<int>(getpid()); }
+
+  void run(int64_t total, int parts, const std::function<void(int64_t, int64_t)>& work) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (static_cast<int>(threads_.size()) < parts - 1)
+      threads_.emplace_back([this] { serve(); });
+    work_ = &work;
+    total_ = total;
+    parts_ = parts;
+    next_ = 0;
+    left_ = parts;
+    awake_.notify_all();
+    take(lock);
+    done_.wait(lock, [this] { return left_ == 0; });
+    work_ = nullptr;
+  }
+
+ private:
+  // Works on parts until none is free; the mutex is held at entry and exit.
+  void take(std::unique_lock<std::mutex>& lock) {
+    while (work_ != nullptr && next_ < parts_) {
+      const int64_t part = next_++;
+      const int64_t first = total_ * part / parts_, last = total_ * (part + 1) / parts_;
+      const auto* work = work_;
+      lock.unlock();
+      (*work)(first, last);
+      lock.lock();
+      if (--left_ == 0) done_.notify_all();
+    }
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      awake_.wait(lock, [this] { return work_ != nullptr && next_ < parts_; });
+      take(lock);
+    }
+  }
+
+  const int owner_;
+  std::mutex mutex_;
+  std::condition_variable awake_, done_;
+  std::vector<std::thread> threads_;
+  const std::function<void(int64_t, int64_t)>* work_ = nullptr;
+  int64_t total_ = 0;
+  int parts_ = 0, next_ = 0, left_ = 0;
+};
+
+}  // namespace
+
+void parallel(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& work) {
+  const int parts = static_cast<int>(std::min<int64_t>(threads, total));
+  if (parts <= 1) {
+    if (total > 0) work(0, total);
+    return;
+  }
+  // Never deleted: its threads wait for work until the process ends.
+  static std::mutex mutex;
+  static Pool* pool = nullptr;
+  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock()) {  // another thread has the pool: it keeps the cores busy
+    work(0, total);
+    return;
+  }
+  if (pool == nullptr || !pool->is_of_this_process()) pool = new Pool;
+  pool->run(total, parts, work);
+}
+
+}  // namespace mmesbnn

@@ -1,0 +1,144 @@
+"""The native kernels compute the operators' sums exactly, whatever the processor has."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmesbnn import native
+
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason='the native kernels are not compiled'
+)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fastest_again():
+    yield
+    native.use_instruction_set(native.instruction_sets()[0])
+
+
+def signs(rng, *shape):
+    return np.where(rng.random(shape) > 0.5, 1, -1).astype(np.float32)
+
+
+def reference(x, weight, stride, padding, dilation, groups, pad_value):
+    """Sums of +-1 in float64, times the scale of each kernel in float32."""
+    vertical, horizontal = padding
+    sides = (horizontal, horizontal, vertical, vertical)
+    x = F.pad(torch.from_numpy(x).double(), sides, value=pad_value)
+    kernels = torch.from_numpy(weight).double().sign()
+    sums = F.conv2d(x, kernels, None, stride, 0, dilation, groups).numpy()
+    return sums.astype(np.float32) * np.abs(weight[:, 0, 0, 0])[None, :, None, None]
+
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+depths = st.sampled_from([1, 3, 8, 63, 64, 65, 130])
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    groups=st.integers(1, 3),
+    depth=depths,
+    kernels=st.sampled_from([1, 7, 8, 9, 40]),
+    kernel_size=pairs,
+    stride=pairs,
+    dilation=pairs,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+    pad_value=st.sampled_from([-1, 0, 1]),
+    extra=st.tuples(*[st.integers(0, 9)] * 2),
+    batch=st.integers(1, 2),
+    threads=st.integers(1, 3),
+)
+def test_any_convolution_is_exact(
+    seed,
+    groups,
+    depth,
+    kernels,
+    kernel_size,
+    stride,
+    dilation,
+    padding,
+    pad_value,
+    extra,
+    batch,
+    threads,
+):
+    rng = np.random.default_rng(seed)
+    size = [d * (k - 1) + 1 + e for d, k, e in zip(dilation, kernel_size, extra)]
+    x = signs(rng, batch, groups * depth, *size)
+    scales = rng.random((groups * kernels, 1, 1, 1)).astype(np.float32) + 0.01
+    weight = signs(rng, groups * kernels, depth, *kernel_size) * scales
+    expected = reference(x, weight, stride, padding, dilation, groups, pad_value)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        packed = native.pack_signs(x, groups=groups, strict=True, threads=threads)
+        y = native.convolve(
+            packed,
+            native.pack_weights(weight, groups=groups),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            pad_value=pad_value,
+            threads=threads,
+        )
+        np.testing.assert_array_equal(y, expected, err_msg=name)
+
+
+@given(seed=st.integers(0, 10_000), channels=depths, pixels=st.integers(1, 200))
+def test_packed_bits_are_comparisons(seed, channels, pixels):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((1, channels, 1, pixels)).astype(np.float32)
+    limits = rng.standard_normal(channels).astype(np.float32)
+    x[:, :, :, 0] = limits[:, None]  # an entry that equals its threshold is -1
+    above = (x > limits[None, :, None, None])[0, :, 0].T
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        packed = native.pack_signs(x, thresholds=limits)
+        bits = np.unpackbits(packed.words.view(np.uint8), axis=-1, bitorder='little')
+        bits = bits.reshape(pixels, -1)
+        np.testing.assert_array_equal(bits[:, :channels], above)
+        assert not bits[:, channels:].any()
+
+
+@pytest.mark.parametrize('value', [0.0, 0.5, 2.0, np.nan, np.inf])
+@pytest.mark.parametrize('place', [0, 7, 8, 17])
+def test_what_is_no_sign_is_seen(value, place):
+    x = np.ones((1, 3, 1, 19), np.float32)
+    x[0, 2, 0, place] = value
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        assert native.pack_signs(x, strict=True) is None
+        assert native.pack_signs(x) is not None
+
+
+def test_weights_of_other_values_are_not_packed():
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    assert native.pack_weights(weight) is not None
+    for value in (0.0, 0.5, np.nan, np.inf):
+        weight[1, 1] = value
+        assert native.pack_weights(weight) is None
+    assert native.pack_weights(np.zeros((1, 2, 1, 1), np.float32)) is None
+
+
+def test_wrong_arguments_are_named():
+    x, weight = np.ones((1, 4, 5, 5), np.float32), np.ones((2, 4, 3, 3), np.float32)
+    packed, kernels = native.pack_signs(x), native.pack_weights(weight)
+    cases = [
+        (lambda: native.pack_signs(x.astype(np.float64)), 'x is of float64'),
+        (lambda: native.pack_signs(x[0]), r'x has the shape \(4, 5, 5\)'),
+        (lambda: native.pack_signs(x, groups=3), 'groups=3'),
+        (lambda: native.pack_signs(x, threads=0), 'threads=0'),
+        (lambda: native.pack_signs(x, thresholds=x[0, 0, 0]), 'thresholds'),
+        (lambda: native.pack_weights(weight, groups=4), 'groups=4'),
+        (lambda: native.convolve(packed, kernels, pad_value=2), 'pad_value=2'),
+        (lambda: native.convolve(packed, kernels, stride=(0, 1)), r'stride=\(0, 1\)'),
+        (lambda: native.convolve(packed, kernels, dilation=(3, 1)), 'smaller'),
+        (lambda: native.convolve(packed, native.pack_weights(weight[:, :3])), 'groups'),
+        (lambda: native.use_instruction_set('mmx'), "name='mmx'"),
+    ]
+    for call, message in cases:
+        with pytest.raises(native.NativeError, match=message):
+            call()
