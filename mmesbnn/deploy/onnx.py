@@ -1,7 +1,7 @@
 """ONNX for other engines: plain float operators, binary weights as signs.
 
-ONNX has no binary convolution, so this is neither small nor fast by itself; it is the
-exact network for whatever reads ONNX.
+ONNX has no binary convolution, so the file is neither small nor fast by itself. It holds
+the exact network for programs that read ONNX.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from .output_agreement import OutputAgreement, compare_all
 from .packed.file import binary_layers
 from .packed.packing import PackError, why_not_binary
 from .runtime.manifest import ExportError
+from .tasks.detector_graphs import has_unordered_rows, takes_one_image
 from .tasks.finite_weights import check_weights
 
 
@@ -40,7 +41,7 @@ def _binary_conv2d(
     groups: Any,
     pad_value: Any,
 ) -> Any:
-    """``mmesbnn::binary_conv2d`` as ``Conv``, after a ``Pad`` if it pads with +-1."""
+    """Write ``mmesbnn::binary_conv2d`` as ``Conv``, after a ``Pad`` if it pads with +-1."""
     strides, pads, dilations = (
         symbolic_helper._parse_arg(value, 'is') for value in (stride, padding, dilation)
     )
@@ -71,12 +72,12 @@ def _binary_matmul(g: Any, a: Any, b: Any) -> Any:
 
 
 def _threshold(g: Any, x: Any, threshold: Any, value: Any) -> Any:
-    """``x if x > threshold else value``; torch's exporter knows relu only."""
+    """Write ``x if x > threshold else value``; torch's exporter knows relu only."""
     return g.op('Where', g.op('Greater', x, threshold), x, value)
 
 
 def _swap_last_axes(g: Any, x: Any) -> Any:
-    """``x.mT``, which torch's exporter does not know."""
+    """Write ``x.mT``, which torch's exporter does not know."""
     order = list(range(x.type().dim()))
     order[-2:] = order[:-3:-1]
     return g.op('Transpose', x, perm_i=order)
@@ -85,8 +86,9 @@ def _swap_last_axes(g: Any, x: Any) -> Any:
 #: torch's exporter keeps its state in globals.
 _EXPORTER = threading.Lock()
 
-#: How an operator becomes ONNX; those of torch's are more general than torch's own.
-_SYMBOLICS = {
+#: The function that writes an operator in ONNX; those of ``aten`` are more general than the
+#: exporter's own.
+_SYMBOLICS: dict[str, Callable[..., Any]] = {
     'mmesbnn::binary_conv2d': _binary_conv2d,
     'mmesbnn::binary_linear': _binary_linear,
     'mmesbnn::binary_matmul': _binary_matmul,
@@ -96,18 +98,19 @@ _SYMBOLICS = {
 
 
 def with_constant_weights(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose binary weights are effective ones.
+    """Copy a model to eval mode, with constant effective weights in its binary layers.
 
     Raises:
-        PackError: If a weight is not binary; layers whose ``weight_binarizer`` is
-            ``'real'`` are meant not to be.
+        PackError: If a weight is not binary, except in layers whose ``weight_binarizer``
+            is ``'real'``.
     """
     for name, layer in binary_layers(model).items():
         reason = why_not_binary(layer)
         if reason and not isinstance(layer.weight_binarizer, RealWeight):
             raise PackError(f'cannot export {name}: {reason}')
     model = copy.deepcopy(model).eval()
-    for layer in binary_layers(model).values():
+    layers: dict[str, Any] = binary_layers(model)
+    for layer in layers.values():
         weight = layer.effective_weight().detach()
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -116,6 +119,8 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
 
 class _Flat(nn.Module):
     """Gives the tensors in a network's output one after the other."""
+
+    network: nn.Module
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -130,12 +135,14 @@ def _export(
     network: nn.Module,
     path: Path,
     example: tuple[Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
     dynamic_batch: bool,
     opset: int,
 ) -> None:
-    axes = {name: {0: 'batch'} for name in (*inputs, *outputs)} if dynamic_batch else {}
+    """Write ``network`` by torch's exporter."""
+    names = (*input_names, *output_names) if dynamic_batch else ()
     with _EXPORTER, warnings.catch_warnings():
         # the exporter that needs nothing but onnx calls itself deprecated
         warnings.simplefilter('ignore')
@@ -148,9 +155,9 @@ def _export(
                 path,
                 dynamo=False,
                 opset_version=opset,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_axes=axes,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_axes={name: {0: 'batch'} for name in names},
             )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error).strip().splitlines()[0]
@@ -160,18 +167,18 @@ def _export(
 def _outputs(
     session: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]], inputs: Sequence[str]
 ) -> tuple[list[Any], list[Any]]:
-    """Outputs of ONNX Runtime and of torch, example by example."""
-    ours, theirs = [], []
+    """Return the outputs of ONNX Runtime and of torch, example by example."""
+    outputs, expected = [], []
     for example in examples:
         feed = {name: x.numpy() for name, x in zip(inputs, example)}
-        ours.append(session.run(None, feed))
-        theirs.append([y.detach().numpy() for y in network(*example)])
-    return ours, theirs
+        outputs.append(session.run(None, feed))
+        expected.append([y.detach().numpy() for y in network(*example)])
+    return outputs, expected
 
 
 def export_onnx(
     network: nn.Module,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     examples: Sequence[tuple[Tensor, ...]],
     *,
     input_names: Sequence[str] = ('images',),
@@ -185,20 +192,20 @@ def export_onnx(
     has no scale; signs become ``Ceil(Min(Where(x > 0, x, -1), 1))``.
 
     Args:
-        network: What takes tensors and gives tensors.
+        network: Takes tensors and returns tensors.
         path: The file to write; one that exists is replaced.
         examples: Inputs, a tuple each, batch first. Outputs are compared on them, so
-            take real ones. The first decides on all sizes but the batch.
+            take real ones. The first one fixes all sizes but the batch.
         input_names: Names of the inputs. Default ``('images',)``.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
-        dynamic_batch: Whether any batch size will do. Default True.
+        dynamic_batch: Whether the file takes any batch size. Default True.
         opset: Version of ONNX's operators. Default 17.
 
     Returns:
-        How far ONNX Runtime is from torch, output by output.
+        The differences between ONNX Runtime and torch, output by output.
 
     Raises:
-        PackError: If a layer's weights are not binary yet; it is named.
+        PackError: If a layer's weights are not binary yet; the message names it.
         ImportError: If onnx or onnxruntime is not installed.
         ExportError: If the outputs are not torch's, or the network cannot be exported
             or has weights that are NaN or infinite; nothing is written.
@@ -206,7 +213,7 @@ def export_onnx(
     """
     require('onnx', 'deploy', 'ONNX export')
     runtime = require('onnxruntime', 'deploy', 'ONNX export')
-    if dynamic_batch and getattr(network, 'one_image', False):
+    if dynamic_batch and takes_one_image(network):
         raise ExportError(
             'a two-stage detector is exported for one image at a time: pass '
             'dynamic_batch=False (--fixed-batch)'
@@ -215,16 +222,25 @@ def export_onnx(
     if not path.parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f'{path}: name a file in a folder that exists')
     check_weights(network)
-    unordered = getattr(network, 'unordered', False)
-    network = _Flat(with_constant_weights(network))
+    flat = _Flat(with_constant_weights(network))
     with whole_file(path) as partial:
-        partial.touch()  # so that a missing right is an OSError
-        with inference(network):
-            names = output_names or _numbered(network(*examples[0]))
-            _export(network, partial, examples[0], input_names, names, dynamic_batch, opset)
+        partial.touch()  # so that a missing permission is an OSError
+        with inference(flat):
+            names = output_names or _numbered(flat(*examples[0]))
+            _export(
+                flat,
+                partial,
+                examples[0],
+                input_names=input_names,
+                output_names=names,
+                dynamic_batch=dynamic_batch,
+                opset=opset,
+            )
             session = runtime.InferenceSession(partial, providers=['CPUExecutionProvider'])
-            ours, theirs = _outputs(session, network, examples, input_names)
-        agreements = compare_all('ONNX Runtime', names, ours, theirs, unordered)
+            outputs, expected = _outputs(session, flat, examples, input_names)
+        agreements = compare_all(
+            'ONNX Runtime', names, outputs, expected, unordered=has_unordered_rows(network)
+        )
     return agreements
 
 

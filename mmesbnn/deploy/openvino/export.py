@@ -1,6 +1,6 @@
 """Exporting a trained network as a folder that runs without torch.
 
-See :mod:`mmesbnn.deploy.runtime.manifest` for what the folder holds.
+:mod:`mmesbnn.deploy.runtime.manifest` describes the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import openvino as ov
 import torch
-from torch import nn
 
 from ...errors import sentence
 from ...whole_files import whole_folder
@@ -23,6 +22,7 @@ from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.manifest import ExportError, write_manifest
 from ..runtime.runner import set_batch
+from ..tasks.detector_graphs import takes_one_image
 from ..tasks.finite_weights import check_weights
 from ..tasks.make import Task
 from .graph import Conversion, compile_graph, halve, to_openvino
@@ -34,12 +34,12 @@ _FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export is made of, and how well it agrees with the model.
+    """The layers and sizes of an export, and how well it agrees with the model.
 
     Attributes:
         conversion: The graph and its layers.
         agreements: One comparison for every output.
-        images: What was compared on.
+        images: Number and name of the images that were compared.
         weights: Bytes of ``model.bin``.
         bits: Bytes of the binary weights in it.
         remarks: Sentences about using it.
@@ -53,7 +53,7 @@ class ExportReport:
     remarks: Sequence[str] = ()
 
     def text(self) -> str:
-        """The report for people."""
+        """Return the report for people."""
         layers = self.conversion.layers
         binary = [layer for layer in layers if layer.binary]
         macs, all_macs = sum(x.macs for x in binary), sum(x.macs for x in layers)
@@ -74,7 +74,7 @@ class ExportReport:
         return '\n'.join(lines)
 
     def content(self) -> dict[str, Any]:
-        """The report for programs."""
+        """Return the report for programs."""
         return {
             'layers': [asdict(layer) for layer in self.conversion.layers],
             'agreements': [asdict(agreement) for agreement in self.agreements],
@@ -86,7 +86,7 @@ class ExportReport:
 
 @contextlib.contextmanager
 def _written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of ``out`` at the end.
+    """Open a folder to write to, which takes the place of ``out`` at the end.
 
     Raises:
         ExportError: If it cannot, or :func:`check_output` refuses ``out``.
@@ -99,7 +99,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
         raise ExportError(f'--out {out}: cannot be written ({error.strerror})') from error
 
 
-def check_output(out: str | os.PathLike) -> None:
+def check_output(out: str | os.PathLike[str]) -> None:
     """Raise an :class:`ExportError` if ``out`` cannot become an export."""
     path = Path(out)
     if path.exists() and not path.is_dir():
@@ -112,6 +112,7 @@ def check_output(out: str | os.PathLike) -> None:
 
 
 def _bits(conversion: Conversion) -> int:
+    """Count the bytes of the binary weights."""
     return sum(
         node.get_byte_size()
         for node in conversion.graph.get_ops()
@@ -119,26 +120,22 @@ def _bits(conversion: Conversion) -> int:
     )
 
 
-def _ports(ports: Sequence[Any], dtype: bool) -> list[dict[str, Any]]:
-    described = []
-    for port in ports:
-        shape = port.get_partial_shape()
-        sizes = [-1 if dim.is_dynamic else dim.get_length() for dim in shape]
-        entry = {'name': port.get_any_name(), 'shape': sizes}
-        if dtype:
-            entry['dtype'] = 'float32'
-        described.append(entry)
-    return described
-
-
-def _levels(graph: nn.Module, manifest: dict[str, Any]) -> None:
-    levels = getattr(graph, 'levels', None)
-    if levels and 'levels' in manifest['decoding']:
-        manifest['decoding'] = {**manifest['decoding'], 'levels': levels}
+def _ports(ports: Sequence[Any], **more: str) -> list[dict[str, Any]]:
+    """Describe inputs or outputs for the manifest; sizes that are open are -1."""
+    return [
+        {
+            'name': port.get_any_name(),
+            'shape': [
+                -1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
+            ],
+            **more,
+        }
+        for port in ports
+    ]
 
 
 def _remarks(task: Task, conversion: Conversion, dynamic_batch: bool) -> list[str]:
-    """What whoever runs the export must know."""
+    """Return the rules for running the export."""
     remarks = list(task.remarks)
     if any(layer.binary for layer in conversion.layers):
         if dynamic_batch:
@@ -157,12 +154,12 @@ def _remarks(task: Task, conversion: Conversion, dynamic_batch: bool) -> list[st
 
 def _check_strict(conversion: Conversion) -> None:
     if conversion.not_binary:
-        told = '; '.join(f'{x.layer}: {x.reason}' for x in conversion.not_binary)
-        raise ExportError(f'--strict: not all layers became binary: {told}')
+        layers = '; '.join(f'{x.layer}: {x.reason}' for x in conversion.not_binary)
+        raise ExportError(f'--strict: not all layers became binary: {layers}')
 
 
 def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
-    """The written graph, read again, for one image."""
+    """Read the written graph again, and compile it for one image."""
     graph = shared_core().read_model(path)
     if dynamic:
         _check_batches(graph)
@@ -180,13 +177,12 @@ def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
 def _lost_operator() -> ExportError:
     return ExportError(
         f'OpenVINO {ov.__version__} does not run the operator BinaryConvolution, so '
-        'that binary layers would not run on bits: use a version that has it, such as '
-        '2026.4'
+        'binary layers would not run on bits: use a version that has it, such as 2026.4'
     )
 
 
 def _check_binary(graph: ov.Model, compiled: ov.CompiledModel) -> None:
-    """Refuse a version of OpenVINO that makes other operators of binary ones."""
+    """Refuse a version of OpenVINO that replaces binary operators by others."""
     if any(node.get_type_name() == 'BinaryConvolution' for node in graph.get_ops()):
         kinds = {
             node.get_rt_info()['layerType'].astype(str)
@@ -207,7 +203,7 @@ def _check_batches(graph: ov.Model) -> None:
 
 def export(
     task: Task,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     *,
     dynamic_batch: bool = False,
     half: bool = False,
@@ -218,7 +214,7 @@ def export(
 
     Args:
         task: The network, see :func:`mmesbnn.deploy.tasks.make.make_task`.
-        out: Folder to write; a former export there is replaced.
+        out: Folder to write; an earlier export there is replaced.
         dynamic_batch: Whether the number of images is left open. Default False: 1.
         half: Whether to round full-precision weights to half precision; computations
             stay in float32. Default False.
@@ -228,12 +224,12 @@ def export(
 
     Raises:
         ExportError: If the network cannot be exported, has weights that are NaN or
-            infinite, does not agree with torch, or cannot be written; the folder is as
-            it was then.
+            infinite, does not agree with torch, or cannot be written. The folder then
+            stays as it was.
     """
     out = Path(out)
     check_output(out)
-    if dynamic_batch and getattr(task.graph, 'one_image', False):
+    if dynamic_batch and takes_one_image(task.graph):
         raise ExportError(
             '--dynamic-batch: a two-stage detector is exported for one image at a time'
         )
@@ -248,8 +244,6 @@ def export(
     )
     if strict:
         _check_strict(conversion)
-    manifest = dict(task.manifest)
-    _levels(task.graph, manifest)
     if half:
         halve(conversion.graph)
     with _written_whole(out) as folder:
@@ -258,19 +252,19 @@ def export(
             _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples, task.output_names
         )
         report = ExportReport(
-            conversion,
-            agreements,
-            f'{len(examples)} {task.source}',
-            (folder / 'model.bin').stat().st_size,
-            _bits(conversion),
-            _remarks(task, conversion, dynamic_batch),
+            conversion=conversion,
+            agreements=agreements,
+            images=f'{len(examples)} {task.source}',
+            weights=(folder / 'model.bin').stat().st_size,
+            bits=_bits(conversion),
+            remarks=_remarks(task, conversion, dynamic_batch),
         )
         content = {
-            **manifest,
+            **task.manifest,
             'versions': {'openvino': ov.__version__, 'torch': torch.__version__},
             'source': source or {'config': None, 'checkpoint': None},
-            'inputs': _ports(conversion.graph.inputs, True),
-            'outputs': _ports(conversion.graph.outputs, False),
+            'inputs': _ports(conversion.graph.inputs, dtype='float32'),
+            'outputs': _ports(conversion.graph.outputs),
         }
         (folder / REPORT).write_text(json.dumps(report.content(), indent=1), encoding='utf-8')
         write_manifest(folder, content)

@@ -1,4 +1,4 @@
-"""Does an exported graph compute what the torch model computes?"""
+"""Comparing an exported graph with the torch model it was made from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...analysis.operators import inference
 from ..output_agreement import OutputAgreement, compare_all
+from ..tasks.detector_graphs import has_unordered_rows
 
 
 def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -26,7 +27,7 @@ def verify(
 
     Args:
         compiled: For batches of one image.
-        model: What it was made from.
+        model: The torch model.
         examples: Inputs, of one image each.
         names: Names of the outputs.
 
@@ -34,16 +35,15 @@ def verify(
         One comparison for every output.
 
     Raises:
-        ExportError: If an output is another one for most of the images.
+        ExportError: If an output differs for most of the images.
     """
-    ours: list[list[np.ndarray]] = []
-    theirs: list[list[np.ndarray]] = []
+    outputs: list[list[np.ndarray]] = []
+    expected: list[list[np.ndarray]] = []
     request = compiled.create_infer_request()
     with inference(model):
         for example in examples:
             request.infer([x.numpy() for x in example], share_inputs=False)
-            ours.append([np.array(output.data) for output in request.output_tensors])
-            outputs = _as_tuple(model(*example))
-            theirs.append([y.detach().float().numpy() for y in outputs])
-    unordered = getattr(model, 'unordered', False)
-    return compare_all('OpenVINO', names, ours, theirs, unordered)
+            outputs.append([np.array(output.data) for output in request.output_tensors])
+            tensors = _as_tuple(model(*example))
+            expected.append([y.detach().float().numpy() for y in tensors])
+    return compare_all('OpenVINO', names, outputs, expected, unordered=has_unordered_rows(model))

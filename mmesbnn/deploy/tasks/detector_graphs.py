@@ -1,13 +1,14 @@
 """Detectors as functions from images to boxes and scores, without suppression.
 
-mmdet's own ``predict`` works on lists of images with Python's loops and ends in
-non-maximum suppression, so it cannot be traced into a graph of fixed shapes. What is
-here gives all candidates; the runner (or ``numpy``) drops and suppresses.
+mmdet's own ``predict`` works on lists of images with Python's loops and ends in non-maximum
+suppression, so it cannot be traced into a graph of fixed shapes. A detector graph gives all
+candidates; the runner drops and suppresses with ``numpy``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,90 @@ from ..runtime.manifest import ExportError
 OUTPUTS = ('boxes', 'scores', 'factors')
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Boxes that a detector chooses from.
+
+    Attributes:
+        boxes: ``(N, K, 4)`` in pixels, or ``(N, K, classes, 4)``.
+        scores: ``(N, K, classes)``.
+        factors: ``(N, K)``, multiplied with the scores once ``score_thr`` and ``nms_pre``
+            have chosen among them; None of heads that have none.
+        levels: Number of boxes of every level, in order; None where levels do not matter.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    factors: Tensor | None = None
+    levels: list[int] | None = None
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Return the tensors that :data:`OUTPUTS` names."""
+        if self.factors is None:
+            return self.boxes, self.scores
+        return self.boxes, self.scores, self.factors
+
+
+class DetectorGraph(nn.Module):
+    """Base of detectors as functions from images to candidates.
+
+    Args:
+        detector: A detector of mmdet.
+
+    Attributes:
+        one_image: Whether it takes one image at a time.
+        unordered: Whether rows are proposals, sorted by their scores.
+    """
+
+    one_image: ClassVar[bool] = False
+    unordered: ClassVar[bool] = False
+
+    detector: Any  # mmdet's modules do not say what they hold
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Detect on ``images``, ``(N, 3, H, W)``, normalised."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the candidates' tensors, see :data:`OUTPUTS`."""
+        return self.candidates(images).outputs()
+
+
+def takes_one_image(network: nn.Module) -> bool:
+    """Return whether ``network`` is a detector graph for one image at a time."""
+    return isinstance(network, DetectorGraph) and network.one_image
+
+
+def has_unordered_rows(network: nn.Module) -> bool:
+    """Return whether the rows of the network's outputs are proposals sorted by scores."""
+    return isinstance(network, DetectorGraph) and network.unordered
+
+
+def _size_of(images: Tensor) -> tuple[int, int]:
+    """Return height and width as numbers, also in a trace."""
+    return int(images.shape[-2]), int(images.shape[-1])
+
+
 def _rows(maps: list[Tensor], width: int) -> Tensor:
-    """``(N, A width, H, W)`` of every level, as ``(N, K, width)``."""
+    """Return maps ``(N, A width, H, W)`` of all levels as ``(N, K, width)``."""
     # shape[0] stays open in a trace, len() does not
     return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in maps], 1)
 
 
-class OneStageGraph(nn.Module):
+def _tensor(boxes: Any) -> Tensor:
+    """Return the tensor in mmdet's box types."""
+    return getattr(boxes, 'tensor', boxes)
+
+
+class OneStageGraph(DetectorGraph):
     """All boxes of a one-stage detector and their scores.
 
     For heads with the interface of mmdet's ``BaseDenseHead``: anchors or points on all
-    levels, class scores, box codes, and maybe a centerness. Scores are multiplied with
-    it once ``score_thr`` and ``nms_pre`` have chosen among them, so it is an output.
+    levels, class scores, box codes, and maybe a centerness.
 
     Args:
         detector: A ``SingleStageDetector``.
@@ -39,76 +112,67 @@ class OneStageGraph(nn.Module):
         and the factors ``(N, K)`` of a head with a centerness.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
-        self.levels: list[int] = []
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def candidates(self, images: Tensor) -> Candidates:
         """Detect on ``images``, normalised."""
         head = self.detector.bbox_head
         outputs = head(self.detector.extract_feat(images))
-        scores, codes = list(outputs[0]), list(outputs[1])
-        factors = list(outputs[2]) if len(outputs) > 2 else None
-        sizes = [tuple(map(int, level.shape[-2:])) for level in scores]
+        score_maps, code_maps = list(outputs[0]), list(outputs[1])
+        sizes = [_size_of(level) for level in score_maps]
         priors = head.prior_generator.grid_priors(sizes, dtype=images.dtype, device='cpu')
-        self.levels = [len(level) for level in priors]
-        values = _rows(scores, head.cls_out_channels)
-        if head.use_sigmoid_cls:
-            values = values.sigmoid()
-        else:
-            values = values.softmax(-1)[..., :-1]
-        boxes = self._decode(torch.cat(priors), _rows(codes, 4))
-        if factors is None:
-            return boxes, values
-        return boxes, values, _rows(factors, 1)[..., 0].sigmoid()
+        scores = _rows(score_maps, head.cls_out_channels)
+        scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
+        factors = None
+        if len(outputs) > 2:
+            factors = _rows(list(outputs[2]), 1)[..., 0].sigmoid()
+        return Candidates(
+            boxes=self._decode(torch.cat(priors), _rows(code_maps, 4)),
+            scores=scores,
+            factors=factors,
+            levels=[len(level) for level in priors],
+        )
 
     def _decode(self, priors: Tensor, codes: Tensor) -> Tensor:
-        """Mmdet's coder, for a batch."""
+        """Decode a batch by mmdet's coder.
+
+        Args:
+            priors: ``(K, 4)``, or ``(K, 2)`` for points.
+            codes: ``(N, K, 4)``.
+        """
         batch = priors.expand(codes.shape[0], *priors.shape)
         boxes = self.detector.bbox_head.bbox_coder.decode(
             batch.reshape(-1, priors.shape[-1]), codes.reshape(-1, 4)
         )
-        boxes = getattr(boxes, 'tensor', boxes)
-        return boxes.reshape(codes.shape[0], -1, 4)
+        return _tensor(boxes).reshape(codes.shape[0], -1, 4)
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` best of ``(K,)``, all if there are fewer."""
+    """Return the ``count`` best of ``(K,)`` and where they are; all if there are fewer."""
     return scores.topk(min(count, int(scores.shape[0])))
 
 
-class TwoStageGraph(nn.Module):
+class TwoStageGraph(DetectorGraph):
     """Proposals, and all boxes of a two-stage detector on them.
 
-    The proposals are a fixed number, ``max_per_img`` of the RPN: where suppression
-    leaves fewer, the rest are 0, boxes and scores. One image at a time.
+    The proposals are a fixed number, ``max_per_img`` of the RPN: where suppression leaves
+    fewer, boxes and scores of the rest are 0. One image at a time.
 
     Args:
         detector: A ``TwoStageDetector`` with a ``StandardRoIHead``.
-
-    Attributes:
-        one_image: True: batches cannot be left open.
-        unordered: True: rows are proposals, sorted by their scores.
 
     Shape:
         ``(1, 3, H, W)`` to boxes ``(1, K, classes, 4)`` in pixels, or ``(1, K, 4)``
         where the classes share one, and scores ``(1, K, classes)``.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
-        self.levels: list[int] | None = None
-        self.one_image = True
-        self.unordered = True
+    one_image = True
+    unordered = True
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Detect on ``images``, normalised."""
-        size = tuple(map(int, images.shape[-2:]))
+    def candidates(self, images: Tensor) -> Candidates:
+        """Detect on one image, normalised."""
+        size = _size_of(images)
         features = self.detector.extract_feat(images)
-        boxes, valid = self._propose(features, size)
-        boxes = boxes * valid[:, None]  # not any of those that were suppressed
+        boxes, valid = self.propose(features, size)
+        boxes = boxes * valid[:, None]  # none of those that were suppressed
         head = self.detector.roi_head
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], 1)
         pooled = self._pool(features, rois)
@@ -117,56 +181,80 @@ class TwoStageGraph(nn.Module):
         scores, codes = head.bbox_head(pooled)
         scores = scores.softmax(-1)[:, :-1] * valid[:, None]
         decoded = self._decode(boxes, codes, size)
-        kept = valid.reshape(-1, *[1] * (decoded.ndim - 1))
-        return (decoded * kept)[None], scores[None]
+        decoded = decoded * valid.reshape(-1, *[1] * (decoded.ndim - 1))
+        return Candidates(boxes=decoded[None], scores=scores[None])
 
-    def _propose(self, features: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def propose(self, features: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Propose regions.
+
+        Args:
+            features: Maps of all levels.
+            size: Height and width of the image.
+
+        Returns:
+            Boxes ``(K, 4)``, best first, and ``(K,)``: 1 for proposals, 0 for the rest.
+        """
         import torchvision
 
-        rpn = self.detector.rpn_head
         cfg = self.detector.test_cfg.rpn
-        outputs = rpn(features)
-        levels = [tuple(map(int, level.shape[-2:])) for level in outputs[0]]
-        priors = rpn.prior_generator.grid_priors(levels, dtype=outputs[0][0].dtype, device='cpu')
-        found: list[Tensor] = []
-        values: list[Tensor] = []
-        indices: list[Tensor] = []
-        for i, (score, code, prior) in enumerate(zip(*outputs[:2], priors)):
-            score = _rows([score], rpn.cls_out_channels)[0]
-            score = score.sigmoid() if rpn.use_sigmoid_cls else score.softmax(-1)
-            value, best = _best(score[:, 0], cfg.nms_pre)
-            box = rpn.bbox_coder.decode(prior[best], _rows([code], 4)[0][best], max_shape=size)
-            found.append(box)
-            values.append(value)
-            indices.append(torch.full_like(value, float(i)))
-        boxes, scores = torch.cat(found), torch.cat(values)
+        boxes, scores, levels = self._scored_anchors(features, size, cfg.nms_pre)
         sides = boxes[:, 2:] - boxes[:, :2]
         least = max(cfg.get('min_bbox_size', 0), 0)
         scores = torch.where((sides > least).all(-1), scores, torch.zeros_like(scores))
-        # levels do not suppress each other: they lie apart
-        apart = boxes + torch.cat(indices)[:, None] * (max(size) + 1)
-        kept = torchvision.ops.nms(apart, scores, cfg.nms.iou_threshold)
+        # levels do not suppress each other: every level is moved to a place of its own
+        separate = boxes + levels[:, None] * (max(size) + 1)
+        kept = torchvision.ops.nms(separate, scores, cfg.nms.iou_threshold)
         alive = torch.zeros_like(scores).scatter(0, kept, torch.ones_like(scores[kept]))
-        value, best = _best(alive * scores, cfg.max_per_img)
-        return boxes[best], (value > 0).to(boxes.dtype)
+        values, best = _best(alive * scores, cfg.max_per_img)
+        return boxes[best], (values > 0).to(boxes.dtype)
+
+    def _scored_anchors(
+        self, features: Any, size: tuple[int, int], most: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the best anchors of every level.
+
+        Args:
+            features: Maps of all levels.
+            size: Height and width of the image.
+            most: Anchors to take of a level.
+
+        Returns:
+            Boxes ``(K, 4)``, their scores ``(K,)`` and the numbers of their levels ``(K,)``.
+        """
+        rpn = self.detector.rpn_head
+        score_maps, code_maps = rpn(features)[:2]
+        sizes = [_size_of(level) for level in score_maps]
+        priors = rpn.prior_generator.grid_priors(sizes, dtype=score_maps[0].dtype, device='cpu')
+        boxes: list[Tensor] = []
+        scores: list[Tensor] = []
+        levels: list[Tensor] = []
+        for level, (score_map, code_map, prior) in enumerate(zip(score_maps, code_maps, priors)):
+            logits = _rows([score_map], rpn.cls_out_channels)[0]
+            all_scores = logits.sigmoid() if rpn.use_sigmoid_cls else logits.softmax(-1)
+            score, best = _best(all_scores[:, 0], most)
+            codes = _rows([code_map], 4)[0]
+            boxes.append(rpn.bbox_coder.decode(prior[best], codes[best], max_shape=size))
+            scores.append(score)
+            levels.append(torch.full_like(score, float(level)))
+        return torch.cat(boxes), torch.cat(scores), torch.cat(levels)
 
     def _pool(self, features: Any, rois: Tensor) -> Tensor:
+        """Pool every region ``(0, x1, y1, x2, y2)`` from the level of its size."""
         import torchvision
 
         extractor = self.detector.roi_head.bbox_roi_extractor
         maps = features[: extractor.num_inputs]
-        pooled = []
-        for x, layer, stride in zip(maps, extractor.roi_layers, extractor.featmap_strides):
-            pooled.append(
-                torchvision.ops.roi_align(
-                    x,
-                    rois,
-                    tuple(layer.output_size),
-                    1 / stride,
-                    layer.sampling_ratio,
-                    layer.aligned,
-                )
+        pooled = [
+            torchvision.ops.roi_align(
+                x,
+                rois,
+                output_size=tuple(layer.output_size),
+                spatial_scale=1 / stride,
+                sampling_ratio=layer.sampling_ratio,
+                aligned=layer.aligned,
             )
+            for x, layer, stride in zip(maps, extractor.roi_layers, extractor.featmap_strides)
+        ]
         if len(pooled) == 1:
             return pooled[0]
         level = extractor.map_roi_levels(rois, len(pooled))
@@ -176,16 +264,16 @@ class TwoStageGraph(nn.Module):
         return chosen
 
     def _decode(self, boxes: Tensor, codes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Decode ``(K, classes * 4)`` or, where the classes share a box, ``(K, 4)``."""
         head = self.detector.roi_head.bbox_head
         count = 1 if head.reg_class_agnostic else head.num_classes
         spread = boxes[:, None].expand(-1, count, 4).reshape(-1, 4)
-        decoded = head.bbox_coder.decode(spread, codes.reshape(-1, 4), max_shape=size)
-        decoded = getattr(decoded, 'tensor', decoded)
+        decoded = _tensor(head.bbox_coder.decode(spread, codes.reshape(-1, 4), max_shape=size))
         return decoded if count == 1 else decoded.reshape(-1, count, 4)
 
 
-def detector_graph(detector: nn.Module) -> nn.Module:
-    """The graph of a detector of mmdet.
+def detector_graph(detector: nn.Module) -> DetectorGraph:
+    """Make the graph of a detector of mmdet.
 
     Raises:
         ExportError: If it is neither one-stage with a dense head nor two-stage with a

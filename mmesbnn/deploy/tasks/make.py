@@ -1,9 +1,9 @@
-"""What the exporter must know of a network's task: inputs, outputs, real examples."""
+"""Tasks of networks, for the exporters: inputs, outputs and real examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,11 @@ from .detector_graphs import OUTPUTS, detector_graph
 #: Photographs that come with scikit-image, and with scikit-learn.
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
 
+#: Name for them in reports.
+BUNDLED = 'bundled photographs'
 
-@dataclass
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A network as it is exported.
 
@@ -32,29 +35,29 @@ class Task:
         graph: From the inputs to the outputs.
         input_names: Names of the inputs.
         output_names: Names of the outputs.
-        shape: Channels, height and width of the images.
         manifest: ``task``, ``preprocessing``, ``classes`` and ``decoding``.
         images: Images to try it on, ``(N, C, H, W)``, normalised.
-        source: What these are.
+        source: Name for these images.
         remarks: Sentences for the export's report.
     """
 
     graph: nn.Module
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    shape: tuple[int, int, int]
     manifest: dict[str, Any]
-    images: Tensor = field(default_factory=lambda: torch.empty(0))
-    source: str = ''
-    remarks: list[str] = field(default_factory=list)
+    images: Tensor
+    source: str
+    remarks: tuple[str, ...] = ()
 
     def example(self, i: int) -> tuple[Tensor, ...]:
-        """Inputs made of one image."""
+        """Return the inputs made of image ``i``."""
         return (self.images[i : i + 1],)
 
 
 class _Diffusion(nn.Module):
     """A UNet that returns its prediction alone."""
+
+    unet: Any  # one of diffusers
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -66,10 +69,10 @@ class _Diffusion(nn.Module):
 
 
 class DiffusionTask(Task):
-    """A UNet's inputs are an enlarged and a noisy image, and a timestep."""
+    """Task of a UNet: its inputs are an enlarged and a noisy image, and a timestep."""
 
     def example(self, i: int) -> tuple[Tensor, ...]:
-        """Image ``i`` as condition, noise, and timesteps all over the schedule."""
+        """Return image ``i`` as condition, noise, and a timestep somewhere in the schedule."""
         image = self.images[i : i + 1]
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(i))
         steps = len(self.manifest['decoding']['scheduler']['alphas_cumprod'])
@@ -78,7 +81,7 @@ class DiffusionTask(Task):
 
 
 def _photographs() -> list[np.ndarray]:
-    """Real photographs that ship in libraries, noise if there are none."""
+    """Load real photographs that ship in libraries, or draw noise if there are none."""
     try:
         from skimage import data
 
@@ -95,7 +98,7 @@ def _photographs() -> list[np.ndarray]:
 
 
 def photographs(shape: tuple[int, int, int], preprocessing: dict[str, Any]) -> Tensor:
-    """Bundled photographs, resized and normalised, ``(N, C, H, W)``."""
+    """Resize and normalise bundled photographs to ``(N, C, H, W)``."""
     channels, *size = shape
     images = []
     for photograph in _photographs():
@@ -106,10 +109,8 @@ def photographs(shape: tuple[int, int, int], preprocessing: dict[str, Any]) -> T
     return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
 
-def _test_images(
-    cfg: Config, model: nn.Module, shape: tuple[int, int, int], count: int
-) -> Tensor | None:
-    """Preprocessed images of the config's test data, None if there are none."""
+def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: int) -> Tensor | None:
+    """Return preprocessed images of the config's test data, None if there are none."""
     try:
         batch = real_batch(cfg, count)
         inputs = model.data_preprocessor(batch, False)['inputs']
@@ -124,18 +125,101 @@ def _test_images(
 
 
 def _shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[int, int, int]:
-    channels, height, width = input_shape(cfg, tuple(size) if size else None)
+    channels, height, width = input_shape(cfg, (size[0], size[1]) if size else None)
     if size and (height % multiple or width % multiple):
         raise ExportError(f'--shape {height} {width}: must be multiples of {multiple} here')
     return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def _describe_diffusion(model: nn.Module) -> dict[str, Any]:
+def _images(
+    cfg: Config,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    count: int,
+    preprocessing: dict[str, Any],
+) -> tuple[Tensor, str]:
+    """Return test images of the config, or photographs where there are none, and their name."""
+    images = _test_images(cfg, model, shape, count)
+    if images is not None:
+        return images[:count], 'test images of the config'
+    return photographs(shape, preprocessing)[:count], BUNDLED
+
+
+def _describe_diffusion(model: Any) -> dict[str, Any]:
     if model.sampling.get('eta'):
         raise ExportError(
             f'sampling: eta={model.sampling["eta"]} must be 0, the runner adds no fresh noise'
         )
     return describe_pipeline(model.to_pipeline(), model.sampling['num_inference_steps'])
+
+
+def _diffusion_task(cfg: Config, model: Any, size: Sequence[int] | None) -> Task:
+    manifest = _describe_diffusion(model)
+    _, height, width = _shape_of(cfg, size or (64, 64), manifest['decoding']['multiple'])
+    return DiffusionTask(
+        graph=_Diffusion(model.unet),
+        input_names=('sample', 'timestep'),
+        output_names=('noise',),
+        manifest=manifest,
+        images=photographs((3, height, width), {'mean': [0.0] * 3, 'std': [255.0] * 3}),
+        source=BUNDLED,
+    )
+
+
+def _classification_task(
+    cfg: Config, model: nn.Module, size: Sequence[int] | None, count: int, manifest: dict[str, Any]
+) -> Task:
+    shape = _shape_of(cfg, size, multiple=1)
+    images, source = _images(cfg, model, shape, count, manifest['preprocessing'])
+    return Task(
+        graph=model,
+        input_names=('image',),
+        output_names=('logits',),
+        manifest=manifest,
+        images=images,
+        source=source,
+    )
+
+
+def _shape_remark(shape: tuple[int, int, int]) -> str:
+    _, height, width = shape
+    return (
+        f"boxes equal mmdet's only for images that fill {height} x {width} pixels: others are "
+        'padded to it, where mmdet pads to its divisor'
+    )
+
+
+def _detection_task(
+    cfg: Config, model: nn.Module, size: Sequence[int] | None, count: int, manifest: dict[str, Any]
+) -> Task:
+    """Export a detector, after comparing its boxes with mmdet's."""
+    graph = detector_graph(model)
+    shape = _shape_of(cfg, size, multiple=manifest['preprocessing'].get('pad_divisor', 1))
+    images, source = _images(cfg, model, shape, count, manifest['preprocessing'])
+    try:
+        with inference(graph):
+            candidates = graph.candidates(images[:1])
+        names = OUTPUTS[: len(candidates.outputs())]
+        decoding = {**manifest['decoding'], 'levels': candidates.levels}
+        agreement = check_boxes(model, graph, names, decoding, images)
+    except ExportError:
+        raise
+    except Exception as error:  # heads of another kind lack attributes of any name
+        head: Any = getattr(model, 'roi_head', model)
+        kind = f'{type(model).__name__} with {type(head.bbox_head).__name__}'
+        raise ExportError(
+            f'{kind} is not exported: its outputs are not class scores and box codes '
+            f'of every level ({sentence(error)})'
+        ) from error
+    return Task(
+        graph=graph,
+        input_names=('image',),
+        output_names=names,
+        manifest={**manifest, 'decoding': decoding},
+        images=images,
+        source=source,
+        remarks=(agreement, _shape_remark(shape)),
+    )
 
 
 def make_task(
@@ -145,11 +229,11 @@ def make_task(
     count: int = 4,
     dataset_meta: Any = None,
 ) -> Task:
-    """Say how ``model`` is exported.
+    """Describe how ``model`` is exported.
 
     Args:
         cfg: Its config, of mmpretrain, mmdet, or one with ``SRDiffusion``.
-        model: What was built from it, with its weights.
+        model: The network built from it, with its weights.
         size: Height and width of the images. Default None: the config's.
         count: How many images to try it on. Default 4.
         dataset_meta: That of the checkpoint, for the names of classes. Default None.
@@ -158,56 +242,7 @@ def make_task(
         ExportError: If this kind of network is not exported.
     """
     if hasattr(model, 'to_pipeline'):
-        manifest = _describe_diffusion(model)
-        multiple = manifest['decoding']['multiple']
-        _, *size = _shape_of(cfg, size or (64, 64), multiple)
-        task: Task = DiffusionTask(
-            _Diffusion(model.unet), ('sample', 'timestep'), ('noise',), (3, *size), manifest
-        )
-        task.images = photographs(task.shape, {'mean': [0.0] * 3, 'std': [255.0] * 3})
-        task.source = 'bundled photographs'
-        return task
+        return _diffusion_task(cfg, model, size)
     manifest = describe(cfg, dataset_meta)
-    if manifest['task'] == 'detection':
-        divisor = manifest['preprocessing'].get('pad_divisor', 1)
-        graph = detector_graph(model)
-        shape = _shape_of(cfg, size, divisor)
-        task = Task(graph, ('image',), OUTPUTS, shape, manifest)
-    else:
-        shape = _shape_of(cfg, size, 1)
-        task = Task(model, ('image',), ('logits',), shape, manifest)
-    images = _test_images(cfg, model, task.shape, count)
-    task.source = 'test images of the config'
-    if images is None:
-        images = photographs(task.shape, manifest['preprocessing'])
-        task.source = 'bundled photographs'
-    task.images = images[:count]
-    if manifest['task'] == 'detection':
-        _check_detector(task, model)
-    return task
-
-
-def _check_detector(task: Task, detector: nn.Module) -> None:
-    """Name the outputs of a detector's graph, and compare its boxes with mmdet's."""
-    try:
-        with inference(task.graph):
-            count = len(task.graph(*task.example(0)))
-        task.output_names = OUTPUTS[:count]
-        decoding = {**task.manifest['decoding'], 'levels': task.graph.levels}
-        found = check_boxes(detector, task.graph, task.output_names, decoding, task.images)
-    except ExportError:
-        raise
-    except Exception as error:  # whatever a head of another kind does not have
-        head = getattr(detector, 'roi_head', detector).bbox_head
-        names = f'{type(detector).__name__} with {type(head).__name__}'
-        raise ExportError(
-            f'{names} is not exported: its outputs are not class scores and box codes '
-            f'of every level ({sentence(error)})'
-        ) from error
-    task.manifest['decoding'] = decoding
-    height, width = task.shape[1:]
-    task.remarks += [
-        found,
-        f"boxes equal mmdet's only for images that fill {height} x {width} pixels: others are "
-        'padded to it, where mmdet pads to its divisor',
-    ]
+    make = _detection_task if manifest['task'] == 'detection' else _classification_task
+    return make(cfg, model, size, count, manifest)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -41,10 +42,14 @@ class Classifier(nn.Module):
 
 def make_task(**options):
     model = lifelike(Classifier(**options), torch.randn(2, 3, 32, 32))
-    task = Task(model, ('image',), ('logits',), (3, 32, 32), MANIFEST)
-    task.images = photographs(task.shape, MANIFEST['preprocessing'])[:2]
-    task.source = 'bundled photographs'
-    return task
+    return Task(
+        graph=model,
+        input_names=('image',),
+        output_names=('logits',),
+        manifest=MANIFEST,
+        images=photographs((3, 32, 32), MANIFEST['preprocessing'])[:2],
+        source='bundled photographs',
+    )
 
 
 @pytest.fixture(scope='module')
@@ -141,8 +146,9 @@ def test_a_batch_that_cannot_be_left_open(tmp_path, wrong):
         def forward(self, x):
             return wrong(super().forward(x))
 
-    task = make_task()
-    task.graph = lifelike(ForOneImage(), torch.randn(1, 3, 32, 32))
+    task = dataclasses.replace(
+        make_task(), graph=lifelike(ForOneImage(), torch.randn(1, 3, 32, 32))
+    )
     with pytest.raises(ExportError, match=r'--dynamic-batch: .* one image at a time'):
         export(task, tmp_path / 'net', dynamic_batch=True)
     assert not (tmp_path / 'net').exists()

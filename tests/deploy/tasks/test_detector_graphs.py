@@ -64,13 +64,14 @@ def test_one_stage_boxes_are_mmdets(kind):
     assert isinstance(graph, OneStageGraph)
     x = torch.randn(1, 3, *SIZE)
     with torch.no_grad():
-        boxes, scores, *factors = graph(x)
+        candidates = graph.candidates(x)
+        boxes, scores, *factors = candidates.outputs()
         outputs = model.bbox_head(model.extract_feat(x))
         cfg = ConfigDict(nms_pre=10**6, score_thr=-1.0, min_bbox_size=-1)
         (theirs,) = model.bbox_head.predict_by_feat(
             *outputs, batch_img_metas=[dict(img_shape=(10**6, 10**6))], cfg=cfg, with_nms=False
         )
-    assert boxes.shape[:2] == scores.shape[:2] and sum(graph.levels) == boxes.shape[1]
+    assert boxes.shape[:2] == scores.shape[:2] and sum(candidates.levels) == boxes.shape[1]
     assert len(factors) == (kind == 'fcos')
     expected = theirs.scores
     order = expected.argsort(descending=True)[:40]
@@ -96,7 +97,7 @@ def test_two_stage_proposals_and_boxes_are_mmdets():
     with torch.no_grad():
         boxes, scores = graph(x)
         features = model.extract_feat(x)
-        proposals, valid = graph._propose(features, SIZE)
+        proposals, valid = graph.propose(features, SIZE)
         (theirs,) = model.rpn_head.predict(features, [sample], rescale=False)
         rois = torch.cat([torch.zeros(len(proposals), 1), proposals], 1)
         expected = model.roi_head._bbox_forward(features, rois)
