@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..runtime.core import shared_core
 from ..runtime.manifest import ExportError
+from .calls import BinaryCall
 from .layout import channels_last
 from .means import push_means
 from .signs import compare_directly
-from .trace import BinaryCall, trace
+from .trace import trace
 
 #: How the CPU plugin must be told to compute as torch does; bfloat16 is its default on
 #: some processors.
@@ -26,15 +27,15 @@ COMPILE_OPTIONS = {'INFERENCE_PRECISION_HINT': 'f32'}
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one binary layer.
+    """How one binary layer was converted.
 
     Attributes:
         layer: Its name.
-        operator: Which binary operator it runs.
+        operator: Name of its binary operator.
         shape: Shape of its weight; None for products of activations.
         macs: Multiplications for one example, all of its runs together.
         binary: Whether it runs on bits.
-        reason: Why not; of a binary layer a remark, or None.
+        reason: Why not; for a binary layer a remark, or None.
     """
 
     layer: str
@@ -64,10 +65,11 @@ class Conversion:
 
 
 def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
+    """Return why a call is not binary, or what makes a binary one slow, or None."""
     if call.reason is not None:
         return call.reason
     reasons = []
-    if call.pad_first and call.geometry is not None and not call.geometry.pad_value:
+    if call.pads_zeros_itself:
         reasons.append("OpenVINO's binary kernel does not pad these zeros rightly")
     if zeros.get(call.layer) == 0:
         reasons.append('sign(0) is 0')
@@ -77,20 +79,28 @@ def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
     return f'{" and ".join(reasons)}: {count} binary convolutions, {times} the time'
 
 
+def _report(call: BinaryCall, zeros: dict[str, int | None]) -> LayerReport:
+    return LayerReport(
+        layer=call.layer,
+        operator=call.operator,
+        shape=call.weight_shape,
+        macs=call.macs,
+        binary=call.reason is None,
+        reason=_remark(call, zeros),
+    )
+
+
 def _reports(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> list[LayerReport]:
+    """Return one report per layer and operator."""
     reports: dict[tuple[str, str], LayerReport] = {}
     for call in calls:
-        key = call.layer, call.operator
-        shape = None if call.weight is None else call.weight.shape
-        report = LayerReport(
-            call.layer, call.operator, shape, call.macs, call.reason is None, _remark(call, zeros)
-        )
-        reports[key] = _both(reports[key], report) if key in reports else report
+        key, report = (call.layer, call.operator), _report(call, zeros)
+        reports[key] = _merged(reports[key], report) if key in reports else report
     return list(reports.values())
 
 
-def _both(first: LayerReport, second: LayerReport) -> LayerReport:
-    """The report of a layer that runs several times, such as a head on all levels."""
+def _merged(first: LayerReport, second: LayerReport) -> LayerReport:
+    """Return the report of a layer that runs several times, such as a head on all levels."""
     worse = second if first.binary and not second.binary else first
     return replace(
         worse,
@@ -126,7 +136,6 @@ def to_openvino(
     input_names: Sequence[str] = ('input',),
     output_names: Sequence[str] = ('output',),
     dynamic_batch: bool = False,
-    restructure: bool = True,
 ) -> Conversion:
     """Convert ``model`` to a graph whose binary layers run on bits.
 
@@ -143,7 +152,6 @@ def to_openvino(
         dynamic_batch: Whether the first axis is left open. OpenVINO's binary
             convolution needs to know it: ``graph.reshape`` to a batch before compiling.
             Default False.
-        restructure: Whether to reorder the graph for speed. Default True.
 
     Raises:
         ExportError: If a layer's weights should be signs and are not, or the model
@@ -155,7 +163,7 @@ def to_openvino(
     _clean(graph)
     zeros = compare_directly(graph)
     _check_signs(calls, zeros)
-    if restructure and zeros:
+    if zeros:
         push_means(graph)
         _clean(graph)
         channels_last(graph)

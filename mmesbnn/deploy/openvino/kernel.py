@@ -1,37 +1,45 @@
-"""What OpenVINO's binary convolution computes rightly, on every processor.
+"""Cases that OpenVINO's binary convolution computes rightly, on every processor.
 
-The CPU plugin's kernel (seen with OpenVINO 2026.4) computes ``u`` columns at a time, 4
-with AVX-512, 2 with AVX2 and SSE4.2, or as many as there are if these are fewer.
+The CPU plugin's kernel (seen with OpenVINO 2026.4) computes ``u`` columns at a time: 4 with
+AVX-512, 2 with AVX2 and SSE4.2, or as many as there are if these are fewer.
 
-- It refuses horizontal padding wider than ``u``, and padding of kernels wider than 7
-  with strides other than 1.
-- With a padded value of 0 it counts the taps that lie inside the map, by dividing a
-  difference without its sign. From stride 3 on the result is no number of columns for
-  a tap that is the stride or more away from the end of the kernel's row, and the tap is
-  not counted: **wrong in silence** if ``(k - 1) * dilation >= stride >= 3``, but for
-  strides such as 4, where the bits happen to say a negative number.
-- With a padded value of 0 it computes at least one row of taps. If the map has fewer
-  rows than the dilation, all rows of taps may lie outside: **wrong in silence**.
-- Channels that make no whole bytes are **wrong in silence**, see
+- It refuses horizontal padding wider than ``u``, and padding of kernels wider than 7 with
+  strides other than 1.
+- With a padded value of 0 it counts the taps inside the map by dividing a difference
+  without its sign. From stride 3 on this gives a wrong number for a tap that is the stride
+  or more away from the end of the kernel's row, and the tap is not counted. The result is
+  **wrong without an error** if ``(k - 1) * dilation >= stride >= 3``, except for strides
+  such as 4, where the bits happen to give a negative number.
+- With a padded value of 0 it computes at least one row of taps. If the map has fewer rows
+  than the dilation, all rows of taps may lie outside: **wrong without an error**.
+- Numbers of channels that do not fill whole bytes are **wrong without an error**, see
   :func:`mmesbnn.deploy.openvino.ops.binary_conv`.
 
-Without padding and with a padded value of -1 or 1 it is right whatever the rest.
+Without padding, and with a padded value of -1 or 1, it is right in all other cases.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Columns that the kernel computes at a time on the least of processors.
+#: Columns that the kernel computes at a time on the simplest processors.
 COLUMNS = 2
 
-#: Widest kernel that it pads whatever the stride.
+#: Widest kernel that it pads with any stride.
 WIDEST = 7
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a convolution looks: pairs (vertical, horizontal), groups, padded value."""
+    """Places that a convolution reads; pairs are (vertical, horizontal).
+
+    Attributes:
+        stride: Rows and columns from one place to the next.
+        padding: Rows and columns added on each side.
+        dilation: Rows and columns between taps.
+        groups: Groups of channels.
+        pad_value: Value of padded entries.
+    """
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -41,7 +49,7 @@ class Geometry:
 
 
 def pads_rightly(geometry: Geometry, kernel: tuple[int, int], rows: int, columns: int) -> bool:
-    """Whether the kernel may be left to pad the map.
+    """Return whether the kernel may be left to pad the map.
 
     Args:
         geometry: With padding or without.

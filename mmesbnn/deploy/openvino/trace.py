@@ -1,17 +1,18 @@
 """From a torch model to an OpenVINO graph whose binary layers are binary.
 
-The model runs once to see what each of its binary operators multiplies, and is traced;
-OpenVINO's frontend converts the trace, and asks here what the binary operators become.
-Both meet the operators in the same order.
+The model runs once, which records what each of its binary operators multiplies. Then it is
+traced, and OpenVINO's frontend converts the trace. Recording and conversion visit the
+operators in the same order, which is how they are matched; kind and shape of the weight are
+checked at each.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import openvino as ov
@@ -22,181 +23,119 @@ from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
-from ...analysis.binary_check import check_weight
-from ...analysis.operators import OperatorMode, inference, is_binary
-from ...binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
-from ...binary.weights import RealWeight
+from ...analysis.operators import inference
 from ..runtime.manifest import ExportError
-from . import ops as binary_ops
-from .kernel import Geometry, pads_rightly
+from .calls import BinaryCall, ConvCall, LinearCall, MatmulCall, record
+from .nodes import constant
+from .ops import binary_conv, binary_linear, float_conv
 
-NAMES = {
-    BINARY_CONV2D: 'binary_conv2d',
-    BINARY_LINEAR: 'binary_linear',
-    BINARY_MATMUL: 'binary_matmul',
-}
-
-
-@dataclass
-class BinaryCall:
-    """One run of a binary operator.
-
-    Attributes:
-        layer: Name of the layer that ran it.
-        operator: ``'binary_conv2d'``, ``'binary_linear'`` or ``'binary_matmul'``.
-        weight: Effective weight; None in a product of activations.
-        geometry: How a convolution looks at its input, None otherwise.
-        macs: Multiplications for one run of the example.
-        reason: Why it stays in full precision; None if it becomes binary.
-        exact_signs: Whether the input was exactly +-1 on the example.
-        pad_first: Whether to pad before the kernel, which would not do it rightly.
-    """
-
-    layer: str
-    operator: str
-    weight: np.ndarray | None
-    geometry: Geometry | None
-    macs: int
-    reason: str | None
-    exact_signs: bool
-    pad_first: bool = False
-
-
-def _refused(layer: str, module: nn.Module, why: str) -> ExportError | None:
-    """The error about weights that are not binary, None if they are not meant to be."""
-    binarizer = getattr(module, 'weight_binarizer', None)
-    if isinstance(binarizer, RealWeight):
-        return None
-    temperature = getattr(binarizer, 'temperature', None)
-    if temperature is None:
-        return ExportError(f'{layer}: {why}')
-    value = temperature.flatten()[0].item()
-    return ExportError(
-        f'{layer}: its temperature is {value:.3g}, so its weights are not signs yet '
-        f'({why}); train on until they are'
-    )
-
-
-class _Recorder:
-    """Collects the calls; its :meth:`visit` is for :class:`OperatorMode`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.layers = dict(model.named_modules())
-        self.calls: list[BinaryCall] = []
-
-    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
-        """Note a binary operator and what it multiplies."""
-        if not is_binary(operator):
-            return
-        x, other = args[:2]
-        call = BinaryCall(
-            layer,
-            NAMES[operator],
-            None,
-            None,
-            out.numel() * x.shape[-1],
-            None,
-            bool((x.abs() == 1).all()),
-        )
-        self.calls.append(call)
-        if operator is BINARY_MATMUL:
-            call.reason = 'OpenVINO has no binary product of two activations'
-            return
-        call.weight = other.detach().float().numpy().copy()
-        if operator is BINARY_CONV2D:
-            stride, padding, dilation, groups, pad_value = args[2:7]
-            call.geometry = Geometry(
-                tuple(stride), tuple(padding), tuple(dilation), groups, int(pad_value)
-            )
-            call.pad_first = not pads_rightly(
-                call.geometry, other.shape[2:], x.shape[2], out.shape[3]
-            )
-            call.macs = out.numel() * other[0].numel()
-        self._check(call, other)
-
-    def _check(self, call: BinaryCall, weight: Tensor) -> None:
-        why = check_weight(weight)
-        if why is None and not (weight != 0).all():
-            why = 'weights are 0'
-        if why is None:
-            return
-        if error := _refused(call.layer, self.layers[call.layer], why):
-            raise error
-        call.reason = 'its weight_binarizer is "real"'
-
-
-def record(model: nn.Module, example: Sequence[Tensor]) -> list[BinaryCall]:
-    """Run ``model`` on ``example`` and list the binary operators in order.
-
-    Raises:
-        ExportError: If a layer's weights should be signs and are not.
-    """
-    recorder = _Recorder(model)
-    with inference(model), OperatorMode(model, recorder.visit):
-        model(*example)
-    return recorder.calls
+Call = TypeVar('Call', bound=BinaryCall)
 
 
 def _swap_last_axes(context: Any) -> list[ov.Output]:
-    """``x.mT``, which OpenVINO's frontend does not know."""
+    """Convert ``x.mT``, which OpenVINO's frontend does not know."""
     x = context.get_input(0)
     order = list(range(x.get_partial_shape().rank.get_length()))
     order[-2:] = order[:-3:-1]
-    return ops.transpose(x, binary_ops.constant(order, np.int64)).outputs()
+    return ops.transpose(x, constant(order, np.int64)).outputs()
 
 
 def _threshold(context: Any) -> list[ov.Output]:
-    """``where(x <= limit, value, x)``, which the frontend does not know either."""
+    """Convert ``where(x <= limit, value, x)``, which the frontend does not know either."""
     x, limit, value = (context.get_input(i) for i in range(3))
     return ops.select(ops.less_equal(x, limit), value, x).outputs()
 
 
 class _Converter:
-    """Says to OpenVINO's frontend what the binary operators become."""
+    """Converts the binary operators of a trace, for OpenVINO's frontend.
 
-    def __init__(self, calls: list[BinaryCall]) -> None:
-        self.calls = calls
-        self.position = 0
+    Args:
+        recorded: The calls of the model, in order.
+
+    Attributes:
+        converted: The calls that were converted so far, with their final reasons.
+        mismatch: The first difference between the trace and the recorded calls.
+    """
+
+    def __init__(self, recorded: Sequence[BinaryCall]) -> None:
+        self._recorded = recorded
+        self.converted: list[BinaryCall] = []
+        self.mismatch: ExportError | None = None
 
     def extensions(self) -> list[ConversionExtension]:
-        ours = [
-            ConversionExtension(f'mmesbnn::{name}', getattr(self, f'_{name}'))
-            for name in NAMES.values()
-        ]
-        return [
-            *ours,
-            ConversionExtension('aten::mT', _swap_last_axes),
-            ConversionExtension('aten::threshold', _threshold),
-        ]
+        """Return the frontend's extensions."""
+        converters: dict[str, Callable[[Any], list[ov.Output]]] = {
+            f'mmesbnn::{ConvCall.operator}': self._convert_conv,
+            f'mmesbnn::{LinearCall.operator}': self._convert_linear,
+            f'mmesbnn::{MatmulCall.operator}': self._convert_matmul,
+            'aten::mT': _swap_last_axes,
+            'aten::threshold': _threshold,
+        }
+        return [ConversionExtension(name, convert) for name, convert in converters.items()]
 
-    def _next(self, operator: str) -> BinaryCall:
-        call = self.calls[self.position]
-        assert call.operator == operator, f'{operator} met where {call} was expected'
-        self.position += 1
-        return call
+    def check_complete(self) -> None:
+        """Raise an :class:`ExportError` unless every recorded call was converted once."""
+        if self.mismatch is not None:
+            raise self.mismatch
+        if len(self.converted) != len(self._recorded):
+            raise ExportError(
+                f'the model ran {len(self._recorded)} binary operators, '
+                f'its trace has {len(self.converted)}'
+            )
 
-    def _binary_conv2d(self, context: Any) -> list[ov.Output]:
-        call = self._next('binary_conv2d')
+    def _next(self, kind: type[Call], context: Any) -> Call:
+        """Return the recorded call that belongs to an operator of the trace.
+
+        Raises:
+            ExportError: If it is another operator, or has a weight of another shape. The
+                frontend reports it in words of its own, so it is kept in ``mismatch``.
+        """
+        position = len(self.converted)
+        call = self._recorded[position] if position < len(self._recorded) else None
+        shape = context.get_input(1).get_partial_shape()
+        if isinstance(call, kind) and (
+            call.weight_shape is None or shape.compatible(ov.PartialShape(call.weight_shape))
+        ):
+            return call
+        recorded = 'none' if call is None else f'{call.operator} of the layer {call.layer!r}'
+        error = ExportError(
+            f'binary operator {position} of the trace is {kind.operator} with an operand of '
+            f'shape {shape}, and the model ran {recorded}: it must run the same operators '
+            'every time'
+        )
+        self.mismatch = self.mismatch or error
+        raise error
+
+    def _convert_conv(self, context: Any) -> list[ov.Output]:
+        call = self._next(ConvCall, context)
+        self.converted.append(call)
         x = context.get_input(0)
         if call.reason is not None:
-            return binary_ops.float_conv(x, call.weight, call.geometry).outputs()
-        return binary_ops.binary_conv(
-            x, call.weight, call.geometry, call.layer, call.pad_first
+            return float_conv(x, call.weight, call.geometry).outputs()
+        return binary_conv(
+            x, call.weight, call.geometry, layer=call.layer, pad_first=call.pad_first
         ).outputs()
 
-    def _binary_linear(self, context: Any) -> list[ov.Output]:
-        call = self._next('binary_linear')
+    def _convert_linear(self, context: Any) -> list[ov.Output]:
+        call = self._next(LinearCall, context)
         x = context.get_input(0)
         if x.get_partial_shape().rank.is_dynamic:
-            call.reason = 'the number of axes of its input is not known'
+            call = replace(call, reason='the number of axes of its input is not known')
+        self.converted.append(call)
         if call.reason is not None:
-            weight = binary_ops.constant(call.weight)
-            return ops.matmul(x, weight, False, True).outputs()
-        return binary_ops.binary_linear(x, call.weight, call.layer).outputs()
+            return ops.matmul(x, constant(call.weight), False, True).outputs()
+        return binary_linear(x, call.weight, layer=call.layer).outputs()
 
-    def _binary_matmul(self, context: Any) -> list[ov.Output]:
-        self._next('binary_matmul')
+    def _convert_matmul(self, context: Any) -> list[ov.Output]:
+        self.converted.append(self._next(MatmulCall, context))
         return ops.matmul(context.get_input(0), context.get_input(1), False, False).outputs()
+
+
+def _conversion_error(error: Exception) -> ExportError:
+    """Say in one sentence what OpenVINO's frontend cannot convert."""
+    text = ' '.join(str(error).split())
+    rule = re.search(r'No conversion rule found for operations: (.+)', text)
+    return ExportError(f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400])
 
 
 def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[BinaryCall]]:
@@ -210,11 +149,10 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
         The graph, with shapes as general as the trace allows, and its binary calls.
 
     Raises:
-        ExportError: If a layer's weights should be signs and are not, or if OpenVINO
-            cannot convert the trace.
+        ExportError: If a layer's weights should be signs and are not, if OpenVINO cannot
+            convert the trace, or if the trace runs other binary operators than the model.
     """
-    calls = record(model, example)
-    converter = _Converter(calls)
+    converter = _Converter(record(model, example))
     frontend = FrontEndManager().load_by_framework('pytorch')
     for extension in converter.extensions():
         frontend.add_extension(extension)
@@ -226,13 +164,6 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
         try:
             graph = frontend.convert(frontend.load(decoder))
         except Exception as error:  # the frontend has exceptions of its own
-            text = ' '.join(str(error).split())
-            rule = re.search(r'No conversion rule found for operations: (.+)', text)
-            raise ExportError(
-                f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400]
-            ) from error
-    if converter.position != len(calls):
-        raise ExportError(
-            f'the model ran {len(calls)} binary operators, its trace has {converter.position}'
-        )
-    return graph, calls
+            raise (converter.mismatch or _conversion_error(error)) from error
+    converter.check_complete()
+    return graph, converter.converted

@@ -53,11 +53,6 @@ def test_bnext(tau, groups):
     assert 'Select' not in found and 'ShapeOf' not in found
 
 
-def test_restructuring_changes_nothing():
-    torch.manual_seed(0)
-    check(BNext(dict(channels=CHANNELS), tau=2), restructure=False)
-
-
 def test_pooling_of_odd_maps():
     check(BNext(dict(channels=CHANNELS), tau=2), size=22)
 

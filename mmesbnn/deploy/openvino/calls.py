@@ -1,0 +1,200 @@
+"""Records of the binary operators that a model runs on an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from ...analysis.binary_check import check_weight
+from ...analysis.operators import OperatorMode, inference, is_binary
+from ...binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ...binary.weights import RealWeight
+from ..runtime.manifest import ExportError
+from .kernel import Geometry, pads_rightly
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BinaryCall:
+    """One run of a binary operator.
+
+    Attributes:
+        operator: Name of the operator in the namespace ``mmesbnn``.
+        layer: Name of the layer that ran it.
+        macs: Multiplications for one run of the example.
+        exact_signs: Whether the input was exactly +-1 on the example.
+        reason: Why it stays in full precision; None if it becomes binary.
+    """
+
+    operator: ClassVar[str]
+
+    layer: str
+    macs: int
+    exact_signs: bool
+    reason: str | None = None
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """Shape of the weight; None in a product of activations."""
+        return None
+
+    @property
+    def pads_zeros_itself(self) -> bool:
+        """Whether zeros are padded before the kernel, as the mean of -1 and 1."""
+        return False
+
+
+class MatmulCall(BinaryCall):
+    """One product of two binary activations."""
+
+    operator = 'binary_matmul'
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightedCall(BinaryCall):
+    """One run of an operator that has a weight.
+
+    Attributes:
+        weight: Effective weight.
+    """
+
+    weight: np.ndarray
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.weight.shape
+
+
+class LinearCall(WeightedCall):
+    """One binary product with a weight ``(C_o, C_i)``."""
+
+    operator = 'binary_linear'
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConvCall(WeightedCall):
+    """One binary convolution with a weight ``(C_o, C_i / groups, k_h, k_w)``.
+
+    Attributes:
+        geometry: How it looks at its input.
+        pad_first: Whether to pad before the kernel, which would not do it rightly.
+    """
+
+    operator = 'binary_conv2d'
+
+    geometry: Geometry
+    pad_first: bool
+
+    @property
+    def pads_zeros_itself(self) -> bool:
+        """Whether zeros are padded before the kernel, as the mean of -1 and 1."""
+        return self.pad_first and not self.geometry.pad_value
+
+
+def _array(weight: Tensor) -> np.ndarray:
+    return weight.detach().float().numpy().copy()
+
+
+def _conv_call(args: Sequence[Any], out: Tensor, **common: Any) -> ConvCall:
+    x, weight, stride, padding, dilation, groups, pad_value = args[:7]
+    geometry = Geometry(
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        groups=groups,
+        pad_value=int(pad_value),
+    )
+    does_pad = pads_rightly(geometry, weight.shape[2:], rows=x.shape[2], columns=out.shape[3])
+    return ConvCall(
+        macs=out.numel() * weight[0].numel(),
+        weight=_array(weight),
+        geometry=geometry,
+        pad_first=not does_pad,
+        **common,
+    )
+
+
+def _linear_call(args: Sequence[Any], out: Tensor, **common: Any) -> LinearCall:
+    x, weight = args[:2]
+    return LinearCall(macs=out.numel() * x.shape[-1], weight=_array(weight), **common)
+
+
+def _matmul_call(args: Sequence[Any], out: Tensor, **common: Any) -> MatmulCall:
+    return MatmulCall(macs=out.numel() * args[0].shape[-1], **common)
+
+
+#: Constructor of the record of every operator.
+_CALLS: dict[Any, Callable[..., BinaryCall]] = {
+    BINARY_CONV2D: _conv_call,
+    BINARY_LINEAR: _linear_call,
+    BINARY_MATMUL: _matmul_call,
+}
+
+
+def _refused(layer: str, module: nn.Module, why: str) -> ExportError | None:
+    """Return the error about weights that are not binary, None if they need not be."""
+    binarizer = getattr(module, 'weight_binarizer', None)
+    if isinstance(binarizer, RealWeight):
+        return None
+    temperature = getattr(binarizer, 'temperature', None)
+    if temperature is None:
+        return ExportError(f'{layer}: {why}')
+    value = temperature.flatten()[0].item()
+    return ExportError(
+        f'{layer}: its temperature is {value:.3g}, so its weights are not signs yet '
+        f'({why}); train on until they are'
+    )
+
+
+def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
+    """Return why a weight stays in full precision, None if it is binary.
+
+    Raises:
+        ExportError: If it should be binary and is not.
+    """
+    why = check_weight(weight)
+    if why is None and not (weight != 0).all():
+        why = 'weights are 0'
+    if why is None:
+        return None
+    if error := _refused(layer, module, why):
+        raise error
+    return 'its weight_binarizer is "real"'
+
+
+class _Recorder:
+    """Collects the calls; its :meth:`visit` is for :class:`OperatorMode`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = dict(model.named_modules())
+        self.calls: list[BinaryCall] = []
+
+    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+        """Note a binary operator and its operands."""
+        if not is_binary(operator):
+            return
+        x, other = args[:2]
+        if operator is BINARY_MATMUL:
+            reason: str | None = 'OpenVINO has no binary product of two activations'
+        else:
+            reason = _reason(layer, self.layers[layer], other)
+        exact_signs = bool((x.abs() == 1).all())
+        self.calls.append(
+            _CALLS[operator](args, out, layer=layer, exact_signs=exact_signs, reason=reason)
+        )
+
+
+def record(model: nn.Module, example: Sequence[Tensor]) -> list[BinaryCall]:
+    """Run ``model`` on ``example`` and list the binary operators in order.
+
+    Raises:
+        ExportError: If a layer's weights should be signs and are not.
+    """
+    recorder = _Recorder(model)
+    with inference(model), OperatorMode(model, recorder.visit):
+        model(*example)
+    return recorder.calls

@@ -1,0 +1,53 @@
+"""Recorded calls and the operators of the trace are matched, and mismatches are refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmesbnn.binary import BinaryConv2d, BinaryLinear
+
+pytest.importorskip('openvino')
+
+from mmesbnn.deploy.openvino import trace as tracing
+from mmesbnn.deploy.openvino.calls import record
+from mmesbnn.deploy.runtime.manifest import ExportError
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = BinaryConv2d(8, 6, 3, padding=1)
+        self.narrow = BinaryConv2d(6, 4, 3)
+        self.head = BinaryLinear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.narrow(self.wide(x)).mean((2, 3)))
+
+
+EXAMPLE = [torch.randn(2, 8, 6, 6)]
+
+
+def test_calls_are_recorded_in_order():
+    model = Net().eval()
+    wide, narrow, head = record(model, EXAMPLE)
+    assert [call.layer for call in (wide, narrow, head)] == ['wide', 'narrow', 'head']
+    assert wide.weight_shape == (6, 8, 3, 3) and wide.geometry.padding == (1, 1)
+    assert wide.macs == 2 * 6 * 6 * 6 * 8 * 9
+    assert head.operator == 'binary_linear' and head.macs == 2 * 5 * 4
+    assert wide.exact_signs and wide.reason is None
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda calls: calls[::-1], "operator 0 .*binary_conv2d .*binary_linear .*'head'"),
+        (lambda calls: [calls[1], calls[0], calls[2]], "operator 0 .*binary_conv2d .*'narrow'"),
+        (lambda calls: calls[:1], 'operator 1 .*binary_conv2d .*none'),
+        (lambda calls: [*calls, calls[-1]], 'ran 4 binary operators, its trace has 3'),
+    ],
+)
+def test_a_trace_of_other_operators_is_refused(change, message, monkeypatch):
+    model = Net().eval()
+    monkeypatch.setattr(tracing, 'record', lambda *args: change(record(*args)))
+    with pytest.raises(ExportError, match=message):
+        tracing.trace(model, EXAMPLE)
