@@ -2,8 +2,8 @@
 
     python tools/compare_deployed.py CONFIG CHECKPOINT PACKED.safetensors EXPORT
 
-Prints how many labels agree, and how long one image takes. Exit status 0: every label
-is the same; 1: some are not; 2: the comparison could not be made.
+Prints how many labels agree, and how long one image takes. Exit status 0: all labels are
+the same; 1: some differ; 2: they could not be compared, and the message says why.
 """
 
 import argparse
@@ -18,24 +18,22 @@ from mmesbnn.deploy import Runner, load_packed
 from mmesbnn.deploy.label_agreement import compare_forms, latency_line
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', type=options.name, help='config of a classifier, with test data')
     parser.add_argument('checkpoint', type=options.name, help='its weights')
     parser.add_argument(
-        'packed', type=options.name, help='what tools/pack_checkpoint.py made of them'
+        'packed', type=options.name, help='packed file, of tools/pack_checkpoint.py'
     )
-    parser.add_argument(
-        'export', type=options.name, help='what tools/export_openvino.py made of them'
-    )
+    parser.add_argument('export', type=options.name, help='export, of tools/export_openvino.py')
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     return parser.parse_args()
 
 
-def main():
+def main() -> int:
     warnings.simplefilter('ignore')
     args = parse_args()
     cfg = load_config(args.config)

@@ -5,7 +5,8 @@
 
 Plain float operators; binary weights are constants -a and +a. ONNX Runtime's outputs
 are compared with torch's on test images of the config, or on bundled photographs where
-there are none, before the file is written. Exit status 0: done; 2: it could not be.
+there are none, before the file is written. Exit status 0: written; 2: not written, and the
+message says why.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from mmesbnn.deploy.tasks.make import make_task
 from mmesbnn.deploy.tasks.trained import load_trained
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,16 +63,18 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     warnings.simplefilter('ignore')
     args = parse_args()
+    path, checkpoint = args.files if len(args.files) == 2 else (args.files[0], None)
     cfg, model, meta = load_trained(
-        *args.files,
+        path,
+        checkpoint,
         options=args.cfg_options,
         trust_stored_config=args.trust_stored_config,
         max_bytes=args.max_bytes,
     )
-    task = make_task(cfg, model, args.shape, args.images, meta)
+    task = make_task(cfg, model, size=args.shape, count=args.images, dataset_meta=meta)
     examples = [task.example(i) for i in range(len(task.images))]
     agreements = export_onnx(
         task.graph,

@@ -3,10 +3,10 @@
     python tools/export_openvino.py CONFIG CHECKPOINT --out DIR
     python tools/export_openvino.py PACKED.safetensors --out DIR
 
-DIR gets model.xml, model.bin, manifest.json and report.json, for tools/infer.py or
-mmesbnn.deploy.Runner, which need neither torch nor OpenMMLab. The export is compared
-with torch on test images of the config, or on bundled photographs where there are
-none, before it is written. Exit status 0: done; 2: it could not be.
+Writes model.xml, model.bin, manifest.json and report.json to DIR, for tools/infer.py or
+mmesbnn.deploy.Runner, which need neither torch nor OpenMMLab. Before that, the export is
+compared with torch on test images of the config, or on bundled photographs where there are
+none. Exit status 0: written; 2: not written, and the message says why.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mmengine.config import DictAction
 from mmesbnn.optional import require
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,7 +72,7 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     warnings.simplefilter('ignore')
     args = parse_args()
     require('openvino', 'deploy', 'tools/export_openvino.py')
@@ -84,11 +84,11 @@ def main():
     cfg, model, meta = load_trained(
         args.config,
         args.checkpoint,
-        args.cfg_options,
+        options=args.cfg_options,
         trust_stored_config=args.trust_stored_config,
         max_bytes=args.max_bytes,
     )
-    task = make_task(cfg, model, args.shape, args.images, meta)
+    task = make_task(cfg, model, size=args.shape, count=args.images, dataset_meta=meta)
     source = {
         'config': None if args.checkpoint is None else Path(args.config).name,
         'checkpoint': Path(args.checkpoint or args.config).name,

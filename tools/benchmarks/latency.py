@@ -1,16 +1,16 @@
-"""Latency of a binary network against what one would run instead, in one process.
+"""Latency of a binary network and of its rivals, measured in one process.
 
     python tools/benchmarks/latency.py [--out DIR] [--quick] [--config CONFIG]
 
-Runs, in turn, on one core and on all, with batches of 1 and 16: the network as the
-published code computes it, our eager model, torch.compile, OpenVINO in full precision,
-OpenVINO with 1-bit layers, ONNX Runtime, and MobileNetV3-Large and ResNet-18 of
-mmpretrain in OpenVINO. Prints medians and ratios, where the time of the 1-bit network
-goes, and how far its binary kernels are from what this machine can do with xor and
-popcount, which is measured too. Weights are random; thresholds, slopes and statistics
-are drawn so that nothing is trivially equal. Saves DIR/latency.json and latency.png.
+The contenders run in turn, on one core and on all, with batches of 1 and 16: the network as
+the published code computes it, the eager model, torch.compile, OpenVINO in full precision,
+OpenVINO with 1-bit layers, ONNX Runtime, and MobileNetV3-Large and ResNet-18 of mmpretrain in
+OpenVINO. The script prints medians and ratios, the time of every kind of operator in the 1-bit
+network, and how much longer its binary kernels take than a loop of xor and popcount on this
+machine. Weights are random; thresholds, slopes and statistics are drawn so that nothing is
+trivially equal. Saves DIR/latency.json and latency.png.
 
-Ratios on a machine that does other things meanwhile mean little.
+On a machine that is busy with other work, the ratios mean little.
 """
 
 from __future__ import annotations
@@ -71,25 +71,33 @@ class PublishedConv(nn.Module):
     def __init__(self, layer: BinaryConv2d) -> None:
         super().__init__()
         self.weight = nn.Parameter(layer.effective_weight().detach().clone())
-        self.settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+        self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
         clipped = x.clamp(-1.5, 1.5)
         x = (torch.sign(clipped) - clipped).detach() + clipped
         weight = (torch.sign(self.weight) - self.weight).detach() + self.weight
-        return F.conv2d(x, weight, None, *self.settings)
+        return F.conv2d(
+            x,
+            weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
 
 
 def _plain_norm(norm: TiledBatchNorm2d) -> nn.BatchNorm2d:
-    """A norm of the tiled map, which our blocks then tile before it."""
+    """Return a norm of the tiled map, which makes the blocks tile before it."""
     plain = nn.BatchNorm2d(norm.num_features, norm.eps)
     plain.load_state_dict(norm.state_dict())
     return plain
 
 
 def published_style(model: nn.Module) -> nn.Module:
-    """A copy that computes as the published code does: copies are repeated first."""
+    """Copy a model so that it computes as the published code does: copies are repeated first."""
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -104,7 +112,7 @@ def published_style(model: nn.Module) -> nn.Module:
 
 
 def torch_run(model: nn.Module, x: Tensor) -> Run:
-    """One forward pass."""
+    """Return what runs one forward pass."""
 
     def run() -> Tensor:
         with torch.inference_mode():
@@ -114,7 +122,7 @@ def torch_run(model: nn.Module, x: Tensor) -> Run:
 
 
 def compiled_run(model: nn.Module, x: Tensor) -> Run:
-    """One forward pass of the compiled model; the number of threads is compiled in."""
+    """Return what runs the compiled model; the number of threads is compiled in."""
     torch._dynamo.reset()
     compiled = torch.compile(model)
 
@@ -126,7 +134,7 @@ def compiled_run(model: nn.Module, x: Tensor) -> Run:
 
 
 def openvino_run(graph: Any, x: Tensor, threads: int) -> Run:
-    """One inference."""
+    """Return what runs one inference in OpenVINO."""
     from mmesbnn.deploy.openvino.graph import compile_graph
 
     graph = graph.clone()
@@ -143,7 +151,7 @@ def _shared(x: Tensor) -> Any:
 
 
 def float_graph(model: nn.Module) -> Any:
-    """The model in OpenVINO as it is, in full precision."""
+    """Convert the model to OpenVINO as it is, in full precision."""
     import openvino as ov
 
     with warnings.catch_warnings():
@@ -153,7 +161,7 @@ def float_graph(model: nn.Module) -> Any:
 
 
 def onnx_file(model: nn.Module, folder: Path) -> Path | None:
-    """The model as ONNX, None if that is not installed."""
+    """Write the model as ONNX; return None if that is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -174,7 +182,7 @@ def onnx_file(model: nn.Module, folder: Path) -> Path | None:
 
 
 def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
-    """One inference."""
+    """Return what runs one inference in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -185,16 +193,18 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
 
 
 class Networks:
-    """Everything that is prepared once.
+    """The contenders, converted once.
 
     Args:
         config: The binary network's config.
-        wanted: Contenders to prepare.
-        folder: For files in between.
-        compile_batches: Whether torch.compile is to compile for larger batches, too.
+        contenders: Names of the contenders to prepare.
+        folder: For temporary files.
+        compile_batches: Whether torch.compile also compiles for larger batches.
     """
 
-    def __init__(self, config: str, wanted: list[str], folder: Path, compile_batches: bool) -> None:
+    def __init__(
+        self, config: str, contenders: list[str], folder: Path, compile_batches: bool
+    ) -> None:
         from mmesbnn.deploy.openvino.graph import to_openvino
 
         self.compile_batches = compile_batches
@@ -205,15 +215,15 @@ class Networks:
         conversion = to_openvino(self.model, [example], dynamic_batch=True)
         self.layers = conversion.layers
         self.graphs = {BITS: conversion.graph}
-        if FLOAT in wanted:
+        if FLOAT in contenders:
             self.graphs[FLOAT] = float_graph(self.published)
         for name, rival in RIVALS.items():
-            if name in wanted:
+            if name in contenders:
                 self.graphs[name] = float_graph(_rival(rival))
-        self.onnx = onnx_file(self.published, folder) if ONNX in wanted else None
+        self.onnx = onnx_file(self.published, folder) if ONNX in contenders else None
 
     def make(self, name: str, x: Tensor, threads: int) -> Run | None:
-        """What runs contender ``name`` once on ``x``, None if it cannot."""
+        """Return what runs contender ``name`` once on ``x``, None if it cannot."""
         if name in self.graphs:
             return openvino_run(self.graphs[name], x, threads)
         if name == ONNX:
@@ -234,11 +244,11 @@ def _rival(name: str) -> nn.Module:
 
 
 def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Times of every contender in ms, taken in turn until each has its share.
+    """Measure every contender in ms, in turn until each has run long enough.
 
     Args:
         runs: The contenders.
-        seconds: How long each may run altogether, but three times at least.
+        seconds: How long each runs in all; it runs at least three times.
     """
     for run in runs.values():
         run()
@@ -258,9 +268,10 @@ def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
 
 
 def kernel_shares(graph: Any, runs: int) -> dict[str, float]:
-    """Time of every kind of operator in ms, on one core, one image.
+    """Measure every kind of operator in ms, on one core, one image.
 
-    The least of some runs, operator by operator: what other processes add falls away.
+    The fastest of some runs counts, operator by operator, so that other processes disturb
+    the result less.
     """
     from mmesbnn.deploy.openvino.graph import compile_graph
 
@@ -304,7 +315,7 @@ uint64_t xor_popcount(const uint64_t *x, const uint64_t *w, long repeats) {
 
 
 def _compiled_rate(folder: Path, seconds: float) -> float | None:
-    """Binary multiplications per second of a small C loop, None without compiler."""
+    """Measure binary multiplications per second in C; None without a compiler."""
     compiler = shutil.which(os.environ.get('CC', 'cc')) or shutil.which('gcc')
     if compiler is None:
         return None
@@ -343,7 +354,7 @@ def _compiled_rate(folder: Path, seconds: float) -> float | None:
 
 
 def _numpy_rate(seconds: float) -> float:
-    """The same with numpy's popcount: a lower bound of what is possible."""
+    """Measure the same with numpy's popcount: a lower bound of what is possible."""
     words = np.random.default_rng(0).integers(0, 2**63, (2, 2048), np.uint64)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -355,18 +366,18 @@ def _numpy_rate(seconds: float) -> float:
 
 
 def machine_limit(folder: Path, seconds: float) -> tuple[float, str]:
-    """Binary multiplications per second on one core, and how that was measured."""
+    """Return binary multiplications per second on one core, and how they were measured."""
     rate = _compiled_rate(folder, seconds)
     if rate is not None:
         return rate, 'a C loop compiled here, data in the first cache'
     return _numpy_rate(seconds), 'numpy.bitwise_count, a lower bound'
 
 
-# ------------------------------------------------------------------ telling
+# ------------------------------------------------------------------ reporting
 
 
 def table(times: dict[str, list[float]]) -> str:
-    """Medians, and how many times faster 1-bit OpenVINO is."""
+    """Format medians, and how many times faster 1-bit OpenVINO is."""
     ours = median(times[BITS])
     lines = [f'  {"":<34}{"median ms":>11}{"least":>9}{"1-bit is":>11}']
     for name, taken in times.items():
@@ -375,8 +386,8 @@ def table(times: dict[str, list[float]]) -> str:
     return '\n'.join(lines)
 
 
-def draw(results: list[dict], path: Path) -> None:
-    """One panel for every setting, one bar for every contender."""
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw one panel for every setting, with one bar for every contender."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -411,8 +422,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def tell_kernels(networks: Networks, folder: Path, runs: int, seconds: float) -> dict:
-    """Print and return where the time goes, and how far from the limit it is."""
+def report_kernels(networks: Networks, folder: Path, runs: int, seconds: float) -> dict[str, Any]:
+    """Print and return the time of the operators, and its ratio to the machine's limit."""
     shares = kernel_shares(networks.graphs[BITS], runs)
     total, binary = sum(shares.values()), shares.get('BinaryConvolution', 0.0)
     macs = sum(layer.macs for layer in networks.layers if layer.binary)
@@ -457,7 +468,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile-batches',
         action='store_true',
-        help='torch.compile for batches of 16, too, which takes minutes',
+        help='torch.compile also for batches of 16, which takes minutes',
     )
     args = parser.parse_args()
     if args.quick:
@@ -466,7 +477,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def settings(quick: bool) -> list[tuple[int, int]]:
-    """Threads and batch of every setting."""
+    """Return threads and batch of every setting."""
     if quick:
         return [(1, 1)]
     threads = sorted({1, len(os.sched_getaffinity(0))})
@@ -477,7 +488,7 @@ def main() -> None:
     args = parse_args()
     require('openvino', 'deploy', 'latency.py')
     skipped = {COMPILED} if args.quick else set()
-    wanted = [
+    contenders = [
         name
         for name in CONTENDERS
         if name == BITS or (name in (args.only or CONTENDERS) and name not in skipped)
@@ -487,11 +498,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f'preparing {args.config} ...', flush=True)
-        networks = Networks(args.config, wanted, folder, args.compile_batches)
+        networks = Networks(args.config, contenders, folder, args.compile_batches)
         for threads, batch in settings(args.quick):
             torch.set_num_threads(threads)
             x = torch.randn(batch, 3, SIZE, SIZE)
-            runs = {name: networks.make(name, x, threads) for name in wanted}
+            runs = {name: networks.make(name, x, threads) for name in contenders}
             times = measure({k: v for k, v in runs.items() if v}, args.seconds)
             print(f'\n{threads} thread(s), batch {batch}')
             print(table(times), flush=True)
@@ -504,7 +515,7 @@ def main() -> None:
                     runs={name: len(taken) for name, taken in times.items()},
                 )
             )
-        kernels = tell_kernels(networks, folder, 10 if args.quick else 40, 1.0)
+        kernels = report_kernels(networks, folder, 10 if args.quick else 40, 1.0)
     content = dict(
         config=args.config,
         processor=_processor(),
