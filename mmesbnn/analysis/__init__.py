@@ -1,5 +1,6 @@
 """What one can say about a network without training it."""
 
+from ..binary.weight_values import check_weight
 from ..project import (
     InputError,
     build_model,
@@ -13,7 +14,7 @@ from ..project import (
     read_checkpoint,
     real_batch,
 )
-from .binary_check import Finding, check_binary, check_input, check_weight
+from .binary_check import Finding, check_binary, check_input
 from .ops import count_ops
 from .regions import most_regions
 from .report import LayerOps, OpsReport, representation_capacity, save_json

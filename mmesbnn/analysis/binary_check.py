@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..binary.functional import BINARY_MATMUL
-from ..binary.weights import RealWeight
+from ..binary.layers import BinaryLayer
+from ..binary.weight_values import check_weight
 from .operators import OperatorMode, inference, is_binary
 
 
@@ -30,37 +31,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f'{self.layer}: {self.message}' if self.layer else self.message
-
-
-def check_weight(weight: Tensor) -> str | None:
-    """Say what keeps an effective weight from being binary, None if nothing does.
-
-    Every output channel must hold at most the two values ``-a`` and ``+a``, with an
-    ``a`` of its own; a channel of one sign only is fine, NaN is not.
-
-    Args:
-        weight: Effective weight ``(C_o, ...)``.
-    """
-    rows = weight.detach().flatten(1)
-    bad = ~torch.isfinite(rows).all(1)
-    if bad.any():
-        channel = int(bad.nonzero()[0])
-        value = rows[channel][~torch.isfinite(rows[channel])][0].item()
-        return f'weights hold {value} in output channel {channel}'
-    ordered = rows.sort(dim=1).values
-    counts = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
-    most = int(counts.max())
-    if most > 2:
-        return f'weights take {most} values in output channel {int(counts.argmax())}'
-    uneven = (counts == 2) & (ordered[:, 0] != -ordered[:, -1])
-    if uneven.any():
-        channel = int(uneven.nonzero()[0])
-        low, high = ordered[channel, 0].item(), ordered[channel, -1].item()
-        return (
-            f'weights take the values {low:g} and {high:g} in output channel '
-            f'{channel}, not -a and +a'
-        )
-    return None
 
 
 def check_input(x: Tensor) -> str | None:
@@ -102,14 +72,12 @@ def check_activation(x: Tensor) -> str | None:
 
 
 def _hint(layer: nn.Module) -> str:
-    """What about ``layer`` may explain weights that are not binary."""
-    binarizer = getattr(layer, 'weight_binarizer', None)
-    temperature = getattr(binarizer, 'temperature', None)
-    if isinstance(temperature, Tensor):
-        return f' (temperature {temperature.flatten()[0].item():.3g})'
-    if isinstance(binarizer, RealWeight):
-        return ' (its weight_binarizer is "real")'
-    return ''
+    """Return what about ``layer`` may explain weights that are not binary."""
+    if not isinstance(layer, BinaryLayer):
+        return ''
+    if layer.temperature is not None:
+        return f' (temperature {layer.temperature:.3g})'
+    return ' (its weight_binarizer is "real")' if layer.has_real_weights else ''
 
 
 class _Inspector:
@@ -139,7 +107,7 @@ class _Inspector:
     def check_idle(self) -> None:
         """Check the weights of binary layers that did not run on this batch."""
         for name, layer in self.layers.items():
-            if hasattr(layer, 'effective_weight') and name not in self.checked:
+            if isinstance(layer, BinaryLayer) and name not in self.checked:
                 self._check_weight(name, layer.effective_weight())
 
     def _check_weight(self, layer: str, weight: Tensor) -> None:

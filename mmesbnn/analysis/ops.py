@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
-from ..binary.weights import CentredSignWeight, FixedWeight, RealWeight, ScaledSignWeight
+from ..binary.layers import BinaryLayer
 from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
@@ -143,12 +143,11 @@ def _is_view(operator: Any) -> bool:
 
 def _binarizes(module: nn.Module) -> bool:
     """Whether ``module`` has a weight that it binarizes."""
-    binarizer = getattr(module, 'weight_binarizer', None)
-    return binarizer is not None and not isinstance(binarizer, RealWeight)
+    return isinstance(module, BinaryLayer) and not module.has_real_weights
 
 
 def _has_real_weights(module: nn.Module) -> bool:
-    return isinstance(getattr(module, 'weight_binarizer', None), RealWeight)
+    return isinstance(module, BinaryLayer) and module.has_real_weights
 
 
 def _kind(module: nn.Module, tally: _Tally | None, bits: int) -> str:
@@ -190,20 +189,13 @@ def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        if name != 'weight' or not _binarizes(module):
+        if name != 'weight' or not isinstance(module, BinaryLayer) or module.has_real_weights:
             other += parameter.numel()
             continue
         binary = parameter.numel()
-        if _has_scales(module):
+        if module.has_scales:
             scales = 4 * parameter.shape[0]
     return binary, other, scales
-
-
-def _has_scales(module: nn.Module) -> bool:
-    """Whether the binary weight of ``module`` has a scale per output channel."""
-    if isinstance(module.weight_binarizer, FixedWeight):
-        return not (module.weight.abs() == 1).all()
-    return isinstance(module.weight_binarizer, (ScaledSignWeight, CentredSignWeight))
 
 
 def _layer(

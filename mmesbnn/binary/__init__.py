@@ -10,7 +10,15 @@ from .binarize import BinarizedLayer, BinarizeReport, binarize
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
 from .functional import binary_conv2d, binary_linear, binary_matmul
-from .layers import BinaryConv2d, BinaryLinear, LearnableShift, RPReLU, RSign
+from .layers import (
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryLinear,
+    LearnableShift,
+    RPReLU,
+    RSign,
+    binary_layers,
+)
 from .native_mode import use_native
 from .recompute import is_recomputing, recompute_elementwise
 from .shrunk import ShrunkConv2d, ShrunkLinear
@@ -43,6 +51,7 @@ __all__ = [
     'BinarizedLayer',
     'BinaryConv2d',
     'BinaryFeedForward',
+    'BinaryLayer',
     'BinaryLinear',
     'BinaryMultiheadAttention',
     'CentredSignWeight',
@@ -65,6 +74,7 @@ __all__ = [
     'TiledBatchNorm2d',
     'binarize',
     'binary_conv2d',
+    'binary_layers',
     'binary_linear',
     'binary_matmul',
     'build_sign',

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion
+from .layers import BinaryLayer
 from .modes import inference
 from .weight_reads import WeightReads, read_by_definition
 
@@ -27,7 +29,26 @@ _Multiplier = nn.modules.conv._ConvNd | nn.Linear
 #: What can become binary.
 _ELIGIBLE = (nn.Conv2d, nn.Linear)
 
-_IDLE = 'did not run on the example'
+
+class Reason(enum.Enum):
+    """Why a layer was kept, or that it was replaced."""
+
+    REPLACED = 'replaced'
+    NAMED = 'named by keep'
+    FIRST = 'first layer'
+    LAST = 'last layer'
+    IDLE = 'did not run'
+    OBSTACLE = 'cannot be replaced'
+
+
+class _Why(NamedTuple):
+    """A reason and its sentence for people."""
+
+    reason: Reason
+    text: str
+
+
+_IDLE = _Why(Reason.IDLE, 'did not run on the example')
 
 #: Subclasses from here compute what torch's layers do (they mend empty tensors).
 _SAME_AS_TORCH = ('mmcv.cnn.bricks.wrappers',)
@@ -41,7 +62,8 @@ class BinarizedLayer:
         name: Its name in the network.
         layer: What it was, such as ``'Conv2d(64, 128, 3x3, stride 2)'``.
         replaced: Whether it is binary now.
-        why: Why it was kept; what it became if replaced.
+        reason: Why it was kept, or ``Reason.REPLACED``.
+        why: The reason as a sentence; what it became if replaced.
         weights: Number of weights, biases not counted.
         aliases: Further names under which the network holds the same module.
     """
@@ -49,6 +71,7 @@ class BinarizedLayer:
     name: str
     layer: str
     replaced: bool
+    reason: Reason
     why: str
     weights: int
     aliases: tuple[str, ...] = ()
@@ -164,8 +187,8 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _kept_by_name(candidates: Sequence[_Candidate], keep: Sequence[str]) -> dict[_Candidate, str]:
-    kept = {}
+def _kept_by_name(candidates: Sequence[_Candidate], keep: Sequence[str]) -> dict[_Candidate, _Why]:
+    kept: dict[_Candidate, _Why] = {}
     for pattern in keep:
         found = [
             candidate
@@ -174,17 +197,17 @@ def _kept_by_name(candidates: Sequence[_Candidate], keep: Sequence[str]) -> dict
         ]
         if not found:
             raise ValueError(f'{shown("keep", pattern)} matches no convolution and no linear layer')
-        kept.update(dict.fromkeys(found, f'keep={pattern!r}'))
+        kept.update(dict.fromkeys(found, _Why(Reason.NAMED, f'keep={pattern!r}')))
     return kept
 
 
-def _call(model: nn.Module, example: Any) -> Any:
+def _run_example(model: nn.Module, example: Any) -> Any:
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, (list, tuple)) else model(example)
 
 
-def _is(x: Tensor, others: Sequence[Tensor]) -> bool:
+def _shares_memory(x: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether ``x`` is one of ``others`` or shares its memory with one."""
     memory = x.untyped_storage().data_ptr()
     return any(memory == y.untyped_storage().data_ptr() for y in others)
@@ -196,7 +219,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _ends_by_running(
     model: nn.Module, candidates: Sequence[_Candidate], example: Any
-) -> tuple[dict[_Candidate, str], dict[int, str]]:
+) -> tuple[dict[_Candidate, _Why], dict[int, str]]:
     """The layers that read ``example``, that give the output, or that did not run.
 
     Also, for the id of every layer whose weight another module reads, that module's
@@ -204,13 +227,13 @@ def _ends_by_running(
     """
     given = _tensors(example)
     ran: dict[_Candidate, list[Tensor]] = {}
-    first: dict[_Candidate, str] = {}
+    first: dict[_Candidate, _Why] = {}
 
     def watch(candidate: _Candidate) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             ran.setdefault(candidate, []).append(output)
-            if any(_is(x, given) for x in inputs):
-                first[candidate] = 'first layer, reads the input'
+            if any(_shares_memory(x, given) for x in inputs):
+                first[candidate] = _Why(Reason.FIRST, 'first layer, reads the input')
 
         return candidate.module.register_forward_hook(hook)
 
@@ -218,29 +241,29 @@ def _ends_by_running(
     reads = WeightReads([candidate.module for candidate in candidates])
     try:
         with inference(model), reads:
-            results = _tensors(_call(model, example))
+            results = _tensors(_run_example(model, example))
     finally:
         for handle in handles:
             handle.remove()
     last = {
-        candidate: 'last layer, gives the output'
+        candidate: _Why(Reason.LAST, 'last layer, gives the output')
         for candidate, outputs in ran.items()
-        if any(_is(output, results) for output in outputs)
+        if any(_shares_memory(output, results) for output in outputs)
     }
     order = list(ran)
     idle = [candidate for candidate in candidates if candidate not in ran]
     ends = {
         **dict.fromkeys(idle, _IDLE),
-        **(last or dict.fromkeys(order[-1:], 'last layer that ran')),
-        **(first or dict.fromkeys(order[:1], 'first layer that ran')),
+        **(last or dict.fromkeys(order[-1:], _Why(Reason.LAST, 'last layer that ran'))),
+        **(first or dict.fromkeys(order[:1], _Why(Reason.FIRST, 'first layer that ran'))),
     }
     return ends, reads.found
 
 
-def _ends_by_definition(candidates: Sequence[_Candidate]) -> dict[_Candidate, str]:
+def _ends_by_definition(candidates: Sequence[_Candidate]) -> dict[_Candidate, _Why]:
     return {
-        **dict.fromkeys(candidates[-1:], 'last layer'),
-        **dict.fromkeys(candidates[:1], 'first layer'),
+        **dict.fromkeys(candidates[-1:], _Why(Reason.LAST, 'last layer')),
+        **dict.fromkeys(candidates[:1], _Why(Reason.FIRST, 'first layer')),
     }
 
 
@@ -269,7 +292,7 @@ def _obstacle(
     """Why ES cannot replace the layer, None if it can."""
     module = candidate.module
     kind = type(module)
-    if hasattr(module, 'weight_binarizer'):
+    if isinstance(module, BinaryLayer):
         return 'a binary layer already'
     if id(module) in readers:
         return f'{readers[id(module)]} reads its weight'
@@ -330,7 +353,7 @@ def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
     return torch.cat(weight.chunk(tau), dim=1) / tau
 
 
-def _build(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
+def _binary_layer(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
     """A drop-in layer for ``module``, with its weights."""
     # a sign or binarizer given as a module is not shared
     options = {name: copy.deepcopy(value) for name, value in options.items()}
@@ -483,7 +506,7 @@ def binarize(
         latent_clip=latent_clip,
     )
     expansion = Expansion(tau, es_groups)
-    _build(nn.Conv2d(1, 1, 1), {**options, 'tau': 1, 'es_groups': 1})  # checks the options
+    _binary_layer(nn.Conv2d(1, 1, 1), {**options, 'tau': 1, 'es_groups': 1})  # checks the options
     candidates = _candidates(model)
     kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
     readers = read_by_definition(model)
@@ -492,18 +515,19 @@ def binarize(
     else:
         ends, seen = _ends_by_running(model, candidates, example)
         readers.update(seen)
-        ends = {x: why for x, why in ends.items() if why != _IDLE or id(x.module) not in readers}
+        ends = {x: w for x, w in ends.items() if w != _IDLE or id(x.module) not in readers}
     if not keep_first:
-        ends = {x: why for x, why in ends.items() if not why.startswith('first')}
+        ends = {x: w for x, w in ends.items() if w.reason is not Reason.FIRST}
     if not keep_last:
-        ends = {x: why for x, why in ends.items() if not why.startswith('last')}
+        ends = {x: w for x, w in ends.items() if w.reason is not Reason.LAST}
     owners = _owners(model)
     for candidate in candidates:
-        why = ends.get(candidate) or _obstacle(candidate, owners, readers, expansion)
+        obstacle = _obstacle(candidate, owners, readers, expansion)
+        why = ends.get(candidate) or (obstacle and _Why(Reason.OBSTACLE, obstacle))
         if why:
             kept.setdefault(candidate, why)
-    new = {x: _build(x.module, options) for x in candidates if x not in kept}
-    report = BinarizeReport([_entry(x, kept.get(x), new.get(x)) for x in candidates])
+    new = {x: _binary_layer(x.module, options) for x in candidates if x not in kept}
+    report = BinarizeReport([_report_entry(x, kept.get(x), new.get(x)) for x in candidates])
     if not new:
         raise ValueError(f'nothing to binarize in {type(model).__name__}:\n{report}')
     for candidate, layer in new.items():
@@ -513,14 +537,17 @@ def binarize(
     return report
 
 
-def _entry(candidate: _Candidate, kept: str | None, new: nn.Module | None) -> BinarizedLayer:
+def _report_entry(
+    candidate: _Candidate, kept: _Why | None, new: nn.Module | None
+) -> BinarizedLayer:
     name, *aliases = (name for _, _, name in candidate.places)
     module = candidate.module
     return BinarizedLayer(
         name=name,
         layer=_describe(module),
         replaced=new is not None,
-        why=kept or f'now {type(new).__name__}',
+        reason=kept.reason if kept else Reason.REPLACED,
+        why=kept.text if kept else f'now {type(new).__name__}',
         weights=0 if is_lazy(module.weight) else module.weight.numel(),
         aliases=tuple(aliases),
     )

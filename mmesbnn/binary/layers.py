@@ -12,7 +12,14 @@ from .arguments import checked_layer
 from .functional import binary_conv2d, binary_linear
 from .precision import KeepsSigns
 from .signs import build_sign
-from .weights import build_weight_binarizer
+from .weight_values import check_weight
+from .weights import (
+    CentredSignWeight,
+    FixedWeight,
+    RealWeight,
+    ScaledSignWeight,
+    build_weight_binarizer,
+)
 
 
 def channel_shape(channels: int, channels_last: bool) -> tuple[int, ...]:
@@ -118,7 +125,77 @@ def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
     return {'weight': (-latent_clip, latent_clip)}
 
 
-class BinaryConv2d(KeepsSigns, nn.Conv2d):
+class BinaryLayer(KeepsSigns):
+    """Base of the layers that multiply with a binarized weight.
+
+    Packing, exports, counting and hooks find these layers by :func:`binary_layers` and
+    ask them what follows from their weight binarizer.
+
+    Attributes:
+        weight: Latent weight, ``(C_o, ...)``.
+        weight_binarizer: Module that makes the effective weight of it.
+        parameter_bounds: Bounds by parameter that ``ParameterBoundsHook`` keeps.
+    """
+
+    weight_binarizer: nn.Module
+    parameter_bounds: dict[str, tuple[float, float]]
+
+    def effective_weight(self) -> Tensor:
+        """Return the weight that multiplies, of the latent weight's shape."""
+        return self.weight_binarizer(self.weight)
+
+    @property
+    def has_real_weights(self) -> bool:
+        """Whether the layer multiplies with its latent weight by intention."""
+        return isinstance(self.weight_binarizer, RealWeight)
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether the effective weight has a scale per output channel."""
+        if isinstance(self.weight_binarizer, FixedWeight):
+            return not bool((self.weight.abs() == 1).all())
+        return isinstance(self.weight_binarizer, (ScaledSignWeight, CentredSignWeight))
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature of the weight binarizer, None if it has none."""
+        temperature = getattr(self.weight_binarizer, 'temperature', None)
+        return float(temperature.flatten()[0]) if isinstance(temperature, Tensor) else None
+
+    def why_not_binary(self) -> str | None:
+        """Say why the effective weight is not binary, None if it is.
+
+        It is binary if every output channel holds ``-a`` and ``+a`` alone, with an
+        ``a`` of its own.
+        """
+        if self.has_real_weights:
+            return 'its weights are real (weight_binarizer="real")'
+        if not torch.isfinite(self.weight).all():
+            return 'its weights hold NaN or infinity'
+        limit, temperature = getattr(self.weight_binarizer, 'binary_below', None), self.temperature
+        # a temperature of NaN is not below the limit
+        if limit is not None and temperature is not None and not temperature < limit:
+            given = f'its temperature is {temperature:.3g}'
+            return f'{given}, and weights are signs below {limit:.3g} only'
+        return check_weight(self.effective_weight())
+
+
+def binary_layers(model: nn.Module, every_name: bool = False) -> dict[str, BinaryLayer]:
+    """Return the layers of ``model`` that binarize their weight, by name.
+
+    Args:
+        model: Any module.
+        every_name: Whether a layer that the model holds under several names is returned
+            under each of them. Default False.
+    """
+    return {
+        name: layer
+        for name, layer in model.named_modules(remove_duplicate=not every_name)
+        if isinstance(layer, BinaryLayer)
+    }
+
+
+class BinaryConv2d(BinaryLayer, nn.Conv2d):
     """Convolution of binarized inputs with binarized weights.
 
     ``y = conv2d(sign(x), binarize(w)) + bias``. The state dict has the keys of
@@ -175,10 +252,6 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
         self.pad_value = pad_value
         self.parameter_bounds = _bounds(latent_clip)
 
-    def effective_weight(self) -> Tensor:
-        """The weight that multiplies, ``(C_o, C_i / groups, k_h, k_w)``."""
-        return self.weight_binarizer(self.weight)
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         y = binary_conv2d(
@@ -193,7 +266,7 @@ class BinaryConv2d(KeepsSigns, nn.Conv2d):
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
-class BinaryLinear(KeepsSigns, nn.Linear):
+class BinaryLinear(BinaryLayer, nn.Linear):
     """Linear layer of binarized inputs and binarized weights.
 
     ``y = sign(x) binarize(W)^T + bias``.
@@ -229,10 +302,6 @@ class BinaryLinear(KeepsSigns, nn.Linear):
         self.sign = nn.Identity() if sign is None else build_sign(sign)
         self.weight_binarizer = build_weight_binarizer(weight_binarizer)
         self.parameter_bounds = _bounds(latent_clip)
-
-    def effective_weight(self) -> Tensor:
-        """The weight that multiplies, ``(C_o, C_i)``."""
-        return self.weight_binarizer(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""

@@ -20,12 +20,12 @@ from torch.onnx import symbolic_helper
 from torch.utils._pytree import tree_leaves
 
 from ..analysis.operators import inference
-from ..binary.weights import FixedWeight, RealWeight
+from ..binary.layers import binary_layers
+from ..binary.weights import FixedWeight
 from ..optional import require
 from ..whole_files import whole_file
 from .output_agreement import OutputAgreement, compare_all
-from .packed.file import binary_layers
-from .packed.packing import PackError, why_not_binary
+from .packed.packing import PackError
 from .runtime.manifest import ExportError
 from .tasks.detector_graphs import has_unordered_rows, takes_one_image
 from .tasks.finite_weights import check_weights
@@ -104,13 +104,12 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
         PackError: If a weight is not binary, except in layers whose ``weight_binarizer``
             is ``'real'``.
     """
-    for name, layer in binary_layers(model).items():
-        reason = why_not_binary(layer)
-        if reason and not isinstance(layer.weight_binarizer, RealWeight):
+    for name, layer in binary_layers(model, every_name=True).items():
+        reason = None if layer.has_real_weights else layer.why_not_binary()
+        if reason:
             raise PackError(f'cannot export {name}: {reason}')
     model = copy.deepcopy(model).eval()
-    layers: dict[str, Any] = binary_layers(model)
-    for layer in layers.values():
+    for layer in binary_layers(model, every_name=True).values():
         weight = layer.effective_weight().detach()
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight, requires_grad=False)

@@ -202,9 +202,11 @@ def _replace(
     report = binarize(unet, keep=[*keep, *others], keep_first=False, keep_last=False, **options)
     # the config will describe it
     del unet.save_pretrained
-    reasons = {f'keep={name!r}': _reason(name) for name in others}
     return BinarizeReport(
-        [dataclasses.replace(layer, why=reasons.get(layer.why, layer.why)) for layer in report]
+        [
+            dataclasses.replace(layer, why=_reason(layer.name)) if layer.name in others else layer
+            for layer in report
+        ]
     )
 
 

@@ -19,15 +19,6 @@ def trained_models(runner: Runner) -> list[nn.Module]:
     return [runner.model, *(model for model in averages if model is not None)]
 
 
-def binary_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of ``model`` that binarize their weight, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if hasattr(module, 'weight_binarizer')
-    }
-
-
 def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
     """The weight binarizers of ``model`` that have a temperature."""
     return [m for m in model.modules() if isinstance(m, TemperatureWeight)]

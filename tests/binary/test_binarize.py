@@ -15,7 +15,7 @@ from torch import nn
 import mmesbnn
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import BinaryConv2d, ESConv2d, ESLinear, binarize
-from mmesbnn.binary.binarize import shrunk_weight
+from mmesbnn.binary.binarize import Reason, shrunk_weight
 
 
 def signs_of(x):
@@ -396,6 +396,8 @@ def test_the_report_is_a_table_with_counts():
     report = binarize(small_net(), tau=2)
     assert len(report) == len(list(report)) == 4
     assert (len(report.replaced), len(report.kept)) == (2, 2)
+    reasons = [Reason.FIRST, Reason.REPLACED, Reason.REPLACED, Reason.LAST]
+    assert [layer.reason for layer in report] == reasons
     assert report.binary_weights == 16 * 8 * 9 + 16 * 8
     assert report.kept_weights == 3 * 8 * 9 + 8 * 4
     lines = str(report).splitlines()

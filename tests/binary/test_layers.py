@@ -1,6 +1,7 @@
 """Binary layers equal torch's layers fed with binarized operands."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mmesbnn.binary import (
     build_sign,
     build_weight_binarizer,
 )
-from mmesbnn.binary.layers import prelu
+from mmesbnn.binary.layers import binary_layers, prelu
 
 SIGNS = ['quadratic', 'identity', dict(type='hard_tanh', clip=1.5, zero=0)]
 BINARIZERS = [
@@ -275,3 +276,55 @@ def test_rprelu_learns_all_its_parameters():
     )
     for one, other in zip(got, expected, strict=True):
         assert_same(one, other.sum((0, 2, 3), keepdim=True))
+
+
+# what is binary -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('binarizer', 'reason'),
+    [
+        ('scaled_sign', None),
+        ('centred_sign', None),
+        ('real', 'real'),
+        ('temperature', 'temperature is 1, .*below 1e-07'),
+        ('fixed', 'values in output channel'),
+    ],
+)
+def test_a_layer_says_why_its_weight_is_not_binary(binarizer, reason):
+    for layer in (
+        BinaryConv2d(4, 2, 3, weight_binarizer=binarizer),
+        BinaryLinear(4, 2, weight_binarizer=binarizer),
+    ):
+        why = layer.why_not_binary()
+        assert why is None if reason is None else re.search(reason, why)
+        with torch.no_grad():
+            layer.weight[0].fill_(torch.nan)
+        assert ('real' if binarizer == 'real' else 'NaN') in layer.why_not_binary()
+
+
+def test_a_hardened_weight_is_binary():
+    layer = BinaryLinear(4, 2, weight_binarizer='temperature')
+    assert layer.temperature == 1
+    layer.weight_binarizer.temperature.fill_(1e-9)
+    assert layer.why_not_binary() is None
+    layer.weight_binarizer.temperature.fill_(torch.nan)
+    assert 'temperature is nan' in layer.why_not_binary()
+
+
+def test_binary_layers_are_found_under_one_name_or_all():
+    shared = BinaryLinear(4, 4)
+    model = nn.ModuleDict(dict(a=shared, b=nn.Linear(4, 4), c=shared, d=BinaryConv2d(4, 4, 1)))
+    assert list(binary_layers(model)) == ['a', 'd']
+    assert list(binary_layers(model, every_name=True)) == ['a', 'c', 'd']
+
+
+def test_scales_are_those_of_the_binarizer_or_of_a_fixed_weight():
+    layer = BinaryLinear(4, 2, weight_binarizer='scaled_sign')
+    assert layer.has_scales
+    assert not BinaryLinear(4, 2, weight_binarizer='temperature').has_scales
+    fixed = BinaryLinear(4, 2, weight_binarizer='fixed')
+    assert fixed.has_scales
+    fixed.weight.data = signs = torch.ones(2, 4)
+    signs[0, 0] = -1
+    assert not fixed.has_scales

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
-from mmesbnn.engine.reach import binary_layers
+from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d, binary_layers
 from tests import families
 
 DTYPES = (torch.float16, torch.bfloat16)

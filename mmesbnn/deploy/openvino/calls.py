@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from ...analysis.binary_check import check_weight
 from ...analysis.operators import OperatorMode, inference, is_binary
 from ...binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
-from ...binary.weights import RealWeight
+from ...binary.layers import BinaryLayer
+from ...binary.weight_values import check_weight
 from ..runtime.manifest import ExportError
 from .kernel import Geometry, pads_rightly
 
@@ -135,21 +135,6 @@ _CALLS: dict[Any, Callable[..., BinaryCall]] = {
 }
 
 
-def _refused(layer: str, module: nn.Module, why: str) -> ExportError | None:
-    """Return the error about weights that are not binary, None if they need not be."""
-    binarizer = getattr(module, 'weight_binarizer', None)
-    if isinstance(binarizer, RealWeight):
-        return None
-    temperature = getattr(binarizer, 'temperature', None)
-    if temperature is None:
-        return ExportError(f'{layer}: {why}')
-    value = temperature.flatten()[0].item()
-    return ExportError(
-        f'{layer}: its temperature is {value:.3g}, so its weights are not signs yet '
-        f'({why}); train on until they are'
-    )
-
-
 def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
     """Return why a weight stays in full precision, None if it is binary.
 
@@ -161,9 +146,11 @@ def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
         why = 'weights are 0'
     if why is None:
         return None
-    if error := _refused(layer, module, why):
-        raise error
-    return 'its weight_binarizer is "real"'
+    if isinstance(module, BinaryLayer):
+        if module.has_real_weights:
+            return 'its weight_binarizer is "real"'
+        why = module.why_not_binary() or why
+    raise ExportError(f'{layer}: {why}')
 
 
 class _Recorder:

@@ -17,8 +17,7 @@ so all tensors of a dtype lie one after the other in one tensor, named by the dt
 also has ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
 as JSON ``config`` and ``dataset_meta``.
 
-What is binary is asked of the layers, not told by names: those with an
-``effective_weight``, which is what they multiply with.
+:func:`mmesbnn.binary.binary_layers` says which layers are binary.
 """
 
 from __future__ import annotations
@@ -48,15 +47,6 @@ _STATISTICS = ('running_mean', 'running_var')
 
 class PackError(MmesbnnError):
     """A network that cannot be packed or a file that cannot be unpacked; says why."""
-
-
-def binary_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of ``model`` that multiply with an effective weight, by name."""
-    return {
-        name: layer
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if hasattr(layer, 'effective_weight')
-    }
 
 
 def unused_keys(model: nn.Module, layers: Iterable[str]) -> Callable[[str], bool]:

@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ...analysis.binary_check import check_weight
-from ...binary.weights import RealWeight, TemperatureWeight
+from ...binary.layers import binary_layers
 from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...optional import require
@@ -39,7 +38,6 @@ from .file import (
     FORMAT,
     SCALE,
     PackError,
-    binary_layers,
     pack_bits,
     read_packed,
     stored_weight,
@@ -90,23 +88,6 @@ class PackReport:
         if self.kept_full:
             lines.append(f'kept at full precision: {", ".join(self.kept_full)}')
         return '\n'.join(lines)
-
-
-def why_not_binary(layer: nn.Module) -> str | None:
-    """Why the weight of a binary layer has no bits, None if it has."""
-    binarizer = layer.weight_binarizer
-    if isinstance(binarizer, RealWeight):
-        return 'its weights are real (weight_binarizer="real")'
-    if not torch.isfinite(layer.weight).all():
-        return 'its weights hold NaN or infinity'
-    if isinstance(binarizer, TemperatureWeight):
-        temperature = binarizer.temperature.item()
-        if not temperature < binarizer.binary_below:
-            return (
-                f'its temperature is {temperature:.3g}, and weights are signs below '
-                f'{binarizer.binary_below:.3g} only'
-            )
-    return check_weight(layer.effective_weight())
 
 
 def _one_copy(value: Tensor, copies: int) -> Tensor:
@@ -187,12 +168,12 @@ def _add_weight(tensors: _Tensors, name: str, layer: nn.Module) -> None:
 
 def _collect(model: nn.Module, half: bool) -> _Tensors:
     """Everything of ``model`` that a packed file holds."""
-    layers = binary_layers(model)
+    layers = binary_layers(model, every_name=True)
     if not layers:
         raise PackError(f'{type(model).__name__} has no binary layer')
     tensors, bad = _Tensors(half), []
     for name, layer in _progress(layers, 'packing'):
-        reason = why_not_binary(layer)
+        reason = layer.why_not_binary()
         if reason:
             bad.append(f'{name or type(layer).__name__}: {reason}')
         elif not bad:
@@ -218,7 +199,7 @@ def _collect(model: nn.Module, half: bool) -> _Tensors:
 
 def _dtype(model: nn.Module) -> torch.dtype:
     """The dtype of the binary weights."""
-    return next(iter(binary_layers(model).values())).weight.dtype
+    return next(iter(binary_layers(model, every_name=True).values())).weight.dtype
 
 
 def _own_config(model: nn.Module) -> Mapping[str, Any] | None:
@@ -261,7 +242,7 @@ def _known_meta(config: Config) -> Mapping[str, Any]:
 def _verify(path: Path, model: nn.Module, half: bool) -> None:
     """Compare what was written with the model, weight by weight."""
     stored, _ = read_packed(path)
-    for name, layer in _progress(binary_layers(model), 'checking'):
+    for name, layer in _progress(binary_layers(model, every_name=True), 'checking'):
         weight = layer.effective_weight().detach().cpu()
         read = stored_weight(stored, name, weight)
         if half:

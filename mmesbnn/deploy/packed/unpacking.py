@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.expansion import tile
+from ...binary.layers import binary_layers
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
 from ...checkpoints.bounded import bounded_build, size_of
@@ -24,7 +25,6 @@ from .file import (
     DTYPES,
     PARTS,
     PackError,
-    binary_layers,
     read_packed,
     stored_weight,
     tiled_statistics,
@@ -34,7 +34,7 @@ from .file import (
 
 def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     """Give binary layers their weights, as effective ones that are not trained."""
-    for name, layer in binary_layers(model).items():
+    for name, layer in binary_layers(model, every_name=True).items():
         try:
             weight = stored_weight(stored, name, layer.weight)
         except KeyError:
@@ -47,7 +47,7 @@ def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
 
 def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     """Load everything but binary weights."""
-    layers = binary_layers(model)
+    layers = binary_layers(model, every_name=True)
     unused = unused_keys(model, layers)
     weights = {f'{name}.{key}'.removeprefix('.') for name in layers for key in PARTS}
     state = {key: value for key, value in stored.items() if key not in weights}
@@ -108,7 +108,7 @@ def load_packed(
         by_size = bounded_build(_unpacked_size(stored), max_bytes)
         by_size = contextlib.nullcontext() if trust_stored_config else by_size
         model = _build(metadata, path, trust_stored_config, by_size)
-    if not binary_layers(model):
+    if not binary_layers(model, every_name=True):
         raise PackError(f'{type(model).__name__} has no binary layer')
     model.to(DTYPES[metadata['dtype']])
     _fix(model, stored, path)

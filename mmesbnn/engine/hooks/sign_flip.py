@@ -10,8 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ...binary import binary_layers
 from ...checks import checked, positive_int
-from ..reach import binary_layers
 
 
 @HOOKS.register_module()

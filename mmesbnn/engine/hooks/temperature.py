@@ -11,9 +11,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...binary import TemperatureWeight
+from ...binary import TemperatureWeight, binary_layers
 from ...checks import checked, number, optional, positive, positive_int
-from ..reach import binary_layers, check_by_epoch, temperature_weights, trained_models
+from ..reach import check_by_epoch, temperature_weights, trained_models
 from ..temperature_schedule import temperature_schedule
 
 #: Temperature of a layer that no training has touched.
