@@ -20,6 +20,7 @@ from .layers import (
     binary_layers,
 )
 from .native_mode import use_native
+from .options import BinaryOptions
 from .recompute import is_recomputing, recompute_elementwise
 from .shrunk import ShrunkConv2d, ShrunkLinear
 from .signs import (
@@ -54,6 +55,7 @@ __all__ = [
     'BinaryLayer',
     'BinaryLinear',
     'BinaryMultiheadAttention',
+    'BinaryOptions',
     'CentredSignWeight',
     'ESConv2d',
     'ESLinear',

@@ -20,6 +20,7 @@ from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
+from .options import BinaryOptions, merged_options
 from .weight_reads import WeightReads, read_by_definition
 
 #: What multiplies: these modules have an entry in the report.
@@ -83,9 +84,11 @@ class BinarizeReport:
 
     Attributes:
         layers: One entry per layer that multiplies, in the order of the network.
+        options: How the layers became binary.
     """
 
     layers: list[BinarizedLayer] = field(default_factory=list)
+    options: BinaryOptions | None = None
 
     def __iter__(self) -> Iterator[BinarizedLayer]:
         return iter(self.layers)
@@ -429,6 +432,7 @@ def binarize(
     weight_binarizer: Any = 'scaled_sign',
     pad_value: int = 0,
     latent_clip: float | None = None,
+    options: BinaryOptions | Mapping[str, Any] | None = None,
 ) -> BinarizeReport:
     """Replace convolutions and linear layers of ``model``, in place, by binary ones.
 
@@ -488,6 +492,8 @@ def binarize(
         weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
         pad_value: As :class:`BinaryConv2d`'s; convolutions only. Default 0.
         latent_clip: As :class:`BinaryConv2d`'s. Default None.
+        options: All options from ``tau`` to ``latent_clip`` in one object or mapping,
+            in the place of these arguments. Default None.
 
     Returns:
         What was replaced, what was kept, and why.
@@ -496,7 +502,7 @@ def binarize(
         ValueError: Before anything is changed, if an argument is not one of the allowed
             values, a pattern in ``keep`` matches nothing, or nothing is to be replaced.
     """
-    options = dict(
+    short = dict(
         tau=tau,
         es_groups=es_groups,
         spread=spread,
@@ -505,8 +511,8 @@ def binarize(
         pad_value=pad_value,
         latent_clip=latent_clip,
     )
-    expansion = Expansion(tau, es_groups)
-    _binary_layer(nn.Conv2d(1, 1, 1), {**options, 'tau': 1, 'es_groups': 1})  # checks the options
+    options = merged_options(options, short, BinaryOptions())
+    expansion = Expansion(options.tau, options.es_groups)
     candidates = _candidates(model)
     kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
     readers = read_by_definition(model)
@@ -526,8 +532,10 @@ def binarize(
         why = ends.get(candidate) or (obstacle and _Why(Reason.OBSTACLE, obstacle))
         if why:
             kept.setdefault(candidate, why)
-    new = {x: _binary_layer(x.module, options) for x in candidates if x not in kept}
-    report = BinarizeReport([_report_entry(x, kept.get(x), new.get(x)) for x in candidates])
+    new = {x: _binary_layer(x.module, options.arguments()) for x in candidates if x not in kept}
+    report = BinarizeReport(
+        [_report_entry(x, kept.get(x), new.get(x)) for x in candidates], options
+    )
     if not new:
         raise ValueError(f'nothing to binarize in {type(model).__name__}:\n{report}')
     for candidate, layer in new.items():

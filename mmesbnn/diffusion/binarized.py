@@ -27,6 +27,7 @@ from torch import nn
 
 from ..binary.arguments import checked_layer
 from ..binary.binarize import BinarizeReport, binarize
+from ..binary.options import BinaryOptions, merged_options
 from ..checks import checked, either, filled_text, mapping, sequence, text
 from ..old_forms import current_options
 from .folders import UNETS, check_unet, load_unet
@@ -92,7 +93,8 @@ class _Binarized:
                 f'the config of this {cls.__name__} does not say which layers are '
                 f'binary: it lacks {CONFIG_KEY}'
             )
-        _replace(model, done['layers'], (), current_options(done['options']))
+        options = BinaryOptions.from_dict(current_options(done['options']))
+        _replace(model, done['layers'], (), options)
         return result
 
 
@@ -147,7 +149,7 @@ def _from_unet(
     done = unet.config[CONFIG_KEY]
     names = dict(model.named_modules())
     layers = [name for name in done['layers'] if name in names]
-    options = current_options(done['options'])
+    options = BinaryOptions.from_dict(current_options(done['options']))
     _mark(model, _replace(model, layers, (), options), options)
     if load_weights_from_unet:
         own = model.state_dict().keys()
@@ -159,9 +161,9 @@ def _from_unet(
 ControlNetModel.from_unet = classmethod(_from_unet)
 
 
-def _mark(model: ModelMixin, report: BinarizeReport, options: Mapping[str, Any]) -> None:
+def _mark(model: ModelMixin, report: BinarizeReport, options: BinaryOptions) -> None:
     """Let the class and the config of ``model`` say which layers are binary."""
-    done = dict(layers=[layer.name for layer in report.replaced], options=options)
+    done = dict(layers=[layer.name for layer in report.replaced], options=options.to_dict())
     model.__class__ = _CLASSES[type(model)]
     model.register_to_config(**{CONFIG_KEY: done})
 
@@ -190,7 +192,7 @@ def _reason(name: str) -> str:
 
 
 def _replace(
-    unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: Mapping[str, Any]
+    unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: BinaryOptions
 ) -> BinarizeReport:
     """Replace ``layers`` but those that ``keep`` matches; say why others were kept."""
     wanted = {id(unet.get_submodule(name)) for name in layers}
@@ -199,14 +201,17 @@ def _replace(
         for name, module in unet.named_modules()
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in wanted
     ]
-    report = binarize(unet, keep=[*keep, *others], keep_first=False, keep_last=False, **options)
+    report = binarize(
+        unet, keep=[*keep, *others], keep_first=False, keep_last=False, options=options
+    )
     # the config will describe it
     del unet.save_pretrained
     return BinarizeReport(
         [
             dataclasses.replace(layer, why=_reason(layer.name)) if layer.name in others else layer
             for layer in report
-        ]
+        ],
+        options,
     )
 
 
@@ -224,6 +229,7 @@ def binarize_unet(
     weight_binarizer: str | dict[str, Any] = 'scaled_sign',
     pad_value: int = 0,
     latent_clip: float | None = None,
+    options: BinaryOptions | Mapping[str, Any] | None = None,
 ) -> BinarizeReport:
     """Replace convolutions of a diffusers UNet, in place, by ES binary ones.
 
@@ -262,6 +268,8 @@ def binarize_unet(
         weight_binarizer: Likewise. Default ``'scaled_sign'``.
         pad_value: Likewise, -1, 0 or 1. Default 0.
         latent_clip: Likewise. Default None.
+        options: All options from ``tau`` to ``latent_clip`` in one object or mapping,
+            in the place of these arguments. Default None.
 
     Returns:
         What was replaced, what was kept, and why; prints as a table.
@@ -278,7 +286,7 @@ def binarize_unet(
         raise ValueError(
             f'unet is a {type(unet).__name__}, not a {names}; mmesbnn.binarize takes any module'
         )
-    options = dict(
+    short = dict(
         tau=tau,
         es_groups=es_groups,
         spread=spread,
@@ -287,6 +295,8 @@ def binarize_unet(
         pad_value=pad_value,
         latent_clip=latent_clip,
     )
+    options = merged_options(options, short, BinaryOptions(tau=2))
+    options.to_dict()  # says what the config could not store
     tables = [_CONVOLUTIONS]
     tables += [_PROJECTIONS] if attention else []
     tables += [_SHORTCUTS] if shortcuts else []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.common_types import _size_2_t
 
-from ...binary import ESConv2d
+from ...binary import BinaryOptions, ESConv2d
 from ...binary.arguments import checked_layer
+from ...binary.options import merged_options
 
 
 @checked_layer()
@@ -21,6 +23,7 @@ def es_conv2d(
     dilation: _size_2_t = 1,
     groups: int = 1,
     bias: bool = False,
+    options: BinaryOptions | Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build an ES convolution, or a plain one if the network asks for a grouped one.
@@ -42,8 +45,9 @@ def es_conv2d(
         dilation: Distance of the kernel's taps in pixels. Default 1.
         groups: Groups of the network's convolution, as in ``nn.Conv2d``. Default 1.
         bias: Whether there is a real bias. Default False.
-        **kwargs: ``tau``, ``es_groups``, ``spread``, ``sign``, ... of
-            :class:`mmesbnn.binary.ESConv2d`.
+        options: A :class:`mmesbnn.binary.BinaryOptions` or a mapping for one, in the
+            place of ``kwargs``. Default None.
+        **kwargs: Single options: ``tau``, ``es_groups``, ``spread``, ``sign``, ...
 
     Raises:
         ValueError: As :class:`mmesbnn.binary.ESConv2d`.
@@ -51,4 +55,5 @@ def es_conv2d(
     geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation)
     if groups > 1:
         return nn.Conv2d(*geometry, groups, bias)
-    return ESConv2d(*geometry, bias=bias, **kwargs)
+    chosen = merged_options(options, kwargs, BinaryOptions())
+    return ESConv2d(*geometry, bias=bias, **chosen.arguments())

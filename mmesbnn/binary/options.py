@@ -1,0 +1,113 @@
+"""Options of everything that turns layers binary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..checks import check
+from .arguments import RULES
+from .signs import build_sign
+from .weights import build_weight_binarizer
+
+
+@dataclass(frozen=True)
+class BinaryOptions:
+    """How layers become binary, in ``binarize``, ``binarize_unet`` and ``conv_cfg``.
+
+    Args:
+        tau: ES factor. Default 1.
+        es_groups: ES groups. Default 1.
+        spread: As :class:`ESConv2d`'s, in units of the layers' inputs. Default 0.5.
+        sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
+        pad_value: As :class:`BinaryConv2d`'s; convolutions only. Default 0.
+        latent_clip: As :class:`BinaryConv2d`'s. Default None.
+
+    Raises:
+        ValueError: If an option is not one of the allowed values.
+    """
+
+    tau: int = 1
+    es_groups: int = 1
+    spread: float = 0.5
+    sign: Any = 'quadratic'
+    weight_binarizer: Any = 'scaled_sign'
+    pad_value: int = 0
+    latent_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.arguments().items():
+            check(name, value, RULES[name])
+        if self.sign is not None:
+            build_sign(self.sign)
+        build_weight_binarizer(self.weight_binarizer)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options as keyword arguments of :class:`ESConv2d`."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values, which a config or a file can store.
+
+        Raises:
+            ValueError: If ``sign`` or ``weight_binarizer`` is a module.
+        """
+        plain = self.arguments()
+        for name in ('sign', 'weight_binarizer'):
+            if isinstance(plain[name], nn.Module):
+                raise ValueError(
+                    f'{name}={type(plain[name]).__name__}(...) cannot be stored: '
+                    'give a name or a dict with type'
+                )
+        return {key: dict(x) if isinstance(x, Mapping) else x for key, x in plain.items()}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> BinaryOptions:
+        """Build the options of a mapping, as :meth:`to_dict` gives one.
+
+        Raises:
+            ValueError: If a key is unknown, or a value is not one of the allowed ones.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = [str(key) for key in options if key not in names]
+        if unknown:
+            raise ValueError(
+                f'unknown options of binary layers: {", ".join(unknown)}; known are '
+                f'{", ".join(names)}'
+            )
+        return cls(**options)
+
+
+def merged_options(
+    options: BinaryOptions | Mapping[str, Any] | None,
+    short: Mapping[str, Any],
+    defaults: BinaryOptions,
+) -> BinaryOptions:
+    """Return the options of a function that takes them whole or by keyword arguments.
+
+    Args:
+        options: The whole options, None if they are given by keyword arguments.
+        short: The keyword arguments.
+        defaults: Defaults of the keyword arguments.
+
+    Raises:
+        ValueError: If both are given, or a value is not one of the allowed ones.
+    """
+    if options is None:
+        return BinaryOptions.from_dict(short)
+    default = defaults.arguments()
+    both = [
+        name
+        for name, value in short.items()
+        if value is not default[name] and value != default[name]
+    ]
+    if both:
+        raise ValueError(
+            f'options and {", ".join(both)} are both given: put {both[0]} into options'
+        )
+    return options if isinstance(options, BinaryOptions) else BinaryOptions.from_dict(options)
