@@ -19,11 +19,9 @@ from mmesbnn import cli, options  # before what takes time to import
 
 # isort: split
 
-from PIL import Image
-
 from mmesbnn.deploy import ImageError, Runner
-from mmesbnn.deploy.runtime.drawing import draw_boxes, draw_labels
-from mmesbnn.deploy.runtime.images import MAX_PIXELS, read_image
+from mmesbnn.deploy.runtime.images import MAX_PIXELS
+from mmesbnn.deploy.runtime.task import Options
 from mmesbnn.errors import sentence
 from mmesbnn.whole_files import check_file, whole_file
 
@@ -82,74 +80,26 @@ def find(paths):
             yield path
 
 
-def show(items, what, total=None):
+def show(items, name, total):
     """Pass items on and count them on the terminal."""
     for i, item in enumerate(items, start=1):
         if sys.stderr.isatty():
-            print(f'\r{what} {i}/{total or len(items)} ', end='', file=sys.stderr)
+            print(f'\r{name} {i}/{total} ', end='', file=sys.stderr)
         yield item
     if sys.stderr.isatty():
         print('\r\033[K', end='', file=sys.stderr)
 
 
-def run(runner, files, args):
-    """Results in the order of the files, or errors in their place."""
-    if runner.task == 'super_resolution':
-        for file in files:
-            yield attempt(
-                runner.upscale,
-                file,
-                steps=args.steps,
-                seed=args.seed,
-                progress=lambda steps: show(steps, 'step'),
-            )
-    elif len(files) > 1:
-        results = runner.stream(files, args.batch, return_errors=True)
-        yield from show(results, 'image', len(files))
-    else:
-        yield attempt(runner, files[0])
-
-
-def attempt(work, *args, **kwargs):
-    """What ``work`` returns, or the error if an image cannot be used."""
+def drawn(runner, file, result, options):
+    """A result as an image, or the error if the file has gone since."""
     try:
-        return work(*args, **kwargs)
+        return runner.draw(file, result, options)
     except ImageError as error:
         return error
 
 
-def describe(runner, result, score_thr):
-    """A result in a line, and as JSON."""
-    if runner.task == 'classification':
-        label = result.get('pred_class', result['pred_label'])
-        text = f'{label}  {result["pred_score"]:.4f}'
-        return text, {**result, 'pred_scores': result['pred_scores'].tolist()}
-    if runner.task == 'detection':
-        shown = int((result['scores'] >= score_thr).sum())
-        names = result.get('classes') or [str(label) for label in result['labels']]
-        best = ', '.join(
-            f'{name} {score:.2f}'
-            for name, score in list(zip(names, result['scores']))[: min(shown, 5)]
-        )
-        plain = {k: v.tolist() if k != 'classes' else v for k, v in result.items()}
-        return f'{shown} boxes  {best}', plain
-    height, width = result.shape[:2]
-    return f'{width}x{height}', {'width': width, 'height': height}
-
-
-def draw(runner, file, result, score_thr):
-    """A result as an image."""
-    if runner.task == 'super_resolution':
-        return Image.fromarray(result)
-    image = read_image(file, runner.max_pixels)
-    classes = runner.manifest['classes']
-    if runner.task == 'classification':
-        return draw_labels(image, result, classes)
-    return draw_boxes(image, result, classes, score_thr)
-
-
 def targets(out, files):
-    """Where the drawn results go; files of one name in two folders stay apart."""
+    """Paths of the drawn results; files of one name get different ones."""
     taken, paths = set(), []
     for file in files:
         path, number = out / f'{file.stem}.png', 1
@@ -173,22 +123,25 @@ def main():
     runner = Runner(
         args.folder, threads=args.threads, verify=not args.no_verify, max_pixels=args.max_pixels
     )
+    choices = Options(
+        batch_size=args.batch, score_thr=args.score_thr, steps=args.steps, seed=args.seed
+    )
     began, collected, errors = time.perf_counter(), {}, []
     paths = targets(out, files) if out else [None] * len(files)
-    for file, path, result in zip(files, paths, run(runner, files, args)):
+    for file, path, result in zip(files, paths, runner.results(files, choices, show)):
         if isinstance(result, ImageError):
             errors.append(result)
             continue
-        text, told = describe(runner, result, args.score_thr)
+        text, content = runner.describe(result, choices)
         if path:
-            image = attempt(draw, runner, file, result, args.score_thr)
-            if isinstance(image, ImageError):  # it has gone since
+            image = drawn(runner, file, result, choices)
+            if isinstance(image, ImageError):
                 errors.append(image)
                 continue
             with whole_file(path) as partial:
                 image.save(partial, format='PNG')
             text += f'  -> {path}'
-        collected[str(file)] = told
+        collected[str(file)] = content
         print(f'{file}  {text}')
     return finish(files, collected, errors, args.json, time.perf_counter() - began)
 

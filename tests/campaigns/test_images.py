@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mmesbnn.deploy.runtime.images import apply_steps, read_image
+from mmesbnn.deploy.runtime.images import read_image
+from mmesbnn.deploy.runtime.steps import apply_steps, read_steps
 from mmesbnn.diffusion.image_input import to_tensor
 from mmesbnn.errors import LONGEST_MESSAGE
 from mmesbnn.images.files import ImageError, image_file_size
@@ -128,7 +129,7 @@ def check_sentence(error, path):
 
 
 def check_steps(image, rng):
-    steps = rng.sample(STEPS, rng.randrange(1, 4))
+    steps = rng.sample(read_steps(STEPS), rng.randrange(1, 4))
     try:
         assert apply_steps(image, steps, LIMIT).size <= 3 * LIMIT
     except ImageError as error:

@@ -66,7 +66,7 @@ def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export)
     )
     assert code == 0, err
     runner = Runner(tmp_path / 'net', threads=1)
-    assert runner.manifest['inputs'][0]['shape'] == [-1, 3, 24, 24]
+    assert runner.manifest.inputs[0].shape == (-1, 3, 24, 24)
     x = np.random.default_rng(0).standard_normal((3, 3, 24, 24), np.float32)
     together = runner.infer(x)['logits']
     alone = np.concatenate([runner.infer(image[None])['logits'] for image in x])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmesbnn.deploy.runtime.images import apply_steps, read_image
+from mmesbnn.deploy.runtime.images import read_image
+from mmesbnn.deploy.runtime.steps import Pad, ResizeEdge, apply_steps
 from mmesbnn.images.files import MAX_PIXELS, ImageError, image_file_size, read_image_file
 from mmesbnn.images.tensors import image_size, read_rgb
 from mmesbnn.plain_files import open_plain
@@ -67,15 +68,13 @@ def test_the_limit_may_be_beyond_pillows(tmp_path, monkeypatch):
 
 
 def test_narrow_images_do_not_grow_without_bound():
-    step = dict(
-        type='resize_edge', edge='short', scale=256, interpolation='bilinear', backend='cv2'
-    )
+    steps = [ResizeEdge(edge='short', scale=256, interpolation='bilinear', backend='cv2')]
     line = np.zeros((1, 30_000, 3), np.uint8)
     with pytest.raises(ImageError, match='30000 x 1 after resize_edge has 7680000'):
-        apply_steps(line, [step])
+        apply_steps(line, steps)
     with pytest.raises(ImageError, match='after pad has 30000 x 30000 pixels'):
-        apply_steps(line, [dict(type='pad', square=True, value=0)])
-    assert apply_steps(line[:, :300], [step]).shape == (256, 76800, 3)
+        apply_steps(line, [Pad(square=True, value=0)])
+    assert apply_steps(line[:, :300], steps).shape == (256, 76800, 3)
 
 
 @pytest.mark.parametrize('read', [*READERS, image_file_size, open_plain])

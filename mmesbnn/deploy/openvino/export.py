@@ -21,7 +21,7 @@ from ...whole_files import whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.manifest import ExportError, write_manifest
-from ..runtime.runner import set_batch
+from ..runtime.network import set_batch
 from ..tasks.detector_graphs import takes_one_image
 from ..tasks.finite_weights import check_weights
 from ..tasks.make import Task

@@ -12,17 +12,13 @@ from openvino import opset13 as ops
 from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
-from ..runtime.core import shared_core
+from ..runtime.core import COMPILE_OPTIONS, shared_core
 from ..runtime.manifest import ExportError
 from .calls import BinaryCall
 from .layout import channels_last
 from .means import push_means
 from .signs import compare_directly
 from .trace import trace
-
-#: How the CPU plugin must be told to compute as torch does; bfloat16 is its default on
-#: some processors.
-COMPILE_OPTIONS = {'INFERENCE_PRECISION_HINT': 'f32'}
 
 
 @dataclass(frozen=True)

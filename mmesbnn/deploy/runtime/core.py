@@ -6,6 +6,10 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+#: Options of every compilation. The CPU plugin computes as torch does with 32 bits only;
+#: bfloat16 is its default on processors with matrix units.
+COMPILE_OPTIONS = {'INFERENCE_PRECISION_HINT': 'f32'}
+
 _LOCK = Lock()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .detection_decoding import DetectionDecoding, FinalBoxes
 from .manifest import ExportError
 
 Size = tuple[int, int]
@@ -23,23 +24,29 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -x))
 
 
+_ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
+    'softmax': softmax,
+    'sigmoid': sigmoid,
+    None: np.asarray,
+}
+
+
 def _check_names(classes: Sequence[str] | None, count: int) -> None:
     if classes and len(classes) < count:
         raise ExportError(f'the network has {count} classes, its manifest {len(classes)} names')
 
 
 def classify(
-    outputs: np.ndarray, decoding: Mapping[str, Any], classes: Sequence[str] | None
+    outputs: np.ndarray, activation: str | None, classes: Sequence[str] | None
 ) -> dict[str, Any]:
     """Label and scores of one image, named as mmpretrain names them.
 
     Args:
         outputs: The network's output, ``(classes,)``.
-        decoding: That of the manifest.
+        activation: ``'softmax'``, ``'sigmoid'``, or None.
         classes: Names, or None.
     """
-    activations = {'softmax': softmax, 'sigmoid': sigmoid, None: np.asarray}
-    scores = activations[decoding['activation']](outputs)
+    scores = _ACTIVATIONS[activation](outputs)
     _check_names(classes, len(scores))
     label = int(scores.argmax())
     result = {'pred_label': label, 'pred_score': float(scores[label]), 'pred_scores': scores}
@@ -85,31 +92,31 @@ def _best_per_class(where: np.ndarray, scores: np.ndarray, most: int) -> np.ndar
     )
 
 
-def _candidates(scores: np.ndarray, decoding: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(scores: np.ndarray, decoding: DetectionDecoding) -> tuple[np.ndarray, np.ndarray]:
     """Box and class of every score ``(K, classes)`` that goes on."""
-    levels = decoding.get('levels') or [len(scores)]
+    levels = decoding.levels or (len(scores),)
     if sum(levels) != len(scores):
         raise ExportError(
             f'the network gives {len(scores)} boxes, its manifest has levels of {sum(levels)}'
         )
-    best = decoding.get('nms_pre') if decoding.get('levels') else None
+    best = decoding.nms_pre if decoding.levels else None
     chosen, start = [], 0
     for count in levels:
         flat = scores[start : start + count].ravel()
-        above = np.flatnonzero(flat > decoding['score_thr'])
+        above = np.flatnonzero(flat > decoding.score_thr)
         if best is not None and len(above) > best:
             above = above[np.argsort(-flat[above], kind='stable')[:best]]
         chosen.append(above + start * scores.shape[1])
         start += count
     where = np.concatenate(chosen)
-    most = decoding.get('max_per_class') or 0
+    most = decoding.max_per_class or 0
     if most > 0:
         where = _best_per_class(where, scores, most)
     return where // scores.shape[1], where % scores.shape[1]
 
 
 def _picked(
-    outputs: Mapping[str, np.ndarray], decoding: Mapping[str, Any], size: Size, scale: np.ndarray
+    outputs: Mapping[str, np.ndarray], decoding: DetectionDecoding, size: Size, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, scores and labels that remain."""
     boxes, scores = outputs['boxes'], outputs['scores']
@@ -118,28 +125,28 @@ def _picked(
     if 'factors' in outputs:
         scores = scores * outputs['factors'][which]
     boxes = boxes[which, labels] if boxes.ndim == 3 else boxes[which]
-    border = decoding.get('border', 0)
-    if border is not None:
-        boxes = boxes.clip(0, np.float32([size[1], size[0]] * 2) - border)
+    if decoding.border is not None:
+        limits = np.array([size[1], size[0]] * 2, np.float32) - decoding.border
+        boxes = boxes.clip(0, limits)
     boxes = boxes * scale
-    large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.get('min_size', -1)).all(1)
+    large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.min_size).all(1)
     boxes, scores, labels = boxes[large], scores[large], labels[large]
     order = np.argsort(-scores, kind='stable')
     boxes, scores, labels = boxes[order], scores[order], labels[order]
-    kept = []
+    chosen: list[int] = []
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
-        kept += list(of_class[suppress(boxes[of_class], decoding['iou_thr'])])
-    kept = np.sort(np.asarray(kept, int))[: decoding['max_per_image']]
+        chosen += list(of_class[suppress(boxes[of_class], decoding.iou_thr)])
+    kept = np.sort(np.asarray(chosen, int))[: decoding.max_per_image]
     return boxes[kept], scores[kept], labels[kept]
 
 
 def detect(
     outputs: Mapping[str, np.ndarray],
-    decoding: Mapping[str, Any],
+    decoding: DetectionDecoding | FinalBoxes,
     classes: Sequence[str] | None,
     size: Size,
-    original: Size,
+    original: tuple[float, float],
 ) -> dict[str, Any]:
     """Boxes of one image, named as mmdet names them.
 
@@ -157,13 +164,13 @@ def detect(
         ``labels``, best first; ``classes`` if there are names.
     """
     scale = np.array([b / a for a, b in zip(size, original)], np.float32)[[1, 0, 1, 0]]
-    if decoding.get('final'):
+    if isinstance(decoding, FinalBoxes):
         boxes, scores, labels = (outputs[k] for k in ('boxes', 'scores', 'labels'))
         real = labels >= 0
         boxes, scores, labels = boxes[real] * scale, scores[real], labels[real]
     else:
         boxes, scores, labels = _picked(outputs, decoding, size, scale)
-    result = {'bboxes': boxes, 'scores': scores, 'labels': labels.astype(int)}
+    result: dict[str, Any] = {'bboxes': boxes, 'scores': scores, 'labels': labels.astype(int)}
     if classes:
         _check_names(classes, int(labels.max(initial=-1)) + 1)
         result['classes'] = [classes[label] for label in result['labels']]

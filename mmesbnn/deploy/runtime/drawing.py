@@ -26,7 +26,9 @@ def _name(label: int, classes: Sequence[str] | None) -> str:
     return classes[label] if classes else str(label)
 
 
-def _canvas(image: np.ndarray) -> tuple[Image.Image, int, ImageFont.ImageFont]:
+def _canvas(
+    image: np.ndarray,
+) -> tuple[Image.Image, int, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
     """The image, enlarged if it is small; how many times; and a font that fits."""
     height, width = image.shape[:2]
     # a long line of pixels would become a huge square

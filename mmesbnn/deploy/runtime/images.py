@@ -1,4 +1,4 @@
-"""Images as networks want them: reading, resizing, cropping, padding, normalising.
+"""Images as arrays: reading, resizing and padding.
 
 With numpy and PIL alone, this gives what OpenMMLab's test pipelines give with OpenCV.
 Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
@@ -6,10 +6,8 @@ Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,17 +20,30 @@ from ...images.files import (
     read_image_file,
     upright,
 )
-from .manifest_schema import INTERPOLATIONS
 
-__all__ = ['INTERPOLATIONS', 'MAX_PIXELS', 'ImageError', 'read_image', 'resize']
+__all__ = [
+    'INTERPOLATIONS',
+    'MAX_PIXELS',
+    'ImageError',
+    'Size',
+    'check_pixels',
+    'pad_to',
+    'read_image',
+    'resize',
+]
 
 Size = tuple[int, int]
+#: Methods of resizing, by the library whose results are meant.
+INTERPOLATIONS = {
+    'cv2': ('nearest', 'bilinear', 'bicubic'),
+    'pillow': ('nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming'),
+}
 
 _PILLOW = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS['pillow']}
 
 
 def read_image(
-    source: str | os.PathLike | np.ndarray | Image.Image, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | np.ndarray | Image.Image, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """An image as an RGB array.
 
@@ -205,68 +216,6 @@ def resize(
     return np.asarray(pillow)
 
 
-# steps of a pipeline --------------------------------------------------------------
-
-
-def _to_size(shape: Size, step: Mapping[str, Any]) -> Size:
-    return step['size'][0], step['size'][1]
-
-
-def _to_edge(shape: Size, step: Mapping[str, Any]) -> Size:
-    (height, width), edge, scale = shape, step['edge'], step['scale']
-    shorter = {'short': width < height, 'long': width > height}
-    if shorter.get(edge, edge == 'width'):
-        size = int(scale * height / width), scale
-    else:
-        size = scale, int(scale * width / height)
-    return max(size[0], 1), max(size[1], 1)
-
-
-def _within(shape: Size, step: Mapping[str, Any]) -> Size:
-    sides, limits = sorted(shape), sorted(step['size'])
-    scale = min(limits[1] / sides[1], limits[0] / sides[0])
-    height, width = (int(side * scale + 0.5) for side in shape)
-    return max(height, 1), max(width, 1)
-
-
-def _cropped(shape: Size, step: Mapping[str, Any]) -> Size:
-    return min(shape[0], step['size'][0]), min(shape[1], step['size'][1])
-
-
-def _padded(shape: Size, step: Mapping[str, Any]) -> Size:
-    size = [max(shape)] * 2 if step.get('square') else list(shape)
-    if 'divisor' in step:
-        size = [math.ceil(side / step['divisor']) * step['divisor'] for side in size]
-    elif 'size' in step:
-        size = [max(a, b) for a, b in zip(step['size'], size)]
-    return size[0], size[1]
-
-
-def _resize(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
-    return resize(image, size, step['interpolation'], step['backend'])
-
-
-def _crop(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
-    top, left = (max(0, round((b - a) / 2)) for a, b in zip(size, image.shape))
-    return image[top : top + size[0], left : left + size[1]]
-
-
-def _pad(image: np.ndarray, size: Size, step: Mapping[str, Any]) -> np.ndarray:
-    return pad_to(image, size, step['value'])
-
-
-_SizeOf = Callable[[Size, Mapping[str, Any]], Size]
-_Apply = Callable[[np.ndarray, Size, Mapping[str, Any]], np.ndarray]
-#: By the type of a step: the size that an image gets, and what makes it so.
-STEPS: dict[str, tuple[_SizeOf, _Apply]] = {
-    'resize': (_to_size, _resize),
-    'resize_edge': (_to_edge, _resize),
-    'resize_within': (_within, _resize),
-    'centre_crop': (_cropped, _crop),
-    'pad': (_padded, _pad),
-}
-
-
 def pad_to(image: np.ndarray, size: Size, value: float | Sequence[float]) -> np.ndarray:
     """``(H, W, C)`` up to ``size``, with ``value`` below and at the right."""
     if image.shape[:2] == tuple(size):
@@ -274,57 +223,4 @@ def pad_to(image: np.ndarray, size: Size, value: float | Sequence[float]) -> np.
     result = np.empty((*size, image.shape[2]), image.dtype)
     result[:] = value
     result[: image.shape[0], : image.shape[1]] = image
-    return result
-
-
-def apply_steps(
-    image: np.ndarray, steps: Sequence[Mapping[str, Any]], max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """What the steps of a manifest make of an image, still uint8.
-
-    Args:
-        image: Array ``(H, W, 3)``.
-        steps: The steps.
-        max_pixels: How many pixels the image may get. Default ``MAX_PIXELS``.
-
-    Raises:
-        ImageError: If there is a step of a later version, or the image gets too large,
-            as a narrow one may whose shorter side is enlarged.
-    """
-    for step in steps:
-        if step['type'] not in STEPS:
-            raise ImageError(f'preprocessing step {step["type"]!r} is not known')
-        size_of, apply = STEPS[step['type']]
-        height, width = image.shape[:2]
-        size = size_of((height, width), step)
-        check_pixels(*size, max_pixels, f'an image of {width} x {height} after {step["type"]}')
-        image = apply(image, size, step)
-    return image
-
-
-def scale_of(shape: Size, steps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """How many times higher and wider the pixels of an image become.
-
-    Args:
-        shape: Height and width of the image.
-        steps: Steps of a manifest, of which padding and cropping leave pixels as large
-            as they were.
-    """
-    scale = [1.0, 1.0]
-    for step in steps:
-        size = STEPS[step['type']][0](shape, step)
-        if step['type'].startswith('resize'):
-            scale = [s * new / old for s, new, old in zip(scale, size, shape)]
-        shape = size
-    return scale[0], scale[1]
-
-
-def normalize(image: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
-    """``(x - mean) / std`` in float32, in the network's order of channels, ``HWC``."""
-    if not preprocessing['to_rgb']:
-        image = image[..., ::-1]
-    mean, std = (np.asarray(preprocessing[k], np.float32) for k in ('mean', 'std'))
-    result = image.astype(np.float32)
-    result -= mean
-    result /= std
     return result

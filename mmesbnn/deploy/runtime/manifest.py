@@ -58,7 +58,7 @@ and ``labels`` ``(N, K)``, -1 in rows that hold nothing.
 and ``timestep``, ``(N,)``; the output is the prediction ``(N, 3, H, W)``. Height and
 width must be multiples of ``multiple``.
 
-Needs Python alone.
+A program reads all this as :class:`mmesbnn.deploy.runtime.manifest_schema.Manifest`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
 from ...whole_files import whole_file
-from .manifest_schema import MODEL_FILES, check_manifest
+from .manifest_schema import MODEL_FILES, Manifest
 from .schema import Unfit
 from .strict_json import parse_json
 
@@ -90,7 +90,7 @@ class ExportError(MmesbnnError):
     """A folder that is not a usable export; the message says why."""
 
 
-def sha256(path: str | os.PathLike) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """Sum of a file, as hexadecimal digits.
 
     Raises:
@@ -103,7 +103,7 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
+def write_manifest(folder: str | os.PathLike[str], content: dict[str, Any]) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
     Args:
@@ -120,7 +120,7 @@ def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
         OSError: If it cannot be written, or the network is not there.
     """
     folder = Path(folder)
-    _check_content(content, 'the manifest')
+    _checked(content, 'the manifest')
     versions = {'mmesbnn': __version__, **content.get('versions', {})}
     files = {name: sha256(folder / name) for name in MODEL_FILES}
     whole = {'format': FORMAT, **content, 'versions': versions, 'files': files}
@@ -129,7 +129,7 @@ def write_manifest(folder: str | os.PathLike, content: dict[str, Any]) -> Path:
     return folder / NAME
 
 
-def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
+def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> Manifest:
     """Read an export's manifest and check that its network is the exported one.
 
     Args:
@@ -137,7 +137,7 @@ def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, A
         verify: Whether to compare the files' sums. Default True.
 
     Raises:
-        ExportError: If the folder is no export, is of a later version, lacks a file, or
+        ExportError: If the folder is not an export, is of a later version, lacks a file, or
             a file was changed since, or the manifest says what cannot be.
     """
     folder = Path(folder)
@@ -151,10 +151,10 @@ def read_manifest(folder: str | os.PathLike, verify: bool = True) -> dict[str, A
         raise ExportError(f'{path}: not the manifest of an export')
     if content['format'] > FORMAT:
         raise ExportError(f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}')
-    _check_content(content, str(path))
+    manifest = _checked(content, str(path))
     for name in MODEL_FILES:
-        _check_file(folder / name, content.get('files', {}).get(name), verify)
-    return content
+        _check_file(folder / name, (manifest.files or {}).get(name), verify)
+    return manifest
 
 
 def _read(path: Path) -> Any:
@@ -172,11 +172,11 @@ def _reason(error: Exception) -> str:
     return getattr(error, 'strerror', None) or sentence(error)
 
 
-def _check_content(content: Mapping[str, Any], what: str) -> None:
+def _checked(content: Mapping[str, Any], name: str) -> Manifest:
     try:
-        check_manifest(content)
+        return Manifest.from_dict(content)
     except Unfit as error:
-        raise ExportError(f'{what}: {error}') from None
+        raise ExportError(f'{name}: {error}') from None
 
 
 def _check_file(path: Path, expected: str | None, verify: bool) -> None:

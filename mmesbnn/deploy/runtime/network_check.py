@@ -1,12 +1,13 @@
-"""Is the network in an export's folder the one that its manifest describes?"""
+"""Check that the network in an export's folder is the one that its manifest describes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .manifest import ExportError
+from .manifest_schema import Manifest
 
 
 def _sizes(port: Any) -> list[int] | None:
@@ -25,7 +26,7 @@ def _fits(found: list[int] | None, described: Sequence[int], open_fits: bool) ->
     )
 
 
-def check_network(network: Any, manifest: Mapping[str, Any], path: Path) -> None:
+def check_network(network: Any, manifest: Manifest, path: Path) -> None:
     """Compare a network with a manifest.
 
     Args:
@@ -38,18 +39,20 @@ def check_network(network: Any, manifest: Mapping[str, Any], path: Path) -> None
             or types. Sizes of inputs that are open in the one must be open in the
             other, those of outputs need not.
     """
-    for name, ports in (('inputs', network.inputs), ('outputs', network.outputs)):
-        described = manifest[name]
-        if len(ports) != len(described):
+    for name, ports, entries in (
+        ('inputs', network.inputs, manifest.inputs),
+        ('outputs', network.outputs, manifest.outputs),
+    ):
+        if len(ports) != len(entries):
             raise ExportError(
-                f'{path}: has {len(ports)} {name}, its manifest describes {len(described)}'
+                f'{path}: has {len(ports)} {name}, its manifest describes {len(entries)}'
             )
-        for port, entry in zip(ports, described):
-            if not _fits(_sizes(port), entry['shape'], name == 'outputs'):
+        for port, entry in zip(ports, entries):
+            if not _fits(_sizes(port), entry.shape, name == 'outputs'):
                 raise ExportError(
-                    f'{path}: of its {name}, {entry["name"]} has shape '
-                    f'{_sizes(port)}, in its manifest {entry["shape"]} (-1: any)'
+                    f'{path}: of its {name}, {entry.name} has shape '
+                    f'{_sizes(port)}, in its manifest {list(entry.shape)} (-1: any)'
                 )
             kind = port.get_element_type().get_type_name()
             if name == 'inputs' and kind != 'f32':
-                raise ExportError(f'{path}: its input {entry["name"]} has type {kind}, not f32')
+                raise ExportError(f'{path}: its input {entry.name} has type {kind}, not f32')

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...checks import check_positive
-from ...optional import require
-from ...whole_files import read_whole
-from . import decoding, images, sampling
-from .core import shared_core
-from .kernels import warn_of_slow_kernels
-from .manifest import ExportError, read_manifest
-from .network_check import check_network
-from .request_pool import RequestPool
+from .images import MAX_PIXELS
+from .manifest_schema import Manifest
+from .network import Network
+from .task import Options, Progress, Source, Task, find_task, uncounted
 
-Source = Any  # a file, an array or a PIL image
-#: Height and width of what a network saw of an image, and of the same in the image.
-Sizes = tuple[tuple[int, int], tuple[float, float]]
-#: Pixels of a side above which an upscaler of any size works in tiles.
-_TILE = 1024
-
-
-def set_batch(network: Any, count: int) -> None:
-    """Fix the batch of every input of an ``openvino.Model``."""
-    shapes = {}
-    for port in network.inputs:
-        shape = port.get_partial_shape()
-        shape[0] = count
-        shapes[port] = shape
-    network.reshape(shapes)
-
-
-def _as_list(source: Source | Sequence[Source]) -> tuple[list[Source], bool]:
-    """The images as a list, and whether it was one alone."""
-    alone = not isinstance(source, (list, tuple))
-    return ([source] if alone else list(source)), alone
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Runner:
@@ -72,91 +46,36 @@ class Runner:
             memory. Default 2**26, 8192 x 8192.
 
     Attributes:
-        manifest: The export's manifest, as a dict.
+        manifest: The export's manifest, a dataclass.
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 
     Raises:
         ImportError: If openvino is not installed.
-        ExportError: If the folder is no export, or was changed, or OpenVINO cannot
+        ExportError: If the folder is not an export, or was changed, or OpenVINO cannot
             load it, or it is not what the manifest describes.
         ValueError: If ``threads`` or ``max_pixels`` is not positive.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         *,
         threads: int | None = None,
         device: str = 'CPU',
         verify: bool = True,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if threads is not None:
             check_positive(threads=threads)
         check_positive(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.folder, self.device, self.threads = Path(folder), device, threads
-        self._openvino = require('openvino', 'deploy', 'Runner')
-        # one export, also if another one takes its place meanwhile
-        self.manifest, self._network = read_whole(folder, lambda: self._load(verify))
-        self.task: str = self.manifest['task']
-        self._compiled: dict[tuple[str, int], RequestPool] = {}
-        self._compiling = Lock()
-        warn_of_slow_kernels(self._pool('LATENCY', self._batch_size(1)).network)
-
-    def _load(self, verify: bool) -> tuple[dict[str, Any], Any]:
-        """Read the manifest and the network."""
-        manifest, path = read_manifest(self.folder, verify), self.folder / 'model.xml'
-        with self._explained():
-            network = shared_core().read_model(str(path))
-        check_network(network, manifest, path)
-        return manifest, network
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Let errors of OpenVINO name the network."""
-        try:
-            yield
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ExportError(
-                f'{self.folder / "model.xml"}: OpenVINO {self._openvino.__version__} '
-                f'cannot load it on {self.device} ({reason})'
-            ) from error
-
-    def _of_batch(self, batch: int) -> Any:
-        """The network, for batches of this size: binary kernels must know it."""
-        network = self._network.clone()
-        if self._shape[0] == -1:
-            set_batch(network, batch)
-        return network
-
-    def _pool(self, hint: str, batch: int) -> RequestPool:
-        """The network, compiled for latency or throughput."""
-        with self._compiling:
-            if (hint, batch) not in self._compiled:
-                self._compiled[hint, batch] = RequestPool(self._compile(hint, batch))
-            return self._compiled[hint, batch]
-
-    def _compile(self, hint: str, batch: int) -> Any:
-        # 32 bits: processors with matrix units would round to bfloat16 otherwise
-        options = {'PERFORMANCE_HINT': hint, 'INFERENCE_PRECISION_HINT': 'f32'}
-        if self.threads is not None and self.device == 'CPU':
-            options['INFERENCE_NUM_THREADS'] = self.threads
-        with self._explained():
-            network = self._of_batch(batch)
-            return shared_core().compile_model(network, self.device, options)
-
-    # inputs -----------------------------------------------------------------------
-
-    @property
-    def _shape(self) -> list[int]:
-        """Shape of the image input, -1 where any size will do."""
-        return list(self.manifest['inputs'][0]['shape'])
-
-    def _batch_size(self, wanted: int) -> int:
-        fixed = self._shape[0]
-        return wanted if fixed == -1 else fixed
+        self._network = Network(
+            folder, threads=threads, device=device, verify=verify, max_pixels=max_pixels
+        )
+        self.manifest: Manifest = self._network.manifest
+        self.task: str = self.manifest.task
+        self._task: Task = find_task(self.task)(self._network)
 
     def preprocess(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[float, float]]:
         """What the network sees of an image.
@@ -174,104 +93,8 @@ class Runner:
                 input.
             ExportError: If the network takes other images than those of 3 channels.
         """
-        preprocessing = self.manifest['preprocessing']
-        if self._shape[1] != 3:
-            raise ExportError(
-                f'{self.folder}: takes {self._shape[1]} channels, and images have 3: '
-                'give arrays to infer()'
-            )
-        image = images.read_image(source, self.max_pixels)
-        original = image.shape[:2]
-        image, scale = self._apply_steps(image, preprocessing['steps'])
-        size = image.shape[:2]
-        target = self._target(size, preprocessing.get('pad_divisor', 1))
-        if any(side > limit for side, limit in zip(size, target)):
-            raise images.ImageError(
-                f'an image of {original[0]}x{original[1]} becomes {size[0]}x{size[1]}, '
-                f'and the network takes {target[0]}x{target[1]}: export it with '
-                f'--shape {size[0]} {size[1]}'
-            )
-        image = images.normalize(image, preprocessing)
-        image = images.pad_to(image, target, preprocessing.get('pad_value', 0))
-        array = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return array, size, (size[0] / scale[0], size[1] / scale[1])
-
-    def _target(self, size: tuple[int, int], divisor: int) -> tuple[int, int]:
-        """Height and width of the network's input for images of a size."""
-        height, width = (
-            -(-side // divisor) * divisor if fixed == -1 else fixed
-            for side, fixed in zip(size, self._shape[2:])
-        )
-        return height, width
-
-    def _apply_steps(
-        self, image: np.ndarray, steps: Sequence[dict[str, Any]]
-    ) -> tuple[np.ndarray, tuple[float, float]]:
-        """The image after preprocessing, and how much larger its pixels became.
-
-        A detector's images keep their shape: of a network for 600x1000 pixels, upright
-        ones get less than the pipeline would give them.
-        """
-        shape, limits = image.shape[:2], self._shape[2:]
-        result = images.apply_steps(image, steps, self.max_pixels)
-        resizes = [i for i, step in enumerate(steps) if step['type'] != 'pad']
-        kept = resizes and steps[resizes[-1]]['type'] == 'resize_within'
-        fits = all(a <= b for a, b in zip(result.shape, limits))
-        if not kept or -1 in limits or fits:
-            return result, images.scale_of(shape, steps)
-        scale = min(b / a for a, b in zip(shape, limits))
-        size = [max(int(side * scale + 0.5), 1) for side in shape]
-        warnings.warn(
-            f'an image of {shape[0]}x{shape[1]} should become '
-            f'{result.shape[0]}x{result.shape[1]}, and the network takes '
-            f'{limits[0]}x{limits[1]}: the runner shrinks it to {size[0]}x{size[1]} '
-            'instead',
-            stacklevel=2,
-        )
-        last = resizes[-1]
-        smaller = [{**steps[last], 'type': 'resize', 'size': size}, *steps[last + 1 :]]
-        result = images.apply_steps(image, smaller, self.max_pixels)
-        return result, images.scale_of(shape, smaller)
-
-    def _batches(
-        self, sources: Iterable[Source], batch_size: int, return_errors: bool = False
-    ) -> Iterator[tuple[np.ndarray | None, list[Sizes | images.ImageError]]]:
-        """Input arrays of equal images, and the sizes of the images in them.
-
-        Where an error stands in place of sizes, the array has no image; it is None if
-        all are errors.
-        """
-        count = self._batch_size(batch_size)
-        arrays: list[np.ndarray] = []
-        told: list[Sizes | images.ImageError] = []
-        for source in sources:
-            try:
-                array, *sizes = self.preprocess(source)
-            except images.ImageError as error:
-                if not return_errors:
-                    raise
-                told.append(error)
-                continue
-            if arrays and array.shape != arrays[0].shape:
-                yield self._stacked(arrays, count), told
-                arrays, told = [], []
-            arrays.append(array)
-            told.append((sizes[0], sizes[1]))
-            if len(arrays) == count:
-                yield self._stacked(arrays, count), told
-                arrays, told = [], []
-        if told:
-            yield self._stacked(arrays, count), told
-
-    def _stacked(self, arrays: list[np.ndarray], count: int) -> np.ndarray | None:
-        # the last one again until the batch is full
-        return np.stack(arrays + arrays[-1:] * (count - len(arrays))) if arrays else None
-
-    # outputs ----------------------------------------------------------------------
-
-    def _named(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        names = [output['name'] for output in self.manifest['outputs']]
-        return dict(zip(names, values))
+        seen = self._network.preprocess(source)
+        return seen.array, seen.size, seen.original
 
     def infer(self, *arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Run the network on arrays as it takes them.
@@ -285,43 +108,7 @@ class Runner:
         Raises:
             ValueError: If a shape or dtype does not fit.
         """
-        inputs = self.manifest['inputs']
-        if len(arrays) != len(inputs):
-            raise ValueError(f'{len(arrays)} arrays for {len(inputs)} inputs')
-        given = [_as_floats(x, told['name']) for x, told in zip(arrays, inputs)]
-        for array, told in zip(given, inputs):
-            fits = len(array.shape) == len(told['shape']) and all(
-                side == wanted or (wanted == -1 and side > 0)
-                for side, wanted in zip(array.shape, told['shape'])
-            )
-            if not fits:
-                raise ValueError(
-                    f'{told["name"]} has shape {list(array.shape)}, the network takes '
-                    f'{told["shape"]} (-1: any)'
-                )
-        if len({len(array) for array in given}) > 1:
-            counts = ', '.join(str(len(array)) for array in given)
-            raise ValueError(f'arrays have different batches: {counts}')
-        return self._named(self._pool('LATENCY', len(given[0])).infer(given))
-
-    def _results(
-        self, outputs: dict[str, np.ndarray], told: list[Sizes | images.ImageError]
-    ) -> Iterator[Any]:
-        settings, classes = self.manifest['decoding'], self.manifest['classes']
-        row = 0
-        for sizes in told:
-            if isinstance(sizes, images.ImageError):
-                yield sizes
-                continue
-            of_image = {name: value[row] for name, value in outputs.items()}
-            row += 1
-            if self.task == 'classification':
-                (logits,) = of_image.values()
-                yield decoding.classify(logits, settings, classes)
-            else:
-                yield decoding.detect(of_image, settings, classes, *sizes)
-
-    # use --------------------------------------------------------------------------
+        return self._network.infer(*arrays)
 
     def __call__(self, source: Source | Sequence[Source], batch_size: int = 1) -> Any:
         """Results of images.
@@ -339,16 +126,9 @@ class Runner:
             ValueError: If ``batch_size`` is not positive.
         """
         check_positive(batch_size=batch_size)
-        sources, alone = _as_list(source)
-        batch_size = max(1, min(batch_size, len(sources)))
-        if self.task == 'super_resolution':
-            results = [self.upscale(one) for one in sources]
-        else:
-            results = []
-            for array, sizes in self._batches(sources, batch_size):
-                assert array is not None  # an error was raised
-                results += self._results(self.infer(array), sizes)
-        return results[0] if alone else results
+        if isinstance(source, (list, tuple)):
+            return self._task.run(source, batch_size)
+        return self._task.run([source], batch_size)[0]
 
     def stream(
         self,
@@ -379,36 +159,7 @@ class Runner:
         check_positive(batch_size=batch_size)
         if jobs is not None:
             check_positive(jobs=jobs)
-        if self.task == 'super_resolution':
-            raise ValueError('stream: super-resolution runs image by image; call it')
-        return self._stream(self._batches(sources, batch_size, return_errors), batch_size, jobs)
-
-    def _stream(self, batches: Iterable[tuple], batch_size: int, jobs: int | None) -> Iterator[Any]:
-        network = self._pool('THROUGHPUT', self._batch_size(batch_size)).network
-        queue = self._openvino.AsyncInferQueue(network, jobs or 0)
-        done: dict[int, tuple[dict[str, np.ndarray], list]] = {}
-
-        def keep(request: Any, told: tuple[int, list]) -> None:
-            number, sizes = told
-            values = [np.array(tensor.data) for tensor in request.output_tensors]
-            done[number] = self._named(values), sizes
-
-        queue.set_callback(keep)
-        started = finished = 0
-        try:
-            for array, sizes in batches:
-                if array is None:
-                    done[started] = {}, sizes
-                else:
-                    queue.start_async([array], (started, sizes))
-                started += 1
-                while finished in done:
-                    yield from self._results(*done.pop(finished))
-                    finished += 1
-        finally:
-            queue.wait_all()
-        for number in range(finished, started):
-            yield from self._results(*done.pop(number))
+        return self._task.stream(sources, batch_size, jobs, return_errors)
 
     def upscale(
         self,
@@ -439,48 +190,39 @@ class Runner:
             ImageError: If it is no image.
             ValueError: If the export does not upscale, or ``steps`` is out of range.
         """
-        if self.task != 'super_resolution':
-            raise ValueError(f'upscale: the export is for {self.task}')
-        image = images.read_image(source, self.max_pixels)
-        settings = self.manifest['decoding']
-        height, width = (side * settings['scale'] for side in image.shape[:2])
-        images.check_pixels(height, width, self.max_pixels, 'the upscaled image')
-        network, least = self._tiles(height, width)
-        result = sampling.upscale(
-            image.astype(np.float32) / 255,
-            network,
-            settings,
-            steps=steps,
-            seed=seed,
-            noise=noise,
-            least=least,
-            progress=progress,
-        )
-        return sampling.as_bytes(result)
+        return self._task.upscale(source, steps=steps, seed=seed, noise=noise, progress=progress)
 
-    def _tiles(self, height: int, width: int) -> tuple[sampling.Network, tuple[int, int]]:
-        """The network as it sees an image, and the least size that it takes."""
-        multiple = self.manifest['decoding']['multiple']
-        least = tile = self._shape[2], self._shape[3]
-        if -1 in tile:
-            if max(height, width) <= _TILE:
-                return self._predict, (0, 0)
-            least, side = (0, 0), max(_TILE // multiple, 2) * multiple
-            padded = (-(-length // multiple) * multiple for length in (height, width))
-            tile = tuple(min(side, length) for length in padded)
-        # tiles begin at multiples, and each begins after the one before
-        overlap = min(64, min(tile) // 4, min(tile) - multiple)
-        return sampling.tiled(self._predict, tile, overlap, multiple), least
+    def results(
+        self,
+        sources: Sequence[Source],
+        options: Options = Options(),
+        progress: Progress = uncounted,
+    ) -> Iterator[Any]:
+        """Results of images in their order, whatever the task.
 
-    def _predict(self, sample: np.ndarray, t: int) -> np.ndarray:
-        timestep = np.full(len(sample), t, np.float32)
-        (prediction,) = self.infer(sample, timestep).values()
-        return prediction
+        Args:
+            sources: Images.
+            options: Settings of the run. Default: those of :class:`Options`.
+            progress: Wraps what is counted, with its name and number.
 
+        Yields:
+            A result, or the :class:`ImageError` of an image that cannot be used.
+        """
+        return self._task.results(sources, options, progress)
 
-def _as_floats(array: Any, name: str) -> np.ndarray:
-    """An input as float32."""
-    found = np.asarray(array)
-    if found.dtype.kind not in 'fiu':
-        raise ValueError(f'{name} has dtype {found.dtype}: must be real numbers')
-    return np.ascontiguousarray(found, np.float32)
+    def describe(self, result: Any, options: Options = Options()) -> tuple[str, Any]:
+        """A result as a line for people, and as JSON has it."""
+        return self._task.describe(result, options)
+
+    def draw(self, source: Source, result: Any, options: Options = Options()) -> Image.Image:
+        """A result as a picture.
+
+        Args:
+            source: The image that the result is of.
+            result: The result.
+            options: Settings. Default: those of :class:`Options`.
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
+        return self._task.draw(source, result, options)

@@ -6,10 +6,11 @@ The same arithmetic as :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+
+from .sampling_settings import Scheduler, SuperResolutionDecoding
 
 #: Values that are computed at a time, where that takes more memory than the image.
 _STRIP = 2**20
@@ -124,36 +125,36 @@ def tiled(network: Network, tile: tuple[int, int], overlap: int, multiple: int) 
     return predict
 
 
-def timesteps(scheduler: Mapping[str, Any], steps: int) -> list[int]:
+def timesteps(scheduler: Scheduler, steps: int) -> list[int]:
     """Timesteps of DDIM with leading spacing, falling."""
-    ratio = len(scheduler['alphas_cumprod']) // steps
-    return [i * ratio + scheduler['steps_offset'] for i in reversed(range(steps))]
+    ratio = len(scheduler.alphas_cumprod) // steps
+    return [i * ratio + scheduler.steps_offset for i in reversed(range(steps))]
 
 
 class _Schedule:
     """Steps of DDIM without fresh noise.
 
     Args:
-        decoding: That of the manifest.
-        steps: How many.
+        decoding: Settings of the manifest.
+        steps: Number of steps.
     """
 
-    def __init__(self, decoding: Mapping[str, Any], steps: int) -> None:
-        self.scheduler = decoding['scheduler']
-        self.to_data = decoding['x0_clip'] == 'data'
+    def __init__(self, decoding: SuperResolutionDecoding, steps: int) -> None:
+        self.scheduler = decoding.scheduler
+        self.to_data = decoding.x0_clip == 'data'
         self.timesteps = timesteps(self.scheduler, steps)
-        self.stride = len(self.scheduler['alphas_cumprod']) // steps
+        self.stride = len(self.scheduler.alphas_cumprod) // steps
 
     def _levels(self, t: int) -> tuple[float, float]:
         """``a`` and ``s`` of ``x_t = a x_0 + s e``."""
         s = self.scheduler
-        square = s['alphas_cumprod'][t] if t >= 0 else s['final_alpha_cumprod']
+        square = s.alphas_cumprod[t] if t >= 0 else s.final_alpha_cumprod
         return square**0.5, (1 - square) ** 0.5
 
     def step(self, x: np.ndarray, prediction: np.ndarray, t: int) -> np.ndarray:
         """The image one step less noisy."""
         signal, noise = self._levels(t)
-        kind = self.scheduler['prediction_type']
+        kind = self.scheduler.prediction_type
         if kind == 'epsilon':
             clean, error = (x - noise * prediction) / signal, prediction
         elif kind == 'sample':
@@ -161,7 +162,7 @@ class _Schedule:
         else:
             clean = signal * x - noise * prediction
             error = signal * prediction + noise * x
-        limit = self.scheduler['clip_sample_range']
+        limit = self.scheduler.clip_sample_range
         if self.to_data:
             clean = clean.clip(0, 1)
             error = (x - signal * clean) / noise
@@ -174,7 +175,7 @@ class _Schedule:
 def upscale(
     image: np.ndarray,
     network: Network,
-    decoding: Mapping[str, Any],
+    decoding: SuperResolutionDecoding,
     *,
     steps: int | None = None,
     seed: int | None = None,
@@ -201,10 +202,10 @@ def upscale(
         ValueError: If ``steps`` is not from 1 to the schedule's length, or ``noise``
             has another shape.
     """
-    steps = _checked_steps(decoding['scheduler'], steps)
-    height, width = (side * decoding['scale'] for side in image.shape[:2])
-    condition = enlarge(image, decoding['scale']).clip(0, 1)
-    condition = pad_reflect(condition, decoding['multiple'], least)
+    steps = _checked_steps(decoding.scheduler, steps)
+    height, width = (side * decoding.scale for side in image.shape[:2])
+    condition = enlarge(image, decoding.scale).clip(0, 1)
+    condition = pad_reflect(condition, decoding.multiple, least)
     condition = condition.transpose(2, 0, 1)[None]
     if noise is None:
         generator = np.random.default_rng(seed)
@@ -222,9 +223,9 @@ def upscale(
     return x[0].transpose(1, 2, 0)[:height, :width].clip(0, 1)
 
 
-def _checked_steps(scheduler: Mapping[str, Any], steps: int | None) -> int:
-    total = len(scheduler['alphas_cumprod'])
-    steps = scheduler['num_inference_steps'] if steps is None else steps
+def _checked_steps(scheduler: Scheduler, steps: int | None) -> int:
+    total = len(scheduler.alphas_cumprod)
+    steps = scheduler.num_inference_steps if steps is None else steps
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
         raise ValueError(f'steps={steps!r} must be an integer from 1 to {total}')
     last = timesteps(scheduler, steps)[0]

@@ -9,25 +9,56 @@ what it is, and the rule::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import shorten
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Unfit(ValueError):
-    """A value that is not of its kind."""
+    """A value that is not of its kind.
+
+    Attributes:
+        where: The place of the value.
+        value: The value.
+        rule: The rule that it breaks.
+    """
 
     def __init__(self, where: str, value: Any, rule: str) -> None:
         super().__init__(f'{where}={shorten(repr(value), 80)} must be {rule}')
+        self.where, self.value, self.rule = where, value, rule
 
 
-class Kind(Protocol):
-    """What a value may be."""
+def joined(place: str, entry: str) -> str:
+    """The name of an entry at a place, such as ``pad.size``."""
+    return f'{place}.{entry}' if place and entry else place or entry
+
+
+@contextlib.contextmanager
+def inside(place: str) -> Iterator[None]:
+    """Let an :class:`Unfit` that is raised here name the place, too."""
+    try:
+        yield
+    except Unfit as error:
+        raise Unfit(joined(place, error.where), error.value, error.rule) from None
+
+
+class Kind:
+    """The kind of a value, with its rule."""
 
     def check(self, value: Any, where: str) -> None:
-        """Raise :class:`Unfit` if ``value``, which stands at ``where``, is not it."""
+        """Raise :class:`Unfit` if ``value``, which stands at ``where``, breaks the rule."""
+        raise NotImplementedError
+
+    def read(self, value: Any, where: str) -> Any:
+        """Check a value of a JSON file, and return it as a :class:`Part` keeps it."""
+        self.check(value, where)
+        return value
 
 
 def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
@@ -35,7 +66,7 @@ def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(Kind):
     """An integer from ``least`` to ``most``."""
 
     least: int
@@ -47,7 +78,7 @@ class Integer:
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Kind):
     """A finite number from ``least`` to ``most``; ``above``: more than ``least``."""
 
     least: float
@@ -63,7 +94,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Flag:
+class Flag(Kind):
     """True or false."""
 
     def check(self, value: Any, where: str) -> None:
@@ -72,7 +103,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(Kind):
     """One of some strings."""
 
     choices: tuple[str, ...]
@@ -83,7 +114,7 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Kind):
     """A string that a terminal can show: no control characters, no half characters."""
 
     longest: int
@@ -97,7 +128,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Kind):
     """A string of ``count`` hexadecimal digits."""
 
     count: int
@@ -109,7 +140,7 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Maybe:
+class Maybe(Kind):
     """A value of a kind, or null."""
 
     kind: Kind
@@ -118,9 +149,12 @@ class Maybe:
         if value is not None:
             self.kind.check(value, where)
 
+    def read(self, value: Any, where: str) -> Any:
+        return None if value is None else self.kind.read(value, where)
+
 
 @dataclass(frozen=True)
-class ListOf:
+class ListOf(Kind):
     """A list of ``least`` to ``most`` values of a kind."""
 
     kind: Kind
@@ -128,18 +162,25 @@ class ListOf:
     most: int
 
     def check(self, value: Any, where: str) -> None:
+        self._check_length(value, where)
+        for i, entry in enumerate(value):
+            self.kind.check(entry, f'{where}[{i}]')
+
+    def read(self, value: Any, where: str) -> tuple[Any, ...]:
+        self._check_length(value, where)
+        return tuple(self.kind.read(entry, f'{where}[{i}]') for i, entry in enumerate(value))
+
+    def _check_length(self, value: Any, where: str) -> None:
         if not isinstance(value, (list, tuple)):
             raise Unfit(where, value, 'a list')
         if not self.least <= len(value) <= self.most:
             count = f'{self.least} to {self.most}'
             count = str(self.least) if self.least == self.most else count
             raise Unfit(where, value, f'a list of {count} entries')
-        for i, entry in enumerate(value):
-            self.kind.check(entry, f'{where}[{i}]')
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Kind):
     """A dict with known keys.
 
     Attributes:
@@ -153,36 +194,27 @@ class Record:
     closed: bool = True
 
     def check(self, value: Any, where: str) -> None:
+        self.check_keys(value, where)
+        known = {**self.required, **self.optional}
+        for key in known.keys() & value.keys():
+            known[key].check(value[key], joined(where, key))
+
+    def check_keys(self, value: Any, where: str) -> None:
+        """Check which keys there are, but not their values."""
         if not isinstance(value, Mapping):
             raise Unfit(where, value, 'a dict')
         missing = [key for key in self.required if key not in value]
         if missing:
             raise Unfit(where, dict(value), f'a dict with {", ".join(missing)}')
-        known = {**self.required, **self.optional}
+        known = list({**self.required, **self.optional})
         for key, entry in value.items():
-            if key in known:
-                known[key].check(entry, f'{where}.{key}' if where else key)
-            elif self.closed:
-                name = f'{where}.{shorten(str(key), 40)}' if where else str(key)
+            if self.closed and key not in known:
+                name = joined(where, shorten(str(key), 40))
                 raise Unfit(name, entry, f'left out; known are {", ".join(known)}')
 
 
 @dataclass(frozen=True)
-class Tagged:
-    """A dict whose kind depends on the string under ``key``."""
-
-    key: str
-    kinds: Mapping[str, Record]
-
-    def check(self, value: Any, where: str) -> None:
-        Record({self.key: OneOf(tuple(self.kinds))}, closed=False).check(value, where)
-        kind = self.kinds[value[self.key]]
-        rest = {key: entry for key, entry in value.items() if key != self.key}
-        kind.check(rest, where)
-
-
-@dataclass(frozen=True)
-class Either:
+class Either(Kind):
     """A value of one of two kinds; the second one's rule is the one that is named."""
 
     first: Kind
@@ -193,3 +225,115 @@ class Either:
             self.first.check(value, where)
         except Unfit:
             self.second.check(value, where)
+
+    def read(self, value: Any, where: str) -> Any:
+        try:
+            return self.first.read(value, where)
+        except Unfit:
+            return self.second.read(value, where)
+
+
+def entry(kind: Kind, **options: Any) -> Any:
+    """An entry of a :class:`Part`: a dataclass field whose values have a kind.
+
+    Args:
+        kind: The kind.
+        **options: As for :func:`dataclasses.field`.
+    """
+    return field(metadata={'kind': kind}, **options)
+
+
+def _default(of: Field[Any]) -> Any:
+    return of.default_factory() if of.default_factory is not MISSING else of.default
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Part):
+        return value.to_dict()
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Part:
+    """Base of frozen dataclasses that check themselves and stand in JSON files.
+
+    Their fields are made by :func:`entry`. A field with a default may be left out of the
+    file.
+    """
+
+    #: Whether the file may hold no other keys.
+    CLOSED: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is not _default(one):
+                one.metadata['kind'].check(value, one.name)
+        self.check_relations()
+
+    def check_relations(self) -> None:
+        """Raise :class:`Unfit` if entries contradict each other."""
+
+    @classmethod
+    def read_entries(cls, content: Any, where: str = '') -> dict[str, Any]:
+        """Read the values of the fields that a dict of a JSON file has."""
+        kinds = {one.name: one.metadata['kind'] for one in fields(cls)}
+        required = {one.name: kinds[one.name] for one in fields(cls) if _default(one) is MISSING}
+        Record(required, kinds, cls.CLOSED).check_keys(content, where)
+        return {
+            name: kind.read(content[name], joined(where, name))
+            for name, kind in kinds.items()
+            if name in content
+        }
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str = '') -> Self:
+        """Read a dict of a JSON file.
+
+        Args:
+            content: The dict.
+            where: Its place, for messages. Default: the top.
+
+        Raises:
+            Unfit: If an entry is missing, not of its kind, or contradicts another.
+        """
+        entries = cls.read_entries(content, where)
+        with inside(where):
+            return cls(**entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it, without what has its default."""
+        values = ((one, getattr(self, one.name)) for one in fields(self))
+        return {one.name: _plain(value) for one, value in values if value != _default(one)}
+
+
+@dataclass(frozen=True)
+class Nested(Kind):
+    """A :class:`Part` of a class, read from a dict."""
+
+    part: type[Part]
+
+    def check(self, value: Any, where: str) -> None:
+        if not isinstance(value, self.part):
+            raise Unfit(where, value, f'a {self.part.__name__}')
+
+    def read(self, value: Any, where: str) -> Part:
+        return self.part.from_dict(value, where)
+
+
+@dataclass(frozen=True)
+class Tagged(Kind):
+    """A :class:`Part` whose class is named by the string under ``key``."""
+
+    key: str
+    parts: Mapping[str, type[Part]]
+
+    def check(self, value: Any, where: str) -> None:
+        if type(value) not in self.parts.values():
+            raise Unfit(where, value, f'one of {", ".join(self.parts)}')
+
+    def read(self, value: Any, where: str) -> Part:
+        Record({self.key: OneOf(tuple(self.parts))}, closed=False).check(value, where)
+        rest = {key: entry for key, entry in value.items() if key != self.key}
+        return self.parts[value[self.key]].from_dict(rest, where)

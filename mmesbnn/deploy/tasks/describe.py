@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ...project import class_names, deployed_config, testing_pipeline, type_name
+from ..runtime.images import INTERPOLATIONS
 from ..runtime.manifest import ExportError
-from ..runtime.manifest_schema import INTERPOLATIONS
 
 #: Transforms of a test pipeline that do nothing to the pixels.
 _SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor')

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...analysis.operators import inference
 from ..runtime.decoding import detect
+from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError
 
 #: Share of the boxes that must be the same. Rounding may exchange two boxes that are
@@ -102,7 +103,7 @@ def _predicted(detector: nn.Module, image: Tensor) -> Boxes:
 
 
 def _decoded(
-    outputs: Mapping[str, Any], decoding: Mapping[str, Any], size: tuple[int, int]
+    outputs: Mapping[str, Any], decoding: DetectionDecoding, size: tuple[int, int]
 ) -> Boxes:
     """What the runner finds."""
     found = detect(outputs, decoding, None, size, size)
@@ -110,17 +111,17 @@ def _decoded(
 
 
 def _undecided(
-    outputs: Mapping[str, Any], decoding: Mapping[str, Any], size: tuple[int, int]
+    outputs: Mapping[str, Any], decoding: DetectionDecoding, size: tuple[int, int]
 ) -> Boxes:
     """What the runner chooses from: suppression of equal scores may go either way."""
-    where, labels = np.nonzero(outputs['scores'] > decoding['score_thr'])
+    where, labels = np.nonzero(outputs['scores'] > decoding.score_thr)
     scores, boxes = outputs['scores'][where, labels], outputs['boxes']
     if 'factors' in outputs:
         scores = scores * outputs['factors'][where]
     boxes = boxes[where, labels] if boxes.ndim == 3 else boxes[where]
-    border = decoding.get('border', 0)
-    if border is not None:
-        boxes = boxes.clip(0, np.float32([size[1], size[0]] * 2) - border)
+    if decoding.border is not None:
+        limits = np.array([size[1], size[0]] * 2, np.float32) - decoding.border
+        boxes = boxes.clip(0, limits)
     return Boxes(boxes, scores, labels)
 
 
@@ -135,7 +136,7 @@ def check_boxes(
     detector: nn.Module,
     graph: nn.Module,
     names: Sequence[str],
-    decoding: Mapping[str, Any],
+    decoding: DetectionDecoding,
     images: Tensor,
 ) -> str:
     """Compare a graph's decoded outputs with the detector's own ``predict``.
@@ -158,10 +159,10 @@ def check_boxes(
     with inference(detector):
         for image in images.split(1):
             outputs = dict(zip(names, (y[0].numpy() for y in graph(image))))
-            for value in _thresholds(outputs['scores'], decoding['score_thr']):
+            for value in _thresholds(outputs['scores'], decoding.score_thr):
                 with _score_threshold(detector, value):
                     theirs = _predicted(detector, image)
-                settings = {**decoding, 'score_thr': value}
+                settings = replace(decoding, score_thr=value)
                 candidates = _undecided(outputs, settings, size)
                 found, count = contained(theirs, candidates, size), len(theirs)
                 if _decided(candidates):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...analysis.operators import inference
 from ...errors import sentence
 from ...project import InputError, input_shape, real_batch
+from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError
 from .describe import describe, describe_pipeline
 from .detector_check import check_boxes
@@ -153,8 +154,9 @@ def _describe_diffusion(model: Any) -> dict[str, Any]:
     return describe_pipeline(model.to_pipeline(), model.sampling['num_inference_steps'])
 
 
-def _diffusion_task(cfg: Config, model: Any, size: Sequence[int] | None) -> Task:
-    manifest = _describe_diffusion(model)
+def _diffusion_task(
+    cfg: Config, model: Any, size: Sequence[int] | None, count: int, manifest: dict[str, Any]
+) -> Task:
     _, height, width = _shape_of(cfg, size or (64, 64), manifest['decoding']['multiple'])
     return DiffusionTask(
         graph=_Diffusion(model.unet),
@@ -201,7 +203,8 @@ def _detection_task(
             candidates = graph.candidates(images[:1])
         names = OUTPUTS[: len(candidates.outputs())]
         decoding = {**manifest['decoding'], 'levels': candidates.levels}
-        agreement = check_boxes(model, graph, names, decoding, images)
+        settings = DetectionDecoding.from_dict(decoding, 'decoding')
+        agreement = check_boxes(model, graph, names, settings, images)
     except ExportError:
         raise
     except Exception as error:  # heads of another kind lack attributes of any name
@@ -220,6 +223,15 @@ def _detection_task(
         source=source,
         remarks=(agreement, _shape_remark(shape)),
     )
+
+
+_Maker = Callable[[Config, Any, 'Sequence[int] | None', int, 'dict[str, Any]'], Task]
+#: Functions that make a :class:`Task`, by the name of the task in the manifest.
+_MAKERS: dict[str, _Maker] = {
+    'classification': _classification_task,
+    'detection': _detection_task,
+    'super_resolution': _diffusion_task,
+}
 
 
 def make_task(
@@ -241,8 +253,6 @@ def make_task(
     Raises:
         ExportError: If this kind of network is not exported.
     """
-    if hasattr(model, 'to_pipeline'):
-        return _diffusion_task(cfg, model, size)
-    manifest = describe(cfg, dataset_meta)
-    make = _detection_task if manifest['task'] == 'detection' else _classification_task
-    return make(cfg, model, size, count, manifest)
+    diffusion = hasattr(model, 'to_pipeline')
+    manifest = _describe_diffusion(model) if diffusion else describe(cfg, dataset_meta)
+    return _MAKERS[manifest['task']](cfg, model, size, count, manifest)

@@ -20,6 +20,7 @@ from mmesbnn.deploy.openvino.export import check_output, export
 from mmesbnn.deploy.openvino.graph import compile_graph, to_openvino
 from mmesbnn.deploy.openvino.verify import verify
 from mmesbnn.deploy.runtime.manifest import ExportError
+from mmesbnn.deploy.runtime.manifest_schema import Input, Output
 from mmesbnn.deploy.tasks.make import Task, photographs
 
 MANIFEST = {
@@ -61,9 +62,9 @@ def exported(tmp_path_factory):
 def test_what_the_folder_holds(exported):
     out, _ = exported
     manifest = read_manifest(out)
-    assert manifest['inputs'] == [{'name': 'image', 'shape': [1, 3, 32, 32], 'dtype': 'float32'}]
-    assert manifest['outputs'] == [{'name': 'logits', 'shape': [1, 10]}]
-    assert manifest['versions'].keys() == {'mmesbnn', 'openvino', 'torch'}
+    assert manifest.inputs == (Input(name='image', shape=(1, 3, 32, 32)),)
+    assert manifest.outputs == (Output(name='logits', shape=(1, 10)),)
+    assert manifest.versions.keys() == {'mmesbnn', 'openvino', 'torch'}
     told = json.loads((out / 'report.json').read_text())
     assert len(told['layers']) == 9 and all(x['binary'] for x in told['layers'])
     assert not list(out.parent.glob('.net*'))  # nothing half-written is left
@@ -110,7 +111,7 @@ def test_a_former_export_is_replaced_and_nothing_else(exported, tmp_path):
     assert (out / 'thesis.tex').read_text() == 'years of work'
     (out / 'thesis.tex').rename(out / 'model.xml')
     export(make_task(), out)
-    assert read_manifest(out)['task'] == 'classification'
+    assert read_manifest(out).task == 'classification'
 
 
 def test_unwritable_output(tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmesbnn.deploy import ExportError
 from mmesbnn.deploy.runtime.decoding import classify, detect, overlap, suppress
+from mmesbnn.deploy.runtime.detection_decoding import DetectionDecoding, FinalBoxes
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +24,7 @@ def test_scores(activation):
     expected = getattr(torch, activation or 'clone')(
         torch.from_numpy(logits), *([0] if activation == 'softmax' else [])
     )
-    result = classify(logits, {'activation': activation}, None)
+    result = classify(logits, activation, None)
     np.testing.assert_allclose(result['pred_scores'], expected, rtol=1e-6)
     assert result['pred_label'] == 2
     assert 'pred_class' not in result
@@ -42,8 +43,9 @@ def test_suppression_is_torchvisions(count, iou_thr):
 
 
 def decode(outputs, size=(60, 60), original=(120, 30), **settings):
-    default = dict(score_thr=0.5, iou_thr=0.5, max_per_image=100, levels=None, nms_pre=None)
-    return detect(outputs, {**default, **settings}, None, size, original)
+    default = dict(score_thr=0.5, iou_thr=0.5, max_per_image=100)
+    decoding = DetectionDecoding.from_dict({**default, **settings})
+    return detect(outputs, decoding, None, size, original)
 
 
 def test_boxes_of_every_class_and_scaling():
@@ -124,17 +126,17 @@ def test_results_that_are_final():
         scores=np.float32([0.9, 0]),
         labels=np.int64([4, -1]),
     )
-    result = detect(outputs, {'final': True}, list('abcde'), (60, 60), (120, 30))
+    result = detect(outputs, FinalBoxes(final=True), list('abcde'), (60, 60), (120, 30))
     assert result['bboxes'].tolist() == [[0, 0, 30, 60]]
     assert result['classes'] == ['e']
 
 
 def test_outputs_that_the_manifest_does_not_describe():
     with pytest.raises(ExportError, match='3 classes, its manifest 2 names'):
-        classify(np.zeros(3), {'activation': None}, ['a', 'b'])
+        classify(np.zeros(3), None, ['a', 'b'])
     outputs = dict(boxes=np.zeros((5, 4)), scores=np.ones((5, 2)))
     with pytest.raises(ExportError, match='5 boxes, its manifest has levels of 4'):
         decode(outputs, levels=[2, 2], nms_pre=1)
     final = dict(boxes=np.zeros((1, 4)), scores=np.ones(1), labels=np.array([7]))
     with pytest.raises(ExportError, match='8 classes, its manifest 1 names'):
-        detect(final, {'final': True}, ['a'], (60, 60), (60, 60))
+        detect(final, FinalBoxes(final=True), ['a'], (60, 60), (60, 60))

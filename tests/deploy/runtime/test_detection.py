@@ -139,7 +139,7 @@ def test_boxes_of_mmdet(network, tmp_path):
     task = make_task(cfg, model, (96, 128), 1)
     export(task, tmp_path / 'export')
     runner = Runner(tmp_path / 'export', threads=1)
-    assert runner.manifest['classes'] == ['cat', 'dog', 'eel']
+    assert runner.manifest.classes == ('cat', 'dog', 'eel')
     # that fill the network's input: mmdet pads others to other sizes
     for i, (height, width) in enumerate([(300, 400), (96, 128), (60, 80)]):
         path = tmp_path / f'{i}.png'

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmesbnn.deploy.runtime.images import ImageError, apply_steps, read_image, resize
+from mmesbnn.deploy.runtime.images import ImageError, read_image, resize
+from mmesbnn.deploy.runtime.schema import Unfit
+from mmesbnn.deploy.runtime.steps import read_steps
 from tests.real_data import photograph
 
 cv2 = pytest.importorskip('cv2')
@@ -94,5 +96,5 @@ def test_damaged_files(tmp_path):
 
 
 def test_unknown_steps():
-    with pytest.raises(ImageError, match="step 'twirl' is not known"):
-        apply_steps(photograph(0), [dict(type='twirl')])
+    with pytest.raises(Unfit, match=r"steps\[0\]\.type='twirl'"):
+        read_steps([dict(type='twirl')])

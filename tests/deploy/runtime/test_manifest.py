@@ -7,6 +7,7 @@ import pytest
 from mmesbnn import __version__
 from mmesbnn.deploy import ExportError, read_manifest, write_manifest
 from mmesbnn.deploy.runtime.manifest import NAME, sha256
+from mmesbnn.deploy.runtime.manifest_schema import Manifest
 
 CONTENT = dict(
     task='classification',
@@ -28,13 +29,15 @@ def folder(tmp_path):
 
 
 def test_what_is_written_is_read(folder):
-    content = read_manifest(folder)
-    assert content['versions'] == {'mmesbnn': __version__, 'openvino': '1'}
-    assert content['format'] == 1
+    manifest = read_manifest(folder)
+    assert manifest.versions == {'mmesbnn': __version__, 'openvino': '1'}
+    assert manifest.format == 1
     # of FIPS 180-2, appendix B.1
-    assert content['files']['model.xml'].startswith('ba7816bf8f01cfea414140de5dae2223')
-    assert content['files']['model.bin'] == sha256(folder / 'model.bin')
+    assert manifest.files['model.xml'].startswith('ba7816bf8f01cfea414140de5dae2223')
+    assert manifest.files['model.bin'] == sha256(folder / 'model.bin')
+    content = json.loads((folder / NAME).read_text())
     assert {**content, **CONTENT, 'versions': 0} == {**content, 'versions': 0}
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
     assert {p.name for p in folder.iterdir()} == {'model.xml', 'model.bin', NAME}
 
 
@@ -44,7 +47,7 @@ def test_a_changed_file(folder):
         file.write(b'\1')
     with pytest.raises(ExportError, match=r'model\.bin: changed since the export'):
         read_manifest(folder)
-    assert read_manifest(folder, verify=False)['task'] == 'classification'
+    assert read_manifest(folder, verify=False).task == 'classification'
 
 
 def test_a_missing_file(folder):

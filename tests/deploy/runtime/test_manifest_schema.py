@@ -1,10 +1,11 @@
 """Manifests that contradict themselves are refused, others are not."""
 
 import copy
+import json
 
 import pytest
 
-from mmesbnn.deploy.runtime.manifest_schema import check_manifest
+from mmesbnn.deploy.runtime.manifest_schema import Manifest
 from mmesbnn.deploy.runtime.schema import Unfit
 from tests.deploy.exports import DETECTION, diffusion_decoding, preprocessing
 
@@ -61,8 +62,9 @@ MANIFESTS = {
 
 @pytest.mark.parametrize('kind', MANIFESTS)
 def test_what_the_exporters_write(kind):
-    check_manifest(MANIFESTS[kind])
-    check_manifest({**MANIFESTS[kind], 'remarks': 'of a later version'})
+    manifest = Manifest.from_dict(MANIFESTS[kind])
+    assert Manifest.from_dict({**MANIFESTS[kind], 'remarks': 'of a later version'}) == manifest
+    assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
 
 
 def changed(kind, path, value):
@@ -94,7 +96,7 @@ LEVELS = [0.9] * 10
         (CLS, ('inputs', 0, 'shape'), [1, 3, 10**8, 8], r'inputs\[0\].shape'),
         (CLS, ('inputs', 0, 'shape'), [1, 3, 8], r'inputs\[0\].shape.*\(N, C, H, W\)'),
         (CLS, ('inputs', 0, 'dtype'), 'float64', 'dtype'),
-        (CLS, ('outputs',), [port('a', 1, 2)] * 2, 'named apart'),
+        (CLS, ('outputs',), [port('a', 1, 2)] * 2, 'outputs=.*different names'),
         (CLS, ('outputs',), [port('a', 1, 2), port('b', 1)], '1 for classification'),
         (CLS, ('outputs', 0, 'shape'), [1, 2, 7], r'outputs\[0\].shape'),
         (CLS, ('classes',), ['cat'], '2 names, one for each output'),
@@ -138,4 +140,4 @@ LEVELS = [0.9] * 10
 )
 def test_what_is_refused(kind, path, value, words):
     with pytest.raises(Unfit, match=words):
-        check_manifest(changed(kind, path, value))
+        Manifest.from_dict(changed(kind, path, value))

@@ -65,7 +65,7 @@ def test_a_runner_stays_with_the_export_that_it_has_read(both, tmp_path):
 def test_a_runner_reads_one_export_while_they_change(both, tmp_path):
     out = tmp_path / 'out'
     expected = {
-        ''.join(runner.manifest['classes']): scores(runner)
+        ''.join(runner.manifest.classes): scores(runner)
         for runner in (Runner(folder, threads=1) for folder in both)
     }
     put(both[0], out)
@@ -81,7 +81,7 @@ def test_a_runner_reads_one_export_while_they_change(both, tmp_path):
     try:
         for _ in range(30):
             runner = Runner(out, threads=1)
-            names = ''.join(runner.manifest['classes'])
+            names = ''.join(runner.manifest.classes)
             np.testing.assert_allclose(scores(runner), expected[names], atol=1e-6)
     finally:
         stop.set()

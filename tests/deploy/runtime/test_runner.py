@@ -18,6 +18,7 @@ from tests.real_data import photograph
 
 pytest.importorskip('openvino')
 
+from mmesbnn.deploy.runtime.network import Network
 from tests.deploy import exports
 
 
@@ -157,7 +158,7 @@ def test_upscales(tmp_path):
         with torch.no_grad():
             return network(torch.from_numpy(sample), torch.full((1,), float(t))).numpy()
 
-    expected = upscale(np.float32(image) / 255, predict, exports.diffusion_decoding(), seed=3)
+    expected = upscale(np.float32(image) / 255, predict, runner.manifest.decoding, seed=3)
     assert np.abs(expected * 255 - first).max() < 0.501
     with pytest.raises(ValueError, match='image by image'):
         runner.stream([image])
@@ -167,7 +168,8 @@ def test_upscales(tmp_path):
 def test_an_upscaler_of_a_fixed_size_takes_any_image(tmp_path, size):
     network = exports.write_denoiser(tmp_path, size=16)
     image = crops(1, size)[0]
-    found = Runner(tmp_path, threads=1).upscale(image, seed=0)
+    runner = Runner(tmp_path, threads=1)
+    found = runner.upscale(image, seed=0)
     assert found.shape == (2 * size[0], 2 * size[1], 3)
     from mmesbnn.deploy.runtime.sampling import tiled, upscale
 
@@ -179,7 +181,7 @@ def test_an_upscaler_of_a_fixed_size_takes_any_image(tmp_path, size):
     expected = upscale(
         np.float32(image) / 255,
         tiled(predict, (16, 16), 4, 8),
-        exports.diffusion_decoding(),
+        runner.manifest.decoding,
         seed=0,
         least=(16, 16),
     )
@@ -264,10 +266,14 @@ def test_an_upscaler_of_one_multiple(tmp_path):
 
 def test_large_results_are_made_of_tiles(tmp_path, monkeypatch):
     exports.write_denoiser(tmp_path)
-    monkeypatch.setattr('mmesbnn.deploy.runtime.runner._TILE', 32)
-    runner, seen = Runner(tmp_path, threads=1), []
-    infer = runner.infer
-    runner.infer = lambda sample, t: seen.append(sample.shape) or infer(sample, t)
+    monkeypatch.setattr('mmesbnn.deploy.runtime.super_resolution._TILE', 32)
+    runner, seen, infer = Runner(tmp_path, threads=1), [], Network.infer
+
+    def looking(network, sample, t):
+        seen.append(sample.shape)
+        return infer(network, sample, t)
+
+    monkeypatch.setattr(Network, 'infer', looking)
     runner.upscale(crops(1, (16, 16))[0], seed=0, steps=1)
     assert set(seen) == {(1, 6, 32, 32)}
     seen.clear()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmesbnn.deploy.runtime.sampling import enlarge, pad_reflect, tiled, upscale
+from mmesbnn.deploy.runtime.sampling_settings import SuperResolutionDecoding
 from mmesbnn.deploy.tasks.describe import describe_pipeline
 from mmesbnn.images.bicubic import resize
 from tests.real_data import photograph
@@ -41,7 +42,7 @@ def make_pipeline(x0_clip='data', **scheduler):
 
 
 def decoding_of(pipeline):
-    return describe_pipeline(pipeline)['decoding']
+    return SuperResolutionDecoding.from_dict(describe_pipeline(pipeline)['decoding'])
 
 
 def picture(height, width):

@@ -1,5 +1,7 @@
 """Kinds of values say what is wrong, and where."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from mmesbnn.deploy.runtime.schema import (
@@ -9,15 +11,36 @@ from mmesbnn.deploy.runtime.schema import (
     Integer,
     ListOf,
     Maybe,
+    Nested,
     Number,
     OneOf,
+    Part,
     Record,
     Tagged,
     Text,
     Unfit,
+    entry,
 )
 
-TAGGED = Tagged('type', {'pad': Record({'size': Integer(1, 9)}), 'crop': Record()})
+
+@dataclass(frozen=True)
+class Pad(Part):
+    size: int = entry(Integer(1, 9))
+
+
+@dataclass(frozen=True)
+class Crop(Part):
+    pass
+
+
+@dataclass(frozen=True)
+class Plan(Part):
+    steps: tuple[Pad | Crop, ...] = entry(ListOf(Tagged('type', {'pad': Pad, 'crop': Crop}), 0, 9))
+    first: Pad | None = entry(Nested(Pad), default=None)
+
+    def check_relations(self):
+        if self.first and self.steps and self.steps[0] != self.first:
+            raise Unfit('first', self.first, 'the first step')
 
 
 @pytest.mark.parametrize(
@@ -38,11 +61,6 @@ TAGGED = Tagged('type', {'pad': Record({'size': Integer(1, 9)}), 'crop': Record(
             [{}, {'b': True}, {'a': True, 'c': 1}, [], {'a': 1}, None],
         ),
         (Record({'a': Flag()}, closed=False), [{'a': True, 'c': 1}], [{'c': 1}]),
-        (
-            TAGGED,
-            [{'type': 'pad', 'size': 2}, {'type': 'crop'}],
-            [{}, {'type': 'x'}, {'type': []}, {'type': 'crop', 'size': 2}, 5],
-        ),
         (Either(Flag(), Integer(2, 3)), [True, 2], [4, 'a']),
     ],
 )
@@ -54,13 +72,50 @@ def test_kinds(kind, good, bad):
             kind.check(value, 'x')
 
 
-def test_places_are_named():
-    kind = Record({'steps': ListOf(TAGGED, 0, 9)})
-    with pytest.raises(Unfit) as caught:
-        kind.check({'steps': [{'type': 'crop'}, {'type': 'pad', 'size': 0}]}, '')
-    assert str(caught.value) == 'steps[1].size=0 must be an integer from 1 to 9'
-    with pytest.raises(Unfit, match=r'^steps\[0\].size=3 must be left out; known are'):
-        kind.check({'steps': [{'type': 'crop', 'size': 3}]}, '')
+PLAN = {'steps': [{'type': 'pad', 'size': 2}, {'type': 'crop'}], 'first': {'size': 2}}
+
+
+def test_parts_are_read_and_written():
+    plan = Plan.from_dict(PLAN)
+    assert plan == Plan((Pad(2), Crop()), first=Pad(2))
+    assert plan.to_dict()['first'] == {'size': 2}
+    assert 'first' not in Plan(()).to_dict()
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ({'steps': [{'type': 'crop'}, {'type': 'pad', 'size': 0}]}, r'a\.steps\[1\]\.size=0 '),
+        ({'steps': [{'type': 'crop', 'size': 3}]}, r'a\.steps\[0\]\.size=3 must be left out'),
+        ({'steps': [{'type': 'x'}]}, r"a\.steps\[0\]\.type='x'"),
+        ({'steps': [{'type': []}]}, r'a\.steps\[0\]\.type=\[\]'),
+        ({'steps': [{}]}, r'a\.steps\[0\]={}'),
+        ({'steps': [5]}, r'a\.steps\[0\]=5'),
+        ({**PLAN, 'first': {'size': 3}}, r'a\.first=Pad'),
+        ({**PLAN, 'first': None}, r'a\.first=None'),
+        ({**PLAN, 'last': 1}, r'a\.last=1 must be left out; known are steps, first'),
+        ({}, r'a={}.*steps'),
+        ([], r'a=\[\]'),
+    ],
+)
+def test_places_are_named(content, words):
+    with pytest.raises(Unfit, match='^' + words):
+        Plan.from_dict(content, 'a')
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        (dict(steps=(Pad(2), 5)), r'steps\[1\]=5'),
+        (dict(steps=(), first=Crop()), 'first=Crop'),
+        (dict(steps=(Crop(),), first=Pad(1)), 'first=Pad'),
+    ],
+)
+def test_parts_check_themselves(values, words):
+    with pytest.raises(Unfit, match='^' + words):
+        Plan(**values)
+    with pytest.raises(Unfit, match=r'^size=0'):
+        Pad(0)
 
 
 def test_sentences_are_short():

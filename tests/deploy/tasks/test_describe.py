@@ -9,8 +9,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmesbnn.analysis import build_model, load_config
-from mmesbnn.deploy.runtime.images import apply_steps, normalize, read_image
+from mmesbnn.deploy.runtime.images import read_image
 from mmesbnn.deploy.runtime.manifest import ExportError
+from mmesbnn.deploy.runtime.steps import Preprocessing, apply_steps, normalize, read_steps
 from mmesbnn.deploy.tasks.describe import describe, describe_pipeline, steps_of
 from tests.deploy.packed.test_packing import ROOT
 from tests.real_data import photograph
@@ -35,13 +36,13 @@ def test_classifiers_see_what_they_see_in_mmpretrain(name, size, tmp_path):
     cfg = load_config(ROOT / 'configs' / name)
     path = tmp_path / 'image.png'
     Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
-    preprocessing = describe(cfg)['preprocessing']
-    found = apply_steps(read_image(path), preprocessing['steps'])
+    preprocessing = Preprocessing.from_dict(describe(cfg)['preprocessing'])
+    found = apply_steps(read_image(path), preprocessing.steps)
     found = normalize(found, preprocessing).transpose(2, 0, 1)
     expected = pipeline_input(cfg, path)
     assert found.dtype == expected.dtype
     # equal, but for a grey level here and there where OpenCV resizes bicubically
-    level = 1 / min(preprocessing['std'])
+    level = 1 / min(preprocessing.std)
     np.testing.assert_allclose(found, expected, atol=1.001 * level)
     assert (np.abs(found - expected) > 1e-6).mean() < 1e-3
 
@@ -94,16 +95,16 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
         max_per_class=None,
         border=0,
     )
-    preprocessing = described['preprocessing']
-    assert (preprocessing['pad_divisor'], preprocessing['to_rgb']) == (32, False)
+    preprocessing = Preprocessing.from_dict(described['preprocessing'])
+    assert (preprocessing.pad_divisor, preprocessing.to_rgb) == (32, False)
     import mmcv
 
     for shape in ((300, 400), (333, 111), (80, 81)):
         image = photograph(0)[: shape[0], : shape[1]]
         expected = mmcv.imrescale(image[..., ::-1], (200, 120), backend='cv2')
-        found = apply_steps(image, preprocessing['steps'])
+        found = apply_steps(image, preprocessing.steps)
         np.testing.assert_array_equal(found[..., ::-1], expected)
-    mean, std = (np.float32(preprocessing[k]) for k in ('mean', 'std'))
+    mean, std = (np.float32(values) for values in (preprocessing.mean, preprocessing.std))
     np.testing.assert_array_equal(
         normalize(found, preprocessing), (np.float32(expected) - mean) / std
     )
@@ -120,7 +121,7 @@ def test_every_step():
             dict(type='PackInputs'),
         ]
     )
-    result = apply_steps(photograph(0), steps)
+    result = apply_steps(photograph(0), read_steps(steps))
     assert result.shape == (15, 20, 3)
     assert (result[:12, :10] != 7).any()
     assert (result[12:14, :16] == 7).all()
@@ -194,7 +195,7 @@ def test_pads_as_mmcv_does(options, shape):
 
     image = photograph(0)[: shape[0], : shape[1]]
     expected = Pad(**options)(dict(img=image[..., ::-1].copy()))['img'][..., ::-1]
-    found = apply_steps(image, steps_of([dict(type='Pad', **options)]))
+    found = apply_steps(image, read_steps(steps_of([dict(type='Pad', **options)])))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -221,7 +222,7 @@ def test_stock_letterboxes(name, size, tmp_path):
         step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
     ]
     expected = Compose(pipeline)(dict(img_path=str(path), img_id=0))['inputs']
-    found = apply_steps(read_image(path), described['preprocessing']['steps'])
+    found = apply_steps(read_image(path), read_steps(described['preprocessing']['steps']))
     assert found.shape[0] == found.shape[1]
     np.testing.assert_array_equal(found.transpose(2, 0, 1)[::-1], expected.numpy())
 

@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from mmesbnn.analysis import build_model
 from mmesbnn.deploy.output_agreement import compare_all
+from mmesbnn.deploy.runtime.detection_decoding import DetectionDecoding
 from mmesbnn.deploy.runtime.manifest import ExportError
 from mmesbnn.deploy.tasks.detector_check import Boxes, check_boxes, contained, same_scores
 from mmesbnn.deploy.tasks.detector_graphs import detector_graph
@@ -169,7 +170,7 @@ def test_nothing_found_is_not_called_equal():
             samples[0].pred_instances = found
             return samples
 
-    decoding = dict(score_thr=0.5, iou_thr=0.5, max_per_image=10)
+    decoding = DetectionDecoding(score_thr=0.5, iou_thr=0.5, max_per_image=10)
     graph = lambda x: (torch.zeros(1, 5, 4), torch.zeros(1, 5, 3))  # noqa: E731
     text = check_boxes(Blind(), graph, ('boxes', 'scores'), decoding, torch.zeros(1, 3, 8, 8))
     assert 'not compared' in text

@@ -1,0 +1,99 @@
+"""Base of tasks whose network sees an image once and gives its result at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .images import ImageError
+from .preprocessing import Seen
+from .task import Options, Progress, Source, Task, uncounted
+
+#: What a batch holds of each source: how its image was seen, or why it cannot be.
+Entries = list['Seen | ImageError']
+
+
+class ImageTask(Task):
+    """A task whose results follow from the outputs of each image."""
+
+    @abstractmethod
+    def decode(self, outputs: Mapping[str, np.ndarray], seen: Seen) -> Any:
+        """Result of one image.
+
+        Args:
+            outputs: The network's outputs for the image, without the axis of the batch.
+            seen: How the network saw the image.
+        """
+
+    def run(self, sources: Sequence[Source], batch_size: int) -> list[Any]:
+        results: list[Any] = []
+        for array, entries in self._batches(sources, min(batch_size, max(len(sources), 1))):
+            assert array is not None  # an error was raised
+            results += self._decoded(self.network.infer(array), entries)
+        return results
+
+    def stream(
+        self, sources: Iterable[Source], batch_size: int, jobs: int | None, return_errors: bool
+    ) -> Iterator[Any]:
+        batches = self._batches(sources, batch_size, return_errors)
+        for outputs, entries in self.network.infer_many(batches, batch_size, jobs):
+            yield from self._decoded(outputs, entries)
+
+    def results(
+        self, sources: Sequence[Source], options: Options, progress: Progress = uncounted
+    ) -> Iterator[Any]:
+        if len(sources) > 1:
+            found = self.stream(sources, options.batch_size, None, True)
+            yield from progress(found, 'image', len(sources))
+            return
+        for source in sources:
+            try:
+                yield self.run([source], 1)[0]
+            except ImageError as error:
+                yield error
+
+    def _batches(
+        self, sources: Iterable[Source], batch_size: int, return_errors: bool = False
+    ) -> Iterator[tuple[np.ndarray | None, Entries]]:
+        """Arrays of images of one size, and how these were seen.
+
+        The array has no image for an error. It is None if all are errors.
+        """
+        count = self.network.batch_size(batch_size)
+        arrays: list[np.ndarray] = []
+        entries: Entries = []
+        for source in sources:
+            try:
+                seen = self.network.preprocess(source)
+            except ImageError as error:
+                if not return_errors:
+                    raise
+                entries.append(error)
+                continue
+            if arrays and seen.array.shape != arrays[0].shape:
+                yield _stacked(arrays, count), entries
+                arrays, entries = [], []
+            arrays.append(seen.array)
+            entries.append(seen)
+            if len(arrays) == count:
+                yield _stacked(arrays, count), entries
+                arrays, entries = [], []
+        if entries:
+            yield _stacked(arrays, count), entries
+
+    def _decoded(self, outputs: Mapping[str, np.ndarray], entries: Entries) -> Iterator[Any]:
+        row = 0
+        for entry in entries:
+            if isinstance(entry, ImageError):
+                yield entry
+                continue
+            yield self.decode({name: value[row] for name, value in outputs.items()}, entry)
+            row += 1
+
+
+def _stacked(arrays: list[np.ndarray], count: int) -> np.ndarray | None:
+    # the last one again until the batch is full
+    return np.stack(arrays + arrays[-1:] * (count - len(arrays))) if arrays else None

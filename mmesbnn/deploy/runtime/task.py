@@ -1,0 +1,149 @@
+"""Tasks of exports: one class for each, found by its name.
+
+To add a task, write its class in a file of its own and add a line to ``_BUILT_IN``; or
+decorate the class by :func:`register_task`, in any package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from .manifest_schema import Manifest
+    from .network import Network
+    from .schema import Part
+
+Source = Any  # a file, an array or a PIL image
+#: Wraps what is counted: items, their name, and their number.
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def uncounted(items: Iterable[Any], name: str, total: int) -> Iterable[Any]:
+    """Return ``items``: a progress that shows nothing."""
+    return items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices of a user of ``tools/infer.py``; each task uses those that concern it.
+
+    Attributes:
+        batch_size: Images that run together.
+        score_thr: Least score of a box that is shown.
+        steps: Steps of diffusion; None: those of the export.
+        seed: Seed of the noise; None: a random one.
+    """
+
+    batch_size: int = 1
+    score_thr: float = 0.3
+    steps: int | None = None
+    seed: int | None = None
+
+
+class Task(ABC):
+    """Base of tasks.
+
+    Args:
+        network: The network of the export.
+    """
+
+    #: Name of the task in a manifest.
+    NAME: ClassVar[str]
+    #: Class of the manifest's ``decoding``.
+    Decoding: ClassVar[type[Part]]
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.manifest: Manifest = network.manifest
+
+    @classmethod
+    def read_decoding(cls, content: Mapping[str, Any]) -> Part:
+        """Read the manifest's ``decoding``."""
+        return cls.Decoding.from_dict(content, 'decoding')
+
+    @classmethod
+    @abstractmethod
+    def check(cls, manifest: Manifest) -> None:
+        """Raise ``Unfit`` if inputs, outputs and decoding contradict each other."""
+
+    @abstractmethod
+    def run(self, sources: Sequence[Source], batch_size: int) -> list[Any]:
+        """Results of images."""
+
+    @abstractmethod
+    def results(
+        self, sources: Sequence[Source], options: Options, progress: Progress = uncounted
+    ) -> Iterator[Any]:
+        """Results of images in their order, or an ``ImageError`` in place of a result."""
+
+    def stream(
+        self, sources: Iterable[Source], batch_size: int, jobs: int | None, return_errors: bool
+    ) -> Iterator[Any]:
+        """Results of many images, several batches at a time."""
+        raise ValueError(f'stream: {self.NAME.replace("_", "-")} runs image by image; call it')
+
+    def upscale(
+        self,
+        source: Source,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+        noise: np.ndarray | None = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> np.ndarray:
+        """Upscale an image, see :meth:`mmesbnn.deploy.Runner.upscale`."""
+        raise ValueError(f'upscale: the export is for {self.NAME}')
+
+    @abstractmethod
+    def describe(self, result: Any, options: Options) -> tuple[str, Any]:
+        """A result as a line for people, and as JSON has it."""
+
+    @abstractmethod
+    def draw(self, source: Source, result: Any, options: Options) -> Image.Image:
+        """A result as a picture."""
+
+
+#: Modules of this folder that register the tasks that mmesbnn brings.
+_BUILT_IN = {
+    'classification': 'classification',
+    'detection': 'detection',
+    'super_resolution': 'super_resolution',
+}
+_TASKS: dict[str, type[Task]] = {}
+
+AnyTask = TypeVar('AnyTask', bound=type[Task])
+
+
+def register_task(task: AnyTask) -> AnyTask:
+    """Make a task known by its ``NAME``; a decorator.
+
+    Raises:
+        ValueError: If another task has the name.
+    """
+    if _TASKS.get(task.NAME, task) is not task:
+        raise ValueError(f'NAME={task.NAME!r} is the name of another task')
+    _TASKS[task.NAME] = task
+    return task
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of all tasks."""
+    return (*_BUILT_IN, *(name for name in _TASKS if name not in _BUILT_IN))
+
+
+def find_task(name: str) -> type[Task]:
+    """Return the class of a task.
+
+    Raises:
+        KeyError: If there is none of this name.
+    """
+    if name in _BUILT_IN and name not in _TASKS:
+        import_module(f'.{_BUILT_IN[name]}', __package__)
+    return _TASKS[name]
