@@ -77,7 +77,7 @@ def _decided(candidates: Boxes) -> bool:
 
 
 @contextlib.contextmanager
-def _score_threshold(detector: nn.Module, value: float) -> Iterator[None]:
+def _score_threshold(detector: Any, value: float) -> Iterator[None]:
     """Let ``detector`` predict whatever has a higher score."""
     head = getattr(detector, 'roi_head', None) or detector.bbox_head
     config = head.test_cfg
@@ -90,7 +90,7 @@ def _score_threshold(detector: nn.Module, value: float) -> Iterator[None]:
         config.update(before)
 
 
-def _predicted(detector: nn.Module, image: Tensor) -> Boxes:
+def _predicted(detector: Any, image: Tensor) -> Boxes:
     """What mmdet finds in an image that fills the input."""
     from mmdet.structures import DetDataSample
 

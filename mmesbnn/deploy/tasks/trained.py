@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -51,10 +52,11 @@ def load_trained(
         model = load_packed(path, trust_stored_config=trust_stored_config, max_bytes=max_bytes)
         check_weights(model, path)
         return model._config, model, model._dataset_meta
-    cfg = load_config(path, options)
+    cfg = load_config(Path(path), options)
     model = build_model(cfg)
-    content = read_checkpoint(checkpoint, max_bytes)
-    load_state(model, content, checkpoint)
+    weights = Path(checkpoint)
+    content = read_checkpoint(weights, max_bytes)
+    load_state(model, content, weights)
     check_weights(model, checkpoint)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
