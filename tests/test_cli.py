@@ -14,7 +14,11 @@ from mmesbnn.errors import MmesbnnError
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Those in tools/dev are for this repository's own pages.
-TOOLS = sorted(path for path in (ROOT / 'tools').rglob('*.py') if path.parent.name != 'dev')
+TOOLS = sorted(
+    path
+    for path in (ROOT / 'tools').rglob('*.py')
+    if path.parent.name != 'dev' and "__name__ == '__main__'" in path.read_text()
+)
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 TOLD = {
     signal.SIGINT: 'stopped by Ctrl-C',
