@@ -33,3 +33,14 @@ def test_an_import_upward_is_found(script, tmp_path):
     edges = script['imports'](package)
     assert set(edges) == {('binary', 'deploy'), ('deploy', 'binary')}
     assert script['upward'](edges) == {('binary', 'deploy'): ['binary/signs.py']}
+
+
+def test_contributing_names_every_room_of_the_picture(script):
+    text = (SCRIPT.parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    lines = [line for line in text.splitlines() if line.startswith('| ')]
+    floors = script['FLOORS'][: -script['GROUND']]
+    found = [line for line in lines if all(f'`{room}`' in line for room in floors[0])]
+    assert len(found) == 1
+    first = lines.index(found[0])
+    for line, floor in zip(lines[first:], floors):
+        assert all(f'`{room}`' in line for room in floor), floor
