@@ -34,7 +34,7 @@ LONGEST_VALUE = 200
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be.
+    """Rule that a value must obey.
 
     Attributes:
         says: The rule in words, such as ``'an integer >= 1'``.
@@ -139,7 +139,7 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _alike(value: Any, known: Any) -> bool:
-    """Whether the two can be equal: ``True`` is not 1, a tensor is no number."""
+    """Return whether the two can be equal: ``True`` is not 1, a tensor is not a number."""
     return (
         isinstance(value, type(known)) and isinstance(value, bool) == isinstance(known, bool)
     ) or (_is_number(value) and _is_number(known))
@@ -160,7 +160,7 @@ def instance(kind: type | tuple[type, ...], says: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """What one of the rules accepts."""
+    """Values that one of the rules accepts."""
 
     def reason(value: Any) -> str:
         reasons = [rule.reason(value) for rule in rules if rule.reason]
@@ -174,7 +174,7 @@ def either(*rules: Rule) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """What ``rule`` accepts, or None."""
+    """Values that ``rule`` accepts, or None."""
     return either(rule, none)
 
 
@@ -350,6 +350,6 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
 
 
 def check_positive(**numbers: Any) -> None:
-    """Raise a ``ValueError`` that names a number which is no integer >= 1."""
+    """Raise a ``ValueError`` that names a number which is not an integer >= 1."""
     for name, value in numbers.items():
         check(name, value, positive_int)

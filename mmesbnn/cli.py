@@ -1,4 +1,4 @@
-"""What all command lines share: how they end.
+"""Ending of all command lines.
 
 Needs Python alone, since some of them run without torch. A tool imports it before
 anything else, so that a signal ends it in one line while it imports the rest, too.
@@ -87,7 +87,7 @@ def _end_now(number: int, frame: FrameType | None) -> None:
     remove_unfinished()
     with contextlib.suppress(Exception):  # it may be in the middle of a print
         sys.stdout.flush()
-    if not _Request.told:
+    if not _Request.reported:
         os.write(2, f'{_line(number)}\n'.encode(errors='backslashreplace'))
     os._exit(128 + number)
 
@@ -96,7 +96,7 @@ class _Request:
     """The first signal that asked the process to end."""
 
     number: int | None = None
-    told = False
+    reported = False
     dropped = False
 
 
@@ -140,7 +140,7 @@ def _unraisable(args: Any) -> None:
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """Let signals that end the process raise where it stands."""
-    _Request.number, _Request.told, _Request.dropped = None, False, False
+    _Request.number, _Request.reported, _Request.dropped = None, False, False
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     before = _install(_ask)
     try:
@@ -176,7 +176,7 @@ codecs.register_error('mmesbnn.names', _escape)
 
 
 def _flushed() -> bool:
-    """Whether what was printed has been written; if not, the rest is dropped."""
+    """Return whether what was printed has been written; if not, the rest is dropped."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -235,7 +235,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     with _signals(), warnings.catch_warnings(), _quiet_logs():
         try:
             status = _status(main)
-        except BaseException as error:  # a signal while another error is told
+        except BaseException as error:  # a signal while another error is reported
             if _Request.number is None:
                 _flushed()
                 raise
@@ -248,8 +248,8 @@ def _stopped(error: BaseException) -> int:
     if number is None:  # raised by other code
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
     remove_unfinished()
-    if not _Request.told:
-        _Request.told = True
+    if not _Request.reported:
+        _Request.reported = True
         print(_line(number), file=sys.stderr)
     _flushed()
     return 128 + number
@@ -277,7 +277,7 @@ def _status(main: Callable[[], int | None]) -> int | None:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether it was ``print`` that found the disk full: its errors have no name."""
+    """Return whether it was ``print`` that found the disk full: its errors have no name."""
     if error.errno not in DISK_ERRORS or error.filename is not None:
         return False
     try:
@@ -288,7 +288,7 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _is_tool() -> bool:
-    """Whether the process runs one of this package's own command lines."""
+    """Return whether the process runs one of this package's own command lines."""
     script = getattr(sys.modules.get('__main__'), '__file__', None)
     if script is None:
         return False

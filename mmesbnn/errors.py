@@ -33,7 +33,7 @@ def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, in one line: for an ``OSError`` the reason and the file."""
+    """Message of an error in one line: for an ``OSError`` the reason and the file."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])  # str() of a KeyError is the repr of its message

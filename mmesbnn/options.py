@@ -1,4 +1,4 @@
-"""What options of command lines take: types for argparse that say the rule.
+"""Types of command-line options, with errors that name the rule.
 
     parser.add_argument('--batch', type=count)  # argument --batch: '0' must be ...
 

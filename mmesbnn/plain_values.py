@@ -1,4 +1,4 @@
-"""What files from elsewhere describe: plain values, bounded in size and depth."""
+"""Plain values from files of others, bounded in size and depth."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def parse_json(
     except (ValueError, RecursionError) as error:
         raise ConfigError(f'{what} is no JSON: {shorten(str(error), 80)}') from error
     if not isinstance(value, dict):
-        raise ConfigError(f'{what} is no dict')
+        raise ConfigError(f'{what} is not a dict')
     check_plain(value, what)
     return value
 
@@ -95,4 +95,4 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return parse_json(content.decode(), str(path))
     except UnicodeDecodeError as error:
-        raise ConfigError(f'{path} is no text') from error
+        raise ConfigError(f'{path} is not text') from error

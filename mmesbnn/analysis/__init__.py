@@ -1,4 +1,4 @@
-"""What one can say about a network without training it."""
+"""Facts about a network that need no training: operations, sizes, signs."""
 
 from ..binary.weight_values import check_weight
 from ..project import (

@@ -72,7 +72,7 @@ def check_activation(x: Tensor) -> str | None:
 
 
 def _hint(layer: nn.Module) -> str:
-    """Return what about ``layer`` may explain weights that are not binary."""
+    """Explain, if ``layer`` shows it, why weights are not binary."""
     if not isinstance(layer, BinaryLayer):
         return ''
     if layer.temperature is not None:
@@ -126,9 +126,9 @@ def _run(model: nn.Module, batch: Any) -> None:
     """Run ``model`` on ``batch`` as testing does."""
     if isinstance(batch, Tensor):
         model(batch)
-    elif hasattr(model, 'test_step'):
-        # an mmengine model: preprocessing, forward, and what else makes a prediction
-        model.test_step(batch)
+    elif callable(test_step := getattr(model, 'test_step', None)):
+        # an mmengine model: preprocessing, forward, and all else that makes a prediction
+        test_step(batch)
     elif isinstance(batch, Mapping):
         model(**batch)
     else:
@@ -140,9 +140,9 @@ def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
 
     The network runs on ``batch`` in eval mode, and the operands of its binary
     operators are looked at: inputs must be exactly +-1, weights ``-a`` or ``+a`` per
-    output channel. What the latent weights are is beside the point. Of binary layers
-    that this batch does not reach, the weights are checked. A network without a binary
-    operator is a finding too.
+    output channel. Latent weights are not inspected. The weights of binary layers that
+    this batch does not reach are checked, too. A network without a binary operator is a
+    finding.
 
     Args:
         model: Any module.

@@ -23,7 +23,7 @@ Visit = Callable[[Any, tuple[Any, ...], Any, str], None]
 
 
 def is_binary(operator: Any) -> bool:
-    """Whether ``operator`` is binary arithmetic.
+    """Return whether ``operator`` is binary arithmetic.
 
     Raises:
         NotImplementedError: If it is one of mmesbnn's that this module does not know,

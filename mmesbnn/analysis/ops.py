@@ -43,16 +43,16 @@ from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 #: Modules whose weight multiplies; they have a row even if they did not run.
 MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 
-#: What reshaping comes to besides views.
+#: Operators that reshape, other than views.
 SAME_VALUES = {aten._unsafe_view.default, aten.clone.default}
 
-#: Parts of names by which projection shortcuts go.
+#: Usual names of projection shortcuts. They word a reason for people, and change no count.
 SHORTCUTS = {'downsample', 'projection', 'shortcut', 'res_func'}
 
 
 @dataclass
 class _Tally:
-    """What is seen of one layer while the network runs.
+    """Observations of one layer while the network runs.
 
     Attributes:
         output_shape: Shape of its first result.
@@ -142,7 +142,7 @@ def _is_view(operator: Any) -> bool:
 
 
 def _binarizes(module: nn.Module) -> bool:
-    """Whether ``module`` has a weight that it binarizes."""
+    """Return whether ``module`` has a weight that it binarizes."""
     return isinstance(module, BinaryLayer) and not module.has_real_weights
 
 

@@ -1,4 +1,4 @@
-"""What a two-stage detector needs besides images to run as often as it can."""
+"""Make a two-stage detector process its largest number of regions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str,
         shape: Channels, height and width of its input.
 
     Returns:
-        How many regions, 0 if it is no such detector; and keyword arguments for its
+        How many regions, 0 if it is not such a detector; and keyword arguments for its
         ``forward``, for one image.
     """
     head = getattr(model, 'rpn_head', None)

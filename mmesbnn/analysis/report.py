@@ -38,7 +38,7 @@ def representation_capacity(taps: int) -> int:
 
 @dataclass
 class LayerOps:
-    """What one layer costs.
+    """Cost of one layer.
 
     Attributes:
         name: Name of the layer in the network.
@@ -106,7 +106,7 @@ SUMMED = (
 
 @dataclass
 class OpsReport:
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
         layers: One entry per layer that multiplies, in the order they run.

@@ -32,7 +32,7 @@ class _Dtype(Pending):
     def build(self, state: Any) -> np.dtype:
         plain = (None, None, None, -1, -1, 0)
         if type(state) is not tuple or len(state) != 8 or state[2:] != plain:
-            raise CheckpointError('holds a numpy dtype that is no plain number')
+            raise CheckpointError('holds a numpy dtype that is not a plain number')
         order = state[1]
         if state[0] not in (3, 4) or order not in ('<', '>', '|', '='):
             raise CheckpointError('holds a numpy dtype of unknown byte order')
@@ -44,7 +44,7 @@ class _Array(Pending):
 
     def __init__(self, cls: Any, shape: Any, kind: Any) -> None:
         if cls is not _NDARRAY or shape != (0,) or kind not in (b'b', 'b'):
-            raise CheckpointError('holds a numpy array that is no plain array')
+            raise CheckpointError('holds a numpy array that is not a plain array')
 
     def build(self, state: Any) -> np.ndarray:
         if type(state) is not tuple or len(state) != 5 or state[0] != 1:
@@ -59,7 +59,7 @@ class _Array(Pending):
 
 
 def is_shape(shape: Any, most: int = 64) -> bool:
-    """Whether ``shape`` is a tuple of sizes."""
+    """Return whether ``shape`` is a tuple of sizes."""
     return (
         isinstance(shape, tuple)
         and len(shape) <= most

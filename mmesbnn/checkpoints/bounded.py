@@ -31,7 +31,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
 
 
-def _result_size(operation: Any, args: tuple, kwargs: dict[str, Any]) -> int:
+def _result_size(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Bytes that an operation of torch is about to ask for."""
     schema = operation._schema
     if not schema.returns or all(value.alias_info for value in schema.returns):

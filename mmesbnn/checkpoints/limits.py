@@ -46,7 +46,7 @@ def check_max_bytes(max_bytes: int | None) -> None:
     """Check the argument of that name.
 
     Raises:
-        ValueError: If it is no positive number.
+        ValueError: If it is not a positive number.
     """
     is_number = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
     if max_bytes is not None and not (is_number and max_bytes > 0):

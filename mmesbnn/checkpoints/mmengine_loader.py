@@ -65,12 +65,12 @@ def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str
         return read_open(file, len(data), filename, map_location=map_location)
 
 
-def _unless_trusted(ours: Callable, theirs: Callable) -> Callable:
-    """A loader that is ``theirs`` while the environment says to trust all files."""
+def _unless_trusted(own: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader that is ``usual`` while the environment says to trust all files."""
 
-    @functools.wraps(ours)  # mmengine logs its name
+    @functools.wraps(own)  # mmengine logs its name
     def load(filename: str, map_location: MapLocation = None) -> Any:
-        return (theirs if _trusts_all() else ours)(filename, map_location)
+        return (usual if _trusts_all() else own)(filename, map_location)
 
     return load
 
@@ -79,6 +79,6 @@ def register_loaders() -> None:
     """Let mmengine use these loaders. Called when mmesbnn is imported."""
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     loaders = {**LOADERS, **dict.fromkeys(_STORES, load_from_ceph)}
-    for scheme, ours in loaders.items():
-        loader = _unless_trusted(ours, _mmengine[scheme])
+    for scheme, own in loaders.items():
+        loader = _unless_trusted(own, _mmengine[scheme])
         CheckpointLoader.register_scheme(scheme, loader, force=True)

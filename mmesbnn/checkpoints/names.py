@@ -1,4 +1,4 @@
-"""What names in a checkpoint's pickle stand for: functions of ours, by name.
+"""Functions of this package that stand for the names in a checkpoint's pickle.
 
 They take what mmengine, the published scripts and ``torch.save`` write, and refuse
 whatever else could be put into the arguments.
@@ -324,7 +324,7 @@ def find(path: str, trusted: dict[str, Any]) -> Any:
 
     Args:
         path: A dotted name from a pickle.
-        trusted: Objects that the user told torch to trust, by their name.
+        trusted: Objects that the user lets torch trust, by their name.
 
     Raises:
         CheckpointError: If it is none that is known.

@@ -61,9 +61,9 @@ def read_checkpoint(
 
     Raises:
         CheckpointError: If it is damaged, too large, or holds something else.
-        OSError: If there is no such file, it may not be read, or it is no regular
+        OSError: If there is no such file, it may not be read, or it is not a regular
             file.
-        ValueError: If ``max_bytes`` is no positive number.
+        ValueError: If ``max_bytes`` is not a positive number.
     """
     check_max_bytes(max_bytes)
     name = os.fspath(path)
@@ -193,7 +193,7 @@ class _Walk:
 
 
 def _is_trusted(value: Any, trusted: tuple[type, ...]) -> bool:
-    """Whether ``value`` is an object, or a class, that the user told torch to trust."""
+    """Return whether ``value`` is an object, or a class, that the user lets torch trust."""
     return isinstance(value, trusted) or any(value is kind for kind in trusted)
 
 

@@ -49,7 +49,7 @@ def _header(file: BinaryIO, size: int, budget: Budget) -> tuple[dict[str, Any], 
             raise
         raise CheckpointError('its header is no JSON') from error
     if type(header) is not dict:
-        raise CheckpointError('its header is no dict')
+        raise CheckpointError('its header is not a dict')
     return header, 8 + length
 
 
@@ -83,7 +83,7 @@ def read_safetensors(
     header, start = _header(file, size, budget)
     metadata = header.pop('__metadata__', None) or {}
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
-        raise CheckpointError('its __metadata__ is no dict of strings')
+        raise CheckpointError('its __metadata__ is not a dict of strings')
     entries = [(*_entry(name, entry), name) for name, entry in header.items()]
     entries.sort(key=lambda entry: entry[:2])
     at, tensors = 0, {}

@@ -64,7 +64,7 @@ def state_dict_of(content: Any, keys: Iterable[str] = ('state_dict',)) -> dict[s
                 f'{type(value).__name__}, not a tensor'
             )
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise CheckpointError(f'{shorten(key, 100)} is no dense tensor with data')
+            raise CheckpointError(f'{shorten(key, 100)} is not a dense tensor with data')
     return dict(state)
 
 
@@ -100,7 +100,7 @@ def check_numbers(state: Mapping[str, Tensor]) -> None:
 
 
 def _same_kind(value: Tensor, own: Tensor) -> bool:
-    """Whether a network's entry can take ``value`` without changing its meaning."""
+    """Return whether a network's entry can take ``value`` without changing its meaning."""
     for kinds in (_FLOATS, _WHOLE):
         if value.dtype in kinds and own.dtype in kinds:
             return True
@@ -117,7 +117,7 @@ def misfits(state: Mapping[str, Any], network: Mapping[str, Tensor | Sequence[in
     kinds: dict[str, list[str]] = {
         'are missing': [_short(name) for name in network if name not in state],
         'are unknown': [_short(name) for name in state if name not in network],
-        'are no tensors': [],
+        'are not tensors': [],
         'have another shape': [],
         'have another type': [],
     }
@@ -137,7 +137,7 @@ def _short(name: str) -> str:
 def _misfit(name: str, value: Any, slot: Tensor | Sequence[int]) -> tuple[str, str]:
     """How ``value`` differs from what belongs there, and a phrase; empty if it fits."""
     if not isinstance(value, Tensor):
-        return 'are no tensors', _short(name)
+        return 'are not tensors', _short(name)
     shape = tuple(slot.shape if isinstance(slot, Tensor) else slot)
     if value.shape != shape:
         return 'have another shape', f'{_short(name)}: {tuple(value.shape)} for {shape}'

@@ -32,7 +32,7 @@ _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 def trusted_names() -> dict[str, Any]:
-    """What the user allowed by ``torch.serialization.add_safe_globals``, by name.
+    """Objects that the user gave to ``torch.serialization.add_safe_globals``, by name.
 
     torch adds classes of its own, for distributed and nested tensors, which are not
     read here; and numpy's functions trust what a file says, so ours take their place.
@@ -142,7 +142,7 @@ class _Archive:
             raise CheckpointError('is an archive with encrypted or torn members')
         if sum(member.file_size for member in members) > size:
             raise CheckpointError('is an archive of members larger than itself')
-        # torch writes zeros if it was told to leave the checksums out
+        # torch writes zeros if it leaves the checksums out
         self.has_checksums = any(member.CRC for member in members)
         self.size, self.root = size, self._root()
 
@@ -264,7 +264,7 @@ def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLoca
 
     head = [_unpickle(source, _no_storage, budget) for _ in range(3)]
     if head[:2] != [_LEGACY_MAGIC, _LEGACY_PROTOCOL] or type(head[2]) is not dict:
-        raise CheckpointError('is no file of torch.save')
+        raise CheckpointError('is not a file of torch.save')
     if head[2].get('little_endian') is not True or sys.byteorder != 'little':
         raise CheckpointError('was written on a machine of another byte order')
     content = _unpickle(source, storage, budget)

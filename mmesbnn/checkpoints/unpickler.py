@@ -21,7 +21,7 @@ _KEYS = (str, bytes, int, float, complex, type(None))
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """What a name in a pickle stands for.
+    """Meaning of a name in a pickle.
 
     Args:
         path: The name.
@@ -45,7 +45,7 @@ class Pending:
 
 
 def is_key(value: Any) -> bool:
-    """Whether ``value`` may be a key of a dict."""
+    """Return whether ``value`` may be a key of a dict."""
     if type(value) is tuple:
         return len(value) < 16 and all(type(v) in _KEYS for v in value)
     return type(value) in _KEYS or type(value) is bool
@@ -59,7 +59,7 @@ class Unpickler:
         find: Gives what a dotted name stands for.
         persistent: Gives what a persistent id, a tuple, stands for.
         budget: Counts the objects.
-        trusted: Classes and functions that the user told torch to trust.
+        trusted: Classes and functions that the user lets torch trust.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Published BI-DiffSR checkpoints.
 
 As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
-Published shifts and activations are a module per bank; ours are the rows of one tensor.
+Published shifts and activations are a module per bank; own are the rows of one tensor.
 What is in no file is as in the published configs: 16 groups of the norms (or as many of
 them as divide the width), a dropout of 0.2, 2000 timesteps; and a magnification of 2,
 since files of all magnifications look alike. Other numbers are set in the config that
@@ -30,7 +30,7 @@ NORM_GROUPS = 16
 #: Magnification in the resulting config.
 SCALE = 2
 
-#: Our names in a :class:`BIConv`, and theirs, which may depend on the bank.
+#: Our names in a :class:`BIConv`, and the published ones, which may depend on the bank.
 BI_CONV = {
     'shift.bias': 'TaR.dynamic_move_{bank}.bias',
     'conv.weight': 'binary_conv.weight',
@@ -123,8 +123,8 @@ def _prefixes(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Our prefixes and the published ones."""
     yield from SINGLE.items()
 
-    def inside(names: dict[str, str], ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-        return ((ours + key, theirs + name) for key, name in names.items())
+    def inside(names: dict[str, str], own: str, published: str) -> Iterator[tuple[str, str]]:
+        return ((own + key, published + name) for key, name in names.items())
 
     levels, blocks = cfg['num_levels'], cfg['blocks_per_level']
     index = 1
@@ -138,20 +138,20 @@ def _prefixes(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from inside(BLOCK, f'middle.{i}.', f'mid.{i}.')
     index = 0
     for level in range(levels):
-        ours = f'decoder.{level}.'
+        own = f'decoder.{level}.'
         for block in range(blocks + 1):
-            yield from inside(FUSION, f'{ours}fusions.{block}.', f'ups.{index}.')
-            yield from inside(BLOCK, f'{ours}blocks.{block}.', f'ups.{index + 1}.')
+            yield from inside(FUSION, f'{own}fusions.{block}.', f'ups.{index}.')
+            yield from inside(BLOCK, f'{own}blocks.{block}.', f'ups.{index + 1}.')
             index += 2
-        yield from inside(RESAMPLE, f'{ours}resample.', f'ups.{index}.')
+        yield from inside(RESAMPLE, f'{own}resample.', f'ups.{index}.')
         index += 1
 
 
 def published_names(key: str, prefixes: Mapping[str, str], banks: int) -> list[str]:
     """The published names of the UNet's ``key``: one, or one per bank."""
-    ours = next(prefix for prefix in prefixes if key.startswith(prefix))
-    theirs, rest = prefixes[ours], key[len(ours) :]
-    name = theirs + BI_CONV.get(rest, rest)
+    own = next(prefix for prefix in prefixes if key.startswith(prefix))
+    published, rest = prefixes[own], key[len(own) :]
+    name = published + BI_CONV.get(rest, rest)
     if '{bank}' not in name:
         return [name]
     return [name.format(bank=bank) for bank in range(banks)]
@@ -209,7 +209,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published BI-DiffSR's."""
+    """Return whether ``state`` is a published BI-DiffSR's."""
     return 'timestep_level_mlp.1.weight' in state and 'downs.0.weight' in state
 
 

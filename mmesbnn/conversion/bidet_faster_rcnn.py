@@ -27,7 +27,7 @@ SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
 RATIOS = [0.5, 1.0, 2.0]
 STRIDE = 16
 
-#: Our names in a unit, and theirs.
+#: Our names in a unit, and the published ones.
 UNIT = {
     'convs.0.': 'conv.',
     'norms.0.': 'bn.',
@@ -39,7 +39,7 @@ STD, MEAN = [58.395, 57.12, 57.375], [123.675, 116.28, 103.53]
 
 @dataclass(frozen=True)
 class Layout:
-    """What names and shapes of a published file say about its network.
+    """Layout of a network, as names and shapes of a published file show it.
 
     Args:
         widths: Channels of the stem and the stages.
@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def is_detector(self) -> bool:
-        """Whether it is a detector rather than a classifier."""
+        """Return whether it is a detector rather than a classifier."""
         return self.anchors > 0
 
     def title(self) -> str:
@@ -211,9 +211,9 @@ def _unit_name(name: str, stage: str) -> str:
     """Published name of ``<unit>.<rest>`` in a stage: two units are a block."""
     unit, rest = name.split('.', 1)
     block, second = divmod(int(unit), 2)
-    for ours, theirs in UNIT.items():
-        if rest.startswith(ours):
-            rest = theirs + rest[len(ours) :]
+    for own, published in UNIT.items():
+        if rest.startswith(own):
+            rest = published + rest[len(own) :]
             break
     return f'{stage}.{block}.conv{second + 1}.{rest}'
 
@@ -253,9 +253,9 @@ def _heads(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         ('roi_head.bbox_head.fc_cls', 'RCNN_cls_score'): (classes + 1, features),
         ('roi_head.bbox_head.fc_reg', 'RCNN_bbox_pred'): (8, features),
     }
-    for (ours, theirs), shape in layers.items():
-        yield f'{ours}.weight', f'{theirs}.weight', shape
-        yield f'{ours}.bias', f'{theirs}.bias', shape[:1]
+    for (own, published), shape in layers.items():
+        yield f'{own}.weight', f'{published}.weight', shape
+        yield f'{own}.bias', f'{published}.bias', shape[:1]
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
         yield f'rpn_head.norm.{name}', f'RCNN_rpn.RPN_Conv.1.{name}', (rpn,)
     counter = 'num_batches_tracked'
@@ -293,7 +293,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     slots = [*_features(layout), *_heads(layout)]
     shapes = {name: shape for _, name, shape in slots}
     check_fit(state, shapes, layout.title())
-    new = {ours: _as_mmdet(name, state[name]) for ours, name, _ in slots}
+    new = {own: _as_mmdet(name, state[name]) for own, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(
         network=layout.title(),
@@ -307,7 +307,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published BiDet ResNet's."""
+    """Return whether ``state`` is a published BiDet ResNet's."""
     pattern = re.compile(r'(RCNN_base\.3|layer1)\.0\.conv1\.conv\.weight')
     return any(map(pattern.fullmatch, state))
 

@@ -27,14 +27,14 @@ VOC_CLASSES = 20
 #: Prefix of the layer list in a detector; a pretrained list has none.
 BASE = 'vgg.layers.'
 
-#: Our names in a unit, and theirs.
+#: Our names in a unit, and the published ones.
 UNIT = {
     'convs.0.': 'conv.',
     'norms.0.': 'bn.',
     'shortcut.conv.': 'downsample.1.',
     'shortcut.norm.': 'downsample.2.',
 }
-#: Our names in the tail, and how many layers after the last block theirs are.
+#: Our names in the tail, and how many layers after the last block the published ones are.
 TAIL = {'conv.': 2, 'norm1.': 3, 'pointwise.': 5, 'norm2.': 6}
 NORM = ('weight', 'bias', 'running_mean', 'running_var')
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
@@ -42,7 +42,7 @@ MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
 
 @dataclass(frozen=True)
 class Layout:
-    """What names and shapes of a published file say about its network.
+    """Layout of a network, as names and shapes of a published file show it.
 
     Args:
         channels: Widths of the stem, the stages and the tail.
@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def is_detector(self) -> bool:
-        """Whether it is a detector rather than a layer list."""
+        """Return whether it is a detector rather than a layer list."""
         return self.num_classes > 0
 
     @property
@@ -72,7 +72,7 @@ class Layout:
 
 
 def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
-    """The part of the layout that the layer list tells."""
+    """The part of the layout that the layer list shows."""
     channels, index = [shape_of(state, f'{base}0.weight')[0]], 2
     depths: list[int] = []
     while f'{base}{index}.conv.weight' in state:
@@ -177,8 +177,8 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
     """``name`` with the prefix that it begins with replaced."""
-    ours = next(prefix for prefix in prefixes if name.startswith(prefix))
-    return prefixes[ours] + name[len(ours) :]
+    own = next(prefix for prefix in prefixes if name.startswith(prefix))
+    return prefixes[own] + name[len(own) :]
 
 
 def _backbone_prefixes(layout: Layout) -> dict[str, str]:
@@ -187,10 +187,10 @@ def _backbone_prefixes(layout: Layout) -> dict[str, str]:
     for stage, depth in enumerate(layout.depths):
         for unit in range(depth):
             index += 1
-            for ours, theirs in UNIT.items():
-                prefixes[f'stages.{stage}.{unit}.{ours}'] = f'{index}.{theirs}'
-    for ours, distance in TAIL.items():
-        prefixes[f'stages.{len(layout.depths)}.0.{ours}'] = f'{index + distance}.'
+            for own, published in UNIT.items():
+                prefixes[f'stages.{stage}.{unit}.{own}'] = f'{index}.{published}'
+    for own, distance in TAIL.items():
+        prefixes[f'stages.{len(layout.depths)}.0.{own}'] = f'{index + distance}.'
     return prefixes
 
 
@@ -210,24 +210,24 @@ def _neck(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     width = layout.channels[-1]
     for i, out in enumerate(layout.extras):
         level, second = divmod(i, 2)
-        ours = f'neck.extra_layers.{level}.{second}'
+        own = f'neck.extra_layers.{level}.{second}'
         kernel = 3 if second else 1
-        yield f'{ours}.conv.weight', f'extras.{i}.weight', (out, width, kernel, kernel)
+        yield f'{own}.conv.weight', f'extras.{i}.weight', (out, width, kernel, kernel)
         for name in NORM:
-            yield f'{ours}.bn.{name}', f'extra_bns.{i}.{name}', (out,)
+            yield f'{own}.bn.{name}', f'extra_bns.{i}.{name}', (out,)
         name = 'num_batches_tracked'
-        yield f'{ours}.bn.{name}', f'extra_bns.{i}.{name}', ()
+        yield f'{own}.bn.{name}', f'extra_bns.{i}.{name}', ()
         width = out
 
 
 def _head(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The same of the head's."""
     parts = {'reg_convs': ('loc', 8), 'cls_convs': ('conf', layout.num_classes + 1)}
-    for ours, (theirs, size) in parts.items():
+    for own, (published, size) in parts.items():
         for i, (width, anchors) in enumerate(zip(layout.sources, ANCHORS)):
             shape = (anchors * size, width, 3, 3)
-            yield f'bbox_head.{ours}.{i}.0.weight', f'{theirs}.{i}.weight', shape
-            yield f'bbox_head.{ours}.{i}.0.bias', f'{theirs}.{i}.bias', shape[:1]
+            yield f'bbox_head.{own}.{i}.0.weight', f'{published}.{i}.weight', shape
+            yield f'bbox_head.{own}.{i}.0.bias', f'{published}.{i}.bias', shape[:1]
 
 
 def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
@@ -260,7 +260,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         slots += [*_neck(layout), *_head(layout)]
     shapes = {name: shape for _, name, shape in slots}
     check_fit(state, shapes, layout.title())
-    new = {ours: _as_mmdet(name, state[name], layout.num_classes) for ours, name, _ in slots}
+    new = {own: _as_mmdet(name, state[name], layout.num_classes) for own, name, _ in slots}
     build = detector_cfg if layout.is_detector else classifier_cfg
     summary = dict(
         network=layout.title(), channels=', '.join(map(str, layout.channels)), weights='binary'
@@ -273,7 +273,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published BiDet VGG-16's."""
+    """Return whether ``state`` is a published BiDet VGG-16's."""
     return any(f'{base}2.conv.weight' in state for base in (BASE, ''))
 
 

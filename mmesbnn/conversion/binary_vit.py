@@ -29,9 +29,9 @@ STEM = 'vit.embeddings'
 
 
 def _stage_of_layers(state: Mapping[str, Tensor], dims: list[int]) -> list[int]:
-    """The stage of every layer, told by its width."""
+    """The stage of every layer, by its width."""
     if len(set(dims)) < len(dims):
-        raise ValueError(f'stages of equal width, {dims}, cannot be told apart')
+        raise ValueError(f'stages of equal width, {dims}, cannot be distinguished')
     stages: list[int] = []
     while f'{LAYER}.{len(stages)}.attention.attention.query.weight' in state:
         key = f'{LAYER}.{len(stages)}.attention.attention.query.weight'
@@ -86,8 +86,8 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     arch = read_arch(state)
     tokens = shape_of(state, f'{STEM}.position_embeddings', 3)[1]
     if math.isqrt(tokens) ** 2 != tokens:
-        raise ValueError(f'has {tokens} position embeddings, which is no square')
-    found = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
+        raise ValueError(f'has {tokens} position embeddings, which is not a square')
+    matches = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
     name = next((name for name, known in ARCHS.items() if known == arch), None)
     return dict(
         type='BinaryViT',
@@ -95,7 +95,7 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         img_size=math.isqrt(tokens) * arch['patch_size'],
         some_fp=len(arch['dims']) > 1 and 'vit.encoder.patch_embed1.rprelu.move1' not in state,
         layer_scale=f'{LAYER}.0.output.layerscale.alpha' in state,
-        pool_sizes=sorted(int(match[1]) for match in found if match),
+        pool_sizes=sorted(int(match[1]) for match in matches if match),
         in_channels=state[f'{STEM}.patch_embeddings.projection.weight'].shape[1],
         sign_zero=-1 if binarize else 0,
     )
@@ -117,11 +117,11 @@ def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
     yield 'attention.act.', f'{inner}rprelu_context.'
     denses = {'attention.output.': 'attention.output.'}
     denses.update({'ffn.up.': 'intermediate.', 'ffn.down.': 'output.'})
-    for ours, theirs in denses.items():
-        yield f'{ours}shift.bias', f'{theirs}move'
-        yield f'{ours}linear.', f'{theirs}dense.'
-        yield f'{ours}norm.', f'{theirs}norm.'
-        yield f'{ours}act.', f'{theirs}rprelu.'
+    for own, published in denses.items():
+        yield f'{own}shift.bias', f'{published}move'
+        yield f'{own}linear.', f'{published}dense.'
+        yield f'{own}norm.', f'{published}norm.'
+        yield f'{own}act.', f'{published}rprelu.'
     yield 'norm1.', 'layernorm_before.'
     yield 'norm2.', 'layernorm_after.'
     yield 'scale1.', 'attention.output.layerscale.'
@@ -149,33 +149,33 @@ def _prefixes(arch: dict[str, Any], pool_sizes: list[int]) -> dict[str, str]:
     }
     layer = 0
     for stage, depth in enumerate(arch['depths']):
-        for ours, theirs in merging.items() if stage else ():
-            names[f'stages.{stage}.0.{ours}'] = f'vit.encoder.patch_embed{stage}.{theirs}'
+        for own, published in merging.items() if stage else ():
+            names[f'stages.{stage}.0.{own}'] = f'vit.encoder.patch_embed{stage}.{published}'
         for block in range(depth):
             prefix = f'stages.{stage}.{block + bool(stage)}.'
-            for ours, theirs in _layer_prefixes(pool_sizes):
-                names[prefix + ours] = f'{LAYER}.{layer}.{theirs}'
+            for own, published in _layer_prefixes(pool_sizes):
+                names[prefix + own] = f'{LAYER}.{layer}.{published}'
             layer += 1
     return names
 
 
-#: Our names at the end of a key, after the prefix, and theirs.
+#: Our names at the end of a key, after the prefix, and the published ones.
 RPRELU = {'shift_in.bias': 'move1', 'slope': 'prelu.weight', 'shift_out.bias': 'move2'}
 SCALE = {'scale': 'alpha', 'shift': 'move'}
 
 
 def published_name(key: str, prefixes: Mapping[str, str]) -> str:
     """The published name of the backbone's ``key``."""
-    ours = next(prefix for prefix in prefixes if key.startswith(prefix))
-    theirs, rest = prefixes[ours], key[len(ours) :]
-    table = SCALE if 'layerscale' in theirs else RPRELU if 'rprelu' in theirs else {}
-    return theirs + table.get(rest, rest)
+    own = next(prefix for prefix in prefixes if key.startswith(prefix))
+    published, rest = prefixes[own], key[len(own) :]
+    table = SCALE if 'layerscale' in published else RPRELU if 'rprelu' in published else {}
+    return published + table.get(rest, rest)
 
 
 def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
     if name.endswith('position_embeddings'):
         return (1, slot.shape[2:].numel(), slot.shape[1])
-    if '.rprelu.' in name:  # ours are (1, C, 1, 1) between the stages
+    if '.rprelu.' in name:  # own are (1, C, 1, 1) between the stages
         return (slot.numel(),)
     return tuple(slot.shape)
 
@@ -245,7 +245,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published binary Transformer's."""
+    """Return whether ``state`` is a published binary Transformer's."""
     return f'{LAYER}.0.attention.attention.att_prob_clip' in state
 
 

@@ -26,7 +26,7 @@ from ..models.backbones.pyramid import block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
 from .common import Conversion, Family, check_fit, shape_of
 
-#: Our names in a :class:`RecoupledConv`, and theirs. The first that fits counts.
+#: Our names in a :class:`RecoupledConv`, and the published ones. The first that fits counts.
 UNIT_NAMES = {
     'shift.': 'move.',
     'conv.weight_binarizer.': 'binary_conv.',
@@ -54,7 +54,7 @@ LATENT_CLIP_18 = 1.5
 
 @dataclass(frozen=True)
 class Layout:
-    """What names and shapes of a published file say about its network.
+    """Layout of a network, as names and shapes of a published file show it.
 
     Args:
         arch: ``channels``, and for BNext-18 ``depths``, as :class:`BNext` takes them.
@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def is_18(self) -> bool:
-        """Whether it is BNext-18."""
+        """Return whether it is BNext-18."""
         return 'depths' in self.arch
 
     @property
@@ -226,9 +226,9 @@ def _prefixes(layout: Layout) -> Iterator[tuple[str, str]]:
 
 
 def _unit_name(name: str, excite: int) -> str:
-    for ours, theirs in {**UNIT_NAMES, 'se.excite.': f'se.se.{excite}.'}.items():
-        if name.startswith(ours):
-            return theirs + name[len(ours) :]
+    for own, published in {**UNIT_NAMES, 'se.excite.': f'se.se.{excite}.'}.items():
+        if name.startswith(own):
+            return published + name[len(own) :]
     return name
 
 
@@ -285,7 +285,7 @@ def _as_evaluated(name: str, value: Tensor, layout: Layout) -> Tensor:
 
 
 def _describe_weights(temperatures: Tensor, below: float) -> tuple[str, bool]:
-    """What the temperatures make of the weights, and whether these are signs."""
+    """Describe the weights at these temperatures; return whether they are signs, too."""
     low, high = temperatures.min().item(), temperatures.max().item()
     span = f'T = {low:.3g}' if low == high else f'T = {low:.3g} to {high:.3g}'
     if (temperatures < below).all():
@@ -317,8 +317,8 @@ def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[st
     shapes = {names[key]: slot.shape for key, slot in slots.items()}
     shapes['fc.weight'] = (layout.num_classes, layout.out_channels)
     shapes['fc.bias'] = (layout.num_classes,)
-    ours = {f'backbone.{key}': name for key, name in names.items()}
-    return {**ours, 'head.fc.weight': 'fc.weight', 'head.fc.bias': 'fc.bias'}, shapes
+    own = {f'backbone.{key}': name for key, name in names.items()}
+    return {**own, 'head.fc.weight': 'fc.weight', 'head.fc.bias': 'fc.bias'}, shapes
 
 
 def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
@@ -362,7 +362,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published BNext's, of whichever kind."""
+    """Return whether ``state`` is a published BNext's, of whichever kind."""
     pattern = re.compile(r'(feature\.\d+|layer\d+\.\d+)\.(Attention|FFN)')
     return any(map(pattern.match, state))
 

@@ -20,7 +20,7 @@ from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactn
 from .common import Conversion, ConversionError, Family
 from .reading import read_published
 
-#: All families, tried in this order. Another one is a file beside this and a line here.
+#: All families, tried in this order. To add one, write a file next to this one and a line here.
 FAMILIES: tuple[Family, ...] = (
     bnext.FAMILY,
     binary_vit.FAMILY,
@@ -103,7 +103,7 @@ def load_published(
             Files hold tensors and plain values; nothing in them is run.
         binarize: Whether to make the weights exact signs whatever the file's
             temperature, with sign(0) = -1. Latent weights stay. Default False.
-        se_bits: Bits of squeeze-excite in quantised files, which do not tell: 8 (the
+        se_bits: Bits of squeeze-excite in quantised files, which do not say: 8 (the
             published accuracies) or 32 (the default of the published constructor).
             Other files are not affected. Default 8.
         max_bytes: How much memory the file's content may take up. Default None: 256 MB

@@ -26,7 +26,7 @@ LATENT = re.compile(
     r'(feature\.\d+\.binary_(3x3|pw|pw_down[12])|layer\d+\.\d+\.binary_conv)\.weights?'
 )
 
-#: Our names in a :class:`ReActUnit`, and theirs: ReActNet-A's 3x3 and 1x1 units, the
+#: Our names in a :class:`ReActUnit`, and the published ones: ReActNet-A's 3x3 and 1x1 units, the
 #: convolutions of the latter, and ReActNet-18's units.
 SPATIAL = {
     'sign.shift.': 'move11.',
@@ -101,8 +101,8 @@ def _prefixes(arch: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if is_18:
         for s, depth in enumerate(arch['depths']):
             for b in range(depth):
-                for ours, theirs in UNIT_18.items():
-                    yield f'stages.{s}.{b}.{ours}', f'layer{s + 1}.{b}.{theirs}'
+                for own, published in UNIT_18.items():
+                    yield f'stages.{s}.{b}.{own}', f'layer{s + 1}.{b}.{published}'
         return
     index = 0
     for s, stage in enumerate(block_settings(arch['channels'])):
@@ -110,8 +110,8 @@ def _prefixes(arch: dict[str, Any]) -> Iterator[tuple[str, str]]:
             index += 1
             pointwise = {**POINTWISE, **(DOUBLE if block['double'] else SINGLE)}
             for u, unit in enumerate((SPATIAL, pointwise)):
-                for ours, theirs in unit.items():
-                    yield f'stages.{s}.{b}.{u}.{ours}', f'feature.{index}.{theirs}'
+                for own, published in unit.items():
+                    yield f'stages.{s}.{b}.{u}.{own}', f'feature.{index}.{published}'
 
 
 def _names(state: Mapping[str, Tensor], model: ReActNet) -> dict[str, str]:
@@ -119,8 +119,8 @@ def _names(state: Mapping[str, Tensor], model: ReActNet) -> dict[str, str]:
     prefixes, names = dict(_prefixes(model.arch)), {}
     plural = any(key.endswith('.weights') for key in state)
     for key in model.state_dict():
-        ours = next(prefix for prefix in prefixes if key.startswith(prefix))
-        name = prefixes[ours] + key[len(ours) :]
+        own = next(prefix for prefix in prefixes if key.startswith(prefix))
+        name = prefixes[own] + key[len(own) :]
         names[key] = f'{name}s' if plural and LATENT.fullmatch(name) else name
     return names
 
@@ -138,7 +138,7 @@ def _title(cfg: dict[str, Any]) -> str:
 
 
 def _describe(weights: str | None, binarize: bool) -> tuple[str, str | None]:
-    """What to say of the weights in the summary, and in the warning."""
+    """Describe the weights for the summary and, if need be, for the warning."""
     if weights == 'binary' or (weights is None and binarize):
         return 'binary', None
     if weights is None:
@@ -209,7 +209,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` is a published ReActNet's or Bi-Real Net's."""
+    """Return whether ``state`` is a published ReActNet's or Bi-Real Net's."""
     return any(map(LATENT.fullmatch, state))
 
 

@@ -61,9 +61,11 @@ def _from_config(cfg: Mapping[str, Any], weights: Any, name: str, max_bytes: int
     except (CheckpointError, TypeError, ValueError) as error:
         raise ConversionError(f'{name}: {error}') from error
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
-    found = misfits(state, unet.state_dict())
-    if found:
-        raise ConversionError(f'{name} does not fit its network: of its entries {", ".join(found)}')
+    differences = misfits(state, unet.state_dict())
+    if differences:
+        raise ConversionError(
+            f'{name} does not fit its network: of its entries {", ".join(differences)}'
+        )
     unet.load_state_dict(state)
     try:
         check_plain(cfg, 'its config')

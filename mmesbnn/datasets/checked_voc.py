@@ -65,10 +65,10 @@ class CheckedVOCDataset(XMLDataset):
                 f'the classes {tuple(self._metainfo["classes"])}; they have '
                 f'{dict(self._foreign + self._odd) or "none at all"}'
             )
-        told = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
-        told += [f'{n} {what}' for what, n in self._odd.items()]
-        if told:
-            print_log(f'{self.ann_file}: leaves out {", ".join(told)}', 'current', logging.WARNING)
+        notes = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
+        notes += [f'{n} {what}' for what, n in self._odd.items()]
+        if notes:
+            print_log(f'{self.ann_file}: leaves out {", ".join(notes)}', 'current', logging.WARNING)
         return images
 
     def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class CheckedVOCDataset(XMLDataset):
 
 
 def _others(image: Path) -> str:
-    """What there is of another format, which mmdet would not read."""
+    """Names of entries of another format, which mmdet would not read."""
     if image.exists():
         return ''
     others = sorted(path.name for path in image.parent.glob(f'{escape(image.stem)}.*'))

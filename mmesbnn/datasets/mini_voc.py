@@ -63,7 +63,7 @@ BAR_STEP = 20
 
 @dataclass(frozen=True)
 class MiniVOC:
-    """What to write; checked at construction.
+    """Options of a written data set; checked at construction.
 
     Args:
         names: Name of the class that digit 0, 1, ... belongs to; one to ten of them.

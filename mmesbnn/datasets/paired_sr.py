@@ -241,7 +241,7 @@ class PairedSRDataset(Dataset[Any]):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What evaluators are told."""
+        """Facts for evaluators."""
         return dict(scale=self.scale)
 
     def __len__(self) -> int:
@@ -257,7 +257,7 @@ class PairedSRDataset(Dataset[Any]):
         return int(top), int(left), side, side
 
     def _downsampled(self, hr: Tensor, window: Window) -> Tensor:
-        """What a crop of the whole downsampled image would be."""
+        """Compute a crop of the downsampled image from the part around it."""
         top, left, height, width = window
         above, before = min(top, _MARGIN), min(left, _MARGIN)
         around = _crop(

@@ -95,7 +95,7 @@ def patch_task(
 
     Training patches lie in the left ``TRAIN_SHARE`` of their image, test patches in the
     rest: no pixel is in both. Colour, brightness and contrast are taken away, so that
-    only structure tells the images apart.
+    only structure distinguishes the images.
 
     Args:
         train_per_class: Training patches per image. Default 128.

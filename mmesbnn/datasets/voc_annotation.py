@@ -1,4 +1,4 @@
-"""What can be wrong with a VOC annotation from anywhere."""
+"""Checks of VOC annotations from anywhere."""
 
 from __future__ import annotations
 

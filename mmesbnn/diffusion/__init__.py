@@ -54,7 +54,7 @@ def build_binarized_unet(
 
     Raises:
         ImportError: If diffusers is not installed.
-        ValueError: As ``binarize_unet``; if there are arguments besides ``pretrained``.
+        ValueError: As ``binarize_unet``; if there are arguments other than ``pretrained``.
     """
     kind = require('diffusers', 'sr', 'BinarizedUNet2DModel').UNet2DModel
     if pretrained is None:

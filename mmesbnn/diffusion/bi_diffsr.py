@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -63,7 +63,7 @@ def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
 
 
 def _has_values(x: Any) -> bool:
-    """Whether looking at ``x`` costs nothing: no graph break, no synchronisation."""
+    """Return whether looking at ``x`` costs nothing: no graph break, no synchronisation."""
     if not isinstance(x, Tensor):
         return True
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozense
     return frozenset(levels)
 
 
-class BIDiffSRUNet(ModelMixin, ConfigMixin):
+class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config_names
     """BI-DiffSR's UNet, and with ``tau > 1`` or ``groups > 1`` its ES variant.
 
     Level ``i`` has ``base_channels 2^i`` channels at ``1 / 2^i`` of the resolution. All
@@ -129,6 +129,8 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
     arXiv 2406.05723; Shi et al., "Expanding-and-Shrinking Binary Neural Networks",
     arXiv 2503.23709.
     """
+
+    config: Any  # of diffusers: its entries are attributes, too
 
     _supports_gradient_checkpointing = True
 
@@ -221,7 +223,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
 
     @property
     def size_factor(self) -> int:
-        """What height and width must be multiples of."""
+        """Number that must divide height and width."""
         return 2 ** (self.config.num_levels - 1)
 
     def _check_sample(self, sample: Tensor) -> None:
@@ -249,14 +251,15 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
         return bank[:1].expand_as(bank) if self.config.bank_from == 'first' else bank
 
     def _embed(self, timesteps: Tensor) -> Tensor:
-        # float16 cannot tell the last timesteps from each other
+        # in float16 the last timesteps are equal
         dtype = torch.promote_types(self.dtype, torch.float32)
         encoded = encode_timesteps(timesteps.to(dtype), self.config.base_channels)
         return self.time_embedding(encoded.to(self.dtype))
 
     def _run(self, block: nn.Module, *args: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *args)
+            recompute: Any = self._gradient_checkpointing_func
+            return recompute(block, *args)
         return block(*args)
 
     def _encode(self, x: Tensor, time: Tensor, bank: Tensor) -> list[Tensor]:
@@ -268,7 +271,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
 
     def _decode(self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor) -> Tensor:
         """Plain features at full resolution."""
-        for level in self.decoder:
+        for level in cast('Iterable[DecoderLevel]', self.decoder):
             skips = [features.pop() for _ in level.blocks]
             x = level(x, skips, time, bank)
         plain = 0 in self._plain
@@ -288,7 +291,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: If ``sample`` has another number of channels or a height or
-                width that is no multiple of ``size_factor``; if the numbers of
+                width that is not a multiple of ``size_factor``; if the numbers of
                 timesteps and images differ; if a timestep is outside the schedule
                 (numbers and tensors on the CPU; looking at a tensor on an accelerator
                 would stop it, so there the nearest bank serves).

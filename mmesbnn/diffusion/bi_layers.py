@@ -61,7 +61,7 @@ class TimestepShift(nn.Module):
     Args:
         channels: ``C``, channels of one copy.
         banks: ``K``.
-        copies: Copies in the input, whose shifts start apart. Default 1.
+        copies: Copies in the input, whose shifts start at different values. Default 1.
         spread: They start evenly in ``[-spread, spread]``; one copy at 0. Default 0.5.
 
     Shape:
@@ -82,7 +82,7 @@ class TimestepShift(nn.Module):
 class TimestepRPReLU(nn.Module):
     """Tile, then ``y = prelu(x + b_k; a_k) + c_k`` per channel and bank ("TaA").
 
-    Copies that start alike would learn alike, and no norm tells them apart here. So
+    Copies that start alike would learn alike, and no norm makes them differ here. So
     ``b`` starts evenly in ``[-spread, spread]`` from copy to copy, and ``c`` at
     ``-prelu(b)``: copies bend at different inputs, and all map 0 to 0.
 
@@ -186,7 +186,7 @@ class FloatConv(nn.Conv2d):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2)
 
-    def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bank: Tensor) -> Tensor:  # type: ignore[override]
         """Convolve ``x``, whatever the timestep."""
         return super().forward(x)
 
@@ -385,7 +385,7 @@ class Checkpointing(nn.Module):
 
 
 class EncoderLevel(Checkpointing):
-    """What the encoder does at one resolution: blocks, then the way down.
+    """One resolution of the encoder: blocks, then the way down.
 
     Args:
         blocks: :class:`ResBlock` modules.
@@ -395,7 +395,7 @@ class EncoderLevel(Checkpointing):
         ``(N, C, H, W)``, ``(N, time_channels)`` and ``(N,)`` to a list of maps.
     """
 
-    def __init__(self, blocks: list[nn.Module], resample: nn.Module | None) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], resample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
@@ -412,7 +412,7 @@ class EncoderLevel(Checkpointing):
 
 
 class DecoderLevel(Checkpointing):
-    """What the decoder does at one resolution: fusions and blocks, then the way up.
+    """One resolution of the decoder: fusions and blocks, then the way up.
 
     Args:
         blocks: :class:`ResBlock` modules.
@@ -428,7 +428,7 @@ class DecoderLevel(Checkpointing):
 
     def __init__(
         self,
-        blocks: list[nn.Module],
+        blocks: Sequence[nn.Module],
         fusions: list[nn.Module],
         resample: nn.Module | None,
         factor: int,

@@ -11,9 +11,9 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
+from diffusers import ControlNetModel
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
@@ -22,6 +22,8 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
@@ -78,7 +80,9 @@ _REASONS = {
 
 
 class _Binarized:
-    """What a diffusers model class needs to build its binary layers from its config."""
+    """Base of the model classes of diffusers that build binary layers from their config."""
+
+    config: Any  # of the other base class
 
     @classmethod
     def from_config(
@@ -98,11 +102,11 @@ class _Binarized:
         return result
 
 
-class BinarizedUNet2DModel(_Binarized, UNet2DModel):
+class BinarizedUNet2DModel(_Binarized, UNet2DModel):  # type: ignore[misc]
     """A ``UNet2DModel`` with binary layers, from :func:`binarize_unet`."""
 
 
-class BinarizedUNet2DConditionModel(_Binarized, UNet2DConditionModel):
+class BinarizedUNet2DConditionModel(_Binarized, UNet2DConditionModel):  # type: ignore[misc]
     """A ``UNet2DConditionModel`` with binary layers, from :func:`binarize_unet`."""
 
 
@@ -110,14 +114,14 @@ class BinarizedControlNetModel(_Binarized, ControlNetModel):
     """A ``ControlNetModel`` with binary layers, from :func:`binarize_unet`."""
 
 
-_CLASSES: dict[type[ModelMixin], type[ModelMixin]] = {
+_CLASSES: dict[type[Any], type[Any]] = {
     UNet2DModel: BinarizedUNet2DModel,
     UNet2DConditionModel: BinarizedUNet2DConditionModel,
     ControlNetModel: BinarizedControlNetModel,
 }
 
 
-def _lead_to_binary(plain: type[ModelMixin], binary: type[ModelMixin]) -> None:
+def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
     """Let ``plain.from_config`` build ``binary`` if the config is that of one."""
 
     def from_config(
@@ -126,7 +130,8 @@ def _lead_to_binary(plain: type[ModelMixin], binary: type[ModelMixin]) -> None:
         """Build the model, a binary one if ``config`` says so."""
         if cls is plain and isinstance(config, Mapping) and CONFIG_KEY in config:
             return binary.from_config(config, return_unused_kwargs, **kwargs)
-        return super(plain, cls).from_config(config, return_unused_kwargs, **kwargs)
+        of_base: Any = super(plain, cls)
+        return of_base.from_config(config, return_unused_kwargs, **kwargs)
 
     plain.from_config = classmethod(from_config)
 
@@ -134,7 +139,8 @@ def _lead_to_binary(plain: type[ModelMixin], binary: type[ModelMixin]) -> None:
 for _plain, _binary in _CLASSES.items():
     _lead_to_binary(_plain, _binary)
 
-_controlnet_from_unet = ControlNetModel.from_unet.__func__
+_CONTROLNET: Any = ControlNetModel
+_controlnet_from_unet = _CONTROLNET.from_unet.__func__
 
 
 def _from_unet(
@@ -152,13 +158,13 @@ def _from_unet(
     options = BinaryOptions.from_dict(current_options(done['options']))
     _mark(model, _replace(model, layers, (), options), options)
     if load_weights_from_unet:
-        own = model.state_dict().keys()
-        state = {name: x for name, x in unet.state_dict().items() if name in own}
+        own, source = model.state_dict().keys(), cast(Any, unet)
+        state = {name: x for name, x in source.state_dict().items() if name in own}
         model.load_state_dict(state, strict=False)
     return model
 
 
-ControlNetModel.from_unet = classmethod(_from_unet)
+_CONTROLNET.from_unet = classmethod(_from_unet)
 
 
 def _mark(model: ModelMixin, report: BinarizeReport, options: BinaryOptions) -> None:
@@ -195,11 +201,11 @@ def _replace(
     unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: BinaryOptions
 ) -> BinarizeReport:
     """Replace ``layers`` but those that ``keep`` matches; say why others were kept."""
-    wanted = {id(unet.get_submodule(name)) for name in layers}
+    binary = {id(unet.get_submodule(name)) for name in layers}
     others = [
         name
         for name, module in unet.named_modules()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in wanted
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in binary
     ]
     report = binarize(
         unet, keep=[*keep, *others], keep_first=False, keep_last=False, options=options

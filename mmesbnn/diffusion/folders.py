@@ -1,4 +1,4 @@
-"""What folders of diffusers may hold before it loads them.
+"""Checks of diffusers' folders before they are loaded.
 
 diffusers takes names of classes and modules from the JSON files of a folder, runs
 Python files that lie in it, and asks a hub for what is missing. A folder may come from
@@ -58,7 +58,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """What a JSON file of diffusers says, without keys that bring in code."""
+    """Read a JSON file of diffusers, without keys that bring in code."""
     content = read_json(path)
     for key in _FOREIGN:
         if content.get(key) is not None:
@@ -125,14 +125,14 @@ def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
 
 
 def _check_shards(index: Path) -> None:
-    """Weights in several files must be files beside the index, in safetensors."""
+    """Weights in several files must be files next to the index, in safetensors."""
     shards = read_json(index).get('weight_map')
     files = shards.values() if isinstance(shards, dict) else [None]
     for file in files:
         if not isinstance(file, str) or Path(file).name != file:
             raise FolderError(f'{index}: names {shorten(repr(file), 60)} as a file')
         if not file.endswith('.safetensors') or not (index.parent / file).is_file():
-            raise FolderError(f'{index}: {shorten(file, 60)} is no safetensors file')
+            raise FolderError(f'{index}: {shorten(file, 60)} is not a safetensors file')
 
 
 def check_pipeline(folder: str | os.PathLike[str], given: Collection[str] = ()) -> None:

@@ -27,7 +27,7 @@ def _from_pil(image: Image.Image) -> Tensor:
         return torch.from_numpy(pixels.astype(np.float32) / 65535)[None]
     if 'A' in image.getbands() or 'transparency' in image.info:
         image = image.convert('RGBA')
-        if image.getchannel('A').getextrema()[0] < 255:
+        if np.asarray(image.getchannel('A')).min() < 255:
             raise ValueError(
                 f'image has mode {image.mode!r} and transparent pixels, which would be '
                 "lost: put it on a background, or convert it with .convert('RGB')"

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -33,7 +33,7 @@ OUTPUT_TYPES = ('pil', 'np', 'pt')
 
 
 def size_factor(unet: Any) -> int:
-    """What a UNet wants height and width to be multiples of."""
+    """Number that must divide height and width for a UNet."""
     factor = getattr(unet, 'size_factor', None)
     if factor is None:  # a UNet of diffusers halves the size between its blocks
         factor = 2 ** (len(unet.config.block_out_channels) - 1)
@@ -84,7 +84,12 @@ class SRDiffusionPipeline(DiffusionPipeline):
     arXiv 2406.05723.
     """
 
-    model_cpu_offload_seq = 'unet'
+    #: Set by ``register_modules`` and ``register_to_config``.
+    unet: Any
+    scheduler: Any
+    config: Any
+
+    model_cpu_offload_seq = 'unet'  # type: ignore[assignment]  # of diffusers: None
     _optional_components = ['scheduler']
 
     @checked(unet=instance(nn.Module, 'a UNet'), scale=positive_int, x0_clip=one_of(*X0_CLIPS))
@@ -208,7 +213,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
             if generator is not None or latents is not None:
                 raise ValueError(f'seed={seed}: give it without generator and latents')
             generator = torch.Generator().manual_seed(seed)
-        size = tuple(scale * length for length in small.shape[-2:])
+        size = scale * small.shape[-2], scale * small.shape[-1]
         condition = self._condition(small, size)
         noise = self._noise(condition, generator, latents)
         with _in_eval_mode(self.unet):
@@ -230,10 +235,10 @@ class SRDiffusionPipeline(DiffusionPipeline):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """What is computed in between; the UNet may be of a lower dtype."""
+        """Dtype of intermediate results; the UNet may be of a lower one."""
         return torch.promote_types(self.unet.dtype, torch.float32)
 
-    def _condition(self, small: Tensor, size: tuple[int, ...]) -> Tensor:
+    def _condition(self, small: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsampled and padded images."""
         small = small.to(self._execution_device, self._dtype)
         return pad_reflect(resize(small, size).clamp(0, 1), size_factor(self.unet))

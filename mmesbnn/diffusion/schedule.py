@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from ..checks import checked, positive_int
@@ -124,9 +124,9 @@ def check_scheduler(
             f'scheduler={name} has prediction_type={kind!r}, the network predicts '
             f'{prediction_type!r}: they must be the same'
         )
-    found = scheduler.config.num_train_timesteps
-    if total_steps is not None and found != total_steps:
+    trained_steps = scheduler.config.num_train_timesteps
+    if total_steps is not None and trained_steps != total_steps:
         raise ValueError(
-            f'scheduler={name} has num_train_timesteps={found}, the network knows '
+            f'scheduler={name} has num_train_timesteps={trained_steps}, the network knows '
             f'total_steps={total_steps}: they must be the same'
         )

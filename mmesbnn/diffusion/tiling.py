@@ -53,7 +53,7 @@ def check_tiles(tile: int, overlap: int, factor: int) -> None:
     """Check the size of tiles.
 
     Raises:
-        ValueError: If ``tile`` is no positive multiple of ``factor``, or ``overlap`` is
+        ValueError: If ``tile`` is not a positive multiple of ``factor``, or ``overlap`` is
             negative or leaves no multiple of ``factor`` to go on by.
     """
     if tile < factor or tile % factor:

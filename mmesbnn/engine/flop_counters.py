@@ -1,7 +1,7 @@
 """Formulas that let the FLOP counters of torch and mmengine see binary products.
 
 They count a binary multiplication as they count a real one, under the operator's own
-name; ``tools/count_ops.py`` tells the two apart.
+name; ``tools/count_ops.py`` counts the two separately.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _NEEDED = ('meta', 'state_dict', 'message_hub')
 
 
 class Found(NamedTuple):
-    """What there is to resume.
+    """State that a training can resume.
 
     Attributes:
         path: The newest whole checkpoint, None if there is none.

@@ -32,7 +32,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
-    """Which input samples make an output sample, and with which weights.
+    """Indices and weights of the input samples that make each output sample.
 
     Output sample ``i`` lies at ``u = (i + 1/2) / s - 1/2`` of the input, where ``s`` is
     ``new_length / length``; sample ``j`` has the weight ``cubic(k (u - j))`` with ``k =

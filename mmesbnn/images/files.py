@@ -104,7 +104,7 @@ def image_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of the image once it is upright, from the file's header.
 
     Raises:
-        ImageError: If it is no image.
+        ImageError: If it is not an image.
     """
     with _opened(path, MAX_PIXELS) as image:
         size = image.height, image.width
@@ -112,7 +112,7 @@ def image_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _lies(image: Image.Image) -> bool:
-    """Whether turning an image upright exchanges the height and width of its header."""
+    """Return whether turning an image upright exchanges the height and width of its header."""
     # PIL would decode a PNG to look for a tag behind the pixels
     if image.format == 'PNG' and 'exif' not in image.info:
         return False
@@ -132,7 +132,7 @@ def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) 
         max_pixels: How many pixels it may declare. Default ``MAX_PIXELS``.
 
     Raises:
-        ImageError: If it is no image, damaged or too large, or no regular file.
+        ImageError: If it is not an image, damaged or too large, or no regular file.
         ValueError: If ``max_pixels`` is not positive.
     """
     check_positive(max_pixels=max_pixels)

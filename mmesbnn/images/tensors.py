@@ -30,7 +30,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width, from the file's header.
 
     Raises:
-        ImageError: If it is no image.
+        ImageError: If it is not an image.
     """
     return image_file_size(path)
 
@@ -49,7 +49,7 @@ def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Tens
         uint8 ``(3, H, W)``.
 
     Raises:
-        ImageError: If it is no image, damaged, too large, or its pixels are floats.
+        ImageError: If it is not an image, damaged, too large, or its pixels are floats.
     """
     image = read_image_file(path, max_pixels)
     check_mode(image, str(path))

@@ -45,10 +45,10 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
     except checkpoints.CheckpointError as error:
         raise InputError(f'the checkpoint {name} {error}') from error
-    found = checkpoints.misfits(state, model.state_dict())
-    if found:
+    differences = checkpoints.misfits(state, model.state_dict())
+    if differences:
         raise InputError(
-            f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(found)
+            f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(differences)
         )
     with explained(f'cannot load the checkpoint {name}'):
         model.load_state_dict(state)

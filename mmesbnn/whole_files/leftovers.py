@@ -1,4 +1,4 @@
-"""What processes that were killed had begun to write."""
+"""Remains of writers that were killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PARTIAL = re.compile(r'\..+\.([0-9]+)-[0-9a-f]+\.part')
 
 
 def _is_alive(process: int) -> bool:
-    """Whether another process of this number runs."""
+    """Return whether another process of this number runs."""
     if process == os.getpid():
         return False
     if os.name != 'posix':

@@ -1,4 +1,4 @@
-"""What is half written: its names, its removal, and why it could not be finished."""
+"""Half-written files: their names, their removal, and why they were not finished."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _unfinished: dict[Path, int] = {}
 
 
 def partial_name(path: Path) -> Path:
-    """A new name beside ``path``: a rename is atomic within one file system only."""
-    # the process's number tells later ones whether it still writes there
+    """A new name next to ``path``: a rename is atomic within one file system only."""
+    # the process's number shows later ones whether it still writes there
     owner = f'{os.getpid()}-{secrets.token_hex(8)}'
-    # bytes that are no text are left out, see speakable()
+    # bytes that are not text are left out, see speakable()
     kept = path.name[:_KEPT].encode(errors='ignore').decode() or 'x'
     return path.with_name(f'.{kept}.{owner}.part')
 
 
 @contextlib.contextmanager
 def speakable(path: Path) -> Iterator[Path]:
-    """Another name of ``path``, in a folder whose name is no text.
+    """Another name of ``path``, in a folder whose name is not text.
 
     Libraries in C++ and Rust open files by names in UTF-8 only. Linux has a name for
     each open folder; elsewhere, and where there is no need, it is the same one.
@@ -128,7 +128,7 @@ def _sync_file_system(path: Path) -> bool:
         return False
     handle = os.open(path, os.O_RDONLY)
     try:
-        return call(handle) == 0  # an error is told by the flush of every file
+        return call(handle) == 0  # the flush of every file reports an error
     finally:
         os.close(handle)
 

@@ -1,4 +1,4 @@
-"""Two folders beside each other that exchange their names."""
+"""Two folders of one parent that exchange their names."""
 
 from __future__ import annotations
 

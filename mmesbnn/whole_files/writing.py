@@ -33,7 +33,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _allowed(path: Path, rights: int) -> bool:
-    # as open() asks: the effective user, where the system can tell
+    # as open() asks: the effective user, where the system knows it
     effective = os.access in os.supports_effective_ids
     return os.access(path, rights, effective_ids=effective)
 
@@ -79,8 +79,8 @@ def check_file(path: str | os.PathLike) -> Path:
 
 
 def _is_standard_stream(status: os.stat_result) -> bool:
-    """Whether it is the file that ``print`` writes to, as ``/dev/stdout`` can be."""
-    for stream in (sys.__stdout__, sys.__stderr__):
+    """Return whether it is the file that ``print`` writes to, as ``/dev/stdout`` can be."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if os.path.samestat(os.fstat(stream.fileno()), status):
                 return True
@@ -92,7 +92,7 @@ def whole_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pat
     """A name to write to, which takes the place of ``path`` when the block ends.
 
     An empty file of that name is there already. It has no ending by which a writer
-    could tell the format. If the block does not end well, the old file is as it was and
+    could guess the format. If the block does not end well, the old file is as it was and
     nothing else is left. Of two writers at once, threads or processes, the last one to
     end wins, whole.
 
@@ -182,7 +182,7 @@ def whole_folder(root: str | os.PathLike, *, replace: bool = False) -> Iterator[
     With ``replace``, whoever opens ``root`` finds one whole folder at any time, the old
     one or the new one, where the system can exchange two names at once (Linux, on all
     usual file systems). Elsewhere the name is missing for the time between two renames,
-    and a process that is killed in between leaves the old folder beside it, as
+    and a process that is killed in between leaves the old folder next to it, as
     ``.NAME.....part``. Who reads several files, one after the other, takes
     :func:`read_whole`, since the folder can change in between.
 
@@ -226,7 +226,7 @@ def _take_place(partial: Path, target: Path, root: Path) -> None:
 
 
 def is_filled(root: str | os.PathLike) -> bool:
-    """Whether the folder is there, with something in it."""
+    """Return whether the folder is there, with something in it."""
     return os.path.isdir(root) and any(Path(root).iterdir())
 
 

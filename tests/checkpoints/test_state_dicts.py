@@ -26,7 +26,7 @@ def test_what_fits():
     [
         ({'c': torch.ones(1)}, '1 are unknown (c)'),
         ({'a.weight': torch.ones(4)}, '1 have another shape (a.weight: (4,) for (3,))'),
-        ({'a.weight': [1.0]}, '1 are no tensors (a.weight)'),
+        ({'a.weight': [1.0]}, '1 are not tensors (a.weight)'),
         (
             {'a.weight': torch.ones(3, dtype=torch.complex64)},
             '1 have another type (a.weight: torch.complex64 for torch.float32)',
@@ -80,8 +80,8 @@ def test_the_first_weight_that_is_not_finite_is_named(value):
         ({'state_dict': None}, 'but a NoneType'),
         ({'state_dict': {1: torch.ones(1)}}, '1 is a Tensor'),
         ({'state_dict': {'a': 1}}, "'a' is a int, not a tensor"),
-        ({'a': torch.ones(2).to_sparse()}, 'a is no dense tensor'),
-        ({'a': torch.ones(2, device='meta')}, 'a is no dense tensor'),
+        ({'a': torch.ones(2).to_sparse()}, 'a is not a dense tensor'),
+        ({'a': torch.ones(2, device='meta')}, 'a is not a dense tensor'),
     ],
 )
 def test_what_is_no_state_dict(content, words):

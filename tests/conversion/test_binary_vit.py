@@ -131,7 +131,7 @@ LAYER = 'vit.encoder.layer.1'
             rf'1 are unknown \({LAYER}.output.dense.bias',
         ),
         ({f'{LAYER}.output.move': torch.zeros(3)}, r'output.move: \(3,\) for \(512,\)'),
-        ({'vit.embeddings.position_embeddings': torch.zeros(1, 65, 64)}, 'no square'),
+        ({'vit.embeddings.position_embeddings': torch.zeros(1, 65, 64)}, 'not a square'),
         (
             {f'{LAYER}.attention.attention.query.weight': torch.zeros(96, 96)},
             r'has 96 rows; the stages have \[64, 128\]',

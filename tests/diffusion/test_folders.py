@@ -134,7 +134,7 @@ def test_pickles_are_not_read(folder):
     index = weights.with_name('diffusion_pytorch_model.safetensors.index.json')
     (folder / 'unet' / 'x.safetensors').write_bytes(b'')
     for file, told in [
-        ('diffusion_pytorch_model.bin', 'is no safetensors file'),
+        ('diffusion_pytorch_model.bin', 'is not a safetensors file'),
         ('../model_index.json', 'as a file'),
         (3, 'as a file'),
     ]:

@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """What the numbers depend on, but the seed."""
+    """Settings that the numbers depend on, without the seed."""
     names = (
         'epochs',
         'batch_size',

@@ -28,7 +28,7 @@ class PairedDifference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval excludes 0."""
+        """Return whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 

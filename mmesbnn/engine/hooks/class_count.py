@@ -79,7 +79,7 @@ def _named(classes: Sequence[str], dataset: Any) -> str:
 
 
 def _empty(names: Sequence[str], dataset: Any) -> list[str]:
-    """Classes that no image has, where the data set can tell at once."""
+    """Classes that no image has, where the data set knows at once."""
     labels = getattr(dataset, 'get_gt_labels', None)  # mmpretrain's
     if labels is None:
         return []

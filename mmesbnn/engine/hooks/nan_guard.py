@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no number any more."""
+"""Stop a training whose loss is no longer a number."""
 
 from __future__ import annotations
 

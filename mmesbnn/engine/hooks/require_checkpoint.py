@@ -14,7 +14,7 @@ from ...checkpoints import WRAPPER, misfits, state_dict_of
 
 
 def is_training(runner: Runner) -> bool:
-    """Whether the runner was asked to train, rather than to validate or test."""
+    """Return whether the runner was asked to train, rather than to validate or test."""
     return isinstance(runner._train_loop, BaseLoop)
 
 
@@ -33,10 +33,10 @@ def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = (
         {k: v for k, v in entries.items() if not k.startswith(tuple(new))}
         for entries in (state, model.state_dict())
     ]
-    found = misfits(*parts)
-    if found:
+    differences = misfits(*parts)
+    if differences:
         raise ValueError(
-            'the checkpoint does not fit the model: of its entries ' + ', '.join(found)
+            'the checkpoint does not fit the model: of its entries ' + ', '.join(differences)
         )
 
 

@@ -1,4 +1,4 @@
-"""Which assistant teaches when."""
+"""Schedule of assistants that teach one after another."""
 
 from __future__ import annotations
 

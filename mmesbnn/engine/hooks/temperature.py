@@ -106,19 +106,19 @@ class TemperatureHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the weights, and compute what is not given."""
         check_by_epoch(runner, self)
-        found = temperature_weights(runner.model)
-        if not found:
+        weights = temperature_weights(runner.model)
+        if not weights:
             raise ValueError(
                 'TemperatureHook: the model has no weights with a temperature '
                 "(weight_binarizer='temperature'): remove the hook"
             )
         self.schedule = temperature_schedule(
-            min(weight.binary_below for weight in found),
+            min(weight.binary_below for weight in weights),
             initial=self.initial,
             decay=self.decay,
             binary_from=self.binary_from,
         )
-        limits = self._limits(runner, found)
+        limits = self._limits(runner, weights)
         self._weights = [
             pair
             for model in trained_models(runner)
@@ -126,25 +126,25 @@ class TemperatureHook(Hook):
         ]
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         last = self.schedule.temperature(steps - 1)
-        pairs = zip(found, limits)
+        pairs = zip(weights, limits)
         if any(min(limit, last) >= weight.binary_below for weight, limit in pairs):
             runner.logger.warning(
                 f'TemperatureHook: weights become exactly binary at {self._unit} '
                 f'{self.schedule.binary_from}, after the last one, {steps - 1}: {self._advice}'
             )
 
-    def _limits(self, runner: Runner, found: list[TemperatureWeight]) -> list[float]:
+    def _limits(self, runner: Runner, weights: list[TemperatureWeight]) -> list[float]:
         """The temperature that each weight must not exceed: what was loaded."""
         step = runner.epoch if self.by_epoch else runner.iter
         planned = self.schedule.temperature(step)
-        loaded = [weight.temperature.item() for weight in found]
+        loaded = [weight.temperature.item() for weight in weights]
         # a new layer has 1; a resumed one has what the schedule gave it last
         harder = [t < FRESH and t < planned * (1 - 1e-6) for t in loaded]
         if not any(harder):
-            return [math.inf] * len(found)
+            return [math.inf] * len(weights)
         hardest = min(loaded)
         what = (
-            f'{sum(harder)} of {len(found)} layers have loaded weights that are harder '
+            f'{sum(harder)} of {len(weights)} layers have loaded weights that are harder '
             f'(temperature {hardest:.3g}) than {self._unit} {step} of the schedule '
             f'({planned:.3g})'
         )
@@ -153,12 +153,12 @@ class TemperatureHook(Hook):
                 f'TemperatureHook: {what}: soften=True, so they are softened to it, '
                 'and a binary network among them starts anew'
             )
-            return [math.inf] * len(found)
+            return [math.inf] * len(weights)
         runner.logger.info(
             f'TemperatureHook: {what}: they stay as hard as they are until the '
             'schedule gets there (soften=True would soften them)'
         )
-        return [t if kept else math.inf for t, kept in zip(loaded, harder)]
+        return [t if is_harder else math.inf for t, is_harder in zip(loaded, harder)]
 
     @property
     def _unit(self) -> str:

@@ -64,7 +64,7 @@ def _share_buffers(runner: Runner) -> None:
 
 
 def _validation_follows(runner: Runner) -> bool:
-    """Whether the training validates between what was resumed and the next step."""
+    """Return whether the training validates between what was resumed and the next step."""
     loop = runner.train_loop
     known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
     if not known or runner.val_loop is None or not loop.iter:
@@ -84,7 +84,7 @@ class WholeCheckpointHook(CheckpointHook):
     However the process ends, the training goes on with ``resume=True`` and ends with
     the numbers of one that nothing interrupted:
 
-    - Files are written beside their place, flushed to the disk, and renamed. Then
+    - Files are written next to their place, flushed to the disk, and renamed. Then
       ``last_checkpoint`` names the new one, and only then are old ones removed.
     - The best checkpoint is a file of its own. The newest one is not written again to
       hold the new score, as mmengine does. Instead, a resumed training first validates
@@ -102,11 +102,11 @@ class WholeCheckpointHook(CheckpointHook):
         interval: Epochs or iterations between two checkpoints. Default -1, none but
             the last.
         by_epoch: Whether ``interval`` counts epochs. Default True.
-        max_keep_ckpts: How many to keep besides the best ones. Default -1, all.
+        max_keep_ckpts: How many to keep in addition to the best ones. Default -1, all.
         save_best: Metric, or list of metrics, whose best checkpoint is kept; 'auto'
             for the first one that is measured. Default None.
         rule: 'greater' or 'less', or a list of these; what is better in ``save_best``.
-            Default None, told by the name of the metric.
+            Default None: by the name of the metric.
         filename_tmpl: File name with ``{}`` in place of the number. Default
             ``epoch_{}.pth`` or ``iter_{}.pth``.
         out_dir: Folder on a local disk; a folder in it, named as the work dir, gets the
@@ -313,7 +313,7 @@ class WholeCheckpointHook(CheckpointHook):
     def _is_better(
         self, runner: Runner, key: str, rule: str, score: float | None, binary: bool
     ) -> bool:
-        """Whether a network is better than the best one so far; binary ones are."""
+        """Return whether a network is better than the best one so far; binary ones are."""
         if score is None:
             return False
         hub = runner.message_hub

@@ -58,7 +58,10 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Source: the training code of Guo et al., "BNext" (2022).
     """
 
-    #: What mmengine's constructor knows.
+    paramwise_cfg: dict[str, Any]
+    base_wd: Any
+
+    #: Keys of mmengine's constructor.
     OTHER_KEYS = frozenset(
         (
             'custom_keys',
