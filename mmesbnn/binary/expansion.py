@@ -73,7 +73,7 @@ class Expansion:
         kernels = channels // self.tau
         if kernels % self.groups:
             raise ValueError(
-                f'ES groups={self.groups} does not divide {name} / tau = '
+                f'es_groups={self.groups} does not divide {name} / tau = '
                 f'{channels} / {self.tau} = {kernels}'
             )
         return kernels

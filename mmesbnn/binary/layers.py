@@ -83,8 +83,8 @@ class RSign(nn.Module):
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """``max(x, 0) + slope * min(x, 0)``, for a slope that broadcasts with ``x``.
 
-    Torch's own takes a slope per entry of axis 1 only; its gradients are the same, at
-    0, too.
+    Torch's own takes a slope per entry of axis 1 only. Its gradients are the same,
+    including at 0.
 
     Args:
         x: Tensor of any shape.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import check
+from ..checks import check, either, instance, mapping
 from .arguments import RULES
 from .signs import build_sign
 from .weights import build_weight_binarizer
@@ -100,6 +100,7 @@ def merged_options(
     """
     if options is None:
         return BinaryOptions.from_dict(short)
+    check('options', options, either(instance(BinaryOptions, 'a BinaryOptions'), mapping()))
     default = defaults.arguments()
     both = [
         name

@@ -1,8 +1,11 @@
 """Selective recomputation: keep the convolutions' outputs, recompute the rest.
 
 Between two convolutions of a binary network lie a dozen element-wise operations on
-full-precision maps. They are cheap to compute and dear to keep, and the convolutions
-the other way round.
+full-precision maps. They are cheap to recompute but expensive to store; convolutions are
+the opposite.
+
+The flag of :func:`is_recomputing` is one for the process, since ``torch.compile`` takes no
+thread-local one. So two threads must not train with recomputation at the same time.
 """
 
 from __future__ import annotations

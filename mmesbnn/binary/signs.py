@@ -46,7 +46,7 @@ def needs_grad(x: Tensor) -> bool:
     Nobody does in ``torch.jit.trace``, which compares a trace with gradients to one
     without: a traced network is for inference.
     """
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, not in its __all__
         return False
     return is_transformed() or (torch.is_grad_enabled() and x.requires_grad)
 

@@ -43,8 +43,8 @@ def test_factors_that_are_no_positive_integers_are_refused(name, value):
     [
         (3, 1, 'tau=3 does not divide out_channels=64'),
         (128, 1, 'tau=128 does not divide out_channels=64'),
-        (2, 3, 'ES groups=3 does not divide out_channels / tau = 64 / 2 = 32'),
-        (2, 64, 'ES groups=64 does not divide out_channels / tau = 64 / 2 = 32'),
+        (2, 3, 'es_groups=3 does not divide out_channels / tau = 64 / 2 = 32'),
+        (2, 64, 'es_groups=64 does not divide out_channels / tau = 64 / 2 = 32'),
     ],
 )
 def test_factors_that_do_not_divide_are_refused_at_construction(tau, groups, message):
