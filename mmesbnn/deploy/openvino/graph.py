@@ -108,8 +108,8 @@ def _merged(first: LayerReport, second: LayerReport) -> LayerReport:
 def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> None:
     """Refuse inputs that are neither the result of a sign nor made of signs."""
     for call in calls:
-        unknown = call.reason is None and zeros.get(call.layer) is None
-        if unknown and not call.exact_signs:
+        may_be_zero = zeros.get(call.layer) == 0
+        if call.reason is None and not call.exact_signs and not may_be_zero:
             raise ExportError(
                 f'{call.layer}: its input is not +-1, and not made by a sign of '
                 'mmesbnn.binary either'

@@ -15,6 +15,7 @@ convolution ``c`` by binary weights becomes two::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from .names import layer_of_comparison
-from .nodes import const_value, constant, copy_of, rank_of
+from .nodes import const_value, constant, copy_of, rank_of, sizes_of
 from .ops import binarize
 
 #: Operators that only move entries: comparing before or after them is the same.
@@ -94,15 +95,28 @@ def match_sign(output: ov.Output) -> tuple[ov.Output, int] | None:
     return None
 
 
+def _pads_harmlessly(node: ov.Node) -> bool:
+    """Return whether a padded value has the same sign before and after any shift.
+
+    That holds for values beyond all thresholds, and for channels, which get a shift of 0.
+    """
+    begin, end, value = (const_value(node.input_value(i)) for i in (1, 2, 3))
+    if begin is None or end is None or value is None:
+        return False
+    elsewhere = np.delete(begin, 1).any() or np.delete(end, 1).any()
+    return bool(abs(value) == np.finfo(np.float32).max) or not elsewhere
+
+
 def _only_moves(node: ov.Node) -> bool:
     """Return whether ``node`` moves entries of its first input only.
 
     A concatenation does so if all its parts are the same map.
     """
-    if node.get_type_name() == 'Concat':
+    kind = node.get_type_name()
+    if kind == 'Concat':
         parts = node.input_values()
         return all(part == parts[0] for part in parts)
-    return node.get_type_name() in _MOVING
+    return kind in _MOVING and (kind != 'Pad' or _pads_harmlessly(node))
 
 
 def _sign_behind(output: ov.Output) -> _Sign | None:
@@ -150,13 +164,51 @@ def _shifts_moved(shift: np.ndarray, path: list[ov.Output], rank: int) -> np.nda
         One shift per channel, or one for all; None if they are not known.
     """
     # a path with a transpose begins at tokens (..., C)
-    axis = rank - 1 if any(o.get_node().get_type_name() == 'Transpose' for o in path) else 1
-    shifts = _per_channel(shift, rank, axis)
+    transposes = any(o.get_node().get_type_name() == 'Transpose' for o in path)
+    axis: int | None = rank - 1 if transposes else 1
+    shifts = _per_channel(shift, rank, rank - 1 if transposes else 1)
     for output in path:
+        if shifts is None or axis is None:
+            return None
         rule = _SHIFT_RULES.get(output.get_node().get_type_name())
-        if shifts is not None and rule is not None:
+        if rule is not None:
             shifts = rule(shifts, output, axis)
-    return shifts
+        axis = _axis_after(output, axis)
+    return shifts if axis == 1 else None
+
+
+def _axis_after(output: ov.Output, axis: int) -> int | None:
+    """Return which axis of ``output`` the axis of its node's input became, None if no single one.
+
+    Args:
+        output: Of an operator that only moves entries.
+        axis: An axis of the operator's first input.
+    """
+    node = output.get_node()
+    kind = node.get_type_name()
+    if kind == 'Transpose':
+        order = const_value(node.input_value(1))
+        return None if order is None else [int(i) for i in order].index(axis)
+    if kind not in ('Reshape', 'Squeeze', 'Unsqueeze'):
+        return axis
+    before, after = sizes_of(node.input_value(0)), sizes_of(output)
+    if before is None or after is None or before[axis] is None:
+        return None
+    for i, size in enumerate(after):
+        is_behind = _same_count(before[axis + 1 :], after[i + 1 :])
+        if size == before[axis] and (is_behind or _same_count(before[:axis], after[:i])):
+            return i
+    return None
+
+
+def _count(sizes: list[int | None]) -> int | None:
+    """Return the number of entries in axes of these sizes, None if one is not known."""
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _same_count(first: list[int | None], second: list[int | None]) -> bool:
+    return _count(first) is not None and _count(first) == _count(second)
 
 
 def _for_all(shifts: np.ndarray, node: ov.Node) -> np.ndarray:
@@ -185,7 +237,7 @@ def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndar
     """Split the shifts as ``split(x)`` does the channels."""
     node, index = output.get_node(), output.get_index()
     along, rank = const_value(node.input_value(1)), rank_of(node.input_value(0))
-    if along is None or rank is None or int(along) % rank not in (axis, 1):
+    if along is None or rank is None or int(along) % rank != axis:
         return None
     if shifts.size == 1:
         return shifts
@@ -197,8 +249,8 @@ def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndar
     return np.split(shifts, np.cumsum(lengths)[:-1])[index]
 
 
-#: What an operator of a path does to the shifts, given it and the axis of channels at the
-#: path's beginning; operators that are not named here leave them as they are.
+#: What an operator of a path does to the shifts, given its output and the axis of channels in
+#: its input; operators that are not named here leave them as they are.
 _SHIFT_RULES: dict[str, Callable[[np.ndarray, ov.Output, int], np.ndarray | None]] = {
     'Concat': _shifts_joined,
     'Pad': _shifts_padded,

@@ -125,3 +125,40 @@ def test_signs_made_elsewhere_are_compared_as_they_are():
 
     found, _ = agrees(Given(), torch.randn(1, 4, 5, 5))
     assert found['BinaryConvolution'] == 1
+
+
+class Between(nn.Module):
+    """A convolution or linear layer of shifted signs, moved by ``move``."""
+
+    def __init__(self, layer, move, **options):
+        super().__init__()
+        self.sign, self.layer, self.move = RSign(12, **options), layer, move
+
+    def forward(self, x):
+        return self.layer(self.move(self.sign(x)))
+
+
+def shuffled(x):
+    return x.unflatten(2, (3, 4)).transpose(2, 3).flatten(2)
+
+
+def test_shuffled_tokens_keep_their_thresholds():
+    model = Between(BinaryLinear(12, 6, sign=None), shuffled, channels_last=True)
+    agrees(shifted(model), torch.randn(2, 5, 12))
+
+
+@pytest.mark.parametrize('value', [-1, 1])
+def test_signs_padded_by_hand_keep_their_value(value):
+    def move(x):
+        return nn.functional.pad(x, (1, 1, 1, 1), value=value)
+
+    model = Between(BinaryConv2d(12, 6, 3, sign=None), move)
+    agrees(shifted(model), 3 * torch.randn(1, 12, 5, 6))
+
+
+@pytest.mark.parametrize('pads', [(1, 1), (0, 0, 0, 0, 0, 4)])
+def test_signs_padded_by_zeros_are_refused(pads):
+    layer = BinaryConv2d(12 + sum(pads[4:]), 6, 3, sign=None)
+    model = Between(layer, lambda x: nn.functional.pad(x, pads))
+    with pytest.raises(ExportError, match=r'^layer: its input is not \+-1'):
+        converted(shifted(model), torch.randn(1, 12, 5, 6))
