@@ -1,6 +1,7 @@
 """A small network of every family, and an input for it."""
 
 import importlib.util
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,8 +27,47 @@ def image(channels=3, size=32):
     return (torch.randn(2, channels, size, size, generator=generator),)
 
 
-def all_stages(cls, arch, **options):
-    return cls(arch, out_indices=(0, 1), **options)
+class Backbone(NamedTuple):
+    """A small backbone: its class, arguments, and the size of its images."""
+
+    cls: type
+    options: dict[str, Any]
+    size: int = 32
+
+    def build(self, **changes):
+        return self.cls(**{**self.options, **changes})
+
+    def images(self):
+        return image(size=self.size)
+
+
+TWO = dict(out_indices=(0, 1))
+A = dict(arch=dict(channels=BLOCKS))
+LAYERS_18 = dict(arch=LAYERS, **TWO)
+VIT_32 = dict(arch=VIT, img_size=32, **TWO)
+VGG = dict(arch=dict(channels=[8, 8, 16, 32], depths=[1, 2]), out_indices=(0, 2))
+RESNET = dict(widths=[8, 16, 32], depths=[2, 2], **TWO)
+#: Backbones that the contract in tests/models/test_backbone_contract.py holds for.
+BACKBONES = {
+    'bnext': Backbone(BNext, A),
+    'es-bnext': Backbone(BNext, dict(A, tau=2)),
+    'es-bnext-groups': Backbone(BNext, dict(A, tau=2, groups=2, se_ratio=4)),
+    'bnext-18': Backbone(BNext, LAYERS_18, size=64),
+    'es-bnext-18': Backbone(BNext, dict(LAYERS_18, tau=2), size=64),
+    'bnext-int8': Backbone(BNext, dict(A, stem_bits=8, se_bits=8)),
+    'reactnet-a': Backbone(ReActNet, A),
+    'es-reactnet-a': Backbone(ReActNet, dict(A, tau=2)),
+    'es-reactnet-18': Backbone(ReActNet, dict(LAYERS_18, tau=2)),
+    'birealnet-18': Backbone(ReActNet, dict(LAYERS_18, generalized=False)),
+    'es-birealnet-18': Backbone(ReActNet, dict(LAYERS_18, generalized=False, tau=2)),
+    'binary-vit': Backbone(BinaryViT, VIT_32),
+    'es-binary-vit': Backbone(BinaryViT, dict(VIT_32, tau=2)),
+    'es-all-binary-vit': Backbone(BinaryViT, dict(VIT_32, tau=2, es_scope='all')),
+    'bidet-vgg': Backbone(BiDetVGG, VGG),
+    'es-bidet-vgg': Backbone(BiDetVGG, dict(VGG, tau=2, groups=2)),
+    'bidet-resnet': Backbone(BiDetResNet, RESNET),
+    'es-bidet-resnet': Backbone(BiDetResNet, dict(RESNET, tau=2)),
+}
 
 
 def bi_diffsr(**options):
@@ -86,36 +126,7 @@ def binarized():
 STEPS = torch.tensor([5, 1900])
 #: What to build, what to call it with, and the packages it takes.
 FAMILIES = {
-    'bnext': (lambda: BNext(dict(channels=BLOCKS)), image(), ()),
-    'es-bnext': (lambda: BNext(dict(channels=BLOCKS), tau=2), image(), ()),
-    'es-bnext-groups': (
-        lambda: BNext(dict(channels=[16, 32, 32]), tau=2, groups=2, se_ratio=4),
-        image(),
-        (),
-    ),
-    'bnext-18': (lambda: all_stages(BNext, LAYERS), image(size=64), ()),
-    'es-bnext-18': (lambda: all_stages(BNext, LAYERS, tau=2), image(size=64), ()),
-    'bnext-int8': (lambda: BNext(dict(channels=BLOCKS), stem_bits=8, se_bits=8), image(), ()),
-    'reactnet-a': (lambda: ReActNet(dict(channels=BLOCKS)), image(), ()),
-    'es-reactnet-18': (lambda: all_stages(ReActNet, LAYERS, tau=2), image(), ()),
-    'birealnet-18': (lambda: all_stages(ReActNet, LAYERS, generalized=False), image(), ()),
-    'binary-vit': (lambda: all_stages(BinaryViT, VIT, img_size=32), image(), ()),
-    'es-binary-vit': (lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2), image(), ()),
-    'es-all-binary-vit': (
-        lambda: all_stages(BinaryViT, VIT, img_size=32, tau=2, es_scope='all'),
-        image(),
-        (),
-    ),
-    'bidet-vgg': (
-        lambda: BiDetVGG(dict(channels=[8, 8, 16, 32], depths=[1, 2]), out_indices=(0, 2)),
-        image(),
-        (),
-    ),
-    'es-bidet-resnet': (
-        lambda: BiDetResNet([8, 16, 32], [2, 2], tau=2, out_indices=(0, 1)),
-        image(),
-        (),
-    ),
+    **{name: (row.build, row.images(), ()) for name, row in BACKBONES.items()},
     'bidet-res-stage': (lambda: BiDetResStage(8, 16, 2), image(8, 7), ()),
     'bi-diffsr': (bi_diffsr, (*image(6), STEPS), ('diffusers',)),
     'es-bi-diffsr': (lambda: bi_diffsr(tau=2), (*image(6), STEPS), ('diffusers',)),

@@ -75,29 +75,3 @@ def test_recomputation_can_be_switched():
     model.with_cp = True
     assert model.with_cp
     assert all(stage.with_cp for stage in model.stages)
-
-
-# stages that no output needs ------------------------------------------------------
-
-
-@pytest.mark.parametrize('name', ['es-bnext-18', 'es-reactnet-18', 'es-binary-vit', 'bidet-vgg'])
-def test_later_stages_are_neither_computed_nor_trained(name):
-    whole, inputs = families.build(name)
-    cls, options = type(whole), {}
-    if name.endswith('vit'):
-        options = dict(img_size=32)
-    if name.startswith('es-'):
-        options['tau'] = 2
-    part = cls(whole.arch, out_indices=(0,), **options)
-    missing = part.load_state_dict(whole.state_dict(), strict=False)
-    assert not missing.missing_keys
-    called = watch(part)
-    part.eval()
-    assert torch.equal(part(*inputs)[0], whole(*inputs)[0])
-    assert not any(key.startswith('stages.1') for key in called)
-    outputs = part.train()(*inputs)
-    sum(y.square().sum() for y in outputs).backward()
-    for key, parameter in part.named_parameters():
-        later = key.startswith(('stages.1', 'stages.2'))
-        assert parameter.requires_grad != later, key
-        assert (parameter.grad is None) == later, key

@@ -74,6 +74,42 @@ MUTANTS = (
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(
+        'frozen-stages',
+        '[self.stem, *self.stages[: self.frozen_stages]]',
+        '[self.stem, *self.stages[: self.frozen_stages + 1]]',
+        'tests/models/test_backbone_contract.py',
+    ),
+    Mutant(
+        'norms-in-eval-mode',
+        'still = self._norms() if self.norm_eval else []',
+        'still: list[nn.Module] = []',
+        'tests/models/test_backbone_contract.py',
+    ),
+    Mutant(
+        'recomputation',
+        'x = recompute_elementwise(block, x)',
+        'x = recompute_elementwise(block, x.detach())',
+        'tests/models/test_backbone_contract.py',
+    ),
+    Mutant(
+        'first-copies',
+        'return like_layout(x[:, : self.stage_channels[stage]], x)',
+        'return like_layout(x[:, -self.stage_channels[stage] :], x)',
+        'tests/models/test_bnext.py',
+    ),
+    Mutant(
+        'output-indices',
+        'return tuple(sorted({i % count for i in indices}))',
+        'return tuple(sorted({abs(i) % count for i in indices}))',
+        'tests/models/test_backbone_contract.py',
+    ),
+    Mutant(
+        'block-strides',
+        'stride = 2 if i > 1 and out != width else 1',
+        'stride = 2 if out != width else 1',
+        'tests/models/test_bnext.py',
+    ),
+    Mutant(
         'distillation',
         'hardness = entropy.detach().softmax(0)',
         'hardness = (-entropy.detach()).softmax(0)',
