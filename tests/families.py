@@ -50,10 +50,10 @@ RESNET = dict(widths=[8, 16, 32], depths=[2, 2], **TWO)
 #: Backbones that the contract in tests/models/test_backbone_contract.py holds for.
 BACKBONES = {
     'bnext': Backbone(BNext, A),
-    'es-bnext': Backbone(BNext, dict(A, tau=2)),
+    'es-bnext': Backbone(BNext, dict(A, tau=2, se_ratio=4)),
     'es-bnext-groups': Backbone(BNext, dict(A, tau=2, groups=2, se_ratio=4)),
     'bnext-18': Backbone(BNext, LAYERS_18, size=64),
-    'es-bnext-18': Backbone(BNext, dict(LAYERS_18, tau=2), size=64),
+    'es-bnext-18': Backbone(BNext, dict(LAYERS_18, tau=2, se_ratio=4), size=64),
     'bnext-int8': Backbone(BNext, dict(A, stem_bits=8, se_bits=8)),
     'reactnet-a': Backbone(ReActNet, A),
     'es-reactnet-a': Backbone(ReActNet, dict(A, tau=2)),
