@@ -31,6 +31,7 @@ from torch.nn.common_types import _size_2_t
 from ..checks import check_positive
 from .arguments import checked_layer
 from .functional import binary_linear
+from .inputs import check_maps, check_tokens
 from .layers import BinaryConv2d, BinaryLinear
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
@@ -181,12 +182,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
-        self._check_input_dim(x)
-        if x.shape[1] * self.copies != self.num_features:
-            raise ValueError(
-                f'the input has {x.shape[1]} channels, num_features / copies is '
-                f'{self.num_features} / {self.copies}'
-            )
+        check_maps(self, x, self.num_features // self.copies)
         synced = self.sync and dist.is_available() and dist.is_initialized()
         if self.copies == 1 and not synced:
             return self._plain(x)
@@ -370,6 +366,7 @@ class ESLinear(BinaryLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i tau g)``."""
         groups = self.expansion.groups
+        check_tokens(self, x, self.in_features * groups)
         inputs = self.sign(x).chunk(groups, dim=-1)
         weights = self.effective_weight().chunk(groups)
         parts = [binary_linear(*pair) for pair in zip(inputs, weights)]
@@ -526,6 +523,7 @@ class DropInESConv2d(_DropIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
+        check_maps(self, x, self.in_channels)
         shifted = x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)
         expanded = like_layout(shifted.flatten(1, 2), x)
         y = tile(self.conv(expanded), self.expansion.tau)
@@ -582,6 +580,7 @@ class DropInESLinear(_DropIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
+        check_tokens(self, x, self.in_features)
         expanded = tile(x, self.expansion.factor, -1) + self.shift
         y = tile(self.linear(expanded), self.expansion.tau, -1)
         return y if self.bias is None else y + self.bias

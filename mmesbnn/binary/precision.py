@@ -50,7 +50,7 @@ class KeepsSigns(nn.Module):
 
     weight: Tensor
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         found = state.get(f'{prefix}weight')
         if isinstance(found, Tensor):
             self._check_expansion(f'{prefix}weight', found)
@@ -75,7 +75,7 @@ class KeepsSigns(nn.Module):
                 f'{own}: as many weights, so the checkpoint is of another tau or groups'
             )
 
-    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         before = self.weight.data
         super()._apply(fn, *args, **kwargs)
         if self.weight.dtype != before.dtype:
@@ -86,7 +86,7 @@ class KeepsSigns(nn.Module):
 class KeepsFloat32(nn.Module):
     """A module whose parameters and buffers stay float32 under ``half()``."""
 
-    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> nn.Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             if moved.is_floating_point() and moved.dtype.itemsize < 4:

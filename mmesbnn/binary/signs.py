@@ -46,7 +46,7 @@ def needs_grad(x: Tensor) -> bool:
     Nobody does in ``torch.jit.trace``, which compares a trace with gradients to one
     without: a traced network is for inference.
     """
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # not listed, but documented
         return False
     return is_transformed() or (torch.is_grad_enabled() and x.requires_grad)
 
@@ -63,6 +63,8 @@ def sign(x: Tensor, zero: int = -1) -> Tensor:
         network shows instead of turning into a legal binary one.
     """
     check_zero(zero)
+    if not x.is_floating_point():
+        raise TypeError(f'x must be a floating tensor, not {x.dtype}: its sign would be rounded')
     if needs_grad(x):
         x = x.detach()
     # not torch.where, 20 times as slow on a CPU; nor torch.sign, which takes NaN to 0

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...binary import Expansion, recompute_elementwise
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expand_shrink import like_layout
+from ...binary.inputs import check_maps
 from ...checks import (
     check,
     checked,
@@ -178,6 +179,7 @@ class ESBackbone(BaseModule):
         """
         self.stages = nn.ModuleList(Stage(*blocks, with_cp=self.with_cp) for blocks in self.stages)
         count = len(self.stages)
+        self.in_channels = self.stem.conv.in_channels
         self.stage_channels = list(stage_channels)
         wanted = [out_indices] if is_index(out_indices) else list(out_indices)
         if not wanted or any(not -count <= i < count for i in wanted):
@@ -213,6 +215,7 @@ class ESBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
+        check_maps(self, x, self.in_channels)
         x = self.stem(x)
         outputs = []
         for i, stage in enumerate(self._used_stages()):

@@ -23,6 +23,7 @@ from ...binary import (
 )
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
 from ...binary.expand_shrink import spread_thresholds
+from ...binary.inputs import check_maps
 from ...checks import one_of, pair, positive_int, sequence
 from .base import ESBackbone, are_widths, checked_backbone, is_width, named_arch
 
@@ -504,6 +505,7 @@ class BinaryViT(ESBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
+        check_maps(self, x, self.in_channels)
         self._check_size("the images' size", x.shape[2:])
         *others, last = super().forward(x)
         return (*others, last if self.norm is None else self.norm(last))
