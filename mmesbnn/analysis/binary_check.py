@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from ..binary.functional import BINARY_MATMUL
 from ..binary.weights import RealWeight
+from ..checks import Rule, checked, instance
 from .operators import OperatorMode, inference, is_binary
+
+TENSOR = instance(Tensor, 'a tensor')
+WEIGHT = Rule('a tensor (C_o, ...)', lambda x: isinstance(x, Tensor) and x.dim() > 1)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Finding:
         return f'{self.layer}: {self.message}' if self.layer else self.message
 
 
+@checked(weight=WEIGHT)
 def check_weight(weight: Tensor) -> str | None:
     """Say what keeps an effective weight from being binary, None if nothing does.
 
@@ -63,6 +68,7 @@ def check_weight(weight: Tensor) -> str | None:
     return None
 
 
+@checked(x=TENSOR)
 def check_input(x: Tensor) -> str | None:
     """Say what keeps a binary operator's input from being binary, None if nothing.
 
@@ -82,6 +88,7 @@ def check_input(x: Tensor) -> str | None:
     )
 
 
+@checked(x=TENSOR)
 def check_activation(x: Tensor) -> str | None:
     """Say what keeps a factor of ``binary_matmul`` from being binary, None if nothing.
 
@@ -167,6 +174,7 @@ def _run(model: nn.Module, batch: Any) -> None:
         model(*batch)
 
 
+@checked(model=instance(nn.Module, 'an nn.Module'))
 def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     """Check that every binary layer of ``model`` multiplies signs with signs.
 

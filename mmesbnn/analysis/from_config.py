@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .. import checkpoints
+from ..checks import checked, instance, optional, positive_int, sequence
 from ..errors import MmesbnnError
 from ..models.classifiers import student_config
 from ..optional import require
@@ -34,6 +35,10 @@ SIZING = {
     'Resize': 'scale',
     'ResizeEdge': 'scale',
 }
+
+#: Rules of arguments.
+CONFIG = instance(Config, 'a Config of mmengine')
+MODEL = instance(nn.Module, 'an nn.Module')
 
 
 class InputError(MmesbnnError):
@@ -60,6 +65,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
+@checked()
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and make its default scope the current one.
 
@@ -99,6 +105,7 @@ def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager:
     return DefaultScope.overwrite_default_scope(scope)
 
 
+@checked(cfg=CONFIG)
 def deployed_config(cfg: Config) -> dict[str, Any]:
     """Config of the model of ``cfg`` as it is deployed: without teachers.
 
@@ -111,6 +118,7 @@ def deployed_config(cfg: Config) -> dict[str, Any]:
     return model
 
 
+@checked(cfg=CONFIG)
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of ``cfg`` as it is deployed, without weights.
 
@@ -151,6 +159,7 @@ def _sized(pipeline: Iterable[dict]) -> tuple[int, int] | None:
     return size
 
 
+@checked(cfg=CONFIG)
 def image_size(cfg: Config) -> tuple[int, int] | None:
     """Height and width of a test image, None if the config does not tell.
 
@@ -167,6 +176,7 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
     return next((size for size in sizes if size is not None), None)
 
 
+@checked(cfg=CONFIG, size=optional(sequence(positive_int, length=2)))
 def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Channels, height and width of the model's input.
 
@@ -178,6 +188,7 @@ def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, 
     return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
 
 
+@checked(cfg=CONFIG, batch_size=positive_int)
 def real_batch(cfg: Config, batch_size: int) -> Any:
     """The first images of the config's test (or else validation) dataset.
 
@@ -207,6 +218,7 @@ def real_batch(cfg: Config, batch_size: int) -> Any:
         return next(iter(dataloader))
 
 
+@checked(max_bytes=optional(positive_int))
 def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
     """Read a checkpoint; see :func:`mmesbnn.checkpoints.read_checkpoint`.
 
@@ -226,6 +238,7 @@ def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
         raise InputError(f'cannot read the checkpoint {error}') from error
 
 
+@checked(model=MODEL)
 def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
     """Load what was read from a checkpoint into ``model``: all of it, or an error.
 
@@ -250,6 +263,7 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         model.load_state_dict(state)
 
 
+@checked(model=MODEL, max_bytes=optional(positive_int))
 def load_weights(model: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
     """Load a checkpoint into ``model``: all of it, or an error.
 

@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.weights import CentredSignWeight, FixedWeight, RealWeight, ScaledSignWeight
+from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, BINARY_CONV2D, BINARY_MATMUL, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
@@ -277,6 +278,11 @@ def _buffer_bytes(model: nn.Module) -> int:
     return sum(seen.values())
 
 
+#: What stands for an input: itself, or its shape without the batch.
+INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
+
+
+@checked(model=instance(nn.Module, 'an nn.Module'))
 def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
 
@@ -303,6 +309,8 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
     """
     if not inputs:
         raise ValueError('count_ops needs an input, or its shape such as (3, 224, 224)')
+    for x in inputs:
+        check('inputs', x, INPUT)
     tensors = [x if isinstance(x, Tensor) else _zeros(model, x) for x in inputs]
     try:
         with _quiet('torch._subclasses.fake_tensor'):

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..analysis.operators import inference
 from ..binary.weights import FixedWeight, RealWeight
+from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
 from ..whole_files import whole_file
 from .finite_weights import check_weights
@@ -169,6 +170,13 @@ def _outputs(
     return ours, theirs
 
 
+@checked(
+    network=instance(nn.Module, 'an nn.Module'),
+    examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
+    input_names=sequence(filled_text),
+    output_names=optional(sequence(filled_text)),
+    opset=positive_int,
+)
 def export_onnx(
     network: nn.Module,
     path: str | os.PathLike,

@@ -17,6 +17,7 @@ import openvino as ov
 import torch
 from torch import nn
 
+from ..checks import checked, instance
 from ..errors import sentence
 from ..whole_files import whole_folder
 from .finite_weights import check_weights
@@ -205,6 +206,7 @@ def _check_batches(graph: ov.Model) -> None:
     raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
 
 
+@checked(task=instance(Task, 'a task of make_task'))
 def export(
     task: Task,
     out: str | os.PathLike,

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..analysis.from_config import InputError, input_shape, real_batch
+from ..analysis.from_config import CONFIG, MODEL, InputError, input_shape, real_batch
 from ..analysis.operators import inference
+from ..checks import checked, mapping, optional, positive_int, sequence
 from ..errors import sentence
 from .describe import describe, describe_pipeline
 from .detector_check import check_boxes
@@ -138,6 +139,13 @@ def _describe_diffusion(model: nn.Module) -> dict[str, Any]:
     return describe_pipeline(model.to_pipeline(), model.sampling['num_inference_steps'])
 
 
+@checked(
+    cfg=CONFIG,
+    model=MODEL,
+    size=optional(sequence(positive_int, length=2)),
+    count=positive_int,
+    dataset_meta=optional(mapping()),
+)
 def make_task(
     cfg: Config,
     model: nn.Module,

@@ -29,6 +29,7 @@ from ..analysis.from_config import (
 from ..binary.weights import RealWeight, TemperatureWeight
 from ..checkpoints import CheckpointError, state_dict_of
 from ..checkpoints.bounded import bounded_build, size_of
+from ..checks import Rule, checked, instance, mapping, optional, positive_int
 from ..optional import require
 from ..plain_values import check_plain
 from ..version import __version__
@@ -278,6 +279,15 @@ def _check_target(path: Path) -> None:
         raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
 
 
+#: What the model in a packed file was built from.
+CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)) and 'model' in x)
+
+
+@checked(
+    model=instance(nn.Module, 'an nn.Module'),
+    config=optional(CONFIG),
+    dataset_meta=optional(mapping()),
+)
 def pack(
     model: nn.Module,
     path: str | os.PathLike,
@@ -328,6 +338,7 @@ def pack(
     return tensors.report
 
 
+@checked(max_bytes=optional(positive_int))
 def pack_checkpoint(
     checkpoint: str | os.PathLike,
     path: str | os.PathLike,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_positive
+from ..checks import check_positive, checked, filled_text, function, natural, optional, positive_int
 from ..optional import require
 from ..whole_files import read_whole
 from . import decoding, images, sampling
@@ -82,6 +82,7 @@ class Runner:
         ValueError: If ``threads`` or ``max_pixels`` is not positive.
     """
 
+    @checked(threads=optional(positive_int), device=filled_text, max_pixels=positive_int)
     def __init__(
         self,
         folder: str | os.PathLike,
@@ -91,9 +92,6 @@ class Runner:
         verify: bool = True,
         max_pixels: int = images.MAX_PIXELS,
     ) -> None:
-        if threads is not None:
-            check_positive(threads=threads)
-        check_positive(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.folder, self.device, self.threads = Path(folder), device, threads
         self._openvino = require('openvino', 'deploy', 'Runner')
@@ -350,6 +348,7 @@ class Runner:
                 results += self._results(self.infer(array), sizes)
         return results[0] if alone else results
 
+    @checked(batch_size=positive_int, jobs=optional(positive_int))
     def stream(
         self,
         sources: Iterable[Source],
@@ -376,9 +375,6 @@ class Runner:
             ValueError: If ``batch_size`` or ``jobs`` is not positive, or the task is
                 super-resolution, whose steps wait for each other.
         """
-        check_positive(batch_size=batch_size)
-        if jobs is not None:
-            check_positive(jobs=jobs)
         if self.task == 'super_resolution':
             raise ValueError('stream: super-resolution runs image by image; call it')
         return self._stream(self._batches(sources, batch_size, return_errors), batch_size, jobs)
@@ -410,6 +406,7 @@ class Runner:
         for number in range(finished, started):
             yield from self._results(*done.pop(number))
 
+    @checked(steps=optional(positive_int), seed=optional(natural), progress=function)
     def upscale(
         self,
         source: Source,
