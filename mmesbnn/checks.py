@@ -303,7 +303,7 @@ def _annotated(annotation: Any) -> Rule | None:
     parts = [part.split('[')[0].strip() for part in annotation.split('|')]
     if not set(parts) <= set(_ANNOTATIONS):
         return None
-    if 'os.PathLike' in parts:
+    if 'str' in parts and {'os.PathLike', 'Path'} & set(parts):
         parts.remove('str')  # a path is a text already, and not an empty one
     rules = [_ANNOTATIONS[part] for part in parts]
     return rules[0] if len(rules) == 1 else either(*rules)

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.weight_values import check_weight
+from ..checks import checked, instance
 from .operators import OperatorMode, inference, is_binary
+
+TENSOR = instance(Tensor, 'a tensor')
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Finding:
         return f'{self.layer}: {self.message}' if self.layer else self.message
 
 
+@checked(x=TENSOR)
 def check_input(x: Tensor) -> str | None:
     """Say what keeps a binary operator's input from being binary, None if nothing.
 
@@ -52,6 +56,7 @@ def check_input(x: Tensor) -> str | None:
     )
 
 
+@checked(x=TENSOR)
 def check_activation(x: Tensor) -> str | None:
     """Say what keeps a factor of ``binary_matmul`` from being binary, None if nothing.
 
@@ -135,6 +140,7 @@ def _run(model: nn.Module, batch: Any) -> None:
         model(*batch)
 
 
+@checked(model=instance(nn.Module, 'an nn.Module'))
 def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     """Check that every binary layer of ``model`` multiplies signs with signs.
 

@@ -36,6 +36,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
+from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
@@ -274,6 +275,11 @@ def _buffer_bytes(model: nn.Module) -> int:
     return sum(seen.values())
 
 
+#: What stands for an input: itself, or its shape without the batch.
+INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
+
+
+@checked(model=instance(nn.Module, 'an nn.Module'))
 def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
 
@@ -300,6 +306,8 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
     """
     if not inputs:
         raise ValueError('count_ops needs an input, or its shape such as (3, 224, 224)')
+    for x in inputs:
+        check('inputs', x, INPUT)
     tensors = [x if isinstance(x, Tensor) else _zeros(model, x) for x in inputs]
     try:
         with _quiet('torch._subclasses.fake_tensor'):

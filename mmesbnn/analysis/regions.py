@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from ..checks import checked, instance, positive_int, sequence
+
 #: No two boxes overlap by more, so that suppression keeps all of them.
 NEVER = 1.0
 
 
+@checked(model=instance(nn.Module, 'an nn.Module'), shape=sequence(positive_int, length=3))
 def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str, Any]]:
     """Make a two-stage detector look at as many regions as it may, whatever its input.
 

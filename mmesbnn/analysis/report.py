@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..checks import checked, natural
 from ..whole_files import whole_file
 
 CONVENTION = (
@@ -18,6 +19,7 @@ CONVENTION = (
 )
 
 
+@checked(taps=natural)
 def representation_capacity(taps: int) -> int:
     """How many distinct values a sum of ``n`` products of signs takes: ``n + 1``.
 
@@ -214,6 +216,7 @@ class OpsReport:
         ]
 
 
+@checked()
 def save_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as JSON; a reader sees the old file or the new, never a part.
 

@@ -25,6 +25,7 @@ from ..checks import one_of
 from .arguments import checked_layer
 from .expansion import Expansion, spread_thresholds, tile
 from .functional import binary_matmul
+from .inputs import check_tokens
 from .layers import LearnableShift, RPReLU, RSign
 from .shrunk import ShrunkLinear
 from .signs import straight_through
@@ -144,6 +145,8 @@ class ResidualBinaryLinear(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Multiply ``x`` and add ``residual``."""
+        check_tokens(self, x, self.shift.bias.numel() // self.expand, 3)
+        check_tokens(self, residual, self.act.slope.numel(), 3, 'the residual')
         y = self.linear(self.shift(tile(x, self.expand, -1)))
         return self.act(normalize_tokens(y, self.norm, self.copies) + residual)
 
@@ -247,6 +250,7 @@ class BinaryMultiheadAttention(nn.Module):
             bias: What is added to the scores ``(N, heads, L, keys)``, with which it
                 broadcasts. Default None.
         """
+        check_tokens(self, x, self.embed_dims * self.tau, 3)
         query = self.query(x, self._narrow(x))
         source = self._reduce(x, size)
         narrow = self._narrow(source)
@@ -369,6 +373,7 @@ class BinaryFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output for the tokens ``x``."""
+        check_tokens(self, x, self.down.act.slope.numel(), 3)
         hidden = self.up(x, tile(x, self.ratio, -1))
         return self.down(hidden, self._pool(hidden))
 

@@ -10,8 +10,8 @@ from torch.nn.common_types import _size_2_t
 
 from .arguments import checked_layer
 from .expansion import Expansion, like_layout, spread_thresholds, tile
+from .inputs import check_maps, check_tokens
 from .shrunk import ShrunkConv2d, ShrunkLinear
-from .widths import check_width
 
 
 class _ESLayer(nn.Module):
@@ -124,7 +124,7 @@ class ESConv2d(_ESLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
-        check_width(self, x, self.in_channels, 'in_channels', axis=-3)
+        check_maps(self, x, self.in_channels)
         shifted = x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)
         expanded = like_layout(shifted.flatten(1, 2), x)
         y = tile(self.conv(expanded), self.expansion.tau)
@@ -182,7 +182,7 @@ class ESLinear(_ESLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
-        check_width(self, x, self.in_features, 'in_features', axis=-1)
+        check_tokens(self, x, self.in_features)
         expanded = tile(x, self.expansion.factor, -1) + self.shift
         y = tile(self.linear(expanded), self.expansion.tau, -1)
         return y if self.bias is None else y + self.bias

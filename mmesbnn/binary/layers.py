@@ -10,6 +10,7 @@ from torch.nn.common_types import _size_2_t
 
 from .arguments import checked_layer
 from .functional import binary_conv2d, binary_linear
+from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
 from .signs import build_sign
 from .weight_values import check_weight
@@ -48,6 +49,7 @@ class LearnableShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the shift to ``x``."""
+        check_channels(self, x, self.bias.numel(), last=self.bias.dim() == 1)
         return x + self.bias
 
 
@@ -77,6 +79,7 @@ class RSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shift and binarize ``x``."""
+        check_channels(self, x, self.shift.bias.numel(), last=self.shift.bias.dim() == 1)
         return self.sign(self.shift(x))
 
 
@@ -115,6 +118,7 @@ class RPReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shifted PReLU to ``x``."""
+        check_channels(self, x, self.slope.numel(), last=self.slope.dim() == 1)
         return self.shift_out(prelu(self.shift_in(x), self.slope))
 
 
@@ -254,6 +258,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
+        check_maps(self, x, self.in_channels)
         y = binary_conv2d(
             self.sign(x),
             self.effective_weight(),
@@ -305,5 +310,6 @@ class BinaryLinear(BinaryLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
+        check_tokens(self, x, self.in_features)
         y = binary_linear(self.sign(x), self.effective_weight())
         return y if self.bias is None else y + self.bias

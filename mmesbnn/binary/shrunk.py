@@ -11,8 +11,8 @@ from torch.nn.common_types import _size_2_t
 from .arguments import checked_layer
 from .expansion import Expansion
 from .functional import binary_linear
+from .inputs import check_tokens
 from .layers import BinaryConv2d, BinaryLinear
-from .widths import check_width
 
 
 class ShrunkConv2d(BinaryConv2d):
@@ -72,11 +72,6 @@ class ShrunkConv2d(BinaryConv2d):
         )
         self.expansion = expansion
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, ``(N, C_i tau g, H, W)``."""
-        check_width(self, x, self.in_channels, 'C_i * tau * es_groups', axis=-3)
-        return super().forward(x)
-
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, {self.expansion.in_words()}'
 
@@ -119,7 +114,7 @@ class ShrunkLinear(BinaryLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i tau g)``."""
         groups = self.expansion.groups
-        check_width(self, x, self.in_features * groups, 'C_i * tau * es_groups', axis=-1)
+        check_tokens(self, x, self.in_features * groups)
         inputs = self.sign(x).chunk(groups, dim=-1)
         weights = self.effective_weight().chunk(groups)
         parts = [binary_linear(*pair) for pair in zip(inputs, weights)]

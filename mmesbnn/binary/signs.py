@@ -63,6 +63,8 @@ def sign(x: Tensor, zero: int = -1) -> Tensor:
         network shows instead of turning into a legal binary one.
     """
     check_zero(zero)
+    if not x.is_floating_point():
+        raise TypeError(f'x must be a floating tensor, not {x.dtype}: its sign would be rounded')
     if needs_grad(x):
         x = x.detach()
     # not torch.where, 20 times as slow on a CPU; nor torch.sign, which takes NaN to 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .arguments import checked_layer
 from .expansion import tile, tiled_affine
+from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
 
@@ -66,12 +67,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
-        self._check_input_dim(x)
-        if x.shape[1] * self.copies != self.num_features:
-            raise ValueError(
-                f'the input has {x.shape[1]} channels, num_features / copies is '
-                f'{self.num_features} / {self.copies}'
-            )
+        check_maps(self, x, self.num_features // self.copies)
         synced = self.sync and dist.is_available() and dist.is_initialized()
         if self.copies == 1 and not synced:
             return self._plain(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ..checkpoints import listed
+from ..checks import Rule, checked, either, one_of, optional, path, positive_int
 from ..version import __version__
 from ..whole_files import whole_file
 from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactnet
@@ -42,6 +44,16 @@ def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
     )
 
 
+#: A file, or what was read from one; what that must be is the reader's to say.
+SOURCE = either(path, Rule('a state dict', lambda value: isinstance(value, Mapping)))
+
+#: :func:`mmesbnn.checks.checked` with the rules that conversions have in common.
+checked_conversion = functools.partial(
+    checked, se_bits=one_of(8, 32), max_bytes=optional(positive_int)
+)
+
+
+@checked_conversion(source=SOURCE)
 def convert(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
@@ -53,8 +65,6 @@ def convert(
 
     The warning is part of the result, and not issued.
     """
-    if se_bits not in (8, 32):
-        raise ValueError(f'se_bits={se_bits!r} must be 8 or 32')
     name, state = read_published(source, max_bytes)
     return convert_state(state, name, binarize=binarize, se_bits=se_bits)
 
@@ -80,6 +90,7 @@ def convert_state(
     return dataclasses.replace(result, warning=f'{name}: {result.warning}')
 
 
+@checked_conversion(source=SOURCE)
 def load_published(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
@@ -120,7 +131,7 @@ def load_published(
     """
     result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
-        warnings.warn(result.warning, stacklevel=2)
+        warnings.warn(result.warning, stacklevel=3)
     # mmdet's detectors read the entries of their configs as attributes
     return ConfigDict(result.model_cfg), result.state_dict
 
@@ -146,6 +157,7 @@ def _save(content: Any, target: Path) -> None:
         raise OSError(f'{target}: cannot be written ({reason})') from error
 
 
+@checked_conversion()
 def convert_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -177,7 +189,7 @@ def convert_file(
     _check_target(source, target)
     result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
-        warnings.warn(result.warning, stacklevel=2)
+        warnings.warn(result.warning, stacklevel=3)
     meta = dict(model=result.model_cfg, mmesbnn_version=__version__, source=source.name)
     _save(dict(meta=meta, state_dict=result.state_dict), target)
     return result

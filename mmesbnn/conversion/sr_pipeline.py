@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoints import CheckpointError, check_numbers, misfits, state_dict_of
 from ..checkpoints.bounded import bounded_build, size_of
+from ..checks import checked, optional, positive_int
 from ..optional import require
 from ..plain_values import check_plain
 from .common import ConversionError
@@ -75,6 +76,7 @@ def _from_config(cfg: Mapping[str, Any], weights: Any, name: str, max_bytes: int
         raise ConversionError(f'{name}: {error}') from error
 
 
+@checked(max_bytes=optional(positive_int))
 def load_sr_pipeline(source: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     """Load a pipeline for super-resolution.
 

@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from mmengine.utils import ProgressBar
 
+from ..checks import check, checked, filled_text, integer, natural, number, sequence
 from ..optional import require
 from ..whole_files import is_filled, whole_folder
 
@@ -61,6 +62,17 @@ JPEG_QUALITY = 92
 BAR_STEP = 20
 
 
+#: Rules of what is written, by name.
+OPTIONS = dict(
+    names=sequence(filled_text, shortest=1, distinct=True),
+    size=sequence(integer(32), length=2),
+    counts=sequence(natural, length=3),
+    objects=sequence(natural, length=2),
+    scale=sequence(number(above=0, most=1), length=2),
+    seed=natural,
+)
+
+
 @dataclass(frozen=True)
 class MiniVOC:
     """Options of a written data set; checked at construction.
@@ -88,18 +100,18 @@ class MiniVOC:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, rule in OPTIONS.items():
+            check(name, getattr(self, name), rule)
         names = list(self.names)
-        if not 1 <= len(names) <= 10 or len(set(names)) < len(names) or not all(names):
+        if not 1 <= len(names) <= 10:
             raise ValueError(f'names={names} must be one to ten different names')
-        if len(self.size) != 2 or min(self.size) < 32:
-            raise ValueError(f'size={self.size} must be a width and height >= 32')
-        if len(self.counts) != 3 or min(self.counts) < 0 or not sum(self.counts):
+        if not sum(self.counts):
             raise ValueError(f'counts={self.counts} must be three numbers >= 0, not all of them 0')
         low, high = self.objects
-        if not 0 <= low <= high:
+        if low > high:
             raise ValueError(f'objects={self.objects} must be 0 <= fewest <= most')
         small, large = self.scale
-        if not 0 < small <= large <= 1:
+        if small > large:
             raise ValueError(f'scale={self.scale} must be 0 < smallest <= largest <= 1')
 
 
@@ -355,6 +367,7 @@ def _write(root: Path, options: MiniVOC) -> None:
     print()  # the bar ends without a new line
 
 
+@checked()
 def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
     """Write a small VOCdevkit; the folder appears whole or not at all.
 
@@ -378,7 +391,7 @@ def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
         OSError: If the folder cannot be written, or another process was faster.
         ImportError: If scikit-learn, scikit-image or OpenCV is missing.
     """
-    checked = MiniVOC(**options)
+    chosen = MiniVOC(**options)
     require('sklearn', 'demo')
     require('skimage', 'demo')
     require('cv2', 'det')
@@ -386,5 +399,5 @@ def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
     if is_filled(root):
         return 0
     with whole_folder(root) as folder:
-        _write(folder, checked)
-    return sum(checked.counts)
+        _write(folder, chosen)
+    return sum(chosen.counts)

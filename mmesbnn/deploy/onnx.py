@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from ..analysis.operators import inference
 from ..binary.layers import binary_layers
 from ..binary.weights import FixedWeight
+from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
 from ..whole_files import whole_file
 from .output_agreement import OutputAgreement, compare_all
@@ -175,6 +176,13 @@ def _outputs(
     return outputs, expected
 
 
+@checked(
+    network=instance(nn.Module, 'an nn.Module'),
+    examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
+    input_names=sequence(filled_text),
+    output_names=optional(sequence(filled_text)),
+    opset=positive_int,
+)
 def export_onnx(
     network: nn.Module,
     path: str | os.PathLike[str],

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..checks import checked, mapping, optional
 from ..optional import require
 from .folders import check_unet, load_unet
 
@@ -41,6 +42,7 @@ def build_bi_diffsr_unet(**kwargs: Any) -> nn.Module:
 
 
 @MODELS.register_module(name='BinarizedUNet2DModel')
+@checked(binarize=optional(mapping()))
 def build_binarized_unet(
     binarize: dict[str, Any] | None = None, pretrained: str | None = None, **kwargs: Any
 ) -> nn.Module:

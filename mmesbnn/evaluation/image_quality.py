@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import checked, instance, natural, one_of
+from ..checks import Rule, checked, instance, natural, one_of
 
 TENSOR = instance(Tensor, 'a tensor')
 
@@ -21,6 +21,10 @@ _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2, _PEAK = 0.01, 0.03, 255.0
 
 
+IMAGE = Rule('a tensor (C, H, W)', lambda x: isinstance(x, Tensor) and x.dim() == 3)
+
+
+@checked(image=IMAGE)
 def luma(image: Tensor) -> Tensor:
     """``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255``, not rounded.
 
@@ -54,7 +58,7 @@ def comparable(
     """
     if image.shape != reference.shape or image.dim() != 3:
         raise ValueError(
-            f'images of shapes {tuple(image.shape)} and {tuple(reference.shape)} '
+            f'image of shape {tuple(image.shape)} and reference of shape {tuple(reference.shape)} '
             'cannot be compared: both must be (C, H, W) and alike'
         )
     if min(image.shape[1:]) <= 2 * crop_border:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
+from ..checks import checked, instance
 from ..models.classifiers import student_config
 from ..optional import require
 from .errors import InputError, explained
@@ -21,6 +22,12 @@ from .plain_yaml import plain_yaml
 EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det'}
 
 
+#: Rules of arguments.
+CONFIG = instance(Config, 'a Config of mmengine')
+MODEL = instance(nn.Module, 'an nn.Module')
+
+
+@checked()
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and make its default scope the current one.
 
@@ -60,6 +67,7 @@ def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any
     return DefaultScope.overwrite_default_scope(scope)
 
 
+@checked(cfg=CONFIG)
 def deployed_config(cfg: Config) -> dict[str, Any]:
     """Config of the model of ``cfg`` as it is deployed: without teachers.
 
@@ -72,6 +80,7 @@ def deployed_config(cfg: Config) -> dict[str, Any]:
     return model
 
 
+@checked(cfg=CONFIG)
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of ``cfg`` as it is deployed, without weights.
 

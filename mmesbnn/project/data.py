@@ -11,7 +11,8 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from .config import scope_of, type_name
+from ..checks import checked, optional, positive_int, sequence
+from .config import CONFIG, scope_of, type_name
 from .errors import InputError, explained
 
 #: Image size where neither the user nor the config gives one.
@@ -56,6 +57,7 @@ def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
     return size
 
 
+@checked(cfg=CONFIG)
 def image_size(cfg: Config) -> tuple[int, int] | None:
     """Height and width of a test image, None if the config does not say.
 
@@ -72,6 +74,7 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
     return next((size for size in sizes if size is not None), None)
 
 
+@checked(cfg=CONFIG, size=optional(sequence(positive_int, length=2)))
 def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Channels, height and width of the model's input.
 
@@ -172,6 +175,7 @@ def build_test_loader(cfg: Config, batch_size: int, **options: Any) -> DataLoade
         return Runner.build_dataloader({**own, **options})
 
 
+@checked(cfg=CONFIG, batch_size=positive_int)
 def real_batch(cfg: Config, batch_size: int) -> Any:
     """The first images of the config's test (or else validation) data.
 

@@ -8,9 +8,12 @@ from typing import Any
 from torch import nn
 
 from .. import checkpoints
+from ..checks import checked, optional, positive_int
+from .config import MODEL
 from .errors import InputError, explained
 
 
+@checked(max_bytes=optional(positive_int))
 def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
     """Read a checkpoint; see :func:`mmesbnn.checkpoints.read_checkpoint`.
 
@@ -30,6 +33,7 @@ def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
         raise InputError(f'cannot read the checkpoint {error}') from error
 
 
+@checked(model=MODEL)
 def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
     """Load what was read from a checkpoint into ``model``: all of it, or an error.
 
@@ -54,6 +58,7 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         model.load_state_dict(state)
 
 
+@checked(model=MODEL, max_bytes=optional(positive_int))
 def load_weights(model: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
     """Load a checkpoint into ``model``: all of it, or an error.
 

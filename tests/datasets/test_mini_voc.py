@@ -166,13 +166,17 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(names=()), 'names=.* must be one to ten different names'),
-        (dict(names=('a', 'a')), 'must be one to ten different names'),
-        (dict(size=(16, 64)), r'size=\(16, 64\) must be a width and height >= 32'),
+        (dict(names=()), r'names=\(\) must be a list of 1 or more different values'),
+        (dict(names=('a', 'a')), r'names=.* must be a list of 1 or more different values'),
+        (dict(names=list('abcdefghijk')), 'must be one to ten different names'),
+        (dict(size=(16, 64)), r'size=\(16, 64\) must be a list of 2 values, each an integer >= 32'),
         (dict(counts=(0, 0, 0)), 'must be three numbers >= 0, not all of them 0'),
         (dict(counts=(-1, 2, 2)), r'counts=\(-1, 2, 2\) must be'),
         (dict(objects=(3, 1)), r'objects=\(3, 1\) must be 0 <= fewest <= most'),
-        (dict(scale=(0, 0.5)), r'scale=\(0, 0.5\) must be 0 < smallest'),
+        (
+            dict(scale=(0, 0.5)),
+            r'scale=\(0, 0.5\) must be a list of 2 values, each a finite number',
+        ),
     ],
 )
 def test_bad_options_are_named_before_anything_is_written(tmp_path, options, message):

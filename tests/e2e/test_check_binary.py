@@ -128,4 +128,4 @@ def test_damaged_image(project, tmp_path, check):
 def test_batch_must_be_positive(project, check):
     code, _, err = check(*project[:2], '--batch', 0)
     assert code == 2
-    assert 'must be positive' in err
+    assert '--batch' in err and "'0'" in err

@@ -120,8 +120,8 @@ def test_what_goes_wrong(project, infer, tmp_path):
         ((export, tmp_path / 'x.png'), 'x.png: No such file'),
         ((export, tmp_path / 'text.png'), 'cannot be read as an image'),
         ((export, tmp_path / 'empty'), 'a folder without images'),
-        ((export, image, '--threads', 0), 'threads=0'),
-        ((export, image, image, '--batch', 0), 'batch_size=0'),
+        ((export, image, '--threads', 0), "--threads: '0'"),
+        ((export, image, image, '--batch', 0), "--batch: '0'"),
         ((export, image, '--out', image), '0.png'),
         ((export, image, '--out', image / 'x'), '0.png'),
     ]:

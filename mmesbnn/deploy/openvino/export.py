@@ -16,6 +16,7 @@ from typing import Any
 import openvino as ov
 import torch
 
+from ...checks import checked, instance
 from ...errors import sentence
 from ...whole_files import whole_folder
 from ..output_agreement import OutputAgreement
@@ -201,6 +202,7 @@ def _check_batches(graph: ov.Model) -> None:
     raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
 
 
+@checked(task=instance(Task, 'a task of make_task'))
 def export(
     task: Task,
     out: str | os.PathLike[str],

@@ -12,6 +12,7 @@ from openvino import opset13 as ops
 from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
+from ...checks import checked, filled_text, instance, sequence
 from ..runtime.core import COMPILE_OPTIONS, shared_core
 from ..runtime.manifest import ExportError
 from .calls import BinaryCall
@@ -125,6 +126,12 @@ def _clean(graph: ov.Model) -> None:
     apply_moc_transformations(graph, cf=True)
 
 
+@checked(
+    model=instance(nn.Module, 'an nn.Module'),
+    example=sequence(instance(Tensor, 'a tensor'), shortest=1),
+    input_names=sequence(filled_text),
+    output_names=sequence(filled_text),
+)
 def to_openvino(
     model: nn.Module,
     example: Sequence[Tensor],

@@ -146,7 +146,7 @@ def check_checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str], name
         warnings.warn(
             f'{name}: packed without a checksum, by an earlier version; damage in its '
             'weights cannot be noticed: pack the checkpoint again',
-            stacklevel=4,
+            stacklevel=5,
         )
     elif any(value.dim() != 1 for value in flat.values()):
         raise CheckpointError('damaged, a tensor in it is not flat')

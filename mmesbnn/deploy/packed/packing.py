@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...binary.layers import binary_layers
 from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
+from ...checks import Rule, checked, instance, mapping, optional, positive_int
 from ...optional import require
 from ...plain_values import check_plain
 from ...project import (
@@ -259,6 +260,15 @@ def _check_target(path: Path) -> None:
         raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
 
 
+#: What the model in a packed file was built from.
+CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)) and 'model' in x)
+
+
+@checked(
+    model=instance(nn.Module, 'an nn.Module'),
+    config=optional(CONFIG),
+    dataset_meta=optional(mapping()),
+)
 def pack(
     model: nn.Module,
     path: str | os.PathLike,
@@ -309,6 +319,7 @@ def pack(
     return tensors.report
 
 
+@checked(max_bytes=optional(positive_int))
 def pack_checkpoint(
     checkpoint: str | os.PathLike,
     path: str | os.PathLike,

@@ -17,6 +17,7 @@ from ...binary.layers import binary_layers
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
 from ...checkpoints.bounded import bounded_build, size_of
+from ...checks import checked, instance, optional, positive_int
 from ...errors import sentence
 from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
@@ -62,6 +63,7 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
+@checked(model=optional(instance(nn.Module, 'an nn.Module')), max_bytes=optional(positive_int))
 def load_packed(
     path: str | os.PathLike,
     model: nn.Module | None = None,

@@ -70,6 +70,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...checks import checked
 from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
@@ -103,6 +104,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+@checked()
 def write_manifest(folder: str | os.PathLike[str], content: dict[str, Any]) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
@@ -129,6 +131,7 @@ def write_manifest(folder: str | os.PathLike[str], content: dict[str, Any]) -> P
     return folder / NAME
 
 
+@checked()
 def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> Manifest:
     """Read an export's manifest and check that its network is the exported one.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...checks import check_positive
+from ...checks import checked, filled_text, function, natural, optional, positive_int
 from .images import MAX_PIXELS
 from .manifest_schema import Manifest
 from .network import Network
@@ -56,6 +56,7 @@ class Runner:
         ValueError: If ``threads`` or ``max_pixels`` is not positive.
     """
 
+    @checked(threads=optional(positive_int), device=filled_text, max_pixels=positive_int)
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -65,9 +66,6 @@ class Runner:
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if threads is not None:
-            check_positive(threads=threads)
-        check_positive(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.folder, self.device, self.threads = Path(folder), device, threads
         self._network = Network(
@@ -110,6 +108,7 @@ class Runner:
         """
         return self._network.infer(*arrays)
 
+    @checked(batch_size=positive_int)
     def __call__(self, source: Source | Sequence[Source], batch_size: int = 1) -> Any:
         """Results of images.
 
@@ -125,11 +124,11 @@ class Runner:
             ImageError: If a file is no image.
             ValueError: If ``batch_size`` is not positive.
         """
-        check_positive(batch_size=batch_size)
         if isinstance(source, (list, tuple)):
             return self._task.run(source, batch_size)
         return self._task.run([source], batch_size)[0]
 
+    @checked(batch_size=positive_int, jobs=optional(positive_int))
     def stream(
         self,
         sources: Iterable[Source],
@@ -156,11 +155,9 @@ class Runner:
             ValueError: If ``batch_size`` or ``jobs`` is not positive, or the task is
                 super-resolution, whose steps wait for each other.
         """
-        check_positive(batch_size=batch_size)
-        if jobs is not None:
-            check_positive(jobs=jobs)
         return self._task.stream(sources, batch_size, jobs, return_errors)
 
+    @checked(steps=optional(positive_int), seed=optional(natural), progress=function)
     def upscale(
         self,
         source: Source,

@@ -13,8 +13,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...analysis.operators import inference
+from ...checks import checked, mapping, optional, positive_int, sequence
 from ...errors import sentence
 from ...project import InputError, input_shape, real_batch
+from ...project.config import CONFIG, MODEL
 from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError
 from .describe import describe, describe_pipeline
@@ -234,6 +236,13 @@ _MAKERS: dict[str, _Maker] = {
 }
 
 
+@checked(
+    cfg=CONFIG,
+    model=MODEL,
+    size=optional(sequence(positive_int, length=2)),
+    count=positive_int,
+    dataset_meta=optional(mapping()),
+)
 def make_task(
     cfg: Config,
     model: nn.Module,

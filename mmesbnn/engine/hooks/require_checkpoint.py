@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from ...checkpoints import WRAPPER, misfits, state_dict_of
+from ...checks import checked, filled_text, sequence
 
 
 def is_training(runner: Runner) -> bool:
@@ -59,9 +60,8 @@ class RequireCheckpointHook(Hook):
             was loaded. When testing and resuming, ``new`` entries must fit, too.
     """
 
+    @checked(new=sequence(filled_text))
     def __init__(self, new: Sequence[str] = ()) -> None:
-        if isinstance(new, str):
-            raise ValueError(f'new={new!r} must be a list of beginnings of names')
         self.new = tuple(new)
         self._loaded = False
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...binary import Expansion, recompute_elementwise
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expansion import like_layout
+from ...binary.inputs import check_maps
 from ...checks import (
     check,
     checked,
@@ -233,6 +234,7 @@ class ESBackbone(BaseModule):
         self.frozen_stages = options.frozen_stages
         self._with_cp = options.with_cp
         self.stem = stem
+        self.in_channels = stem.conv.in_channels
         self.stages = nn.ModuleList(Stage(*blocks, with_cp=options.with_cp) for blocks in stages)
         self._final_name = ''
         if final is not None:
@@ -269,6 +271,7 @@ class ESBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
+        check_maps(self, x, self.in_channels)
         x = self.stem(x)
         outputs = []
         for i, stage in enumerate(self._used_stages()):

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary import Expansion
+from ...binary.inputs import check_maps
 from ...checks import one_of, positive_int, sequence
 from ..layers.float_layers import Stem
 from .base import BackboneOptions, ESBackbone, checked_backbone, norm_options
@@ -200,6 +201,7 @@ class BiDetResStage(Sequential):
             sign_zero=sign_zero,
         )
         super().__init__(*stage, init_cfg=init_cfg)
+        self.in_channels = Expansion(tau, groups).width(in_channels)
         self.out_channels = out_channels
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not trained:
@@ -207,4 +209,5 @@ class BiDetResStage(Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the features of the regions ``x``."""
+        check_maps(self, x, self.in_channels)
         return super().forward(x)[:, : self.out_channels]

@@ -17,6 +17,7 @@ from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
 from ...checks import either, instance, mapping, one_of, sequence, text
 from ...optional import require
+from ..building import build_part
 from .base import norm_options
 
 
@@ -314,7 +315,7 @@ def binary_transformer(
         raise ValueError(f'tau={tau}: only feed-forwards expand, feedforward is False')
     model = backbone
     if not isinstance(model, nn.Module):
-        model = registry.MODELS.build(backbone)
+        model = build_part('backbone', backbone, registry.MODELS)
     norm, norm_trained = norm_options(norm_cfg or dict(type='BN'))
     unit = dict(spread=spread, sign_zero=sign_zero, norm=norm)
     kept = _named(model, [keep] if isinstance(keep, str) else keep)

@@ -26,6 +26,7 @@ from ...binary import (
 )
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
 from ...binary.expansion import spread_thresholds
+from ...binary.inputs import check_maps
 from ...checks import one_of, pair, positive_int, sequence
 from .base import (
     BackboneOptions,
@@ -465,6 +466,7 @@ class BinaryViT(ESBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
+        check_maps(self, x, self.in_channels)
         _check_size("the images' size", x.shape[2:], self.stride)
         return super().forward(x)
 

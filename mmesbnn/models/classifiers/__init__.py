@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
+from ...checks import checked, mapping
 from ...optional import require
 
 _NAME = 'DistillClassifier'
@@ -27,6 +28,7 @@ def build_distill_classifier(**kwargs: Any) -> nn.Module:
     return DistillClassifier(**kwargs)
 
 
+@checked(model_cfg=mapping())
 def student_config(model_cfg: dict) -> dict:
     """The plain ``ImageClassifier`` that a ``DistillClassifier`` trains.
 

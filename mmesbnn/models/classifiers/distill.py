@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...checks import check, checked, mapping, not_negative, optional, sequence
 from ...errors import sentence
+from ..building import build_part
 
 
 def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
@@ -183,7 +184,7 @@ class DistillClassifier(ImageClassifier):
         if not self.with_head:
             raise ValueError('head=None: distillation needs the logits of a head')
         loss = distill_loss or dict(type='HardnessWeightedKDLoss')
-        self.distill_loss = MODELS.build(loss)
+        self.distill_loss = build_part('distill_loss', loss, MODELS)
         self.label_weight = label_weight
         self.teacher_autocast = teacher_autocast
         self._assistant = 0

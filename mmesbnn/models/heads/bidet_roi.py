@@ -10,10 +10,10 @@ from mmcv.ops import nms
 from mmdet.models.roi_heads import BBoxHead, StandardRoIHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.structures.bbox import bbox2roi
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...checks import checked, not_negative, probability
+from ..building import build_part
 from ..losses import VariationalBoxes
 
 
@@ -69,9 +69,11 @@ class BiDetBBoxHead(BBoxHead):
         super().__init__(*args, **kwargs)
         self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)
         self.boxes = VariationalBoxes(sigma)
-        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02))
-        self.loss_prior = MODELS.build(
-            loss_prior or dict(type='SparseObjectLoss', loss_weight=0.05)
+        self.loss_reg = build_part(
+            'loss_reg', loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02)
+        )
+        self.loss_prior = build_part(
+            'loss_prior', loss_prior or dict(type='SparseObjectLoss', loss_weight=0.05)
         )
         self.prior_score_thr = prior_score_thr
         self.prior_iou_thr = prior_iou_thr

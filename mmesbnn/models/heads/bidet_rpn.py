@@ -7,7 +7,6 @@ from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.utils import multi_apply, select_single_mlvl, unpack_gt_instances
-from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from ...binary.arguments import checked_layer
 from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
 from ..backbones.bidet_resnet import bidet_conv
+from ..building import build_part
 from ..losses import VariationalBoxes
 
 
@@ -89,9 +89,11 @@ class BiDetRPNHead(RPNHead):
             raise ValueError('loss_cls of BiDetRPNHead must have use_sigmoid=True')
         self.norm.requires_grad_(trained)
         self.boxes = nn.Identity() if sigma is None else VariationalBoxes(sigma)
-        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5))
-        self.loss_prior = MODELS.build(
-            loss_prior or dict(type='SparseObjectLoss', loss_weight=0.01)
+        self.loss_reg = build_part(
+            'loss_reg', loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.5)
+        )
+        self.loss_prior = build_part(
+            'loss_prior', loss_prior or dict(type='SparseObjectLoss', loss_weight=0.01)
         )
 
     def _init_layers(self) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from mmcv.ops import nms
 from mmdet.models.dense_heads import SSDHead
-from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...checks import checked, each, mapping, not_negative, optional, positive_int, probability
+from ..building import build_part
 from ..losses import VariationalBoxes
 
 #: Which detections the entropy loss looks at, as published.
@@ -97,8 +97,8 @@ class BiDetSSDHead(SSDHead):
         super().__init__(*args, **kwargs)
         self.prior_cfg = {**PRIOR_CFG, **(prior_cfg or {})}
         self.boxes = VariationalBoxes(sigma)
-        self.loss_reg = MODELS.build(loss_reg or dict(type='FeatureEnergyLoss'))
-        self.loss_prior = MODELS.build(loss_prior or dict(type='SparseObjectLoss'))
+        self.loss_reg = build_part('loss_reg', loss_reg or dict(type='FeatureEnergyLoss'))
+        self.loss_prior = build_part('loss_prior', loss_prior or dict(type='SparseObjectLoss'))
 
     def _init_layers(self) -> None:
         """Make the layers; mmdet's constructor calls it."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
-from ...binary.arguments import checked_layer
+from ...binary.arguments import NORM, checked_layer
 from .minmax import MinMaxConv2d
 
 
@@ -49,7 +49,7 @@ class PooledProjection(nn.Module):
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
     """
 
-    @checked_layer()
+    @checked_layer(norm=NORM)
     def __init__(
         self,
         in_channels: int,
@@ -90,7 +90,7 @@ class Stem(nn.Module):
         bits: Bits of the kernel, None for full precision. Default None.
     """
 
-    @checked_layer()
+    @checked_layer(norm=NORM)
     def __init__(
         self,
         in_channels: int,

@@ -12,10 +12,11 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ...checks import checked, integer, mapping, one_of, positive_int
+from ...checks import checked, integer, mapping, one_of, optional, positive_int
 from ...images.bicubic import resize
 from ...images.tensors import to_uint8
 from ...optional import require
+from ..building import build_part
 
 #: Losses by name: of prediction and target, both (N, C, H, W).
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
@@ -109,6 +110,7 @@ class SRDiffusion(BaseModel):
         timesteps=one_of('each', 'batch'),
         loss=one_of(*LOSSES),
         seed=integer(0),
+        pipeline=optional(mapping((), ['x0_clip'])),
     )
     def __init__(
         self,
@@ -128,7 +130,7 @@ class SRDiffusion(BaseModel):
 
         preprocessor = data_preprocessor or dict(type='SRDataPreprocessor')
         super().__init__(preprocessor, init_cfg)
-        self.unet = MODELS.build(unet)
+        self.unet = build_part('unet', unet)
         self.scheduler = make_scheduler(**(scheduler or {}))
         self.scale, self.timesteps, self.loss_name = scale, timesteps, loss
         self.sampling = {'num_inference_steps': 50, **(sampling or {})}
