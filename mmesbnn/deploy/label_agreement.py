@@ -76,10 +76,7 @@ def _form(name: str, scores: list[np.ndarray]) -> Form:
 
 
 def compare_forms(
-    cfg: Config,
-    models: Mapping[str, nn.Module],
-    runners: Mapping[str, Runner],
-    batch_size: int = 64,
+    cfg: Config, models: Mapping[str, Any], runners: Mapping[str, Runner], batch_size: int = 64
 ) -> Agreement:
     """Classify all test images of a config with every form of a network.
 
@@ -105,7 +102,8 @@ def compare_forms(
                 samples = model.test_step(batch)
             scores[name] += [sample.pred_score.numpy() for sample in samples]
         truth += [int(sample.gt_label) for sample in samples]
-    files = [loader.dataset.get_data_info(i)['img_path'] for i in range(len(truth))]
+    dataset: Any = loader.dataset
+    files = [dataset.get_data_info(i)['img_path'] for i in range(len(truth))]
     for name, runner in runners.items():
         results = runner.stream(files, batch_size)
         scores[name] += [result['pred_scores'] for result in results]

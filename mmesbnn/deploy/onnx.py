@@ -26,7 +26,7 @@ from ..checks import checked, filled_text, instance, optional, positive_int, seq
 from ..optional import require
 from ..whole_files import whole_file
 from .output_agreement import OutputAgreement, compare_all
-from .packed.packing import PackError
+from .packed.file import PackError
 from .runtime.manifest import ExportError
 from .tasks.detector_graphs import has_unordered_rows, takes_one_image
 from .tasks.finite_weights import check_weights
@@ -147,7 +147,7 @@ def _export(
         # the exporter that needs nothing but onnx calls itself deprecated
         warnings.simplefilter('ignore')
         for name, symbolic in _SYMBOLICS.items():
-            torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
+            torch.onnx.register_custom_op_symbolic(name, symbolic, 9)  # type: ignore[attr-defined]
         try:
             torch.onnx.export(
                 network,

@@ -116,8 +116,8 @@ def _operand(
 
 def _constant_operand(data: np.ndarray, rank: int, channels: tuple[int, ...]) -> ov.Output:
     """Return a constant ``(N, C.., H, W)`` as ``(N, H W, *channels)``."""
-    data = data.reshape((1,) * (rank - data.ndim) + data.shape)
-    batch, height, width = data.shape[0], *data.shape[-2:]
+    shape: tuple[int, ...] = (1,) * (rank - data.ndim) + data.shape
+    data, batch, (height, width) = data.reshape(shape), shape[0], shape[-2:]
     last = np.moveaxis(data, (-2, -1), (1, 2))
     shape = (batch, height * width, *channels)
     return ops.constant(np.ascontiguousarray(last).reshape(shape)).output(0)

@@ -49,7 +49,7 @@ _PLACES = {
 }
 #: How images are read; only from the disk.
 _BACKENDS = ('backend_args', 'file_client_args')
-_DISK = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
+_DISK: tuple[dict[str, str] | None, ...] = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
 
 #: A word, a number, or the pattern of a module's name: no path, URL or expression.
 _WORD = re.compile(r'[\w .,*?+-]{0,200}')

@@ -125,7 +125,7 @@ def checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         values = flat[kind].detach().cpu().contiguous()
         total.update(f'{kind}:{values.numel()};'.encode())
         if values.numel():
-            total.update(values.view(torch.uint8).numpy())
+            total.update(values.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ...binary.layers import binary_layers
+from ...binary.layers import BinaryLayer, binary_layers
 from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import Rule, checked, instance, mapping, optional, positive_int
 from ...optional import require
-from ...plain_values import check_plain
+from ...plain_values import ConfigError, check_plain
 from ...project import (
     InputError,
     build_model,
@@ -151,14 +151,14 @@ class _Tensors:
         return rounded
 
 
-def _progress(layers: Mapping[str, nn.Module], what: str) -> Iterable[tuple[str, nn.Module]]:
+def _progress(layers: Mapping[str, BinaryLayer], what: str) -> Iterable[tuple[str, BinaryLayer]]:
     """The items of ``layers``, with a progress bar if they are large."""
     large = sum(layer.weight.numel() for layer in layers.values()) > _LARGE
     console = Console(stderr=True)
     return track(list(layers.items()), what, console=console, disable=not large)
 
 
-def _add_weight(tensors: _Tensors, name: str, layer: nn.Module) -> None:
+def _add_weight(tensors: _Tensors, name: str, layer: BinaryLayer) -> None:
     key = f'{name}.' if name else ''
     weight = layer.effective_weight().detach()
     tensors.add('bits of binary weights', f'{key}{BITS}', pack_bits(weight))
@@ -236,7 +236,7 @@ def _known_meta(config: Config) -> Mapping[str, Any]:
     """What :func:`load_packed` will find out about the data set by itself."""
     try:
         return checked_config.class_names(config)
-    except stored_config.ConfigError:
+    except ConfigError:
         return {}
 
 
@@ -304,7 +304,7 @@ def pack(
     tensors = _collect(model, half)
     try:
         metadata = _metadata(model, config, dataset_meta)
-    except stored_config.ConfigError as error:
+    except ConfigError as error:
         raise PackError(str(error)) from error
     try:
         with whole_file(path) as partial:
@@ -348,9 +348,10 @@ def pack_checkpoint(
         InputError: If checkpoint or config cannot be used.
         OSError: If the file cannot be written.
     """
-    _check_target(Path(path))
+    path, checkpoint = Path(path), Path(checkpoint)
+    _check_target(path)
     content = read_checkpoint(checkpoint, max_bytes)
-    if Path(path).exists() and os.path.samefile(checkpoint, path):
+    if path.exists() and os.path.samefile(checkpoint, path):
         raise InputError(f'{path}: would overwrite the checkpoint')
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
@@ -360,7 +361,7 @@ def pack_checkpoint(
     if config is None:
         cfg = _config_of(meta, checkpoint, trust_stored_config)
     else:
-        cfg = load_config(config)
+        cfg = load_config(Path(config))
     try:
         with scope_of(cfg), by_name, by_size:
             model = build_model(cfg)
@@ -386,7 +387,7 @@ def _plain_meta(meta: Any) -> dict[str, Any]:
     for key, value in meta.items() if isinstance(meta, Mapping) else ():
         try:
             stored_config.to_json({key: value})
-        except stored_config.ConfigError:
+        except ConfigError:
             continue
         plain[key] = value
     return plain
@@ -396,13 +397,13 @@ def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
     """The config that a checkpoint brings along, checked unless it is trusted."""
     try:
         config = _stored_in(meta)
-    except stored_config.ConfigError as error:
+    except ConfigError as error:
         raise InputError(f'{checkpoint}: {error}; name the config') from error
     if not isinstance(config.get('model'), dict):
         raise InputError(f'{checkpoint} does not tell its config: name it')
     try:
         config = config if trust else checked_config.checked(config)
-    except stored_config.ConfigError as error:
+    except ConfigError as error:
         raise InputError(f'{checkpoint}: {error}') from error
     return Config({key: config[key] for key in stored_config.KEPT if key in config})
 

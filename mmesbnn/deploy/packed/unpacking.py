@@ -19,6 +19,7 @@ from ...checkpoints import misfits
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import checked, instance, optional, positive_int
 from ...errors import sentence
+from ...plain_values import ConfigError
 from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
 from .file import (
@@ -126,10 +127,10 @@ def _stored(
         raise PackError(f'{path} holds no config: pass the model to load into')
     try:
         config = stored_config.from_json(metadata['config'])
-        meta = metadata.get('dataset_meta')
-        meta = None if meta is None else stored_config.from_json(meta)
+        text = metadata.get('dataset_meta')
+        meta = None if text is None else stored_config.from_json(text)
         config = config if trust else checked_config.checked(config)
-    except stored_config.ConfigError as error:
+    except ConfigError as error:
         raise PackError(f'{path}: {error}') from error
     if not isinstance(config.get('model'), Mapping):
         raise PackError(f'{path}: the stored config has no model')
