@@ -234,7 +234,7 @@ class ESBackbone(BaseModule):
         self.frozen_stages = options.frozen_stages
         self._with_cp = options.with_cp
         self.stem = stem
-        self.in_channels = stem.conv.in_channels
+        self.in_channels: int = stem.get_submodule('conv').in_channels  # type: ignore[assignment]
         self.stages = nn.ModuleList(Stage(*blocks, with_cp=options.with_cp) for blocks in stages)
         self._final_name = ''
         if final is not None:
@@ -256,7 +256,7 @@ class ESBackbone(BaseModule):
     def with_cp(self, value: bool) -> None:
         self._with_cp = value
         for stage in self.stages:
-            stage.with_cp = value
+            stage.with_cp = value  # type: ignore[assignment]
 
     @property
     def out_channels(self) -> list[int]:

@@ -130,7 +130,9 @@ class BiDetResNet(ESBackbone):
             raise ValueError(
                 f'widths={widths} must be one for the stem and one for each of depths={depths}'
             )
-        unit = dict(expansion=common.expansion, norm=common.norm, sign_zero=sign_zero)
+        unit: dict[str, Any] = dict(
+            expansion=common.expansion, norm=common.norm, sign_zero=sign_zero
+        )
         stem = Stem(
             in_channels,
             widths[0],

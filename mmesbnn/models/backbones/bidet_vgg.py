@@ -163,7 +163,9 @@ class BiDetVGG(ESBackbone):
         common = BackboneOptions(out_indices=out_indices, init_cfg=init_cfg, **options)
         arch = resolve_arch(arch)
         first, *widths, tail = arch['channels']
-        unit = dict(expansion=common.expansion, norm=common.norm, sign_zero=sign_zero)
+        unit: dict[str, Any] = dict(
+            expansion=common.expansion, norm=common.norm, sign_zero=sign_zero
+        )
         stem = Stem(
             in_channels,
             first,

@@ -134,7 +134,7 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the positions to the map ``x``; the result has its tokens in order."""
-        bias = self.bias
+        bias: Tensor = self.bias
         if bias.shape[2:] != x.shape[2:]:
             bias = F.interpolate(bias, x.shape[2:], mode='bicubic')
         return (x + bias).contiguous(memory_format=torch.channels_last)
@@ -309,7 +309,7 @@ class BinaryViTBlock(nn.Module):
         pool_sizes: Sequence[int],
         residual_pool: str,
         norm: dict,
-        **unit: float,
+        **unit: Any,
     ) -> None:
         super().__init__()
 

@@ -69,7 +69,7 @@ def block_settings(channels: Sequence[int]) -> list[list[dict[str, Any]]]:
     return stages
 
 
-def unit_settings(arch: dict[str, Any]) -> list[list[dict[str, int]]]:
+def unit_settings(arch: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """List the units of an arch with ``depths``, stage by stage.
 
     The first unit of a stage changes the width and, but for the first stage, halves the

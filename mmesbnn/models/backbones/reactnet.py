@@ -119,7 +119,7 @@ class ReActUnit(nn.Module):
             TiledBatchNorm2d(wide, self.copies, **norm) for _ in range(branches)
         )
         self.shortcut = _shortcut(channels, out_channels, stride, project, expansion, norm)
-        self.act = nn.Identity()
+        self.act: nn.Module = nn.Identity()
         if generalized:
             # RPReLU with one-dimensional slopes: they do not decay as kernels do
             self.act = nn.Sequential(

@@ -67,7 +67,7 @@ class BiDetBBoxHead(BBoxHead):
     ) -> None:
         kwargs.update(reg_class_agnostic=True, with_avg_pool=True)
         super().__init__(*args, **kwargs)
-        self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)
+        self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)  # type: ignore[has-type]
         self.boxes = VariationalBoxes(sigma)
         self.loss_reg = build_part(
             'loss_reg', loss_reg or dict(type='FeatureEnergyLoss', loss_weight=0.02)

@@ -141,7 +141,7 @@ class SRDiffusion(BaseModel):
     @property
     def total_steps(self) -> int:
         """``T``, timesteps of the training schedule."""
-        return self.scheduler.config.num_train_timesteps
+        return self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]
 
     def _check_sampling(self) -> None:
         """Find now what the first validation would find after hours."""
@@ -171,12 +171,12 @@ class SRDiffusion(BaseModel):
         return drawn.expand(len(images))
 
     def _target(self, hr: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        kind = self.scheduler.config.prediction_type
+        kind = self.scheduler.config.prediction_type  # type: ignore[attr-defined]
         if kind == 'epsilon':
             return noise
         if kind == 'sample':
             return hr
-        return self.scheduler.get_velocity(hr, noise, timesteps)
+        return self.scheduler.get_velocity(hr, noise, timesteps)  # type: ignore[arg-type]
 
     def loss(self, inputs: Tensor, data_samples: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the loss.
@@ -192,7 +192,7 @@ class SRDiffusion(BaseModel):
                 f'data are {tuple(inputs.shape[-2:])} and {tuple(hr.shape[-2:])} pixels'
             )
         timesteps, noise = self._draw_timesteps(hr), torch.randn_like(hr)
-        noisy = self.scheduler.add_noise(hr, noise, timesteps)
+        noisy = self.scheduler.add_noise(hr, noise, timesteps)  # type: ignore[arg-type]
         predicted = self.unet(torch.cat([condition, noisy], 1), timesteps).sample
         target = self._target(hr, noise, timesteps)
         return {f'loss_{self.loss_name}': LOSSES[self.loss_name](predicted, target)}
@@ -249,9 +249,9 @@ class SRDiffusion(BaseModel):
                 for counting operations.
         """
         if mode == 'loss':
-            return self.loss(inputs, data_samples)
+            return self.loss(inputs, data_samples or {})
         if mode == 'predict':
-            return self.predict(inputs, data_samples)
+            return self.predict(inputs, data_samples or {})
         condition = self.condition(inputs)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(condition.shape, generator=generator).to(condition)
