@@ -293,7 +293,7 @@ def test_a_stream_goes_on_after_a_damaged_image(classifier, tmp_path):
         assert errors == [source is bad for source in sources]
         scores = [r['pred_scores'] for r, error in zip(found, errors) if not error]
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
-    assert all(isinstance(e, ImageError) for e in runner.stream([bad], return_errors=1))
+    assert all(isinstance(e, ImageError) for e in runner.stream([bad], return_errors=True))
     with pytest.raises(ImageError, match=r'gone\.png: No such file'):
         list(runner.stream([images[0], bad]))
 
