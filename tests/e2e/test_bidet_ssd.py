@@ -95,7 +95,10 @@ def test_operations_and_the_input_size_are_printed(tmp_path):
 def test_a_published_file_becomes_one_that_mmdet_tests(project):
     folder, _ = project
     net = Network(widths=(4, 4, 8, 16, 32, 32), tail=64, extras=(16, 32, 8, 16, 8, 16, 8, 16))
-    state = {k: v.float() for k, v in random_state(net).items()}
+    state = {
+        k: v.long() if k.endswith('num_batches_tracked') else v.float()
+        for k, v in random_state(net).items()
+    }
     torch.save(dict(weight=state, opt={}), folder / 'published.pth')
     tool = ROOT / 'tools' / 'convert_checkpoint.py'
     done = run(folder, sys.executable, tool, 'published.pth', 'converted.pth')
