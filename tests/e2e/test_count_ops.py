@@ -66,7 +66,7 @@ def test_says_when_the_size_is_a_guess(tmp_path, count):
         (['{config}', '--cfg-options', 'model.backbone.tau=3'], 'tau=3 does not divide'),
         (['{config}', '--cfg-options', 'model.type=NoSuch'], 'NoSuch'),
         (['{config}', '--json', '/nowhere/ops.json'], 'No such folder: /nowhere'),
-        (['{config}', '--shape', '0', '5'], 'must be positive'),
+        (['{config}', '--shape', '0', '5'], "argument --shape: '0' must be"),
         (['nowhere.py'], 'cannot read the config nowhere.py'),
     ],
 )

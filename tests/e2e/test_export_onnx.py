@@ -82,7 +82,10 @@ def test_what_goes_wrong(project, export, tmp_path):
         ((config, tmp_path / 'no.pth', tmp_path / 'x.onnx'), 'No such file'),
         ((config, tmp_path / 'x.onnx'), 'give a config and a checkpoint'),
         ((folder / 'net.safetensors', tmp_path / 'no' / 'x.onnx'), 'in a folder'),
-        ((folder / 'net.safetensors', tmp_path / 'x.onnx', '--images', 0), 'positive'),
+        (
+            (folder / 'net.safetensors', tmp_path / 'x.onnx', '--images', 0),
+            "argument --images: '0'",
+        ),
     ]:
         code, _, err = export(*args)
         assert code == 2, args

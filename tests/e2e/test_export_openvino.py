@@ -101,9 +101,9 @@ def test_missing_openvino(project, tmp_path, export, monkeypatch):
 @pytest.mark.parametrize(
     'args, told',
     [
-        (('--shape', '0'), 'must be one or two positive numbers'),
-        (('--shape', '8', '8', '8'), 'must be one or two positive numbers'),
-        (('--images', '0'), 'must be positive'),
+        (('--shape', '0'), "--shape: '0' must be"),
+        (('--shape', '8', '8', '8'), '--shape [8, 8, 8]: must be one or two numbers'),
+        (('--images', '0'), "--images: '0' must be"),
     ],
 )
 def test_bad_arguments(project, tmp_path, export, args, told):
