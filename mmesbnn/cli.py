@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from . import options
 from .errors import MmesbnnError, sentence
 from .whole_files import DISK_ERRORS, remove_unfinished
 
@@ -211,7 +212,7 @@ def add_max_bytes(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-bytes``, for tools that read checkpoints or packed files."""
     parser.add_argument(
         '--max-bytes',
-        type=int,
+        type=options.memory,
         metavar='N',
         help='memory that the content of a file with weights may take up (default: '
         '256 MB more than four times its size)',

@@ -43,6 +43,8 @@ pixels = option(int, integer(1, 2**16))
 pixels_or_none = option(int, integer(0, 2**16))
 #: Pixels of an image, height by width.
 area = option(int, integer(1, 2**40))
+#: Bytes of memory.
+memory = option(int, integer(1, 2**40))
 #: Of random numbers: what every generator takes.
 seed = option(int, integer(0, 2**31 - 1))
 natural = option(int, integer(0, 10**6))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import Rule, checked
 
+WEIGHT = Rule('a tensor (C_o, ...)', lambda x: isinstance(x, Tensor) and x.dim() > 1)
+
+
+@checked(weight=WEIGHT)
 def check_weight(weight: Tensor) -> str | None:
     """Say what keeps an effective weight from being binary, None if nothing does.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.resuming import read_pointer, why_not_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +194,7 @@ def saved(work_dir):
     if path is None:
         return 0
     assert why_not_whole(path) is None, f'{path} is torn: {why_not_whole(path)}'
-    return torch.load(path, weights_only=True, mmap=True)['meta']['iter']
+    return read_checkpoint(path)['meta']['iter']
 
 
 def leaves(value, name=''):
@@ -208,7 +209,7 @@ def leaves(value, name=''):
 
 def content(path):
     """What two checkpoints of one moment have in common: all but times and paths."""
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = read_checkpoint(path)
     hub = checkpoint.pop('message_hub')
     meta = checkpoint.pop('meta')
     for kind in ('epoch', 'iter', 'seed'):

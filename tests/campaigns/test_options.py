@@ -62,7 +62,8 @@ def parsers():
 
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / 'tools'))
+        for folder in ('tools', 'tools/benchmarks'):
+            patch.syspath_prepend(str(ROOT / folder))
         for path in TOOLS:
             main = runpy.run_path(str(path), run_name='tool')['parse_args']
             with patch.context() as inner:

@@ -27,6 +27,10 @@ from tests.campaigns.slow_disk import SlowDisk
 torch.set_num_threads(1)
 
 
+def temperature_hook(cfg):
+    return next(hook for hook in cfg.custom_hooks if hook.type == 'TemperatureHook')
+
+
 def _hurry():
     """Do once what every training would do, and leave out what only costs time."""
     for name in ('mmpretrain', 'mmdet'):
@@ -82,7 +86,7 @@ def _classification(cfg, data):
     cfg.train_cfg.max_epochs = EPOCHS
     cfg.param_scheduler[0].end = 2
     cfg.param_scheduler[1].update(T_max=EPOCHS, begin=1, end=EPOCHS)
-    cfg.custom_hooks[0].binary_from = 2
+    temperature_hook(cfg).binary_from = 2
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     return dict(interval=1, save_best='auto')
 
@@ -95,7 +99,7 @@ def _detection(cfg, data):
     cfg.val_dataloader.dataset.data_root = data
     cfg.train_cfg.update(max_epochs=EPOCHS, val_interval=1)
     cfg.param_scheduler[1].T_max = EPOCHS
-    cfg.custom_hooks[0].binary_from = 2
+    temperature_hook(cfg).binary_from = 2
     # the best one changes between two checkpoints, too
     return dict(interval=2, save_best='pascal_voc/mAP')
 
