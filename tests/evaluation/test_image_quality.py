@@ -130,7 +130,7 @@ def test_errors_in_the_border_do_not_count(pair):
 @pytest.mark.parametrize('measure', [psnr, ssim])
 def test_bad_input(measure):
     x = torch.zeros(3, 12, 12, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r'\(3, 12, 12\) and \(3, 12, 11\)'):
+    with pytest.raises(ValueError, match=r'\(3, 12, 12\) and .*\(3, 12, 11\)'):
         measure(x, x[..., 1:])
     with pytest.raises(ValueError, match='crop_border=6 leaves nothing of 12 x 12'):
         measure(x, x, crop_border=6)
