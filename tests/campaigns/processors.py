@@ -2,8 +2,8 @@
 
 By hand, to run any test as on a processor without AVX-512:
 
-    cc -shared -fPIC -O1 -o /tmp/older.so tests/campaigns/older_processor.c
-    TEST_PROCESSOR=avx2 LD_PRELOAD=/tmp/older.so pytest -p no:faulthandler tests
+    cc -shared -fPIC -O1 -o older.so tests/campaigns/older_processor.c
+    TEST_PROCESSOR=avx2 LD_PRELOAD=./older.so pytest -p no:faulthandler tests
 """
 
 import os
