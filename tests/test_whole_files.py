@@ -14,8 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from mmesbnn.whole_files import (
+    check_file,
+    read_whole,
+    remove_unfinished,
+    swapping,
+    whole_file,
+    whole_folder,
+)
 from mmesbnn.whole_files import partial as partial_module
-from mmesbnn.whole_files import read_whole, remove_unfinished, swapping, whole_file, whole_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,6 +94,16 @@ def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='No such folder') as caught:
         write(path, 'new')
     assert caught.value.filename == str(path)
+
+
+def test_the_file_that_is_read_is_not_overwritten(tmp_path):
+    path, link = tmp_path / 'x', tmp_path / 'link'
+    path.write_text('old')
+    link.symlink_to(path)
+    with pytest.raises(OSError, match='overwrite') as caught:
+        check_file(link, path)
+    assert caught.value.filename == str(link)
+    assert check_file(path, tmp_path / 'another') == path
 
 
 def test_new_files_get_the_mode_of_the_umask(tmp_path, umask):

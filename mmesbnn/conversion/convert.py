@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoints import listed
 from ..checks import Rule, checked, either, one_of, optional, path, positive_int
 from ..version import __version__
-from ..whole_files import whole_file
+from ..whole_files import check_file, whole_file
 from . import bi_diffsr, bidet_faster_rcnn, bidet_ssd, binary_vit, bnext, reactnet
 from .common import Conversion, ConversionError, Family
 from .reading import read_published
@@ -136,27 +136,6 @@ def load_published(
     return ConfigDict(result.model_cfg), result.state_dict
 
 
-def _check_target(source: Path, target: Path) -> None:
-    """Refuse a target before the work rather than after it."""
-    if target.is_dir():
-        raise IsADirectoryError(f'{target}: a folder; name the file to write')
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f'{target}: there is no folder {target.parent}')
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ConversionError(f'{target}: would overwrite the published file')
-
-
-def _save(content: Any, target: Path) -> None:
-    """Write a file whole or not at all."""
-    try:
-        # opened here, so that a full disk or a missing right is an OSError
-        with whole_file(target) as partial, partial.open('wb') as file:
-            torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch wraps an error of `write`
-        reason = getattr(error, 'strerror', None) or error
-        raise OSError(f'{target}: cannot be written ({reason})') from error
-
-
 @checked_conversion()
 def convert_file(
     source: str | os.PathLike[str],
@@ -182,14 +161,17 @@ def convert_file(
         The conversion, with its summary; a warning in it was issued.
 
     Raises:
-        OSError: If the source cannot be read or the target cannot be written.
-        ValueError: As :func:`load_published`, or if both are the same file.
+        OSError: If the source cannot be read, the target cannot be written, or both are
+            the same file.
+        ValueError: As :func:`load_published`.
     """
     source, target = Path(source), Path(target)
-    _check_target(source, target)
+    check_file(target, source)
     result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
         warnings.warn(result.warning, stacklevel=3)
     meta = dict(model=result.model_cfg, mmesbnn_version=__version__, source=source.name)
-    _save(dict(meta=meta, state_dict=result.state_dict), target)
+    # a path instead of a file would put its random name into the archive
+    with whole_file(target) as partial, partial.open('wb') as file:
+        torch.save(dict(meta=meta, state_dict=result.state_dict), file)
     return result

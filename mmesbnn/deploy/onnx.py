@@ -24,7 +24,7 @@ from ..binary.layers import binary_layers
 from ..binary.weights import FixedWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
-from ..whole_files import whole_file
+from ..whole_files import check_file, whole_file
 from .output_agreement import OutputAgreement, compare_all
 from .packed.file import PackError
 from .runtime.manifest import ExportError
@@ -225,13 +225,10 @@ def export_onnx(
             'a two-stage detector is exported for one image at a time: pass '
             'dynamic_batch=False (--fixed-batch)'
         )
-    path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise FileNotFoundError(f'{path}: name a file in a folder that exists')
+    check_file(path)
     check_weights(network)
     flat = _Flat(with_constant_weights(network))
     with whole_file(path) as partial:
-        partial.touch()  # so that a missing permission is an OSError
         with inference(flat):
             names = output_names or _numbered(flat(*examples[0]))
             _export(

@@ -50,18 +50,25 @@ def _explained(partial: Path, path: Path) -> Iterator[None]:
         raise reason from error
 
 
-def check_file(path: str | os.PathLike) -> Path:
+def check_file(path: str | os.PathLike, source: str | os.PathLike | None = None) -> Path:
     """Raise the error that :func:`whole_file` would raise, before the work.
+
+    Args:
+        path: The file to write.
+        source: The file that the work reads. Default None: it reads none.
 
     Returns:
         The file that will be replaced: the end of a link.
 
     Raises:
-        OSError: If ``path`` cannot be written.
+        OSError: If ``path`` cannot be written, or is ``source``.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
     status = _status(target)
+    read = None if source is None else _status(Path(source))
+    if status and read and os.path.samestat(status, read):
+        _refuse(errno.EINVAL, path, 'Would overwrite the file that is read')
     if status is None:
         if not target.parent.is_dir():
             _refuse(errno.ENOENT, path, 'No such folder')

@@ -32,7 +32,7 @@ from ...project import (
     scope_of,
 )
 from ...version import __version__
-from ...whole_files import whole_file
+from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
 from .file import (
     BITS,
@@ -252,14 +252,6 @@ def _verify(path: Path, model: nn.Module, half: bool) -> None:
             raise PackError(f'{path}: {name} was not written as it is')
 
 
-def _check_target(path: Path) -> None:
-    """Refuse a target before the work rather than after it."""
-    if path.is_dir():
-        raise IsADirectoryError(f'{path}: a folder; name the file to write')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
-
-
 #: What the model in a packed file was built from.
 CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)) and 'model' in x)
 
@@ -299,22 +291,18 @@ def pack(
         OSError: If the file cannot be written.
     """
     path = Path(path)
-    _check_target(path)
+    check_file(path)
     safetensors = require('safetensors.torch', 'deploy', 'Packing')
     tensors = _collect(model, half)
     try:
         metadata = _metadata(model, config, dataset_meta)
     except ConfigError as error:
         raise PackError(str(error)) from error
-    try:
-        with whole_file(path) as partial:
-            partial.touch()  # so that a missing right is an OSError
-            flat, metadata['layout'] = flatten(tensors.content)
-            metadata[CHECKSUM] = checksum(flat, metadata)
-            safetensors.save_file(flat, partial, metadata)
-            _verify(partial, model, half)
-    except OSError as error:
-        raise OSError(f'{path}: cannot be written ({error.strerror or error})') from error
+    with whole_file(path) as partial:
+        flat, metadata['layout'] = flatten(tensors.content)
+        metadata[CHECKSUM] = checksum(flat, metadata)
+        safetensors.save_file(flat, partial, metadata)
+        _verify(partial, model, half)
     tensors.report.parts['names, shapes, config'] = path.stat().st_size - tensors.report.size
     return tensors.report
 
@@ -346,13 +334,11 @@ def pack_checkpoint(
     Raises:
         PackError: As :func:`pack`.
         InputError: If checkpoint or config cannot be used.
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written, or is ``checkpoint``.
     """
     path, checkpoint = Path(path), Path(checkpoint)
-    _check_target(path)
+    check_file(path, checkpoint)
     content = read_checkpoint(checkpoint, max_bytes)
-    if path.exists() and os.path.samefile(checkpoint, path):
-        raise InputError(f'{path}: would overwrite the checkpoint')
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     own = config is None and not trust_stored_config

@@ -308,9 +308,9 @@ def test_nothing_binary(tmp_path):
 
 
 def test_targets_that_cannot_be_written(tmp_path):
-    with pytest.raises(IsADirectoryError, match='a folder'):
+    with pytest.raises(IsADirectoryError):
         pack(BinaryLinear(3, 3), tmp_path)
-    with pytest.raises(FileNotFoundError, match='there is no folder'):
+    with pytest.raises(FileNotFoundError, match='nowhere'):
         pack(BinaryLinear(3, 3), tmp_path / 'nowhere' / 'x.safetensors')
 
 
