@@ -269,8 +269,6 @@ def folder(tmp_path, monkeypatch):
 RIGHT = (OSError, ValueError, TypeError, ImportError, NotImplementedError)
 #: What others look at: mmengine, mmdet, mmpretrain, diffusers, lpips.
 FOREIGN = {
-    'neck',
-    'head',
     'content',
     'batch',
     'device',
@@ -281,7 +279,7 @@ FOREIGN = {
     'lazy_init',
     'ann_file',
     'lr',
-    *('level_strides', 'level_paddings', 'l2_norm_scale', 'strides', 'ratios'),
+    *('l2_norm_scale', 'strides', 'ratios'),
     *('min_sizes', 'max_sizes', 'basesize_ratio_range', 'num_classes'),
     *('block_out_channels', 'down_block_types', 'up_block_types', 'norm_num_groups'),
     'layers_per_block',
@@ -322,20 +320,6 @@ def attack(kind, given, name, value):
             assert len(text) < 2500, f'a message of {len(text)} characters'
 
 
-#: Errors that don't name the argument yet. docs/reliability.md lists them.
-UNNAMED = {
-    ('BiDetSSDNeck', 'in_channels'),
-    ('BiDetSSDNeck', 'norm_cfg'),
-    ('BiDetSSDNeck', 'out_channels'),
-    ('DistillClassifier', 'backbone'),
-    ('SRDiffusion', 'scheduler'),
-    ('SqueezeExcite', 'channels'),
-    ('Stem', 'kernel_size'),
-    ('WholeCheckpointHook', 'rule'),
-    ('WholeCheckpointHook', 'save_best'),
-}
-
-
 def test_wrong_arguments_of_functions_are_named(campaign, calls, folder):
     for rng in campaign.draws(least=250):
         kind = rng.choice(list(calls))
@@ -343,8 +327,6 @@ def test_wrong_arguments_of_functions_are_named(campaign, calls, folder):
         if not names:
             continue
         name, value = rng.choice(names), rng.choice(WRONG)
-        if (kind.__name__, name) in UNNAMED:
-            continue
         with campaign.attempt(f'{kind.__name__}.{name}'), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             try:

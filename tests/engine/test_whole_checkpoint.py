@@ -367,6 +367,8 @@ def test_published_copies_hold_the_wanted_keys(tmp_path):
         (dict(save_best=['a', 'a']), ValueError, r"save_best=\['a', 'a'\] must"),
         (dict(save_best='a', rule='more'), ValueError, "rule='more' must be"),
         (dict(save_best='a', rule=2), ValueError, 'rule=2 must be'),
+        (dict(save_best='a', rule=[None]), ValueError, r'rule=\[None\] must be'),
+        (dict(save_best=[None]), ValueError, r'save_best=\[None\] must be'),
         (dict(out_dir='s3://bucket'), ValueError, "out_dir='s3://bucket' must be"),
         (dict(backend_args=dict(backend='petrel')), TypeError, "'backend_args'"),
         (dict(intervall=1), TypeError, "no argument 'intervall'"),

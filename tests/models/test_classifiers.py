@@ -442,6 +442,12 @@ def test_negative_label_weight():
         build(None, label_weight=-1)
 
 
+@pytest.mark.parametrize('part', ['backbone', 'neck', 'head'])
+def test_parts_that_cannot_be_built_are_named(part):
+    with pytest.raises(ValueError, match=f"{part}={{'type': 'Nothing'}}: Nothing is not in"):
+        MODELS.build({**config(), part: dict(type='Nothing')})
+
+
 def test_no_head():
     with pytest.raises(ValueError, match='head=None'):
         MODELS.build(dict(config(), head=None))

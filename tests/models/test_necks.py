@@ -25,16 +25,10 @@ def scope(no_runners):
 
 def build(**options):
     strides, paddings = zip(*GEOMETRY)
-    return MODELS.build(
-        dict(
-            type='BiDetSSDNeck',
-            in_channels=WIDTHS[:2],
-            out_channels=WIDTHS,
-            level_strides=strides,
-            level_paddings=paddings,
-            **options,
-        )
+    given = dict(
+        in_channels=WIDTHS[:2], out_channels=WIDTHS, level_strides=strides, level_paddings=paddings
     )
+    return MODELS.build({'type': 'BiDetSSDNeck', **given, **options})
 
 
 def maps(count=2):
@@ -160,3 +154,20 @@ def test_other_errors_stay_what_they_are():
         build(tau=3)
     with pytest.raises(ValueError, match='tau=0 must be an integer'):
         build(tau=0)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(in_channels=(16, 8)), r'out_channels=.* those of in_channels=\(16, 8\)'),
+        (dict(out_channels=WIDTHS[:2]), r'out_channels=\(16, 32\) must begin .* and go on'),
+        (dict(out_channels=(*WIDTHS[:5], 1)), 'out_channels=.* 2 channels or more'),
+        (dict(level_strides=(2, 2)), r'level_strides=\(2, 2\) must have a value for each .* has 4'),
+        (dict(level_paddings=(-1,) * 4), 'level_paddings=.* must be'),
+        (dict(norm_cfg=dict(type='Nothing')), "norm_cfg={'type': 'Nothing'}: "),
+        (dict(norm_cfg=dict(type='GN', num_groups=5)), 'norm_cfg=.*num_groups'),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)

@@ -283,7 +283,7 @@ def test_gate_of_few_bits():
 
 
 def test_a_ratio_that_leaves_no_channel_is_refused():
-    with pytest.raises(ValueError, match='se_ratio=32 leaves no channel of 16'):
+    with pytest.raises(ValueError, match='se_ratio=32 leaves no channel of channels=16'):
         SqueezeExcite(CHANNELS, Expansion(), True, 32)
 
 
@@ -338,6 +338,11 @@ def test_stem_formula(tau, groups, kernel, stride, max_pool, training):
     if max_pool:
         expected = F.max_pool2d(expected, 3, 2, 1)
     assert_same(layer(x), expected)
+
+
+def test_the_kernel_of_a_stem_is_square():
+    with pytest.raises(ValueError, match=r'kernel_size=\(3, 3\) must be an integer >= 1'):
+        Stem(3, 4, (3, 3), 1, False, Expansion(), {})
 
 
 def test_stem_of_few_bits_takes_the_image_as_it_is():

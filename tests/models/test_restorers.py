@@ -270,6 +270,8 @@ def test_data_of_another_scale():
             dict(sampling=dict(num_inference_steps=21)),
             "num_inference_steps=21 must be from 1 to the schedule's 20",
         ),
+        (dict(scheduler=dict(steps=3)), r"scheduler={'steps': 3}: .*unexpected keyword"),
+        (dict(scheduler=dict(beta_schedule='x')), "scheduler={'beta_schedule': 'x'}: x is not"),
         (dict(scheduler=None), 'num_train_timesteps=2000, .* total_steps=20'),
         (
             dict(unet={**UNET, 'type': 'BIDiffSRResidualUNet'}),

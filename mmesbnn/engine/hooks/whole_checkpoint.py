@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ...checkpoints import read_checkpoint
-from ...checks import checked, flag, natural
+from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, write_pointer
@@ -23,6 +23,7 @@ from .temperature import binary_share
 
 #: Entries of the message hub, which every checkpoint holds.
 _LAST, _KEPT, _OUTDATED = 'last_ckpt', 'keep_ckpt_ids', 'outdated_ckpts'
+_BETTER = one_of('greater', 'less')
 
 
 def _check_template(filename_tmpl: str | None) -> None:
@@ -36,14 +37,13 @@ def _check_template(filename_tmpl: str | None) -> None:
         )
 
 
+def _as_list(value: Any) -> Any:
+    """A tuple as the list that mmengine wants; anything else unchanged."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _check_names(save_best: Any, rule: Any) -> None:
-    for name, value in dict(save_best=save_best, rule=rule).items():
-        values = value if isinstance(value, list) else [value]
-        if not all(item is None or isinstance(item, str) for item in values):
-            raise ValueError(f'{name}={value!r} must be a string or a list of strings')
-    rules = rule if isinstance(rule, list) else [rule]
-    if unknown := set(rules) - {None, 'greater', 'less'}:
-        raise ValueError(f"rule={unknown.pop()!r} must be 'greater' or 'less'")
+    """Check what ``save_best`` and ``rule`` say together."""
     names = save_best if isinstance(save_best, list) else [save_best]
     if len(set(names)) < len(names) or ('auto' in names and len(names) > 1):
         raise ValueError(f"save_best={save_best!r} must name different metrics, or be 'auto'")
@@ -122,19 +122,27 @@ class WholeCheckpointHook(CheckpointHook):
             did not measure a metric of ``save_best``.
     """
 
-    @checked(save_begin=natural, save_optimizer=flag, save_param_scheduler=flag, save_last=flag)
+    @checked(
+        save_best=optional(either(filled_text, sequence(filled_text, shortest=1))),
+        rule=optional(either(_BETTER, sequence(_BETTER, shortest=1))),
+        save_begin=natural,
+        save_optimizer=flag,
+        save_param_scheduler=flag,
+        save_last=flag,
+    )
     def __init__(
         self,
         interval: int = -1,
         by_epoch: bool = True,
         max_keep_ckpts: int = -1,
         save_best: str | list[str] | None = None,
-        rule: str | list[str | None] | None = None,
+        rule: str | list[str] | None = None,
         filename_tmpl: str | None = None,
         out_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         _check_template(filename_tmpl)
+        save_best, rule = _as_list(save_best), _as_list(rule)
         _check_names(save_best, rule)
         super().__init__(
             interval=interval,

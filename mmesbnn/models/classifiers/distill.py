@@ -180,9 +180,11 @@ class DistillClassifier(ImageClassifier):
         teacher_autocast: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, neck, head, **kwargs)
-        if not self.with_head:
+        if head is None:
             raise ValueError('head=None: distillation needs the logits of a head')
+        parts = dict(backbone=backbone, neck=neck, head=head)
+        built = {k: cfg if cfg is None else build_part(k, cfg, MODELS) for k, cfg in parts.items()}
+        super().__init__(**built, **kwargs)
         loss = distill_loss or dict(type='HardnessWeightedKDLoss')
         self.distill_loss = build_part('distill_loss', loss, MODELS)
         self.label_weight = label_weight

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
 from ...binary.arguments import NORM, checked_layer
+from ...checks import positive_int
 from .minmax import MinMaxConv2d
 
 
@@ -82,7 +83,7 @@ class Stem(nn.Module):
     Args:
         in_channels: Channels of the image.
         out_channels: Channels before expansion.
-        kernel_size: Size of the kernel in pixels.
+        kernel_size: Height and width of the kernel in pixels.
         stride: Stride of the convolution.
         max_pool: Whether a 3x3/2 max-pool follows.
         expansion: ES parameters.
@@ -90,7 +91,7 @@ class Stem(nn.Module):
         bits: Bits of the kernel, None for full precision. Default None.
     """
 
-    @checked_layer(norm=NORM)
+    @checked_layer(norm=NORM, kernel_size=positive_int)
     def __init__(
         self,
         in_channels: int,

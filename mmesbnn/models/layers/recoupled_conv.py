@@ -55,7 +55,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         middle = channels // ratio if ratio > 0 else 0
         if middle < 1:
-            raise ValueError(f'se_ratio={ratio} leaves no channel of {channels}')
+            raise ValueError(f'se_ratio={ratio} leaves no channel of channels={channels}')
         wide = expansion.width(channels)
         if shrink:
             name = f'channels // se_ratio = {channels} // {ratio}'

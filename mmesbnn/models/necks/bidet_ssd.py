@@ -6,16 +6,43 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmcv.cnn import build_norm_layer
 from mmdet.models.necks import SSDNeck
 from torch import Tensor, nn
 
 from ...binary import Expansion
 from ...binary.arguments import checked_layer
-from ...checks import mapping, optional, positive_int, sequence
+from ...checks import mapping, natural, optional, positive_int, sequence, shown
 from ..backbones.bidet_resnet import bidet_conv
+from ..building import naming
 
 #: Published initialisation. Listed are the classes that have a kernel.
 XAVIER = dict(type='Xavier', layer=['BinaryConv2d', 'ShrunkConv2d'], distribution='normal')
+
+
+def _check_levels(
+    in_channels: Sequence[int],
+    out_channels: Sequence[int],
+    level_strides: Sequence[int],
+    level_paddings: Sequence[int],
+) -> None:
+    count = len(in_channels)
+    if list(out_channels[:count]) != list(in_channels) or len(out_channels) == count:
+        raise ValueError(
+            f'{shown("out_channels", out_channels)} must begin with those of '
+            f'{shown("in_channels", in_channels)} and go on with the extra maps'
+        )
+    extra = out_channels[count:]
+    if min(extra) < 2:
+        raise ValueError(
+            f'{shown("out_channels", out_channels)} must give every extra map 2 channels or more'
+        )
+    for name, values in dict(level_strides=level_strides, level_paddings=level_paddings).items():
+        if len(values) != len(extra):
+            raise ValueError(
+                f'{shown(name, values)} must have a value for each extra map, of which '
+                f'{shown("out_channels", out_channels)} has {len(extra)}'
+            )
 
 
 class BiDetSSDNeck(SSDNeck):
@@ -33,6 +60,8 @@ class BiDetSSDNeck(SSDNeck):
     Args:
         in_channels: Channels of the maps of the backbone.
         out_channels: Channels of all maps, those first.
+        level_strides: Stride of every extra map.
+        level_paddings: Padding of every extra map, in pixels.
         *args: As ``SSDNeck``'s.
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
@@ -44,9 +73,10 @@ class BiDetSSDNeck(SSDNeck):
         **kwargs: As ``SSDNeck``'s.
 
     Raises:
-        ValueError: If ``tau`` or ``groups`` do not divide the channels, at
-            construction; in training, if a map has a single pixel and the batch a
-            single image, for then its norm has nothing to normalise.
+        ValueError: If an argument is not as described, the lists do not fit each other,
+            or ``tau`` or ``groups`` do not divide the channels, at construction; in
+            training, if a map has a single pixel and the batch a single image, for then
+            its norm has nothing to normalise.
 
     Shape:
         ``(N, C_1, H, W), (N, C_2, H / 2, W / 2)`` to a map per entry of
@@ -59,6 +89,8 @@ class BiDetSSDNeck(SSDNeck):
     @checked_layer(
         in_channels=sequence(positive_int, shortest=1),
         out_channels=sequence(positive_int, shortest=1),
+        level_strides=sequence(positive_int),
+        level_paddings=sequence(natural),
         norm_cfg=optional(mapping(['type'])),
         init_cfg=optional(sequence(mapping())),
     )
@@ -66,6 +98,8 @@ class BiDetSSDNeck(SSDNeck):
         self,
         in_channels: Sequence[int],
         out_channels: Sequence[int],
+        level_strides: Sequence[int],
+        level_paddings: Sequence[int],
         *args: Any,
         tau: int = 1,
         groups: int = 1,
@@ -75,6 +109,11 @@ class BiDetSSDNeck(SSDNeck):
         init_cfg: list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_levels(in_channels, out_channels, level_strides, level_paddings)
+        norm_cfg = norm_cfg or dict(type='BN')
+        with naming('norm_cfg', norm_cfg):
+            for width in out_channels[len(in_channels) :]:
+                build_norm_layer(norm_cfg, width // 2), build_norm_layer(norm_cfg, width)
         conv_cfg = dict(type='BinaryConv2d', **bidet_conv(sign_zero))
         expanded = Expansion(tau, groups).factor > 1
         if expanded:
@@ -82,9 +121,11 @@ class BiDetSSDNeck(SSDNeck):
         super().__init__(
             tuple(in_channels),
             tuple(out_channels),
+            level_strides,
+            level_paddings,
             *args,
             conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg or dict(type='BN'),
+            norm_cfg=norm_cfg,
             act_cfg=None,
             # a list of its own: SSDNeck appends to it
             init_cfg=[XAVIER] if init_cfg is None else list(init_cfg),

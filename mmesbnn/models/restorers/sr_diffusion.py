@@ -16,7 +16,7 @@ from ...checks import checked, integer, mapping, one_of, optional, positive_int
 from ...images.bicubic import resize
 from ...images.tensors import to_uint8
 from ...optional import require
-from ..building import build_part
+from ..building import build_part, naming
 
 #: Losses by name: of prediction and target, both (N, C, H, W).
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
@@ -131,7 +131,8 @@ class SRDiffusion(BaseModel):
         preprocessor = data_preprocessor or dict(type='SRDataPreprocessor')
         super().__init__(preprocessor, init_cfg)
         self.unet = build_part('unet', unet)
-        self.scheduler = make_scheduler(**(scheduler or {}))
+        with naming('scheduler', scheduler):
+            self.scheduler = make_scheduler(**(scheduler or {}))
         self.scale, self.timesteps, self.loss_name = scale, timesteps, loss
         self.sampling = {'num_inference_steps': 50, **(sampling or {})}
         self.pipeline_options = dict(pipeline or {})
