@@ -12,6 +12,7 @@ from typing import Any
 _MODULES = {
     'ExportError': 'runtime.manifest',
     'ImageError': 'runtime.images',
+    'Manifest': 'runtime.manifest_schema',
     'PackError': 'packed.file',
     'PackReport': 'packed.packing',
     'Runner': 'runtime.runner',

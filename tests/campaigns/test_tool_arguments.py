@@ -184,7 +184,7 @@ def deploy_calls():
         deploy.pack_checkpoint: dict(checkpoint='weights.pth', path='x.safetensors'),
         deploy.read_manifest: dict(folder='filled'),
         deploy.to_openvino: dict(model=network(), example=()),
-        deploy.write_manifest: dict(folder='filled', content={}),
+        deploy.write_manifest: dict(folder='filled', manifest=None),
     }
 
 

@@ -4,7 +4,7 @@ import openvino
 import torch
 from torch import nn
 
-from mmesbnn.deploy import write_manifest
+from mmesbnn.deploy import Manifest, write_manifest
 
 CLASSES = ['cat', 'dog', 'eel']
 
@@ -16,14 +16,13 @@ def write_export(folder, network, example, shapes, outputs, **manifest):
         network.eval(), example_input=example, input=[tuple(s) for s in shapes.values()]
     )
     openvino.save_model(model, folder / 'model.xml', compress_to_fp16=False)
-    inputs = [
-        {'name': name, 'shape': list(shape), 'dtype': 'float32'} for name, shape in shapes.items()
-    ]
+    inputs = [{'name': name, 'shape': list(shape)} for name, shape in shapes.items()]
     outputs = [
         {'name': name, 'shape': [d.get_length() if d.is_static else -1 for d in shape]}
         for name, shape in zip(outputs, (port.partial_shape for port in model.outputs))
     ]
-    write_manifest(folder, dict(inputs=inputs, outputs=outputs, **manifest))
+    content = dict(inputs=inputs, outputs=outputs, **manifest)
+    write_manifest(folder, Manifest.from_dict(content))
     return folder
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import openvino as ov
 import torch
@@ -21,16 +21,19 @@ from ...errors import sentence
 from ...whole_files import whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
-from ..runtime.manifest import ExportError, write_manifest
+from ..runtime.manifest import ExportError, fitting, write_manifest
+from ..runtime.manifest_schema import Input, Manifest, Output
 from ..runtime.network import set_batch
 from ..tasks.detector_graphs import takes_one_image
+from ..tasks.export_task import ExportTask
 from ..tasks.finite_weights import check_weights
-from ..tasks.make import Task
 from .graph import Conversion, compile_graph, halve, to_openvino
 from .verify import verify
 
 REPORT = 'report.json'
 _FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
+
+Port = TypeVar('Port', bound=Output)
 
 
 @dataclass(frozen=True)
@@ -121,21 +124,41 @@ def _bits(conversion: Conversion) -> int:
     )
 
 
-def _ports(ports: Sequence[Any], **more: str) -> list[dict[str, Any]]:
+def _described(ports: Sequence[Any], kind: type[Port]) -> tuple[Port, ...]:
     """Describe inputs or outputs for the manifest; sizes that are open are -1."""
-    return [
-        {
-            'name': port.get_any_name(),
-            'shape': [
+    return tuple(
+        kind(
+            name=port.get_any_name(),
+            shape=tuple(
                 -1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
-            ],
-            **more,
-        }
+            ),
+        )
         for port in ports
-    ]
+    )
 
 
-def _remarks(task: Task, conversion: Conversion, dynamic_batch: bool) -> list[str]:
+def _manifest(
+    task: ExportTask, graph: ov.Model, source: Mapping[str, str | None] | None
+) -> Manifest:
+    """Describe the export.
+
+    Raises:
+        ExportError: If the graph's inputs or outputs are not those of the task.
+    """
+    with fitting('the manifest'):
+        return Manifest(
+            task=task.RUNNER.NAME,
+            inputs=_described(graph.inputs, Input),
+            outputs=_described(graph.outputs, Output),
+            preprocessing=task.preprocessing,
+            classes=task.classes,
+            decoding=task.decoding,
+            versions={'openvino': ov.__version__, 'torch': str(torch.__version__)},
+            source=source or {'config': None, 'checkpoint': None},
+        )
+
+
+def _remarks(task: ExportTask, conversion: Conversion, dynamic_batch: bool) -> list[str]:
     """Return the rules for running the export."""
     remarks = list(task.remarks)
     if any(layer.binary for layer in conversion.layers):
@@ -202,20 +225,20 @@ def _check_batches(graph: ov.Model) -> None:
     raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
 
 
-@checked(task=instance(Task, 'a task of make_task'))
+@checked(task=instance(ExportTask, 'a task of make_task'))
 def export(
-    task: Task,
+    task: ExportTask,
     out: str | os.PathLike[str],
     *,
     dynamic_batch: bool = False,
     half: bool = False,
     strict: bool = False,
-    source: dict[str, Any] | None = None,
+    source: Mapping[str, str | None] | None = None,
 ) -> ExportReport:
     """Write a network as an export, after checking it against torch.
 
     Args:
-        task: The network, see :func:`mmesbnn.deploy.tasks.make.make_task`.
+        task: The network, see :func:`mmesbnn.deploy.make_task`.
         out: Folder to write; an earlier export there is replaced.
         dynamic_batch: Whether the number of images is left open. Default False: 1.
         half: Whether to round full-precision weights to half precision; computations
@@ -261,13 +284,6 @@ def export(
             bits=_bits(conversion),
             remarks=_remarks(task, conversion, dynamic_batch),
         )
-        content = {
-            **task.manifest,
-            'versions': {'openvino': ov.__version__, 'torch': torch.__version__},
-            'source': source or {'config': None, 'checkpoint': None},
-            'inputs': _ports(conversion.graph.inputs, dtype='float32'),
-            'outputs': _ports(conversion.graph.outputs),
-        }
         (folder / REPORT).write_text(json.dumps(report.content(), indent=1), encoding='utf-8')
-        write_manifest(folder, content)
+        write_manifest(folder, _manifest(task, conversion.graph, source))
     return report

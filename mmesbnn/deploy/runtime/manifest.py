@@ -19,9 +19,9 @@
     classes         names in the order of the labels, or None
     decoding        how outputs become results, by task
 
-:func:`mmesbnn.deploy.tasks.describe.describe` makes ``task``, ``preprocessing``, ``classes``
-and ``decoding`` from a config, ``describe_pipeline`` from a diffusion pipeline. Images
-enter the IR as ``float32``, ``(N, C, H, W)``, normalised by the runner, not by the IR
+Entries that have their default are left out. The classes in :mod:`mmesbnn.deploy.tasks`
+make ``task``, ``preprocessing``, ``classes`` and ``decoding`` from a config. Images enter
+the IR as ``float32``, ``(N, C, H, W)``, normalised by the runner, not by the IR
 (``(x - mean) / std``, in the order of channels that ``to_rgb`` tells); then padded with
 ``pad_value`` below and at the right, to multiples of ``pad_divisor`` or to the shape of
 an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, width)::
@@ -53,24 +53,27 @@ itself, ``{'final': True}``: outputs are ``boxes`` ``(N, K, 4)``, ``scores`` ``(
 and ``labels`` ``(N, K)``, -1 in rows that hold nothing.
 
 ``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple', 'x0_clip',
-'scheduler'}``, see :func:`mmesbnn.deploy.tasks.describe.describe_pipeline`. Inputs are
+'scheduler'}``, see :class:`~.sampling_settings.SuperResolutionDecoding`. Inputs are
 ``sample``, ``(N, 6, H, W)``, the enlarged image and then the noisy one, both in [0, 1],
 and ``timestep``, ``(N,)``; the output is the prediction ``(N, 3, H, W)``. Height and
 width must be multiples of ``multiple``.
 
-A program reads all this as :class:`mmesbnn.deploy.runtime.manifest_schema.Manifest`.
+A program writes and reads all this as
+:class:`mmesbnn.deploy.runtime.manifest_schema.Manifest`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...checks import checked
+from ...checks import checked, instance
 from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
@@ -91,6 +94,15 @@ class ExportError(MmesbnnError):
     """A folder that is not a usable export; the message says why."""
 
 
+@contextlib.contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """Let entries of a manifest that do not fit raise an :class:`ExportError` with ``name``."""
+    try:
+        yield
+    except Unfit as error:
+        raise ExportError(f'{name}: {error}') from None
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Sum of a file, as hexadecimal digits.
 
@@ -104,30 +116,29 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-@checked()
-def write_manifest(folder: str | os.PathLike[str], content: dict[str, Any]) -> Path:
+@checked(manifest=instance(Manifest, 'a Manifest'))
+def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
     Args:
         folder: Where ``model.xml`` and ``model.bin`` are.
-        content: What the manifest holds; ``format``, ``versions['mmesbnn']`` and
-            ``files`` are added here.
+        manifest: The manifest; ``versions['mmesbnn']`` and ``files`` are set here.
 
     Returns:
         The manifest's path.
 
     Raises:
-        ExportError: If an entry is missing, of a wrong type or out of its range, or
-            contradicts another; see :mod:`mmesbnn.deploy.runtime.manifest_schema`.
         OSError: If it cannot be written, or the network is not there.
     """
     folder = Path(folder)
-    _checked(content, 'the manifest')
-    versions = {'mmesbnn': __version__, **content.get('versions', {})}
-    files = {name: sha256(folder / name) for name in MODEL_FILES}
-    whole = {'format': FORMAT, **content, 'versions': versions, 'files': files}
+    whole = replace(
+        manifest,
+        versions={'mmesbnn': __version__, **manifest.versions},
+        files={name: sha256(folder / name) for name in MODEL_FILES},
+    )
+    content = {'format': FORMAT, **whole.to_dict()}
     with whole_file(folder / NAME) as partial:
-        partial.write_text(json.dumps(whole, indent=1), encoding='utf-8')
+        partial.write_text(json.dumps(content, indent=1), encoding='utf-8')
     return folder / NAME
 
 
@@ -154,7 +165,8 @@ def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> Manife
         raise ExportError(f'{path}: not the manifest of an export')
     if content['format'] > FORMAT:
         raise ExportError(f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}')
-    manifest = _checked(content, str(path))
+    with fitting(str(path)):
+        manifest = Manifest.from_dict(content)
     for name in MODEL_FILES:
         _check_file(folder / name, (manifest.files or {}).get(name), verify)
     return manifest
@@ -173,13 +185,6 @@ def _read(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     return getattr(error, 'strerror', None) or sentence(error)
-
-
-def _checked(content: Mapping[str, Any], name: str) -> Manifest:
-    try:
-        return Manifest.from_dict(content)
-    except Unfit as error:
-        raise ExportError(f'{name}: {error}') from None
 
 
 def _check_file(path: Path, expected: str | None, verify: bool) -> None:

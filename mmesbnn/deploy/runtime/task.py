@@ -1,7 +1,9 @@
 """Tasks of exports: one class for each, found by its name.
 
-To add a task, write its class in a file of its own and add a line to ``_BUILT_IN``; or
-decorate the class by :func:`register_task`, in any package.
+To add a task, write its class in a file that has its name, add the name to
+:data:`BUILT_IN`, and write its :class:`~mmesbnn.deploy.tasks.export_task.ExportTask` in the
+file of the same name there. Or decorate the classes by :func:`register_task` and
+``register_export``, in any package.
 """
 
 from __future__ import annotations
@@ -110,12 +112,8 @@ class Task(ABC):
         """A result as a picture."""
 
 
-#: Modules of this folder that register the tasks that mmesbnn brings.
-_BUILT_IN = {
-    'classification': 'classification',
-    'detection': 'detection',
-    'super_resolution': 'super_resolution',
-}
+#: Tasks that mmesbnn brings, each in the module of this folder that has its name.
+BUILT_IN = ('classification', 'detection', 'super_resolution')
 _TASKS: dict[str, type[Task]] = {}
 
 AnyTask = TypeVar('AnyTask', bound=type[Task])
@@ -135,7 +133,7 @@ def register_task(task: AnyTask) -> AnyTask:
 
 def task_names() -> tuple[str, ...]:
     """Names of all tasks."""
-    return (*_BUILT_IN, *(name for name in _TASKS if name not in _BUILT_IN))
+    return (*BUILT_IN, *(name for name in _TASKS if name not in BUILT_IN))
 
 
 def find_task(name: str) -> type[Task]:
@@ -144,6 +142,6 @@ def find_task(name: str) -> type[Task]:
     Raises:
         KeyError: If there is none of this name.
     """
-    if name in _BUILT_IN and name not in _TASKS:
-        import_module(f'.{_BUILT_IN[name]}', __package__)
+    if name in BUILT_IN and name not in _TASKS:
+        import_module(f'.{name}', __package__)
     return _TASKS[name]

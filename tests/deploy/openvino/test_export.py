@@ -19,16 +19,14 @@ from mmesbnn.deploy.openvino import export as exporting
 from mmesbnn.deploy.openvino.export import check_output, export
 from mmesbnn.deploy.openvino.graph import compile_graph, to_openvino
 from mmesbnn.deploy.openvino.verify import verify
+from mmesbnn.deploy.runtime.classification import ClassificationDecoding
 from mmesbnn.deploy.runtime.manifest import ExportError
 from mmesbnn.deploy.runtime.manifest_schema import Input, Output
-from mmesbnn.deploy.tasks.make import Task, photographs
+from mmesbnn.deploy.runtime.steps import Preprocessing
+from mmesbnn.deploy.tasks.classification import ClassificationExport
+from mmesbnn.deploy.tasks.images import photographs
 
-MANIFEST = {
-    'task': 'classification',
-    'preprocessing': {'steps': [], 'mean': [0.0] * 3, 'std': [255.0] * 3, 'to_rgb': True},
-    'classes': None,
-    'decoding': {'activation': 'softmax'},
-}
+PREPROCESSING = Preprocessing(steps=(), mean=(0.0,) * 3, std=(255.0,) * 3, to_rgb=True)
 
 
 class Classifier(nn.Module):
@@ -43,12 +41,14 @@ class Classifier(nn.Module):
 
 def make_task(**options):
     model = lifelike(Classifier(**options), torch.randn(2, 3, 32, 32))
-    return Task(
+    return ClassificationExport(
         graph=model,
         input_names=('image',),
         output_names=('logits',),
-        manifest=MANIFEST,
-        images=photographs((3, 32, 32), MANIFEST['preprocessing'])[:2],
+        preprocessing=PREPROCESSING,
+        classes=None,
+        decoding=ClassificationDecoding(activation='softmax'),
+        images=photographs((3, 32, 32), PREPROCESSING)[:2],
         source='bundled photographs',
     )
 
@@ -134,7 +134,9 @@ def test_another_network_does_not_pass(tmp_path):
 
 
 def test_photographs_are_normalised():
-    images = photographs((3, 20, 30), {'mean': [10.0] * 3, 'std': [2.0] * 3})
+    images = photographs(
+        (3, 20, 30), dataclasses.replace(PREPROCESSING, mean=(10.0,) * 3, std=(2.0,) * 3)
+    )
     assert images.shape[1:] == (3, 20, 30)
     restored = images * 2 + 10
     assert restored.min() >= -1e-3 and restored.max() <= 255.001

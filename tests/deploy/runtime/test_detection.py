@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmesbnn.analysis import build_model
 from mmesbnn.deploy import ExportError, Runner
-from mmesbnn.deploy.tasks.describe import describe
+from mmesbnn.deploy.tasks.detection import detection_decoding
 from tests.deploy.apart import check_found
 from tests.real_data import photograph
 
@@ -197,4 +197,4 @@ def test_boxes_of_mmdet_where_the_pipeline_pads(kind, tmp_path):
 def test_detectors_that_crop_are_refused():
     cfg = make_config(RETINANET, [*PIPELINE[:2], dict(type='CenterCrop', crop_size=64)])
     with pytest.raises(ExportError, match='CenterCrop in the test pipeline of a det'):
-        describe(cfg)
+        detection_decoding(cfg)

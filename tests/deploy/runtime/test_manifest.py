@@ -11,7 +11,7 @@ from mmesbnn.deploy.runtime.manifest_schema import Manifest
 
 CONTENT = dict(
     task='classification',
-    inputs=[{'name': 'image', 'shape': [-1, 3, 8, 8], 'dtype': 'float32'}],
+    inputs=[{'name': 'image', 'shape': [-1, 3, 8, 8]}],
     outputs=[{'name': 'logits', 'shape': [-1, 2]}],
     preprocessing={'steps': [], 'mean': [0.0], 'std': [255.0], 'to_rgb': True},
     classes=['cat', 'dog'],
@@ -24,7 +24,7 @@ CONTENT = dict(
 def folder(tmp_path):
     (tmp_path / 'model.xml').write_text('abc')
     (tmp_path / 'model.bin').write_bytes(b'\0' * 3_000_000)
-    write_manifest(tmp_path, CONTENT)
+    write_manifest(tmp_path, Manifest.from_dict(CONTENT))
     return tmp_path
 
 
@@ -85,8 +85,8 @@ def test_spoiled_manifests(folder, change, words):
 
 
 def test_nothing_incomplete_is_written(folder):
-    with pytest.raises(ExportError, match='must be a dict with task'):
-        write_manifest(folder, {k: v for k, v in CONTENT.items() if k != 'task'})
+    with pytest.raises(ValueError, match=r'manifest.*must be a Manifest'):
+        write_manifest(folder, CONTENT)
     (folder / 'model.xml').unlink()
     with pytest.raises(FileNotFoundError):
-        write_manifest(folder, CONTENT)
+        write_manifest(folder, Manifest.from_dict(CONTENT))

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from mmesbnn.deploy.runtime.sampling import enlarge, pad_reflect, tiled, upscale
-from mmesbnn.deploy.runtime.sampling_settings import SuperResolutionDecoding
-from mmesbnn.deploy.tasks.describe import describe_pipeline
+from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
 from mmesbnn.images.bicubic import resize
 from tests.real_data import photograph
 
@@ -39,10 +38,6 @@ def make_pipeline(x0_clip='data', **scheduler):
     pipeline = SRDiffusionPipeline(Denoiser().eval(), make_scheduler(**scheduler), x0_clip=x0_clip)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def decoding_of(pipeline):
-    return SuperResolutionDecoding.from_dict(describe_pipeline(pipeline)['decoding'])
 
 
 def picture(height, width):
@@ -81,7 +76,7 @@ def test_samples_as_the_pipeline_does(x0_clip, kind):
             sample = torch.from_numpy(sample)
             return pipeline.unet(sample, t, return_dict=False)[0].numpy()
 
-    found = upscale(image, network, decoding_of(pipeline), steps=4, noise=noise.numpy())
+    found = upscale(image, network, sampling_decoding(pipeline), steps=4, noise=noise.numpy())
     assert found.shape == (14, 20, 3)
     np.testing.assert_allclose(found, expected.images[0], atol=2e-5)
 
@@ -102,7 +97,11 @@ def test_tiles_are_blended_as_in_the_pipeline():
             return pipeline.unet(sample, t, return_dict=False)[0].numpy()
 
     found = upscale(
-        image, tiled(network, (16, 16), 5, 8), decoding_of(pipeline), steps=3, noise=noise.numpy()
+        image,
+        tiled(network, (16, 16), 5, 8),
+        sampling_decoding(pipeline),
+        steps=3,
+        noise=noise.numpy(),
     )
     assert set(seen) == {(1, 6, 16, 16)}
     assert len(seen) == 3 * 2 * 4
@@ -118,7 +117,7 @@ def test_small_images_are_padded_to_the_least_size():
 
 def test_bad_arguments():
     pipeline = make_pipeline()
-    image, decoding = picture(8, 8), decoding_of(pipeline)
+    image, decoding = picture(8, 8), sampling_decoding(pipeline)
     with pytest.raises(ValueError, match='steps=0 must be an integer from 1 to 2000'):
         upscale(image, None, decoding, steps=0)
     with pytest.raises(ValueError, match=r'noise has shape \(1, 3, 8, 8\)'):

@@ -10,11 +10,11 @@ from torch import nn
 
 pytest.importorskip('openvino')
 
-from mmesbnn.deploy import ExportError, Runner
+from mmesbnn.deploy import Runner
 from mmesbnn.deploy.runtime import task as tasks
 from mmesbnn.deploy.runtime.image_task import ImageTask
 from mmesbnn.deploy.runtime.manifest_schema import check_counts, check_image
-from mmesbnn.deploy.runtime.schema import Number, Part, entry
+from mmesbnn.deploy.runtime.schema import Number, Part, Unfit, entry
 from mmesbnn.deploy.runtime.task import Options, Task, find_task, register_task, task_names
 from tests.deploy import exports
 from tests.e2e.test_infer import run_tool
@@ -97,13 +97,13 @@ def test_the_tool_runs_a_fourth_task(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_its_manifest_is_checked(folder):
-    with pytest.raises(ExportError, match=r'decoding\.factor=99'):
+    with pytest.raises(Unfit, match=r'decoding\.factor=99'):
         write(folder, factor=99)
 
 
 def test_a_task_that_is_not_registered(tmp_path):
     assert 'brightness' not in task_names()
-    with pytest.raises(ExportError, match="task='brightness'"):
+    with pytest.raises(Unfit, match="task='brightness'"):
         write(tmp_path, factor=2)
 
 

@@ -9,10 +9,15 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmesbnn.analysis import build_model, load_config
+from mmesbnn.deploy.runtime.detection_decoding import DetectionDecoding
 from mmesbnn.deploy.runtime.images import read_image
 from mmesbnn.deploy.runtime.manifest import ExportError
-from mmesbnn.deploy.runtime.steps import Preprocessing, apply_steps, normalize, read_steps
-from mmesbnn.deploy.tasks.describe import describe, describe_pipeline, steps_of
+from mmesbnn.deploy.runtime.steps import apply_steps, normalize
+from mmesbnn.deploy.tasks.classification import classification_decoding
+from mmesbnn.deploy.tasks.detection import detection_decoding
+from mmesbnn.deploy.tasks.preprocessing import preprocessing_of, steps_of
+from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
+from mmesbnn.project import class_names
 from tests.deploy.packed.test_packing import ROOT
 from tests.real_data import photograph
 
@@ -36,7 +41,7 @@ def test_classifiers_see_what_they_see_in_mmpretrain(name, size, tmp_path):
     cfg = load_config(ROOT / 'configs' / name)
     path = tmp_path / 'image.png'
     Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
-    preprocessing = Preprocessing.from_dict(describe(cfg)['preprocessing'])
+    preprocessing = preprocessing_of(cfg)
     found = apply_steps(read_image(path), preprocessing.steps)
     found = normalize(found, preprocessing).transpose(2, 0, 1)
     expected = pipeline_input(cfg, path)
@@ -82,10 +87,8 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
             ),
         )
     )
-    described = describe(cfg)
-    assert described['task'] == 'detection'
-    assert described['classes'][:2] == ['aeroplane', 'bicycle']
-    assert described['decoding'] == dict(
+    assert class_names(cfg)[:2] == ['aeroplane', 'bicycle']
+    assert detection_decoding(cfg) == DetectionDecoding(
         score_thr=0.05,
         iou_thr=0.6,
         max_per_image=100,
@@ -95,7 +98,7 @@ def test_detectors_see_what_they_see_in_mmdet(tmp_path):
         max_per_class=None,
         border=0,
     )
-    preprocessing = Preprocessing.from_dict(described['preprocessing'])
+    preprocessing = preprocessing_of(cfg)
     assert (preprocessing.pad_divisor, preprocessing.to_rgb) == (32, False)
     import mmcv
 
@@ -121,7 +124,7 @@ def test_every_step():
             dict(type='PackInputs'),
         ]
     )
-    result = apply_steps(photograph(0), read_steps(steps))
+    result = apply_steps(photograph(0), steps)
     assert result.shape == (15, 20, 3)
     assert (result[:12, :10] != 7).any()
     assert (result[12:14, :16] == 7).all()
@@ -148,21 +151,30 @@ def test_transforms_without_a_step(transform, words):
 
 def test_other_kinds_of_nms():
     model = dict(type='RetinaNet', test_cfg=dict(nms=dict(type='soft_nms')))
-    with (
-        pytest.warns(UserWarning, match='no test pipeline'),
-        pytest.raises(ExportError, match="nms type 'soft_nms'"),
-    ):
-        describe(Config(dict(default_scope='mmdet', model=model)))
+    with pytest.raises(ExportError, match="nms type 'soft_nms'"):
+        detection_decoding(Config(dict(default_scope='mmdet', model=model)))
+
+
+def test_a_config_without_a_test_pipeline():
+    with pytest.warns(UserWarning, match='no test pipeline'):
+        assert preprocessing_of(Config(dict(model=dict(type='x')))).steps == ()
+
+
+def test_values_that_the_runner_cannot_take():
+    with pytest.raises(ExportError, match=r'Resize: size\[0\]=0 must be'):
+        steps_of([dict(type='Resize', scale=0)])
+    model = dict(type='RetinaNet', test_cfg=dict(score_thr=2))
+    with pytest.raises(ExportError, match='test_cfg: score_thr=2 must be'):
+        detection_decoding(Config(dict(default_scope='mmdet', model=model)))
 
 
 def test_names_of_the_checkpoint_come_first():
     pytest.importorskip('mmpretrain')
     cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
-    described = describe(cfg)
-    assert described['decoding'] == {'activation': 'softmax'}
-    assert len(described['classes']) == 1000
+    assert classification_decoding(cfg).activation == 'softmax'
+    assert len(class_names(cfg)) == 1000
     names = [f'my {i}' for i in range(1000)]
-    assert describe(cfg, {'classes': names})['classes'] == names
+    assert class_names(cfg, {'classes': names}) == names
 
 
 def test_names_of_other_classes_are_left_out():
@@ -170,10 +182,10 @@ def test_names_of_other_classes_are_left_out():
     cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
     cfg.model.head.num_classes = 2
     with pytest.warns(UserWarning, match='1000 names .* num_classes=2'):
-        assert describe(cfg)['classes'] is None
+        assert class_names(cfg) is None
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert describe(cfg, {'classes': ('a', 'b')})['classes'] == ['a', 'b']
+        assert class_names(cfg, {'classes': ('a', 'b')}) == ['a', 'b']
 
 
 PADS = [
@@ -195,7 +207,7 @@ def test_pads_as_mmcv_does(options, shape):
 
     image = photograph(0)[: shape[0], : shape[1]]
     expected = Pad(**options)(dict(img=image[..., ::-1].copy()))['img'][..., ::-1]
-    found = apply_steps(image, read_steps(steps_of([dict(type='Pad', **options)])))
+    found = apply_steps(image, steps_of([dict(type='Pad', **options)]))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -215,14 +227,13 @@ def test_stock_letterboxes(name, size, tmp_path):
     cfg = Config.fromfile(folder / name)
     path = tmp_path / 'image.png'
     Image.fromarray(photograph(1)).crop((0, 0, *size[::-1])).save(path)
-    described = describe(cfg)
-    assert len(described['classes']) == 80
+    assert len(class_names(cfg)) == 80
     init_default_scope('mmdet')
     pipeline = [
         step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
     ]
     expected = Compose(pipeline)(dict(img_path=str(path), img_id=0))['inputs']
-    found = apply_steps(read_image(path), read_steps(described['preprocessing']['steps']))
+    found = apply_steps(read_image(path), preprocessing_of(cfg).steps)
     assert found.shape[0] == found.shape[1]
     np.testing.assert_array_equal(found.transpose(2, 0, 1)[::-1], expected.numpy())
 
@@ -234,8 +245,8 @@ def test_stock_letterboxes(name, size, tmp_path):
 def test_bidets_detectors(config, most, border):
     pytest.importorskip('mmdet')
     cfg = load_config(ROOT / 'configs' / 'bidet' / f'{config}_voc0712.py')
-    decoding = describe(cfg)['decoding']
-    assert (decoding['max_per_class'], decoding['border']) == (most, border)
+    decoding = detection_decoding(cfg)
+    assert (decoding.max_per_class, decoding.border) == (most, border)
 
 
 def test_diffusion_pipelines():
@@ -244,11 +255,10 @@ def test_diffusion_pipelines():
 
     unet = BIDiffSRUNet(base_channels=16, num_levels=2, blocks_per_level=1)
     pipeline = SRDiffusionPipeline(unet, scale=4)
-    described = describe_pipeline(pipeline, 20)
-    decoding = described['decoding']
-    assert (described['task'], decoding['scale']) == ('super_resolution', 4)
-    assert decoding['multiple'] == unet.size_factor
-    assert len(decoding['scheduler']['alphas_cumprod']) == 2000
+    decoding = sampling_decoding(pipeline, 20)
+    assert (decoding.scale, decoding.multiple) == (4, unet.size_factor)
+    assert len(decoding.scheduler.alphas_cumprod) == 2000
+    assert decoding.scheduler.num_inference_steps == 20
     pipeline.scheduler = diffusers.EulerDiscreteScheduler()
     with pytest.raises(ExportError, match='scheduler=EulerDiscreteScheduler'):
-        describe_pipeline(pipeline)
+        sampling_decoding(pipeline)

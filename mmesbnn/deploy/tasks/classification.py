@@ -1,0 +1,63 @@
+"""Exporting classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import Config
+from torch import nn
+
+from ...project import class_names, type_name
+from ..runtime.classification import Classification, ClassificationDecoding
+from .export_task import ExportTask, register_export
+from .images import images_of, shape_of
+from .preprocessing import preprocessing_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def classification_decoding(cfg: Config) -> ClassificationDecoding:
+    """Return how the head of a config makes scores of its outputs."""
+    head = type_name((cfg.model.get('head') or {}).get('type', ''))
+    multiple = head.startswith('MultiLabel')
+    return ClassificationDecoding(activation='sigmoid' if multiple else 'softmax')
+
+
+@register_export
+@dataclass(frozen=True, kw_only=True)
+class ClassificationExport(ExportTask):
+    """A classifier, whose output is logits; so is any network that no other task takes."""
+
+    RUNNER = Classification
+
+    @classmethod
+    def accepts(cls, cfg: Config, model: nn.Module) -> bool:
+        return True
+
+    @classmethod
+    def make(
+        cls,
+        cfg: Config,
+        model: nn.Module,
+        *,
+        size: Sequence[int] | None,
+        count: int,
+        dataset_meta: Mapping[str, Any] | None,
+    ) -> Self:
+        preprocessing, names = preprocessing_of(cfg), class_names(cfg, dataset_meta)
+        images, source = images_of(
+            cfg, model, shape_of(cfg, size, multiple=1), count, preprocessing
+        )
+        return cls(
+            graph=model,
+            input_names=('image',),
+            output_names=('logits',),
+            preprocessing=preprocessing,
+            classes=None if names is None else tuple(names),
+            decoding=classification_decoding(cfg),
+            images=images,
+            source=source,
+        )

@@ -1,0 +1,133 @@
+"""Exporting detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import Config
+from torch import nn
+
+from ...analysis.operators import inference
+from ...errors import sentence
+from ...project import class_names, testing_pipeline, type_name
+from ..runtime.detection import Detection
+from ..runtime.detection_decoding import DetectionDecoding
+from ..runtime.manifest import ExportError, fitting
+from .detector_check import check_boxes
+from .detector_graphs import OUTPUTS, detector_graph
+from .export_task import ExportTask, register_export
+from .images import images_of, shape_of
+from .preprocessing import preprocessing_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def _border(head: Mapping[str, Any] | list[Any]) -> int | None:
+    """How far from the image's right and lower side boxes end; None: they need not."""
+    coder = (head.get('bbox_coder') if isinstance(head, Mapping) else None) or {}
+    if not coder.get('clip_border', True):
+        return None
+    # whose sides are x_2 - x_1 + 1
+    return int(type_name(coder.get('type', '')).startswith('Legacy'))
+
+
+def _check_places(cfg: Config) -> None:
+    """Refuse what moves an image: neither mmdet nor the runner moves boxes back."""
+    if any(type_name(transform['type']) == 'CenterCrop' for transform in testing_pipeline(cfg)):
+        raise ExportError(
+            'CenterCrop in the test pipeline of a detector is not supported: boxes '
+            'would not be where the objects are'
+        )
+
+
+def detection_decoding(cfg: Config) -> DetectionDecoding:
+    """Return how the ``test_cfg`` of a config chooses boxes, without their ``levels``.
+
+    Raises:
+        ExportError: If the runner cannot choose so.
+    """
+    _check_places(cfg)
+    test = cfg.model.get('test_cfg') or {}
+    head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
+    # on proposals, mmdet does not ask for a size
+    least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
+    test = test.get('rcnn') or test
+    nms = test.get('nms') or {}
+    if nms.get('type', 'nms') != 'nms':
+        raise ExportError(f'nms type {nms["type"]!r} is not supported, only plain nms')
+    with fitting('test_cfg'):
+        return DetectionDecoding(
+            score_thr=test.get('score_thr', 0.05),
+            iou_thr=nms.get('iou_threshold', 0.5),
+            max_per_image=test.get('max_per_img', 100),
+            min_size=least,
+            nms_pre=test.get('nms_pre'),
+            max_per_class=test.get('max_per_class'),
+            border=_border(head),
+        )
+
+
+def _shape_remark(shape: tuple[int, int, int]) -> str:
+    _, height, width = shape
+    return (
+        f"boxes equal mmdet's only for images that fill {height} x {width} pixels: others are "
+        'padded to it, where mmdet pads to its divisor'
+    )
+
+
+@register_export
+@dataclass(frozen=True, kw_only=True)
+class DetectionExport(ExportTask):
+    """A detector of mmdet, whose boxes were compared with mmdet's own."""
+
+    RUNNER = Detection
+
+    @classmethod
+    def accepts(cls, cfg: Config, model: nn.Module) -> bool:
+        return cfg.get('default_scope') == 'mmdet'
+
+    @classmethod
+    def make(
+        cls,
+        cfg: Config,
+        model: nn.Module,
+        *,
+        size: Sequence[int] | None,
+        count: int,
+        dataset_meta: Mapping[str, Any] | None,
+    ) -> Self:
+        preprocessing, decoding = preprocessing_of(cfg), detection_decoding(cfg)
+        names = class_names(cfg, dataset_meta)
+        graph = detector_graph(model)
+        shape = shape_of(cfg, size, multiple=preprocessing.pad_divisor)
+        images, source = images_of(cfg, model, shape, count, preprocessing)
+        try:
+            with inference(graph):
+                candidates = graph.candidates(images[:1])
+            outputs = OUTPUTS[: len(candidates.outputs())]
+            if candidates.levels is not None:
+                decoding = replace(decoding, levels=tuple(candidates.levels))
+            agreement = check_boxes(model, graph, outputs, decoding, images)
+        except ExportError:
+            raise
+        except Exception as error:  # heads of another kind lack attributes of any name
+            head: Any = getattr(model, 'roi_head', model)
+            kind = f'{type(model).__name__} with {type(head.bbox_head).__name__}'
+            raise ExportError(
+                f'{kind} is not exported: its outputs are not class scores and box codes '
+                f'of every level ({sentence(error)})'
+            ) from error
+        return cls(
+            graph=graph,
+            input_names=('image',),
+            output_names=outputs,
+            preprocessing=preprocessing,
+            classes=None if names is None else tuple(names),
+            decoding=decoding,
+            images=images,
+            source=source,
+            remarks=(agreement, _shape_remark(shape)),
+        )

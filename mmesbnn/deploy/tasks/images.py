@@ -1,0 +1,99 @@
+"""Images that an export is compared with torch on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ...project import InputError, input_shape, real_batch
+from ..runtime.manifest import ExportError
+from ..runtime.steps import Preprocessing
+
+#: Photographs that come with scikit-image, and with scikit-learn.
+PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
+
+#: Name for them in reports.
+BUNDLED = 'bundled photographs'
+
+
+def _photographs() -> list[np.ndarray]:
+    """Load real photographs that ship in libraries, or draw noise if there are none."""
+    try:
+        from skimage import data
+
+        return [np.asarray(getattr(data, name)())[..., :3] for name in PHOTOGRAPHS]
+    except ImportError:
+        pass
+    try:
+        from sklearn.datasets import load_sample_images
+
+        return [np.asarray(image) for image in load_sample_images().images]
+    except ImportError:
+        generator = np.random.default_rng(0)
+        return [generator.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(4)]
+
+
+def photographs(shape: tuple[int, int, int], preprocessing: Preprocessing) -> Tensor:
+    """Resize and normalise bundled photographs to ``(N, C, H, W)``."""
+    channels, *size = shape
+    images = []
+    for photograph in _photographs():
+        image = torch.as_tensor(photograph.copy()).permute(2, 0, 1)[None].float()
+        images.append(F.interpolate(image, size, mode='bilinear', antialias=True))
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    x = (torch.cat(images) - mean) / std
+    return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: int) -> Tensor | None:
+    """Return preprocessed images of the config's test data, None if there are none."""
+    try:
+        batch = real_batch(cfg, count)
+        inputs = model.data_preprocessor(batch, False)['inputs']
+    except (InputError, ImportError, OSError, RuntimeError, KeyError):
+        return None
+    if not isinstance(inputs, Tensor) or inputs.shape[1] != shape[0]:
+        return None
+    height, width = shape[1:]
+    inputs = inputs.float()[..., :height, :width]
+    padding = (0, width - inputs.shape[-1], 0, height - inputs.shape[-2])
+    return F.pad(inputs, padding)
+
+
+def shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[int, int, int]:
+    """Return channels, height and width of the images.
+
+    Args:
+        cfg: The config.
+        size: Height and width. Default None: the config's, rounded up to ``multiple``.
+        multiple: Height and width are multiples of it.
+
+    Raises:
+        ExportError: If ``size`` is not.
+    """
+    channels, height, width = input_shape(cfg, (size[0], size[1]) if size else None)
+    if size and (height % multiple or width % multiple):
+        raise ExportError(f'--shape {height} {width}: must be multiples of {multiple} here')
+    return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def images_of(
+    cfg: Config,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    count: int,
+    preprocessing: Preprocessing,
+) -> tuple[Tensor, str]:
+    """Return test images of the config, or photographs where there are none, and their name."""
+    images = _test_images(cfg, model, shape, count)
+    if images is not None:
+        return images[:count], 'test images of the config'
+    return photographs(shape, preprocessing)[:count], BUNDLED

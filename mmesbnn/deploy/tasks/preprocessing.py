@@ -1,0 +1,137 @@
+"""Preprocessing of a config's test images, as the steps of a manifest."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from ...project import deployed_config, testing_pipeline, type_name
+from ..runtime.images import INTERPOLATIONS, Size
+from ..runtime.manifest import ExportError, fitting
+from ..runtime.steps import CentreCrop, Pad, Preprocessing, Resize, ResizeEdge, ResizeWithin, Step
+
+#: Transforms of a test pipeline that do nothing to the pixels.
+_SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor')
+
+
+def _pair(value: Any) -> Size:
+    """Height and width of OpenMMLab's int or (width, height)."""
+    width, height = (value, value) if isinstance(value, int) else value
+    return height, width
+
+
+def _sampling(transform: Mapping[str, Any]) -> dict[str, str]:
+    """How a transform resizes."""
+    backend = transform.get('backend', 'cv2')
+    interpolation = transform.get('interpolation', 'bilinear')
+    if interpolation not in INTERPOLATIONS.get(backend, ()):
+        raise ExportError(
+            f'{type_name(transform["type"])}: interpolation={interpolation!r} with '
+            f'backend={backend!r} is not one of {INTERPOLATIONS}'
+        )
+    return {'interpolation': interpolation, 'backend': backend}
+
+
+def _resize(transform: Mapping[str, Any]) -> Step:
+    if 'scale' not in transform:
+        raise ExportError(f'Resize without a scale is not supported: {transform}')
+    kind = ResizeWithin if transform.get('keep_ratio', False) else Resize
+    return kind(size=_pair(transform['scale']), **_sampling(transform))
+
+
+def _resize_edge(transform: Mapping[str, Any]) -> Step:
+    edge, scale = transform.get('edge', 'short'), transform['scale']
+    return ResizeEdge(edge=edge, scale=scale, **_sampling(transform))
+
+
+def _centre_crop(transform: Mapping[str, Any]) -> Step:
+    if transform.get('auto_pad'):
+        raise ExportError('CenterCrop with auto_pad is not supported')
+    return CentreCrop(size=_pair(transform['crop_size']))
+
+
+def _pad_value(transform: Mapping[str, Any]) -> float | tuple[float, ...]:
+    """What is put around the image: a grey, or red, green and blue."""
+    value = transform.get('pad_val', 0)
+    value = value.get('img', 0) if isinstance(value, Mapping) else value
+    if isinstance(value, int):
+        return value
+    # the pipeline's channels are blue, green, red; for mmcv a float is of blue alone
+    channels = [value, 0, 0] if isinstance(value, float) else value
+    if not isinstance(channels, (list, tuple)) or len(channels) != 3:
+        raise ExportError(f'Pad: pad_val={value!r} must be a number or three')
+    return tuple(channels[::-1])
+
+
+def _pad(transform: Mapping[str, Any]) -> Step:
+    if transform.get('padding_mode', 'constant') != 'constant':
+        raise ExportError(
+            f"Pad: padding_mode={transform['padding_mode']!r} is not supported, only 'constant'"
+        )
+    options: dict[str, Any] = {}
+    if transform.get('pad_to_square'):
+        options['square'] = True
+    if transform.get('size_divisor'):
+        options['divisor'] = transform['size_divisor']
+    elif transform.get('size'):
+        options['size'] = _pair(transform['size'])
+    if not options:
+        raise ExportError(f'Pad without a size is not supported: {transform}')
+    return Pad(value=_pad_value(transform), **options)
+
+
+#: Functions that make the step of a transform.
+_TRANSFORMS: dict[str, Callable[[Mapping[str, Any]], Step]] = {
+    'Resize': _resize,
+    'ResizeEdge': _resize_edge,
+    'CenterCrop': _centre_crop,
+    'Pad': _pad,
+}
+
+
+def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
+    """Return the steps of a manifest that do what a test pipeline does.
+
+    Raises:
+        ExportError: If a transform has no such step.
+    """
+    steps = []
+    for transform in pipeline:
+        name = type_name(transform['type'])
+        if name in _TRANSFORMS:
+            with fitting(f'the test pipeline: {name}'):
+                steps.append(_TRANSFORMS[name](transform))
+        elif name not in _SILENT:
+            raise ExportError(
+                f'the transform {name} of the test pipeline is not supported; known '
+                f'are {", ".join(_TRANSFORMS)}'
+            )
+    return tuple(steps)
+
+
+def preprocessing_of(cfg: Config) -> Preprocessing:
+    """Return what the test pipeline and the data preprocessor of a config do.
+
+    Raises:
+        ExportError: If the runner cannot do it.
+    """
+    pipeline = testing_pipeline(cfg)
+    if not pipeline:
+        warnings.warn(
+            'the config has no test pipeline: images enter the network as they are', stacklevel=3
+        )
+    data = deployed_config(cfg).get('data_preprocessor') or {}
+    # one of the two, if at all: both exchange the channels of a BGR image
+    swapped = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
+    with fitting('the data preprocessor'):
+        return Preprocessing(
+            steps=steps_of(pipeline),
+            mean=tuple(data.get('mean') or (0.0, 0.0, 0.0)),
+            std=tuple(data.get('std') or (1.0, 1.0, 1.0)),
+            to_rgb=any(data.get(name, False) for name in swapped),
+            pad_divisor=data.get('pad_size_divisor', 1),
+            pad_value=data.get('pad_value', 0),
+        )
