@@ -81,7 +81,7 @@ def test_what_goes_wrong(project, export, tmp_path):
         ((config, tmp_path / 'soft.pth', tmp_path / 'x.onnx'), 'its temperature is'),
         ((config, tmp_path / 'no.pth', tmp_path / 'x.onnx'), 'No such file'),
         ((config, tmp_path / 'x.onnx'), 'give a config and a checkpoint'),
-        ((folder / 'net.safetensors', tmp_path / 'no' / 'x.onnx'), 'in a folder'),
+        ((folder / 'net.safetensors', tmp_path / 'no' / 'x.onnx'), 'no/x.onnx'),
         (
             (folder / 'net.safetensors', tmp_path / 'x.onnx', '--images', 0),
             "argument --images: '0'",
