@@ -34,7 +34,7 @@ from .signs import (
     sign,
     straight_through,
 )
-from .tiled_norm import TiledBatchNorm2d, normalize_tiled
+from .tiled_norm import TiledBatchNorm2d, normalize_tiled, redraw_signs
 from .weights import (
     CentredSignWeight,
     FixedWeight,
@@ -89,6 +89,7 @@ __all__ = [
     'normalize_tiled',
     'quadratic_sign',
     'recompute_elementwise',
+    'redraw_signs',
     'scaled_sign_weight',
     'sign',
     'straight_through',

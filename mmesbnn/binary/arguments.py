@@ -26,15 +26,18 @@ from ..checks import (
     positive_int,
     probability,
 )
+from .expansion import COPY_INITS
 
 #: A name, a dict with ``type``, or a module: what a sign or a weight binarizer is.
 BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
+COPY_INIT = one_of(*COPY_INITS)
 #: Keyword arguments of ``TiledBatchNorm2d``.
 NORM = each(
-    mapping((), ['eps', 'momentum', 'sync']),
+    mapping((), ['eps', 'momentum', 'sync', 'copy_init']),
     eps=positive,
     momentum=optional(probability),
     sync=flag,
+    copy_init=COPY_INIT,
 )
 NORM_CFG = each(
     mapping(['type'], ['eps', 'momentum', 'requires_grad']),
@@ -53,6 +56,7 @@ RULES = dict(
     channels=positive_int,
     clip=positive,
     copies=positive_int,
+    copy_init=COPY_INIT,
     dilation=pair(positive_int),
     embed_dims=positive_int,
     eps=positive,

@@ -25,6 +25,9 @@ from torch import Tensor
 
 from ..checks import check_positive
 
+#: How the copies of an output start, see :func:`copy_signs`.
+COPY_INITS = ('alike', 'signs', 'balanced')
+
 
 @dataclass(frozen=True)
 class Expansion:
@@ -138,3 +141,31 @@ def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
     """
     steps = torch.linspace(-1, 1, copies) if copies > 1 else torch.zeros(1)
     return (spread * steps).repeat_interleave(channels)
+
+
+def copy_signs(channels: int, copies: int, copy_init: str) -> Tensor:
+    """Draw the signs with which the gains of ``copies`` copies start.
+
+    A copy with a negative gain sees the other half of what follows it: ``prelu(-n)``
+    bends where ``n`` is positive. Copies of equal gain start identical, and stay so
+    for long.
+
+    Args:
+        channels: Channels of one copy.
+        copies: Number of copies; the only copy has +1, and nothing is drawn.
+        copy_init: ``'alike'``: all +1, nothing is drawn. ``'signs'``: +1 or -1 with
+            equal probability, for every channel and copy. ``'balanced'``: of the copies
+            of a channel ``copies // 2`` have -1, all choices of them equally likely.
+
+    Returns:
+        Tensor ``(copies * channels,)`` of +-1, copy by copy. Draws come from torch's
+        global generator.
+    """
+    if copies == 1 or copy_init == 'alike':
+        return torch.ones(copies * channels)
+    if copy_init == 'signs':
+        negative = torch.rand(copies, channels) < 0.5
+    else:
+        order = torch.rand(copies, channels).argsort(0).argsort(0)
+        negative = order < copies // 2
+    return torch.where(negative, -1.0, 1.0).flatten()

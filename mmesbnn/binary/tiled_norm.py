@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_f
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import checked_layer
-from .expansion import tile, tiled_affine
+from .expansion import copy_signs, tile, tiled_affine
 from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
@@ -36,6 +38,11 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         sync: Whether to share statistics among the processes of the default
             ``torch.distributed`` group while training. Works with gloo on CPUs as
             well as with nccl. Default False.
+        copy_init: How the gains of the copies start: all at 1 (``'alike'``), or at +-1,
+            at random (``'signs'``) or so that ``copies // 2`` of the copies of every
+            channel have -1 (``'balanced'``), see
+            :func:`~mmesbnn.binary.expansion.copy_signs`. A start only: no key, no
+            operation and no loaded value depends on it. Default ``'alike'``.
 
     Raises:
         ValueError: If ``copies`` does not divide ``num_features``, or if the input has
@@ -45,6 +52,9 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         ``(N, num_features / copies, H, W)`` to ``(N, num_features, H, W)``.
     """
 
+    #: For torch's constructor, which resets the parameters before these are known.
+    copies: int = 1
+    copy_init: str = 'alike'
     momentum: float | None
     running_mean: Tensor
     running_var: Tensor
@@ -58,12 +68,40 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
+        copy_init: str = 'alike',
     ) -> None:
         if num_features % copies:
             raise ValueError(f'copies={copies} does not divide num_features={num_features}')
         super().__init__(num_features, eps, momentum)
         self.copies = copies
         self.sync = sync
+        self.copy_init = copy_init
+        self._loaded = False
+        self._draw_signs()
+
+    def reset_parameters(self) -> None:
+        """Start anew: statistics, shifts 0, and gains as ``copy_init`` says."""
+        super().reset_parameters()
+        self._draw_signs()
+
+    @torch.no_grad()
+    def _draw_signs(self) -> None:
+        if self.copies > 1 and self.copy_init != 'alike':
+            channels = self.num_features // self.copies
+            self.weight.mul_(copy_signs(channels, self.copies, self.copy_init).to(self.weight))
+
+    def init_weights(self) -> None:
+        """Give gains their signs again, if an initialiser made them all equal.
+
+        A config such as ``dict(type='Constant', layer='BatchNorm2d', val=1)`` does. The
+        magnitude stays. Loaded gains are left alone, and those that differ.
+        """
+        if not self._loaded and (self.weight == self.weight[0]).all():
+            self._draw_signs()
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._loaded = self._loaded or f'{prefix}weight' in state
+        super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
@@ -134,3 +172,13 @@ def normalize_tiled(x: Tensor, norm: nn.Module, copies: int) -> Tensor:
     if isinstance(norm, TiledBatchNorm2d):
         return norm(x)
     return norm(tile(x, copies))
+
+
+def redraw_signs(module: nn.Module) -> None:
+    """Call :meth:`TiledBatchNorm2d.init_weights` of all norms in ``module``.
+
+    mmengine calls it for the children of a ``BaseModule``, not further down.
+    """
+    for norm in module.modules():
+        if isinstance(norm, TiledBatchNorm2d):
+            norm.init_weights()

@@ -116,6 +116,9 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
         spread: How far copies start apart, in units of a binary convolution's output.
             Default 0.5.
         sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+        copy_init: How the copies of a convolution's output start: ``'alike'``,
+            ``'signs'`` or ``'balanced'``, see
+            :class:`~mmesbnn.diffusion.bi_layers.TimestepRPReLU`. Default ``'alike'``.
 
     Raises:
         ValueError: If an argument is not one of the allowed values, or ``norm_groups``,
@@ -164,6 +167,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
         groups: int = 1,
         spread: float = 0.5,
         sign_zero: int = -1,
+        copy_init: str = 'alike',
     ) -> None:
         super().__init__()
         if base_channels % 2 or base_channels % norm_groups:
@@ -174,7 +178,11 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
         self.expansion = Expansion(tau, groups)
         self.gradient_checkpointing = False
         self._binary = dict(
-            banks=banks, expansion=self.expansion, spread=spread, sign_zero=sign_zero
+            banks=banks,
+            expansion=self.expansion,
+            spread=spread,
+            sign_zero=sign_zero,
+            copy_init=copy_init,
         )
         self._attn = _check_levels('attn_levels', attn_levels, num_levels)
         self._plain = _check_levels('fp_levels', fp_levels, num_levels)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..binary import Expansion, ShrunkConv2d, tile
 from ..binary.arguments import checked_layer
-from ..binary.expansion import spread_thresholds
+from ..binary.expansion import copy_signs, spread_thresholds
 from ..binary.layers import prelu
 from ..checks import one_of, positive_int, probability
 
@@ -86,12 +86,21 @@ class TimestepRPReLU(nn.Module):
     ``b`` starts evenly in ``[-spread, spread]`` from copy to copy, and ``c`` at
     ``-prelu(b)``: copies bend at different inputs, and all map 0 to 0.
 
+    Other layers have a norm, whose gain of a copy can start at -1. What corresponds to
+    it here is the slope: a copy of sign -1 starts with ``a = -1``, so that without
+    shifts it is ``|x|``, and one of sign +1 with 0.25. For Gaussian ``x`` the two have
+    a correlation of 0.34, where slopes of 0.25 give 1.
+
     Args:
         channels: Channels of the input.
         banks: ``K``.
         copies: How many times the input is tiled. Default 1.
         spread: Largest ``|b|`` at the start, in units of the input; one copy has 0.
             Default 0.5, the standard deviation of a fresh binary convolution.
+        copy_init: Which copies have the sign -1: none (``'alike'``), those that a coin
+            says (``'signs'``), or half of those of every channel (``'balanced'``), see
+            :func:`~mmesbnn.binary.expansion.copy_signs`. Banks start alike. Default
+            ``'alike'``.
 
     Shape:
         ``(N, C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
@@ -101,13 +110,22 @@ class TimestepRPReLU(nn.Module):
     """
 
     @checked_layer()
-    def __init__(self, channels: int, banks: int, copies: int = 1, spread: float = 0.5) -> None:
+    def __init__(
+        self,
+        channels: int,
+        banks: int,
+        copies: int = 1,
+        spread: float = 0.5,
+        copy_init: str = 'alike',
+    ) -> None:
         super().__init__()
-        start = spread_thresholds(channels, copies, spread)
+        start = spread_thresholds(channels, copies, spread).repeat(banks, 1)
+        negative = copy_signs(channels, copies, copy_init) < 0
+        slope = torch.where(negative, -1.0, SLOPE).repeat(banks, 1)
         self.copies = copies
-        self.shift_in = nn.Parameter(start.repeat(banks, 1))
-        self.slope = nn.Parameter(torch.full_like(self.shift_in, SLOPE))
-        self.shift_out = nn.Parameter(-F.leaky_relu(self.shift_in.detach(), SLOPE))
+        self.shift_in = nn.Parameter(start)
+        self.slope = nn.Parameter(slope)
+        self.shift_out = nn.Parameter(-prelu(start, slope))
 
     def _chosen(self, parameter: Tensor, bank: Tensor) -> Tensor:
         return parameter[bank].unflatten(1, (self.copies, -1))[..., None, None]
@@ -132,6 +150,7 @@ class BIConv(nn.Module):
         expansion: ES parameters.
         spread: How far copies start apart, see :class:`TimestepRPReLU`.
         sign_zero: What sign(0) is, -1 or 0.
+        copy_init: As :class:`TimestepRPReLU`'s. Default ``'alike'``.
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide ``channels``.
@@ -152,6 +171,7 @@ class BIConv(nn.Module):
         expansion: Expansion,
         spread: float,
         sign_zero: int,
+        copy_init: str = 'alike',
     ) -> None:
         super().__init__()
         self.shift = TimestepShift(channels, banks, expansion.factor, spread)
@@ -164,7 +184,9 @@ class BIConv(nn.Module):
             sign=dict(type='quadratic', zero=sign_zero),
             weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
         )
-        self.act = TimestepRPReLU(self.conv.out_channels, banks, expansion.copies, spread)
+        self.act = TimestepRPReLU(
+            self.conv.out_channels, banks, expansion.copies, spread, copy_init
+        )
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:
         """Convolve ``x``."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn.binary import Expansion, ShrunkConv2d, ShrunkLinear, tile
-from mmesbnn.binary.expansion import spread_thresholds, tiled_affine
+from mmesbnn.binary.expansion import copy_signs, spread_thresholds, tiled_affine
 from tests.binary.es_reference import assert_same, double
 
 
@@ -86,3 +86,42 @@ def test_tiled_affine_is_an_affine_of_the_tiled_map():
     x, scale, shift = double(2, 3, 4, 5), double(12), double(12)
     expected = torch.cat([x] * 4, 1) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
     assert_same(tiled_affine(x, scale, shift), expected)
+
+
+def drawn(*args):
+    """The signs of seed 0, and how far torch's generator went."""
+    torch.manual_seed(0)
+    signs = copy_signs(*args)
+    return signs, torch.get_rng_state()
+
+
+@pytest.mark.parametrize('args', [(5, 4, 'alike'), (5, 1, 'signs'), (5, 1, 'balanced')])
+def test_copies_that_start_alike_have_plus_one_and_nothing_is_drawn(args):
+    signs, after = drawn(*args)
+    assert signs.tolist() == [1] * (args[0] * args[1])
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_signs_are_those_of_a_coin():
+    signs = drawn(5000, 3, 'signs')[0].view(3, 5000)
+    assert signs.unique().tolist() == [-1, 1]
+    # five standard deviations of a mean of 5000, and of a product's
+    assert signs.mean(1).abs().max() < 5 / 5000**0.5
+    assert torch.corrcoef(signs).fill_diagonal_(0).abs().max() < 5 / 5000**0.5
+
+
+@pytest.mark.parametrize('copies, negative', [(2, 1), (3, 1), (4, 2), (8, 4)])
+def test_balanced_signs_have_half_of_the_copies_of_every_channel(copies, negative):
+    signs = drawn(3000, copies, 'balanced')[0].view(copies, 3000)
+    assert torch.equal(signs == -1, signs != 1)
+    assert ((signs == -1).sum(0) == negative).all()
+    # every copy is equally often among them
+    share = (signs == -1).double().mean(1)
+    assert (share - negative / copies).abs().max() < 5 * 0.5 / 3000**0.5
+
+
+@pytest.mark.parametrize('copy_init', ['signs', 'balanced'])
+def test_signs_repeat_with_the_seed(copy_init):
+    assert torch.equal(drawn(40, 4, copy_init)[0], drawn(40, 4, copy_init)[0])
+    assert not torch.equal(drawn(40, 4, copy_init)[0], copy_signs(40, 4, copy_init))

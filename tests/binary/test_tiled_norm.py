@@ -11,8 +11,10 @@ from mmesbnn.binary import (
     ShrunkConv2d,
     TiledBatchNorm2d,
     normalize_tiled,
+    redraw_signs,
     tile,
 )
+from mmesbnn.binary.expansion import copy_signs
 from tests.binary.es_reference import assert_same, double, output_and_gradients
 
 
@@ -189,3 +191,63 @@ def test_normalize_tiled_takes_any_norm(kind, training):
     x = double(4, 2, 3, 3)
     assert_same(normalize_tiled(x, norm, 3), reference(torch.cat([x] * 3, 1)))
     assert_same(norm.state_dict(), reference.state_dict())
+
+
+# how copies start ------------------------------------------------------------------
+
+
+def is_balanced(norm):
+    """Whether half of the copies of every channel have a negative gain."""
+    return bool(((norm.weight < 0).view(norm.copies, -1).sum(0) == norm.copies // 2).all())
+
+
+@pytest.mark.parametrize('copy_init', ['alike', 'signs', 'balanced'])
+def test_gains_start_as_the_signs_of_the_copies(copy_init):
+    torch.manual_seed(4)
+    norm = TiledBatchNorm2d(24, 4, copy_init=copy_init)
+    torch.manual_seed(4)
+    assert torch.equal(norm.weight, copy_signs(6, 4, copy_init))
+    assert norm.state_dict().keys() == nn.BatchNorm2d(24).state_dict().keys()
+    assert norm.bias.eq(0).all() and norm.running_mean.eq(0).all()
+    assert norm.weight.requires_grad and norm.weight.is_leaf
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_copy_of_gain_minus_one_starts_as_the_negative(training):
+    norm = TiledBatchNorm2d(8, 4, copy_init='balanced').double().train(training)
+    x = double(3, 2, 4, 5)
+    copies = norm(x).unflatten(1, (4, 2))
+    plain = TiledBatchNorm2d(2).double().train(training)(x)
+    assert_same(copies, plain.unsqueeze(1) * norm.weight.view(1, 4, 2, 1, 1))
+    assert len(copies.unique(dim=1)[0]) > 1
+
+
+def test_resetting_draws_anew():
+    norm = TiledBatchNorm2d(64, 4, copy_init='balanced')
+    first = norm.weight.clone()
+    norm.reset_parameters()
+    assert is_balanced(norm) and not torch.equal(norm.weight, first)
+
+
+def test_constant_initialisers_set_the_magnitude_only():
+    norm = TiledBatchNorm2d(8, 4, copy_init='balanced')
+    nn.init.constant_(norm.weight, 0.5)
+    redraw_signs(nn.Sequential(nn.Sequential(norm)))
+    assert is_balanced(norm) and norm.weight.abs().eq(0.5).all()
+
+
+def test_gains_that_were_loaded_or_trained_are_left_alone():
+    norm = TiledBatchNorm2d(8, 4, copy_init='balanced')
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+    trained = norm.weight.clone()
+    norm.init_weights()
+    assert torch.equal(norm.weight, trained)
+    norm.load_state_dict(TiledBatchNorm2d(8, 4).state_dict())
+    norm.init_weights()
+    assert norm.weight.eq(1).all()
+
+
+def test_unknown_ways_to_start_are_named():
+    with pytest.raises(ValueError, match="copy_init='random' must be one of"):
+        TiledBatchNorm2d(8, 4, copy_init='random')

@@ -169,6 +169,37 @@ def test_without_spread_copies_start_equal():
     assert_same(*copies_of(features['y'], 2))
 
 
+@pytest.mark.parametrize('copy_init', ['signs', 'balanced'])
+def test_slopes_of_negative_copies_start_at_minus_one(copy_init):
+    alike, model = unet(tau=2), unet(tau=2, copy_init=copy_init)
+    assert model.state_dict().keys() == alike.state_dict().keys()
+    acts = [m.act for m in model.modules() if isinstance(m, BIConv)]
+    assert acts
+    for act in acts:
+        slopes = act.slope.detach().unflatten(1, (act.copies, -1))
+        assert (slopes == slopes[:1]).all(), 'banks start alike'
+        negative = slopes[0] == -1
+        assert torch.equal(~negative, slopes[0] == 0.25)
+        if copy_init == 'balanced':
+            assert (negative.sum(0) == act.copies // 2).all()
+        # 0 is mapped to 0 all the same
+        zero = torch.zeros(1, act.slope.shape[1] // act.copies, 1, 1)
+        assert act(zero, torch.tensor([1])).abs().max() < 1e-7
+    assert any((act.slope == -1).any() for act in acts)
+    condition, noisy = images()
+    model.double()(
+        torch.cat([condition, noisy], 1), torch.tensor([7, 1900])
+    ).sample.sum().backward()
+    assert acts[0].slope.grad is not None
+
+
+def test_without_copies_no_way_to_start_changes_anything():
+    torch.manual_seed(3)
+    alike = unet().state_dict()
+    torch.manual_seed(3)
+    assert all(map(torch.equal, unet(copy_init='balanced').state_dict().values(), alike.values()))
+
+
 def test_baseline_is_the_default():
     torch.manual_seed(3)
     default = BIDiffSRUNet(**TINY).state_dict()
@@ -321,6 +352,7 @@ def test_it_is_registered_and_its_dropout_drops():
         (dict(attn_levels=(-1,)), r'attn_levels=\(-1,\) must be a list'),
         (dict(bank_from='last'), "bank_from='last' must be 'each' or 'first'"),
         (dict(spread=-1.0), 'spread=-1.0 must be a finite number >= 0'),
+        (dict(copy_init='both'), "copy_init='both' must be"),
         (dict(sign_zero=1), 'sign_zero=1 must be -1 or 0'),
     ],
 )

@@ -25,6 +25,15 @@ def norms(model):
     return [m for m in model.modules() if isinstance(m, TiledBatchNorm2d)]
 
 
+def starts(model):
+    """What the gains of norms that make copies start with: per channel, its copies."""
+    return [m.weight.detach().view(m.copies, -1) for m in norms(model) if m.copies > 1]
+
+
+def are_balanced(gains):
+    return bool(((gains < 0).sum(0) == len(gains) // 2).all())
+
+
 def statistics(module):
     return {
         name: buffer.clone() for name, buffer in module.named_buffers() if name.endswith(STATISTICS)
@@ -286,3 +295,51 @@ def test_bad_arguments_are_named(row, options, message):
 def test_an_unknown_argument_is_named(row):
     with pytest.raises(TypeError, match='depht'):
         row.build(depht=3)
+
+
+# how copies start ------------------------------------------------------------------
+
+
+@every_backbone
+@pytest.mark.parametrize('copy_init', ['signs', 'balanced'])
+def test_copies_start_with_gains_of_plus_or_minus_one(row, copy_init):
+    torch.manual_seed(8)
+    alike = row.build()
+    torch.manual_seed(8)
+    model = row.build(copy_init=copy_init)
+    found, plain = starts(model), starts(alike)
+    assert all(gains.eq(1).all() for gains in plain)
+    assert model.state_dict().keys() == alike.state_dict().keys()
+    if not found:  # tau = groups = 1: bit for bit the baseline
+        assert all(map(torch.equal, model.state_dict().values(), alike.state_dict().values()))
+        return
+    assert all(gains.abs().eq(1).all() for gains in found)
+    assert any(gains.lt(0).any() for gains in found)
+    if copy_init == 'balanced':
+        assert all(map(are_balanced, found))
+    others = [m for m in norms(model) if m.copies == 1]
+    assert all(m.weight.eq(1).all() for m in others)
+
+
+@every_backbone
+def test_initialisers_of_norms_keep_the_signs_of_copies(row):
+    init_cfg = dict(type='Constant', layer='TiledBatchNorm2d', val=0.5)
+    model = row.build(copy_init='balanced', init_cfg=init_cfg)
+    model.init_weights()
+    assert all(m.weight.abs().eq(0.5).all() for m in norms(model))
+    assert all(map(are_balanced, starts(model)))
+
+
+@every_backbone
+def test_pretrained_gains_are_left_alone(row, tmp_path):
+    torch.save(row.build().state_dict(), tmp_path / 'alike.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'alike.pth'))
+    model = row.build(copy_init='balanced', init_cfg=init_cfg)
+    model.init_weights()
+    assert all(m.weight.eq(1).all() for m in norms(model))
+
+
+@every_backbone
+def test_unknown_ways_to_start_are_named(row):
+    with pytest.raises(ValueError, match="copy_init='both' must be"):
+        row.build(copy_init='both')

@@ -180,6 +180,16 @@ def test_norms_may_stay_untrained():
     assert head.rpn_conv.weight.requires_grad
 
 
+def test_copies_of_the_rpn_start_as_copy_init_says():
+    alike, head = make_rpn(tau=2), make_rpn(tau=2, copy_init='balanced')
+    assert alike.norm.weight.eq(1).all()
+    assert head.state_dict().keys() == alike.state_dict().keys()
+    torch.nn.init.constant_(head.norm.weight, 0.5)
+    head.init_weights()
+    assert head.norm.weight.abs().eq(0.5).all()
+    assert ((head.norm.weight < 0).view(2, -1).sum(0) == 1).all()
+
+
 def run_rpn(head, samples, x=None):
     x = x or features(len(samples))
     losses, proposals = head.loss_and_predict(x, samples)

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 import mmesbnn  # noqa: F401 (registers the backbone)
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d
+from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
 
 NARROW = dict(widths=(8, 8, 16, 32), depths=(2, 1, 1))
@@ -157,3 +157,14 @@ def test_every_convolution_pads_minus_one():
     convs = [m for m in modules if isinstance(m, BinaryConv2d)]
     assert len(convs) == 6
     assert {conv.pad_value for conv in convs} == {-1}
+
+
+def test_copies_of_the_stage_start_as_copy_init_says():
+    init_cfg = dict(type='Constant', layer='TiledBatchNorm2d', val=0.5)
+    stage = BiDetResStage(8, 16, 2, tau=2, copy_init='balanced', init_cfg=init_cfg)
+    stage.init_weights()
+    tiled = [m for m in stage.modules() if isinstance(m, TiledBatchNorm2d)]
+    assert len(tiled) == 3  # a projection has one, too
+    for m in tiled:
+        assert m.weight.abs().eq(0.5).all()
+        assert ((m.weight < 0).view(4, -1).sum(0) == 2).all()

@@ -1,5 +1,6 @@
 """Transformers of mmpretrain with binary attention and feed-forwards."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ pytest.importorskip('mmpretrain')
 from mmpretrain.registry import MODELS
 
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import BinaryFeedForward, BinaryMultiheadAttention
+from mmesbnn.binary import BinaryFeedForward, BinaryMultiheadAttention, TiledBatchNorm2d
 from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.models.backbones.binary_transformer import (
     HostedAttention,
@@ -418,3 +419,26 @@ def test_an_error_leaves_the_backbone_as_it_was():
     with pytest.raises(ValueError, match='tau=3 does not divide'):
         binary_transformer(model, tau=3)
     assert list(map(id, model.modules())) == before
+
+
+def gains_of_copies(model):
+    return [
+        m.weight.detach().view(m.copies, -1)
+        for m in model.modules()
+        if isinstance(m, TiledBatchNorm2d) and m.copies > 1
+    ]
+
+
+def test_copies_start_as_copy_init_says_and_initialisers_keep_their_signs():
+    torch.manual_seed(0)
+    alike = binary(tau=2)
+    model = binary(tau=2, copy_init='balanced')
+    assert model.state_dict().keys() == alike.state_dict().keys()
+    assert all(gains.eq(1).all() for gains in gains_of_copies(alike))
+    model.init_cfg = dict(type='Constant', layer='TiledBatchNorm2d', val=0.5)
+    copied = copy.deepcopy(model)
+    copied.init_weights()
+    assert all(gains.eq(1).logical_or(gains.eq(-1)).all() for gains in gains_of_copies(model))
+    for gains in gains_of_copies(copied):
+        assert gains.abs().eq(0.5).all()
+        assert ((gains < 0).sum(0) == len(gains) // 2).all()

@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...binary import Expansion, recompute_elementwise
+from ...binary import Expansion, recompute_elementwise, redraw_signs
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expansion import like_layout
 from ...binary.inputs import check_maps
@@ -130,6 +130,8 @@ class BackboneOptions:
     Args:
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
+        copy_init: As :class:`TiledBatchNorm2d`'s, of all norms that make copies:
+            ``'alike'``, ``'signs'`` or ``'balanced'``. Default ``'alike'``.
         out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
             ``C tau g``. Default ``'first'``.
         out_indices: Stages whose output is returned. Default ``(-1,)``, the last.
@@ -149,6 +151,7 @@ class BackboneOptions:
 
     tau: int = 1
     groups: int = 1
+    copy_init: str = 'alike'
     out_copies: str = 'first'
     out_indices: int | Sequence[int] = (-1,)
     frozen_stages: int = -1
@@ -169,7 +172,7 @@ class BackboneOptions:
     @property
     def norm(self) -> dict[str, Any]:
         """Keyword arguments of :class:`TiledBatchNorm2d`."""
-        return norm_options(self.norm_cfg)[0]
+        return dict(norm_options(self.norm_cfg)[0], copy_init=self.copy_init)
 
     @property
     def trains_norms(self) -> bool:
@@ -240,6 +243,11 @@ class ESBackbone(BaseModule):
         if final is not None:
             self._add_final(final)
         self._freeze(norms=not options.trains_norms)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; copies start as ``copy_init`` says all the same."""
+        super().init_weights()
+        redraw_signs(self)
 
     def _add_final(self, final: Final) -> None:
         module = None

@@ -10,7 +10,7 @@ from mmengine.model import Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import Expansion
+from ...binary import Expansion, redraw_signs
 from ...binary.inputs import check_maps
 from ...checks import one_of, positive_int, sequence
 from ..layers.float_layers import Stem
@@ -164,6 +164,7 @@ class BiDetResStage(Sequential):
         stride: Stride of the first. Default 2: 7x7 regions become 4x4.
         tau: ES factor, the backbone's. Default 1.
         groups: ES groups, the backbone's. Default 1.
+        copy_init: As :class:`BiDetResNet`'s. Default ``'alike'``.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.
         init_cfg: mmengine initialisation config. Default: as :class:`BiDetResNet`'s.
@@ -188,6 +189,7 @@ class BiDetResStage(Sequential):
         stride: int = 2,
         tau: int = 1,
         groups: int = 1,
+        copy_init: str = 'alike',
         sign_zero: int = -1,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | list[Any] | None = HE,
@@ -199,7 +201,7 @@ class BiDetResStage(Sequential):
             depth,
             stride=stride,
             expansion=Expansion(tau, groups),
-            norm=norm,
+            norm=dict(norm, copy_init=copy_init),
             sign_zero=sign_zero,
         )
         super().__init__(*stage, init_cfg=init_cfg)
@@ -208,6 +210,11 @@ class BiDetResStage(Sequential):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not trained:
                 module.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; copies start as ``copy_init`` says all the same."""
+        super().init_weights()
+        redraw_signs(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the features of the regions ``x``."""

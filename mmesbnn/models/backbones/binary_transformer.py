@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +12,13 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import BinaryFeedForward, BinaryMultiheadAttention, TiledBatchNorm2d, tile
+from ...binary import (
+    BinaryFeedForward,
+    BinaryMultiheadAttention,
+    TiledBatchNorm2d,
+    redraw_signs,
+    tile,
+)
 from ...binary.arguments import checked_layer
 from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
@@ -247,6 +254,12 @@ def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
             layer.is_init = layer.is_init or own
 
 
+def _initialise(model: BaseModule) -> None:
+    """Initialise as the model's class does; copies start as they should all the same."""
+    type(model).init_weights(model)
+    redraw_signs(model)
+
+
 @MODELS.register_module(name=['BinaryTransformer', 'binary_transformer'])
 @checked_layer(
     backbone=either(mapping(), instance(nn.Module, 'an nn.Module')),
@@ -263,6 +276,7 @@ def binary_transformer(
     spread: float = 0.5,
     clip: float = 0.005,
     sign_zero: int = -1,
+    copy_init: str = 'alike',
     norm_cfg: dict | None = None,
 ) -> nn.Module:
     """A Transformer of mmpretrain with binary attention and feed-forwards.
@@ -296,6 +310,8 @@ def binary_transformer(
         clip: As :class:`BinaryMultiheadAttention`'s: probabilities above ``clip / 2``
             count at first. Default 0.005, for about 200 keys; Swin has 49.
         sign_zero: What sign(0) is, -1 or 0. Default -1.
+        copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s, of the norms behind
+            the linear layers of feed-forwards. Default ``'alike'``.
         norm_cfg: Of the batch norms over tokens, as :class:`BNext`'s. Default
             ``dict(type='BN')``.
 
@@ -317,7 +333,7 @@ def binary_transformer(
     if not isinstance(model, nn.Module):
         model = build_part('backbone', backbone, registry.MODELS)
     norm, norm_trained = norm_options(norm_cfg or dict(type='BN'))
-    unit = dict(spread=spread, sign_zero=sign_zero, norm=norm)
+    unit = dict(spread=spread, sign_zero=sign_zero, norm=dict(norm, copy_init=copy_init))
     kept = _named(model, [keep] if isinstance(keep, str) else keep)
     attentions, feed_forwards = {}, {}
     if attention:
@@ -343,6 +359,8 @@ def binary_transformer(
         _freeze_norms(hosted.values())
     _replace(model, hosted)
     _skip_own_initialisation(model, feed_forwards)
+    if copy_init != 'alike' and isinstance(model, BaseModule):
+        model.init_weights = functools.partial(_initialise, model)  # type: ignore[method-assign]
     print_log(
         f'{type(model).__name__}: {len(attentions)} attentions and '
         f'{len(feed_forwards)} feed-forwards are binary',

@@ -41,6 +41,7 @@ class BiDetRPNHead(RPNHead):
         feat_channels: Channels of ``f``. Default 512.
         tau: ES factor of the input. Default 1.
         groups: ES groups of the input. Default 1.
+        copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s. Default ``'alike'``.
         sigma: Factor of the boxes' noise in training. None: boxes are four plain
             numbers, no distributions. Default 0.001.
         loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
@@ -69,6 +70,7 @@ class BiDetRPNHead(RPNHead):
         feat_channels: int = 512,
         tau: int = 1,
         groups: int = 1,
+        copy_init: str = 'alike',
         sigma: float | None = 0.001,
         loss_reg: dict | None = None,
         loss_prior: dict | None = None,
@@ -80,7 +82,8 @@ class BiDetRPNHead(RPNHead):
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign_zero)
         self._box_channels = 4 if sigma is None else 8
-        self._norm_options, trained = norm_options(norm_cfg or dict(type='BN'))
+        options, trained = norm_options(norm_cfg or dict(type='BN'))
+        self._norm_options = dict(options, copy_init=copy_init)
         init_cfg = init_cfg or dict(type='Normal', layer=['Conv2d', 'ShrunkConv2d'], std=0.01)
         super().__init__(
             in_channels=in_channels, feat_channels=feat_channels, init_cfg=init_cfg, **kwargs
