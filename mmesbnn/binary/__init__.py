@@ -1,4 +1,4 @@
-"""What a binary network is: signs, weights, operators, layers, ES. Pure torch."""
+"""Parts of binary networks: signs, weights, operators, layers, ES. Needs torch only."""
 
 from .attention import (
     BinaryFeedForward,

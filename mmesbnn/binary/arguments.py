@@ -1,4 +1,4 @@
-"""Rules of the arguments that layers have in common, by their name."""
+"""Rules of the arguments that many layers share, by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..checks import (
 )
 from .expansion import COPY_INITS
 
-#: A name, a dict with ``type``, or a module: what a sign or a weight binarizer is.
+#: A sign or a weight binarizer: a name, a dict with ``type``, or a module.
 BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
 COPY_INIT = one_of(*COPY_INITS)
 #: Keyword arguments of ``TiledBatchNorm2d``.
@@ -47,7 +47,7 @@ NORM_CFG = each(
     requires_grad=flag,
 )
 BITS = integer(1, 32)
-#: Not by the class, whose module needs the rules here.
+#: Tested by attributes, because the module of the class Expansion imports this one.
 EXPANSION = Rule('an Expansion', lambda x: hasattr(x, 'factor') and hasattr(x, 'kernels'))
 
 RULES = dict(
@@ -89,5 +89,5 @@ RULES = dict(
     zero=one_of(-1, 0),
 )
 
-#: :func:`mmesbnn.checks.checked` with these rules; the call can replace some.
+#: :func:`mmesbnn.checks.checked` with these rules; a call can replace single rules.
 checked_layer = functools.partial(checked, **RULES)

@@ -1,15 +1,15 @@
-"""Binary multi-head attention and its feed-forward, on tokens ``(N, L, C)``.
+"""Binary multi-head attention and feed-forward layer, for tokens ``(N, L, C)``.
 
-Queries, keys and values are signs, attention probabilities are 0 or one learnable
-value, so both matrix products of attention are binary. Every linear layer has a
-threshold before and a norm, a real residual and an :class:`RPReLU` after it.
+Queries, keys and values are signs. Attention probabilities are 0 or one learnable value.
+Both matrix products of attention are therefore binary. Every linear layer has a threshold
+before it, and a norm, a real residual and an :class:`RPReLU` after it.
 
-With ``tau > 1`` the linear layers follow the ES arithmetic of ``expansion.py``:
-their input has ``C tau`` channels, or ``C`` that are tiled ``tau`` times, every copy
-with thresholds of its own. The matrix products of attention stay as they are.
+With ``tau > 1`` the linear layers follow the ES arithmetic of ``expansion.py``: their
+input has ``C tau`` channels, or ``C`` channels that are tiled ``tau`` times. Each copy has
+its own thresholds. The matrix products of attention do not change.
 
-Source: Le and Li, "BinaryViT", arXiv 2306.16678, as its code computes it; ES: our
-reading of Shi et al., arXiv 2503.23709, whose Transformer code is not released.
+Source: Le and Li, "BinaryViT", arXiv 2306.16678, and its code. ES follows Shi et al.,
+arXiv 2503.23709, in our interpretation, because their Transformer code is not released.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ RESIDUAL_POOLS = ('adjacent', 'replica')
 
 
 def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
-    """``clip * clamp(round(x / clip), 0, 1)``: 0 up to the threshold ``clip / 2``.
+    """Compute ``clip * clamp(round(x / clip), 0, 1)``: 0 up to the threshold ``clip / 2``.
 
     With ``r = x / clip`` the gradients are ``dy/dx = 1 if 0 <= r <= 1 else 0`` and
     ``dy/dclip = round(r) - r if 0 <= r <= 1 else (1 if r > 1 else 0)``.
 
     Args:
         x: Tensor of any shape, such as attention probabilities.
-        clip: Positive, a tensor with one entry.
+        clip: Tensor with one positive entry.
 
     Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
     """
@@ -51,47 +51,47 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
 
 
 def tokens_of(x: Tensor) -> Tensor:
-    """Tokens ``(N, H W, C)`` of a map ``(N, C, H, W)``."""
+    """Return the tokens ``(N, H W, C)`` of a map ``(N, C, H, W)``."""
     return x.flatten(2).transpose(1, 2)
 
 
 def map_of(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Map ``(N, C, H, W)`` of tokens ``(N, H W, C)``, with ``size = (H, W)``."""
+    """Return the map ``(N, C, H, W)`` of tokens ``(N, H W, C)``, with ``size = (H, W)``."""
     return tokens.transpose(1, 2).unflatten(2, size)
 
 
 def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
-    """``norm(tile(x, copies))`` over the channels of tokens ``(N, L, C)``.
+    """Compute ``norm(tile(x, copies))`` over the channels of tokens ``(N, L, C)``.
 
     Args:
         x: Small tokens.
-        norm: Norm of maps with ``copies * C`` channels, a :class:`TiledBatchNorm2d` or
-            what a tool made of it.
-        copies: How many copies. Default 1.
+        norm: Norm of maps with ``copies * C`` channels: a :class:`TiledBatchNorm2d`, or
+            the norm that a tool has replaced it by.
+        copies: Number of copies. Default 1.
     """
     y = normalize_tiled(x.transpose(1, 2).unsqueeze(-1), norm, copies)
     return y.flatten(2).transpose(1, 2)
 
 
 class ResidualBinaryLinear(nn.Module):
-    """``y = rprelu(norm(tile(binary_linear(x + b))) + residual)``.
+    """Binary linear layer: ``y = rprelu(norm(tile(binary_linear(x + b))) + residual)``.
 
-    Signs have the quadratic surrogate, weights are centred and scaled. Input and output
-    may or may not be expanded; in any case the weight is ``(C_o / tau, C_i tau)``.
-    Copies of an input start with thresholds ``-b`` apart from each other, since with
-    equal ones they would carry no information.
+    Signs have the quadratic surrogate; weights are centred and scaled. Input and output
+    can each be expanded or not. The weight is ``(C_o / tau, C_i tau)`` in all cases.
+    Copies of an input start with different thresholds ``-b``, because copies with equal
+    thresholds would be equal.
 
     Args:
         in_features: ``C_i``.
         out_features: ``C_o``.
         tau: ES factor. Default 1.
-        expanded_in: Whether the input has ``C_i tau g`` features; otherwise it has
-            ``C_i``, which are tiled ``tau g`` times here. Default False.
+        expanded_in: Whether the input has ``C_i tau g`` features. If not, it has ``C_i``
+            features, and this layer tiles them ``tau g`` times. Default False.
         expanded_out: Whether the output has ``C_o tau g`` features, tiled ``tau^2 g``
-            times; otherwise ``C_o``, tiled ``tau`` times. Default False.
-        spread: Thresholds of the copies lie evenly in ``[-spread, spread]`` at first.
+            times. If not, it has ``C_o`` features, tiled ``tau`` times. Default False.
+        spread: Initial thresholds of the copies lie evenly in ``[-spread, spread]``.
             Default 0.5, for inputs of about unit variance.
-        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
         es_groups: ES groups ``g``. Default 1.
 
@@ -152,7 +152,7 @@ class ResidualBinaryLinear(nn.Module):
 
 
 class BinaryMultiheadAttention(nn.Module):
-    """Multi-head self-attention whose products are all binary.
+    """Multi-head self-attention in which all products are binary.
 
     With units ``U(x, residual)`` of :class:`ResidualBinaryLinear`, ``s`` a sign with
     thresholds and ``P`` average pooling to ``1 / sr_ratio`` of the resolution::
@@ -164,28 +164,29 @@ class BinaryMultiheadAttention(nn.Module):
         c = rprelu(norm(p s(v)) + q + up(k + v))
         y = U_o(c, c)
 
-    ``up`` is nearest-neighbour upsampling; ``bias``, if given, masks keys or tells
-    positions. ``ParameterBoundsHook`` keeps ``clip`` positive; at 0 and below it would
-    get no gradient any more.
+    ``up`` is nearest-neighbour upsampling. ``bias`` is optional: it masks keys or encodes
+    positions. ``ParameterBoundsHook`` keeps ``clip`` positive, because a ``clip`` of 0 or
+    less would get no gradient.
 
-    With ``tau > 1`` input and output have ``C tau`` channels; q, k, v and c have ``C``,
-    their residual is the mean of ``x``'s copies. Registered in OpenMMLab's ``MODELS``,
-    for the ``attn`` of other Transformers: without ``sr_ratio`` it takes tokens alone.
+    With ``tau > 1`` input and output have ``C tau`` channels. q, k, v and c have ``C``
+    channels; their residual is the mean of ``x``'s copies. The class is registered in
+    OpenMMLab's ``MODELS``, for the ``attn`` of other Transformers: with ``sr_ratio=1`` it
+    needs tokens only.
 
     Args:
         embed_dims: ``C``.
         num_heads: Number of heads.
-        sr_ratio: How many times coarser keys and values are than queries. Default 1.
+        sr_ratio: Factor by which keys and values are coarser than queries. Default 1.
         tau: ES factor. Default 1.
         clip: Initial value of the probabilities that are not 0. Default 0.005.
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
-        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
 
     Raises:
         ValueError: If ``num_heads`` or ``tau`` do not divide ``embed_dims``, if
             ``sr_ratio`` or ``clip`` is not positive; when called, if ``sr_ratio > 1``
-            and there is no ``size``, or one that does not fit.
+            and ``size`` is None or does not match the number of tokens.
 
     Shape:
         ``(N, L, C tau)`` to the same.
@@ -242,13 +243,14 @@ class BinaryMultiheadAttention(nn.Module):
     def forward(
         self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        """Attend.
+        """Compute the attention output.
 
         Args:
             x: Tokens ``(N, L, C tau)``.
-            size: Height and width of their map, needed with ``sr_ratio > 1``.
-            bias: What is added to the scores ``(N, heads, L, keys)``, with which it
-                broadcasts. Default None.
+            size: Height and width of their map, needed with ``sr_ratio > 1``. Default
+                None.
+            bias: Tensor to add to the scores ``(N, heads, L, keys)``. It must broadcast
+                with them. Default None.
         """
         check_tokens(self, x, self.embed_dims * self.tau, 3)
         query = self.query(x, self._narrow(x))
@@ -263,7 +265,7 @@ class BinaryMultiheadAttention(nn.Module):
         return self.output(context, tile(context, self.tau, -1))
 
     def _narrow(self, x: Tensor) -> Tensor:
-        """The mean of ``x``'s copies, if it is expanded."""
+        """Return the mean of ``x``'s copies if ``x`` is expanded, else ``x``."""
         if x.shape[-1] == self.embed_dims:
             return x
         return x.unflatten(-1, (self.tau, -1)).mean(-2)
@@ -302,7 +304,7 @@ class BinaryMultiheadAttention(nn.Module):
 
 
 class BinaryFeedForward(nn.Module):
-    """Two binary linear layers with residuals, BinaryViT's FFN.
+    """Feed-forward layer of BinaryViT: two binary linear layers with residuals.
 
     With ``r = H / C``, units ``U(x, residual)`` of :class:`ResidualBinaryLinear` and
     ``P`` an average pooling of channels::
@@ -310,29 +312,33 @@ class BinaryFeedForward(nn.Module):
         h = U_1(x, tile(x, r))
         y = U_2(h, P(h))
 
-    With ``tau > 1`` or ``g > 1`` ``h`` has ``H tau g`` channels. Input and output have
-    ``C``, and ``tile`` and ``P`` are of ``r tau g`` channels; or they are ``expanded``
-    to ``C tau g``, and ``tile`` and ``P`` are of ``r``. Multiplications and weight bits
-    are those of ``tau = g = 1`` in both cases.
+    With ``tau > 1`` or ``g > 1``, ``h`` has ``H tau g`` channels. There are two cases:
+
+    - ``expanded=False``: input and output have ``C`` channels; ``tile`` makes, and ``P``
+      averages, ``r tau g`` channels.
+    - ``expanded=True``: input and output have ``C tau g`` channels; ``tile`` makes, and
+      ``P`` averages, ``r`` channels.
+
+    Multiplications and weight bits are those of ``tau = g = 1`` in both cases.
 
     Args:
         embed_dims: ``C``.
         feedforward_dims: ``H``.
         tau: ES factor. Default 1.
         expanded: Whether input and output have ``C tau g`` channels. Default False.
-        residual_pool: What ``P`` averages: ``'adjacent'`` channels, as published,
-            although ``tile`` does not put copies beside each other; or the
-            ``'replica'`` of a channel, which keeps channels apart. Default
-            ``'adjacent'``.
+        residual_pool: Channels that ``P`` averages. ``'adjacent'`` averages adjacent
+            channels, as published; these are different channels, because ``tile`` does
+            not put copies side by side. ``'replica'`` averages the copies of one channel,
+            so channels are not mixed. Default ``'adjacent'``.
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
-        sign_zero: What sign(0) is, -1 or 0. Default -1.
+        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
         es_groups: ES groups ``g``. Default 1.
 
     Raises:
-        ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau``
-            does not divide both or ``es_groups`` not a shrunk layer's outputs, or if
-            ``residual_pool`` is neither.
+        ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau`` does
+            not divide both, if ``es_groups`` does not divide the outputs of a shrunk
+            layer, or if ``residual_pool`` has another value.
 
     Shape:
         ``(N, L, C)``, or ``(N, L, C tau g)`` if ``expanded``, to the same.

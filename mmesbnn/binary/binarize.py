@@ -1,4 +1,4 @@
-"""Turn the convolutions and linear layers of a built network into binary ones."""
+"""Replacement of the convolutions and linear layers of a built network by binary ones."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .modes import inference
 from .options import BinaryOptions, merged_options
 from .weight_reads import WeightReads, read_by_definition
 
-#: What multiplies: these modules have an entry in the report.
+#: Layers that multiply. Each of them has an entry in the report.
 _MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 _Multiplier = nn.modules.conv._ConvNd | nn.Linear
 
-#: What can become binary.
+#: Layers that can become binary.
 _ELIGIBLE = (nn.Conv2d, nn.Linear)
 
 
 class Reason(enum.Enum):
-    """Why a layer was kept, or that it was replaced."""
+    """Reason why a layer was kept, or ``REPLACED``."""
 
     REPLACED = 'replaced'
     NAMED = 'named by keep'
@@ -43,7 +43,7 @@ class Reason(enum.Enum):
 
 
 class _Why(NamedTuple):
-    """A reason and its sentence for people."""
+    """A reason and the text that the report shows for it."""
 
     reason: Reason
     text: str
@@ -51,22 +51,23 @@ class _Why(NamedTuple):
 
 _IDLE = _Why(Reason.IDLE, 'did not run on the example')
 
-#: Subclasses from here compute what torch's layers do (they mend empty tensors).
+#: Modules whose subclasses compute the same as torch's layers (they only add support of
+#: empty tensors).
 _SAME_AS_TORCH = ('mmcv.cnn.bricks.wrappers',)
 
 
 @dataclass(frozen=True)
 class BinarizedLayer:
-    """What became of one layer.
+    """Entry of the report for one layer.
 
     Attributes:
-        name: Its name in the network.
-        layer: What it was, such as ``'Conv2d(64, 128, 3x3, stride 2)'``.
-        replaced: Whether it is binary now.
-        reason: Why it was kept, or ``Reason.REPLACED``.
-        why: The reason as a sentence; what it became if replaced.
-        weights: Number of weights, biases not counted.
-        aliases: Further names under which the network holds the same module.
+        name: Name in the network.
+        layer: Original layer, such as ``'Conv2d(64, 128, 3x3, stride 2)'``.
+        replaced: True if the layer is binary now.
+        reason: Reason why it was kept, or ``Reason.REPLACED``.
+        why: Reason as text; for a replaced layer the new class.
+        weights: Number of weights without biases.
+        aliases: Other names under which the network holds the same module.
     """
 
     name: str
@@ -80,11 +81,11 @@ class BinarizedLayer:
 
 @dataclass(frozen=True)
 class BinarizeReport:
-    """What :func:`binarize` did; iterates over its entries, prints as a table.
+    """Result of :func:`binarize`. It iterates over its entries and prints as a table.
 
     Attributes:
         layers: One entry per layer that multiplies, in the order of the network.
-        options: How the layers became binary.
+        options: Options of the binary layers.
     """
 
     layers: list[BinarizedLayer] = field(default_factory=list)
@@ -98,12 +99,12 @@ class BinarizeReport:
 
     @property
     def replaced(self) -> list[BinarizedLayer]:
-        """The layers that are binary now."""
+        """Layers that are binary now."""
         return [layer for layer in self.layers if layer.replaced]
 
     @property
     def kept(self) -> list[BinarizedLayer]:
-        """The layers that are as they were."""
+        """Layers that have not changed."""
         return [layer for layer in self.layers if not layer.replaced]
 
     @property
@@ -113,7 +114,7 @@ class BinarizeReport:
 
     @property
     def kept_weights(self) -> int:
-        """Number of weights of the layers kept."""
+        """Number of weights of the kept layers."""
         return sum(layer.weights for layer in self.kept)
 
     def __str__(self) -> str:
@@ -140,11 +141,11 @@ class BinarizeReport:
 
 @dataclass(eq=False)
 class _Candidate:
-    """A layer that multiplies, and where the network holds it.
+    """A layer that multiplies, and its places in the network.
 
     Attributes:
         module: The layer.
-        places: For every name of it, parent, attribute and name.
+        places: Parent, attribute and name, for every name of the layer.
     """
 
     module: _Multiplier
@@ -156,7 +157,7 @@ class _Candidate:
 
 
 def _candidates(model: nn.Module) -> list[_Candidate]:
-    """The layers that multiply, in the order of definition."""
+    """Return the layers that multiply, in the order of definition."""
     found: dict[_Multiplier, _Candidate] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _MULTIPLIERS) and name:
@@ -211,7 +212,7 @@ def _run_example(model: nn.Module, example: Any) -> Any:
 
 
 def _shares_memory(x: Tensor, others: Sequence[Tensor]) -> bool:
-    """Whether ``x`` is one of ``others`` or shares its memory with one."""
+    """Return True if ``x`` is one of ``others`` or shares memory with one of them."""
     memory = x.untyped_storage().data_ptr()
     return any(memory == y.untyped_storage().data_ptr() for y in others)
 
@@ -223,10 +224,13 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _ends_by_running(
     model: nn.Module, candidates: Sequence[_Candidate], example: Any
 ) -> tuple[dict[_Candidate, _Why], dict[int, str]]:
-    """The layers that read ``example``, that give the output, or that did not run.
+    """Run ``example`` and find the first, the last and the idle layers.
 
-    Also, for the id of every layer whose weight another module reads, that module's
-    class.
+    First layers read ``example``; last layers give the output; idle layers did not run.
+
+    Returns:
+        These layers with their reasons. Also a mapping from the id of each layer whose
+        weight another module reads to the class of that module.
     """
     given = _tensors(example)
     ran: dict[_Candidate, list[Tensor]] = {}
@@ -271,7 +275,7 @@ def _ends_by_definition(candidates: Sequence[_Candidate]) -> dict[_Candidate, _W
 
 
 def _numeric_padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...] | None:
-    """Pixels of padding, None if ``'same'`` pads unevenly."""
+    """Return the padding in pixels, None if ``'same'`` pads unevenly."""
     if not isinstance(conv.padding, str):
         return conv.padding
     if conv.padding == 'valid':
@@ -281,7 +285,7 @@ def _numeric_padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...] | None:
 
 
 def _computes_as_torch(kind: type) -> bool:
-    """Whether a layer is nn.Conv2d or nn.Linear, or computes the same."""
+    """Return True if a class is nn.Conv2d or nn.Linear or computes the same."""
     known = kind.__module__ in _SAME_AS_TORCH and issubclass(kind, _ELIGIBLE)
     return kind in _ELIGIBLE or known
 
@@ -292,7 +296,7 @@ def _obstacle(
     readers: Mapping[int, str],
     expansion: Expansion,
 ) -> str | None:
-    """Why ES cannot replace the layer, None if it can."""
+    """Return the text that says why ES cannot replace the layer, None if it can."""
     module = candidate.module
     kind = type(module)
     if isinstance(module, BinaryLayer):
@@ -326,7 +330,7 @@ def _indivisible(expansion: Expansion, channels: int, name: str) -> str | None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """For the id of every parameter the names of the modules that hold it."""
+    """Map the id of every parameter to the names of the modules that hold it."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
@@ -338,27 +342,28 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
-    """Latent weight ``(C_o / tau, C_i tau, ...)`` of a float one ``(C_o, C_i, ...)``.
+    """Return the latent weight ``(C_o / tau, C_i tau, ...)`` of a float ``(C_o, C_i, ...)``.
 
-    With ``K = C_o / tau``, output ``j`` of the shrunk layer stands for the outputs
-    ``j, j + K, ...`` of the float one, and its input is ``tau`` copies. Each copy gets
-    one of their kernels::
+    With ``K = C_o / tau``, output ``j`` of the shrunk layer replaces the outputs
+    ``j, j + K, ...`` of the float layer. Its input is ``tau`` copies. Each copy gets the
+    kernel of one of these outputs::
 
         v[j, t C_i + c] = w[j + t K, c] / tau
 
-    so the layer starts as an approximation of their mean, no weight is lost, and copies
-    differ from the first step on. ``tau = 1`` is ``w`` itself.
+    The layer therefore starts as an approximation of the mean of these outputs. No weight
+    is lost, and the copies differ from the first step on. With ``tau = 1`` the result is
+    ``w``.
 
     Args:
         weight: Float weight.
-        tau: ES factor; divides ``C_o``.
+        tau: ES factor; it divides ``C_o``.
     """
     return torch.cat(weight.chunk(tau), dim=1) / tau
 
 
 def _binary_layer(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
-    """A drop-in layer for ``module``, with its weights."""
-    # a sign or binarizer given as a module is not shared
+    """Build the ES layer that replaces ``module``, with its weights."""
+    # copied, so that layers do not share a sign or binarizer that is given as a module
     options = {name: copy.deepcopy(value) for name, value in options.items()}
     bias = module.bias is not None
     new: ESConv2d | ESLinear
@@ -387,10 +392,9 @@ def _binary_layer(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
 
 
 class _Unsavable:
-    """Stands for the ``save_pretrained`` of a model whose config lacks binary layers.
+    """Replacement of ``save_pretrained`` for a model whose config lacks binary layers.
 
-    Loading would build a float model, find none of the weights, and go on with random
-    ones.
+    It raises an error. A saved model would load as a float model with random weights.
     """
 
     def __init__(self, kind: str) -> None:
@@ -400,14 +404,14 @@ class _Unsavable:
         raise ValueError(
             f'save_pretrained: the config of this {self.kind} does not say which '
             'layers binarize made binary, so from_pretrained would give them random '
-            'weights: save its state_dict() with torch.save and load that into a model '
-            'binarized the same way; mmesbnn.diffusion.binarize_unet makes UNets and '
-            'ControlNets of diffusers that can be saved'
+            'weights. Save its state_dict() with torch.save, and load it into a model '
+            'that is binarized the same way. For UNets and ControlNets of diffusers use '
+            'mmesbnn.diffusion.binarize_unet: its models can be saved'
         )
 
 
 def _forbid_saving(model: nn.Module) -> None:
-    """Let the modules with binary layers refuse what their config cannot describe."""
+    """Replace ``save_pretrained`` of the modules whose config lacks binary layers."""
     for module in model.modules():
         if hasattr(type(module), 'save_pretrained') and _has_binary_layer(module):
             module.save_pretrained = _Unsavable(type(module).__name__)  # type: ignore[assignment]
@@ -436,71 +440,75 @@ def binarize(
 ) -> BinarizeReport:
     """Replace convolutions and linear layers of ``model``, in place, by binary ones.
 
-    Every eligible ``nn.Conv2d`` becomes a :class:`ESConv2d`, every ``nn.Linear``
-    a :class:`ESLinear`, of the same input and output shapes and with as many
-    binary weights and multiplications as the layer had float ones::
+    Every eligible ``nn.Conv2d`` becomes an :class:`ESConv2d`, and every ``nn.Linear``
+    becomes an :class:`ESLinear`. Input and output shapes stay the same. The layer has as
+    many binary weights and multiplications as it had float ones::
 
         model = torchvision.models.resnet18(weights='DEFAULT')
         report = mmesbnn.binarize(model, tau=2, keep=['*downsample*'])
         print(report)
 
-    **Kept** are, with the reason in the report:
+    Some layers are **kept**. The report gives the reason for each of them:
 
-    - what ``keep`` names;
-    - the first and the last layer. Without ``example`` that is the order of definition,
-      which for a network with several inputs or outputs (a detector's heads) or one
-      defined in another order than it runs is not what is meant: name such layers in
-      ``keep``, or give an ``example``. Then all layers that read the input or give an
-      output are kept, and those that did not run;
-    - depthwise and grouped convolutions, transposed and 1-d, 3-d ones, subclasses of
-      the two classes, layers with hooks (parametrizations, spectral norm);
-    - layers whose weight another module reads, as its methods say
-      (``self.proj.weight``) or as the run of ``example`` shows: the ``out_proj`` of
-      ``nn.MultiheadAttention``, the ``qkv`` of torchvision's Swin; and tied weights;
-    - layers whose outputs ``tau`` or ``es_groups`` do not divide; padding other than
-      zeros.
+    - layers that ``keep`` names;
+    - the first and the last layer. Without ``example`` these are the first and the last
+      layer in the order of definition. This is wrong for a network with several inputs or
+      outputs, such as a detector, and for a network that runs in another order: name its
+      first and last layers in ``keep``, or give an ``example``. With ``example`` all
+      layers that read the input or give an output are kept, and layers that did not run;
+    - depthwise and grouped convolutions, transposed, 1-d and 3-d convolutions, subclasses
+      of ``nn.Conv2d`` and ``nn.Linear``, layers with hooks (parametrizations, spectral
+      norm);
+    - layers whose weight another module reads, in the code of its methods
+      (``self.proj.weight``) or in the run of ``example``. Examples are the ``out_proj`` of
+      ``nn.MultiheadAttention`` and the ``qkv`` of torchvision's Swin. Tied weights, too;
+    - layers whose number of outputs cannot be divided by ``tau`` or ``es_groups``, and
+      layers with padding other than zeros.
 
-    A module that the network holds under several names is replaced under all.
+    If the network holds a module under several names, it is replaced under all of them.
 
     **Initialisation**: latent weights are the float weights, arranged for the copies as
-    in :func:`shrunk_weight`; so with ``tau = 1`` signs and scales ``mean|w|`` are those
-    of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
-    input lie evenly in ``[-spread, spread]``, at 0 if there is one copy. Norms are not
-    touched: train, or run some batches in training mode, before you judge the result.
+    in :func:`shrunk_weight`. With ``tau = 1`` signs and scales ``mean|w|`` are therefore
+    those of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
+    input lie evenly in ``[-spread, spread]``; a single copy has the threshold 0. Norms do
+    not change, so train the model, or run some batches in training mode, before you judge
+    the result.
 
-    A model with ``save_pretrained`` (diffusers, transformers) refuses to be saved by it
-    from then on, since its config describes the float model.
+    After the call ``save_pretrained`` of the model (diffusers, transformers) raises an
+    error, because its config describes the float model.
 
-    Replace before the optimizer is made. With OpenMMLab, load or call
-    ``model.init_weights()`` first: later it would look for layers that are gone. To
-    load a checkpoint of the result, build and binarize the model the same way.
+    Call this function before you make the optimizer. With OpenMMLab, load weights or call
+    ``model.init_weights()`` before: afterwards ``init_weights`` would search for layers
+    that no longer exist. To load a checkpoint of the result, build and binarize the model
+    the same way.
 
     Args:
         model: Any built model.
         tau: ES factor. Default 1, the plain binary layer with thresholds.
         es_groups: ES groups. Default 1.
-        keep: Names or glob patterns (``*`` also crosses dots) of layers, or of modules
-            that hold them, to keep. Default none.
+        keep: Names or glob patterns of layers to keep, or of modules that hold them. ``*``
+            also matches dots. Default ``()``.
         keep_first: Whether to keep the first layer. Default True.
         keep_last: Whether to keep the last layer. Default True.
-        example: What to call the model with to see its first and last layers: a
-            tensor, a sequence of arguments or a mapping of keyword arguments. The model
-            runs once, in eval mode. Default None.
+        example: Input of the model: a tensor, a sequence of arguments or a mapping of
+            keyword arguments. The model runs once with it, in eval mode, to find the
+            first and last layers. Default None.
         spread: As :class:`ESConv2d`'s, in units of the layers' inputs.
             Default 0.5.
         sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
         weight_binarizer: As :class:`BinaryConv2d`'s. Default ``'scaled_sign'``.
         pad_value: As :class:`BinaryConv2d`'s; convolutions only. Default 0.
         latent_clip: As :class:`BinaryConv2d`'s. Default None.
-        options: All options from ``tau`` to ``latent_clip`` in one object or mapping,
-            in the place of these arguments. Default None.
+        options: Options ``tau``, ``es_groups`` and ``spread`` to ``latent_clip`` in one
+            object or mapping, in place of these arguments. Default None.
 
     Returns:
-        What was replaced, what was kept, and why.
+        Report of the replaced layers and the kept layers, with reasons.
 
     Raises:
-        ValueError: Before anything is changed, if an argument is not one of the allowed
-            values, a pattern in ``keep`` matches nothing, or nothing is to be replaced.
+        ValueError: If an argument is not one of the allowed values, if a pattern in
+            ``keep`` matches nothing, or if no layer can be replaced. The model has not
+            changed then.
     """
     short = dict(
         tau=tau,

@@ -1,4 +1,4 @@
-"""ES layers that take the place of ``nn.Conv2d`` and ``nn.Linear``."""
+"""ES layers that replace ``nn.Conv2d`` and ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from .shrunk import ShrunkConv2d, ShrunkLinear
 
 
 class _ESLayer(nn.Module):
-    """A layer with a weight of another shape and meaning than that of torch's layer."""
+    """Base of the ES layers, whose latent weight belongs to the shrunk layer inside."""
 
-    #: Name of the shrunk layer inside.
+    #: Attribute that holds the shrunk layer.
     inner: str
     expansion: Expansion
 
     def __getattr__(self, name: str) -> Any:
         if name == 'weight':
             raise AttributeError(
-                f'{type(self).__name__} has no weight that others could multiply with: '
-                f'its latent weight is {self.inner}.weight, for signs of shifted '
-                'inputs. Keep a layer whose weight is read from outside: '
-                'binarize(..., keep=NAME)'
+                f'{type(self).__name__} has no weight that other modules could multiply '
+                f'with: its latent weight is {self.inner}.weight, for signs of shifted '
+                'inputs. If another module reads the weight of a layer, keep that layer '
+                'real: binarize(..., keep=NAME)'
             )
         return super().__getattr__(name)
 
 
 class ESConv2d(_ESLayer):
-    """ES convolution from ``C_i`` to ``C_o`` channels, in the place of ``nn.Conv2d``.
+    """ES convolution from ``C_i`` to ``C_o`` channels, a replacement of ``nn.Conv2d``.
 
-    The input is tiled ``tau g`` times. Each copy has thresholds of its own, which start
-    at different values. A :class:`ShrunkConv2d` makes ``C_o / tau`` channels of them,
-    which are tiled ``tau`` times to ``C_o``. Copies of an output differ by the affine
-    of the norm that follows, or by ``bias``. The number of binary multiplications is
-    that of the float convolution::
+    The input is tiled ``tau g`` times. Each copy has its own thresholds, which start at
+    different values. A :class:`ShrunkConv2d` computes ``C_o / tau`` channels from the
+    copies. Its output is tiled ``tau`` times to ``C_o`` channels. Copies of an output
+    differ by the affine of the following norm, or by ``bias``. The number of binary
+    multiplications is that of the float convolution::
 
         layer = ESConv2d(64, 128, 3, padding=1, tau=2)
         y = layer(torch.randn(1, 64, 8, 8))  # (1, 128, 8, 8)
 
-    A network of OpenMMLab takes it by ``conv_cfg=dict(type='ESConv2d', tau=2)``, see
+    A network of OpenMMLab uses it through ``conv_cfg=dict(type='ESConv2d', tau=2)``, see
     :func:`mmesbnn.models.layers.es_conv2d`.
 
     Args:
@@ -54,20 +54,20 @@ class ESConv2d(_ESLayer):
         stride: Stride in pixels. Default 1.
         padding: Padding on each side in pixels. Default 0.
         dilation: Distance of the kernel's taps in pixels. Default 1.
-        groups: Groups as in ``nn.Conv2d``; must be 1, since ES replaces dense
+        groups: Groups as in ``nn.Conv2d``. Must be 1, because ES replaces dense
             convolutions only. Default 1.
         bias: Whether to add a real bias to the ``C_o`` outputs. Default False.
         tau: ES factor. Default 1.
         es_groups: ES groups ``g``. Default 1.
         spread: Initial thresholds lie evenly in ``[-spread, spread]``. Default 0.5, for
             inputs of about unit variance.
-        sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
-        **kwargs: ``weight_binarizer``, ``pad_value`` and ``latent_clip`` of
+        **kwargs: ``sign``, ``weight_binarizer``, ``pad_value`` and ``latent_clip`` of
             :class:`BinaryConv2d`.
 
     Raises:
-        ValueError: If ``tau`` or ``es_groups`` do not divide, or ``groups`` is not 1;
-            when called, if the input has another width.
+        ValueError: If ``tau`` does not divide ``out_channels``, if ``es_groups`` does not
+            divide ``out_channels / tau``, or if ``groups`` is not 1; when called, if the
+            input has another width.
 
     Shape:
         ``(N, C_i, H, W)`` to ``(N, C_o, H', W')``.
@@ -97,7 +97,7 @@ class ESConv2d(_ESLayer):
         super().__init__()
         if groups != 1:
             raise ValueError(
-                f'groups={groups} must be 1: ES replaces dense convolutions, neither '
+                f'groups={groups} must be 1: ES replaces dense convolutions, but neither '
                 'grouped nor depthwise ones; the groups of ES are es_groups'
             )
         self.expansion = expansion = Expansion(tau, es_groups)
@@ -120,7 +120,7 @@ class ESConv2d(_ESLayer):
             setattr(self, name, getattr(self.conv, name))
 
     def init_weights(self) -> None:
-        """Keep the initialisation of construction (mmcv's would not fit)."""
+        """Keep the initialisation of construction; mmcv's does not suit this layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
@@ -135,9 +135,9 @@ class ESConv2d(_ESLayer):
 
 
 class ESLinear(_ESLayer):
-    """ES linear layer from ``C_i`` to ``C_o`` features, in the place of ``nn.Linear``.
+    """ES linear layer from ``C_i`` to ``C_o`` features, a replacement of ``nn.Linear``.
 
-    :class:`ESConv2d` for tokens. Registered as ``ESLinear``.
+    It is the counterpart of :class:`ESConv2d` for tokens, registered as ``ESLinear``.
 
     Args:
         in_features: ``C_i``.
@@ -151,8 +151,8 @@ class ESLinear(_ESLayer):
             :class:`BinaryLinear`.
 
     Raises:
-        ValueError: If ``tau`` or ``es_groups`` do not divide; when called, if the input
-            has another width.
+        ValueError: If ``tau`` does not divide ``out_features``, or ``es_groups`` does not
+            divide ``out_features / tau``; when called, if the input has another width.
 
     Shape:
         ``(..., C_i)`` to ``(..., C_o)``.

@@ -1,16 +1,17 @@
-"""Expanding and shrinking (ES): the arithmetic.
+"""Arithmetic of expanding and shrinking (ES).
 
-A binary convolution from ``C_i`` to ``C_o`` channels adds up few +-1 products, so an
-output entry can take few values. ES with factor ``tau`` and ``g`` groups
+A binary convolution from ``C_i`` to ``C_o`` channels adds few +-1 products, so an output
+entry can take few values only. ES with factor ``tau`` and ``g`` groups
 
 - *expands*: features have ``C tau g`` channels instead of ``C``;
-- *shrinks*: only ``C_o / tau`` kernels, of depth ``C_i tau``, in ``g`` groups;
-- *tiles* the ``C_o / tau`` outputs ``tau^2 g`` times, back to ``C_o tau g``; each copy
-  then gets a batch-norm affine, PReLU and threshold of its own.
+- *shrinks*: there are only ``C_o / tau`` kernels, of depth ``C_i tau``, in ``g`` groups;
+- *tiles*: the ``C_o / tau`` outputs are copied ``tau^2 g`` times, to ``C_o tau g``
+  channels; each copy then has its own batch-norm affine, PReLU and threshold.
 
-Weights ``(C_o / tau) (C_i tau) = C_o C_i`` and multiplications are those of the
-convolution replaced, while an entry sums ``tau`` times as many products.
-``tau = groups = 1`` is that convolution, bit for bit.
+The number of weights, ``(C_o / tau) (C_i tau) = C_o C_i``, and the number of
+multiplications are those of the replaced convolution, but an entry sums ``tau`` times as
+many products. With ``tau = groups = 1`` the layer is the replaced convolution, bit for
+bit.
 
 Source: Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv 2503.23709,
 figures (b) and (c).
@@ -31,11 +32,13 @@ COPY_INITS = ('alike', 'signs', 'balanced')
 
 @dataclass(frozen=True)
 class Expansion:
-    """The two ES parameters and what follows from them.
+    """The two ES parameters and the widths that follow from them.
 
     Args:
-        tau: Factor by which features widen and kernels become fewer, >= 1. Default 1.
-        groups: Groups of the convolution; features widen by it too, >= 1. Default 1.
+        tau: ES factor, >= 1: features become ``tau`` times wider, and there are ``tau``
+            times fewer kernels. Default 1.
+        groups: Groups of the convolution, >= 1: features become ``groups`` times wider.
+            Default 1.
 
     Raises:
         ValueError: If one of them is not a positive integer.
@@ -49,27 +52,28 @@ class Expansion:
 
     @property
     def factor(self) -> int:
-        """How many times wider features are: ``tau g``."""
+        """Factor by which features are wider: ``tau g``."""
         return self.tau * self.groups
 
     @property
     def copies(self) -> int:
-        """How many times a shrunk output is tiled: ``tau^2 g``."""
+        """Number of copies of a shrunk output: ``tau^2 g``."""
         return self.tau * self.factor
 
     def width(self, channels: int) -> int:
-        """Width of expanded features, ``C tau g``."""
+        """Return the width of expanded features, ``C tau g``."""
         return channels * self.factor
 
     def kernels(self, channels: int, name: str = 'out_channels') -> int:
-        """Number of kernels for ``channels`` outputs, ``C / tau``.
+        """Return the number of kernels for ``channels`` outputs, ``C / tau``.
 
         Args:
-            channels: Output channels of the convolution replaced.
-            name: What to call them in the error message.
+            channels: Output channels of the replaced convolution.
+            name: Name of ``channels`` in the error message. Default 'out_channels'.
 
         Raises:
-            ValueError: If ``tau`` or the ES groups do not divide.
+            ValueError: If ``tau`` does not divide ``channels``, or the ES groups do not
+                divide ``channels / tau``.
         """
         if channels < 1 or channels % self.tau:
             raise ValueError(f'tau={self.tau} does not divide {name}={channels}')
@@ -87,7 +91,7 @@ class Expansion:
 
 
 def like_layout(y: Tensor, x: Tensor) -> Tensor:
-    """``y``, channels last if ``x`` is: reshaping copies gives plain memory."""
+    """Return ``y`` in channels-last memory if ``x`` is; joining copies loses that layout."""
     if x.dim() != 4 or x.is_contiguous():
         return y
     if not x.is_contiguous(memory_format=torch.channels_last):
@@ -100,7 +104,7 @@ def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
 
     Args:
         x: Tensor of any shape.
-        copies: How many copies; 1 returns ``x`` itself.
+        copies: Number of copies; 1 returns ``x`` itself.
         dim: Axis to tile. Default 1, the channels of ``(N, C, H, W)``.
     """
     if copies == 1:
@@ -111,7 +115,7 @@ def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
 
 
 def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``tile(x) * scale + shift`` without materialising the tiled ``x``.
+    """Compute ``tile(x) * scale + shift`` without storing the tiled ``x``.
 
     Args:
         x: Small map ``(N, C, H, W)``.
@@ -127,9 +131,9 @@ def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
-    """Initial shifts of ``copies`` copies, evenly from ``-spread`` to ``spread``.
+    """Return initial shifts of ``copies`` copies, evenly from ``-spread`` to ``spread``.
 
-    Copies with equal thresholds carry no information, so they start apart.
+    Copies with equal thresholds would be equal, so they start with different ones.
 
     Args:
         channels: Channels of one copy.

@@ -1,20 +1,20 @@
-"""The operators that all binary arithmetic goes through.
+"""Operators of all binary arithmetic.
 
 They are registered with ``torch.library`` under the names ``mmesbnn::binary_conv2d``,
-``mmesbnn::binary_linear`` and ``mmesbnn::binary_matmul``, so whatever looks at a
-network from outside (OPs counter, binary check, packer, exporter, selective
-recomputation) recognises binary arithmetic by the operator and needs to know no model.
+``mmesbnn::binary_linear`` and ``mmesbnn::binary_matmul``. Tools that analyse a network
+(OPs counter, binary check, packer, exporter, selective recomputation) recognise binary
+arithmetic by these operators and need no knowledge of the model.
 
-The operands are the signed input and the *effective* weight (see ``weights.py``), in
-``binary_matmul`` two activations (see ``attention.py``).
-Sums of +-1 products are integers: exact in float64, float32, and in bfloat16
-multiplication with float32 accumulation. Under autocast the *result* is rounded to
-the low dtype: relative error up to 2^-8 in bfloat16, 2^-11 in float16 (0 up to sums
-of 256 and 2048).
+The operands are the signed input and the *effective* weight (see ``weights.py``). The
+operands of ``binary_matmul`` are two activations (see ``attention.py``).
+
+Sums of +-1 products are integers. They are exact in float64, in float32, and in bfloat16
+multiplication with float32 accumulation. Under autocast the *result* is rounded to the
+low dtype. Its relative error is up to 2^-8 in bfloat16 and 2^-11 in float16; sums up to
+256 and 2048 are exact.
 
 Custom operators have no formulas for ``torch.func`` (``grad``, ``vmap``, ``jvp``) and
-forward-mode differentiation; where these look on, torch's own operators compute the
-same.
+forward-mode differentiation. Inside these, torch's own operators compute the same result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def plain_conv2d(
     groups: int,
     pad_value: float,
 ) -> Tensor:
-    """Compute the operator: on packed bits if that is enabled and exact, or in floats."""
+    """Compute the convolution on packed bits if this is enabled and exact, else in floats."""
     y = native_conv2d(x, weight, stride, padding, dilation, groups, pad_value)
     if y is not None:
         return y
@@ -187,20 +187,20 @@ def binary_conv2d(
     groups: int = 1,
     pad_value: int = 0,
 ) -> Tensor:
-    """Convolution of a signed input with an effective weight.
+    """Convolve a signed input with an effective weight.
 
     ``y = conv2d(pad(x, padding, pad_value), weight)``. Gradients with respect to both
-    operands are those of ``torch.nn.functional.conv2d``; surrogates belong to the
-    sign and to the weight binarizer.
+    operands are those of ``torch.nn.functional.conv2d``. Surrogate gradients belong to
+    the sign and to the weight binarizer, not to this operator.
 
     Args:
         x: Signed input ``(N, C_i, H, W)``.
         weight: Effective weight ``(C_o, C_i / groups, k_h, k_w)``.
         stride: Stride in pixels, an int or (vertical, horizontal). Default 1.
-        padding: Pixels added on each side, likewise. Default 0.
-        dilation: Distance of the kernel's taps, likewise. Default 1.
+        padding: Pixels added on each side, an int or a pair. Default 0.
+        dilation: Distance of the kernel's taps in pixels, an int or a pair. Default 1.
         groups: Number of groups. Default 1.
-        pad_value: What the padded pixels hold: 0 (they add nothing, as in BNext and
+        pad_value: Value of the padded pixels: 0 (they add nothing, as in BNext and
             ReActNet), -1 (BiDet) or 1. Default 0.
 
     Returns:
@@ -218,7 +218,7 @@ def binary_conv2d(
 
 
 def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Product ``x @ weight.T`` of a signed input and an effective weight.
+    """Compute ``x @ weight.T`` of a signed input and an effective weight.
 
     Args:
         x: Signed input ``(..., C_i)``.
@@ -232,19 +232,20 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product ``a @ b`` of two binary activations, matrix by matrix.
+    """Compute ``a @ b`` of two binary activations, matrix by matrix.
 
     Args:
-        a: Entries ``-+s``, or ``0`` and ``s``, for one ``s``: ``(..., L, K)``.
-        b: Likewise, ``(..., K, M)``, with the leading axes of ``a``.
+        a: ``(..., L, K)``. Its entries are ``-s`` and ``s``, or ``0`` and ``s``, for one
+            number ``s``.
+        b: ``(..., K, M)`` with the leading axes of ``a``; entries as those of ``a``.
 
     Returns:
         Tensor ``(..., L, M)``.
 
     Raises:
-        ValueError: If the shapes do not fit; nothing is broadcast.
+        ValueError: If the shapes do not match; nothing is broadcast.
     """
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
-        raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: no product of matrices')
+        raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: they cannot be multiplied')
     a, b = _autocast(a, b)
     return a @ b if is_transformed() else _binary_matmul(a, b)

@@ -1,8 +1,9 @@
-"""Checks of what layers are called with.
+"""Checks of the inputs of layers.
 
-Torch broadcasts an input of width 1 over all channels, and names an operator rather than the layer
-when shapes don't fit; so layers look first. Shapes are plain integers to ``torch.compile`` and
-``torch.func``. To ``torch.jit.trace`` they are part of the graph, so it is left alone.
+Without a check, torch broadcasts an input of width 1 over all channels. For other wrong shapes it
+names an operator and not the layer. ``torch.compile`` and ``torch.func`` see shapes as plain
+integers, so the checks work there, too. ``torch.jit.trace`` would record shapes in its graph, so
+the checks do nothing while it runs.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from torch import Tensor, nn
 
 
 def check_maps(layer: nn.Module, x: Tensor, channels: int, name: str = 'the input') -> None:
-    """Refuse what is no floating tensor ``(N, channels, H, W)``.
+    """Raise an error if ``x`` is not a floating tensor ``(N, channels, H, W)``.
 
     Args:
-        layer: Who asks, for the message.
-        x: What it was given.
+        layer: Layer that reads ``x``, for the message.
+        x: Input to check.
         channels: Width of the second axis.
-        name: What to call it in the message. Default 'the input'.
+        name: Name of ``x`` in the message. Default 'the input'.
 
     Raises:
-        TypeError: If it is no tensor, or one of another kind than floating numbers.
-        ValueError: If it has another shape.
+        TypeError: If ``x`` is not a tensor of floating numbers.
+        ValueError: If ``x`` has another shape.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]  # not listed, but documented
         return
@@ -33,18 +34,18 @@ def check_maps(layer: nn.Module, x: Tensor, channels: int, name: str = 'the inpu
 def check_tokens(
     layer: nn.Module, x: Tensor, channels: int, dims: int | None = None, name: str = 'the input'
 ) -> None:
-    """Refuse what is no floating tensor ``(..., channels)``.
+    """Raise an error if ``x`` is not a floating tensor ``(..., channels)``.
 
     Args:
-        layer: Who asks, for the message.
-        x: What it was given.
+        layer: Layer that reads ``x``, for the message.
+        x: Input to check.
         channels: Width of the last axis.
-        dims: Number of axes, 3 for ``(N, L, channels)``. Default None, 1 or more.
-        name: What to call it in the message. Default 'the input'.
+        dims: Number of axes, 3 for ``(N, L, channels)``. Default None: 1 or more.
+        name: Name of ``x`` in the message. Default 'the input'.
 
     Raises:
-        TypeError: If it is no tensor, or one of another kind than floating numbers.
-        ValueError: If it has another shape.
+        TypeError: If ``x`` is not a tensor of floating numbers.
+        ValueError: If ``x`` has another shape.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]  # not listed, but documented
         return
@@ -54,7 +55,7 @@ def check_tokens(
 
 
 def check_channels(layer: nn.Module, x: Tensor, channels: int, last: bool) -> None:
-    """:func:`check_tokens` if the channel is the last axis, else :func:`check_maps`."""
+    """Call :func:`check_tokens` if the channel is the last axis, else :func:`check_maps`."""
     (check_tokens if last else check_maps)(layer, x, channels)
 
 

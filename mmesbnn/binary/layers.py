@@ -1,4 +1,4 @@
-"""Binary convolution, binary linear, and the element-wise layers around them."""
+"""Binary convolution, binary linear layer, and the element-wise layers around them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .weights import (
 
 
 def channel_shape(channels: int, channels_last: bool) -> tuple[int, ...]:
-    """Shape that broadcasts over ``(N, C, H, W)``, or over ``(..., C)`` if last."""
+    """Return a shape that broadcasts over ``(N, C, H, W)``, or over ``(..., C)`` if last."""
     return (channels,) if channels_last else (1, channels, 1, 1)
 
 
 class LearnableShift(nn.Module):
-    """``y = x + b`` with one learnable ``b`` per channel, initially 0.
+    """Layer ``y = x + b`` with one learnable ``b`` per channel, initially 0.
 
-    Before a sign it is (minus) the threshold: ``sign(x + b)``.
+    In ``sign(x + b)`` the threshold of the sign is ``-b``.
 
     Args:
         channels: Number of channels.
-        channels_last: Whether the channel is the last axis (tokens) rather than the
-            second (maps). Default False.
+        channels_last: Whether the channel is the last axis (tokens). If not, it is the
+            second axis (maps). Default False.
 
     Shape:
         ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
@@ -55,7 +55,7 @@ class LearnableShift(nn.Module):
 
 
 class RSign(nn.Module):
-    """``y = sign(x + b)``: a sign with a learnable threshold per channel.
+    """Layer ``y = sign(x + b)``: a sign with a learnable threshold per channel.
 
     Args:
         channels: Number of channels.
@@ -64,7 +64,7 @@ class RSign(nn.Module):
         channels_last: Whether the channel is the last axis. Default False.
 
     Raises:
-        ValueError: If ``sign`` names no sign.
+        ValueError: If ``sign`` is unknown.
 
     Shape:
         ``(N, C, H, W)``, or ``(..., C)`` with ``channels_last``; the same out.
@@ -85,9 +85,9 @@ class RSign(nn.Module):
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """``max(x, 0) + slope * min(x, 0)``, for a slope that broadcasts with ``x``.
+    """Compute ``max(x, 0) + slope * min(x, 0)`` for a slope that broadcasts with ``x``.
 
-    Torch's own takes a slope per entry of axis 1 only. Its gradients are the same,
+    Torch's own function accepts slopes along axis 1 only. The gradients are the same,
     including at 0.
 
     Args:
@@ -98,7 +98,9 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 
 class RPReLU(nn.Module):
-    """``y = prelu(x + b_0) + b_1``, everything per channel; b's 0, slope 0.25 at first.
+    """Layer ``y = prelu(x + b_0) + b_1`` with learnable parameters per channel.
+
+    ``b_0`` and ``b_1`` start at 0, the slope of the PReLU starts at 0.25.
 
     Args:
         channels: Number of channels.
@@ -124,7 +126,7 @@ class RPReLU(nn.Module):
 
 
 def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
-    """Where ``ParameterBoundsHook`` keeps a latent weight."""
+    """Return the bounds that ``ParameterBoundsHook`` applies to a latent weight."""
     if latent_clip is None:
         return {}
     return {'weight': (-latent_clip, latent_clip)}
@@ -133,30 +135,30 @@ def _bounds(latent_clip: float | None) -> dict[str, tuple[float, float]]:
 class BinaryLayer(KeepsSigns):
     """Base of the layers that multiply with a binarized weight.
 
-    Packing, exports, counting and hooks find these layers by :func:`binary_layers` and
-    ask them what follows from their weight binarizer.
+    Packing, exports, counting and hooks find these layers with :func:`binary_layers` and
+    read their properties.
 
     Attributes:
         weight: Latent weight, ``(C_o, ...)``.
-        weight_binarizer: Module that makes the effective weight of it.
-        parameter_bounds: Bounds by parameter that ``ParameterBoundsHook`` keeps.
+        weight_binarizer: Module that computes the effective weight from the latent one.
+        parameter_bounds: Bounds that ``ParameterBoundsHook`` applies, by parameter name.
     """
 
     weight_binarizer: nn.Module
     parameter_bounds: dict[str, tuple[float, float]]
 
     def effective_weight(self) -> Tensor:
-        """Return the weight that multiplies, of the latent weight's shape."""
+        """Return the weight of the multiplication, of the latent weight's shape."""
         return self.weight_binarizer(self.weight)
 
     @property
     def has_real_weights(self) -> bool:
-        """Whether the layer multiplies with its latent weight by intention."""
+        """True if the layer is meant to multiply with its real latent weight."""
         return isinstance(self.weight_binarizer, RealWeight)
 
     @property
     def has_scales(self) -> bool:
-        """Whether the effective weight has a scale per output channel."""
+        """True if the effective weight has a scale per output channel."""
         if isinstance(self.weight_binarizer, FixedWeight):
             return not bool((self.weight.abs() == 1).all())
         return isinstance(self.weight_binarizer, (ScaledSignWeight, CentredSignWeight))
@@ -168,10 +170,10 @@ class BinaryLayer(KeepsSigns):
         return float(temperature.flatten()[0]) if isinstance(temperature, Tensor) else None
 
     def why_not_binary(self) -> str | None:
-        """Say why the effective weight is not binary, None if it is.
+        """Return a sentence that says why the effective weight is not binary, else None.
 
-        It is binary if every output channel holds ``-a`` and ``+a`` alone, with an
-        ``a`` of its own.
+        It is binary if every output channel holds only ``-a`` and ``+a``. Each channel
+        can have another ``a``.
         """
         if self.has_real_weights:
             return 'its weights are real (weight_binarizer="real")'
@@ -181,7 +183,7 @@ class BinaryLayer(KeepsSigns):
         # a temperature of NaN is not below the limit
         if limit is not None and temperature is not None and not temperature < limit:
             given = f'its temperature is {temperature:.3g}'
-            return f'{given}, and weights are signs below {limit:.3g} only'
+            return f'{given}, but weights are signs only below {limit:.3g}'
         return check_weight(self.effective_weight())
 
 
@@ -216,14 +218,14 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         dilation: Distance of the kernel's taps in pixels. Default 1.
         groups: Number of groups. Default 1.
         bias: Whether to add a real bias. Default False.
-        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`. None
-            takes the input as it is, for callers that binarized it.
+        sign: Sign that binarizes the input, see :func:`mmesbnn.binary.build_sign`. With
+            None the input is used unchanged, for callers that have binarized it.
             Default ``'quadratic'``.
-        weight_binarizer: How the weight is, see
+        weight_binarizer: Binarizer of the weight, see
             :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
-        pad_value: What padded pixels hold, after the sign: -1, 0 or 1. Default 0.
-        latent_clip: If given, the bound that ``ParameterBoundsHook`` keeps the latent
-            weight's magnitude under. Default None.
+        pad_value: Value of padded pixels, after the sign: -1, 0 or 1. Default 0.
+        latent_clip: Bound of the latent weight's magnitude, which ``ParameterBoundsHook``
+            applies. None is no bound. Default None.
 
     Raises:
         ValueError: If ``padding``, ``pad_value``, ``latent_clip``, ``sign`` or
@@ -274,7 +276,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
-    """Linear layer of binarized inputs and binarized weights.
+    """Linear layer with binarized inputs and binarized weights.
 
     ``y = sign(x) binarize(W)^T + bias``.
 

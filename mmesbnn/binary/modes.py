@@ -1,4 +1,4 @@
-"""Running a network to look at it."""
+"""Mode in which tools run a network to analyse it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 def inference(model: nn.Module) -> Iterator[None]:
     """Set ``model`` to eval mode without gradients; restore every module's mode afterwards.
 
-    Fused attention kernels are off meanwhile: no operator can be seen inside them.
+    Fused attention kernels are off during this, because they hide their operators.
 
     Args:
         model: Any module.

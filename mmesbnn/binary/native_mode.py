@@ -1,4 +1,4 @@
-"""Native kernels as the implementation of the binary operators on a CPU."""
+"""Switch that lets the binary operators use the native kernels on a CPU."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ _enabled = False
 
 
 def use_native(enabled: bool = True) -> bool:
-    """Let binary operators run on packed bits where that is exact, or no longer.
+    """Switch the native kernels on or off. They compute on packed bits.
 
-    That is so for float32 on a CPU, without gradients, if every activation is exactly
-    -1 or 1 and the entries of each kernel are ``-a`` and ``a``. Everything else runs as
-    before. Sums are exact, so results differ from the float ones by the rounding of
-    ``a`` times an integer: by none for ``a = 1``.
+    The kernels run only where they are exact: for float32 on a CPU, without gradients, if
+    every activation is exactly -1 or 1 and the entries of each kernel are ``-a`` and
+    ``a``. Everything else runs on torch's operators. The kernels' sums are exact integers,
+    so a result differs from the float result only by the rounding of ``a`` times an
+    integer. For ``a = 1`` there is no difference.
 
-    Also enabled by the environment variable ``MMESBNN_NATIVE=1``.
+    The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
 
     Args:
-        enabled: Whether to use them. Default True.
+        enabled: Whether to use the kernels. Default True.
 
     Returns:
-        What was set before.
+        Setting before the call.
 
     Raises:
-        NativeError: If they are to be used, and are not compiled.
+        NativeError: If ``enabled`` is True and the kernels are not compiled.
     """
     global _enabled
     if enabled:
@@ -59,7 +60,7 @@ def native_conv2d(
     groups: int,
     pad_value: float,
 ) -> Tensor | None:
-    """Convolution of packed signs, or None where the float form must run.
+    """Convolve packed signs; return None where torch's operator must run.
 
     Arguments: as ``mmesbnn::binary_conv2d``.
     """
@@ -85,7 +86,7 @@ def native_conv2d(
 
 
 def native_linear(x: Tensor, weight: Tensor) -> Tensor | None:
-    """Product of packed signs and weights, or None where the float form must run.
+    """Multiply packed signs and weights; return None where torch's operator must run.
 
     Arguments: as ``mmesbnn::binary_linear``.
     """

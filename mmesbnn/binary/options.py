@@ -17,7 +17,7 @@ from .weights import build_weight_binarizer
 
 @dataclass(frozen=True)
 class BinaryOptions:
-    """How layers become binary, in ``binarize``, ``binarize_unet`` and ``conv_cfg``.
+    """Options of binary layers, for ``binarize``, ``binarize_unet`` and ``conv_cfg``.
 
     Args:
         tau: ES factor. Default 1.
@@ -68,7 +68,7 @@ class BinaryOptions:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> BinaryOptions:
-        """Build the options of a mapping, as :meth:`to_dict` gives one.
+        """Build the options from a mapping, the inverse of :meth:`to_dict`.
 
         Raises:
             ValueError: If a key is unknown, or a value is not one of the allowed ones.
@@ -88,11 +88,11 @@ def merged_options(
     short: Mapping[str, Any],
     defaults: BinaryOptions,
 ) -> BinaryOptions:
-    """Return the options of a function that takes them whole or by keyword arguments.
+    """Return the options, given either as one object or as single keyword arguments.
 
     Args:
-        options: The whole options, None if they are given by keyword arguments.
-        short: The keyword arguments.
+        options: Options as one object, or None if keyword arguments give them.
+        short: Keyword arguments.
         defaults: Defaults of the keyword arguments.
 
     Raises:

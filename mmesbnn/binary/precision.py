@@ -1,8 +1,9 @@
-"""What must survive when a tool lowers a model's precision, as ``model.half()`` does.
+"""Protection of signs and statistics when a model's precision is lowered.
 
-A binary weight is its sign, and the smallest latent weights are 0 in float16: their
-sign would be lost. A binary convolution sums thousands of products, so the variance of
-its output may exceed float16's largest number, and a temperature of 1e-9 is 0 there.
+A binary weight is the sign of a latent weight. The smallest latent weights would be 0 in
+float16 after ``model.half()``, and their sign would be lost. A binary convolution sums
+thousands of products, so the variance of its output may exceed float16's largest number.
+A temperature of 1e-9 would be 0 in float16.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32, or ``dtype`` if that is wider."""
+    """Return float32, or ``dtype`` if that is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
 @torch.no_grad()
 def keep_signs(rounded: Tensor, before: Tensor) -> None:
-    """Give entries that were rounded to 0 the smallest number with their sign.
+    """Replace entries that were rounded to 0 by the smallest number with their sign.
 
     Args:
-        rounded: What a conversion made of ``before``; changed in place.
-        before: The same tensor in a wider dtype.
+        rounded: Result of converting ``before`` to a narrower dtype; changed in place.
+        before: Tensor before the conversion.
     """
     if rounded.is_meta or before.is_meta or not rounded.is_floating_point():
         return
@@ -41,11 +42,11 @@ def keep_signs(rounded: Tensor, before: Tensor) -> None:
 
 
 class KeepsSigns(nn.Module):
-    """A layer whose latent ``weight`` counts by its signs, and what follows from that.
+    """Base of layers in which only the signs of the latent ``weight`` count.
 
-    The signs survive ``half()`` and the like. A checkpoint of the same network with
-    another ``tau`` is refused. A batch norm cannot be fused into the layer: tools that
-    try give it a bias, which raises a ``TypeError``.
+    The signs survive ``half()`` and similar conversions. Loading a checkpoint of the same
+    network with another ``tau`` raises an error. A batch norm cannot be fused into the
+    layer: a tool that tries adds a bias, and this raises a ``TypeError``.
     """
 
     weight: Tensor
@@ -60,19 +61,20 @@ class KeepsSigns(nn.Module):
         own = self.__dict__.get('_parameters', {}).get(name, value)
         if name == 'bias' and own is None and value is not None:
             raise TypeError(
-                f'{type(self).__name__} was made without a bias and gets none later: a '
-                'binary layer cannot be fused with a batch norm, since only the signs '
-                'of its weight count'
+                f'{type(self).__name__} was made without a bias, and a bias cannot be '
+                'added later: a binary layer cannot be fused with a batch norm, because '
+                'only the signs of its weight count'
             )
         super().__setattr__(name, value)
 
     def _check_expansion(self, name: str, found: Tensor) -> None:
-        """Refuse what mmengine would print and go on without."""
+        """Raise an error on another expansion; mmengine would only print a warning."""
         shape, own = tuple(found.shape), tuple(self.weight.shape)
         if shape != own and found.numel() == self.weight.numel():
             raise RuntimeError(
                 f'size mismatch: {name} of the checkpoint is {shape}, the layer has '
-                f'{own}: as many weights, so the checkpoint is of another tau or groups'
+                f'{own}: the number of weights is the same, so the checkpoint has another '
+                'tau or groups'
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
@@ -84,7 +86,7 @@ class KeepsSigns(nn.Module):
 
 
 class KeepsFloat32(nn.Module):
-    """A module whose parameters and buffers stay float32 under ``half()``."""
+    """Base of modules whose parameters and buffers stay float32 under ``half()``."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         def move(tensor: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Selective recomputation: keep the convolutions' outputs, recompute the rest.
+"""Selective recomputation: store the convolutions' outputs, recompute the rest.
 
-Between two convolutions of a binary network lie a dozen element-wise operations on
-full-precision maps. They are cheap to recompute but expensive to store; convolutions are
-the opposite.
+A binary network has about a dozen element-wise operations on full-precision maps between
+two convolutions. They are cheap to recompute but expensive to store; convolutions are the
+opposite.
 
-The flag of :func:`is_recomputing` is one for the process, since ``torch.compile`` takes no
-thread-local one. So two threads must not train with recomputation at the same time.
+The flag of :func:`is_recomputing` is global in the process, because ``torch.compile`` does
+not support a thread-local flag. Two threads must therefore not train with recomputation at
+the same time.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ _recomputing = False
 
 
 def is_recomputing() -> bool:
-    """Whether a forward now runs a second time, for its backward.
+    """Return True while a forward runs a second time, for the backward pass.
 
-    Layers that update a running statistic must do so in the first pass only.
+    A layer that updates running statistics must do so in the first pass only.
     """
     return _recomputing
 
 
 class _Recomputation(TorchDispatchMode):
-    """``inner``, and meanwhile :func:`is_recomputing`; a mode for ``torch.compile``."""
+    """Mode that wraps ``inner`` and sets the flag of :func:`is_recomputing`."""
 
     def __init__(self, inner: TorchDispatchMode) -> None:
         super().__init__()
@@ -68,13 +69,13 @@ def _contexts() -> tuple[Any, Any]:
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run ``function(x)`` saving only the outputs of its convolutions and linears.
+    """Run ``function(x)``; store only the outputs of convolutions and binary linear layers.
 
-    The result and the gradients are those of ``function(x)``; everything but the
-    convolutions runs again in the backward pass.
+    The result and the gradients are those of ``function(x)``. All other operations run
+    again in the backward pass.
 
     Args:
-        function: What to compute, from one tensor to one tensor.
-        x: Its argument.
+        function: Function from one tensor to one tensor.
+        x: Argument of the function.
     """
     return checkpoint(function, x, use_reentrant=False, context_fn=_contexts)

@@ -1,4 +1,4 @@
-"""Shrunk layers: the binary layers between expanded features."""
+"""Shrunk layers: binary layers that read expanded features."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from .layers import BinaryConv2d, BinaryLinear
 class ShrunkConv2d(BinaryConv2d):
     """Shrunk binary convolution of expanded features.
 
-    A :class:`BinaryConv2d` with ``C_i tau g`` inputs, ``C_o / tau`` outputs and ``g``
-    groups. Weight ``(C_o / tau, C_i tau, k, k)``. A :class:`TiledBatchNorm2d` or
-    :func:`tile` makes ``tau^2 g`` copies of its output, ``C_o tau g`` channels.
+    It is a :class:`BinaryConv2d` with ``C_i tau g`` inputs, ``C_o / tau`` outputs and
+    ``g`` groups. Its weight is ``(C_o / tau, C_i tau, k, k)``. A :class:`TiledBatchNorm2d`
+    or :func:`tile` then makes ``tau^2 g`` copies of its output, ``C_o tau g`` channels.
 
     Args:
-        in_channels: ``C_i`` of the convolution replaced; the input has
+        in_channels: ``C_i`` of the replaced convolution; the input has
             ``C_i tau g`` channels.
-        out_channels: ``C_o`` likewise.
+        out_channels: ``C_o`` of the replaced convolution; the output has ``C_o / tau``
+            channels.
         kernel_size: Size of the kernel in pixels.
         stride: Stride in pixels. Default 1.
         padding: Padding on each side in pixels. Default 0.
@@ -36,13 +37,13 @@ class ShrunkConv2d(BinaryConv2d):
             :class:`BinaryConv2d`.
 
     Raises:
-        ValueError: If ``tau`` does not divide ``out_channels`` or the ES groups not
-            ``out_channels / tau``; when called, if the input has another width.
+        ValueError: If ``tau`` does not divide ``out_channels``, or the ES groups do not
+            divide ``out_channels / tau``; when called, if the input has another width.
 
     Shape:
         ``(N, C_i tau g, H, W)`` to ``(N, C_o / tau, H', W')``.
 
-    Source: ES-BNN, figure (b), with groups figure (c).
+    Source: ES-BNN, figure (b); figure (c) with groups.
     """
 
     @checked_layer()
@@ -80,16 +81,17 @@ class ShrunkLinear(BinaryLinear):
     """Shrunk binary linear layer: :class:`ShrunkConv2d` for tokens.
 
     Args:
-        in_features: ``C_i`` of the layer replaced; the input has ``C_i tau g``.
-        out_features: ``C_o`` likewise.
+        in_features: ``C_i`` of the replaced layer; the input has ``C_i tau g`` features.
+        out_features: ``C_o`` of the replaced layer; the output has ``C_o / tau``
+            features.
         bias: Whether to add a real bias. Default False.
         expansion: ES parameters ``tau`` and ``g``.
         **kwargs: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
             :class:`BinaryLinear`.
 
     Raises:
-        ValueError: If ``tau`` does not divide ``out_features`` or the ES groups not
-            ``out_features / tau``; when called, if the input has another width.
+        ValueError: If ``tau`` does not divide ``out_features``, or the ES groups do not
+            divide ``out_features / tau``; when called, if the input has another width.
 
     Shape:
         ``(..., C_i tau g)`` to ``(..., C_o / tau)``. Weight ``(C_o / tau, C_i tau)``.

@@ -1,15 +1,15 @@
-"""Sign functions and the surrogate gradients they are trained with.
+"""Sign functions and their surrogate gradients.
 
-Forward, every function here computes the same thing::
+All functions have the same forward result::
 
     sign(x) = +1 if x > 0,  -1 if x < 0,  `zero` if x == 0,  NaN if x is NaN
 
-``zero`` is -1 by default, so that a binary layer really sees two values; training,
-packing and export (OpenVINO's ``x > 0`` test) share this convention. ``zero=0`` is
-what ``torch.sign`` and hence the published networks do, for parity with them.
+``zero`` is -1 by default, so that a binary layer sees exactly two values. Training,
+packing and export (OpenVINO's ``x > 0`` test) share this convention. ``zero=0`` gives
+the values of ``torch.sign``, which the published networks use.
 
-Backward they differ: the gradient of the sign is zero almost everywhere, so each
-uses the derivative of a smoother function, its *surrogate*.
+Their gradients differ. The gradient of the sign is zero almost everywhere, so each
+function uses the derivative of a smoother function, its *surrogate*.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def check_zero(zero: int) -> None:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation looks on."""
+    """Return True inside ``torch.func`` transforms and forward-mode differentiation."""
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
 
 
 def needs_grad(x: Tensor) -> bool:
-    """Whether somebody differentiates operations on ``x`` (a surrogate costs time).
+    """Return True if operations on ``x`` are differentiated. A surrogate costs time.
 
-    Nobody does in ``torch.jit.trace``, which compares a trace with gradients to one
-    without: a traced network is for inference.
+    The result is False in ``torch.jit.trace``: a traced network is for inference, and
+    ``torch.jit.trace`` compares a trace with gradients to one without.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, not in its __all__
         return False
@@ -52,22 +52,22 @@ def needs_grad(x: Tensor) -> bool:
 
 
 def sign(x: Tensor, zero: int = -1) -> Tensor:
-    """Sign of every entry, without a gradient.
+    """Compute the sign of every entry, without a gradient.
 
     Args:
         x: Tensor of any shape and floating dtype.
         zero: Value of sign(0), -1 or 0. Default -1.
 
     Returns:
-        Tensor of ``x``'s shape and dtype; NaN entries stay NaN, so that a broken
-        network shows instead of turning into a legal binary one.
+        Tensor of ``x``'s shape and dtype. NaN entries stay NaN, so that a network with
+        NaN stays visible and does not become a valid binary network.
     """
     check_zero(zero)
     if not x.is_floating_point():
         raise TypeError(f'x must be a floating tensor, not {x.dtype}: its sign would be rounded')
     if needs_grad(x):
         x = x.detach()
-    # not torch.where, 20 times as slow on a CPU; nor torch.sign, which takes NaN to 0
+    # torch.where is 20 times slower on a CPU, and torch.sign turns NaN into 0
     if zero == 0:
         x = x.clamp(-0.5, 0.5)
         return x.ceil().add_(x.floor())
@@ -75,10 +75,10 @@ def sign(x: Tensor, zero: int = -1) -> Tensor:
 
 
 def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Forward ``value`` exactly, backward the gradient of ``surrogate``.
+    """Return exactly ``value``, with the gradient of ``surrogate``.
 
-    ``value + (surrogate - surrogate)``: the bracket is exactly 0 in floating point,
-    which ``(value - surrogate) + surrogate``, the usual spelling, is not.
+    The form is ``value + (surrogate - surrogate)``, whose bracket is exactly 0 in
+    floating point. The usual form ``(value - surrogate) + surrogate`` would round.
     """
     if not needs_grad(surrogate):
         return value
@@ -86,13 +86,13 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """``x`` with infinities cut, as a surrogate: ``inf - inf`` would not be 0."""
+    """Clip infinities of a surrogate, because ``inf - inf`` would not be 0."""
     largest = torch.finfo(x.dtype).max
     return x.clamp(-largest, largest)
 
 
 def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
-    """Sign with the gradient of the hard tanh.
+    """Compute the sign, with the gradient of the hard tanh.
 
     ``dy/dx = 1 if |x| <= clip else 0``. BNext uses ``clip=1.5``.
 
@@ -108,7 +108,7 @@ def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
 
 
 def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
-    """Sign with the gradient of a piecewise quadratic.
+    """Compute the sign, with the gradient of a piecewise quadratic function.
 
     ``dy/dx = max(0, 2 - 2|x|)``, the derivative of ``c (2 - |c|)`` with
     ``c = clamp(x, -1, 1)``.
@@ -127,7 +127,7 @@ def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
 
 
 def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
-    """Sign with the gradient of the identity, ``dy/dx = 1``.
+    """Compute the sign, with the gradient of the identity, ``dy/dx = 1``.
 
     Args:
         x: Tensor of any shape.
@@ -141,7 +141,7 @@ def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
 
 
 class Binarizer(nn.Module):
-    """A module that takes signs, and knows what the sign of 0 is.
+    """Base of modules that compute signs. It holds the value of sign(0).
 
     Args:
         zero: Value of sign(0), -1 or 0. Default -1.
@@ -207,16 +207,16 @@ SIGNS: dict[str, type[nn.Module]] = {
 
 
 def build_from(table: dict[str, type[nn.Module]], name: str, spec: Any) -> nn.Module:
-    """Build one of ``table``'s modules from a name, a dict with ``type``, or itself.
+    """Build a module from its name or a dict with ``type``; return a module unchanged.
 
     Args:
-        table: Names and the classes they stand for.
-        name: The argument that ``spec`` came from, for the error message.
+        table: Classes by name.
+        name: Argument that holds ``spec``, for the error message.
         spec: ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)`` or a module.
 
     Raises:
-        ValueError: If ``spec`` names nothing in ``table``, or the module does not take
-            its arguments.
+        ValueError: If ``table`` does not have the name, or the class does not take the
+            arguments.
     """
     if isinstance(spec, nn.Module):
         return spec

@@ -20,29 +20,29 @@ from .recompute import is_recomputing
 class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     """Batch norm of a tiled map, computed from the small map that was tiled.
 
-    ``y = batch_norm(tile(x, copies))``: all copies of a channel have the statistics
-    of the small channel, so they are computed once; each copy has its own affine.
-    The state dict is that of ``nn.BatchNorm2d(num_features)``, running statistics of
-    every copy included, as the published files have it. In training all copies of
-    the running statistics move alike. Affine and statistics stay float32 when the
-    model becomes float16 or bfloat16, and the output has the input's dtype: the
-    variance of a binary convolution's output can exceed float16's largest number.
+    ``y = batch_norm(tile(x, copies))``. All copies of a channel have the statistics of
+    the small channel, so these are computed once. Each copy has its own affine. The
+    state dict is that of ``nn.BatchNorm2d(num_features)``: as in the published files, it
+    holds running statistics of every copy. Training updates all copies of the running
+    statistics by the same values. Affine and statistics stay float32 when the model
+    becomes float16 or bfloat16, because the variance of a binary convolution's output can
+    exceed float16's largest number. The output has the input's dtype.
 
     Args:
         num_features: Channels *after* tiling.
-        copies: How many copies the map is tiled to. Default 1: ``nn.BatchNorm2d``.
-        eps: Added to the variance. Default 1e-5.
-        momentum: Weight of the new statistics in the running ones; None: they are the
-            mean of all batches, as ``torch.optim.swa_utils.update_bn`` wants it.
-            Default 0.1.
+        copies: Number of copies of the map. Default 1: as ``nn.BatchNorm2d``.
+        eps: Number added to the variance. Default 1e-5.
+        momentum: Weight of the new statistics in the running ones. With None the running
+            statistics are the mean of all batches, which
+            ``torch.optim.swa_utils.update_bn`` needs. Default 0.1.
         sync: Whether to share statistics among the processes of the default
-            ``torch.distributed`` group while training. Works with gloo on CPUs as
-            well as with nccl. Default False.
-        copy_init: How the gains of the copies start: all at 1 (``'alike'``), or at +-1,
-            at random (``'signs'``) or so that ``copies // 2`` of the copies of every
-            channel have -1 (``'balanced'``), see
-            :func:`~mmesbnn.binary.expansion.copy_signs`. A start only: no key, no
-            operation and no loaded value depends on it. Default ``'alike'``.
+            ``torch.distributed`` group in training. Works with gloo on CPUs and with
+            nccl. Default False.
+        copy_init: Initial gains of the copies: all 1 (``'alike'``), +-1 at random
+            (``'signs'``), or -1 for ``copies // 2`` of the copies of every channel and 1
+            for the others (``'balanced'``), see
+            :func:`~mmesbnn.binary.expansion.copy_signs`. It sets initial values only: no
+            key, no operation and no loaded value depends on it. Default ``'alike'``.
 
     Raises:
         ValueError: If ``copies`` does not divide ``num_features``, or if the input has
@@ -119,7 +119,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         if not (self.training and is_recomputing()):
             return super().forward(x)
         mean, var = self.running_mean.clone(), self.running_var.clone()
-        # the clones are thrown away, so any momentum does
+        # the clones are discarded, so the value of momentum does not matter
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.1, self.eps)
 
     def _normalise(self, x: Tensor) -> Tensor:
@@ -159,15 +159,16 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
 
 def normalize_tiled(x: Tensor, norm: nn.Module, copies: int) -> Tensor:
-    """``norm(tile(x, copies))``, left to ``norm`` if it knows tiling.
+    """Compute ``norm(tile(x, copies))``.
 
-    The general form is what a ``TiledBatchNorm2d`` needs after a tool turned it into
-    torch's ``SyncBatchNorm``: same parameters, same statistics, full width.
+    A ``TiledBatchNorm2d`` tiles its input itself. Any other norm reads the tiled map. This
+    is needed after a tool has turned a ``TiledBatchNorm2d`` into torch's
+    ``SyncBatchNorm``, which has the same parameters and statistics at full width.
 
     Args:
         x: Small map ``(N, C, H, W)``.
         norm: Norm over ``copies * C`` channels.
-        copies: How many copies.
+        copies: Number of copies.
     """
     if isinstance(norm, TiledBatchNorm2d):
         return norm(x)

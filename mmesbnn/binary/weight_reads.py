@@ -1,8 +1,8 @@
-"""Which modules multiply with a child's weight themselves, without calling the child.
+"""Search for modules that multiply with a child's weight without calling the child.
 
-Such a child cannot be replaced by a layer that binarizes its input. Two ways to find
-them: a class says it in the bytecode of its methods (``self.proj.weight``), and a run
-of the network shows it.
+Such a child cannot be replaced by a layer that binarizes its input. There are two ways to
+find these modules: the bytecode of their methods reads ``self.proj.weight``, or a run of
+the network shows the reading.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-#: Starts of the names of methods by which a network computes.
+#: Prefixes of the names of methods that compute.
 _COMPUTES = (
     'forward',
     '_forward',
@@ -33,7 +33,7 @@ _Chain = tuple[str, ...]
 
 
 def _chains(code: types.CodeType, me: str) -> Iterator[_Chain]:
-    """What ``code`` reads of ``me``: ``self.a.b`` is ``('a', 'b')``."""
+    """Yield the attributes that ``code`` reads of ``me``: ``self.a.b`` is ``('a', 'b')``."""
     chain: list[str] | None = None
     for step in dis.get_instructions(code):
         name = step.argval
@@ -59,7 +59,7 @@ def _method(kind: type, name: str) -> types.FunctionType | None:
 
 
 def _reads(kind: type) -> set[_Chain]:
-    """What the methods by which ``kind`` computes read of ``self``."""
+    """Return the attributes of ``self`` that the computing methods of ``kind`` read."""
     names = [name for name in dir(kind) if name.startswith(_COMPUTES)]
     seen, chains = set(names), set()
     while names:
@@ -68,17 +68,17 @@ def _reads(kind: type) -> set[_Chain]:
             continue
         for chain in _chains(method.__code__, method.__code__.co_varnames[0]):
             chains.add(chain)
-            if chain[0] not in seen:  # perhaps another method of it
+            if chain[0] not in seen:  # it may be another method of the class
                 seen.add(chain[0])
                 names.append(chain[0])
     return chains
 
 
 def read_by_definition(model: nn.Module) -> dict[int, str]:
-    """For the id of every module whose weight another one reads, the reader's class."""
+    """Map the id of each module whose weight another module reads to the reader's class."""
     of_kind: dict[type, set[_Chain]] = {}
     found: dict[int, str] = {}
-    for module in model.modules():  # the nearest reader comes last
+    for module in model.modules():  # the nearest reader comes last and wins
         kind = type(module)
         if kind not in of_kind:
             of_kind[kind] = {x for x in _reads(kind) if 'weight' in x[1:]}
@@ -92,13 +92,13 @@ def read_by_definition(model: nn.Module) -> dict[int, str]:
 
 
 class WeightReads(TorchFunctionMode):
-    """Sees in a run which weights others than their own layers multiply with.
+    """Mode that finds, during a run, weights that are read outside their own layer.
 
     Args:
-        layers: The layers to watch.
+        layers: Layers to watch.
 
     Attributes:
-        found: For the id of a layer the class that read its weight.
+        found: Maps the id of a layer to the class that read its weight.
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -125,14 +125,14 @@ class WeightReads(TorchFunctionMode):
             hook.remove()
 
     def _leave(self, module: nn.Module) -> None:
-        # a forward that was left by an error has not taken itself off
+        # a forward that raised an error is still on the stack
         while self._running and self._running.pop() is not module:
             pass
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call ``func``, and note the weights among its arguments."""
+        """Call ``func`` and record the watched weights among its arguments."""
         kwargs = kwargs or {}
-        if getattr(func, '__name__', '') != '__get__':  # dtype, device, shape
+        if getattr(func, '__name__', '') != '__get__':  # reading dtype, device or shape
             for value in tree_leaves((args, kwargs)):
                 layer = self.layers.get(id(value)) if torch.is_tensor(value) else None
                 if layer is not None and layer not in self._running:

@@ -12,10 +12,10 @@ WEIGHT = Rule('a tensor (C_o, ...)', lambda x: isinstance(x, Tensor) and x.dim()
 
 @checked(weight=WEIGHT)
 def check_weight(weight: Tensor) -> str | None:
-    """Say what keeps an effective weight from being binary, None if nothing does.
+    """Return a sentence that says why an effective weight is not binary, else None.
 
-    Every output channel must hold at most the two values ``-a`` and ``+a``, with an
-    ``a`` of its own; a channel of one sign only is fine, NaN is not.
+    Every output channel may hold only the two values ``-a`` and ``+a``. Each channel can
+    have another ``a``, and a channel may have one sign only. NaN is not allowed.
 
     Args:
         weight: Effective weight ``(C_o, ...)``.

@@ -1,8 +1,8 @@
-"""Weight binarizers: from a layer's latent weight to its effective one.
+"""Weight binarizers: they turn a layer's latent weight into its effective weight.
 
-The latent weight is what the optimizer updates; the effective weight is what the
-binary operator multiplies with. The first axis of a weight is the output channel;
-scales are per output channel.
+The optimizer updates the latent weight. The binary operator multiplies with the
+effective weight. The first axis of a weight is the output channel; scales are per output
+channel.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .arguments import checked_layer
 from .precision import KeepsFloat32, wide_dtype
 from .signs import Binarizer, build_from, finite, identity_sign, needs_grad, sign, straight_through
 
-#: Below this temperature BNext's weights are exactly their signs (spec of the T/S/M/L
-#: networks; BNext-18 uses 1e-5).
+#: Below this temperature BNext's weights are exactly their signs (the T/S/M/L networks;
+#: BNext-18 uses 1e-5).
 BINARY_BELOW = 1e-7
 
 
 def temperature_weight(
     weight: Tensor, temperature: Tensor, binary_below: float = BINARY_BELOW, zero: int = -1
 ) -> Tensor:
-    """Weights that harden to signs as a temperature falls.
+    """Binarize weights gradually: they approach their signs as a temperature falls.
 
-    ``sign(w)`` if ``T < binary_below``, else ``clamp(w / max(T, 1e-8), -1, 1)``; the
+    ``sign(w)`` if ``T < binary_below``, else ``clamp(w / max(T, 1e-8), -1, 1)``. The
     gradient with respect to ``w`` is the identity, without a mask.
 
     Args:
@@ -36,14 +36,14 @@ def temperature_weight(
         binary_below: Temperature under which the weight is its sign. Default 1e-7.
         zero: Value of sign(0), -1 or 0. Default -1.
 
-    Source: Guo et al., "BNext" (2022), as its code computes it.
+    Source: Guo et al., "BNext" (2022). The formula is that of its code.
     """
     latent = weight.detach()
-    # the smallest temperature is 0 in float16
+    # the lowest temperatures would be 0 in float16
     wide = wide_dtype(latent.dtype)
     temperature = temperature.to(wide)
     value = (latent.to(wide) / temperature.clamp(min=1e-8)).clamp_(-1, 1)
-    # exactly one of the two, and faster than torch.where
+    # lerp with weight 0 or 1 selects one of the two exactly, faster than torch.where
     hard = (temperature < binary_below).to(wide)
     value.lerp_(sign(latent, zero).to(wide), hard)
     value = value.to(latent.dtype)
@@ -51,14 +51,14 @@ def temperature_weight(
 
 
 def per_output_mean_abs(weight: Tensor) -> Tensor:
-    """Mean of ``|w|`` per output channel, shape ``(C_o, 1, ...)``."""
+    """Compute the mean of ``|w|`` per output channel, shape ``(C_o, 1, ...)``."""
     magnitudes = weight.abs().to(wide_dtype(weight.dtype))
     mean = magnitudes.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
     return mean.to(weight.dtype)
 
 
 def scaled_sign_weight(weight: Tensor, attached: bool = False, zero: int = -1) -> Tensor:
-    """``mean|w| * sign(w)``, the mean taken per output channel.
+    """Compute ``mean|w| * sign(w)`` with the mean per output channel.
 
     With ``attached=False`` (XNOR-Net as ReActNet trains it) the scale carries no
     gradient and ``dL/dw = dL/dw_eff`` where ``|w| <= 1``, else 0. With
@@ -80,10 +80,10 @@ def scaled_sign_weight(weight: Tensor, attached: bool = False, zero: int = -1) -
 
 
 def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
-    """``mean|w| * sign(w - mean(w))``, both means per output channel.
+    """Compute ``mean|w| * sign(w - mean(w))`` with both means per output channel.
 
-    The scale carries no gradient; the centred weight's passes where it is in
-    ``[-1, 1]``.
+    The scale carries no gradient. The gradient of the centred weight passes where that
+    weight is in ``[-1, 1]``.
 
     Args:
         weight: Latent weight ``(C_o, ...)``.
@@ -91,7 +91,7 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
 
     Source: BinaryViT's linear layers (He et al., 2023).
     """
-    # a mean that is rounded as weights are would change the signs around it
+    # a mean rounded to the dtype of the weights would change signs of weights near it
     wide = weight.to(wide_dtype(weight.dtype))
     mean = wide.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
     centred = wide - mean
@@ -102,12 +102,12 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
 
 
 class TemperatureWeight(KeepsFloat32, Binarizer):
-    """:func:`temperature_weight` with its temperature as a buffer.
+    """:func:`temperature_weight` as a module; the temperature is a buffer.
 
-    The buffer is part of the state dict, as in the published files. It starts at 1;
-    :class:`mmesbnn.engine.hooks.TemperatureHook` lowers it: nothing in ``forward``
-    does. It stays float32 when the model becomes float16, which has no number that
-    small.
+    The buffer is part of the state dict, as in the published files. It starts at 1.
+    Only :class:`mmesbnn.engine.hooks.TemperatureHook` lowers it; ``forward`` never does.
+    Without the hook the weights therefore stay real. The buffer stays float32 when the
+    model becomes float16, because float16 has no number that small.
 
     Args:
         binary_below: Temperature under which the weight is its sign. Default 1e-7.
@@ -166,9 +166,10 @@ class CentredSignWeight(Binarizer):
 
 
 class RealWeight(nn.Module):
-    """The latent weight itself: binary activations, real weights.
+    """Weight binarizer that returns the latent weight: the weights stay real.
 
-    The first stage of ReActNet's training. ``check_binary`` names such layers.
+    The first stage of ReActNet's training uses it, with binary activations.
+    ``check_binary`` reports such layers.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -177,11 +178,11 @@ class RealWeight(nn.Module):
 
 
 class FixedWeight(nn.Module):
-    """The weight is an effective one already, ``-a`` or ``+a`` per output channel.
+    """Weight binarizer for a weight that is already ``-a`` or ``+a`` per output channel.
 
-    How :func:`mmesbnn.deploy.load_packed` restores weights from their bits and scales:
-    recomputing a scale from such a weight would round it. Nothing keeps a weight binary
-    that is trained under it.
+    It returns the weight unchanged. :func:`mmesbnn.deploy.load_packed` uses it to restore
+    weights from their bits and scales, because recomputing a scale from such a weight
+    would round it. It does not keep a weight binary in training.
     """
 
     def forward(self, weight: Tensor) -> Tensor:

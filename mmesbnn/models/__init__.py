@@ -6,8 +6,8 @@ from ..binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention, ESLin
 from . import backbones, classifiers, heads, layers, losses, necks, restorers, task_modules
 from .hub import register_models
 
-# For conv_cfg=dict(type='ESConv2d', tau=2) and its like. Here, because `binary` knows
-# torch and nothing else.
+# For configs such as conv_cfg=dict(type='ESConv2d', tau=2). They are registered here,
+# because `binary` imports nothing but torch.
 MODELS.register_module(name='BinaryConv2d', module=BinaryConv2d)
 MODELS.register_module(name='BinaryLinear', module=BinaryLinear)
 MODELS.register_module(name='BinaryMultiheadAttention', module=BinaryMultiheadAttention)

@@ -1,4 +1,4 @@
-"""Building parts from configs, with errors that name the argument."""
+"""Builder of parts from configs; its errors name the argument."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def naming(name: str, value: Any) -> Iterator[None]:
 
 
 def build_part(name: str, cfg: Any, registry: Registry = MODELS) -> Any:
-    """``registry.build(cfg)``; what is wrong with ``cfg`` is a ``ValueError``.
+    """Return ``registry.build(cfg)``; raise a ``ValueError`` if ``cfg`` is wrong.
 
     Args:
-        name: The argument that ``cfg`` came from.
+        name: Argument that holds ``cfg``, for the error message.
         cfg: Config of the part, with ``type``.
-        registry: Where to look ``type`` up. Default: mmengine's ``MODELS``.
+        registry: Registry that knows ``type``. Default: mmengine's ``MODELS``.
     """
     with naming(name, cfg):
         return registry.build(cfg)

@@ -1,4 +1,4 @@
-"""Our models in mmpretrain's list of models."""
+"""Registration of this package's models in mmpretrain's list of models."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def register_models() -> list[str]:
-    """Make mmpretrain know the models of this package by name.
+    """Add the classifiers of this package to mmpretrain's list of models.
 
-    Then ``list_models('*bnext*')``, ``get_model('es_bnext_tiny')`` and
-    ``inference_model('es_bnext_tiny', image)`` of mmpretrain find them. Names are those
-    of the config files; no weights are published for them. Models for other tasks are
-    left out. A second call does nothing.
+    After the call mmpretrain's ``list_models('*bnext*')``, ``get_model('es_bnext_tiny')``
+    and ``inference_model('es_bnext_tiny', image)`` find them. Names are those of the
+    config files. No weights are published for them. Models for other tasks are not
+    added. A second call does nothing.
 
     Returns:
-        The names that were added.
+        Names that were added.
 
     Raises:
         ImportError: If mmpretrain is not installed.
-        FileNotFoundError: If the package lies there without its configs.
+        FileNotFoundError: If the package was installed without its configs.
     """
     hub = require('mmpretrain', 'cls', 'register_models').apis.ModelHub
-    # installed: mmesbnn/.mim; in a checkout that is not installed: beside the package
+    # an installed package has mmesbnn/.mim; in a checkout the index is beside the package
     for folder in (_PACKAGE / '.mim', _PACKAGE.parent):
         index = folder / 'model-index.yml'
         if index.exists():

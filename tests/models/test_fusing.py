@@ -52,5 +52,5 @@ def test_the_fused_proposal_network_stops():
     from tests.models.test_bidet_faster_rcnn import make_rpn
 
     head = fuse_conv_bn(make_rpn().eval())
-    with pytest.raises(TypeError, match='the norm of the binary rpn_conv is gone'):
+    with pytest.raises(TypeError, match='rpn_conv has lost its norm'):
         head.features(torch.randn(1, 8, 4, 4))

@@ -1,4 +1,4 @@
-"""Classifiers. They need mmpretrain, which is imported when one is built."""
+"""Classifiers. They need mmpretrain. It is imported when a classifier is built."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def build_distill_classifier(**kwargs: Any) -> nn.Module:
 
 @checked(model_cfg=mapping())
 def student_config(model_cfg: dict) -> dict:
-    """The plain ``ImageClassifier`` that a ``DistillClassifier`` trains.
+    """Return the config of the ``ImageClassifier`` that a ``DistillClassifier`` trains.
 
-    Its checkpoints load strictly into the model built from this config, which needs no
-    teachers. For tools that analyse, export or run a model.
+    The model of this config needs no teachers. Checkpoints of the ``DistillClassifier``
+    load into it strictly. Tools that analyse, export or run a model use this config.
 
     Args:
         model_cfg: Config of a model.
 
     Returns:
-        A copy, of the type of ``model_cfg``, without teachers. Configs of other models
-        are returned as a copy.
+        A copy without teachers, of the type of ``model_cfg``. The config of any other
+        model is copied without a change.
     """
     cfg = copy.deepcopy(model_cfg)
     kind = cfg.get('type')
@@ -49,7 +49,7 @@ def student_config(model_cfg: dict) -> dict:
         return cfg
     for key in _TRAINING_ONLY:
         cfg.pop(key, None)
-    # with the scope, so that it is found from mmengine's own scope too
+    # the scope is given, so that mmengine's own scope finds the class, too
     cfg['type'] = 'mmpretrain.ImageClassifier'
     return cfg
 

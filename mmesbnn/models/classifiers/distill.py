@@ -1,4 +1,4 @@
-"""A classifier that learns from other classifiers. Imports mmpretrain."""
+"""Classifier that learns from other classifiers. Imports mmpretrain."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ from ..building import build_part
 
 def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
     if not isinstance(spec, dict) or not {needed} <= set(spec) <= {needed, optional}:
-        raise ValueError(f'{what} must be a dict with `{needed}`, maybe `{optional}`, not {spec!r}')
+        raise ValueError(
+            f'{what} must be a dict with `{needed}` and optionally `{optional}`, not {spec!r}'
+        )
 
 
 def build_teacher(name: str, spec: dict) -> nn.Module:
     """Build a frozen teacher.
 
     Args:
-        name: What to call it in messages.
-        spec: ``model``, the config of a model, the name of one that mmpretrain knows,
-            or a module from images to logits; and maybe ``checkpoint``, a path or URL.
-            Without one a named model has the weights that mmpretrain knows, another is
-            initialised as its config says.
+        name: Name of the teacher in messages.
+        spec: ``model`` and optionally ``checkpoint``, a path or URL. ``model`` is the
+            config of a model, the name of a model that mmpretrain knows, or a module
+            from images to logits. Without a checkpoint, a named model gets the weights
+            that mmpretrain knows; a model from a config is initialised by its config.
 
     Raises:
         ValueError: If ``spec`` is something else, or mmpretrain knows no weights.
-        OSError: If the weights cannot be read, as without a network.
+        OSError: If the weights cannot be read, for example without a network.
         RuntimeError: If the checkpoint does not fit.
     """
     _check_keys(f'teachers: {name}', spec, 'model', 'checkpoint')
@@ -54,7 +56,7 @@ def build_teacher(name: str, spec: dict) -> nn.Module:
     else:
         raise ValueError(f'teachers: {name}: model={model!r} must be a config, a name or a module')
     if checkpoint:
-        # strict: a checkpoint that half fits makes a teacher that teaches noise
+        # strict: with a checkpoint that fits in part only, the teacher would teach noise
         with _reading(name, f'checkpoint={checkpoint!r}'):
             load_checkpoint(teacher, checkpoint, map_location='cpu', strict=True)
     return teacher.eval().requires_grad_(False)
@@ -62,14 +64,14 @@ def build_teacher(name: str, spec: dict) -> nn.Module:
 
 @contextmanager
 def _reading(name: str, what: str) -> Iterator[None]:
-    """Say in one sentence whose weights could not be read, and what to do."""
+    """Raise an error that names the teacher if its weights cannot be read."""
     try:
         yield
     except OSError as error:  # a URL that cannot be reached, or a file
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(
-            f'teachers: {name}: {what} cannot be read ({sentence(error)}): give a '
-            f'file that is there as teachers: {name}: checkpoint='
+            f'teachers: {name}: {what} cannot be read ({sentence(error)}): set '
+            f'teachers: {name}: checkpoint= to a file that exists'
         ) from None
 
 
@@ -78,7 +80,7 @@ def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
     info = getattr(teacher, '_metainfo', None)
     if pretrained and getattr(info, 'weights', None) is None:
         raise ValueError(
-            f'teachers: {name}: mmpretrain knows no weights of {model!r}: give the checkpoint'
+            f'teachers: {name}: mmpretrain knows no weights of {model!r}: set checkpoint='
         )
     return teacher
 
@@ -98,15 +100,15 @@ def _build_configured(name: str, cfg: dict, warn: bool) -> nn.Module:
 
 
 class TeacherHolder:
-    """A list of modules that ``nn.Module`` does not see.
+    """List of modules that ``nn.Module`` does not see.
 
-    So teachers are in no state dict, optimizer, DDP bucket or moving average. A deep
-    copy of the student borrows the teachers of the original, and leaves it to move them
-    between devices.
+    Teachers are therefore not part of any state dict, optimizer, DDP bucket or moving
+    average. A deep copy of the student borrows the teachers of the original. Only the
+    original moves them between devices.
 
     Args:
-        modules: The teachers.
-        borrowed: Whether they belong to another holder. Default False.
+        modules: Teachers.
+        borrowed: Whether the teachers belong to another holder. Default False.
     """
 
     def __init__(self, modules: list[nn.Module], borrowed: bool = False) -> None:
@@ -126,13 +128,13 @@ class TeacherHolder:
 class DistillClassifier(ImageClassifier):
     """mmpretrain's ``ImageClassifier``, trained on the outputs of frozen teachers.
 
-    Two teachers act at any time: the main one, and one of the assistants, which
-    ``TeacherScheduleHook`` exchanges in the course of the training. They see the
+    Two teachers are active at any time: the main teacher and one of the assistants.
+    ``TeacherScheduleHook`` changes the assistant during training. Teachers read the
     preprocessed images of the student and run in eval mode without gradients. They move
-    with the model (``.to()``, ``.double()``) but are no part of its parameters or state
-    dict: a checkpoint is that of the plain ``ImageClassifier``, which
-    :func:`~mmesbnn.models.classifiers.student_config` gives the config of. Inference is
-    that of ``ImageClassifier``; teachers are built when training begins. ::
+    with the model (``.to()``, ``.double()``) but are not part of its parameters or state
+    dict. A checkpoint is therefore that of the plain ``ImageClassifier``, whose config
+    :func:`~mmesbnn.models.classifiers.student_config` returns. Inference is that of
+    ``ImageClassifier``. Teachers are built when training begins. ::
 
         model = dict(
             type='DistillClassifier', backbone=..., neck=..., head=...,
@@ -146,20 +148,21 @@ class DistillClassifier(ImageClassifier):
     Args:
         backbone: Config of the student's backbone.
         neck: Config of its neck. Default None.
-        head: Config of its head, which must return logits. Default None, an error.
-        teachers: ``main`` and ``assistants`` (a list, default empty), each teacher as
-            for :func:`build_teacher`. None: no teachers, for inference only.
-        distill_loss: Config of a loss of the student's logits and a list of teachers'
-            logits. Default ``dict(type='HardnessWeightedKDLoss')``.
-        label_weight: Weight of the head's own loss, on the labels. Default 0, as
+        head: Config of its head, which must return logits. Default None raises an error.
+        teachers: ``main`` and ``assistants`` (a list, default empty). Each teacher is a
+            ``spec`` of :func:`build_teacher`. With None there are no teachers, which is
+            for inference only. Default None.
+        distill_loss: Config of a loss whose arguments are the student's logits and a
+            list of teachers' logits. Default ``dict(type='HardnessWeightedKDLoss')``.
+        label_weight: Weight of the head's own loss, which uses the labels. Default 0, as
             published: labels are not used.
-        teacher_autocast: Whether teachers run in half precision on GPUs, as published;
-            otherwise and on CPUs they run in full precision. Default True.
+        teacher_autocast: Whether teachers run in half precision on GPUs, as published.
+            On CPUs they always run in full precision. Default True.
         **kwargs: As ``ImageClassifier``.
 
     Raises:
         ValueError: If an argument is not as described; when training begins, if a
-            teacher has other classes than the student.
+            teacher does not have the student's number of classes.
 
     Source: Guo et al., "BNext" (2022), and its training code.
     """
@@ -191,7 +194,7 @@ class DistillClassifier(ImageClassifier):
         self.teacher_autocast = teacher_autocast
         self._assistant = 0
         self._specs = self._teacher_specs(teachers)
-        # assistants in their order, the main teacher last
+        # the assistants in order, then the main teacher
         self.teachers = TeacherHolder([])
 
     @staticmethod
@@ -208,9 +211,10 @@ class DistillClassifier(ImageClassifier):
         return specs
 
     def load_teachers(self) -> None:
-        """Build the teachers and load their weights, unless that is done.
+        """Build the teachers and load their weights, if this has not been done yet.
 
-        The first loss does it, ``TeacherScheduleHook`` before: inference needs none.
+        ``TeacherScheduleHook`` calls it before training; otherwise the first loss does.
+        Inference needs no teachers.
 
         Raises:
             ValueError: As the class.
@@ -222,7 +226,9 @@ class DistillClassifier(ImageClassifier):
         for name, teacher in built.items():
             own = getattr(getattr(teacher, 'head', None), 'num_classes', classes)
             if classes is not None and own != classes:
-                raise ValueError(f'teachers: {name} has {own} classes, the student {classes}')
+                raise ValueError(
+                    f'teachers: {name} has {own} classes, but the student has {classes}'
+                )
         reference = next(self.parameters())
         self.teachers = TeacherHolder([teacher.to(reference) for teacher in built.values()])
 
@@ -232,10 +238,10 @@ class DistillClassifier(ImageClassifier):
         return max(len(self._specs) - 1, 0)
 
     def set_teacher(self, assistant: int) -> None:
-        """Let this assistant teach, beside the main teacher.
+        """Make this assistant active, together with the main teacher.
 
         Args:
-            assistant: Its position in the list of assistants.
+            assistant: Index in the list of assistants.
 
         Raises:
             ValueError: If there is no such assistant.
@@ -247,7 +253,7 @@ class DistillClassifier(ImageClassifier):
         self._assistant = assistant
 
     def active_teachers(self) -> list[nn.Module]:
-        """The teachers that act now: the assistant, if there is one, and the main one.
+        """Return the active teachers: the assistant, if there is one, and the main one.
 
         Raises:
             ValueError: If the model has no teachers.
@@ -260,7 +266,7 @@ class DistillClassifier(ImageClassifier):
 
     @torch.no_grad()
     def teacher_logits(self, inputs: Tensor) -> list[Tensor]:
-        """Logits of the teachers that act now.
+        """Compute the logits of the active teachers.
 
         Args:
             inputs: Preprocessed images ``(N, C, H, W)``.

@@ -1,4 +1,4 @@
-"""Heads. They need mmpretrain or mmdet, which is imported when one is built."""
+"""Heads. They need mmpretrain or mmdet. These are imported when a head is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BiDet's second stage: scores and boxes of regions."""
+"""Second stage of BiDet's Faster R-CNN: scores and boxes of regions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..losses import VariationalBoxes
 
 
 def sampled_objects(result: SamplingResult) -> Iterator[tuple[int, int]]:
-    """Classes and how many objects of them an image has, as far as regions cover them.
+    """Yield each class of an image and its number of objects that regions cover.
 
-    With ``add_gt_as_proposals`` every object is a region.
+    With ``add_gt_as_proposals`` every object is a region, so all objects count.
     """
     objects = torch.stack([result.pos_gt_labels, result.pos_assigned_gt_inds], 1)
     labels, counts = objects.unique(dim=0)[:, 0].unique(return_counts=True)
@@ -28,7 +28,7 @@ def sampled_objects(result: SamplingResult) -> Iterator[tuple[int, int]]:
 
 
 class BiDetBBoxHead(BBoxHead):
-    """Scores and class-agnostic boxes from the mean of a region's features.
+    """Head that computes scores and class-agnostic boxes from a region's mean features.
 
     ``f = mean(x)``; scores and boxes are full-precision linear layers of ``f``. A box
     is a distribution: four log variances, then four means (:class:`VariationalBoxes`).
@@ -40,10 +40,10 @@ class BiDetBBoxHead(BBoxHead):
             0.02, as published.
         loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
             0.05, as published.
-        prior_score_thr: Scores above count as detections in the entropy loss. Default
-            0.01.
-        prior_iou_thr: Overlap from which non-maximum suppression removes detections of
-            the same class there. Default 0.3.
+        prior_score_thr: A score above this threshold counts as a detection in the
+            entropy loss. Default 0.01.
+        prior_iou_thr: IoU threshold of the non-maximum suppression in the entropy loss,
+            which runs class by class. Default 0.3.
         **kwargs: As :class:`mmdet.models.BBoxHead`'s. ``reg_class_agnostic`` and
             ``with_avg_pool`` are True.
 
@@ -79,23 +79,23 @@ class BiDetBBoxHead(BBoxHead):
         self.prior_iou_thr = prior_iou_thr
 
     def features(self, x: Tensor) -> Tensor:
-        """``f``, ``(R, C)``."""
+        """Return ``f``, ``(R, C)``."""
         return x.mean((2, 3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and boxes of the regions ``x``."""
+        """Compute scores and boxes of the regions ``x``."""
         features = self.features(x)
         return self.fc_cls(features), self.boxes(self.fc_reg(features))
 
     def bottleneck_losses(
         self, results: dict[str, Tensor], rois: Tensor, sampling_results: Sequence[SamplingResult]
     ) -> dict[str, Tensor]:
-        """The energy and the entropy loss.
+        """Compute the energy loss and the entropy loss.
 
         Args:
             results: ``bbox_feats``, ``cls_score`` and ``bbox_pred`` of the regions.
-            rois: The regions, ``(R, 5)``, the index of the image first.
-            sampling_results: How they were sampled, image by image.
+            rois: Regions ``(R, 5)``; the first entry is the index of the image.
+            sampling_results: Result of the sampler for each image.
         """
         groups = self._detections(
             results['cls_score'], results['bbox_pred'], rois, sampling_results
@@ -112,7 +112,7 @@ class BiDetBBoxHead(BBoxHead):
         rois: Tensor,
         sampling_results: Sequence[SamplingResult],
     ) -> Iterator[tuple[Tensor, int]]:
-        """For every image and class that it has: scores of detections, and objects."""
+        """Yield detection scores and number of objects, per image and class in it."""
         scores = logits.softmax(-1)
         boxes = self.bbox_coder.decode(rois[:, 1:], deltas.detach())
         sizes = [len(result.priors) for result in sampling_results]
@@ -126,14 +126,14 @@ class BiDetBBoxHead(BBoxHead):
 
 
 class BiDetRoIHead(StandardRoIHead):
-    """:class:`mmdet.models.StandardRoIHead` with the terms of :class:`BiDetBBoxHead`.
+    """RoI head that adds the bottleneck terms of :class:`BiDetBBoxHead` to the losses.
 
-    Adds ``loss_head_reg`` and ``loss_head_prior`` to its losses. Takes the same
-    arguments.
+    Takes the arguments of :class:`mmdet.models.StandardRoIHead`. The added losses are
+    ``loss_head_reg`` and ``loss_head_prior``.
     """
 
     def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict:
-        """Losses of the sampled regions, and what they were computed from."""
+        """Compute the losses of the sampled regions; the result also holds their inputs."""
         results = super().bbox_loss(x, sampling_results)
         rois = bbox2roi([result.priors for result in sampling_results])
         results['loss_bbox'].update(

@@ -20,21 +20,22 @@ from ..losses import VariationalBoxes
 
 
 class BiDetRPNHead(RPNHead):
-    """Region proposals from a binary convolution, with BiDet's bottleneck terms.
+    """Region proposal head with a binary convolution and BiDet's bottleneck terms.
 
-    ``f = norm(binary_conv(sign(x)) + b)``, 3x3, without an activation; scores and boxes
-    are full-precision 1x1 convolutions of ``f``. Boxes are distributions: per anchor
+    ``f = norm(binary_conv(sign(x)) + b)``, 3x3, without an activation. Scores and boxes
+    are full-precision 1x1 convolutions of ``f``. A box is a distribution: each anchor has
     four log variances, then four means (:class:`VariationalBoxes`).
 
-    An anchor has one score, the logit of a sigmoid. The published network has two, for
-    background and foreground, under a softmax: that is the sigmoid of their difference.
+    An anchor has one score, the logit of a sigmoid. The published network has two scores,
+    for background and foreground, and a softmax. Both forms are equal: the softmax is the
+    sigmoid of the difference of the two scores.
 
-    With ES the convolution reads ``C tau g`` channels, and its kernels' output, a
-    ``tau``-th of ``feat_channels``, is tiled ``tau`` times, each copy with an affine of
-    its own; so scores and boxes cost what they do with ``tau = 1``.
+    With ES the convolution reads ``C tau g`` channels and has ``feat_channels / tau``
+    kernels. Its output is tiled ``tau`` times, and each copy has its own affine. Scores
+    and boxes therefore cost the same as with ``tau = 1``.
 
-    Adds to :class:`mmdet.models.RPNHead`'s losses ``loss_rpn_reg``, the energy of
-    ``f``, and ``loss_rpn_prior``, the entropy of the proposals' scores.
+    The head adds two losses to those of :class:`mmdet.models.RPNHead`: ``loss_rpn_reg``,
+    the energy of ``f``, and ``loss_rpn_prior``, the entropy of the proposals' scores.
 
     Args:
         in_channels: Input channels before expansion.
@@ -42,14 +43,14 @@ class BiDetRPNHead(RPNHead):
         tau: ES factor of the input. Default 1.
         groups: ES groups of the input. Default 1.
         copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s. Default ``'alike'``.
-        sigma: Factor of the boxes' noise in training. None: boxes are four plain
-            numbers, no distributions. Default 0.001.
+        sigma: Factor of the boxes' noise in training. With None a box is four plain
+            numbers and not a distribution. Default 0.001.
         loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
             0.5, as published.
         loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
-            0.01, as published, with gradients; ``attached=False`` is without, as in
-            the published code.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
+            0.01, as published, with gradients. In the published code this loss has no
+            gradient; use ``attached=False`` for that.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. Default
             ``dict(type='BN')``.
         init_cfg: mmengine initialisation config. Default: normal, 0.01, as published.
@@ -57,10 +58,10 @@ class BiDetRPNHead(RPNHead):
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide ``feat_channels``, or the
-            classification loss is no sigmoid.
+            classification loss does not use a sigmoid.
 
-    Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN. Its proposals are
-    sampled at test, too; these are not.
+    Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN. The published RPN also
+    samples boxes at inference; this one does not.
     """
 
     @checked_layer(sigma=optional(not_negative), feat_channels=positive_int)
@@ -117,30 +118,31 @@ class BiDetRPNHead(RPNHead):
         self.rpn_reg = nn.Conv2d(self.feat_channels, anchors * self._box_channels, 1)
 
     def features(self, x: Tensor) -> Tensor:
-        """``f``, ``(N, feat_channels, H, W)``, of a map ``(N, C tau g, H, W)``."""
+        """Compute ``f``, ``(N, feat_channels, H, W)``, of a map ``(N, C tau g, H, W)``."""
         if isinstance(self.norm, nn.Identity):
             raise TypeError(
-                'the norm of the binary rpn_conv is gone: a tool fused them, which a '
-                'binary convolution cannot be, since only the signs of its weight count'
+                'rpn_conv has lost its norm, probably because a tool fused them: a binary '
+                'convolution cannot be fused with a norm, because only the signs of its '
+                'weight count'
             )
         return normalize_tiled(self.rpn_conv(x), self.norm, self.expansion.tau)
 
     def score_and_box(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores ``(N, A, H, W)`` and boxes ``(N, 4 A, H, W)`` of ``f``."""
+        """Compute scores ``(N, A, H, W)`` and boxes ``(N, 4 A, H, W)`` of ``f``."""
         return self.rpn_cls(features), self.boxes(self.rpn_reg(features))
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and boxes of one map."""
+        """Compute scores and boxes of one map."""
         return self.score_and_box(self.features(x))
 
     def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
-        """The losses alone, for a proposal network without a second stage."""
+        """Compute the losses only, for a proposal network without a second stage."""
         return self.loss_and_predict(x, batch_data_samples)[0]
 
     def loss_and_predict(
         self, x: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
     ) -> tuple[dict[str, Tensor], list[InstanceData]]:
-        """Losses, and the proposals that the second stage trains on.
+        """Compute the losses and the proposals that the second stage trains on.
 
         Args:
             x: Maps ``(N, C tau g, H, W)``.
@@ -162,7 +164,7 @@ class BiDetRPNHead(RPNHead):
     def _propose(
         self, scores: list[Tensor], boxes: list[Tensor], metas: list[dict], cfg: dict | None
     ) -> list[InstanceData]:
-        """As mmdet's ``predict_by_feat``, which would cut the scores' gradients."""
+        """Predict as mmdet's ``predict_by_feat``, but keep the gradients of the scores."""
         priors = self.prior_generator.grid_priors(
             [level.shape[-2:] for level in scores], dtype=scores[0].dtype, device=scores[0].device
         )

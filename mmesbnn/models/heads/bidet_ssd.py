@@ -15,7 +15,7 @@ from ...checks import checked, each, mapping, not_negative, optional, positive_i
 from ..building import build_part
 from ..losses import VariationalBoxes
 
-#: Which detections the entropy loss looks at, as published.
+#: Published selection of the detections that the entropy loss reads.
 PRIOR_CFG = dict(score_thr=0.03, iou_threshold=0.45, max_per_class=200)
 PRIOR_RULE = each(
     mapping((), PRIOR_CFG),
@@ -26,12 +26,12 @@ PRIOR_RULE = each(
 
 
 def best_per_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` best of every class.
+    """Return the indices of the ``count`` highest scores of each class.
 
     Args:
         scores: ``(n,)``.
         labels: ``(n,)``.
-        count: How many of a class.
+        count: Largest number of indices per class.
     """
     order = scores.argsort(descending=True)
     parts = [order[labels[order] == label][:count] for label in labels.unique()]
@@ -39,49 +39,49 @@ def best_per_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 def _per_anchor(maps: Sequence[Tensor], size: int) -> Tensor:
-    """From maps ``(N, A size, H, W)`` to ``(N, anchors of all maps, size)``."""
+    """Reshape maps ``(N, A size, H, W)`` to ``(N, anchors of all maps, size)``."""
     flat = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, size) for m in maps]
     return torch.cat(flat, 1)
 
 
 class BiDetSSDHead(SSDHead):
-    """mmdet's ``SSDHead`` with sampled boxes and BiDet's two further losses.
+    """mmdet's ``SSDHead`` with sampled boxes and the two added losses of BiDet.
 
     A box is a distribution: the regression layers give 8 channels per anchor, four log
-    variances, then four means (:class:`VariationalBoxes`). In training boxes are
-    sampled, at test they are the means. All its layers are full precision.
+    variances, then four means (:class:`VariationalBoxes`). Training samples boxes;
+    inference takes the means. All layers of the head are full precision.
 
-    Adds to the losses ``loss_reg``, the energy of the maps that the head reads, and
-    ``loss_prior``, the entropy of scores: per image and class that is there, of the
-    detections of that class after non-maximum suppression. Both are on from the
-    beginning unless :class:`~mmesbnn.engine.hooks.BottleneckHook` delays them.
+    The head adds two losses. ``loss_reg`` is the energy of the maps that the head reads.
+    ``loss_prior`` is the entropy of scores: for each image and each class in it, it reads
+    the detections of that class after non-maximum suppression. Both losses are on from
+    the beginning, unless :class:`~mmesbnn.engine.hooks.BottleneckHook` delays them.
 
-    ``test_cfg`` may have ``max_per_class``: so many boxes of a class, the best ones,
-    enter non-maximum suppression, as published; mmdet's ``nms_pre`` counts per map and
-    over all classes.
+    ``test_cfg`` may have ``max_per_class``: only that many boxes of a class, the best
+    ones, enter non-maximum suppression, as published. mmdet's ``nms_pre`` is a limit per
+    map and over all classes instead.
 
     Args:
         *args: As ``SSDHead``'s.
-        sigma: Factor of the boxes' noise in training. Default 0, as published: no
-            noise, and log variances train nothing.
+        sigma: Factor of the boxes' noise in training. Default 0, as published: there is
+            no noise, and log variances get no gradient.
         loss_reg: Config of the energy loss. Default: ``FeatureEnergyLoss`` of weight
             0.1, as published.
         loss_prior: Config of the entropy loss. Default: ``SparseObjectLoss`` of weight
             0.2, as published.
-        prior_cfg: Which detections the entropy loss looks at: those with a score above
-            ``score_thr``, of these the best ``max_per_class``, and of these the ones
-            that suppression at ``iou_threshold`` leaves. Default 0.03, 200, 0.45, as
-            published; what is not given stays.
+        prior_cfg: Selection of the detections that the entropy loss reads. First the
+            scores above ``score_thr``, of these the best ``max_per_class``, and of these
+            the ones that suppression at ``iou_threshold`` keeps. Defaults 0.03, 200 and
+            0.45, as published. An entry that is not given keeps its default.
         **kwargs: As ``SSDHead``'s.
 
     Raises:
-        ValueError: If ``prior_cfg`` has another entry, or ``sigma`` is negative.
+        ValueError: If ``prior_cfg`` has an unknown entry, or ``sigma`` is negative.
 
     Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
     and its code.
     """
 
-    #: mmdet's prediction asks for it, and SSDHead has none: its loss is a function.
+    #: mmdet's prediction reads this attribute. SSDHead lacks it: its loss is a function.
     loss_cls = None
 
     @checked(sigma=not_negative, prior_cfg=optional(PRIOR_RULE))
@@ -110,7 +110,7 @@ class BiDetSSDHead(SSDHead):
             )
 
     def distributions(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 8 A, H, W)`` per map.
+        """Compute scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 8 A, H, W)`` per map.
 
         Args:
             x: Maps ``(N, C, H, W)``.
@@ -118,7 +118,7 @@ class BiDetSSDHead(SSDHead):
         return super().forward(x)
 
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 4 A, H, W)`` per map.
+        """Compute scores ``(N, A (classes + 1), H, W)`` and boxes ``(N, 4 A, H, W)`` per map.
 
         Args:
             x: Maps ``(N, C, H, W)``.
@@ -127,7 +127,7 @@ class BiDetSSDHead(SSDHead):
         return scores, [self.boxes(level) for level in boxes]
 
     def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Any]:
-        """All losses.
+        """Compute all losses.
 
         Args:
             x: Maps ``(N, C, H, W)``.
@@ -145,7 +145,7 @@ class BiDetSSDHead(SSDHead):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The losses of scores and boxes; arguments as ``SSDHead``'s."""
+        """Compute the losses of scores and boxes; arguments as ``SSDHead``'s."""
         losses = super().loss_by_feat(cls_scores, bbox_preds, batch_gt_instances, *args, **kwargs)
         groups = self._detections(cls_scores, bbox_preds, batch_gt_instances)
         losses['loss_prior'] = self.loss_prior(groups, cls_scores[0])
@@ -157,7 +157,7 @@ class BiDetSSDHead(SSDHead):
         bbox_preds: list[Tensor],
         batch_gt_instances: list[InstanceData],
     ) -> Iterator[tuple[Tensor, int]]:
-        """For every image and class that it has: scores of detections, and objects."""
+        """Yield detection scores and number of objects, per image and class in it."""
         priors = torch.cat(
             self.prior_generator.grid_priors(
                 [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
@@ -175,19 +175,19 @@ class BiDetSSDHead(SSDHead):
                 yield score[self._suppress(boxes, score.detach())], num_gt
 
     def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Indices of the detections of one class among all anchors."""
+        """Return the indices, among all anchors, of the detections of one class."""
         cfg = self.prior_cfg
         likely = (scores > cfg['score_thr']).nonzero().flatten()
         order = scores[likely].argsort(descending=True)[: cfg['max_per_class']]
         likely = likely[order]
-        # the operator knows single precision only
+        # the operator supports single precision only
         _, kept = nms(boxes[likely].float(), scores[likely].float(), cfg['iou_threshold'])
         return likely[kept]
 
     def _bbox_post_process(
         self, results: InstanceData, cfg: dict, *args: Any, **kwargs: Any
     ) -> InstanceData:
-        """As mmdet's, of the best boxes per class only."""
+        """Process as mmdet does, but only the best boxes of each class."""
         count = cfg.get('max_per_class', -1)
         if count > 0:
             results = results[best_per_class(results.scores, results.labels, count)]

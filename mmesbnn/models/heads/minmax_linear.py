@@ -12,9 +12,9 @@ from ..layers.minmax import MinMaxLinear
 
 
 class MinMaxLinearClsHead(LinearClsHead):
-    """mmpretrain's ``LinearClsHead`` with few bits per weight and input.
+    """mmpretrain's ``LinearClsHead`` with min-max quantized weights and inputs.
 
-    The classifier of BNext's quantised variant.
+    It is the classifier of BNext's quantised variant.
 
     Args:
         num_classes: Number of classes.

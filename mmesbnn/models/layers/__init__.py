@@ -1,4 +1,4 @@
-"""Building blocks of networks, above single binary layers."""
+"""Building blocks of networks, made of single binary layers."""
 
 from .es_conv import es_conv2d
 from .float_layers import PooledProjection, Stem

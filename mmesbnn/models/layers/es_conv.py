@@ -26,13 +26,13 @@ def es_conv2d(
     options: BinaryOptions | Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build an ES convolution, or a plain one if the network asks for a grouped one.
+    """Build an ES convolution, or an ``nn.Conv2d`` if ``groups > 1``.
 
-    Registered as ``ESConv2d``, so that a network takes it by its ``conv_cfg``::
+    It is registered as ``ESConv2d``, so that a network uses it through ``conv_cfg``::
 
         conv_cfg = dict(type='ESConv2d', tau=2, es_groups=1)
 
-    ES replaces dense convolutions. Grouped ones, such as the depthwise ones of
+    ES replaces dense convolutions. Grouped convolutions, such as the depthwise ones of
     MobileNet, sum few products, so the literature keeps them real. For these the
     function returns an ``nn.Conv2d``; :func:`mmesbnn.binary.binarize` keeps them, too.
 
@@ -45,7 +45,7 @@ def es_conv2d(
         dilation: Distance of the kernel's taps in pixels. Default 1.
         groups: Groups of the network's convolution, as in ``nn.Conv2d``. Default 1.
         bias: Whether there is a real bias. Default False.
-        options: A :class:`mmesbnn.binary.BinaryOptions` or a mapping for one, in the
+        options: A :class:`mmesbnn.binary.BinaryOptions` or a mapping of its fields, in
             place of ``kwargs``. Default None.
         **kwargs: Single options: ``tau``, ``es_groups``, ``spread``, ``sign``, ...
 

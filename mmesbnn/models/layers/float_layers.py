@@ -1,4 +1,4 @@
-"""The layers of a binary network that stay full precision (or 8-bit)."""
+"""Layers of a binary network that are not binary: full precision or a few bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def float_conv(
     bits: int | None = None,
     **kwargs: Any,
 ) -> nn.Conv2d:
-    """A convolution that is not binary: full precision, or ``bits`` if given."""
+    """Build a convolution that is not binary: full precision, or ``bits`` if given."""
     args = (in_channels, out_channels, kernel_size)
     if bits is None:
         return nn.Conv2d(*args, groups=groups, **kwargs)
@@ -28,18 +28,19 @@ def float_conv(
 
 
 def average_pool() -> nn.AvgPool2d:
-    """2x2 average pooling that keeps the last row and column of odd sizes.
+    """Build a 2x2 average pooling that keeps the last row and column of odd sizes.
 
-    So it fits the stride-2 convolution beside it; for even sizes (all the published
-    networks see) it is plain 2x2 pooling.
+    Its output has the size of the parallel stride-2 convolution. For even sizes it is
+    plain 2x2 pooling. The published networks have even sizes only.
     """
     return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
 
 
 class PooledProjection(nn.Module):
-    """BNext-18's shortcut: pool, full-precision 1x1 convolution, norm.
+    """Shortcut of BNext-18: average pooling, full-precision 1x1 convolution, norm.
 
-    With ``shrink`` the kernels are ``(C_o/tau, C_i tau)`` in ``g`` groups, tiled.
+    With ``shrink`` there are ``C_o / tau`` kernels of depth ``C_i tau`` in ``g`` groups,
+    and their output is tiled.
 
     Args:
         in_channels: ``C_i`` before expansion.
@@ -73,12 +74,14 @@ class PooledProjection(nn.Module):
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, project and normalise ``x``."""
+        """Pool, project and normalize ``x``."""
         return normalize_tiled(self.conv(self.pool(x)), self.norm, self.copies)
 
 
 class Stem(nn.Module):
-    """Full-precision convolution, tiled to the expanded width, norm, maybe max-pool.
+    """First layers of a network: full-precision convolution, norm, optional max-pool.
+
+    The output of the convolution is tiled to the expanded width.
 
     Args:
         in_channels: Channels of the image.
@@ -88,7 +91,7 @@ class Stem(nn.Module):
         max_pool: Whether a 3x3/2 max-pool follows.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        bits: Bits of the kernel, None for full precision. Default None.
+        bits: Bits of the kernel; None is full precision. Default None.
     """
 
     @checked_layer(norm=NORM, kernel_size=positive_int)

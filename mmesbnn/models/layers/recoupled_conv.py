@@ -1,4 +1,4 @@
-"""BNext's building block: a binary convolution with information recoupling."""
+"""Building block of BNext: a binary convolution with a residual and a gate."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ CONV = each(
 class SqueezeExcite(nn.Module):
     """Channel gate ``sigmoid(E relu(S mean(x)))`` with full-precision 1x1 kernels.
 
-    With ``shrink`` both kernels follow the ES arithmetic, so that the cost is that of
-    ``tau = 1``: ``S: C tau g -> (C/r)/tau`` and ``E: (C/r) tau g -> C/tau``, in ``g``
-    groups, each output tiled ``tau^2 g`` times. Without it ``S: C tau g -> C/r`` and
-    ``E: C/r -> C tau g``, ``tau g`` times the cost.
+    With ``shrink`` both kernels follow the ES arithmetic: ``S: C tau g -> (C/r)/tau`` and
+    ``E: (C/r) tau g -> C/tau``, in ``g`` groups, and each output is tiled ``tau^2 g``
+    times. The cost is then that of ``tau = 1``. Without ``shrink`` the kernels are
+    ``S: C tau g -> C/r`` and ``E: C/r -> C tau g``, at ``tau g`` times the cost.
 
     Args:
         channels: ``C``, channels before expansion.
         expansion: ES parameters.
         shrink: Whether the kernels shrink.
-        ratio: ``r``.
-        bits: Bits of the kernels, None for full precision. Default None.
+        ratio: ``r``, the reduction of channels.
+        bits: Bits of the kernels; None is full precision. Default None.
 
     Raises:
         ValueError: If ``ratio`` leaves no channel, or ``tau`` or ``groups`` do not
@@ -79,7 +79,7 @@ class SqueezeExcite(nn.Module):
 
 
 class RecoupledConv(nn.Module):
-    """Binary convolution, residual and gate, the one module BNext is made of.
+    """Binary convolution with a residual and a gate. BNext consists of such modules.
 
     With ``P`` the 2x2 average pooling (stride 2) or the identity::
 
@@ -89,31 +89,31 @@ class RecoupledConv(nn.Module):
         z = gate(m) y          (times r if elementwise)
         out = r + norm_2(z)
 
-    The published code calls it Attention (``elementwise``), FFN_3x3 and FFN_1x1. ``a``
-    starts at 0.5; ``ParameterBoundsHook`` keeps it in [0, 1].
+    The published code has three classes for it: Attention (``elementwise``), FFN_3x3 and
+    FFN_1x1. ``a`` starts at 0.5; ``ParameterBoundsHook`` keeps it in [0, 1].
 
     Args:
         channels: Input channels before expansion.
         kernel_size: 3 or 1.
         stride: 1 or 2.
-        out_channels: Output channels before expansion. Default: ``channels``.
-        elementwise: Whether the gated map is multiplied with the residual.
-        mix_residual: Whether the gate mixes ``r`` rather than ``P(x)`` (BNext-18).
+        out_channels: Output channels before expansion. Default None: ``channels``.
+        elementwise: Whether to multiply the gated map with the residual. Default False.
+        mix_residual: Whether the gate mixes ``r`` (BNext-18) or ``P(x)``. Default False.
         expansion: ES parameters.
         shrink: Whether gate and projection follow the ES arithmetic.
-        se_ratio: Reduction of the gate.
-        se_bits: Bits of the gate's kernels, None for full precision.
+        se_ratio: Reduction of channels in the gate.
+        se_bits: Bits of the gate's kernels; None is full precision.
         conv: Keyword arguments of :class:`ShrunkConv2d`.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide the channels, or if the gate
-            would mix ``P(x)`` with a ``y`` of another width.
+            would mix ``P(x)`` with a ``y`` of a different width.
 
     Shape:
         ``(N, C tau g, H, W)`` to ``(N, C_o tau g, ceil(H / stride), ...)``.
 
-    Source: Guo et al., "BNext" (2022), figure 4, as its code computes it.
+    Source: Guo et al., "BNext" (2022), figure 4. The formulas are those of its code.
     """
 
     parameter_bounds = {'mix': (0.0, 1.0)}
@@ -190,7 +190,7 @@ class RecoupledConv(nn.Module):
         residual = self._residual(x)
         y = self.conv(self.shift(x))
         y = self.act(normalize_tiled(y, self.norm1, self.copies))
-        # without PReLU and projection the pooled input is the residual
+        # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
         source = residual if same else self.pool(x)
         y = self.se(self.mix * source + (1 - self.mix) * y) * y

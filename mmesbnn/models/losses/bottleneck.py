@@ -1,10 +1,10 @@
-"""The information-bottleneck terms of BiDet, for any detector.
+"""Information-bottleneck terms of BiDet, for any detector.
 
-A detector that keeps less of the image overfits less, and one that is sure of few
-objects reports fewer false ones. BiDet adds two terms to a detector's loss, after a
-first phase without them (:class:`~mmesbnn.engine.hooks.BottleneckHook`): the energy of
-its features, and the entropy of its scores. Boxes are predicted as a distribution, a
-mean and a log variance, from which training samples.
+A detector that keeps less of the image overfits less. A detector that is sure of few
+objects reports fewer false ones. BiDet therefore adds two terms to a detector's loss:
+the energy of its features and the entropy of its scores. The first phase of training
+runs without them (:class:`~mmesbnn.engine.hooks.BottleneckHook`). Boxes are predicted as
+a distribution with a mean and a log variance; training samples from it.
 
 Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020), and
 its code.
@@ -22,12 +22,12 @@ from ...checks import checked, not_negative
 
 
 def _single_or_double(x: Tensor) -> Tensor:
-    """Squares and logarithms of half-precision values are too coarse."""
+    """Convert half precision to float32: its squares and logarithms are too coarse."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def zero_of(x: Tensor) -> Tensor:
-    """A zero in the graph of ``x``, whatever ``x`` holds.
+    """Return a zero in the graph of ``x``, for any content of ``x``.
 
     ``x * 0`` would be NaN for an infinite entry; the sum of no entries is 0.
     """
@@ -35,7 +35,7 @@ def zero_of(x: Tensor) -> Tensor:
 
 
 def feature_energy(features: Sequence[Tensor]) -> Tensor:
-    """``mean_l mean(f_l^2)``: mean square of every map, averaged over the maps.
+    """Compute ``mean_l mean(f_l^2)``: the mean square of each map, averaged over the maps.
 
     Args:
         features: Maps ``(N, C_l, H_l, W_l)``, or tensors of any shape; at least one.
@@ -48,14 +48,14 @@ def feature_energy(features: Sequence[Tensor]) -> Tensor:
 
 
 def object_entropy(scores: Tensor, num_gt: int) -> Tensor:
-    """``-sum_i p_i log p_i / n_gt`` with ``p = s / sum(s)``.
+    """Compute ``-sum_i p_i log p_i / n_gt`` with ``p = s / sum(s)``.
 
-    The sum carries no gradient: ``dL/ds_i = -(log p_i + 1) / (n_gt sum(s))``. So scores
-    with a share above ``1 / e`` rise, and all others sink.
+    ``sum(s)`` carries no gradient: ``dL/ds_i = -(log p_i + 1) / (n_gt sum(s))``. Training
+    therefore raises scores with a share above ``1 / e`` and lowers all others.
 
     Args:
         scores: Scores of detections of one class, or of all, ``(n,)``, in [0, 1].
-        num_gt: How many objects there are, at least 1.
+        num_gt: Number of objects, at least 1.
 
     Returns:
         Tensor ``()``; 0, in the graph of ``scores``, if there are no detections.
@@ -69,7 +69,7 @@ def object_entropy(scores: Tensor, num_gt: int) -> Tensor:
 
 
 def split_boxes(prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """Log variance and mean of boxes, predicted as ``[log var x4, mean x4]`` each.
+    """Split predicted boxes ``[log var x4, mean x4]`` into log variance and mean.
 
     Args:
         prediction: ``(N, 8 A, H, W)`` of a convolution or ``(N, 8 A)`` of a linear
@@ -83,7 +83,7 @@ def split_boxes(prediction: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_boxes(mean: Tensor, log_var: Tensor, sigma: float) -> Tensor:
-    """``mean + sigma exp(log_var / 2) e`` with ``e`` from the standard normal.
+    """Sample ``mean + sigma exp(log_var / 2) e`` with ``e`` from the standard normal.
 
     Gradients reach both (the reparametrisation trick): ``dy/dmean = 1`` and
     ``dy/dlog_var = sigma exp(log_var / 2) e / 2``.
@@ -100,11 +100,13 @@ def sample_boxes(mean: Tensor, log_var: Tensor, sigma: float) -> Tensor:
 
 @MODELS.register_module()
 class VariationalBoxes(nn.Module):
-    """From a distribution of boxes to boxes: sampled in training, the mean at test.
+    """Module that turns distributions of boxes into boxes.
+
+    Training samples from the distribution; inference takes its mean.
 
     Args:
-        sigma: Factor of the noise, see :func:`sample_boxes`. Default 0: no noise, and
-            the log variance trains nothing.
+        sigma: Factor of the noise, see :func:`sample_boxes`. Default 0: there is no
+            noise, and the log variance gets no gradient.
 
     Raises:
         ValueError: If ``sigma`` is negative or not finite.
@@ -112,8 +114,8 @@ class VariationalBoxes(nn.Module):
     Shape:
         ``(N, 8 A, ...)`` to ``(N, 4 A, ...)``; see :func:`split_boxes`.
 
-    Source: BiDet. The published SSD samples with ``sigma=0`` unless told
-    otherwise, the published Faster R-CNN with 0.001, in its RPN at test too.
+    Source: BiDet. The published SSD samples with ``sigma=0`` by default. The published
+    Faster R-CNN samples with 0.001; its RPN does so at inference, too.
     """
 
     @checked(sigma=not_negative)
@@ -131,14 +133,14 @@ class VariationalBoxes(nn.Module):
 
 
 class BottleneckTerm(nn.Module):
-    """A loss that :class:`~mmesbnn.engine.hooks.BottleneckHook` switches on.
+    """Base of a loss that :class:`~mmesbnn.engine.hooks.BottleneckHook` switches on.
 
     Args:
         loss_weight: Factor of the loss while it is on.
 
     Attributes:
-        active: Whether the term is on. It is, unless a hook says otherwise. While it
-            is off, the loss is a zero that costs nothing.
+        active: True while the term is on. A hook can switch it off. While it is off,
+            the loss is 0 and nothing is computed.
 
     Raises:
         ValueError: If ``loss_weight`` is negative or not finite.
@@ -152,7 +154,7 @@ class BottleneckTerm(nn.Module):
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to compute."""
+        """True if the term is active and its weight is not 0."""
         return self.active and self.loss_weight > 0
 
     def extra_repr(self) -> str:
@@ -161,7 +163,7 @@ class BottleneckTerm(nn.Module):
 
 @MODELS.register_module()
 class FeatureEnergyLoss(BottleneckTerm):
-    """BiDet's ``reg`` loss, ``loss_weight`` times :func:`feature_energy`.
+    """BiDet's ``reg`` loss: ``loss_weight`` times :func:`feature_energy`.
 
     Args:
         loss_weight: Factor of the loss. Default 0.1, the published SSD's.
@@ -177,7 +179,7 @@ class FeatureEnergyLoss(BottleneckTerm):
         super().__init__(loss_weight)
 
     def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
-        """Compute the loss, ``()``, of one map or several."""
+        """Compute the loss ``()`` of one map or of several maps."""
         if isinstance(features, Tensor):
             features = [features]
         if not self.is_on:
@@ -189,22 +191,23 @@ class FeatureEnergyLoss(BottleneckTerm):
 class SparseObjectLoss(BottleneckTerm):
     """BiDet's ``prior`` loss: :func:`object_entropy`, averaged over groups of scores.
 
-    A group are the detections of one class in one image (or of all classes), after
-    non-maximum suppression. It counts if it has an object, and more detections than
-    objects; so neither images without objects nor classes without detections divide
-    by zero, as they do in the published Faster R-CNN.
+    A group holds the detections of one class in one image (or of all classes), after
+    non-maximum suppression. It counts only if it has at least one object and more
+    detections than objects. This avoids the division by zero that the published Faster
+    R-CNN has for images without objects and for classes without detections.
 
     Args:
         loss_weight: Factor of the loss. Default 0.2, the published SSD's.
-        attached: Whether the scores get gradients. False is what the published RPN
-            does, by reading them from ``.data``: its prior loss is a number in the log
-            that trains nothing. Default True.
+        attached: Whether the scores get gradients. The published RPN corresponds to
+            False: it reads the scores from ``.data``, so its prior loss appears in the
+            log but trains nothing. Default True.
 
     Raises:
         ValueError: If ``loss_weight`` is negative or not finite.
 
-    Source: BiDet, and its code. To keep finite, the published code adds 1e-6 to the
-    number of groups (SSD) or inside the logarithm (Faster R-CNN); this does neither.
+    Source: BiDet, and its code. To stay finite, the published code adds 1e-6 to the
+    number of groups (SSD) or inside the logarithm (Faster R-CNN). This class adds
+    nothing.
     """
 
     @checked(loss_weight=not_negative)
@@ -216,10 +219,11 @@ class SparseObjectLoss(BottleneckTerm):
         """Compute the loss.
 
         Args:
-            groups: For each group the scores ``(n,)`` and the number of objects. Taken
-                one by one, and only while the term is on: give a generator, and
-                suppression costs nothing before.
-            like: A tensor of the network. The zero of no groups is in its graph.
+            groups: For each group the scores ``(n,)`` and the number of objects. They
+                are read one by one, and only while the term is on. With a generator,
+                suppression costs nothing while the term is off.
+            like: A tensor of the network. If no group counts, the result is a zero in
+                the graph of this tensor.
 
         Returns:
             Tensor ``()``.

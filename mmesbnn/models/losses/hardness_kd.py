@@ -1,4 +1,4 @@
-"""Distillation from two teachers, weighted by how hard they are to follow."""
+"""Distillation from several teachers; the teacher that is harder to follow weighs more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHTINGS = ('batch', 'sample')
 
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy ``-sum_c softmax(teacher)_c log softmax(logits)_c`` per sample.
+    """Compute ``-sum_c softmax(teacher)_c log softmax(logits)_c`` of every sample.
 
     Args:
         logits: Student's logits ``(N, K)``.
@@ -29,7 +29,7 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class HardnessWeightedKDLoss(nn.Module):
-    r"""Soft cross-entropies to several teachers, the harder one weighing more.
+    r"""Soft cross-entropy to several teachers; the harder teacher weighs more.
 
     With ``CE_{n,i}`` the :func:`soft_cross_entropy` of sample ``n`` to teacher ``i``,
     and weights ``a_{n,i} = softmax_i(CE_{n,i})`` that carry no gradient::
@@ -37,17 +37,17 @@ class HardnessWeightedKDLoss(nn.Module):
         'batch'   L = 1/2 sum_i mean_n(a_{n,i}) mean_n(CE_{n,i})
         'sample'  L = 1/2 mean_n sum_i a_{n,i} CE_{n,i}
 
-    ``'batch'`` is what the published code computes, by the difference of "instance" and
-    "Instance"; ``'sample'`` is what the paper describes. Means are over the samples of
-    this process. The 1/2 stays with one teacher, as published.
+    The published code computes ``'batch'``, because it compares "instance" with
+    "Instance". The paper describes ``'sample'``. Means are over the samples of this
+    process. The factor 1/2 also applies to a single teacher, as published.
 
     Args:
         weighting: ``'batch'`` or ``'sample'``. Default ``'batch'``.
         loss_weight: Factor of the loss. Default 1.
 
     Raises:
-        ValueError: If ``weighting`` is neither; when called, if there is no teacher or
-            one has other classes than the student.
+        ValueError: If ``weighting`` has another value; when called, if there is no
+            teacher or if the logits of a teacher have another shape than the student's.
 
     Source: Guo et al., "BNext" (2022), and its training code.
     """
@@ -63,7 +63,7 @@ class HardnessWeightedKDLoss(nn.Module):
 
         Args:
             logits: Student's logits ``(N, K)``.
-            teachers: Logits of one teacher or more, ``(N, K)`` each.
+            teachers: Logits of at least one teacher, ``(N, K)`` each.
 
         Returns:
             Tensor ``()``.
@@ -98,5 +98,5 @@ class HardnessWeightedKDLoss(nn.Module):
 
 
 def _full_precision(x: Tensor) -> Tensor:
-    """Logits of a network under autocast are in half precision, too coarse here."""
+    """Convert half precision to float32: logits under autocast are too coarse here."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,4 +1,4 @@
-"""Necks. They need mmdet, which is imported when one is built."""
+"""Necks. They need mmdet. It is imported when a neck is built."""
 
 from mmengine.registry import MODELS
 

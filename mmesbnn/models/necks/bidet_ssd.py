@@ -1,4 +1,4 @@
-"""The extra layers of BiDet's SSD."""
+"""Extra layers of BiDet's SSD."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...checks import mapping, natural, optional, positive_int, sequence, shown
 from ..backbones.bidet_resnet import bidet_conv
 from ..building import naming
 
-#: Published initialisation. Listed are the classes that have a kernel.
+#: Published initialisation. The list names the classes that have a kernel.
 XAVIER = dict(type='Xavier', layer=['BinaryConv2d', 'ShrunkConv2d'], distribution='normal')
 
 
@@ -48,38 +48,41 @@ def _check_levels(
 class BiDetSSDNeck(SSDNeck):
     """mmdet's ``SSDNeck`` of binary convolutions: ``norm(binary_conv(sign(x)))`` each.
 
-    No activations, no shortcuts. Padded pixels are -1 after the sign, the scales of the
-    weights carry gradients. Full precision is nothing but the scale of the first map.
+    There are no activations and no shortcuts. Padded pixels are -1 after the sign. The
+    scales of the weights carry gradients. Only the scale of the first map is full
+    precision.
 
-    With ``tau`` or ``groups`` every convolution is a
-    :class:`~mmesbnn.binary.ESConv2d`: it makes the copies of its input itself, by
-    thresholds that start apart, evenly in ``[-spread, spread]``; in the first layer,
-    which reads what a ReLU gives, in ``[0, 2 spread]``. Binary multiplications and
-    weight bits are those of ``tau = groups = 1``, which has no thresholds (published).
+    With ``tau > 1`` or ``groups > 1`` every convolution is a
+    :class:`~mmesbnn.binary.ESConv2d`, which makes the copies of its input itself. The
+    thresholds of the copies start at different values, evenly in ``[-spread, spread]``.
+    The first layer reads the output of a ReLU, so its thresholds lie in
+    ``[0, 2 spread]``. Binary multiplications and weight bits are those of
+    ``tau = groups = 1``, which has no thresholds, as published.
 
     Args:
         in_channels: Channels of the maps of the backbone.
-        out_channels: Channels of all maps, those first.
+        out_channels: Channels of all maps. The maps of the backbone come first.
         level_strides: Stride of every extra map.
         level_paddings: Padding of every extra map, in pixels.
         *args: As ``SSDNeck``'s.
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
         spread: Initial thresholds, see above. Default 0.5.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1. The
-            first layer reads what a ReLU gives: {-1, 1} then, or {0, 1}.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1. The
+            first layer reads the output of a ReLU. Its signs are therefore in {-1, 1}
+            with -1, and in {0, 1} with 0.
         norm_cfg: Config of the norms. Default ``dict(type='BN')``.
         init_cfg: mmengine initialisation configs. Default: Xavier normal, as published.
         **kwargs: As ``SSDNeck``'s.
 
     Raises:
-        ValueError: If an argument is not as described, the lists do not fit each other,
-            or ``tau`` or ``groups`` do not divide the channels, at construction; in
-            training, if a map has a single pixel and the batch a single image, for then
-            its norm has nothing to normalise.
+        ValueError: At construction, if an argument is not as described, if the lengths of
+            the lists do not match, or if ``tau`` or ``groups`` do not divide the channels;
+            in training, if a map has a single pixel and the batch has a single image,
+            because a norm cannot normalise a single value.
 
     Shape:
-        ``(N, C_1, H, W), (N, C_2, H / 2, W / 2)`` to a map per entry of
+        ``(N, C_1, H, W), (N, C_2, H / 2, W / 2)`` to one map per entry of
         ``out_channels``.
 
     Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
@@ -127,27 +130,28 @@ class BiDetSSDNeck(SSDNeck):
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
             act_cfg=None,
-            # a list of its own: SSDNeck appends to it
+            # a copy, because SSDNeck appends to it
             init_cfg=[XAVIER] if init_cfg is None else list(init_cfg),
             **kwargs,
         )
         if hasattr(self, 'l2_norm'):
-            # mmdet leaves uninitialised memory there until init_weights
+            # mmdet leaves this memory uninitialised until init_weights
             nn.init.constant_(self.l2_norm.weight, self.l2_norm.scale)
         if expanded:
-            # around 0 half of the copies would be the same +1 everywhere
+            # a ReLU gives no negative values: with thresholds around 0, half of the
+            # copies would be +1 everywhere
             with torch.no_grad():
                 self.extra_layers[0][0].conv.shift.sub_(spread)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Compute all maps from those of the backbone."""
+        """Compute all maps from the maps of the backbone."""
         try:
             return super().forward(inputs)
         except ValueError as error:
             if self.training and len(inputs[0]) == 1:
                 raise ValueError(
                     'batch_size=1: the last map of SSD300 is a single pixel, and batch '
-                    'norm needs two values to train: give train_dataloader.batch_size '
-                    'of at least 2 (per GPU)'
+                    'norm needs at least two values in training: set '
+                    'train_dataloader.batch_size to at least 2 (per GPU)'
                 ) from error
             raise

@@ -1,4 +1,4 @@
-"""Models that restore images. They need diffusers, and import it when one is built."""
+"""Models that restore images. They need diffusers. It is imported when one is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training and validating a diffusion model for super-resolution in mmengine."""
+"""Diffusion model for super-resolution that mmengine trains and validates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...images.tensors import to_uint8
 from ...optional import require
 from ..building import build_part, naming
 
-#: Losses by name: of prediction and target, both (N, C, H, W).
+#: Losses by name; each is a function of prediction and target, both (N, C, H, W).
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
 
 
@@ -28,21 +28,21 @@ def _as_float(image: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SRDataPreprocessor(BaseDataPreprocessor):
-    """Moves images to the model's device, ``x / 255`` in float32.
+    """Preprocessor that moves images to the model's device as ``x / 255`` in float32.
 
-    Training images become one batch. Images to test may differ in size and stay a list.
+    Training images become one batch. Test images may differ in size and stay a list.
 
     Raises:
         ValueError: While training, if the images differ in size.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Prepare what a loader with either of mmengine's collate functions gives.
+        """Prepare the data of a loader with either of mmengine's collate functions.
 
         Args:
-            data: ``inputs`` and maybe ``data_samples`` with ``hr``, uint8: a tensor
-                ``(N, 3, H, W)`` each, or a list of ``(3, H, W)``.
-            training: Whether to return tensors rather than lists.
+            data: ``inputs`` and optionally ``data_samples`` with ``hr``. Both are uint8,
+                a tensor ``(N, 3, H, W)`` or a list of ``(3, H, W)``.
+            training: Whether to return tensors instead of lists. Default False.
         """
         data = self.cast_data(data)
         samples = dict(data.get('data_samples') or {})
@@ -58,7 +58,7 @@ class SRDataPreprocessor(BaseDataPreprocessor):
             return images
         if len({image.shape for image in images}) > 1:
             raise ValueError(
-                f'{name}: images of a batch differ in size: give crop_size to the '
+                f'{name}: images of a batch differ in size: set crop_size of the '
                 'dataset of train_dataloader'
             )
         return torch.stack(images)
@@ -66,38 +66,38 @@ class SRDataPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class SRDiffusion(BaseModel):
-    """A UNet that learns to tell the noise in an image from its low-resolution version.
+    """Diffusion model: a UNet predicts the noise of an image from its small version.
 
     Training: ``L = mean |net([up(lr), sqrt(a_t) hr + sqrt(1 - a_t) n], t) - n|`` with
     ``n ~ N(0, 1)``, ``t`` uniform, ``a_t`` the cumulated product of ``1 - beta``, and
-    ``up`` MATLAB's bicubic; images are in [0, 1]. With ``prediction_type`` in
-    ``scheduler`` the target is another: ``'sample'`` is ``hr``, ``'v_prediction'``
+    ``up`` MATLAB's bicubic. Images are in [0, 1]. ``prediction_type`` in ``scheduler``
+    changes the target ``n``: with ``'sample'`` it is ``hr``, with ``'v_prediction'`` it is
     ``sqrt(a_t) n - sqrt(1 - a_t) hr``.
 
-    Validation and test sample with :class:`~mmesbnn.diffusion.SRDiffusionPipeline`; the
-    noise of every image comes from a generator of its own with the seed ``seed + its
-    index``, on the CPU, so that results depend neither on batches nor on devices.
+    Validation and test sample with :class:`~mmesbnn.diffusion.SRDiffusionPipeline`. Each
+    image has its own noise generator on the CPU, with the seed ``seed + index of the
+    image``. Results therefore depend neither on batches nor on devices.
 
     Args:
-        unet: Config of the UNet; inputs ``[condition, noisy image]`` and timesteps, as
-            :class:`~mmesbnn.diffusion.BIDiffSRUNet`.
+        unet: Config of the UNet. Its inputs are ``[condition, noisy image]`` and
+            timesteps, as those of :class:`~mmesbnn.diffusion.BIDiffSRUNet`.
         scale: Magnification, at least 1.
         scheduler: Arguments of :func:`~mmesbnn.diffusion.schedule.make_scheduler`.
-            Default none: DDIM with the published schedule.
+            Default None: DDIM with the published schedule.
         sampling: Arguments of the pipeline's call. Default
             ``dict(num_inference_steps=50)``, as published.
-        pipeline: Further arguments of the pipeline. Default none.
-        timesteps: ``'each'``: one timestep drawn per image; ``'batch'``: one for all
+        pipeline: Further arguments of the pipeline. Default None.
+        timesteps: ``'each'`` draws one timestep per image; ``'batch'`` draws one for all
             images of a batch, as published. Default ``'each'``.
         loss: ``'l1'``, as published, or ``'l2'``. Default ``'l1'``.
-        seed: Seed of the noise that sampling starts from. Default 10, as published.
+        seed: Seed of the initial noise of sampling. Default 10, as published.
         data_preprocessor: Default ``dict(type='SRDataPreprocessor')``.
         init_cfg: As ``BaseModel``.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values, or the UNet was
-            made for another number of timesteps or another prediction; while training,
-            if images do not have the magnification ``scale``.
+        ValueError: If an argument is not one of the allowed values, or if the UNet
+            expects another number of timesteps or another prediction; in training, if
+            images do not have the magnification ``scale``.
         ImportError: If diffusers is not installed.
 
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
@@ -141,15 +141,17 @@ class SRDiffusion(BaseModel):
 
     @property
     def total_steps(self) -> int:
-        """``T``, timesteps of the training schedule."""
+        """``T``, the number of timesteps of the training schedule."""
         return self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]
 
     def _check_sampling(self) -> None:
-        """Find now what the first validation would find after hours."""
+        """Check the sampling options at construction, not in the first validation."""
         call = type(self.to_pipeline()).__call__
         unknown = set(self.sampling) - set(inspect.signature(call).parameters)
         if unknown:
-            raise ValueError(f'sampling: {sorted(unknown)} are no arguments of SRDiffusionPipeline')
+            raise ValueError(
+                f'sampling: {sorted(unknown)} are not arguments of SRDiffusionPipeline'
+            )
         steps = self.sampling['num_inference_steps']
         if not 1 <= steps <= self.total_steps:
             raise ValueError(
@@ -158,7 +160,7 @@ class SRDiffusion(BaseModel):
             )
 
     def condition(self, lr: Tensor) -> Tensor:
-        """``lr`` at the size of the result, clamped to [0, 1].
+        """Resize ``lr`` to the size of the result and clamp it to [0, 1].
 
         Args:
             lr: ``(N, 3, h, w)``.
@@ -199,7 +201,7 @@ class SRDiffusion(BaseModel):
         return {f'loss_{self.loss_name}': LOSSES[self.loss_name](predicted, target)}
 
     def to_pipeline(self) -> Any:
-        """A pipeline around this model's UNet, for sampling and ``save_pretrained``.
+        """Build a pipeline with this model's UNet, for sampling and ``save_pretrained``.
 
         Returns:
             :class:`~mmesbnn.diffusion.SRDiffusionPipeline`.
@@ -219,7 +221,7 @@ class SRDiffusion(BaseModel):
 
         Args:
             inputs: Low-resolution images ``(3, h, w)`` in [0, 1].
-            data_samples: ``index``, ``name``, ``set_name`` and maybe ``hr`` of each.
+            data_samples: ``index``, ``name``, ``set_name`` and optionally ``hr`` of each.
 
         Returns:
             ``data_samples`` of every image, with ``pred``, uint8
@@ -240,14 +242,14 @@ class SRDiffusion(BaseModel):
     def forward(
         self, inputs: Any, data_samples: dict[str, Any] | None = None, mode: str = 'tensor'
     ) -> Any:
-        """As mmengine's models.
+        """Run the model in one of the three modes of mmengine's models.
 
         Args:
-            inputs: See :meth:`loss` and :meth:`predict`.
-            data_samples: See there.
-            mode: ``'loss'``, ``'predict'``, or ``'tensor'``: the UNet's prediction for
-                the noisiest timestep and pure noise, the same at every call: one step,
-                for counting operations.
+            inputs: As in :meth:`loss` and :meth:`predict`.
+            data_samples: As in :meth:`loss` and :meth:`predict`.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``. ``'tensor'`` returns the
+                UNet's prediction for the noisiest timestep and pure noise. The noise is
+                the same at every call. This is a single step, for counting operations.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples or {})

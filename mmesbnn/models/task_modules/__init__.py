@@ -1,4 +1,4 @@
-"""Anchors and the like. They need mmdet, which is imported when one is built."""
+"""Anchor generators. They need mmdet. It is imported when one is built."""
 
 from mmengine.registry import TASK_UTILS
 

@@ -1,4 +1,4 @@
-"""SSD's anchors as its published code has them: cut to the image's size."""
+"""SSD's anchors, clipped to the image's size as in its published code."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...checks import checked, positive_int
 
 
 class ClippedSSDAnchorGenerator(SSDAnchorGenerator):
-    """mmdet's ``SSDAnchorGenerator`` with centres and sides cut to the image's size.
+    """mmdet's ``SSDAnchorGenerator`` with centres and sides clipped to the image's size.
 
-    ``(x, y, w, h) = min((x, y, w, h), input_size)`` of centre and sides. Of SSD300 that
-    changes the widest and the highest anchor of the last two maps, and the last row and
-    column of the 10x10 map, whose centres are 4 pixels outside of the image.
+    ``(x, y, w, h) = min((x, y, w, h), input_size)`` for centre and sides. In SSD300 this
+    changes the widest and the highest anchor of the last two maps. It also changes the
+    last row and column of the 10x10 map, whose centres are 4 pixels outside the image.
 
     Args:
         *args: As ``SSDAnchorGenerator``'s.
         input_size: Width and height of the image in pixels. Default 300.
         **kwargs: As ``SSDAnchorGenerator``'s.
 
-    Source: the published code of Liu et al., "SSD" (2016), and of BiDet.
+    Source: published code of Liu et al., "SSD" (2016), and of BiDet.
     """
 
     @checked(input_size=positive_int)
@@ -32,7 +32,7 @@ class ClippedSSDAnchorGenerator(SSDAnchorGenerator):
         super().__init__(*args, input_size=input_size, **kwargs)
 
     def single_level_grid_priors(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Anchors of one map, ``(H W A, 4)`` corners; arguments as mmdet's."""
+        """Return the anchors of one map, ``(H W A, 4)`` corners; arguments as mmdet's."""
         low, high = super().single_level_grid_priors(*args, **kwargs).chunk(2, -1)
         centre = ((low + high) / 2).clamp(max=self.input_size)
         half = (high - low).clamp(max=self.input_size) / 2

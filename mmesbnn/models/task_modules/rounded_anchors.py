@@ -1,4 +1,4 @@
-"""The anchors of the first Faster R-CNN, and so of BiDet's."""
+"""Anchors of the original Faster R-CNN, which BiDet uses, too."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class RoundedAnchorGenerator(AnchorGenerator):
-    """Anchors whose sides are rounded before they are scaled.
+    """Generator of anchors whose sides are rounded before they are scaled.
 
-    Of base size ``s`` and ratio ``r`` (height by width) the sides are ``w = round(s /
-    sqrt(r))`` and ``h = round(w r)``, times the scales, around ``(s - 1) / 2``; a box
-    from ``x_1`` to ``x_2`` is ``x_2 - x_1 + 1`` wide. With ``s = 16`` they are 23x12,
-    16x16 and 11x22. mmdet's ``LegacyAnchorGenerator`` does not round the sides: it
-    makes 181x91 where this makes 184x96.
+    For a base size ``s`` and a ratio ``r`` (height by width) the sides are ``w = round(s /
+    sqrt(r))`` and ``h = round(w r)``, times the scales. The centre is ``(s - 1) / 2``. A
+    box from ``x_1`` to ``x_2`` is ``x_2 - x_1 + 1`` wide. With ``s = 16`` the boxes are
+    23x12, 16x16 and 11x22. mmdet's ``LegacyAnchorGenerator`` does not round the sides: at
+    scale 8 it gives 181x91, and this class gives 184x96.
 
-    Takes the arguments of mmdet's ``AnchorGenerator``, of which it ignores
-    ``center_offset`` and ``scale_major``.
+    Takes the arguments of mmdet's ``AnchorGenerator``. It ignores ``center_offset`` and
+    ``scale_major``.
 
-    Source: the published code of Ren et al., "Faster R-CNN" (2015), and of BiDet.
+    Source: published code of Ren et al., "Faster R-CNN" (2015), and of BiDet.
     """
 
     def gen_single_level_base_anchors(
@@ -29,7 +29,7 @@ class RoundedAnchorGenerator(AnchorGenerator):
         ratios: Tensor,
         center: tuple[float, float] | None = None,
     ) -> Tensor:
-        """Anchors of the first pixel, ``(ratios x scales, 4)``, ratio by ratio."""
+        """Return the anchors of the first pixel, ``(ratios x scales, 4)``, ratio by ratio."""
         widths = (base_size / ratios.sqrt()).round()
         heights = (widths * ratios).round()
         half_width, half_height = (
