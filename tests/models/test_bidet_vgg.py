@@ -229,8 +229,8 @@ def test_it_is_the_backbone_of_a_classifier():
     ('options', 'message'),
     [
         (dict(arch=None), 'arch=None must be a name or a dict'),
-        (dict(arch=dict(channels=[8, 16], depths=[])), 'channels are those of'),
-        (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels are those of'),
+        (dict(arch=dict(channels=[8, 16], depths=[])), 'channels must be'),
+        (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels must be'),
         (dict(arch=dict(channels=[8, 0, 8], depths=[1])), 'must be lists of integers'),
         (dict(arch=dict(channels=[8, 8, 8], depths=[0])), 'must be lists of integers'),
         (dict(tau=3), 'tau=3 does not divide out_channels=16'),

@@ -405,7 +405,7 @@ def test_teacher_with_other_classes(place):
     other = dict(model=network(RESNET, 64, classes=7))
     specs = [RESNET_TEACHER, other] if place == 'main' else [other, RESNET_TEACHER]
     model = build(dict(assistants=specs[:1], main=specs[1]), load=False)
-    with pytest.raises(ValueError, match=f'{place} has 7 classes, the student 10'):
+    with pytest.raises(ValueError, match=f'{place} has 7 classes, .* 10'):
         model.load_teachers()
 
 

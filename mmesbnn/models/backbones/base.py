@@ -1,4 +1,4 @@
-"""The base of the binary backbones: common arguments, outputs, freezing, recomputation."""
+"""Base of the binary backbones: common arguments, outputs, freezing, recomputation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ...checks import (
     shown,
 )
 
-#: Rules of the arguments that backbones have in common, by their name.
+#: Rules of the arguments that backbones share, by name.
 BACKBONE_RULES = dict(
     RULES,
     arch=dataclasses.replace(either(filled_text, positive_int, mapping()), says='a name or a dict'),
@@ -47,7 +47,7 @@ BACKBONE_RULES = dict(
     with_cp=flag,
 )
 
-#: :func:`mmesbnn.checks.checked` with these rules; the call can replace some.
+#: :func:`mmesbnn.checks.checked` with these rules; a call can replace single rules.
 checked_backbone = functools.partial(checked, **BACKBONE_RULES)
 
 
@@ -78,11 +78,11 @@ def norm_options(norm_cfg: dict[str, Any] | None) -> tuple[dict[str, Any], bool]
     """Return the arguments of TiledBatchNorm2d, and whether its affine is trained.
 
     Args:
-        norm_cfg: ``type`` (``'BN'`` or ``'SyncBN'``) and maybe ``eps``, ``momentum``,
-            ``requires_grad``. None is ``dict(type='BN')``.
+        norm_cfg: ``type`` (``'BN'`` or ``'SyncBN'``) and optionally ``eps``,
+            ``momentum``, ``requires_grad``. None is ``dict(type='BN')``.
 
     Raises:
-        ValueError: If it has another type or further keys.
+        ValueError: If the type is unknown, or if there are other keys.
     """
     norm_cfg = norm_cfg or dict(type='BN')
     check('norm_cfg', norm_cfg, NORM_CFG)
@@ -101,11 +101,11 @@ def _stage_indices(out_indices: int | Sequence[int], count: int) -> tuple[int, .
 
 
 class Stage(nn.Sequential):
-    """Blocks one after another.
+    """Sequence of blocks.
 
     Args:
-        *blocks: The blocks.
-        with_cp: Whether to save only the convolutions' outputs of every block for the
+        *blocks: Blocks, in order.
+        with_cp: Whether to store only the convolutions' outputs of every block for the
             backward pass and recompute the rest. Default False.
     """
 
@@ -125,25 +125,25 @@ class Stage(nn.Sequential):
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """Arguments that all backbones have in common.
+    """Arguments that all backbones share.
 
     Args:
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
-        copy_init: As :class:`TiledBatchNorm2d`'s, of all norms that make copies:
+        copy_init: As :class:`TiledBatchNorm2d`'s, for all norms that make copies:
             ``'alike'``, ``'signs'`` or ``'balanced'``. Default ``'alike'``.
-        out_copies: ``'first'``: an output is the first ``C`` channels; ``'all'``: all
-            ``C tau g``. Default ``'first'``.
+        out_copies: With ``'first'`` an output is the first ``C`` channels; with ``'all'``
+            it is all ``C tau g`` channels. Default ``'first'``.
         out_indices: Stages whose output is returned. Default ``(-1,)``, the last.
-        frozen_stages: Stem and this many stages are frozen, their norms in eval mode; 0
-            freezes the stem, -1 nothing. Default -1.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``eps``,
+        frozen_stages: Number of frozen stages, together with the stem. Their norms are in
+            eval mode. 0 freezes the stem only; -1 freezes nothing. Default -1.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with optional ``eps``,
             ``momentum``, ``requires_grad``. ``SyncBN`` shares statistics among
-            processes, on CPUs too. Default ``dict(type='BN')``.
-        norm_eval: Whether norms stay in eval mode while training. Default False.
-        with_cp: Whether to save only the outputs of convolutions and linear layers for
+            processes, also on CPUs. Default ``dict(type='BN')``.
+        norm_eval: Whether norms stay in eval mode in training. Default False.
+        with_cp: Whether to store only the outputs of convolutions and linear layers for
             the backward pass and recompute the rest. Default False.
-        init_cfg: mmengine initialisation config. Default None, as torch does.
+        init_cfg: mmengine initialisation config. Default None: torch's initialisation.
 
     Raises:
         ValueError: If an argument is not one of the allowed values.
@@ -176,17 +176,18 @@ class BackboneOptions:
 
     @property
     def trains_norms(self) -> bool:
-        """Whether the affines of the norms are trained."""
+        """True if the affines of the norms are trained."""
         return norm_options(self.norm_cfg)[1]
 
 
 class Final(NamedTuple):
-    """The module that the output of the last stage passes.
+    """Module that processes the output of the last stage.
 
     Attributes:
-        name: Attribute of the backbone, which is None if there is no such module or the
-            last stage is not returned.
-        make: Builds the module for a number of channels. None: there is no module.
+        name: Attribute of the backbone. Its value is None if there is no such module, or
+            if the last stage is not returned.
+        make: Function that builds the module for a number of channels. None means that
+            there is no module.
     """
 
     name: str
@@ -194,24 +195,27 @@ class Final(NamedTuple):
 
 
 class ESBackbone(BaseModule):
-    """A stem and stages of expanded features, as an OpenMMLab backbone.
+    """OpenMMLab backbone with a stem and stages of expanded features.
 
-    Subclasses build the stem and the blocks, and hand them to this constructor. Every
-    stage is called, so forward hooks on it fire.
+    Subclasses build the stem and the blocks and pass them to this constructor. Stages
+    are called as modules, so their forward hooks run.
 
-    Stages after the last one of ``out_indices`` are not computed. Their parameters
-    stay, so that checkpoints of the whole network fit, and are not trained
-    (``requires_grad=False``): distributed training would wait for their gradients.
+    Stages after the last one of ``out_indices`` are not computed. They keep their
+    parameters, so that checkpoints of the whole network load. These parameters are not
+    trained (``requires_grad=False``), because distributed training would wait for their
+    gradients.
 
     Args:
-        stem: Computes the first expanded map of the images.
-        stages: The blocks of every stage.
+        stem: Module that computes the first expanded map of the images.
+        stages: Blocks of every stage.
         widths: Width of every stage's output, before expansion.
-        options: What all backbones have in common.
-        final: What the last stage's output passes. Default None, nothing.
+        options: Arguments that all backbones share.
+        final: Module that processes the output of the last stage. Default None: there is
+            no such module.
 
     Raises:
-        ValueError: If ``out_indices`` or ``frozen_stages`` names a stage that is not there.
+        ValueError: If ``out_indices`` or ``frozen_stages`` names a stage that does not
+            exist.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
@@ -257,7 +261,7 @@ class ESBackbone(BaseModule):
 
     @property
     def with_cp(self) -> bool:
-        """Whether blocks are recomputed in the backward pass. It can be changed."""
+        """True if blocks are recomputed in the backward pass. It can be changed."""
         return self._with_cp
 
     @with_cp.setter

@@ -1,4 +1,4 @@
-"""BiDet's ResNet-18 for Faster R-CNN: the backbone, and the stage after RoI pooling."""
+"""BiDet's ResNet-18 for Faster R-CNN: the backbone and the stage after RoI pooling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reactnet import ReActUnit
 #: Widths of the stem and the four stages, and units (one convolution each) per stage.
 WIDTHS, DEPTHS = (64, 64, 128, 256, 512), (4, 4, 4, 4)
 
-#: Published initialisation. Listed are the classes that have a kernel.
+#: Published initialisation. The list names the classes that have a kernel.
 HE = dict(
     type='Kaiming',
     layer=['Conv2d', 'ShrunkConv2d'],
@@ -31,10 +31,10 @@ HE = dict(
 
 
 def bidet_conv(sign_zero: int) -> dict[str, Any]:
-    """Return the arguments with which BiDet's binary convolutions binarize and pad.
+    """Return the sign, the weight binarizer and the padding of BiDet's convolutions.
 
-    The input's sign has the quadratic surrogate; the weight is ``mean|w| sign(w)``,
-    where gradients flow through the mean, too; padded pixels are -1.
+    The input's sign has the quadratic surrogate. The weight is ``mean|w| sign(w)``, and
+    gradients also flow through the mean. Padded pixels are -1.
     """
     return dict(
         sign=dict(type='quadratic', zero=sign_zero),
@@ -55,12 +55,13 @@ def make_stage(
 ) -> nn.Sequential:
     """Build units of one convolution and one shortcut; the first changes width and size.
 
-    The shortcut of a first unit with stride 2 is a projection, even at equal width.
+    The shortcut of a first unit with stride 2 is a projection, even if the width does not
+    change.
 
     Args:
         channels: Input channels before expansion.
         out_channels: Output channels before expansion.
-        depth: How many units.
+        depth: Number of units.
         stride: Stride of the first unit.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
@@ -75,39 +76,41 @@ def make_stage(
 
 @MODELS.register_module()
 class BiDetResNet(ESBackbone):
-    """ResNet-18 of binary convolutions with a shortcut around every one, up to C4.
+    """Binary ResNet-18 up to stage C4, with a shortcut around every binary convolution.
 
-    Full-precision stem without an activation (7x7/2 convolution, norm, 3x3/2 max-pool),
-    then stages of :class:`ReActUnit`, Bi-Real Net's block without activations:
-    ``norm(binary_conv(sign(x))) + shortcut(x)``. Shortcuts of stride 2 are 2x2 average
-    pooling that keeps the last row and column of odd sizes, a full-precision 1x1
-    convolution, and a norm. Convolutions pad with -1, after the sign.
+    It begins with a full-precision stem without an activation (7x7/2 convolution, norm,
+    3x3/2 max-pool). Stages of :class:`ReActUnit` follow, Bi-Real Net's block without
+    activations: ``norm(binary_conv(sign(x))) + shortcut(x)``. A shortcut of stride 2 has a
+    2x2 average pooling, a full-precision 1x1 convolution and a norm. The pooling keeps the
+    last row and column of odd sizes. Convolutions pad with -1, after the sign.
 
     Args:
-        widths: Channels of the stem and every stage, before expansion. Default (64,
-            64, 128, 256), C4: :class:`BiDetResStage` is the last stage. With 512 for it
-            (and ``depths=(4, 4, 4, 4)``, ``out_copies='first'``) it is the backbone of
-            a classifier, whose weights both begin with.
-        depths: Binary convolutions of every stage. Default (4, 4, 4).
-        out_copies: ``'all'``: an output has all ``C tau g`` channels, for the binary
-            layers that follow; ``'first'``: the first ``C``. Default ``'all'``.
+        widths: Channels of the stem and every stage, before expansion. Default (64, 64,
+            128, 256), which ends at C4; :class:`BiDetResStage` is the next stage. With a
+            fifth width, 512, (and ``depths=(4, 4, 4, 4)``, ``out_copies='first'``) it is
+            the backbone of a classifier. The weights of that classifier can initialise
+            both classes.
+        depths: Number of binary convolutions in every stage. Default (4, 4, 4).
+        out_copies: With ``'all'`` an output has all ``C tau g`` channels, for the binary
+            layers that follow. With ``'first'`` it has the first ``C``. Default
+            ``'all'``.
         in_channels: Channels of the image. Default 3.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         init_cfg: mmengine initialisation config. Default: normal with variance ``2 /
             (k_h k_w C_o)``, as published.
-        **options: Further arguments of :class:`BackboneOptions`, such as ``tau``. For
-            pretrained weights the published network has ``frozen_stages=0``.
+        **options: Further arguments of :class:`BackboneOptions`, such as ``tau``. With
+            pretrained weights the published network uses ``frozen_stages=0``.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` or
-            ``groups`` do not divide a width; at construction.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``tau`` or ``groups`` do not divide a width.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C tau g, H / 16, W / 16)``.
 
     Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN; Liu et al., "Bi-Real
-    Net", arXiv 1808.00278. With ``tau > 1`` Shi et al., arXiv 2503.23709, which
-    released no code for it.
+    Net", arXiv 1808.00278. ``tau > 1`` follows Shi et al., arXiv 2503.23709. Its authors
+    released no code for this network.
     """
 
     @checked_backbone(
@@ -151,19 +154,19 @@ class BiDetResNet(ESBackbone):
 
 @MODELS.register_module()
 class BiDetResStage(Sequential):
-    """The last stage of :class:`BiDetResNet`, for every region: a C4 ``shared_head``.
+    """Last stage of :class:`BiDetResNet`, applied to each region: a C4 ``shared_head``.
 
-    Its state dict is that of the last of four stages of a :class:`BiDetResNet`, so that
-    ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.stages.3')``
-    begins with a classifier's weights.
+    Its state dict is that of the last of four stages of a :class:`BiDetResNet`. A
+    classifier's weights can therefore initialise it with
+    ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.stages.3')``.
 
     Args:
         in_channels: Input channels before expansion. Default 256.
         out_channels: Output channels. Default 512.
-        depth: Binary convolutions. Default 4.
-        stride: Stride of the first. Default 2: 7x7 regions become 4x4.
-        tau: ES factor, the backbone's. Default 1.
-        groups: ES groups, the backbone's. Default 1.
+        depth: Number of binary convolutions. Default 4.
+        stride: Stride of the first convolution. Default 2: 7x7 regions become 4x4.
+        tau: ES factor of the backbone. Default 1.
+        groups: ES groups of the backbone. Default 1.
         copy_init: As :class:`BiDetResNet`'s. Default ``'alike'``.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.

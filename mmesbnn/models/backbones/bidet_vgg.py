@@ -18,7 +18,7 @@ ARCHS: dict[str, dict[str, Any]] = {
     '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4])
 }
 
-#: Published initialisation. Listed are the classes that have a kernel.
+#: Published initialisation. The list names the classes that have a kernel.
 XAVIER = dict(type='Xavier', layer=['Conv2d', 'ShrunkConv2d'], distribution='normal')
 
 
@@ -36,14 +36,14 @@ def resolve_arch(arch: Any) -> dict[str, Any]:
         raise ValueError(f'arch={dict(arch)}: channels and depths must be lists of integers >= 1')
     if len(depths) < 1 or len(channels) != len(depths) + 2:
         raise ValueError(
-            f'arch={dict(arch)}: channels are those of the stem, of a stage for every '
-            'entry of depths, and of the last convolutions'
+            f'arch={dict(arch)}: channels must be the width of the stem, one width for each '
+            'entry of depths, and the width of the last convolutions'
         )
     return dict(channels=list(channels), depths=list(depths))
 
 
 class DilatedTail(nn.Module):
-    """VGG's two fully connected layers as SSD has them, the first one binary.
+    """SSD's form of VGG's two fully connected layers; the first one is binary.
 
     With ``M`` a 3x3 max-pooling of stride 1::
 
@@ -57,7 +57,7 @@ class DilatedTail(nn.Module):
         out_channels: Channels of both convolutions before expansion.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        sign_zero: What sign(0) is.
+        sign_zero: Value of sign(0).
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide the channels.
@@ -102,51 +102,52 @@ class DilatedTail(nn.Module):
 
 @MODELS.register_module()
 class BiDetVGG(ESBackbone):
-    """VGG-16 as BiDet restructures it: a residual around every binary convolution.
+    """BiDet's form of VGG-16, with a residual around every binary convolution.
 
-    A full-precision 3x3 convolution with batch norm, then stages of Bi-Real units,
-    ``norm(binary_conv(sign(x))) + shortcut(x)``. Where VGG pools, a unit of stride 2
-    does instead, its shortcut being 2x2 average pooling and a full-precision 1x1
-    convolution with norm; so every stage but the first has one unit more than VGG has
-    convolutions. Then :class:`DilatedTail`. Padded pixels are -1 after the sign, the
-    scales of the weights carry gradients.
+    It begins with a full-precision 3x3 convolution with batch norm. Stages of Bi-Real
+    units, ``norm(binary_conv(sign(x))) + shortcut(x)``, follow. VGG's poolings are
+    replaced by units of stride 2, whose shortcut is 2x2 average pooling and a
+    full-precision 1x1 convolution with norm. Every stage except the first therefore has
+    one unit more than VGG has convolutions. :class:`DilatedTail` is the last stage. Padded
+    pixels are -1 after the sign. The scales of the weights carry gradients.
 
-    Full precision stay: the stem, the shortcuts' projections, and the tail's second
-    convolution (VGG's fc7).
+    The stem, the shortcuts' projections and the tail's second convolution (VGG's fc7) stay
+    full precision.
 
-    With ``tau > 1`` all features between are ``C tau g`` channels wide; binary
+    With ``tau > 1`` features between the units are ``C tau g`` channels wide. Binary
     multiplications, weight bits and the cost of the projections are those of
     ``tau = groups = 1``.
 
-    With ``out_indices=(-1,)`` it is the backbone of a classifier, to train or to read
-    the weights with which a detector begins: ``dict(type='GlobalAveragePooling')`` and
-    a linear head of 1024 channels go with it.
+    With ``out_indices=(-1,)`` it is the backbone of a classifier. Its weights can
+    initialise a detector. Use it with ``dict(type='GlobalAveragePooling')`` and a linear
+    head of 1024 channels.
 
     Args:
-        arch: ``'16'``, or a dict: ``depths``, units per stage, and ``channels``, the
-            stem's width, every stage's, and the tail's. Default ``'16'``.
+        arch: ``'16'``, or a dict with ``depths``, the number of units per stage, and
+            ``channels``, the widths of the stem, of every stage and of the tail. Default
+            ``'16'``.
         in_channels: Channels of the image. Default 3.
-        sign_zero: Value of sign(0). -1: every binary convolution sees -1 and +1, as
-            packing and export have it. 0: as in the published code. That matters
-            behind a ReLU, where half of the values are 0: the first extra layer of
-            the published SSD, in the neck, reads {0, 1}; with -1 it reads {-1, 1}.
-            Default -1.
-        out_indices: Stages whose output is returned. ``'16'`` has six, of strides 1,
-            2, 4, 8, 16, 16. Default (3, 5): 512 channels, stride 8, and 1024, 16.
+        sign_zero: Value of sign(0). With -1 every binary convolution reads -1 and +1, as
+            packing and export do. 0 is the published value. The difference matters after
+            a ReLU, where half of the values are 0: the first extra layer of the published
+            SSD, in the neck, reads {0, 1}; with -1 it reads {-1, 1}. Default -1.
+        out_indices: Stages whose output is returned. ``'16'`` has six stages, with
+            strides 1, 2, 4, 8, 16, 16. Default (3, 5): 512 channels with stride 8, and
+            1024 channels with stride 16.
         init_cfg: mmengine initialisation config. Default: Xavier normal, as published.
         **options: Further arguments of :class:`BackboneOptions`, such as ``tau``.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` or
-            ``groups`` do not divide a width; at construction.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``tau`` or ``groups`` do not divide a width.
 
     Shape:
-        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``: of a 300x300 image
+        ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``. A 300x300 image gives
         ``(N, 512, 38, 38)`` and ``(N, 1024, 19, 19)``.
 
     Source: Wang et al., "BiDet: An Efficient Binarized Object Detector" (CVPR 2020),
     and its code; Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv
-    2503.23709, which released no code for this network.
+    2503.23709. Its authors released no code for this network.
     """
 
     @checked_backbone()

@@ -100,11 +100,11 @@ def resolve_arch(arch: Any) -> dict[str, Any]:
 
 
 class LayerScale(nn.Module):
-    """``y = a x + m`` per channel of tokens ``(N, L, C)``.
+    """Layer ``y = a x + m`` with learnable ``a`` and ``m`` per channel of tokens.
 
     Args:
-        channels: ``C``.
-        scale: Initial ``a``; ``m`` is 0.
+        channels: ``C`` of the tokens ``(N, L, C)``.
+        scale: Initial ``a``; the initial ``m`` is 0.
     """
 
     def __init__(self, channels: int, scale: float) -> None:
@@ -118,9 +118,10 @@ class LayerScale(nn.Module):
 
 
 class Positions(nn.Module):
-    """``y = x + p`` with one learnable ``p`` per channel and pixel, N(0, 0.02^2).
+    """Position embedding ``y = x + p`` with a learnable ``p`` per channel and pixel.
 
-    A map of another size gets ``p`` interpolated (bicubic).
+    ``p`` starts as truncated N(0, 0.02^2). For a map of another size it is interpolated
+    (bicubic).
 
     Args:
         channels: Channels of the map.
@@ -141,7 +142,7 @@ class Positions(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Full-precision patch embedding: convolution, tiled, norm, positions.
+    """Full-precision patch embedding: convolution, tiling, norm, position embedding.
 
     Args:
         in_channels: Channels of the image.
@@ -178,7 +179,7 @@ class PatchStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """What lies between two stages: half the resolution, more channels.
+    """Transition between two stages: it halves the resolution and adds channels.
 
     With ``n = norm_1(x)`` and ``P`` the 2x2 average pooling::
 
@@ -192,12 +193,13 @@ class PatchMerging(nn.Module):
         out_channels: ``C_o`` before expansion, a multiple of ``C_i``.
         size: Height and width of the output.
         expansion: ES parameters of the stream.
-        full_precision: Whether it is not binary.
-        spread: Thresholds of copies lie evenly in ``[-spread, spread]`` at first.
+        full_precision: Whether the convolution is full precision instead of binary.
+        spread: Initial thresholds of copies lie evenly in ``[-spread, spread]``.
         sign_zero: Value of sign(0).
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
-    Source: Le and Li, "BinaryViT", and for ``full_precision`` its ``--some-fp``.
+    Source: Le and Li, "BinaryViT"; ``full_precision`` is the option ``--some-fp`` of its
+    code.
     """
 
     def __init__(
@@ -248,13 +250,13 @@ class PatchMerging(nn.Module):
 
 
 class PoolBranches(nn.Module):
-    """``sum_k a_k P_k(x) + m_k`` over average poolings ``1 x k`` and ``k x 1``.
+    """Pooling branches ``sum_k a_k P_k(x) + m_k`` with poolings ``1 x k`` and ``k x 1``.
 
-    Padded zeros are averaged, too; all ``a`` and ``m`` are 0 at first.
+    ``P_k`` averages padded zeros, too. All ``a`` and ``m`` start at 0.
 
     Args:
         channels: Channels of the tokens.
-        sizes: The ``k``, odd.
+        sizes: Odd sizes ``k``.
     """
 
     def __init__(self, channels: int, sizes: Sequence[int]) -> None:
@@ -272,7 +274,7 @@ class PoolBranches(nn.Module):
 
 
 class BinaryViTBlock(nn.Module):
-    """Attention, then feed-forward with pooling branches beside it.
+    """Transformer block: attention, then a feed-forward with parallel pooling branches.
 
     With norms ``u`` and layer scales ``LS``::
 
@@ -283,10 +285,10 @@ class BinaryViTBlock(nn.Module):
         channels: ``C``, channels before expansion.
         heads: Heads of the attention.
         ffn_dims: Hidden channels of the feed-forward.
-        sr_ratio: How many times coarser keys and values are.
+        sr_ratio: Factor by which keys and values are coarser than queries.
         expansion: ES parameters of the stream.
         ffn: ES parameters of the feed-forward.
-        layer_scale: Whether there are ``LS_1`` and ``LS_2``.
+        layer_scale: Whether to use ``LS_1`` and ``LS_2``.
         pool_sizes: Sizes of the pooling branches.
         residual_pool: As :class:`BinaryFeedForward`'s.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
@@ -346,55 +348,58 @@ class BinaryViTBlock(nn.Module):
 
 @MODELS.register_module()
 class BinaryViT(ESBackbone):
-    """BinaryViT, a pyramid of binary Transformer blocks, and with ``tau > 1`` ES.
+    """Backbone BinaryViT, a pyramid of binary Transformer blocks; ES with ``tau > 1``.
 
-    Binary multiplications of linear layers and convolutions, and their weight bits, are
-    those of ``tau = 1``, whatever ``es_scope``; so are those of attention's products.
+    The binary multiplications of linear layers, convolutions and attention products, and
+    the weight bits, are those of ``tau = 1`` for both values of ``es_scope``.
 
     ``arch='deit-small'`` is the plain binary DeiT-S of the paper's ablation, with mean
-    pooling for a class token: ``layer_scale=False, pool_sizes=()`` its first step,
-    ``layer_scale=False`` the second, the default the third.
+    pooling instead of a class token. The first step of the ablation is
+    ``layer_scale=False, pool_sizes=()``, the second ``layer_scale=False``, and the third
+    is the default.
 
     Args:
-        arch: ``'small'``, ``'deit-small'``, or a dict with a list, one entry per stage,
-            of ``dims``, ``depths``, ``heads``, ``ffn_dims``, ``sr_ratios`` (of the
-            attention), and maybe ``patch_size`` (default 4) and ``stem_norm`` (default
-            True). Default ``'small'``.
-        img_size: Height and width of the images that the position embeddings are
-            learnt for; for others they are interpolated. Default 224.
-        es_scope: ``'ffn'``: only the feed-forwards, 70 % of the multiplications, are
-            expanded and shrunk, the features between blocks stay; ``'all'``: they are
-            expanded, too, and with them every linear layer. Default ``'ffn'``.
-        residual_pool: How feed-forwards average their residual, see
+        arch: ``'small'``, ``'deit-small'``, or a dict. The dict has the lists ``dims``,
+            ``depths``, ``heads``, ``ffn_dims`` and ``sr_ratios`` (of the attention), with
+            one entry per stage, and optionally ``patch_size`` (default 4) and
+            ``stem_norm`` (default True). Default ``'small'``.
+        img_size: Height and width of the images in pixels. It sets the size of the
+            position embeddings; for other sizes they are interpolated. Default 224.
+        es_scope: With ``'ffn'`` only the feed-forwards, 70 % of the multiplications, are
+            expanded and shrunk; the features between blocks keep their width. With
+            ``'all'`` these features are expanded, too, and so are all linear layers.
+            Default ``'ffn'``.
+        residual_pool: Averaging of the feed-forwards' residual, see
             :class:`BinaryFeedForward`: ``'adjacent'`` (published) or ``'replica'``.
             Default ``'adjacent'``.
-        spread: With ``tau > 1`` thresholds of copies lie evenly in ``[-spread,
-            spread]`` at first. Default 0.5.
+        spread: With ``tau > 1`` the initial thresholds of copies lie evenly in
+            ``[-spread, spread]``. Default 0.5.
         some_fp: Whether the convolutions between stages are full precision. Default
             False.
         layer_scale: Whether branches are scaled. Default True.
-        pool_sizes: Sizes of the pooling branches, odd. Default (3, 5).
+        pool_sizes: Odd sizes of the pooling branches. Default (3, 5).
         in_channels: Channels of the image. Default 3.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
-        final_norm: Whether the last stage's output passes the norm that the published
-            head begins with. Default True.
+        final_norm: Whether to apply a norm to the last stage's output. The published head
+            begins with it. Default True.
         **options: Arguments of :class:`BackboneOptions`, such as ``tau``. ``groups`` are
-            those of the feed-forwards, with ``es_scope='ffn'``. The published norm is
-            ``norm_cfg=dict(type='SyncBN')``. With no ``init_cfg`` positions start as
-            truncated N(0, 0.02^2), the rest as torch does; the published code has a
-            function that initialises more, but never calls it.
+            the groups of the feed-forwards, with ``es_scope='ffn'`` only. The published
+            norm is ``norm_cfg=dict(type='SyncBN')``. Without ``init_cfg`` positions start
+            as truncated N(0, 0.02^2), and all other parameters get torch's
+            initialisation. The published code has a function that initialises more, but
+            never calls it.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` or
-            ``groups`` do not divide a width, at construction; if the images' height or
-            width is no multiple of the last stage's stride.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``tau`` or ``groups`` do not divide a width; when called, if the images'
+            height or width is not a multiple of the last stage's stride.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
 
     Source: Le and Li, "BinaryViT", arXiv 2306.16678; Shi et al., "Expanding-and-
-    Shrinking Binary Neural Networks", arXiv 2503.23709, which tells the result but not
-    where a Transformer expands: both scopes are our reading.
+    Shrinking Binary Neural Networks", arXiv 2503.23709. The latter reports a result but
+    does not say which layers of a Transformer expand; both scopes are our interpretation.
     """
 
     @checked_backbone(
@@ -422,8 +427,8 @@ class BinaryViT(ESBackbone):
         common = BackboneOptions(**options)
         if common.groups != 1 and es_scope == 'all':
             raise ValueError(
-                f"groups={common.groups}: with es_scope='all' there are no groups, attention "
-                "has none; with 'ffn' feed-forwards have"
+                f"groups={common.groups} must be 1 with es_scope='all', because attention has "
+                "no groups; with es_scope='ffn' the feed-forwards have groups"
             )
         for k in pool_sizes:
             if k % 2 == 0:
@@ -480,7 +485,7 @@ def _check_size(name: str, size: Sequence[int], stride: int) -> None:
 
 
 def _map_size(img_size: int | Sequence[int], patch_size: int, stride: int) -> tuple[int, int]:
-    """Return the size of the first map, of images of ``img_size``."""
+    """Return the size of the first map of images of size ``img_size``."""
     height, width = img_size if isinstance(img_size, Sequence) else (img_size, img_size)
     _check_size('img_size', (height, width), stride)
     return height // patch_size, width // patch_size

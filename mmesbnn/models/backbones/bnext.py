@@ -22,17 +22,17 @@ ARCHS: dict[str, dict[str, Any]] = {
     '18': dict(channels=[64, 64, 128, 256, 512], depths=[2, 2, 2, 2]),
 }
 
-#: Temperature under which BNext-18's weights are their signs (T/S/M/L: 1e-7).
+#: Temperature below which BNext-18's weights are their signs (T/S/M/L: 1e-7).
 BINARY_BELOW_18 = 1e-5
 
 
 class BNextBlock(nn.Module):
-    """A 3x3 module followed by one 1x1 module, or two side by side to double the width.
+    """Block of a 3x3 module and one 1x1 module, or two 1x1 modules to double the width.
 
     Args:
         channels: Input channels before expansion.
         stride: 1 or 2.
-        elementwise: Whether the 3x3 module multiplies with its residual.
+        elementwise: Whether the 3x3 module multiplies by its residual.
         double: Whether to double the width.
         **unit: Further arguments of :class:`RecoupledConv`.
     """
@@ -55,7 +55,7 @@ class BNextBlock(nn.Module):
 
 
 class BNext18Block(nn.Sequential):
-    """Two 3x3 modules; the first changes width and resolution.
+    """Block of two 3x3 modules; the first changes width and resolution.
 
     Args:
         channels: Input channels before expansion.
@@ -74,42 +74,42 @@ class BNext18Block(nn.Sequential):
 
 @MODELS.register_module()
 class BNext(ESBackbone):
-    """BNext, and with ``tau > 1`` or ``groups > 1`` ES-BNext.
+    """Backbone BNext, and ES-BNext with ``tau > 1`` or ``groups > 1``.
 
-    Stem, blocks of :class:`RecoupledConv`, and a PReLU on the last output. All features
-    between are ``C tau g`` channels wide; binary multiplications and weight bits are
-    those of ``tau = groups = 1``.
+    It has a stem, blocks of :class:`RecoupledConv`, and a PReLU on the last output.
+    Features between the blocks are ``C tau g`` channels wide. Binary multiplications and
+    weight bits are those of ``tau = groups = 1``.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'middle'``, ``'large'``, ``'18'``, or a dict:
-            ``channels``, the stem's width and then every block's; with ``depths`` as
-            well (blocks per stage, one width per stage) the layout of BNext-18. The
-            first four have five stages, with strides 2, 4, 8, 16, 32 on ImageNet; 18
-            has four. Default ``'tiny'``.
-        es_mode: ``'shrunk'``: squeeze-excite and projections follow the ES arithmetic,
-            at the cost of ``tau = 1`` (published as ``bnext_rep_ops``); ``'full'``:
-            they have the expanded width (``bnext_rep``). Default ``'shrunk'``.
-        out_copies: ``'first'`` or ``'all'``, see :class:`BackboneOptions`. Default: as
-            published, ``'first'`` if ``es_mode='shrunk'`` else ``'all'``.
+        arch: ``'tiny'``, ``'small'``, ``'middle'``, ``'large'``, ``'18'``, or a dict, see
+            :mod:`mmesbnn.models.backbones.pyramid`. A dict with ``depths`` has the layout
+            of BNext-18. The first four have five stages, with strides 2, 4, 8, 16, 32 on
+            ImageNet; ``'18'`` has four. Default ``'tiny'``.
+        es_mode: With ``'shrunk'`` squeeze-excite and projections follow the ES
+            arithmetic, at the cost of ``tau = 1`` (published as ``bnext_rep_ops``). With
+            ``'full'`` they have the expanded width (``bnext_rep``). Default ``'shrunk'``.
+        out_copies: ``'first'`` or ``'all'``, see :class:`BackboneOptions`. Default None,
+            as published: ``'first'`` if ``es_mode='shrunk'``, else ``'all'``.
         in_channels: Channels of the image. Default 3.
-        stem_stride: Total stride of the stem. 2 (ImageNet) or 1 (32x32 images); 4 (7x7
-            convolution and max-pool) or 1 for the layout of BNext-18. Default: the
-            ImageNet one.
-        se_ratio: Reduction of squeeze-excite. Default 8.
-        stem_bits: Bits of the stem's kernel (8 in the quantised variant), None for full
+        stem_stride: Total stride of the stem: 2 (ImageNet) or 1 (32x32 images). In the
+            layout of BNext-18 it is 4 (7x7 convolution and max-pool) or 1. Default None:
+            the stride for ImageNet, 2 or 4.
+        se_ratio: Reduction of channels in squeeze-excite. Default 8.
+        stem_bits: Bits of the stem's kernel (8 in the quantised variant). None is full
             precision. Default None.
-        se_bits: Bits of squeeze-excite, likewise. Default None.
+        se_bits: Bits of squeeze-excite (8 in the quantised variant). None is full
+            precision. Default None.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         latent_clip: Bound of the latent weights' magnitude, applied by
             ``ParameterBoundsHook``. Default 1.5.
-        final_act: Whether the last stage's output passes the PReLU that the published
-            head begins with. Default True.
+        final_act: Whether to apply a PReLU to the last stage's output. The published head
+            begins with it. Default True.
         **options: Arguments of :class:`BackboneOptions`, such as ``tau`` and ``groups``.
-            With no ``init_cfg`` binary weights start as N(0, 0.001^2).
+            Without ``init_cfg`` binary weights start as N(0, 0.001^2).
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` or
-            ``groups`` do not divide a width; at construction.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``tau`` or ``groups`` do not divide a width.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.

@@ -1,8 +1,9 @@
-"""The layouts that BNext and ReActNet share: widths, blocks, stages and the stem.
+"""Layouts that BNext and ReActNet share: widths, blocks, stages and the stem.
 
-An arch is a dict. ``channels`` alone, the stem's width and then every block's, is the
-layout of MobileNet. With ``depths``, blocks per stage, it is the layout of ResNet-18;
-``channels`` has one width per stage then.
+An arch is a dict. If it has ``channels`` only, it is the layout of MobileNet: ``channels``
+is the width of the stem, then the width of every block. If it also has ``depths``, the
+number of blocks per stage, it is the layout of ResNet-18: ``channels`` is the width of the
+stem, then the width of every stage.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def resolve_arch(arch: Any, archs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Check ``arch`` and return it as a dict with ``channels`` (and ``depths``).
 
     Args:
-        arch: A name or a dict.
-        archs: The known names.
+        arch: Name or dict.
+        archs: Known archs by name.
 
     Raises:
         ValueError: If it is neither a known name nor a valid dict.
@@ -55,8 +56,9 @@ def resolve_arch(arch: Any, archs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def block_settings(channels: Sequence[int]) -> list[list[dict[str, Any]]]:
     """List the blocks of a network with these ``channels``, stage by stage.
 
-    A block halves the resolution, and starts a stage, where the width changes; the
-    first one never does. In BNext, even-numbered blocks multiply with their residual.
+    A block that changes the width halves the resolution and starts a new stage. The first
+    block is an exception: it always keeps the resolution. In BNext, even-numbered blocks
+    multiply with their residual.
     """
     stages: list[list[dict[str, Any]]] = [[]]
     for i, (width, out) in enumerate(pairwise(channels), start=1):
@@ -72,8 +74,8 @@ def block_settings(channels: Sequence[int]) -> list[list[dict[str, Any]]]:
 def unit_settings(arch: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """List the units of an arch with ``depths``, stage by stage.
 
-    The first unit of a stage changes the width and, but for the first stage, halves the
-    resolution.
+    The first unit of a stage changes the width. It also halves the resolution, except in
+    the first stage.
     """
     stages = []
     for i, (width, out) in enumerate(pairwise(arch['channels'])):
@@ -102,12 +104,12 @@ def make_stem(
     """Build the stem of an arch.
 
     Args:
-        arch: The arch.
+        arch: Arch, as :func:`resolve_arch` returns it.
         in_channels: Channels of the image.
-        stride: Total stride, 2 or 1; with ``depths`` 4 (7x7 convolution and max-pool) or
-            1. None: the larger one.
+        stride: Total stride. It is 2 or 1. For an arch with ``depths`` it is 4 (7x7
+            convolution and max-pool) or 1. None is the larger one.
         options: ES parameters and norm.
-        bits: Bits of the kernel. Default None, full precision.
+        bits: Bits of the kernel. Default None: full precision.
 
     Raises:
         ValueError: If the arch has no stem of this stride.

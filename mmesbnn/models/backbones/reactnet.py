@@ -37,7 +37,7 @@ def _shortcut(
 
 
 class ReActUnit(nn.Module):
-    """Binary convolution with a residual of its own, or two of them side by side.
+    """One or two parallel binary convolutions, each with its own residual.
 
     With ``P`` the 2x2 average pooling (stride 2), a projection (another width) or the
     identity::
@@ -46,22 +46,23 @@ class ReActUnit(nn.Module):
         y_i = norm_i(binary_conv_i(s)) + P(x)
         y = prelu(concat(y_1, ..) + b_0) + b_1
 
-    Not ``generalized``, without the shifts and the PReLU, it is Bi-Real Net's block.
+    With ``generalized=False`` there are no shifts and no PReLU. This is Bi-Real Net's
+    block.
 
     Args:
         channels: Input channels before expansion.
         kernel_size: 3 or 1.
         stride: 1 or 2. Default 1.
-        out_channels: Output channels of a convolution before expansion. Default:
+        out_channels: Output channels of a convolution before expansion. Default None:
             ``channels``.
-        branches: How many convolutions. Default 1.
-        project: Whether the shortcut is a projection though the width stays. Default
-            False.
-        pad_value: What padded pixels hold, after the sign: 0, or -1 as in BiDet.
+        branches: Number of parallel convolutions. Default 1.
+        project: Whether the shortcut is a projection even if the width does not change.
+            Default False.
+        pad_value: Value of padded pixels, after the sign: 0, or -1 as in BiDet.
             Default 0.
         generalized: Whether there are shifts and a PReLU.
         expansion: ES parameters.
-        sign: How the input is binarized, see :func:`mmesbnn.binary.build_sign`.
+        sign: Sign that binarizes the input, see :func:`mmesbnn.binary.build_sign`.
         weight_binarizer: As :class:`ShrunkConv2d`'s.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
@@ -121,7 +122,7 @@ class ReActUnit(nn.Module):
         self.shortcut = _shortcut(channels, out_channels, stride, project, expansion, norm)
         self.act: nn.Module = nn.Identity()
         if generalized:
-            # RPReLU with one-dimensional slopes: they do not decay as kernels do
+            # an RPReLU whose slopes are one-dimensional, so they do not get the kernels' decay
             self.act = nn.Sequential(
                 LearnableShift(branches * wide),
                 nn.PReLU(branches * wide),
@@ -139,7 +140,7 @@ class ReActUnit(nn.Module):
 
 
 class ReActBlock(nn.Sequential):
-    """ReActNet-A's block: a 3x3 unit, then a 1x1 unit that may double the width.
+    """Block of ReActNet-A: a 3x3 unit, then a 1x1 unit that can double the width.
 
     Args:
         channels: Input channels before expansion.
@@ -158,44 +159,43 @@ class ReActBlock(nn.Sequential):
 
 @MODELS.register_module()
 class ReActNet(ESBackbone):
-    """ReActNet-A, ReActNet-18, Bi-Real-18, and with ``tau > 1`` their ES forms.
+    """Backbone ReActNet-A, ReActNet-18 or Bi-Real-18, and their ES forms with ``tau > 1``.
 
-    Stem and units of :class:`ReActUnit`. All features between are ``C tau g`` channels
-    wide; binary multiplications, weight bits and the cost of the projections are those
-    of ``tau = groups = 1``. Trained in two stages, the state dicts of which have the
-    same keys: first with ``weight_binarizer='real'``, then, from these weights, with
-    the default.
+    It has a stem and units of :class:`ReActUnit`. Features between the units are
+    ``C tau g`` channels wide. Binary multiplications, weight bits and the cost of the
+    projections are those of ``tau = groups = 1``. Training has two stages, whose state
+    dicts have the same keys. The first stage uses ``weight_binarizer='real'``. The second
+    starts from its weights and uses the default.
 
     Args:
-        arch: ``'A'``, ``'18'``, or a dict: ``channels``, the stem's width and then
-            every block's, as ReActNet-A; with ``depths`` as well (blocks per stage, one
-            width per stage) the layout of ReActNet-18. A has five stages, with strides
-            2, 4, 8, 16, 32 on ImageNet; 18 has four. Default ``'A'``.
+        arch: ``'A'``, ``'18'``, or a dict, see :mod:`mmesbnn.models.backbones.pyramid`. A
+            dict with ``depths`` has the layout of ReActNet-18. ``'A'`` has five stages,
+            with strides 2, 4, 8, 16, 32 on ImageNet; ``'18'`` has four. Default ``'A'``.
         generalized: Whether signs have learnable thresholds and blocks end in shifted
-            PReLUs (ReActNet). False: neither, so that ``arch='18'`` is Bi-Real-18.
-            Default True.
+            PReLUs (ReActNet). With False they have neither, so ``arch='18'`` is
+            Bi-Real-18. Default True.
         weight_binarizer: ``'scaled_sign'``, or ``'real'`` for the first stage, see
             :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
         in_channels: Channels of the image. Default 3.
-        stem_stride: Total stride of the stem. 2 (ImageNet) or 1 (32x32 images); 4 (7x7
-            convolution and max-pool) or 1 for the layout of ReActNet-18. Default: the
-            ImageNet one.
+        stem_stride: Total stride of the stem: 2 (ImageNet) or 1 (32x32 images). In the
+            layout of ReActNet-18 it is 4 (7x7 convolution and max-pool) or 1. Default
+            None: the stride for ImageNet, 2 or 4.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         **options: Arguments of :class:`BackboneOptions`, such as ``tau`` and ``groups``.
-            With no ``init_cfg`` weights start as torch's do, which is the published
-            first stage. (The second stage's start, uniform in [0, 0.001), is always
-            overwritten in the published code. It would be poor: all signs are equal.)
+            Without ``init_cfg`` weights get torch's initialisation, as in the published
+            first stage. (The published code initialises the second stage uniformly in
+            [0, 0.001), where all signs are equal, but always overwrites these values.)
 
     Raises:
-        ValueError: If an argument is not one of the allowed values or ``tau`` or
-            ``groups`` do not divide a width; at construction.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``tau`` or ``groups`` do not divide a width.
 
     Shape:
         ``(N, in_channels, H, W)`` to a tuple of ``(N, C, H', W')``.
 
     Source: Liu et al., "ReActNet", arXiv 2003.03488; Liu et al., "Bi-Real Net", arXiv
     1808.00278; Shi et al., "Expanding-and-Shrinking Binary Neural Networks", arXiv
-    2503.23709, which released no code for these networks.
+    2503.23709. Its authors released no code for these networks.
     """
 
     @checked_backbone()
