@@ -1,4 +1,4 @@
-"""Super-resolution by binary diffusion models. Imports diffusers when it is used."""
+"""Super-resolution with binary diffusion models. diffusers is imported at first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..checks import checked, mapping, optional
 from ..optional import require
 from .folders import check_unet, load_unet
 
-#: Where the names are that need diffusers.
+#: Names that need diffusers, and their modules.
 _LAZY = {
     'BIDiffSRResidualUNet': 'residual',
     'BIDiffSRUNet': 'bi_diffsr',
@@ -24,7 +24,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs diffusers when it is first asked for."""
+    """Import a name that needs diffusers at its first use."""
     if name not in _LAZY:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     require('diffusers', 'sr', name)
@@ -50,7 +50,7 @@ def build_binarized_unet(
 
     Args:
         binarize: Arguments of :func:`~mmesbnn.diffusion.binarized.binarize_unet`.
-            Default none.
+            Default None: no arguments.
         pretrained: Folder of a float ``UNet2DModel`` to start from. Default None.
         **kwargs: Arguments of ``UNet2DModel``, without ``pretrained``.
 
@@ -62,9 +62,7 @@ def build_binarized_unet(
     if pretrained is None:
         unet = kind(**kwargs)
     elif kwargs:
-        raise ValueError(
-            f'pretrained={pretrained!r} has a config of its own: drop {sorted(kwargs)}'
-        )
+        raise ValueError(f'pretrained={pretrained!r} has its own config: remove {sorted(kwargs)}')
     else:
         check_unet(pretrained, ['UNet2DModel'])
         unet = load_unet(kind, pretrained)

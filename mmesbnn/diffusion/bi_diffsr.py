@@ -1,4 +1,4 @@
-"""The UNet of BI-DiffSR, binary and expandable, as a diffusers model."""
+"""UNet of BI-DiffSR as a diffusers model; binary, with ES parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-# ModelMixin is looked up in this module when a whole pipeline is loaded
+# diffusers looks ModelMixin up in this module when it loads a whole pipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ MAX_PERIOD = 1e4
 
 
 def encode_timesteps(timesteps: Tensor, channels: int) -> Tensor:
-    """``[sin(w t), cos(w t)]`` with ``w_i = 10^(-4 i / (C/2))``, ``i = 0 .. C/2 - 1``.
+    """Return ``[sin(w t), cos(w t)]``, ``w_i = 10^(-4 i / (C/2))``, ``i = 0 .. C/2 - 1``.
 
     Args:
         timesteps: ``(N,)``, of a floating dtype.
@@ -41,8 +41,8 @@ def encode_timesteps(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
-    """``floor(t K / T)``, within ``0 .. K - 1``; int64."""
-    if timesteps.is_floating_point():  # float16 has no odd number above 2048
+    """Return the banks ``floor(t K / T)``, clamped to ``0 .. K - 1``, as int64."""
+    if timesteps.is_floating_point():  # float16 has no odd numbers above 2048
         timesteps = timesteps.to(wide_dtype(timesteps.dtype))
     index = torch.div(timesteps * banks, total_steps, rounding_mode='floor')
     return index.long().clamp(0, banks - 1)
@@ -51,7 +51,7 @@ def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
 def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
     """Raise a ``ValueError`` if a timestep is outside ``0 .. total_steps - 1``.
 
-    Reads the values, so for tensors on an accelerator it waits for them.
+    It reads the values, so it waits for a tensor on an accelerator.
     """
     t = torch.as_tensor(timesteps)
     outside = t[~((t >= 0) & (t <= total_steps - 1))]
@@ -63,7 +63,7 @@ def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
 
 
 def _has_values(x: Any) -> bool:
-    """Return whether looking at ``x`` costs nothing: no graph break, no synchronisation."""
+    """Return True if ``x`` can be read without a graph break or a synchronisation."""
     if not isinstance(x, Tensor):
         return True
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
@@ -81,48 +81,49 @@ def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozense
 
 
 class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config_names
-    """BI-DiffSR's UNet, and with ``tau > 1`` or ``groups > 1`` its ES variant.
+    """UNet of BI-DiffSR, and its ES variant with ``tau > 1`` or ``groups > 1``.
 
     Level ``i`` has ``base_channels 2^i`` channels at ``1 / 2^i`` of the resolution. All
-    convolutions are binary but the first, the last, attention, and the decoder's
-    ``fp_levels``. Shifts and activations of the binary ones are chosen by every image's
-    timestep.
+    convolutions are binary, except the first, the last, attention, and the decoder's
+    ``fp_levels``. The timestep of each image selects the shifts and activations of the
+    binary convolutions.
 
-    With ES, binary features are ``C tau g`` wide; multiplications and weight bits stay.
-    Full-precision layers gain nothing from expansion: they work on the mean over the
-    copies, at the width and cost of ``tau = 1``.
+    With ES, binary features are ``C tau g`` wide. The number of multiplications and weight
+    bits does not change. Full-precision layers gain nothing from expansion, so they read
+    the mean over the copies, at the width and cost of ``tau = 1``.
 
     Args:
         in_channels: Channels of the input, condition and noisy image. Default 6.
         out_channels: Channels of the prediction. Default 3.
         base_channels: Channels of level 0, even. Default 64.
         num_levels: Number of resolutions. Default 4.
-        blocks_per_level: Residual blocks per level in the encoder; the decoder has one
-            more. Default 2.
+        blocks_per_level: Residual blocks per level in the encoder. The decoder has one
+            block more per level. Default 2.
         norm_groups: Groups of the group norms. Default 16.
         dropout: Probability that a residual block drops an input. Default 0.2.
-        attn_levels: Levels with attention in every block. The first block at the lowest
-            resolution after the encoder always has it. Default none.
-        fp_levels: Levels whose decoder is full precision (but for the upsampling
-            after it). Default ``(0, 1)``.
-        total_steps: ``T``, timesteps of the training schedule. Default 2000.
-        banks: ``K``, equal spans of timesteps with shifts and activations of their own.
-            Default 5.
-        bank_from: ``'each'``: every image's bank is that of its timestep; ``'first'``:
-            all images use the bank of the first one, as the published code does; with
-            mixed timesteps in a batch only good for parity. Default ``'each'``.
+        attn_levels: Levels with attention in every block. The first block after the
+            encoder, at the lowest resolution, always has attention. Default ``()``.
+        fp_levels: Levels whose decoder is full precision, except the upsampling after
+            it. Default ``(0, 1)``.
+        total_steps: ``T``, number of timesteps of the training schedule. Default 2000.
+        banks: ``K``, number of equal spans of timesteps. Each span has its own shifts and
+            activations. Default 5.
+        bank_from: With ``'each'`` the timestep of each image selects its bank. With
+            ``'first'`` all images use the bank of the first one, as in the published
+            code; with mixed timesteps in a batch use this for comparison only. Default
+            ``'each'``.
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
-        spread: How far copies start apart, in units of a binary convolution's output.
-            Default 0.5.
-        sign_zero: What sign(0) is: -1, or 0 as in the published code. Default -1.
-        copy_init: How the copies of a convolution's output start: ``'alike'``,
+        spread: Range ``[-spread, spread]`` of the copies' initial shifts, in units of a
+            binary convolution's output. Default 0.5.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
+        copy_init: Initial slopes of the copies of a convolution's output: ``'alike'``,
             ``'signs'`` or ``'balanced'``, see
             :class:`~mmesbnn.diffusion.bi_layers.TimestepRPReLU`. Default ``'alike'``.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values, or ``norm_groups``,
-            ``tau`` or ``groups`` do not divide a width; at construction.
+        ValueError: At construction, if an argument is not one of the allowed values, or
+            if ``norm_groups``, ``tau`` or ``groups`` do not divide a width.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; height and width must
@@ -246,12 +247,14 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
             )
 
     def _timesteps(self, timestep: Tensor | float, sample: Tensor) -> Tensor:
-        """One timestep per image, on the sample's device."""
+        """Return one timestep per image, on the sample's device."""
         if _has_values(timestep):
             check_timesteps(timestep, self.config.total_steps)
         timesteps = torch.as_tensor(timestep, device=sample.device).flatten()
         if timesteps.numel() not in (1, len(sample)):
-            raise ValueError(f'timestep has {timesteps.numel()} entries, the batch {len(sample)}')
+            raise ValueError(
+                f'timestep has {timesteps.numel()} entries, but the batch has {len(sample)}'
+            )
         return timesteps.expand(len(sample))
 
     def _banks(self, timesteps: Tensor) -> Tensor:
@@ -259,7 +262,7 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
         return bank[:1].expand_as(bank) if self.config.bank_from == 'first' else bank
 
     def _embed(self, timesteps: Tensor) -> Tensor:
-        # in float16 the last timesteps are equal
+        # float16 would round the last timesteps to equal values
         dtype = torch.promote_types(self.dtype, torch.float32)
         encoded = encode_timesteps(timesteps.to(dtype), self.config.base_channels)
         return self.time_embedding(encoded.to(self.dtype))
@@ -271,14 +274,14 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
         return block(*args)
 
     def _encode(self, x: Tensor, time: Tensor, bank: Tensor) -> list[Tensor]:
-        """Outputs of the first convolution, all blocks and all downsamplings."""
+        """Return the outputs of the first convolution, all blocks and all downsamplings."""
         features = [tile(x, self.expansion.factor)]
         for level in self.encoder:
             features += level(features[-1], time, bank)
         return features
 
     def _decode(self, x: Tensor, features: list[Tensor], time: Tensor, bank: Tensor) -> Tensor:
-        """Plain features at full resolution."""
+        """Compute the features at full resolution, without copies."""
         for level in cast('Iterable[DecoderLevel]', self.decoder):
             skips = [features.pop() for _ in level.blocks]
             x = level(x, skips, time, bank)
@@ -292,17 +295,17 @@ class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config
 
         Args:
             sample: ``[condition, noisy image]``, ``(N, in_channels, H, W)``.
-            timestep: One for all images, or one per image; from 0 to
-                ``total_steps - 1``. Not integer ones are fine.
-            return_dict: Whether to return a ``UNet2DOutput`` rather than a tuple.
+            timestep: One timestep for all images, or one per image; from 0 to
+                ``total_steps - 1``. It can be fractional.
+            return_dict: Whether to return a ``UNet2DOutput`` instead of a tuple.
                 Default True.
 
         Raises:
-            ValueError: If ``sample`` has another number of channels or a height or
+            ValueError: If ``sample`` has another number of channels, or a height or
                 width that is not a multiple of ``size_factor``; if the numbers of
-                timesteps and images differ; if a timestep is outside the schedule
-                (numbers and tensors on the CPU; looking at a tensor on an accelerator
-                would stop it, so there the nearest bank serves).
+                timesteps and images differ; if a timestep is outside the schedule. The
+                last check covers numbers and tensors on the CPU. Reading a tensor on an
+                accelerator would stop the accelerator, so there the nearest bank is used.
         """
         self._check_sample(sample)
         timesteps = self._timesteps(timestep, sample)

@@ -1,11 +1,11 @@
-"""The blocks that BI-DiffSR is made of, timestep-aware and expandable. Pure torch.
+"""Blocks of BI-DiffSR, with timestep-dependent parameters and ES. Needs torch only.
 
-Every block takes ``bank``, one integer per image: timesteps are divided into ``K``
-equal spans, and shifts and activations have one set of parameters for each.
+Every block has the argument ``bank``, one integer per image. Timesteps are divided into
+``K`` equal spans, and shifts and activations have one set of parameters for each span.
 
 Expanded features hold ``f = tau g`` copies of ``C`` channels, copy by copy. Blocks that
-split, join or shuffle channels do so within each copy, so a channel means the same in
-all of them, and their mean (:func:`contract`) is a plain map again.
+split, join or shuffle channels do so within each copy. A channel therefore has the same
+meaning in all copies, and their mean (:func:`contract`) is a map without copies.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SLOPE = 0.25
 
 
 def contract(x: Tensor, factor: int) -> Tensor:
-    """Mean over the copies: ``(N, f C, H, W)`` to ``(N, C, H, W)``."""
+    """Compute the mean over the copies: ``(N, f C, H, W)`` to ``(N, C, H, W)``."""
     return x if factor == 1 else x.unflatten(1, (factor, -1)).mean(1)
 
 
 def halves(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """First and second half of every copy's channels, ``(N, f C/2, H, W)`` each."""
+    """Split every copy's channels into two halves, ``(N, f C/2, H, W)`` each."""
     first, second = x.unflatten(1, (factor, 2, -1)).unbind(2)
     return first.flatten(1, 2), second.flatten(1, 2)
 
@@ -45,7 +45,7 @@ def join(a: Tensor, b: Tensor, factor: int) -> Tensor:
 
 
 def shuffle(a: Tensor, b: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Channel shuffle of two maps: ``[a odd, b even]`` and ``[a even, b odd]``.
+    """Shuffle the channels of two maps: ``[a odd, b even]`` and ``[a even, b odd]``.
 
     Channels are counted from 0 within every copy.
     """
@@ -56,13 +56,15 @@ def shuffle(a: Tensor, b: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 
 
 class TimestepShift(nn.Module):
-    """``y = x + b_k``: a learnable shift per channel and bank ("TaR").
+    """Layer ``y = x + b_k`` with a learnable shift per channel and bank ("TaR").
 
     Args:
         channels: ``C``, channels of one copy.
         banks: ``K``.
-        copies: Copies in the input, whose shifts start at different values. Default 1.
-        spread: They start evenly in ``[-spread, spread]``; one copy at 0. Default 0.5.
+        copies: Number of copies in the input. Their shifts start at different values.
+            Default 1.
+        spread: Initial shifts lie evenly in ``[-spread, spread]``; a single copy has the
+            shift 0. Default 0.5.
 
     Shape:
         ``(N, copies C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
@@ -75,32 +77,33 @@ class TimestepShift(nn.Module):
         self.bias = nn.Parameter(start.repeat(banks, 1))
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:
-        """Shift ``x``, every image by its bank."""
+        """Shift each image of ``x`` with the parameters of its bank."""
         return x + self.bias[bank][:, :, None, None]
 
 
 class TimestepRPReLU(nn.Module):
-    """Tile, then ``y = prelu(x + b_k; a_k) + c_k`` per channel and bank ("TaA").
+    """Layer that tiles ``x``, then ``y = prelu(x + b_k; a_k) + c_k`` ("TaA").
 
-    Copies that start alike would learn alike, and no norm makes them differ here. So
-    ``b`` starts evenly in ``[-spread, spread]`` from copy to copy, and ``c`` at
-    ``-prelu(b)``: copies bend at different inputs, and all map 0 to 0.
+    The parameters are per channel and bank. Copies with equal parameters would stay equal
+    in training, because no norm makes them differ here. The initial ``b`` of the copies
+    therefore lie evenly in ``[-spread, spread]``, and the initial ``c`` is ``-prelu(b)``.
+    The copies bend at different inputs, and all of them map 0 to 0.
 
-    Other layers have a norm, whose gain of a copy can start at -1. What corresponds to
-    it here is the slope: a copy of sign -1 starts with ``a = -1``, so that without
-    shifts it is ``|x|``, and one of sign +1 with 0.25. For Gaussian ``x`` the two have
-    a correlation of 0.34, where slopes of 0.25 give 1.
+    Other layers have a norm, in which the gain of a copy can start at -1. Here the slope
+    has this role. A copy of sign -1 starts with ``a = -1``, so without shifts it is
+    ``|x|``. A copy of sign +1 starts with ``a = 0.25``. For Gaussian ``x`` the two copies
+    have a correlation of 0.34; with equal slopes it would be 1.
 
     Args:
         channels: Channels of the input.
         banks: ``K``.
-        copies: How many times the input is tiled. Default 1.
-        spread: Largest ``|b|`` at the start, in units of the input; one copy has 0.
-            Default 0.5, the standard deviation of a fresh binary convolution.
-        copy_init: Which copies have the sign -1: none (``'alike'``), those that a coin
-            says (``'signs'``), or half of those of every channel (``'balanced'``), see
-            :func:`~mmesbnn.binary.expansion.copy_signs`. Banks start alike. Default
-            ``'alike'``.
+        copies: Number of copies that the input is tiled to. Default 1.
+        spread: Largest initial ``|b|``, in units of the input; a single copy has 0.
+            Default 0.5, the standard deviation of the output of a new binary convolution.
+        copy_init: Copies with the sign -1: none (``'alike'``), random ones (``'signs'``),
+            or half of the copies of every channel (``'balanced'``), see
+            :func:`~mmesbnn.binary.expansion.copy_signs`. All banks start with the same
+            signs. Default ``'alike'``.
 
     Shape:
         ``(N, C, H, W)`` and ``(N,)`` to ``(N, copies C, H, W)``.
@@ -131,15 +134,15 @@ class TimestepRPReLU(nn.Module):
         return parameter[bank].unflatten(1, (self.copies, -1))[..., None, None]
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:
-        """Activate ``x``, every image by its bank."""
-        # broadcast over the copies rather than tile
+        """Activate each image of ``x`` with the parameters of its bank."""
+        # broadcasting over the copies saves the memory of tiling
         x = x.unsqueeze(1) + self._chosen(self.shift_in, bank)
         x = prelu(x, self._chosen(self.slope, bank))
         return (x + self._chosen(self.shift_out, bank)).flatten(1, 2)
 
 
 class BIConv(nn.Module):
-    """Binary convolution of equal width with a real shortcut.
+    """Binary convolution with a real shortcut; input and output have equal width.
 
     ``y = x + rprelu_k(tile(binary_conv(sign(x + b_k))))``, without a norm.
 
@@ -148,8 +151,8 @@ class BIConv(nn.Module):
         kernel_size: 3 or 1, in pixels; zeros are padded after the sign.
         banks: ``K``.
         expansion: ES parameters.
-        spread: How far copies start apart, see :class:`TimestepRPReLU`.
-        sign_zero: What sign(0) is, -1 or 0.
+        spread: Range of the copies' initial shifts, see :class:`TimestepRPReLU`.
+        sign_zero: Value of sign(0), -1 or 0.
         copy_init: As :class:`TimestepRPReLU`'s. Default ``'alike'``.
 
     Raises:
@@ -194,14 +197,14 @@ class BIConv(nn.Module):
 
 
 class FloatConv(nn.Conv2d):
-    """A plain convolution in the place of a :class:`BIConv`.
+    """Full-precision convolution with the interface of :class:`BIConv`.
 
     Args:
-        channels: Channels in and out.
+        channels: Channels of input and output.
         kernel_size: 3 or 1, in pixels.
 
     Shape:
-        ``(N, C, H, W)`` and anything to ``(N, C, H, W)``.
+        ``(N, C, H, W)`` and an ignored ``bank`` to ``(N, C, H, W)``.
     """
 
     @checked_layer(kernel_size=one_of(1, 3))
@@ -209,32 +212,32 @@ class FloatConv(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:  # type: ignore[override]
-        """Convolve ``x``, whatever the timestep."""
+        """Convolve ``x``; the bank has no effect."""
         return super().forward(x)
 
 
 def make_conv(channels: int, kernel_size: int, binary: dict[str, Any] | None) -> nn.Module:
-    """A :class:`BIConv` with the arguments ``binary``, or a :class:`FloatConv`."""
+    """Build a :class:`BIConv` with the arguments ``binary``; with None a :class:`FloatConv`."""
     if binary is None:
         return FloatConv(channels, kernel_size)
     return BIConv(channels, kernel_size, **binary)
 
 
 def expansion_factor(binary: dict[str, Any] | None) -> int:
-    """How much wider features are in a block with these arguments."""
+    """Return the factor by which features are wider in a block with these arguments."""
     return 1 if binary is None else binary['expansion'].factor
 
 
 class Attention(nn.Module):
     """Full-precision self-attention with one head: ``x + tile(attend(mean(x)))``.
 
-    ``attend`` normalises, projects with 1x1 kernels, and attends over all pixels with
-    the scale ``1 / sqrt(C)``. Copies are averaged for it, and all get its result.
+    ``attend`` normalizes, projects with 1x1 kernels, and attends over all pixels with the
+    scale ``1 / sqrt(C)``. It reads the mean of the copies, and all copies get its result.
 
     Args:
         channels: ``C`` before expansion.
         norm_groups: Groups of the group norm.
-        factor: Copies in the input.
+        factor: Number of copies in the input.
 
     Shape:
         ``(N, C factor, H, W)``; the same out.
@@ -258,10 +261,10 @@ class Attention(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """``h = conv(act(x)) + tile(W swish(e)); y = x + conv(dropout(act(h)))``.
+    """Block ``h = conv(act(x)) + tile(W swish(e)); y = x + conv(dropout(act(h)))``.
 
-    ``act`` is group norm, then swish; ``e`` the embedding of the timestep. No group of
-    a norm spans two copies: there are ``norm_groups`` for each.
+    ``act`` is group norm, then swish. ``e`` is the embedding of the timestep. Each copy
+    has its own ``norm_groups`` groups, so no group of a norm spans two copies.
 
     Args:
         channels: ``C`` before expansion.
@@ -269,8 +272,8 @@ class ResBlock(nn.Module):
         norm_groups: Groups of the norms, for ``C`` channels.
         dropout: Probability that the second half drops an input.
         attention: Whether :class:`Attention` follows.
-        binary: Arguments of :class:`BIConv`; None for plain convolutions, and plain
-            features.
+        binary: Arguments of :class:`BIConv`. With None convolutions are full precision,
+            and features are not expanded.
 
     Raises:
         ValueError: If ``norm_groups`` does not divide ``channels``.
@@ -312,7 +315,7 @@ class ResBlock(nn.Module):
 class CPDown(nn.Module):
     """Consistent-pixel downsampling: ``unshuffle(conv_1(x_1) + conv_2(x_2))``.
 
-    ``x_1`` and ``x_2`` are the halves of the channels, ``unshuffle`` moves 2x2 pixels
+    ``x_1`` and ``x_2`` are the two halves of the channels. ``unshuffle`` moves 2x2 pixels
     into channels.
 
     Args:
@@ -367,10 +370,10 @@ class CSFusion(nn.Module):
 
     Args:
         channels: ``C`` of either input, before expansion; even.
-        binary: Arguments of :class:`BIConv`; None for plain convolutions.
+        binary: Arguments of :class:`BIConv`. With None convolutions are full precision.
 
     Shape:
-        Twice ``(N, C tau g, H, W)``, and ``(N,)``, to ``(N, C tau g, H, W)``.
+        Two maps ``(N, C tau g, H, W)`` and ``(N,)`` to ``(N, C tau g, H, W)``.
     """
 
     @checked_layer()
@@ -387,10 +390,10 @@ class CSFusion(nn.Module):
 
 
 class Checkpointing(nn.Module):
-    """Runs modules, and recomputes them if diffusers' switch for that is on.
+    """Base of modules that recompute their blocks if gradient checkpointing is on.
 
-    ``enable_gradient_checkpointing`` sets the two attributes of every module that has
-    the first one.
+    diffusers' ``enable_gradient_checkpointing`` sets ``gradient_checkpointing`` and
+    ``_gradient_checkpointing_func`` of every module that has the first attribute.
     """
 
     _gradient_checkpointing_func: Callable[..., Any]
@@ -407,11 +410,11 @@ class Checkpointing(nn.Module):
 
 
 class EncoderLevel(Checkpointing):
-    """One resolution of the encoder: blocks, then the way down.
+    """Level of the encoder: blocks, then the downsampling to the next level.
 
     Args:
         blocks: :class:`ResBlock` modules.
-        resample: What leads to the next level, None in the last one.
+        resample: Downsampling; None in the last level.
 
     Shape:
         ``(N, C, H, W)``, ``(N, time_channels)`` and ``(N,)`` to a list of maps.
@@ -423,7 +426,7 @@ class EncoderLevel(Checkpointing):
         self.resample = resample
 
     def forward(self, x: Tensor, time: Tensor, bank: Tensor) -> list[Tensor]:
-        """Compute the outputs of all blocks, and of the downsampling, for ``x``."""
+        """Compute the outputs of all blocks and of the downsampling for ``x``."""
         outputs = []
         for block in self.blocks:
             x = self.run(block, x, time, bank)
@@ -434,14 +437,15 @@ class EncoderLevel(Checkpointing):
 
 
 class DecoderLevel(Checkpointing):
-    """One resolution of the decoder: fusions and blocks, then the way up.
+    """Level of the decoder: fusions and blocks, then the upsampling to the next level.
 
     Args:
         blocks: :class:`ResBlock` modules.
-        fusions: A :class:`CSFusion` before each of them.
-        resample: What leads to the next level, None in the last one.
-        factor: Copies in the features around a level whose own are not expanded; they
-            are averaged before it and tiled after it. 1 if its own are expanded.
+        fusions: :class:`CSFusion` modules, one before each block.
+        resample: Upsampling; None in the last level.
+        factor: Number of copies in the features around a level that is not expanded
+            itself. They are averaged before the level and tiled after it. It is 1 if the
+            level is expanded.
 
     Shape:
         ``(N, C, H, W)``, a list of skips, one per block, ``(N, time_channels)`` and

@@ -1,8 +1,8 @@
 """Binary convolutions in the UNets and ControlNets of diffusers.
 
-With this module imported, ``from_config`` and ``from_pretrained`` of their float
-classes give the binary model where the config says that it is one: training scripts
-name those classes, to ``EMAModel(model_cls=UNet2DConditionModel)`` for one.
+Importing this module changes ``from_config`` and ``from_pretrained`` of diffusers' float
+classes: they build the binary model if the config describes one. Training scripts name the
+float classes, for example in ``EMAModel(model_cls=UNet2DConditionModel)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 
-# ModelMixin is looked up in this module when a whole pipeline is loaded
+# diffusers looks ModelMixin up in this module when it loads a whole pipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -34,7 +34,8 @@ from ..checks import checked, either, filled_text, mapping, sequence, text
 from ..old_forms import current_options
 from .folders import UNETS, check_unet, load_unet
 
-#: Where a model's config has what was done to it; diffusers lets such names pass.
+#: Key of a model's config that holds its binary layers. diffusers accepts unknown keys that
+#: begin with an underscore.
 CONFIG_KEY = '_mmesbnn_binarized'
 
 #: A sign or weight binarizer that the config of a model can store.
@@ -68,7 +69,7 @@ _PROJECTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     Transformer2DModel: ('proj_in', 'proj_out'),
 }
 
-#: Why the other layers are kept, by a part of their name.
+#: Reasons for keeping the other layers, by a part of their name.
 _REASONS = {
     'conv_in': 'first layer',
     'conv_out': 'last layer',
@@ -88,7 +89,7 @@ class _Binarized:
     def from_config(
         cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
-        """Build the model, its layers replaced as ``config`` says."""
+        """Build the model with the binary layers that ``config`` names."""
         result = super().from_config(config, return_unused_kwargs, **kwargs)  # type: ignore[misc]
         model = result[0] if return_unused_kwargs else result
         done = model.config.get(CONFIG_KEY)
@@ -122,12 +123,12 @@ _CLASSES: dict[type[Any], type[Any]] = {
 
 
 def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
-    """Let ``plain.from_config`` build ``binary`` if the config is that of one."""
+    """Make ``plain.from_config`` build ``binary`` if the config describes one."""
 
     def from_config(
         cls: type, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
-        """Build the model, a binary one if ``config`` says so."""
+        """Build the model; it is binary if ``config`` says so."""
         if cls is plain and isinstance(config, Mapping) and CONFIG_KEY in config:
             return binary.from_config(config, return_unused_kwargs, **kwargs)
         of_base: Any = super(plain, cls)
@@ -146,7 +147,7 @@ _controlnet_from_unet = _CONTROLNET.from_unet.__func__
 def _from_unet(
     cls: type, unet: Any, *args: Any, load_weights_from_unet: bool = True, **kwargs: Any
 ) -> Any:
-    """Build a ControlNet for ``unet``; for a binary one with the same binary layers."""
+    """Build a ControlNet for ``unet``, with the same binary layers if ``unet`` is binary."""
     if not isinstance(unet, _Binarized):
         return _controlnet_from_unet(
             cls, unet, *args, load_weights_from_unet=load_weights_from_unet, **kwargs
@@ -168,14 +169,14 @@ _CONTROLNET.from_unet = classmethod(_from_unet)
 
 
 def _mark(model: ModelMixin, report: BinarizeReport, options: BinaryOptions) -> None:
-    """Let the class and the config of ``model`` say which layers are binary."""
+    """Store the binary layers in the config of ``model``, and change its class."""
     done = dict(layers=[layer.name for layer in report.replaced], options=options.to_dict())
     model.__class__ = _CLASSES[type(model)]
     model.register_to_config(**{CONFIG_KEY: done})
 
 
 def _found(unet: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
-    """Names of the layers that ``table`` means, in ``unet``."""
+    """Yield the names of the layers of ``unet`` that ``table`` describes."""
     for name, module in unet.named_modules():
         for child in table.get(type(module), ()):
             try:
@@ -187,9 +188,9 @@ def _found(unet: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str
             elif any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in layer.modules()):
                 raise ValueError(
                     f'unet: {name}.{child} is a {type(layer).__name__} of '
-                    f'{type(layer).__module__.partition(".")[0]} around the layer, as '
-                    'LoRA adapters are: binarize first and add adapters then, or merge '
-                    'and unload them before'
+                    f'{type(layer).__module__.partition(".")[0]} around the layer, such as '
+                    'a LoRA adapter: binarize first and then add adapters, or merge and '
+                    'unload them first'
                 )
 
 
@@ -200,7 +201,7 @@ def _reason(name: str) -> str:
 def _replace(
     unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: BinaryOptions
 ) -> BinarizeReport:
-    """Replace ``layers`` but those that ``keep`` matches; say why others were kept."""
+    """Replace ``layers``, except those that ``keep`` matches; report reasons for the rest."""
     binary = {id(unet.get_submodule(name)) for name in layers}
     others = [
         name
@@ -210,7 +211,7 @@ def _replace(
     report = binarize(
         unet, keep=[*keep, *others], keep_first=False, keep_last=False, options=options
     )
-    # the config will describe it
+    # the config describes the binary layers, so the model can be saved
     del unet.save_pretrained
     return BinarizeReport(
         [
@@ -237,32 +238,32 @@ def binarize_unet(
     latent_clip: float | None = None,
     options: BinaryOptions | Mapping[str, Any] | None = None,
 ) -> BinarizeReport:
-    """Replace convolutions of a diffusers UNet, in place, by ES binary ones.
+    """Replace convolutions of a diffusers UNet, in place, by binary ES convolutions.
 
-    Those of residual blocks, down- and upsamplers become
-    :class:`~mmesbnn.binary.ESConv2d`, with as many binary weights and
-    multiplications as they had float ones, initialised from the float weights::
+    The convolutions of residual blocks, downsamplers and upsamplers become
+    :class:`~mmesbnn.binary.ESConv2d`. They have as many binary weights and multiplications
+    as they had float ones, and start from the float weights::
 
         unet = UNet2DModel.from_pretrained(folder)
-        print(binarize_unet(unet, tau=2))  # what was replaced, what was kept, and why
+        print(binarize_unet(unet, tau=2))  # replaced layers, kept layers, and reasons
         ...  # train it
         unet.save_pretrained('binary')
         unet = load_binarized('binary')
 
-    The first and the last convolution, embeddings of timesteps and classes, 1x1
-    shortcuts and attention stay. A binary UNet has a class and a config of its own,
-    :class:`BinarizedUNet2DModel`, by which it and pipelines with it are loaded again.
-    Pipelines of diffusers, and the class of the float UNet, load it once this module is
-    imported: ``import mmesbnn.diffusion.binarized``.
+    The first and the last convolution, embeddings of timesteps and classes, 1x1 shortcuts
+    and attention stay float. A binary UNet has its own class, for example
+    :class:`BinarizedUNet2DModel`, and its own config. With these it can be loaded again,
+    also as part of a pipeline. After ``import mmesbnn.diffusion.binarized``, pipelines of
+    diffusers and the class of the float UNet can load it, too.
 
     Args:
-        unet: A ``UNet2DModel``, ``UNet2DConditionModel`` or ``ControlNetModel``,
-            without LoRA adapters around what becomes binary. A ControlNet for a binary
-            UNet comes from ``ControlNetModel.from_unet(unet)``.
+        unet: A ``UNet2DModel``, ``UNet2DConditionModel`` or ``ControlNetModel``, without
+            LoRA adapters around the layers to replace. To get a ControlNet for a binary
+            UNet, call ``ControlNetModel.from_unet(unet)``.
         tau: ES factor. Default 2.
         es_groups: ES groups. Default 1.
         keep: Names or glob patterns of further layers to keep, or of modules that hold
-            them, as in :func:`mmesbnn.binarize`. Default none.
+            them, as in :func:`mmesbnn.binarize`. Default ``()``.
         attention: Whether to replace the linear layers of attention and its
             feed-forward, too. Default False.
         shortcuts: Whether to replace the 1x1 convolutions of shortcuts, too. Default
@@ -271,22 +272,24 @@ def binarize_unet(
             spread]``. Default 0.5.
         sign: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict. Default
             ``'quadratic'``.
-        weight_binarizer: Likewise. Default ``'scaled_sign'``.
-        pad_value: Likewise, -1, 0 or 1. Default 0.
-        latent_clip: Likewise. Default None.
-        options: All options from ``tau`` to ``latent_clip`` in one object or mapping,
-            in the place of these arguments. Default None.
+        weight_binarizer: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict.
+            Default ``'scaled_sign'``.
+        pad_value: As :class:`~mmesbnn.binary.BinaryConv2d`'s: -1, 0 or 1. Default 0.
+        latent_clip: As :class:`~mmesbnn.binary.BinaryConv2d`'s. Default None.
+        options: Options ``tau``, ``es_groups`` and ``spread`` to ``latent_clip`` in one
+            object or mapping, in place of these arguments. Default None.
 
     Returns:
-        What was replaced, what was kept, and why; prints as a table.
+        Report of the replaced layers and the kept layers, with reasons. It prints as a
+        table.
 
     Raises:
-        ValueError: Before anything is changed: if ``unet`` is of another class, binary
-            already or has nothing to replace; if an argument is not one of the allowed
-            values; or if a pattern in ``keep`` matches nothing.
+        ValueError: If ``unet`` is of another class, is already binary or has no layer to
+            replace; if an argument is not one of the allowed values; or if a pattern in
+            ``keep`` matches nothing. The model has not changed then.
     """
     if isinstance(unet, tuple(_CLASSES.values())):
-        raise ValueError(f'unet is a {type(unet).__name__}: it is binary already')
+        raise ValueError(f'unet is a {type(unet).__name__}: it is already binary')
     if type(unet) not in _CLASSES:
         names = ' or a '.join(known.__name__ for known in _CLASSES)
         raise ValueError(
@@ -302,15 +305,15 @@ def binarize_unet(
         latent_clip=latent_clip,
     )
     options = merged_options(options, short, BinaryOptions(tau=2))
-    options.to_dict()  # says what the config could not store
+    options.to_dict()  # raises an error for an option that the config cannot store
     tables = [_CONVOLUTIONS]
     tables += [_PROJECTIONS] if attention else []
     tables += [_SHORTCUTS] if shortcuts else []
     layers = [name for table in tables for name in _found(unet, table)]
     if not layers:
         raise ValueError(
-            f'this {type(unet).__name__} has nothing to binarize: no residual block, '
-            'down- or upsampler with a convolution'
+            f'this {type(unet).__name__} has no layer to binarize: it has no residual block, '
+            'downsampler or upsampler with a convolution'
         )
     keep = [keep] if isinstance(keep, str) else list(keep)
     report = _replace(unet, layers, keep, options)
@@ -325,13 +328,14 @@ def load_binarized(
     """Load a UNet that :func:`binarize_unet` made binary and ``save_pretrained`` saved.
 
     Args:
-        folder: The folder it was saved to.
-        subfolder: Where it is in there, as ``'unet'`` in a pipeline. Default ``''``.
+        folder: Folder that ``save_pretrained`` wrote.
+        subfolder: Folder of the UNet in it, for example ``'unet'`` in a pipeline. Default
+            ``''``.
         **kwargs: Passed to ``from_pretrained``, such as ``torch_dtype``.
 
     Raises:
         FileNotFoundError: If there is no ``config.json``, or no weights.
-        ValueError: If it is that of another model, or damaged.
+        ValueError: If the folder holds another model, or is damaged.
     """
     path = Path(folder, subfolder) / 'config.json'
     if not path.is_file():
@@ -340,4 +344,4 @@ def load_binarized(
     name = check_unet(path.parent, [*UNETS, *own])
     if name in own:
         return load_unet(own[name], path.parent, **kwargs)
-    raise ValueError(f'{path}: describes a {name}, which binarize_unet has not made')
+    raise ValueError(f'{path}: describes a {name}, which binarize_unet has not made binary')

@@ -1,8 +1,8 @@
 """Checks of diffusers' folders before they are loaded.
 
-diffusers takes names of classes and modules from the JSON files of a folder, runs
-Python files that lie in it, and asks a hub for what is missing. A folder may come from
-anywhere, so its parts must be there, be of the classes listed here, and have their
+diffusers reads names of classes and modules from the JSON files of a folder, runs Python
+files in it, and fetches missing parts from a hub. A folder may come from an unknown
+source. Its parts must therefore exist, be of the classes listed here, and have their
 weights in safetensors.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import MmesbnnError, sentence, shorten
 from ..plain_values import read_json
 
-#: UNets, and the module that ``model_index.json`` names with each.
+#: UNets, and the module that ``model_index.json`` names for each.
 UNETS = {
     'BIDiffSRResidualUNet': 'mmesbnn.diffusion.residual',
     'BIDiffSRUNet': 'mmesbnn.diffusion.bi_diffsr',
@@ -31,26 +31,26 @@ _SCHEDULERS = """
     LCMScheduler LMSDiscreteScheduler PNDMScheduler SASolverScheduler TCDScheduler
     UniPCMultistepScheduler
 """
-#: Schedulers, all of them of diffusers itself.
+#: Schedulers; all of them are classes of diffusers.
 SCHEDULERS = dict.fromkeys(_SCHEDULERS.split(), 'diffusers')
 
-#: What of a pipeline is loaded, and the file that describes it.
+#: Parts of a pipeline that are loaded, and the file that describes each.
 _PARTS = {'unet': (UNETS, 'config.json'), 'scheduler': (SCHEDULERS, 'scheduler_config.json')}
-#: Keys that would bring in code or packages of others.
+#: Keys that would load foreign code or packages.
 _FOREIGN = ('auto_map', 'custom_pipeline', 'quantization_config')
 
-#: How diffusers loads what was checked: from this disk, without pickles.
+#: Arguments with which diffusers loads a checked folder: from the disk, without pickles.
 LOCAL: dict[str, Any] = {'local_files_only': True, 'use_safetensors': True}
 
 
 class FolderError(MmesbnnError):
-    """A folder of diffusers that cannot be loaded; the message says why."""
+    """Error about a folder of diffusers that cannot be loaded; the message says why."""
 
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'{folder}: no such folder; nothing is fetched from a hub, so download it first'
+            f'{folder}: no such folder; mmesbnn does not load from a hub, so download it first'
         )
     code = next(folder.glob('*.py'), None)
     if code is not None:
@@ -58,7 +58,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """Read a JSON file of diffusers, without keys that bring in code."""
+    """Read a JSON file of diffusers; keys that load code raise an error."""
     content = read_json(path)
     for key in _FOREIGN:
         if content.get(key) is not None:
@@ -80,15 +80,15 @@ def check_unet(folder: str | os.PathLike[str], known: Collection[str] = UNETS) -
     """Check a folder that ``save_pretrained`` of a UNet wrote.
 
     Args:
-        folder: The folder.
-        known: Names of classes that it may describe. Default ``UNETS``.
+        folder: Folder to check.
+        known: Names of the allowed classes. Default ``UNETS``.
 
     Returns:
-        The name of its class.
+        Name of the class of the UNet.
 
     Raises:
         FileNotFoundError: If the folder, its config or its weights are missing.
-        FolderError: If it is of another class, or holds code or a foreign key.
+        FolderError: If it describes another class, or holds code or an unsupported key.
         ConfigError: If ``config.json`` is damaged.
     """
     folder = Path(folder)
@@ -106,26 +106,26 @@ def check_unet(folder: str | os.PathLike[str], known: Collection[str] = UNETS) -
 
 
 def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Load a UNet from a folder that :func:`check_unet` let pass.
+    """Load a UNet from a folder that :func:`check_unet` has accepted.
 
     Args:
-        kind: Its class.
-        folder: The folder.
+        kind: Class of the UNet.
+        folder: Folder to load.
         **kwargs: Passed to ``from_pretrained``.
 
     Raises:
-        FolderError: If weights and config do not fit each other or are damaged.
+        FolderError: If weights and config do not match or are damaged.
     """
     try:
         return kind.from_pretrained(folder, **{**kwargs, **LOCAL})
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # damaged weights and arguments raise nearly anything
+    except Exception as error:  # damaged weights and arguments raise many kinds of errors
         raise FolderError(f'{folder}: {sentence(error)}') from error
 
 
 def _check_shards(index: Path) -> None:
-    """Weights in several files must be files next to the index, in safetensors."""
+    """Check that the weight files of an index lie next to it, in safetensors."""
     shards = read_json(index).get('weight_map')
     files = shards.values() if isinstance(shards, dict) else [None]
     for file in files:
@@ -139,12 +139,12 @@ def check_pipeline(folder: str | os.PathLike[str], given: Collection[str] = ()) 
     """Check a folder that ``save_pretrained`` of a pipeline wrote.
 
     Args:
-        folder: The folder.
-        given: Parts that are not loaded from it. Default none.
+        folder: Folder to check.
+        given: Parts that are not loaded from the folder. Default ``()``.
 
     Raises:
         FileNotFoundError: If the folder or a part of it is missing.
-        FolderError: If a part is of another class, or there is code or a foreign key.
+        FolderError: If a part is of another class, or holds code or an unsupported key.
         ConfigError: If a JSON file is damaged.
     """
     folder = Path(folder)
@@ -165,7 +165,7 @@ def check_pipeline(folder: str | os.PathLike[str], given: Collection[str] = ()) 
 def _check_part(folder: Path, name: str, entry: Any) -> None:
     known, described = _PARTS[name]
     path = folder / 'model_index.json'
-    if entry == [None, None]:  # an optional part that was not there
+    if entry == [None, None]:  # an optional part that was not saved
         return
     if not isinstance(entry, list) or len(entry) != 2:
         raise FolderError(f'{path}: {name}={shorten(repr(entry), 60)} names no class')

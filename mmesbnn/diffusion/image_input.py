@@ -1,4 +1,4 @@
-"""Whatever a user calls an image, as RGB tensors in [0, 1]."""
+"""Conversion of images of many types to RGB tensors in [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-#: What integers are divided by.
+#: Divisors of integer images.
 _LARGEST = {torch.uint8: 255, torch.uint16: 65535}
 
 
 def _from_pil(image: Image.Image) -> Tensor:
-    """``(C, H, W)``; 16-bit greys keep their bits."""
+    """Convert to ``(C, H, W)``; 16-bit grey images keep their bits."""
     if image.mode == 'F':
         raise ValueError("image has mode 'F', whose range is not known: give an array in [0, 1]")
     if image.mode.startswith('I'):  # Pillow's mode of 16-bit PNGs
@@ -22,7 +22,7 @@ def _from_pil(image: Image.Image) -> Tensor:
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(
                 f'image has mode {image.mode!r} and values from {pixels.min()} to '
-                f'{pixels.max()}: only 16 bits, 0 to 65535, can be read'
+                f'{pixels.max()}: values must have 16 bits, 0 to 65535'
             )
         return torch.from_numpy(pixels.astype(np.float32) / 65535)[None]
     if 'A' in image.getbands() or 'transparency' in image.info:
@@ -36,7 +36,7 @@ def _from_pil(image: Image.Image) -> Tensor:
 
 
 def _in_unit_range(image: Tensor) -> Tensor:
-    """As floats in [0, 1], integers divided by their largest value."""
+    """Convert to floats in [0, 1]; integers are divided by their largest value."""
     if image.dtype in _LARGEST:
         return image.to(torch.float32) / _LARGEST[image.dtype]
     if not image.is_floating_point():
@@ -49,7 +49,7 @@ def _in_unit_range(image: Tensor) -> Tensor:
 
 
 def _as_colour(image: Tensor) -> Tensor:
-    """``(C, H, W)`` with one or three channels, or more dimensions, as three."""
+    """Convert ``(..., C, H, W)`` with one or three channels to three channels."""
     if image.shape[-3] not in (1, 3):
         raise ValueError(
             f'image has {image.shape[-3]} channels: grey (1) and RGB (3) can be '
@@ -59,7 +59,7 @@ def _as_colour(image: Tensor) -> Tensor:
 
 
 def _one(image: Any) -> Tensor:
-    """``(C, H, W)`` or ``(N, C, H, W)`` of one image, or of a batch that is one."""
+    """Convert one image to ``(C, H, W)``, or an array of a batch to ``(N, C, H, W)``."""
     if isinstance(image, Image.Image):
         return _in_unit_range(_from_pil(image))
     if isinstance(image, np.ndarray):
@@ -88,32 +88,33 @@ def _one(image: Any) -> Tensor:
 
 
 def to_tensor(image: Any) -> Tensor:
-    """Read images.
+    """Convert images to a tensor.
 
     Args:
-        image: A PIL image of any mode (16-bit greys included); an array ``(H, W)``,
-            ``(H, W, C)`` or ``(N, H, W, C)``; a tensor ``(H, W)``, ``(C, H, W)`` or
-            ``(N, C, H, W)``; or a list of such. Integers have 8 or 16 bits, floats are
-            in [0, 1]. One channel becomes three equal ones.
+        image: PIL image of any mode, also 16-bit grey; array ``(H, W)``, ``(H, W, C)`` or
+            ``(N, H, W, C)``; tensor ``(H, W)``, ``(C, H, W)`` or ``(N, C, H, W)``; or a
+            list of these. Integers must have 8 or 16 bits; floats must be in [0, 1]. A
+            single channel is repeated three times.
 
     Returns:
         Tensor ``(N, 3, H, W)`` in [0, 1], of a floating dtype.
 
     Raises:
-        ValueError: If it is none of these, has transparent pixels, no pixel at all, or
-            images of a list differ in size.
+        ValueError: If ``image`` is none of these, has transparent pixels or no pixels, or
+            if the images of a list differ in size.
     """
     if isinstance(image, (list, tuple)):
         parts = [to_tensor(x) for x in image]
         sizes = sorted({f'{x.shape[-1]}x{x.shape[-2]}' for x in parts})
         if len(sizes) != 1:
-            what = f'have the sizes {", ".join(sizes)}' if sizes else 'are none'
+            if not sizes:
+                raise ValueError('image=[]: the list must have at least one image')
             raise ValueError(
-                f'the images of the list {what}: a batch has images of one size, '
-                'others go one by one'
+                f'the images of the list have the sizes {", ".join(sizes)}: all images of a '
+                'batch must have the same size; give others one by one'
             )
         return torch.cat(parts)
     found = _as_colour(_one(image))
     if not found.numel():
-        raise ValueError(f'image has shape {tuple(found.shape)}: there is no pixel')
+        raise ValueError(f'image has shape {tuple(found.shape)}: it has no pixels')
     return found if found.dim() == 4 else found[None]

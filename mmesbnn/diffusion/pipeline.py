@@ -1,4 +1,4 @@
-"""From a small image to a large one: the sampling loop, as a diffusers pipeline."""
+"""Pipeline of diffusers that upscales images with the sampling loop."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ OUTPUT_TYPES = ('pil', 'np', 'pt')
 
 
 def size_factor(unet: Any) -> int:
-    """Number that must divide height and width for a UNet."""
+    """Return the number that must divide height and width of a UNet's input."""
     factor = getattr(unet, 'size_factor', None)
-    if factor is None:  # a UNet of diffusers halves the size between its blocks
+    if factor is None:  # diffusers' UNets halve the size between their blocks
         factor = 2 ** (len(unet.config.block_out_channels) - 1)
     return factor
 
 
 @contextlib.contextmanager
 def _in_eval_mode(unet: nn.Module) -> Iterator[None]:
-    """Without dropout, whatever the mode, which is as before afterwards."""
+    """Set eval mode, which switches off dropout; restore the mode afterwards."""
     training = unet.training
     try:
         unet.eval()
@@ -52,33 +52,31 @@ def _in_eval_mode(unet: nn.Module) -> Iterator[None]:
 
 
 class SRDiffusionPipeline(DiffusionPipeline):
-    """Super-resolution by diffusion.
+    """Pipeline for super-resolution by diffusion.
 
-    The image is upsampled bicubically; starting from noise, the UNet predicts, step by
-    step, from ``[upsampled, noisy]`` what to take away::
+    The image is upsampled bicubically. Sampling starts from noise. At each step the UNet
+    reads ``[upsampled, noisy]`` and predicts the noise to remove::
 
         pipeline = SRDiffusionPipeline.from_pretrained('work_dirs/es_bi_diffsr_x2')
         image = pipeline(Image.open('small.png'), seed=0).images[0]
 
-    Images are padded by reflection to multiples of the network's ``size_factor``, and
-    cropped again. Grey images become RGB.
+    Images are padded by reflection to multiples of the network's ``size_factor``. The
+    result is cropped. Grey images become RGB.
 
     Args:
-        unet: :class:`BIDiffSRUNet`, a ``UNet2DModel`` with as many input channels as
-            condition and noisy image have together, or one that ``binarize_unet`` made
-            binary.
-        scheduler: Any variance-preserving scheduler of diffusers. Default
+        unet: :class:`BIDiffSRUNet`; or a ``UNet2DModel`` whose input channels are those of
+            condition and noisy image together; or such a model after ``binarize_unet``.
+        scheduler: Any variance-preserving scheduler of diffusers. Default None:
             :func:`make_scheduler`'s, DDIM with the published schedule.
-        scale: How many times larger images get. 1 is for images that were upsampled
-            already. Default 2.
-        x0_clip: ``'data'``: at every step the image that a prediction means is clipped
-            to the data's range [0, 1], with any scheduler; ``'scheduler'``: clipping is
-            the scheduler's, which for DDIM is [-1, 1], as published. Default
-            ``'data'``.
+        scale: Magnification. Use 1 for images that are already upsampled. Default 2.
+        x0_clip: With ``'data'`` the image ``x_0`` that follows from a prediction is clipped
+            to the data's range [0, 1] at every step, for any scheduler. With
+            ``'scheduler'`` the scheduler clips; DDIM clips to [-1, 1], as published.
+            Default ``'data'``.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values, or the scheduler
-            does not fit the network.
+        ValueError: If an argument is not one of the allowed values, or if the scheduler
+            does not match the network.
 
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
     arXiv 2406.05723.
@@ -103,8 +101,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
         super().__init__()
         if 'encoder_hidden_states' in inspect.signature(unet.forward).parameters:
             raise ValueError(
-                f'unet is a {type(unet).__name__}, which wants encoder_hidden_states; '
-                'it must be called with a sample and a timestep alone'
+                f'unet is a {type(unet).__name__}, which needs encoder_hidden_states; '
+                'it must need only a sample and a timestep'
             )
         channels = unet.config.in_channels, unet.config.out_channels
         if channels != (6, 3):
@@ -126,13 +124,14 @@ class SRDiffusionPipeline(DiffusionPipeline):
     ) -> SRDiffusionPipeline:
         """Load a pipeline from a folder.
 
-        The folder may come from anywhere: its JSON files name classes of this package
-        and schedulers of diffusers, weights are safetensors, and nothing is fetched.
+        The folder may come from an unknown source. Its JSON files may name only classes of
+        this package and schedulers of diffusers. Weights must be safetensors. Nothing is
+        fetched from a hub.
 
         Args:
-            pretrained_model_name_or_path: The folder.
-            **kwargs: As any pipeline's of diffusers, such as ``torch_dtype``, or
-                components to use instead of what the folder has.
+            pretrained_model_name_or_path: Folder of the pipeline.
+            **kwargs: Arguments of ``from_pretrained`` of diffusers, such as
+                ``torch_dtype``, or components that replace those of the folder.
 
         Raises:
             FileNotFoundError: If the folder or a part of it is missing.
@@ -140,14 +139,14 @@ class SRDiffusionPipeline(DiffusionPipeline):
         """
         folder = os.fspath(pretrained_model_name_or_path)
         check_pipeline(folder, [name for name in ('unet', 'scheduler') if kwargs.get(name)])
-        # it takes classes of other packages only from modules that are imported
+        # diffusers finds classes of other packages only in imported modules
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
         try:
             return super().from_pretrained(folder, **{**kwargs, **LOCAL})
         except (ImportError, MemoryError):
             raise
-        except Exception as error:  # damaged files raise nearly anything
+        except Exception as error:  # damaged files raise many kinds of errors
             raise FolderError(f'{folder}: {sentence(error)}') from error
 
     @torch.no_grad()
@@ -181,29 +180,32 @@ class SRDiffusionPipeline(DiffusionPipeline):
         Args:
             image: A PIL image, array or tensor, a batch, or a list of images of one
                 size; see :func:`~mmesbnn.diffusion.image_input.to_tensor`.
-            scale: How many times larger. Default None: the pipeline's.
+            scale: Magnification. Default None: the pipeline's.
             num_inference_steps: Steps of the sampling. Default 50.
-            seed: Seed of the noise, drawn on the CPU; instead of a ``generator``.
+            seed: Seed of the noise, which is drawn on the CPU. It replaces ``generator``.
+                Default None.
             generator: Generator of the noise, or one per image. Default None.
-            latents: The noise to start from, of the padded size, instead.
-            eta: Share of fresh noise in every step, for schedulers that have it (DDIM).
+            latents: Initial noise of the padded size. It replaces ``seed`` and
+                ``generator``. Default None.
+            eta: Share of new noise in every step, for schedulers that support it (DDIM).
                 Default 0.
-            tile_size: Side of the tiles, in pixels of the result, that the network
-                sees of larger images; their predictions are blended at every step, so
-                that there is no seam. A multiple of ``size_factor``. Default None: the
-                whole image, as published.
-            tile_overlap: How many pixels neighbours share at least. Default 64.
+            tile_size: Side of the tiles in pixels of the result, a multiple of
+                ``size_factor``. The network processes a larger image tile by tile, and the
+                predictions are blended at every step, so that there is no seam. Default
+                None: the whole image, as published.
+            tile_overlap: Smallest number of pixels that neighbouring tiles share. Default
+                64.
             output_type: ``'pil'``; ``'np'``, ``(N, H, W, 3)``; or ``'pt'``,
-                ``(N, 3, H, W)``; the latter in [0, 1]. Default ``'pil'``.
-            return_dict: Whether to return an ``ImagePipelineOutput`` rather than a
-                tuple. Default True.
+                ``(N, 3, H, W)``. The values of the last two are in [0, 1]. Default
+                ``'pil'``.
+            return_dict: Whether to return an ``ImagePipelineOutput`` instead of a tuple.
+                Default True.
 
         Returns:
-            The images, as its ``images``.
+            ``ImagePipelineOutput`` with the images as ``images``, or a tuple.
 
         Raises:
-            ValueError: If an argument is not one of the allowed values; before sampling
-                begins.
+            ValueError: Before sampling, if an argument is not one of the allowed values.
         """
         scale = self.config.scale if scale is None else scale
         tiles = None if tile_size is None else (tile_size, tile_overlap)
@@ -211,7 +213,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         small = to_tensor(image)
         if seed is not None:
             if generator is not None or latents is not None:
-                raise ValueError(f'seed={seed}: give it without generator and latents')
+                raise ValueError(f'seed={seed} cannot be combined with generator or latents')
             generator = torch.Generator().manual_seed(seed)
         size = scale * small.shape[-2], scale * small.shape[-1]
         condition = self._condition(small, size)
@@ -235,11 +237,11 @@ class SRDiffusionPipeline(DiffusionPipeline):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Dtype of intermediate results; the UNet may be of a lower one."""
+        """Return the dtype of intermediate results; the UNet's may be narrower."""
         return torch.promote_types(self.unet.dtype, torch.float32)
 
     def _condition(self, small: Tensor, size: tuple[int, int]) -> Tensor:
-        """Upsampled and padded images."""
+        """Return the upsampled and padded images."""
         small = small.to(self._execution_device, self._dtype)
         return pad_reflect(resize(small, size).clamp(0, 1), size_factor(self.unet))
 
@@ -254,7 +256,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
             return latents.to(like)
         if isinstance(generator, list) and len(generator) != len(like):
             raise ValueError(
-                f'generator is a list of {len(generator)}, there are {len(like)} images'
+                f'generator is a list of {len(generator)}, but there are {len(like)} images'
             )
         return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -287,7 +289,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
     def _predict(
         self, condition: Tensor, noisy: Tensor, t: Tensor, tiles: tuple[int, int] | None
     ) -> Tensor:
-        """The UNet's prediction, of ``noisy``'s dtype, tile by tile if asked for."""
+        """Return the UNet's prediction in ``noisy``'s dtype, computed whole or tile by tile."""
         sample = torch.cat([condition, noisy], 1).to(self.unet.dtype)
         if tiles is None:
             return self.unet(sample, t, return_dict=False)[0].to(noisy.dtype)

@@ -1,10 +1,10 @@
-"""The BI-DiffSR UNet for predicting images, from what bicubic upsampling leaves out."""
+"""BI-DiffSR's UNet with a residual: it predicts images instead of noise."""
 
 from __future__ import annotations
 
 import torch
 
-# ModelMixin is looked up in this module when a whole pipeline is loaded
+# diffusers looks ModelMixin up in this module when it loads a whole pipeline
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
@@ -13,23 +13,23 @@ from .bi_diffsr import BIDiffSRUNet
 
 
 class BIDiffSRResidualUNet(BIDiffSRUNet):
-    """``condition + 0.05 network([condition, noisy image], t)``: an image, not noise.
+    """UNet that predicts the image ``condition + 0.05 network([condition, noisy], t)``.
 
-    For schedulers with ``prediction_type='sample'``. An untrained network already is
-    near bicubic upsampling, and what is left to learn has about unit variance: 0.05 is
-    near the standard deviation of what bicubic upsampling by 2 to 4 loses in
-    photographs. For small networks and short trainings; not a part of BI-DiffSR.
+    It needs a scheduler with ``prediction_type='sample'``. An untrained network is already
+    close to bicubic upsampling. 0.05 is about the standard deviation of the details that
+    bicubic upsampling by 2 to 4 loses in photographs, so the target of the network has
+    about unit variance. The class is for small networks and short trainings. It is not
+    part of BI-DiffSR.
 
-    Arguments, errors and shapes are those of :class:`BIDiffSRUNet`, whose weights it
-    takes.
+    Arguments, errors, shapes and the state dict are those of :class:`BIDiffSRUNet`.
 
-    Source: predicting the residual is SRDiff's (Li et al., arXiv 2104.14951).
+    Source: SRDiff (Li et al., arXiv 2104.14951) predicts the residual.
     """
 
     #: Standard deviation of the residual, in units of the data's range.
     scale = 0.05
 
-    #: What schedulers must expect.
+    #: Kind of prediction that schedulers must expect.
     prediction_type = 'sample'
 
     def forward(

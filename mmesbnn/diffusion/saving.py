@@ -1,4 +1,4 @@
-"""A pipeline's folder that appears whole."""
+"""Writing of a pipeline's folder as a whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import MmesbnnError
 from ..whole_files import check_folder, whole_folder
 
-#: What a pipeline's folder holds.
+#: Names in a pipeline's folder.
 _NAMES = ('README.md', 'model_index.json', 'scheduler', 'unet')
 
 
@@ -17,7 +17,7 @@ def check_pipeline_folder(out: str | os.PathLike[str]) -> None:
     """Raise an error if ``out`` cannot become a pipeline's folder.
 
     Raises:
-        MmesbnnError: If it holds other files than a pipeline.
+        MmesbnnError: If it holds files that do not belong to a pipeline.
         OSError: If it cannot be written.
     """
     target = check_folder(out, replace=True)
@@ -25,22 +25,22 @@ def check_pipeline_folder(out: str | os.PathLike[str]) -> None:
         other := sorted(p.name for p in target.iterdir() if p.name not in _NAMES)
     ):
         raise MmesbnnError(
-            f'{out}: holds other files than a pipeline ({other[0]}); name a new folder'
+            f'{out}: holds files that do not belong to a pipeline ({other[0]}); name a new folder'
         )
 
 
 def save_pipeline(pipeline: Any, out: str | os.PathLike[str]) -> None:
-    """Write a pipeline of diffusers as a folder; a former one there is replaced.
+    """Write a pipeline of diffusers as a folder; an old pipeline there is replaced.
 
-    A reader finds the old folder or the new one, see
+    A reader sees the complete old folder or the complete new one, see
     :func:`~mmesbnn.whole_files.whole_folder`.
 
     Args:
-        pipeline: What has ``save_pretrained``.
-        out: The folder.
+        pipeline: Pipeline with ``save_pretrained``.
+        out: Folder to write.
 
     Raises:
-        MmesbnnError: If the folder holds other files than a pipeline.
+        MmesbnnError: If the folder holds files that do not belong to a pipeline.
         OSError: If it cannot be written.
     """
     check_pipeline_folder(out)

@@ -1,4 +1,4 @@
-"""The noise schedule of BI-DiffSR, and clipping a prediction to the data's range.
+"""Noise schedule of BI-DiffSR, and clipping of a prediction to the data's range.
 
 A noisy image is ``x_t = a x_0 + s e`` with ``a^2 + s^2 = 1`` and Gaussian noise ``e``.
 """
@@ -13,21 +13,20 @@ from torch import Tensor
 
 from ..checks import checked, positive_int
 
-#: What a network may predict, as diffusers calls it.
+#: Kinds of predictions, with diffusers' names.
 PREDICTION_TYPES = ('epsilon', 'sample', 'v_prediction')
 
 
 @checked(total_steps=positive_int)
 def make_scheduler(total_steps: int = 2000, **kwargs: Any) -> DDIMScheduler:
-    """Make the published scheduler: DDIM, ``beta`` rising linearly from 1e-6 to 1e-2.
+    """Make the published scheduler: DDIM with ``beta`` linear from 1e-6 to 1e-2.
 
-    The rest is diffusers' default: noise is predicted; 50 steps go through the
-    timesteps 1960, 1920 .. 0; the last step gives ``x_0``; ``x_0`` is clipped to
-    [-1, 1].
+    All other arguments have diffusers' defaults: noise is predicted; 50 steps use the
+    timesteps 1960, 1920 .. 0; the last step gives ``x_0``; ``x_0`` is clipped to [-1, 1].
 
     Args:
-        total_steps: Timesteps of the schedule. Default 2000.
-        **kwargs: Further or other arguments of ``DDIMScheduler``.
+        total_steps: Number of timesteps of the schedule. Default 2000.
+        **kwargs: Arguments of ``DDIMScheduler`` to add or to replace.
 
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution" (2024).
     """
@@ -36,11 +35,11 @@ def make_scheduler(total_steps: int = 2000, **kwargs: Any) -> DDIMScheduler:
 
 
 def signal_and_noise(scheduler: Any, timestep: Tensor | float) -> tuple[float, float]:
-    """``(a, s)`` at a timestep; between two the ratio ``s / a`` is interpolated.
+    """Return ``(a, s)`` at a timestep; between two timesteps ``s / a`` is interpolated.
 
     Args:
-        scheduler: A scheduler with ``alphas_cumprod``, ``a^2`` of every timestep.
-        timestep: The timestep.
+        scheduler: Scheduler with ``alphas_cumprod``, which is ``a^2`` of every timestep.
+        timestep: Timestep, which can be fractional.
     """
     signal = scheduler.alphas_cumprod.double().cpu()
     t = min(max(float(timestep), 0.0), len(signal) - 1.0)
@@ -66,21 +65,21 @@ def clip_prediction(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Tensor:
-    """The prediction that would mean ``clamp(x_0, low, high)``.
+    """Return the prediction that corresponds to ``clamp(x_0, low, high)``.
 
-    With ``x_0`` what ``prediction`` means, ``y = clamp(x_0)`` and ``e = (x - a y) / s``
-    the result is ``e``, ``y`` or ``a e - s y``, so that any scheduler goes on from the
-    clipped image, and from the noise that belongs to it.
+    ``x_0`` is the image that follows from ``prediction``. With ``y = clamp(x_0)`` and
+    ``e = (x - a y) / s`` the result is ``e``, ``y`` or ``a e - s y``. Any scheduler then
+    continues from the clipped image and the noise that belongs to it.
 
     Args:
-        prediction: The network's output.
-        x: The noisy image ``a x_0 + s e`` it was given.
+        prediction: Output of the network.
+        x: Noisy image ``a x_0 + s e``, the input of the network.
         signal: ``a``.
         noise: ``s``, not 0.
-        kind: ``'epsilon'``, ``'sample'`` or ``'v_prediction'``: ``e``, ``x_0`` or
-            ``a e - s x_0`` is predicted.
-        low: Least value of the data. Default 0.
-        high: Largest one. Default 1.
+        kind: ``'epsilon'``, ``'sample'`` or ``'v_prediction'``. The network predicts
+            ``e``, ``x_0`` or ``a e - s x_0``.
+        low: Smallest value of the data. Default 0.
+        high: Largest value of the data. Default 1.
 
     Raises:
         ValueError: If ``kind`` is none of these.
@@ -100,33 +99,34 @@ def clip_prediction(
 def check_scheduler(
     scheduler: Any, total_steps: int | None, prediction_type: str | None = None
 ) -> None:
-    """Check that a scheduler fits a network.
+    """Check that a scheduler matches a network.
 
     Args:
         scheduler: Any scheduler of diffusers.
-        total_steps: Timesteps that the network knows, None if it does not say.
-        prediction_type: What it predicts, likewise. Default None.
+        total_steps: Number of timesteps of the network, None if it is unknown.
+        prediction_type: Kind of the network's prediction, None if it is unknown. Default
+            None.
 
     Raises:
-        ValueError: If it has no variance-preserving schedule, as flow matching, or
-            another number of timesteps, or expects another kind of prediction.
+        ValueError: If the scheduler has no variance-preserving schedule (flow matching has
+            none), has another number of timesteps, or expects another kind of prediction.
     """
     name = type(scheduler).__name__
     if not torch.is_tensor(getattr(scheduler, 'alphas_cumprod', None)):
         raise ValueError(
-            f'scheduler={name} has no alphas_cumprod: only those with a variance-'
-            'preserving schedule fit (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
+            f'scheduler={name} has no alphas_cumprod: it must have a variance-preserving '
+            'schedule (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
         )
     kind = scheduler.config.prediction_type
     check_prediction_type(kind)
     if prediction_type not in (None, kind):
         raise ValueError(
-            f'scheduler={name} has prediction_type={kind!r}, the network predicts '
+            f'scheduler={name} has prediction_type={kind!r}, but the network predicts '
             f'{prediction_type!r}: they must be the same'
         )
     trained_steps = scheduler.config.num_train_timesteps
     if total_steps is not None and trained_steps != total_steps:
         raise ValueError(
-            f'scheduler={name} has num_train_timesteps={trained_steps}, the network knows '
+            f'scheduler={name} has num_train_timesteps={trained_steps}, but the network has '
             f'total_steps={total_steps}: they must be the same'
         )

@@ -1,4 +1,4 @@
-"""Images of any size for networks that want multiples of a number, or small ones."""
+"""Padding and tiling of images for networks with limits on their input size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 def pad_reflect(image: Tensor, factor: int) -> Tensor:
     """Pad below and on the right to multiples of ``factor``, by reflection.
 
-    The border pixel is not repeated (``torch``'s ``'reflect'``), however much wider the
-    padding is than the image: it goes on to and fro. One pixel is repeated.
+    The border pixel is not repeated, as in torch's ``'reflect'``. If the padding is wider
+    than the image, the reflection repeats as often as needed. A side of one pixel is
+    replicated.
 
     Args:
         image: ``(..., H, W)``.
-        factor: What height and width become multiples of.
+        factor: Height and width of the result are multiples of this number.
     """
     for dim in (-2, -1):
         length = image.shape[dim]
@@ -28,13 +29,13 @@ def pad_reflect(image: Tensor, factor: int) -> Tensor:
 
 
 def tile_starts(length: int, tile: int, overlap: int, factor: int) -> list[int]:
-    """Where tiles begin that cover ``length`` pixels and overlap at least so far.
+    """Return the start pixels of tiles that cover ``length`` pixels.
 
     Args:
         length: Pixels to cover, a multiple of ``factor``.
-        tile: Pixels of a tile, likewise.
-        overlap: Least number of pixels that neighbours share.
-        factor: All starts are multiples of it.
+        tile: Pixels of a tile, a multiple of ``factor``.
+        overlap: Smallest number of pixels that neighbouring tiles share.
+        factor: All starts are multiples of this number.
     """
     if length <= tile:
         return [0]
@@ -43,7 +44,7 @@ def tile_starts(length: int, tile: int, overlap: int, factor: int) -> list[int]:
 
 
 def tile_weights(tile: int, overlap: int) -> Tensor:
-    """How much a tile's pixels count, ``(tile,)``; it ramps over ``overlap``."""
+    """Return the weights ``(tile,)`` of a tile's pixels; they ramp over ``overlap``."""
     distance = torch.arange(1, tile + 1, dtype=torch.float64)
     distance = torch.minimum(distance, distance.flip(0))
     return (distance / (overlap + 1)).clamp(max=1)
@@ -53,8 +54,8 @@ def check_tiles(tile: int, overlap: int, factor: int) -> None:
     """Check the size of tiles.
 
     Raises:
-        ValueError: If ``tile`` is not a positive multiple of ``factor``, or ``overlap`` is
-            negative or leaves no multiple of ``factor`` to go on by.
+        ValueError: If ``tile`` is not a positive multiple of ``factor``, if ``overlap`` is
+            negative, or if it is more than ``tile - factor``.
     """
     if tile < factor or tile % factor:
         raise ValueError(
@@ -62,6 +63,6 @@ def check_tiles(tile: int, overlap: int, factor: int) -> None:
         )
     if not 0 <= overlap <= tile - factor:
         raise ValueError(
-            f'tile_overlap={overlap} must be from 0 to {tile - factor}, that is '
-            f'tile_size={tile} less {factor}'
+            f'tile_overlap={overlap} must be from 0 to {tile - factor}, which is '
+            f'tile_size={tile} minus {factor}'
         )

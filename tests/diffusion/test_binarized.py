@@ -249,7 +249,7 @@ def test_configs_of_openmmlab_build_it(tmp_path):
     cfg = dict(type=cfg['type'], pretrained=str(tmp_path), binarize=dict(tau=1))
     started = MODELS.build(cfg).double()
     torch.testing.assert_close(run(started), run(reference), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"config of its own: drop \['in_channels'\]"):
+    with pytest.raises(ValueError, match=r"own config: remove \['in_channels'\]"):
         MODELS.build(dict(**cfg, in_channels=6))
 
 
@@ -284,7 +284,7 @@ def test_nothing_to_binarize_is_refused_and_changes_nothing():
     for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block):
         block.resnets = nn.ModuleList()
         block.downsamplers = block.upsamplers = None
-    with pytest.raises(ValueError, match='this UNet2DModel has nothing to binarize'):
+    with pytest.raises(ValueError, match='this UNet2DModel has no layer to binarize'):
         binarize_unet(unet)
 
 

@@ -418,5 +418,5 @@ def test_a_network_that_wants_words_is_refused():
         cross_attention_dim=8,
         attention_head_dim=4,
     )
-    with pytest.raises(ValueError, match='UNet2DConditionModel, which wants encoder_h'):
+    with pytest.raises(ValueError, match='UNet2DConditionModel, which needs encoder_h'):
         pipeline(words)
