@@ -92,7 +92,7 @@ def transparent():
         (np.zeros(5, np.uint8), r'image has shape \(5,\): arrays are \(H, W\)'),
         (torch.zeros(1, 1, 3, 4, 5), r'image has shape .*: tensors are \(H, W\)'),
         ('a.png', 'image is a str: give a PIL image'),
-        ([], '^image=\[\]: '),
+        ([], r'^image=\[\]: '),
         ([RGB, RGB[:2]], 'images of the list have the sizes 5x2, 5x4: '),
         (image('F'), "image has mode 'F', whose range is not known"),
         (

@@ -42,7 +42,7 @@ def test_a_network_of_zeros_is_bicubic_upsampling(tmp_path):
     loaded = SRDiffusionPipeline.from_pretrained(tmp_path)
     assert type(loaded.unet) is type(unet)
     assert SRDiffusionPipeline(unet).scheduler.config.prediction_type == 'sample'
-    with pytest.raises(ValueError, match="'epsilon', .* 'sample'"):
+    with pytest.raises(ValueError, match=r"'epsilon', .* 'sample'"):
         SRDiffusionPipeline(unet, make_scheduler(4))
     small = torch.rand(1, 3, 5, 6)
     expected = resize(small, (10, 12)).clamp(0, 1)

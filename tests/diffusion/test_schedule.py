@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused():
         clip_prediction(torch.zeros(1), torch.zeros(1), 0.5, 0.5, 'flow')
     with pytest.raises(ValueError, match='FlowMatchEulerDiscreteScheduler has no alph'):
         check_scheduler(FlowMatchEulerDiscreteScheduler(), None)
-    with pytest.raises(ValueError, match='num_train_timesteps=1000, .* total_steps'):
+    with pytest.raises(ValueError, match=r'num_train_timesteps=1000, .* total_steps'):
         check_scheduler(DDIMScheduler(), 2000)
     check_scheduler(DDIMScheduler(), None)
     check_scheduler(make_scheduler(), 2000)
