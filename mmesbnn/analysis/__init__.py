@@ -1,4 +1,4 @@
-"""Facts about a network that need no training: operations, sizes, signs."""
+"""Analysis of a network without training: operations, sizes, signs."""
 
 from ..binary.weight_values import check_weight
 from ..project import (

@@ -1,4 +1,4 @@
-"""Is a trained network really binary? Looks at what its binary operators multiply."""
+"""Check that a trained network is really binary, by the operands of its operators."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Finding:
     """One reason why a network is not binary.
 
     Attributes:
-        layer: Name of the layer, empty if it is about the whole network.
+        layer: Name of the layer; empty if the finding concerns the whole network.
         what: ``'weight'``, ``'input'`` or ``'network'``.
-        message: What was seen.
+        message: Sentence about the values that were found.
     """
 
     layer: str
@@ -38,13 +38,13 @@ class Finding:
 
 @checked(x=TENSOR)
 def check_input(x: Tensor) -> str | None:
-    """Say what keeps a binary operator's input from being binary, None if nothing.
+    """Return a sentence that says why a binary operator's input is not binary, else None.
 
-    Every entry must be exactly -1 or +1. Padding is added inside the operator and
-    does not count.
+    Every entry must be exactly -1 or +1. Padding is added inside the operator, so it is
+    not checked.
 
     Args:
-        x: The operator's input, of any shape.
+        x: Input of the operator, of any shape.
     """
     other = x.detach()[x.detach().abs() != 1]
     if other.numel() == 0:
@@ -58,12 +58,12 @@ def check_input(x: Tensor) -> str | None:
 
 @checked(x=TENSOR)
 def check_activation(x: Tensor) -> str | None:
-    """Say what keeps a factor of ``binary_matmul`` from being binary, None if nothing.
+    """Return a sentence that says why a factor of ``binary_matmul`` is not binary, else None.
 
-    Its entries must be ``-a`` and ``+a``, or, as attention probabilities, 0 and ``a``.
+    Its entries must be ``-a`` and ``+a``, or 0 and ``a`` as for attention probabilities.
 
     Args:
-        x: The factor, of any shape.
+        x: Factor of any shape.
     """
     values = x.detach().unique()
     if not torch.isfinite(values).all():
@@ -77,7 +77,7 @@ def check_activation(x: Tensor) -> str | None:
 
 
 def _hint(layer: nn.Module) -> str:
-    """Explain, if ``layer`` shows it, why weights are not binary."""
+    """Return the reason why weights are not binary, if ``layer`` shows one."""
     if not isinstance(layer, BinaryLayer):
         return ''
     if layer.temperature is not None:
@@ -86,10 +86,10 @@ def _hint(layer: nn.Module) -> str:
 
 
 class _Inspector:
-    """Collects findings; its :meth:`visit` is for :class:`OperatorMode`.
+    """Collector of findings; :class:`OperatorMode` calls its :meth:`visit`.
 
     Args:
-        model: The network.
+        model: Network to check.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -128,11 +128,11 @@ class _Inspector:
 
 
 def _run(model: nn.Module, batch: Any) -> None:
-    """Run ``model`` on ``batch`` as testing does."""
+    """Run ``model`` on ``batch`` as a test loop does."""
     if isinstance(batch, Tensor):
         model(batch)
     elif callable(test_step := getattr(model, 'test_step', None)):
-        # an mmengine model: preprocessing, forward, and all else that makes a prediction
+        # an mmengine model: preprocessing, forward and all other steps of a prediction
         test_step(batch)
     elif isinstance(batch, Mapping):
         model(**batch)
@@ -144,20 +144,19 @@ def _run(model: nn.Module, batch: Any) -> None:
 def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     """Check that every binary layer of ``model`` multiplies signs with signs.
 
-    The network runs on ``batch`` in eval mode, and the operands of its binary
-    operators are looked at: inputs must be exactly +-1, weights ``-a`` or ``+a`` per
-    output channel. Latent weights are not inspected. The weights of binary layers that
-    this batch does not reach are checked, too. A network without a binary operator is a
-    finding.
+    The network runs on ``batch`` in eval mode. The operands of its binary operators are
+    checked: inputs must be exactly +-1, weights must be ``-a`` or ``+a`` per output
+    channel. Latent weights are not inspected. The weights of binary layers that do not run
+    on this batch are checked, too. A network without a binary operator is a finding.
 
     Args:
         model: Any module.
-        batch: A tensor, or what one iteration of the test dataloader gives (for
-            mmengine models), or the arguments of ``forward`` as a mapping or sequence.
+        batch: A tensor; for mmengine models a batch of the test dataloader; or the
+            arguments of ``forward`` as a mapping or sequence.
 
     Returns:
-        Findings in the order of the layers' runs, at most one about inputs and one
-        about weights per layer; empty if the network is binary.
+        Findings in the order in which the layers run, at most one about inputs and one
+        about weights per layer. The list is empty if the network is binary.
 
     Raises:
         NotImplementedError: If the network runs an mmesbnn operator that this module

@@ -1,4 +1,4 @@
-"""Untrained networks that compute as trained ones do."""
+"""Untrained networks with the value ranges of trained networks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
-    """Give ``model`` what training would, so that nothing in it is trivially equal.
+    """Give ``model`` parameters as if trained, so that no two copies are equal by chance.
 
-    Shifts, mixes, slopes and the affines of norms are drawn, weights harden to signs
-    (temperature 0), and norms take their statistics from ``x``.
+    Shifts, mixes, slopes and the affines of norms are drawn at random. Weights become
+    signs (temperature 0). Norms take their statistics from ``x``.
 
     Args:
-        model: The network; changed in place.
-        x: Images ``(N, C, H, W)``, two at least.
-        seed: Seed of what is drawn. Default 0.
+        model: Network; changed in place.
+        x: At least two images ``(N, C, H, W)``.
+        seed: Seed of the random values. Default 0.
 
     Returns:
         ``model``, in eval mode.

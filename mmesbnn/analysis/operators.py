@@ -1,4 +1,4 @@
-"""Seeing the operators that a network runs, and the layer that runs each of them."""
+"""Mode that observes the operators of a network and the layer that runs each."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..binary.modes import inference
 
 __all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary']
 
-#: Operators whose first two operands are a signed input and an effective weight, or, in
-#: the last, two binary activations.
+#: Binary operators. The first two operands are a signed input and an effective weight; in
+#: the last operator they are two binary activations.
 BINARY_OPERATORS = (BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL)
 
-#: Operator, its arguments, its result, name of the layer.
+#: Function of the operator, its arguments, its result and the name of the layer.
 Visit = Callable[[Any, tuple[Any, ...], Any, str], None]
 
 
 def is_binary(operator: Any) -> bool:
-    """Return whether ``operator`` is binary arithmetic.
+    """Return True if ``operator`` is binary arithmetic.
 
     Raises:
-        NotImplementedError: If it is one of mmesbnn's that this module does not know,
-            rather than leave it out of a count or a check in silence.
+        NotImplementedError: If it is an operator of mmesbnn that this module does not
+            know. Without the error it would be missing in a count or a check.
     """
     if operator in BINARY_OPERATORS:
         return True
@@ -37,16 +37,16 @@ def is_binary(operator: Any) -> bool:
 
 
 class OperatorMode(TorchDispatchMode):
-    """While active, calls ``visit`` after every operator that ``model`` runs.
+    """Mode that calls ``visit`` after every operator that ``model`` runs.
 
-    An operator belongs to the innermost module whose ``forward`` is running, by its
-    name in ``model.named_modules()``; modules without a forward of their own (an
-    ``nn.Parameter`` used by its parent) count to the parent. Operators are seen below
-    autograd, so a convolution is one operator however it was called.
+    An operator belongs to the innermost module whose ``forward`` is running. The module is
+    named as in ``model.named_modules()``. Operators that a module runs on the parameters of
+    a child without calling the child belong to the parent. Operators are observed below
+    autograd, so a convolution is one operator for every way of calling it.
 
     Args:
-        model: The network; forward hooks stand on it while the mode is active.
-        visit: Called with operator, arguments, result and the layer's name.
+        model: Network; it has forward hooks while the mode is active.
+        visit: Function to call with operator, arguments, result and the layer's name.
     """
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
@@ -78,7 +78,7 @@ class OperatorMode(TorchDispatchMode):
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run ``operator``, then show it."""
+        """Run ``operator``, then call ``visit``."""
         out = operator(*args, **(kwargs or {}))
         self.visit(operator, args, out, self._layers[-1])
         return out

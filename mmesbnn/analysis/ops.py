@@ -1,20 +1,19 @@
 """Operations, sizes and representation capacity of a network, layer by layer.
 
-Operations are counted where they happen, at the operator, so that the count needs to
-know no model:
+Operations are counted at the operators, so the count needs no knowledge of the model:
 
 - a binary operator (``mmesbnn::binary_conv2d``, ``mmesbnn::binary_linear``,
-  ``mmesbnn::binary_matmul``) does *BOPs*, one per product of two signs;
-- any other convolution, matrix product or attention kernel does *MACs*, one per
-  multiply-accumulate, at full precision, or at ``b`` bits if its layer says so by an
+  ``mmesbnn::binary_matmul``) has *BOPs*, one per product of two signs;
+- any other convolution, matrix product or attention kernel has *MACs*, one per
+  multiply-accumulate. They are full precision, or have ``b`` bits if the layer has an
   attribute ``mac_bits`` (:class:`mmesbnn.models.layers.minmax.MinMaxConv2d`).
 
-``OPs = FP MACs + (b/64) b-bit MACs + BOPs/64``: 8-bit MACs count 1/8, as published for
-BNext's quantised variant. Signs, norms, activations, pooling, biases and element-wise
-products are not counted, as in the papers.
+``OPs = FP MACs + (b/64) b-bit MACs + BOPs/64``. An 8-bit MAC counts as 1/8, as published
+for BNext's quantised variant. As in the papers, signs, norms, activations, pooling, biases
+and element-wise products are not counted.
 
-Source: Bi-Real Net (Liu et al., 2018) and the papers since for ``BOPs/64``; BNext (Guo
-et al., 2022) for 8-bit MACs.
+Source: Bi-Real Net (Liu et al., 2018) and later papers for ``BOPs/64``; BNext (Guo et al.,
+2022) for 8-bit MACs.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
 from .operators import OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
-#: Modules whose weight multiplies; they have a row even if they did not run.
+#: Modules whose weight multiplies. They have a row even if they did not run.
 MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 
-#: Operators that reshape, other than views.
+#: Operators that only reshape and are not views.
 SAME_VALUES = {aten._unsafe_view.default, aten.clone.default}
 
-#: Usual names of projection shortcuts. They word a reason for people, and change no count.
+#: Usual names of projection shortcuts. They affect the text of a reason, but no count.
 SHORTCUTS = {'downsample', 'projection', 'shortcut', 'res_func'}
 
 
@@ -56,14 +55,14 @@ class _Tally:
     """Observations of one layer while the network runs.
 
     Attributes:
-        output_shape: Shape of its first result.
-        pointwise: Whether that is a matrix product or a convolution with 1x1 kernel.
-        positions: How many pixels or tokens an image has there.
-        reads_input: Whether it reads the network's input.
-        of_activations: Whether it multiplies two activations.
-        macs: Multiplications that are not binary.
-        bops: Binary ones.
-        taps: How many binary ones an entry sums up.
+        output_shape: Shape of the first result.
+        pointwise: True for a matrix product or a convolution with a 1x1 kernel.
+        positions: Number of pixels or tokens per image at this layer.
+        reads_input: True if the layer reads the network's input.
+        of_activations: True if the layer multiplies two activations.
+        macs: Number of multiplications that are not binary.
+        bops: Number of binary multiplications.
+        taps: Number of binary products that an output entry sums.
     """
 
     output_shape: torch.Size
@@ -77,10 +76,10 @@ class _Tally:
 
 
 class _Census:
-    """Collects a tally per layer; its :meth:`visit` is for :class:`OperatorMode`.
+    """Collector of a tally per layer; :class:`OperatorMode` calls its :meth:`visit`.
 
     Args:
-        inputs: The network's inputs.
+        inputs: Inputs of the network.
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
@@ -90,7 +89,7 @@ class _Census:
         self.makers = WeakTensorKeyDictionary()
 
     def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
-        """Count ``operator`` for ``layer``, or note whose result it is a view of."""
+        """Count ``operator`` for ``layer``; for a view, record the layer of its source."""
         binary, count = is_binary(operator), COUNTERS.get(operator)
         if count is None:
             self._follow_view(operator, args, out)
@@ -129,9 +128,9 @@ class _Census:
         )
 
     def outputs(self, result: Any) -> set[str]:
-        """Layers whose result, or a view of it, is in the network's ``result``.
+        """Return the layers whose result, or a view of it, is in the network's ``result``.
 
-        If something element-wise comes after all of them, the layer that ran last.
+        If element-wise operators come after all of them, it is the layer that ran last.
         """
         tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         found = {self.makers[x] for x in tensors if x in self.makers}
@@ -143,7 +142,7 @@ def _is_view(operator: Any) -> bool:
 
 
 def _binarizes(module: nn.Module) -> bool:
-    """Return whether ``module`` has a weight that it binarizes."""
+    """Return True if ``module`` has a weight that it binarizes."""
     return isinstance(module, BinaryLayer) and not module.has_real_weights
 
 
@@ -159,7 +158,7 @@ def _kind(module: nn.Module, tally: _Tally | None, bits: int) -> str:
 
 
 def _why(name: str, module: nn.Module, tally: _Tally | None, is_output: bool) -> str:
-    """Why a layer is not binary, from what the network shows of it."""
+    """Return the reason why a layer is not binary, as far as the network shows it."""
     if tally is None:
         return 'its forward did not run'
     if _has_real_weights(module):
@@ -181,9 +180,10 @@ def _why(name: str, module: nn.Module, tally: _Tally | None, is_output: bool) ->
 
 
 def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
-    """Binary and other parameters of ``module`` itself, and its scales' bytes.
+    """Count binary and other parameters of ``module`` itself, and the bytes of its scales.
 
-    Parameters in ``seen`` are left out, the others put there: shared ones count once.
+    Parameters in ``seen`` are skipped and all others are added to it, so that shared
+    parameters are counted once.
     """
     binary = other = scales = 0
     for name, parameter in module.named_parameters(recurse=False):
@@ -202,7 +202,7 @@ def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
 def _layer(
     name: str, module: nn.Module, tally: _Tally | None, is_output: bool, seen: set[int]
 ) -> LayerOps:
-    """The entry of one layer."""
+    """Return the entry of one layer."""
     bits = getattr(module, 'mac_bits', 32)
     kind = _kind(module, tally, bits)
     macs, bops, taps = (tally.macs, tally.bops, tally.taps) if tally else (0, 0, None)
@@ -241,7 +241,7 @@ def _quiet(name: str) -> Iterator[None]:
 def _run(
     model: nn.Module, inputs: Sequence[Tensor], kwargs: dict[str, Any]
 ) -> tuple[_Census, set[str]]:
-    """Run ``model``; return what was counted and the names of its output layers."""
+    """Run ``model``; return the tallies and the names of its output layers."""
     census = _Census(inputs)
     with inference(model), OperatorMode(model, census.visit):
         result = model(*inputs, **kwargs)
@@ -251,7 +251,7 @@ def _run(
 def _run_fake(
     model: nn.Module, inputs: Sequence[Tensor], kwargs: dict[str, Any]
 ) -> tuple[_Census, set[str]]:
-    """As :func:`_run`, without arithmetic, on a copy of ``model`` without memory."""
+    """Run a copy of ``model`` on fake tensors, without arithmetic and memory."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tensors = itertools.chain(model.parameters(), model.buffers())
         memo = {id(x): mode.from_tensor(x) for x in tensors}
@@ -261,7 +261,7 @@ def _run_fake(
 
 
 def _zeros(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """One input of ``shape``, on the device and of the dtype of ``model``'s weights."""
+    """Return zeros of ``shape`` with the device and the dtype of ``model``'s weights."""
     like = next(model.parameters(), torch.empty(()))
     return torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
 
@@ -275,7 +275,7 @@ def _buffer_bytes(model: nn.Module) -> int:
     return sum(seen.values())
 
 
-#: What stands for an input: itself, or its shape without the batch.
+#: An input: a tensor, or its shape without the batch.
 INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
 
 
@@ -283,21 +283,21 @@ INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
 def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
 
-    The network runs in eval mode on fake tensors: shapes only, no arithmetic and no
-    memory, so a large one takes a second. If something in it needs values (a
-    non-maximum suppression, say), it runs for real. Either way ``model`` is as before
-    afterwards. A layer that runs several times is counted as often; parameters that
-    layers share are counted once.
+    The network runs in eval mode on fake tensors. These have shapes only, so there is no
+    arithmetic and a large network takes about a second. If an operator needs values, such
+    as non-maximum suppression, the network runs on real tensors. ``model`` does not change.
+    A layer that runs several times is counted several times. Parameters that layers share
+    are counted once.
 
     Args:
         model: Any module.
-        *inputs: What to call it with: tensors, or shapes without the batch, ``(3,
-            224, 224)``, for one input of zeros. Tensors may have a larger batch; the
-            count is for all of it.
+        *inputs: Inputs of the model: tensors, or shapes without the batch, such as ``(3,
+            224, 224)``, for an input of zeros with batch 1. If a tensor has a larger
+            batch, the count is for the whole batch.
         **kwargs: Passed to ``model``.
 
     Returns:
-        The report; see :class:`OpsReport`.
+        Report, see :class:`OpsReport`.
 
     Raises:
         ValueError: If there is no input.
@@ -313,7 +313,7 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
         with _quiet('torch._subclasses.fake_tensor'):
             census, outputs = _run_fake(model, tensors, kwargs)
     except Exception:
-        # whatever it was: a real error comes again, with real values
+        # a real error occurs again in the run with real values
         census, outputs = _run(model, tensors, kwargs)
     return _report(model, tensors, census, outputs)
 

@@ -9,26 +9,26 @@ from torch import nn
 
 from ..checks import checked, instance, positive_int, sequence
 
-#: No two boxes overlap by more, so that suppression keeps all of them.
+#: Overlap that no two boxes exceed, so that suppression keeps all of them.
 NEVER = 1.0
 
 
 @checked(model=instance(nn.Module, 'an nn.Module'), shape=sequence(positive_int, length=3))
 def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str, Any]]:
-    """Make a two-stage detector look at as many regions as it may, whatever its input.
+    """Make a two-stage detector process its largest number of regions for any input.
 
-    How many regions its second stage looks at depends on the image: as many as
-    suppression leaves, at most ``test_cfg.rpn.max_per_img``. That number is what papers
-    count operations for. So suppression is turned off in ``model``, which is of no use
-    for anything else afterwards.
+    The number of regions in the second stage depends on the image: suppression keeps at
+    most ``test_cfg.rpn.max_per_img``. Papers count operations for this maximum. The
+    function therefore turns suppression off in ``model``. Do not use the model for
+    anything else afterwards.
 
     Args:
         model: Any model.
         shape: Channels, height and width of its input.
 
     Returns:
-        How many regions, 0 if it is not such a detector; and keyword arguments for its
-        ``forward``, for one image.
+        Number of regions, 0 if ``model`` is not a two-stage detector; and keyword
+        arguments of ``forward`` for one image.
     """
     head = getattr(model, 'rpn_head', None)
     if head is None or not hasattr(model, 'roi_head'):

@@ -1,4 +1,4 @@
-"""The result of a count: numbers per layer, totals, and the table that is printed."""
+"""Result of a count: numbers per layer, totals, and the printed table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONVENTION = (
 
 @checked(taps=natural)
 def representation_capacity(taps: int) -> int:
-    """How many distinct values a sum of ``n`` products of signs takes: ``n + 1``.
+    """Return the number of different values of a sum of ``n`` sign products: ``n + 1``.
 
-    They are ``-n, -n + 2, ..., n``. This is the argument for ES: an output entry of a
-    binary layer has few values to choose from, ``C_i k_h k_w + 1``; with factor
-    ``tau``, and the same number of operations, it has ``C_i tau k_h k_w + 1``. At the
-    border zero padding drops some products, which is not looked at; a scale per
-    channel changes the values, not their number.
+    The values are ``-n, -n + 2, ..., n``. This number is the argument for ES: an output
+    entry of a binary layer can take few values only, ``C_i k_h k_w + 1``. With factor
+    ``tau`` and the same number of operations it can take ``C_i tau k_h k_w + 1``. Zero
+    padding removes some products at the border; this is ignored. A scale per channel
+    changes the values, but not their number.
 
     Args:
         taps: ``n``, number of products.
@@ -45,23 +45,24 @@ class LayerOps:
     Attributes:
         name: Name of the layer in the network.
         type: Name of its class.
-        kind: ``'binary'``; ``'full precision'``; ``'8-bit'``, or other bits;
-            ``'mixed'``: binary products and others in one module.
-        why: Why it is not binary, as far as the network shows. Empty if it is.
-        output_shape: Shape of its (first) result, None if it did not run.
+        kind: ``'binary'``, ``'full precision'``, ``'8-bit'`` (or another number of bits),
+            or ``'mixed'`` for a module with binary products and others.
+        why: Reason why it is not binary, as far as the network shows it. Empty if it is
+            binary.
+        output_shape: Shape of its first result, None if it did not run.
         fp_macs: Multiply-accumulates at full precision.
         int_macs: Multiply-accumulates at ``bits`` bits.
-        bits: Bits of these, 32 for full precision.
+        bits: Bits of the MACs, 32 for full precision.
         bops: Binary operations.
-        fp_params: Its own learnable parameters that are not binary.
-        binary_params: Its own binary weights.
-        bytes_fp32: All these at 4 bytes each.
+        fp_params: Number of its own learnable parameters that are not binary.
+        binary_params: Number of its own binary weights.
+        bytes_fp32: Bytes of all these parameters at 4 bytes each.
         bytes_packed: One bit per binary weight, rounded up to bytes, plus 4 bytes per
             output channel if the binary weight has a scale, plus 4 bytes per other
-            parameter. Weights of 8-bit layers are among these: they are rounded when
-            they multiply, and stored as they are.
-        taps: ``n = C_i/groups k_h k_w``, how many products an output entry sums up;
-            with ES, ``C_i tau k_h k_w``. None if they are not products of signs.
+            parameter. Weights of 8-bit layers need 4 bytes, too: they are stored in full
+            precision and rounded when they multiply.
+        taps: ``n = C_i/groups k_h k_w``, number of products that an output entry sums;
+            with ES ``C_i tau k_h k_w``. None if they are not products of signs.
         capacity: Representation capacity, see :func:`representation_capacity`.
     """
 
@@ -83,15 +84,15 @@ class LayerOps:
 
     @property
     def ops(self) -> float:
-        """``FP MACs + bits/64 int MACs + BOPs/64``; 8-bit MACs count 1/8."""
+        """``FP MACs + bits/64 int MACs + BOPs/64``; an 8-bit MAC counts as 1/8."""
         return self.fp_macs + self.int_macs * self.bits / 64 + self.bops / 64
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes and ``ops``, for JSON."""
+        """Return all attributes and ``ops``, for JSON."""
         return {**asdict(self), 'ops': self.ops}
 
 
-#: Begins the reason of a layer that nothing but the network's definition keeps real.
+#: Start of the reason of a layer that is real only because the network defines it so.
 PLAIN = 'not a binary layer'
 
 SUMMED = (
@@ -111,12 +112,13 @@ class OpsReport:
     """Cost of a network.
 
     Attributes:
-        layers: One entry per layer that multiplies, in the order they run.
+        layers: One entry per layer that multiplies, in the order in which they run.
         inputs: Shapes of the inputs that were counted.
-        other_params: Learnable parameters of all other modules (norms, activations,
-            shifts, ...); full precision.
+        other_params: Number of learnable parameters of all other modules (norms,
+            activations, shifts, ...). They are full precision.
         buffer_bytes: Bytes of the persistent buffers (running statistics of norms,
-            temperatures), which a weights file holds too. In no other number.
+            temperatures). A file of weights holds them, too. No other number includes
+            them.
     """
 
     layers: list[LayerOps] = field(default_factory=list)
@@ -126,7 +128,7 @@ class OpsReport:
 
     @property
     def total(self) -> dict[str, Any]:
-        """Sums over layers and other parameters; capacities over binary layers."""
+        """Return sums over layers and other parameters, and capacities of binary layers."""
         total: dict[str, Any] = {
             name: sum(getattr(layer, name) for layer in self.layers) for name in SUMMED
         }
@@ -145,7 +147,7 @@ class OpsReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON: ``inputs``, ``convention``, ``total``, ``layers``."""
+        """Return ``inputs``, ``convention``, ``total`` and ``layers``, for JSON."""
         return {
             'inputs': self.inputs,
             'convention': CONVENTION.replace('\n', ' '),
@@ -154,7 +156,7 @@ class OpsReport:
         }
 
     def table(self) -> str:
-        """The report as text: a line per layer, totals, and what was counted."""
+        """Return the report as text: a line per layer, totals, and the counted operations."""
         total = self.total
         with_int = total['int_macs'] > 0
         rows = [_header(with_int)]
@@ -200,35 +202,35 @@ class OpsReport:
         return [*lines, '', CONVENTION]
 
     def _plain_layers(self, binary: int) -> list[str]:
-        """Say which layers a network that is called binary makes real ones.
+        """Return a note about layers that a binary network defines as real layers.
 
-        Networks of other packages pass ``conv_cfg`` to some of their convolutions only.
+        Networks of other packages use ``conv_cfg`` for some of their convolutions only.
         """
         plain = [layer.name for layer in self.layers if layer.why.startswith(PLAIN)]
         if not binary or not plain:
             return []
         names = ', '.join(plain[:3]) + (', ...' if len(plain) > 3 else '')
         return [
-            f'real        {len(plain)} of {len(self.layers)} layers are plain ones for '
-            f'no other reason than the definition of the network: {names}; if it took '
-            'conv_cfg, it did not pass it on to them, and mmesbnn.binarize can replace '
+            f'real        {len(plain)} of {len(self.layers)} layers are real only because '
+            f'the network defines them so: {names}; if the network has a conv_cfg, it '
+            'does not use it for these layers, and mmesbnn.binarize can replace '
             'them'
         ]
 
 
 @checked()
 def save_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as JSON; a reader sees the old file or the new, never a part.
+    """Write ``content`` as JSON; a reader sees the complete old file or the complete new one.
 
     Raises:
-        OSError: If it cannot be written; ``path`` is as before then.
+        OSError: If it cannot be written; ``path`` has not changed then.
     """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 def readable(number: float) -> str:
-    """``number`` with four digits and a unit."""
+    """Return ``number`` with four digits and a unit."""
     for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
         if number >= size:
             return f'{number / size:.4g} {unit}'
@@ -272,7 +274,7 @@ def _row(entry: dict[str, Any], with_int: bool) -> list[str]:
 
 
 def _align(rows: list[list[str]]) -> list[str]:
-    """Pad all columns; numbers to the right, a rule under the header."""
+    """Align all columns, numbers to the right, and draw a line under the header."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Do all forms of a trained classifier say the same of every test image?"""
+"""Comparison of the labels that all forms of a trained classifier give."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .runtime.runner import Runner
 
 @dataclass(frozen=True)
 class Form:
-    """What one form of a network says.
+    """Results of one form of a network.
 
     Attributes:
-        name: Such as ``'OpenVINO'``.
-        labels: Its label of every image.
-        scores: Its scores, ``(N, classes)``.
+        name: Name of the form, such as ``'OpenVINO'``.
+        labels: Label of every image.
+        scores: Scores ``(N, classes)``.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Agreement:
     """Labels of several forms of a network on the same images.
 
     Attributes:
-        files: The images.
+        files: Names of the images.
         truth: True label of every image.
-        forms: The forms, the first being what the others are compared with.
+        forms: Forms; the others are compared with the first one.
     """
 
     files: Sequence[str]
@@ -50,12 +50,12 @@ class Agreement:
 
     @property
     def different(self) -> dict[str, int]:
-        """How many labels of each other form differ from the first's."""
+        """Number of labels of each other form that differ from the first form's."""
         first, *others = self.forms
         return {o.name: int((o.labels != first.labels).sum()) for o in others}
 
     def table(self) -> str:
-        """The comparison as text."""
+        """Return the comparison as text."""
         first, count = self.forms[0], len(self.truth)
         lines = []
         for form in self.forms:
@@ -80,14 +80,13 @@ def compare_forms(
 ) -> Agreement:
     """Classify all test images of a config with every form of a network.
 
-    Models get them through the config's own pipeline, as in testing; runners read the
-    files.
+    Models get the images through the config's own test pipeline. Runners read the files.
 
     Args:
-        cfg: A config of mmpretrain.
-        models: Networks in torch, by name; the first is what others are compared with.
+        cfg: Config of mmpretrain.
+        models: Networks in torch, by name; the others are compared with the first one.
         runners: Exports, by name.
-        batch_size: Images at a time. Default 64.
+        batch_size: Number of images per batch. Default 64.
 
     Raises:
         InputError: If there is no test data.
@@ -114,11 +113,11 @@ def compare_forms(
 def time_in_turn(
     contenders: Mapping[str, Callable[[], Any]], repeats: int = 50
 ) -> dict[str, float]:
-    """Median seconds of calls, made in turn, so that all see the same machine.
+    """Measure the median seconds of calls that alternate, so that load affects all alike.
 
     Args:
-        contenders: What to call, by name.
-        repeats: How many rounds; five more go before. Default 50.
+        contenders: Functions to call, by name.
+        repeats: Number of measured rounds, after five warm-up rounds. Default 50.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(repeats + 5):
@@ -131,12 +130,12 @@ def time_in_turn(
 
 
 def latency_line(model: nn.Module, runner: Runner, source: Any) -> str:
-    """How long an image takes in torch and in OpenVINO, without reading it.
+    """Return a line with the time per image in torch and in OpenVINO, without reading it.
 
     Args:
-        model: The network in torch.
-        runner: Its export.
-        source: An image.
+        model: Network in torch.
+        runner: Export of the network.
+        source: Image to run.
     """
     array, _, _ = runner.preprocess(read_image(source))
     tensor = torch.from_numpy(array)[None]
@@ -146,4 +145,4 @@ def latency_line(model: nn.Module, runner: Runner, source: Any) -> str:
         )
     ratio = times['torch'] / times['OpenVINO']
     parts = ', '.join(f'{name} {1000 * value:.2f} ms' for name, value in times.items())
-    return f'one image: {parts}: {ratio:.1f} times (medians of 50 runs in turn)'
+    return f'one image: {parts}: {ratio:.1f} times (medians of 50 alternating runs)'

@@ -1,4 +1,4 @@
-"""How far the outputs of a deployed graph are from torch's."""
+"""Comparison of the outputs of a deployed graph with torch's."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 
 from .runtime.manifest import ExportError
 
-#: Outputs that differ by at most this, relative to the largest value, differ by
-#: rounding.
+#: Largest difference, relative to the largest value, that counts as rounding.
 ROUNDING = 1e-4
-#: Relative error from which on an output counts as another one; rounding flips signs of
-#: values near a threshold, which changes an output a little.
+#: Largest relative error of an output that counts as the same output. Rounding can flip
+#: signs of values near a threshold, which changes an output slightly.
 TOLERANCE = 0.1
 
-#: Outputs whose last axis is classes.
+#: Names of outputs whose last axis is the classes.
 _SCORES = ('logits', 'scores')
 
 
 @dataclass(frozen=True)
 class OutputAgreement:
-    """How far one output of a graph is from torch's.
+    """Differences between one output of a graph and torch's.
 
     Attributes:
-        name: The output's name.
+        name: Name of the output.
         difference: Largest absolute difference.
         median_difference: Median over the examples of their largest absolute
             difference.
         largest: Largest absolute value in torch's output.
         error: Median over the examples of the relative error,
             ``|ours - theirs| / |theirs|`` (L2).
-        examples: On how many examples they were compared.
-        equal: On how many the outputs differ by at most ``ROUNDING * largest``; on the
-            others a value near a threshold took the other sign.
-        top1: Share of rows (last axis) whose largest entry is the same one; None for
-            outputs that are no scores.
+        examples: Number of examples.
+        equal: Number of examples in which the outputs differ by at most
+            ``ROUNDING * largest``. In the others the sign of a value near a threshold
+            flipped.
+        top1: Share of rows (last axis) with the same position of the largest entry; None
+            for outputs that are not scores.
     """
 
     name: str
@@ -52,7 +52,7 @@ class OutputAgreement:
         text = (
             f'{self.name}: differs by {self.difference:.2g} at most, '
             f'{self.median_difference:.2g} in the median, values up to '
-            f'{self.largest:.3g}, relative error {self.error:.2g}; equal but for '
+            f'{self.largest:.3g}, relative error {self.error:.2g}; equal except for '
             f'rounding on {self.equal} of {self.examples} examples'
         )
         if self.top1 is not None:
@@ -83,11 +83,11 @@ def compare(name: str, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray])
 
 
 def in_order_of(theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """``ours`` with, for each row of ``theirs``, the row that is nearest to it.
+    """Return ``ours`` with the row that is nearest to each row of ``theirs``.
 
     Args:
         theirs: Outputs of one example, ``(1, K, ...)`` each.
-        ours: The same outputs of another graph.
+        ours: Outputs of another graph for the same example.
     """
 
     def rows(outputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -110,13 +110,13 @@ def compare_all(
     """Compare all outputs with torch's.
 
     Args:
-        engine: What ran the graph.
+        engine: Name of the engine that ran the graph.
         names: Names of the outputs.
-        ours: For every example, the graph's outputs.
-        theirs: For every example, torch's outputs.
+        ours: Outputs of the graph for every example.
+        theirs: Outputs of torch for every example.
         unordered: Whether rows are regions sorted by their scores. A sign that flips
-            near a threshold then changes their order, so every one of torch's is
-            compared with the nearest. Default False.
+            near a threshold can then change their order, so each of torch's rows is
+            compared with the nearest row. Default False.
 
     Raises:
         ExportError: If the median relative error of an output exceeds ``TOLERANCE``.

@@ -106,7 +106,7 @@ def test_plain_layers_among_binary_ones_are_named():
         nn.Conv2d(8, 4, 1),
     ]
     table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
-    assert 'real        1 of 5 layers are plain ones' in table
+    assert 'real        1 of 5 layers are real' in table
     assert 'definition of the network: 2; if it took conv_cfg' in table
     assert 'depthwise' in table
     del layers[1]

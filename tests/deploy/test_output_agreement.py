@@ -18,7 +18,7 @@ def test_figures_of_an_output():
     assert agreement.median_difference == 0.25
     assert agreement.error == pytest.approx(0.05)
     assert agreement.top1 is None
-    assert 'equal but for rounding on 1 of 2' in str(agreement)
+    assert 'equal except for rounding on 1 of 2' in str(agreement)
 
 
 def test_rounding_is_relative_to_the_largest_value():
