@@ -1,1 +1,1 @@
-"""Files of trained networks, one bit per binary weight."""
+"""Files of trained networks with one bit per binary weight."""

@@ -1,4 +1,4 @@
-"""What a config that came with a file may say before anything is built from it."""
+"""Check of a config from a file before anything is built from it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...models.classifiers import student_config
 from ...plain_values import ConfigError
 from .stored_components import SCOPES, WORDS, listed_components
 
-#: What a user does who means it.
+#: Advice for a user who wants to use such a config.
 _TRUST = (
     'give the config yourself, or, if you trust the file, trust_stored_config=True '
     '(--trust-stored-config), which builds any class the file names and so can run code'
 )
 
-#: Arguments that say where something lies or what to run. None of the listed classes
-#: needs one to be built, and with an empty value they mean nothing.
+#: Arguments that name a place or code to run. No listed class needs one of them to be
+#: built. With an empty value they have no effect.
 _PLACES = {
     'ann_file',
     'checkpoint',
@@ -47,13 +47,14 @@ _PLACES = {
     'url',
     'weights_file',
 }
-#: How images are read; only from the disk.
+#: Arguments that say how images are read. They may name the disk only.
 _BACKENDS = ('backend_args', 'file_client_args')
 _DISK: tuple[dict[str, str] | None, ...] = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
 
-#: A word, a number, or the pattern of a module's name: no path, URL or expression.
+#: A word, a number, or a pattern of module names, but no path, URL or expression.
 _WORD = re.compile(r'[\w .,*?+-]{0,200}')
-#: Lists as long as a number in a config take up little memory; no network needs more.
+#: Largest number in a config. A list of this length takes little memory, and no network
+#: needs a larger number.
 _LARGEST = 2**24
 _FILE = re.compile(
     r'\.(bin|ckpt|json|npy|npz|pickle|pkl|pt|pth|py|safetensors|so|txt|yaml|yml|zip)$',
@@ -62,8 +63,8 @@ _FILE = re.compile(
 
 
 def _refuse(what: Any, value: Any, rule: str) -> NoReturn:
-    told = f'{shorten(str(what), 60)}={shorten(repr(value), 100)}'
-    raise ConfigError(f'{told} in the stored config {rule}: {_TRUST}')
+    given = f'{shorten(str(what), 60)}={shorten(repr(value), 100)}'
+    raise ConfigError(f'{given} in the stored config {rule}: {_TRUST}')
 
 
 def _check_scope(key: str, scope: Any) -> str | None:
@@ -90,7 +91,7 @@ def _check_word(key: str, value: str) -> None:
 
 
 def _check(kind: str, key: str, value: Any, scope: str | None) -> Any:
-    """The value as it may be used, without how its weights were initialised."""
+    """Return the checked value, without the configs of weight initialisation."""
     if isinstance(value, Mapping):
         return _check_dict(kind, value, scope)
     if isinstance(value, (list, tuple)):
@@ -138,10 +139,10 @@ def _test_dataset(config: Mapping) -> Mapping[str, Any]:
 
 
 def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config's test data set says of its data, or its class, if that is listed.
+    """Return the meta data of a config's test data set, or those of its listed class.
 
     Args:
-        config: A config of a known scope.
+        config: Config of a known scope.
 
     Raises:
         ConfigError: If ``metainfo`` is not plain.
@@ -150,7 +151,7 @@ def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
     metainfo = dataset.get('metainfo') or {}
     if not isinstance(metainfo, Mapping) or any(
         isinstance(value, (str, Mapping)) for value in metainfo.values()
-    ):  # data sets take strings there for files
+    ):  # data sets interpret strings here as names of files
         _refuse('metainfo', metainfo, 'must be a dict of lists')
     if metainfo or not isinstance(dataset.get('type'), str):
         return dict(metainfo)
@@ -163,22 +164,22 @@ def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a stored config that using its network needs, if all of it is plain.
+    """Return the part of a stored config that is needed to use its network.
 
-    That is the model as it is deployed and what prepares its images. Of the test data
-    set the pipeline and the names of classes are kept, and not where it lies: nothing
-    reads a data set because a file says so.
+    This part is the deployed model and the preparation of its images. The pipeline of the
+    test data set and the names of its classes are kept. Its place is not kept, because a
+    file must not make a program read a data set.
 
     Args:
-        config: A config as it was read from a file.
+        config: Config that was read from a file.
 
     Returns:
-        A config of ``default_scope``, ``model``, ``data_preprocessor`` and
-        ``test_dataloader`` whose data set has no type.
+        Config with ``default_scope``, ``model``, ``data_preprocessor`` and
+        ``test_dataloader``, whose data set has no type.
 
     Raises:
-        ConfigError: If it names anything but listed components, has a path, a URL or
-            the like, or has no model; the sentence says what the user may do.
+        ConfigError: If it names components that are not listed, has a path, a URL or
+            similar, or has no model; the message says what the user can do.
         ImportError: If the package of its scope is not installed.
     """
     scope = _check_scope('default_scope', config.get('default_scope'))
@@ -212,10 +213,10 @@ def _unless_names_only(name: str) -> Any:
 
 @contextlib.contextmanager
 def names_only() -> Iterator[None]:
-    """Let registries find what is registered, and import nothing by its name.
+    """Let registries find registered names only, without importing modules by name.
 
-    Otherwise mmengine takes a name that is not registered where it is looked up for the
-    path of an object and imports that module, from the current folder, too.
+    Otherwise mmengine interprets a name that is not registered as the path of an object
+    and imports its module, also from the current folder.
     """
     mmengine_registry.get_object_from_string = _unless_names_only
     token = _names_only.set(True)

@@ -1,23 +1,22 @@
-"""Trained networks as small files: one bit per binary weight.
+"""Format of packed files: trained networks with one bit per binary weight.
 
-A packed file is a safetensors file. Of a binary layer ``NAME`` it holds
+A packed file is a safetensors file. For a binary layer ``NAME`` it holds
 
-- ``NAME.weight.bits``, uint8: bit ``i % 8`` (least significant first) of byte
-  ``i // 8`` tells whether weight ``i`` of the flattened ``(C_o, C_i / groups, ...)`` is
-  positive;
-- ``NAME.weight.scale``, ``(C_o,)``, the weights' magnitude per output channel; missing
-  if it is 1 everywhere.
+- ``NAME.weight.bits``, uint8: bit ``i % 8`` (least significant first) of byte ``i // 8``
+  is 1 if weight ``i`` of the flattened ``(C_o, C_i / groups, ...)`` is positive;
+- ``NAME.weight.scale``, ``(C_o,)``, the magnitude of the weights per output channel. It
+  is missing if all magnitudes are 1.
 
-Everything else goes by its name in the state dict, except for what a trained network
-does not use: temperatures, counters of batches, and all but one of the equal running
-statistics of tiled copies. Hundreds of names would take up more than the statistics do,
-so all tensors of a dtype lie one after the other in one tensor, named by the dtype, and
-``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64).
-``sha256`` there is a checksum of the tensors and of all other metadata. The metadata
-also has ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
+All other tensors have their name of the state dict. Tensors that a trained network does
+not use are left out: temperatures, counters of batches, and all but one of the equal
+running statistics of tiled copies. Hundreds of names would take more bytes than the
+statistics. All tensors of a dtype are therefore joined to one tensor, whose name is the
+dtype. ``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64).
+``sha256`` in the metadata is a checksum of the tensors and of all other metadata. The
+metadata also have ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
 as JSON ``config`` and ``dataset_meta``.
 
-:func:`mmesbnn.binary.binary_layers` says which layers are binary.
+The binary layers are those of :func:`mmesbnn.binary.binary_layers`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from ...errors import MmesbnnError, shorten
 from .layout import check_checksum, unflatten
 
 FORMAT = 'mmesbnn-packed-1'
-#: What a binary weight is stored as.
+#: Suffixes of the entries that store a binary weight.
 PARTS = BITS, SCALE = 'weight.bits', 'weight.scale'
 DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
@@ -46,11 +45,11 @@ _STATISTICS = ('running_mean', 'running_var')
 
 
 class PackError(MmesbnnError):
-    """A network that cannot be packed or a file that cannot be unpacked; says why."""
+    """Error about a network that cannot be packed, or a file that cannot be unpacked."""
 
 
 def unused_keys(model: nn.Module, layers: Iterable[str]) -> Callable[[str], bool]:
-    """Tells of a key of the state dict whether a trained network needs it not."""
+    """Return a predicate: True for keys of the state dict that inference does not need."""
     names = {f'{layer}.weight'.removeprefix('.') for layer in layers}
     prefixes = tuple(f'{layer}.weight_binarizer.'.removeprefix('.') for layer in layers)
     counters = {
@@ -66,7 +65,7 @@ def unused_keys(model: nn.Module, layers: Iterable[str]) -> Callable[[str], bool
 
 
 def tiled_statistics(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Keys of running statistics of tiled norms, and how many copies they hold."""
+    """Yield the keys of running statistics of tiled norms, and their numbers of copies."""
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, TiledBatchNorm2d) and module.copies > 1:
             for statistic in _STATISTICS:
@@ -74,16 +73,16 @@ def tiled_statistics(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def pack_bits(weight: Tensor) -> Tensor:
-    """One bit per entry, whether it is positive: uint8, least significant bit first."""
+    """Pack one bit per entry, 1 if positive, as uint8, least significant bit first."""
     positive = (weight.detach() > 0).cpu().numpy()
     return torch.from_numpy(np.packbits(positive, bitorder='little'))
 
 
 def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
-    """The signs, +1 or -1 in float32, of what :func:`pack_bits` packed.
+    """Unpack the bits of :func:`pack_bits` to signs +1 or -1 in float32.
 
     Raises:
-        ValueError: If there are not as many bits as ``shape`` has entries.
+        ValueError: If the number of bits does not match ``shape``.
     """
     count = shape.numel()
     if bits.numel() != -(-count // 8):
@@ -102,13 +101,13 @@ def read_packed(
     """Read tensors and metadata of a packed file.
 
     Args:
-        path: The file.
-        max_bytes: How much memory its header may take up. Default None: 256 MB more
-            than four times the file's size.
+        path: Packed file.
+        max_bytes: Largest memory of its header in bytes. Default None: four times the
+            file's size plus 256 MB.
 
     Raises:
-        PackError: If it is damaged or no packed file.
-        OSError: If there is no such file or it may not be read.
+        PackError: If the file is damaged or is not a packed file.
+        OSError: If the file does not exist or cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file')
@@ -134,7 +133,7 @@ def read_packed(
 
 
 def stored_weight(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """The effective weight of layer ``name``, of shape and dtype of ``like``."""
+    """Return the effective weight of layer ``name``, with shape and dtype of ``like``."""
     key = f'{name}.' if name else ''
     bits, scale = stored[f'{key}{BITS}'], stored.get(f'{key}{SCALE}')
     if bits.dtype != torch.uint8:

@@ -1,4 +1,4 @@
-"""Where the tensors lie in a packed file, and the checksum of all that is in it."""
+"""Layout of the tensors in a packed file, and the checksum of its content."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ...errors import shorten
 
 #: Name of the checksum in the metadata.
 CHECKSUM = 'sha256'
-#: What one byte of a layout takes up at most once it is parsed.
+#: Largest number of bytes in memory per byte of a layout, after parsing.
 _COST = 32
-#: Largest layout in bytes, against files made to fill the memory.
+#: Largest layout in bytes, a protection against files that try to fill the memory.
 _LARGEST = 2**23
 _LARGEST_COUNT = 2**48
 
 
 def flatten(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """One tensor per dtype, and the layout that tells what lies in it."""
+    """Join the tensors to one tensor per dtype, and return the layout of their content."""
     flat: dict[str, list[Tensor]] = {}
     layout = []
     for key, value in content.items():
@@ -43,15 +43,15 @@ def flatten(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 def unflatten(
     flat: Mapping[str, Tensor], layout: str, max_bytes: int | None = None
 ) -> dict[str, Tensor]:
-    """What :func:`flatten` was given.
+    """Split tensors by a layout, the inverse of :func:`flatten`.
 
     Args:
         flat: One tensor per dtype.
-        layout: What lies in them.
-        max_bytes: How much memory the layout may take up. Default None: 256 MB.
+        layout: Layout of their content.
+        max_bytes: Largest memory of the layout in bytes. Default None: 256 MB.
 
     Raises:
-        CheckpointError: If they do not fit each other.
+        CheckpointError: If tensors and layout do not match.
     """
     for kind, value in flat.items():
         if value.dim() != 1 or kind != str(value.dtype).removeprefix('torch.'):
@@ -102,7 +102,7 @@ def _entries(layout: str, max_bytes: int | None) -> list[Any]:
 
 
 def _entry(entry: Any) -> tuple[str, str, list[int]]:
-    """Key, dtype and shape of an entry of the layout, checked."""
+    """Return key, dtype and shape of an entry of the layout, checked."""
     is_plain = (
         type(entry) is list
         and [type(part) for part in entry] == [str, str, list]
@@ -117,7 +117,7 @@ def _entry(entry: Any) -> tuple[str, str, list[int]]:
 
 
 def checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all tensors and of all metadata but itself."""
+    """Return the SHA-256 of all tensors and of all metadata except the checksum itself."""
     total = hashlib.sha256()
     others = {key: value for key, value in metadata.items() if key != CHECKSUM}
     total.update(json.dumps(others, sort_keys=True).encode())
@@ -130,17 +130,17 @@ def checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def check_checksum(flat: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> None:
-    """Compare the checksum of a file with what is in it.
+    """Compare the checksum of a file with its content.
 
-    Warns if there is none, as in files of earlier versions.
+    It warns if there is no checksum, as in files of earlier versions.
 
     Args:
-        flat: The tensors.
-        metadata: The metadata.
-        name: What to call the file.
+        flat: Tensors of the file.
+        metadata: Metadata of the file.
+        name: Name of the file in the message.
 
     Raises:
-        CheckpointError: If it is another one.
+        CheckpointError: If the checksum differs.
     """
     if CHECKSUM not in metadata:
         warnings.warn(

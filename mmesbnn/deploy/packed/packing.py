@@ -47,7 +47,7 @@ from .file import (
 )
 from .layout import CHECKSUM, checksum, flatten
 
-#: From this number of binary weights on, packing shows how far it is.
+#: Number of binary weights above which packing shows a progress bar.
 _LARGE = 5e7
 #: Smallest normal and largest half-precision number.
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0
@@ -55,12 +55,13 @@ _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0
 
 @dataclass
 class PackReport:
-    """What a packed file is made of.
+    """Sizes of the parts of a packed file.
 
     Attributes:
         parts: Bytes by part; their sum is the size of the file.
         full_size: Bytes of the network's state dict.
-        kept_full: With ``half``, tensors that stayed as they were, for range.
+        kept_full: With ``half``, tensors that kept full precision, because half precision
+            cannot hold their values.
         rounding: Largest relative rounding error of a stored value of normal size.
     """
 
@@ -75,7 +76,7 @@ class PackReport:
         return sum(self.parts.values())
 
     def table(self) -> str:
-        """The report as text."""
+        """Return the report as text."""
         rows = [*self.parts.items(), ('whole file', self.size)]
         lines = [f'{name:<28}{size / 1e6:>9.3f} MB' for name, size in rows]
         lines.append(
@@ -92,15 +93,15 @@ class PackReport:
 
 
 def _one_copy(value: Tensor, copies: int) -> Tensor:
-    """The first copy of ``value`` if all are equal, or all of them."""
+    """Return the first copy of ``value`` if all copies are equal, else all of them."""
     rows = value.view(copies, -1)
     return rows[0] if torch.equal(rows, rows[:1].expand_as(rows)) else value
 
 
 def _fits_half(key: str, value: Tensor) -> bool:
-    """Whether half precision holds ``value``.
+    """Return True if half precision can hold ``value``.
 
-    Variances and scales must not be subnormal besides: they are factors.
+    Variances and scales must also not be subnormal, because they are factors.
     """
     size = value.abs()
     if size.numel() and size.max() > _HALF_MAX:
@@ -118,7 +119,7 @@ def _rounding(value: Tensor, rounded: Tensor) -> float:
 
 
 class _Tensors:
-    """Collects what a file will hold.
+    """Collector of the tensors of a file.
 
     Args:
         half: Whether to round floating-point values to half precision.
@@ -152,7 +153,7 @@ class _Tensors:
 
 
 def _progress(layers: Mapping[str, BinaryLayer], what: str) -> Iterable[tuple[str, BinaryLayer]]:
-    """The items of ``layers``, with a progress bar if they are large."""
+    """Return the items of ``layers``, with a progress bar if they are large."""
     large = sum(layer.weight.numel() for layer in layers.values()) > _LARGE
     console = Console(stderr=True)
     return track(list(layers.items()), what, console=console, disable=not large)
@@ -168,7 +169,7 @@ def _add_weight(tensors: _Tensors, name: str, layer: BinaryLayer) -> None:
 
 
 def _collect(model: nn.Module, half: bool) -> _Tensors:
-    """Everything of ``model`` that a packed file holds."""
+    """Collect all tensors of ``model`` that a packed file holds."""
     layers = binary_layers(model, every_name=True)
     if not layers:
         raise PackError(f'{type(model).__name__} has no binary layer')
@@ -199,12 +200,12 @@ def _collect(model: nn.Module, half: bool) -> _Tensors:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the binary weights."""
+    """Return the dtype of the binary weights."""
     return next(iter(binary_layers(model, every_name=True).values())).weight.dtype
 
 
 def _own_config(model: nn.Module) -> Mapping[str, Any] | None:
-    """The config that a model of mmpretrain or diffusers remembers, if it does."""
+    """Return the config that a model of mmpretrain or diffusers holds, if it has one."""
     arguments, name = getattr(model, 'config', None), type(model).__name__
     if isinstance(arguments, Mapping) and name in MODELS:
         public = {k: v for k, v in arguments.items() if not k.startswith('_')}
@@ -233,7 +234,7 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
 
 
 def _known_meta(config: Config) -> Mapping[str, Any]:
-    """What :func:`load_packed` will find out about the data set by itself."""
+    """Return the meta data that :func:`load_packed` gets from the config itself."""
     try:
         return checked_config.class_names(config)
     except ConfigError:
@@ -241,7 +242,7 @@ def _known_meta(config: Config) -> Mapping[str, Any]:
 
 
 def _verify(path: Path, model: nn.Module, half: bool) -> None:
-    """Compare what was written with the model, weight by weight."""
+    """Compare the written file with the model, weight by weight."""
     stored, _ = read_packed(path)
     for name, layer in _progress(binary_layers(model, every_name=True), 'checking'):
         weight = layer.effective_weight().detach().cpu()
@@ -252,7 +253,7 @@ def _verify(path: Path, model: nn.Module, half: bool) -> None:
             raise PackError(f'{path}: {name} was not written as it is')
 
 
-#: What the model in a packed file was built from.
+#: Rule of the config from which the model of a packed file is built.
 CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)) and 'model' in x)
 
 
@@ -272,22 +273,25 @@ def pack(
     """Write a trained network with one bit per binary weight.
 
     Args:
-        model: Any network with layers of this package; mmengine models, plain modules.
-        path: The file to write; one that exists is replaced.
+        model: Any network with layers of this package: an mmengine model or another
+            module.
+        path: File to write; an existing file is replaced.
         config: mmengine config of the model, so that :func:`load_packed` can build it.
-            Default None: what the model remembers (of mmpretrain's ``get_model``, or as
-            a ``BIDiffSRUNet``), or none.
-        dataset_meta: Such as ``{'classes': [...]}``. Default None, likewise.
-        half: Whether to store all but the bits in half precision. It rounds parameters,
-            scales and statistics by at most 2^-11 of their value, or 2^-25 if they are
-            below 2^-14. Tensors with values beyond 65504, and variances and scales
-            below 2^-14, stay as they are. Default False: nothing is rounded.
+            Default None: the config that the model itself holds (from mmpretrain's
+            ``get_model``, or of a ``BIDiffSRUNet``), or no config.
+        dataset_meta: Meta data of the data set, such as ``{'classes': [...]}``. Default
+            None: those that the model itself holds, or none.
+        half: Whether to store everything except the bits in half precision. It rounds
+            parameters, scales and statistics by at most 2^-11 of their value, or by at
+            most 2^-25 if they are below 2^-14. Tensors with values beyond 65504, and
+            variances and scales below 2^-14, keep full precision. Default False: nothing
+            is rounded.
 
     Returns:
-        What the file is made of.
+        Report of the sizes of the file's parts.
 
     Raises:
-        PackError: If a layer is not binary (yet), or not finite; it is named.
+        PackError: If a layer is not binary (yet) or not finite; the message names it.
         OSError: If the file cannot be written.
     """
     path = Path(path)
@@ -320,16 +324,16 @@ def pack_checkpoint(
     """Pack a checkpoint file; see :func:`pack`.
 
     Args:
-        checkpoint: A file of mmengine, of ``tools/convert_checkpoint.py``, or a state
-            dict.
-        path: The file to write.
-        config: Config file of its model. Default None: what the checkpoint says.
+        checkpoint: Checkpoint of mmengine or of ``tools/convert_checkpoint.py``, or a
+            file with a state dict.
+        path: File to write.
+        config: Config file of its model. Default None: the config in the checkpoint.
         half: As in :func:`pack`.
         trust_stored_config: Whether the config in the checkpoint may build any class
-            that it names, which can run code. Default False: those that
+            that it names, which can run code. Default False: only the classes that
             :func:`load_packed` builds.
-        max_bytes: How much memory the checkpoint's content may take up. Default None:
-            256 MB more than four times the file's size.
+        max_bytes: Largest memory of the checkpoint's content in bytes. Default None: four
+            times the file's size plus 256 MB.
 
     Raises:
         PackError: As :func:`pack`.
@@ -359,16 +363,16 @@ def pack_checkpoint(
 
 
 def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager:
-    """Context that bounds a network by the weights in a checkpoint."""
+    """Return a context that limits the size of a network by the weights in a checkpoint."""
     try:
         weights = size_of(state_dict_of(content).values())
     except CheckpointError:
-        weights = 0  # there are none: load_state() says so
+        weights = 0  # there are no weights; load_state() raises the error
     return bounded_build(weights, max_bytes)
 
 
 def _plain_meta(meta: Any) -> dict[str, Any]:
-    """Of a data set's meta what JSON can hold, the classes above all."""
+    """Return the meta data of a data set that JSON can hold, mainly the classes."""
     plain = {}
     for key, value in meta.items() if isinstance(meta, Mapping) else ():
         try:
@@ -380,13 +384,13 @@ def _plain_meta(meta: Any) -> dict[str, Any]:
 
 
 def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
-    """The config that a checkpoint brings along, checked unless it is trusted."""
+    """Return the config in a checkpoint; it is checked unless it is trusted."""
     try:
         config = _stored_in(meta)
     except ConfigError as error:
         raise InputError(f'{checkpoint}: {error}; name the config') from error
     if not isinstance(config.get('model'), dict):
-        raise InputError(f'{checkpoint} does not tell its config: name it')
+        raise InputError(f'{checkpoint} holds no config: name the config')
     try:
         config = config if trust else checked_config.checked(config)
     except ConfigError as error:
@@ -395,7 +399,7 @@ def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
 
 
 def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that the meta data of a checkpoint hold, {} if none."""
+    """Return the config in the meta data of a checkpoint, {} if there is none."""
     if isinstance(meta.get('cfg'), str):
         return stored_config.parse_text(meta['cfg'])
     if isinstance(meta.get('model'), Mapping):  # of tools/convert_checkpoint.py

@@ -1,10 +1,10 @@
-"""The components that a config in a file may name, and nothing else.
+"""List of the components that a config in a file may name.
 
-Building a component calls its class with what the config says, and many classes of
-OpenMMLab read files, load pickles or ask a hub when they are built. So a config that
-came with a file may only name the classes listed here, whose constructors were read:
-they make layers out of numbers and words. ``tests/campaigns/test_stored_configs.py``
-gives each of them paths and watches that none is opened.
+Building a component calls its class with the values of the config. Many classes of
+OpenMMLab read files, load pickles or ask a hub when they are built. A config from a file
+may therefore name only the classes listed here. Their constructors were read: they build
+layers from numbers and words. ``tests/campaigns/test_stored_configs.py`` gives each of them
+paths and checks that no path is opened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...optional import require
 
-#: Scopes that a config in a file may have or name, and what installs them.
+#: Scopes that a config in a file may name, and the extras that install them.
 SCOPES = {'mmpretrain': 'cls', 'mmdet': 'det'}
 
 _OWN = """
@@ -29,7 +29,7 @@ _OWN = """
     SRDataPreprocessor SRDiffusion SparseObjectLoss VariationalBoxes
     BinaryTransformer binary_transformer
 """
-#: Of torch, mmcv and mmengine, in the root registries.
+#: Components of torch, mmcv and mmengine in the root registries.
 _BASIC = """
     BN BN1d BN2d BN3d GN IN IN1d IN2d IN3d LN SyncBN Clamp Clip ELU GELU HSigmoid
     HSwish LeakyReLU PReLU RReLU ReLU ReLU6 SiLU Sigmoid Swish Tanh Conv
@@ -102,7 +102,7 @@ _TRANSFORMS_MMDET = """
     PhotoMetricDistortion RandomCrop RandomFlip Resize ResizeShortestEdge
     ImageToTensor ToTensor
 """
-#: Only what these say of their classes is read; none is built.
+#: Data sets; only their names of classes are read, and no data set is built.
 _DATASETS_MMPRETRAIN = """
     BaseDataset CIFAR10 CIFAR100 CUB Caltech101 CustomDataset DTD FGVCAircraft
     FashionMNIST Flowers102 Food101 ImageNet ImageNet21k InShop MNIST OxfordIIITPet
@@ -115,8 +115,8 @@ _DATASETS_MMDET = """
     XMLDataset
 """
 
-#: Words after ``type=`` that name no registered class: functions and layers of
-#: mmcv's operators, and signs and weight binarizers of ``mmesbnn.binary``.
+#: Values of ``type=`` that are not registered classes: functions and layers of mmcv's
+#: operators, and signs and weight binarizers of ``mmesbnn.binary``.
 _WORDS = """
     nms soft_nms RoIAlign RoIPool
     hard_tanh identity quadratic
@@ -124,7 +124,7 @@ _WORDS = """
 """
 WORDS = frozenset(_WORDS.split())
 
-#: Kind of component -> registries it may be in -> package of its module -> names.
+#: Names by kind of component, registries and package of the module.
 LISTED: dict[str, dict[str, frozenset[str]]] = {
     'model': {
         'mmesbnn': frozenset(_OWN.split()),
@@ -154,7 +154,7 @@ _BASIC_PACKAGES = ('torch', 'mmcv', 'mmengine')
 
 
 def _registries(kind: str, scope: str | None) -> Iterator[Registry]:
-    """The registries of a known scope, with all that they hold."""
+    """Yield the registries of a known scope, with all their components loaded."""
     if scope is None:
         yield from _ROOTS[kind]
         return
@@ -162,14 +162,14 @@ def _registries(kind: str, scope: str | None) -> Iterator[Registry]:
     own = import_module(f'{scope}.registry')
     for root in _ROOTS[kind]:
         registry = root._search_child(scope)
-        if registry is not None:  # an empty one is false
+        if registry is not None:  # an empty registry is false
             yield registry
     if kind == 'model' and scope == 'mmpretrain':  # which has no parent
         yield own.BATCH_AUGMENTS
 
 
 def _found(kind: str, name: str, scope: str | None) -> Iterator[Any]:
-    """What registries hold under ``name``; unlike their ``get`` imports no module."""
+    """Yield the components that registries hold under ``name``, without importing modules."""
     for first in _registries(kind, scope):
         registry: Registry | None = first
         while registry is not None:
@@ -187,19 +187,19 @@ def _is_listed(kind: str, name: str, component: Any) -> bool:
 
 
 def listed_components(kind: str, name: str, scope: str | None) -> list[Any]:
-    """The classes that ``name`` may mean in ``scope``, if all of them are listed.
+    """Return the classes that ``name`` can mean in ``scope``, if all of them are listed.
 
-    A name alone says little: who imported a package of their own may have registered
-    something else under it. So what the registries hold is compared, too.
+    The name alone is not enough, because a user's own package may have registered another
+    class under it. The function therefore also compares the registered classes.
 
     Args:
         kind: ``'model'``, ``'transform'`` or ``'dataset'``.
-        name: The name, without a scope.
-        scope: One of ``SCOPES``, or None for mmengine's own.
+        name: Name without a scope.
+        scope: One of ``SCOPES``, or None for mmengine's own scope.
 
     Returns:
-        The classes; none if the name is not listed, not registered, or means another
-        class.
+        Classes; an empty list if the name is not listed, is not registered, or belongs to
+        another class.
 
     Raises:
         ImportError: If the package of a listed name is not installed.

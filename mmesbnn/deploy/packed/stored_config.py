@@ -1,8 +1,8 @@
 """Configs inside files: as JSON in packed files, as text in mmengine's checkpoints.
 
-A file may come from anywhere, and both running a config and building from one can run
-any code. So text is parsed, not run, its length and depth are bounded, and
-``checked_config.py`` says what a stored config may build.
+A file may come from an unknown source. Running its config, or building components from it,
+can run any code. The text is therefore parsed and not run, and its length and depth are
+limited. ``checked_config.py`` defines the components that a stored config may build.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ...old_forms import current_config
 from ...plain_values import ConfigError, check_depth, check_length, check_plain, parse_json
 from .stored_components import SCOPES
 
-#: Keys of a config that using a trained model needs.
+#: Keys of a config that are needed to use a trained model.
 KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
 
 #: Packages whose components are registered without a scope.
 _ROOTS = ('mmcv', 'mmengine', 'mmesbnn', 'torch')
 
-#: What the messages call it.
+#: Name of the config in messages.
 _WHAT = 'the stored config'
 
 _TUPLE = '__tuple__'
@@ -33,20 +33,20 @@ _NAMES = {'inf': math.inf, 'nan': math.nan, 'True': True, 'False': False, 'None'
 
 
 def parse_text(text: str) -> dict[str, Any]:
-    """Read the text of a config as mmengine's checkpoints have it, without running it.
+    """Parse the text of a config in an mmengine checkpoint, without running it.
 
-    Assignments of literals and ``dict(...)``, which is all that
-    ``Config.pretty_text`` writes.
+    The text may hold assignments of literals and of ``dict(...)``.
+    ``Config.pretty_text`` writes nothing else.
 
     Raises:
-        ConfigError: If there is anything else in it, or it is too long or too deep.
+        ConfigError: If the text holds anything else, is too long or is nested too deeply.
     """
     check_length(text, _WHAT)
     try:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = shorten(str(error), 80) or 'nested too deep'
-        raise ConfigError(f'the stored config is no Python: {reason}') from error
+        raise ConfigError(f'the stored config is not Python: {reason}') from error
     config = {}
     for statement in statements:
         match statement:
@@ -101,7 +101,7 @@ def _key(node: ast.expr | None) -> str | int:
 
 
 def _tagged(value: Any) -> Any:
-    """``value`` for JSON, which knows no tuples."""
+    """Convert ``value`` for JSON, which has no tuples."""
     if isinstance(value, Mapping):
         return {str(k): _tagged(v) for k, v in value.items()}
     if isinstance(value, tuple):
@@ -117,10 +117,10 @@ def _untagged(value: dict[str, Any]) -> Any:
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """The config as JSON.
+    """Return the config as JSON.
 
     Raises:
-        ConfigError: If it holds something that is no plain value.
+        ConfigError: If it holds anything but plain values.
     """
     try:
         return json.dumps(_tagged(config), separators=(',', ':'))
@@ -129,10 +129,10 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Return what :func:`to_json` was given, tuples included, in this version's form.
+    """Read a config from JSON, the inverse of :func:`to_json`, in this version's form.
 
     Raises:
-        ConfigError: If it is no JSON, is too long, or nested too deep.
+        ConfigError: If the text is not JSON, is too long, or is nested too deeply.
     """
     return current_config(parse_json(text, _WHAT, _untagged))
 
@@ -150,13 +150,13 @@ def _types(config: Any) -> Iterator[Any]:
 
 
 def check_types(config: Any) -> None:
-    """Check that every ``type`` of a config is a registered name, with a scope or not.
+    """Check that every ``type`` of a config is a registered name, with or without a scope.
 
     Args:
-        config: A config that is to be stored.
+        config: Config to store.
 
     Raises:
-        ConfigError: If one is something else, such as a function's path.
+        ConfigError: If a type is anything else, such as the path of a function.
     """
     for kind in _types(config):
         name = kind if isinstance(kind, str) else ''
@@ -168,7 +168,7 @@ def check_types(config: Any) -> None:
 
 
 def _short(config: Any) -> Any:
-    """The config with paths of registered classes (lazy configs) as names."""
+    """Replace paths of registered classes, which lazy configs have, by names."""
     if isinstance(config, Mapping):
         return {k: _short_type(v) if k == 'type' else _short(v) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
@@ -188,10 +188,10 @@ def _short_type(kind: Any) -> Any:
 
 
 def kept_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that using its trained model needs, as plain values.
+    """Return the part of a config that is needed to use its model, as plain values.
 
     Raises:
-        ConfigError: If a type in it is no registered name.
+        ConfigError: If a type in it is not a registered name.
     """
     part = {key: _short(config[key]) for key in KEPT if config.get(key)}
     check_types(part)

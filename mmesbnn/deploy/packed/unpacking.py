@@ -1,4 +1,4 @@
-"""Building a network from a packed file."""
+"""Loading of a network from a packed file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .file import (
 
 
 def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
-    """Give binary layers their weights, as effective ones that are not trained."""
+    """Give binary layers their effective weights, which are not trained."""
     for name, layer in binary_layers(model, every_name=True).items():
         try:
             weight = stored_weight(stored, name, layer.weight)
@@ -48,7 +48,7 @@ def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
 
 
 def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
-    """Load everything but binary weights."""
+    """Load all entries except binary weights."""
     layers = binary_layers(model, every_name=True)
     unused = unused_keys(model, layers)
     weights = {f'{name}.{key}'.removeprefix('.') for name in layers for key in PARTS}
@@ -74,36 +74,36 @@ def load_packed(
 ) -> nn.Module:
     """Load a packed file.
 
-    The network computes what the packed one did, bit for bit unless the file was
-    written with ``half``. Its binary layers hold effective weights (``FixedWeight``)
-    which are not trained: keep the checkpoint for training on.
+    The network gives the outputs of the packed network, bit for bit unless the file was
+    written with ``half``. Its binary layers hold effective weights (``FixedWeight``), which
+    are not trained. To train further, use the checkpoint.
 
-    The file may come from anywhere. Its config is read as data, and builds only the
-    components that ``mmesbnn/deploy/packed/stored_components.py`` lists: those of this package
-    and plain ones of OpenMMLab. For others, your own among them, pass the model, or
-    trust the file.
+    The file may come from an unknown source. Its config is read as data. It can build only
+    the components that ``mmesbnn/deploy/packed/stored_components.py`` lists: those of this
+    package and plain ones of OpenMMLab. For other components, for example your own, pass
+    the model or trust the file.
 
     Args:
-        path: A file of :func:`pack`.
-        model: A network to load into, for files without a config. Default None: built
-            from the config in the file.
-        trust_stored_config: Whether that config may build any class that it names,
-            which can run code. Import what registers yours (their ``custom_imports``)
-            first. Default False.
-        max_bytes: How much memory the file's header may take up. Default None: 256 MB
-            more than four times the file's size. Building the network that the file
-            describes may take up as much, or 256 MB more than four times its weights.
+        path: File of :func:`pack`.
+        model: Network to load into, for files without a config. Default None: the network
+            is built from the config in the file.
+        trust_stored_config: Whether that config may build any class that it names, which
+            can run code. First import the modules that register your classes
+            (``custom_imports``). Default False.
+        max_bytes: Largest memory of the file's header in bytes. Default None: four times
+            the file's size plus 256 MB. The network that the file describes may take as
+            much, or four times its weights plus 256 MB.
 
     Returns:
-        The network in eval mode; with a config, it has ``_config`` and
-        ``_dataset_meta`` as mmpretrain's inferencers want them. Unless it is trusted,
-        ``_config`` does not say where the test data lie.
+        Network in eval mode. If the file has a config, the network has ``_config`` and
+        ``_dataset_meta``, which mmpretrain's inferencers need. Unless the file is trusted,
+        ``_config`` does not hold the place of the test data.
 
     Raises:
-        PackError: If the file is damaged, not a packed network or of another one, or if
-            the network cannot be built.
-        OSError: If there is no such file.
-        ImportError: If a package that it needs is missing.
+        PackError: If the file is damaged, is not a packed file or belongs to another
+            network, or if the network cannot be built.
+        OSError: If the file does not exist.
+        ImportError: If a required package is missing.
     """
     path = Path(path)
     stored, metadata = read_packed(path, max_bytes)
@@ -122,7 +122,7 @@ def load_packed(
 def _stored(
     metadata: Mapping[str, str], path: Path, trust: bool
 ) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
-    """The config in a file, checked unless it is trusted, and its data set's meta."""
+    """Return the config in a file, checked unless trusted, and the data set's meta data."""
     if 'config' not in metadata:
         raise PackError(f'{path} holds no config: pass the model to load into')
     try:
@@ -138,7 +138,7 @@ def _stored(
 
 
 def _unpacked_size(stored: Mapping[str, Tensor]) -> int:
-    """Bytes of the weights in a network: a byte of bits becomes eight floats."""
+    """Return the bytes of a network's weights: a byte of bits becomes eight floats."""
     bits = size_of(v for k, v in stored.items() if k.endswith(BITS))
     return 32 * bits + size_of(stored.values())
 
@@ -146,7 +146,7 @@ def _unpacked_size(stored: Mapping[str, Tensor]) -> int:
 def _build(
     metadata: Mapping[str, str], path: Path, trust: bool, by_size: contextlib.AbstractContextManager
 ) -> nn.Module:
-    """The network that a file's config describes."""
+    """Build the network that a file's config describes."""
     config, meta = _stored(metadata, path, trust)
     by_name = contextlib.nullcontext() if trust else checked_config.names_only()
     with scope_of(config), by_name, by_size:
@@ -155,6 +155,6 @@ def _build(
         except Exception as error:
             reason = sentence(error)
             raise PackError(f'{path}: cannot build the network: {reason}') from error
-    model._config = Config(config)  # building takes things out of its config
+    model._config = Config(config)  # building removes entries from the config it gets
     model._dataset_meta = meta if meta is not None else dataset_meta(config)
     return model
