@@ -1,4 +1,4 @@
-"""The task of naming what an image shows."""
+"""Task of classifying images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .task import Options, Source, register_task
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationDecoding(Part):
-    """From logits to scores.
+    """Settings of the step from logits to scores.
 
     Attributes:
         activation: ``'softmax'``, ``'sigmoid'``, or None.
@@ -32,7 +32,7 @@ class ClassificationDecoding(Part):
 
 @register_task
 class Classification(ImageTask):
-    """Gives a label and the scores of all classes, named as mmpretrain names them."""
+    """Task that gives a label and the scores of all classes, with mmpretrain's names."""
 
     NAME = 'classification'
     Decoding = ClassificationDecoding

@@ -1,4 +1,4 @@
-"""The ``openvino.Core`` of this process."""
+"""Shared ``openvino.Core`` of the process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-#: Options of every compilation. The CPU plugin computes as torch does with 32 bits only;
-#: bfloat16 is its default on processors with matrix units.
+#: Options of every compilation. The CPU plugin gives torch's results in 32 bits only, but
+#: its default on processors with matrix units is bfloat16.
 COMPILE_OPTIONS = {'INFERENCE_PRECISION_HINT': 'f32'}
 
 _LOCK = Lock()
@@ -21,13 +21,14 @@ def _make_core() -> Any:
 
 
 def shared_core() -> Any:
-    """The one ``openvino.Core`` with which networks are read and compiled.
+    """Return the single ``openvino.Core`` that reads and compiles networks.
 
-    A second would be a danger: on Linux the CPU plugin of every Core gives its thread a
-    signal stack (``sigaltstack``) and puts the former one back at its end. Of two Cores
-    that end in the order they began in, the second puts back what the first has
-    unmapped, and the process dies without a word at its next signal, such as the end of
-    a child. Seen with OpenVINO 2026.4, whose ``compile_model`` makes a Core per call.
+    A second Core would be dangerous. On Linux the CPU plugin of every Core gives its thread
+    a signal stack (``sigaltstack``), and restores the previous stack at its end. If two
+    Cores end in the order in which they began, the second restores a stack that the first
+    has unmapped. The process then dies without a message at its next signal, such as the
+    end of a child process. This was observed with OpenVINO 2026.4, whose
+    ``compile_model`` makes a Core per call.
 
     Raises:
         ImportError: If openvino is not installed.

@@ -1,4 +1,4 @@
-"""From a network's outputs to labels and boxes, with numpy alone."""
+"""Decoding of a network's outputs to labels and boxes. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Size = tuple[int, int]
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """``exp(x) / sum(exp(x))`` over the last axis."""
+    """Compute ``exp(x) / sum(exp(x))`` over the last axis."""
     powers = np.exp(x - x.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """``1 / (1 + exp(-x))``."""
+    """Compute ``1 / (1 + exp(-x))``."""
     return np.exp(-np.logaddexp(0, -x))
 
 
@@ -33,18 +33,20 @@ _ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
 
 def _check_names(classes: Sequence[str] | None, count: int) -> None:
     if classes and len(classes) < count:
-        raise ExportError(f'the network has {count} classes, its manifest {len(classes)} names')
+        raise ExportError(
+            f'the network has {count} classes, but its manifest has {len(classes)} names'
+        )
 
 
 def classify(
     outputs: np.ndarray, activation: str | None, classes: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Label and scores of one image, named as mmpretrain names them.
+    """Return label and scores of one image, with mmpretrain's names.
 
     Args:
-        outputs: The network's output, ``(classes,)``.
+        outputs: Output of the network, ``(classes,)``.
         activation: ``'softmax'``, ``'sigmoid'``, or None.
-        classes: Names, or None.
+        classes: Names of the classes, or None.
     """
     scores = _ACTIVATIONS[activation](outputs)
     _check_names(classes, len(scores))
@@ -56,7 +58,7 @@ def classify(
 
 
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a box ``(4,)`` with others ``(n, 4)``."""
+    """Compute the intersection over union of a box ``(4,)`` with others ``(n, 4)``."""
 
     def area(boxes: np.ndarray) -> np.ndarray:
         sides = boxes[..., 2:] - boxes[..., :2]
@@ -70,10 +72,11 @@ def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def suppress(boxes: np.ndarray, iou_thr: float) -> list[int]:
-    """Non-maximum suppression of boxes ``(n, 4)`` in falling order of score.
+    """Suppress boxes ``(n, 4)``, in descending order of score, that overlap better ones.
 
     Returns:
-        Indices of those that overlap no better kept box by more than ``iou_thr``.
+        Indices of the kept boxes: their overlap with every better kept box is at most
+        ``iou_thr``.
     """
     kept, left = [], np.arange(len(boxes))
     while len(left):
@@ -84,7 +87,7 @@ def suppress(boxes: np.ndarray, iou_thr: float) -> list[int]:
 
 
 def _best_per_class(where: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
-    """Those of the flat indices ``where`` that are the ``most`` best of their class."""
+    """Return the flat indices of ``where`` with the ``most`` best scores of each class."""
     where = where[np.argsort(-scores.ravel()[where], kind='stable')]
     labels = where % scores.shape[1]
     return np.concatenate(
@@ -93,11 +96,12 @@ def _best_per_class(where: np.ndarray, scores: np.ndarray, most: int) -> np.ndar
 
 
 def _candidates(scores: np.ndarray, decoding: DetectionDecoding) -> tuple[np.ndarray, np.ndarray]:
-    """Box and class of every score ``(K, classes)`` that goes on."""
+    """Return box and class of every score ``(K, classes)`` that enters suppression."""
     levels = decoding.levels or (len(scores),)
     if sum(levels) != len(scores):
         raise ExportError(
-            f'the network gives {len(scores)} boxes, its manifest has levels of {sum(levels)}'
+            f'the network gives {len(scores)} boxes, but the levels of its manifest have '
+            f'{sum(levels)}'
         )
     best = decoding.nms_pre if decoding.levels else None
     chosen, start = [], 0
@@ -118,7 +122,7 @@ def _candidates(scores: np.ndarray, decoding: DetectionDecoding) -> tuple[np.nda
 def _picked(
     outputs: Mapping[str, np.ndarray], decoding: DetectionDecoding, size: Size, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, scores and labels that remain."""
+    """Return the boxes, scores and labels after all steps of the choice."""
     boxes, scores = outputs['boxes'], outputs['scores']
     which, labels = _candidates(scores, decoding)
     scores = scores[which, labels]
@@ -148,20 +152,20 @@ def detect(
     size: Size,
     original: tuple[float, float],
 ) -> dict[str, Any]:
-    """Boxes of one image, named as mmdet names them.
+    """Return the boxes of one image, with mmdet's names.
 
     Args:
         outputs: ``boxes``, ``scores`` (and ``factors`` or ``labels``) of the image, see
             the manifest.
-        decoding: That of the manifest.
-        classes: Names, or None.
-        size: Height and width that boxes are clipped to: of what the network saw of
-            the image, with what steps of the pipeline padded, as mmdet does.
-        original: Height and width of the same in pixels of the image.
+        decoding: Settings of the manifest.
+        classes: Names of the classes, or None.
+        size: Height and width of the image in the network's input. As in mmdet, they
+            include the padding of pipeline steps. Boxes are clipped to this size.
+        original: The same height and width in pixels of the original image.
 
     Returns:
-        ``bboxes``, ``(n, 4)`` corners in pixels of the image, ``scores`` and
-        ``labels``, best first; ``classes`` if there are names.
+        ``bboxes``, ``(n, 4)`` corners in pixels of the image, ``scores`` and ``labels``,
+        best first; ``classes`` if there are names.
     """
     scale = np.array([b / a for a, b in zip(size, original)], np.float32)[[1, 0, 1, 0]]
     if isinstance(decoding, FinalBoxes):

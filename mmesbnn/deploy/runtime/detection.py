@@ -1,4 +1,4 @@
-"""The task of finding objects, and the boxes around them."""
+"""Task of detecting objects with boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .task import Options, Source, register_task
 
 @register_task
 class Detection(ImageTask):
-    """Gives boxes, scores and labels, named as mmdet names them."""
+    """Task that gives boxes, scores and labels, with mmdet's names."""
 
     NAME = 'detection'
     Decoding = DetectionDecoding
@@ -68,7 +68,7 @@ class Detection(ImageTask):
 
 
 def _check_outputs(shapes: Mapping[str, tuple[int, ...]], final: bool) -> None:
-    """Check names and shapes of the outputs by themselves."""
+    """Check names and shapes of the outputs."""
     needed = {'boxes', 'scores', 'labels'} if final else {'boxes', 'scores'}
     if not needed <= set(shapes) <= (needed if final else {*needed, 'factors'}):
         raise Unfit('outputs', list(shapes), f'{", ".join(sorted(needed))} for detection')

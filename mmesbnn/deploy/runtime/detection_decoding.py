@@ -1,4 +1,4 @@
-"""Settings of the way from a detector's outputs to boxes."""
+"""Settings of the step from a detector's outputs to boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .steps import SIDE
 
 @dataclass(frozen=True, kw_only=True)
 class FinalBoxes(Part):
-    """The network itself chooses the boxes.
+    """Settings of a network that chooses the boxes itself.
 
     Attributes:
         final: True.
@@ -25,18 +25,19 @@ class FinalBoxes(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionDecoding(Part):
-    """Choice of boxes, class by class; the manifest's docstring gives the order of steps.
+    """Settings of the choice of boxes; the manifest's docstring gives the order of steps.
 
     Attributes:
-        score_thr: Scores up to it are dropped.
-        iou_thr: Overlap with a better box of the class above which a box is dropped.
-        max_per_image: Most boxes of an image.
-        min_size: Sides up to it, in pixels of the image, are dropped; -1: none.
-        levels: How many boxes belong to each level, or None.
-        nms_pre: How many pairs of box and class go on from each level; None: all.
-        max_per_class: How many boxes of a class go on; None: all.
-        border: Distance in pixels from the image's end at which boxes end; None: they
-            may end anywhere.
+        score_thr: Scores up to this value are dropped.
+        iou_thr: A box is dropped if its overlap with a better box of its class is larger.
+        max_per_image: Largest number of boxes of an image.
+        min_size: Boxes with a side up to this number of pixels of the image are dropped;
+            -1 drops none.
+        levels: Number of boxes of each level, or None.
+        nms_pre: Number of (box, class) pairs that each level keeps; None keeps all.
+        max_per_class: Number of boxes that each class keeps; None keeps all.
+        border: Distance in pixels from the end of the image to which boxes are clipped;
+            with None they are not clipped.
         final: False, see :class:`FinalBoxes`.
     """
 

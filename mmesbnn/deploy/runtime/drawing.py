@@ -1,4 +1,4 @@
-"""Results drawn into images, with PIL alone."""
+"""Drawing of results into images. Needs PIL and numpy only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-#: Shorter sides than this are enlarged, so that text has room.
+#: Images with a shorter side below this number of pixels are enlarged to fit text.
 _LEAST = 160
-#: Pixels up to which they are.
+#: Largest number of pixels of an enlarged image.
 _MOST = 2**22
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
-    """A colour for a class, far from those of its neighbours."""
+    """Return a colour for a class that differs clearly from its neighbours' colours."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.381966 % 1, 0.6, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -29,7 +29,7 @@ def _name(label: int, classes: Sequence[str] | None) -> str:
 def _canvas(
     image: np.ndarray,
 ) -> tuple[Image.Image, int, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
-    """The image, enlarged if it is small; how many times; and a font that fits."""
+    """Return the image, enlarged if it is small, the factor, and a font that fits."""
     height, width = image.shape[:2]
     # a long line of pixels would become a huge square
     factor = min(-(-_LEAST // min(height, width)), math.isqrt(_MOST // (height * width)))
@@ -58,13 +58,13 @@ def draw_labels(
     classes: Sequence[str] | None = None,
     count: int = 3,
 ) -> Image.Image:
-    """The best classes and their scores, on the image.
+    """Draw the best classes and their scores on the image.
 
     Args:
         image: Array ``(H, W, 3)``.
         result: Result of a classification.
-        classes: Names. Default None: numbers.
-        count: How many classes. Default 3.
+        classes: Names of the classes. Default None: numbers.
+        count: Number of classes to draw. Default 3.
     """
     canvas, _, font = _canvas(image)
     draw = ImageDraw.Draw(canvas)
@@ -84,20 +84,20 @@ def draw_boxes(
     classes: Sequence[str] | None = None,
     score_thr: float = 0.3,
 ) -> Image.Image:
-    """The boxes with a score of at least ``score_thr``, on the image.
+    """Draw the boxes with a score of at least ``score_thr`` on the image.
 
     Args:
         image: Array ``(H, W, 3)``.
         result: Result of a detection.
-        classes: Names. Default None: numbers.
-        score_thr: Least score. Default 0.3.
+        classes: Names of the classes. Default None: numbers.
+        score_thr: Smallest score of a drawn box. Default 0.3.
     """
     canvas, factor, font = _canvas(image)
     draw = ImageDraw.Draw(canvas)
     found = zip(result['bboxes'], result['scores'], result['labels'])
     shown = [item for item in found if item[1] >= score_thr and np.isfinite(item[0]).all()]
     limits = (*canvas.size, *canvas.size)
-    for box, score, label in reversed(shown):  # the best on top
+    for box, score, label in reversed(shown):  # the best box is drawn last
         # PIL counts pixels in 32 bits
         x1, y1, x2, y2 = (
             min(max(float(value) * factor, -limit), 2.0 * limit)

@@ -1,4 +1,4 @@
-"""Base of tasks whose network sees an image once and gives its result at once."""
+"""Base of tasks whose network runs once per image."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .images import ImageError
 from .preprocessing import Seen
 from .task import Options, Progress, Source, Task, uncounted
 
-#: What a batch holds of each source: how its image was seen, or why it cannot be.
+#: Entry of a batch for each source: the prepared image, or the error that prevents it.
 Entries = list['Seen | ImageError']
 
 
 class ImageTask(Task):
-    """A task whose results follow from the outputs of each image."""
+    """Base of tasks whose results follow from the outputs of each image."""
 
     @abstractmethod
     def decode(self, outputs: Mapping[str, np.ndarray], seen: Seen) -> Any:
-        """Result of one image.
+        """Return the result of one image.
 
         Args:
-            outputs: The network's outputs for the image, without the axis of the batch.
-            seen: How the network saw the image.
+            outputs: Outputs of the network for the image, without the batch axis.
+            seen: Image as the network reads it.
         """
 
     def run(self, sources: Sequence[Source], batch_size: int) -> list[Any]:
@@ -58,9 +58,10 @@ class ImageTask(Task):
     def _batches(
         self, sources: Iterable[Source], batch_size: int, return_errors: bool = False
     ) -> Iterator[tuple[np.ndarray | None, Entries]]:
-        """Arrays of images of one size, and how these were seen.
+        """Yield arrays of images of one size, and their entries.
 
-        The array has no image for an error. It is None if all are errors.
+        An entry that is an error has no image in the array. If all entries are errors, the
+        array is None.
         """
         count = self.network.batch_size(batch_size)
         arrays: list[np.ndarray] = []
@@ -95,5 +96,5 @@ class ImageTask(Task):
 
 
 def _stacked(arrays: list[np.ndarray], count: int) -> np.ndarray | None:
-    # the last one again until the batch is full
+    # the last image is repeated until the batch is full
     return np.stack(arrays + arrays[-1:] * (count - len(arrays))) if arrays else None

@@ -1,7 +1,7 @@
-"""Images as arrays: reading, resizing and padding.
+"""Reading, resizing and padding of images as arrays.
 
-With numpy and PIL alone, this gives what OpenMMLab's test pipelines give with OpenCV.
-Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
+The results are those of OpenMMLab's test pipelines with OpenCV, but only numpy and PIL are
+needed. Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Size = tuple[int, int]
-#: Methods of resizing, by the library whose results are meant.
+#: Methods of resizing, by the library whose results they reproduce.
 INTERPOLATIONS = {
     'cv2': ('nearest', 'bilinear', 'bicubic'),
     'pillow': ('nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming'),
@@ -45,19 +45,20 @@ _PILLOW = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS['pill
 def read_image(
     source: str | os.PathLike[str] | np.ndarray | Image.Image, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """An image as an RGB array.
+    """Read an image as an RGB array.
 
-    Orientation tags are followed, transparency is dropped, grey becomes RGB, 16 bits
-    become 8, as OpenCV does. Of a file with several images it is the first.
+    As in OpenCV, orientation tags are applied, transparency is dropped, grey becomes RGB,
+    and 16 bits become 8. If a file has several images, the first one is read.
 
     Args:
         source: A file, a PIL image, or an array ``(H, W, 3)`` or ``(H, W)`` of uint8,
             in RGB.
-        max_pixels: How many pixels a file or a PIL image may declare, which is checked
-            before they are decoded. Default ``MAX_PIXELS``, 8192 x 8192.
+        max_pixels: Largest number of pixels that a file or a PIL image may declare. It is
+            checked before they are decoded. Default ``MAX_PIXELS``, 8192 x 8192.
 
     Raises:
-        ImageError: If it is no image, too large, or its pixels have no known range.
+        ImageError: If ``source`` is not an image, is too large, or has pixels of unknown
+            range.
     """
     if isinstance(source, np.ndarray):
         return _checked(source)
@@ -74,7 +75,7 @@ def read_image(
 def _checked(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ImageError(f'an image of {array.dtype}: must be uint8, 0 to 255')
-    array = np.asarray(array)  # masked arrays and matrices calculate otherwise
+    array = np.asarray(array)  # masked arrays and matrices have other arithmetic
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, 2)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -94,28 +95,28 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         ) from error
 
 
-# as OpenCV resizes ----------------------------------------------------------------
+# resizing as in OpenCV ------------------------------------------------------------
 
 #: OpenCV's bilinear weights are multiples of 1 / 2048.
 _ONE = 2048
-#: Pixels that are computed at a time.
+#: Number of pixels that are computed at a time.
 _STRIP = 2**18
 
 
 def _positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where new entries of an axis lie among the old: whole part, and the rest."""
+    """Return the positions of new entries among the old ones: integer part and fraction."""
     where = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
     start = np.floor(where)
     return start.astype(int), where - start
 
 
 def _weighted(image: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum of rows ``taps`` of ``image`` times ``weights``, both ``(taps, new)``."""
+    """Sum the rows ``taps`` of ``image`` times ``weights``, both ``(taps, new)``."""
     return sum(image[row] * weight[:, None, None] for row, weight in zip(taps, weights))
 
 
 def _strips(rows: int, width: int) -> Iterator[slice]:
-    """Parts of ``rows`` rows; what is computed in between stays small for each."""
+    """Yield parts of ``rows`` rows, so that intermediate results stay small."""
     step = max(_STRIP // max(width, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -129,7 +130,7 @@ def _halved(image: np.ndarray) -> np.ndarray:
 
 def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
     (height, width), (new_height, new_width) = image.shape[:2], size
-    if (height, width) == (2 * new_height, 2 * new_width):  # OpenCV averages then
+    if (height, width) == (2 * new_height, 2 * new_width):  # OpenCV averages in this case
         return _halved(image)
 
     def linear(part: np.ndarray) -> np.ndarray:
@@ -156,7 +157,7 @@ def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _cubic(part: np.ndarray) -> np.ndarray:
-    """The four weights of a cubic convolution with OpenCV's parameter."""
+    """Return the four weights of a cubic convolution with OpenCV's parameter."""
     a = -0.75
 
     def far(x: np.ndarray) -> np.ndarray:
@@ -205,8 +206,8 @@ def resize(
         image: Array ``(H, W, 3)``.
         size: New height and width.
         interpolation: One of ``INTERPOLATIONS[backend]``. Default ``'bilinear'``.
-        backend: ``'pillow'``, or ``'cv2'``: as OpenCV computes it, bilinear and nearest
-            to the last bit, bicubic up to one grey level. Default ``'cv2'``.
+        backend: ``'pillow'`` or ``'cv2'``. ``'cv2'`` gives OpenCV's result, bit for bit
+            for bilinear and nearest, up to one grey level for bicubic. Default ``'cv2'``.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -217,7 +218,7 @@ def resize(
 
 
 def pad_to(image: np.ndarray, size: Size, value: float | Sequence[float]) -> np.ndarray:
-    """``(H, W, C)`` up to ``size``, with ``value`` below and at the right."""
+    """Pad ``(H, W, C)`` to ``size`` with ``value``, below and on the right."""
     if image.shape[:2] == tuple(size):
         return image
     result = np.empty((*size, image.shape[2]), image.dtype)

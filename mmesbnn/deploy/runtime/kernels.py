@@ -1,4 +1,4 @@
-"""Which code a processor runs binary convolutions with."""
+"""Kernels with which OpenVINO runs binary convolutions on this processor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def binary_kernels(network: Any) -> dict[str, int]:
-    """Number of binary convolutions by the kind of kernel that runs them.
+    """Count the binary convolutions by the kernel that runs them.
 
     Args:
         network: A compiled network, ``openvino.CompiledModel``.
 
     Returns:
-        Counts by OpenVINO's names, such as ``{'jit_avx512_u1': 31}``; names that begin
-        with ``jit`` are code made for this processor.
+        Counts by OpenVINO's names, such as ``{'jit_avx512_u1': 31}``. Kernels whose names
+        begin with ``jit`` are generated for this processor.
     """
     infos = [node.get_rt_info() for node in network.get_runtime_model().get_ops()]
     return dict(
@@ -28,10 +28,11 @@ def binary_kernels(network: Any) -> dict[str, int]:
 
 
 def warn_of_slow_kernels(network: Any) -> None:
-    """Warn if this processor lacks what OpenVINO's fast binary kernels need.
+    """Warn if OpenVINO has no fast binary kernels for this processor.
 
-    They are written for x86 processors from SSE 4.2 on. Elsewhere outputs are the same,
-    but binary convolutions run as plain loops, slower than float ones.
+    The fast kernels need an x86 processor with SSE 4.2 or later. On other processors the
+    outputs are the same, but binary convolutions run as plain loops, which are slower than
+    float convolutions.
     """
     kernels = binary_kernels(network)
     slow = sum(n for kind, n in kernels.items() if not kind.startswith('jit'))

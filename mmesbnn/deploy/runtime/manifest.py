@@ -1,8 +1,8 @@
-"""The folder that an export is: a network, and how to use it.
+"""Format of an export: a folder with a network and the settings to run it.
 
     model.xml, model.bin    OpenVINO IR
-    manifest.json           what is written below
-    report.json             what became binary and what did not (for people)
+    manifest.json           settings, see below
+    report.json             list of binary layers and of other layers, for people
 
 ``manifest.json`` holds::
 
@@ -11,8 +11,8 @@
     versions        {'mmesbnn': '0.1.0', 'openvino': ..., 'torch': ...}
     source          {'config': file name or None, 'checkpoint': file name or None}
     files           {'model.xml': sha256, 'model.bin': sha256}
-    inputs          in the IR's order: [{'name', 'shape', 'dtype'}], axis 0 being the
-                    batch; -1 in a shape is any size
+    inputs          in the IR's order: [{'name', 'shape', 'dtype'}]; axis 0 is the batch;
+                    -1 in a shape is any size
     outputs         in the IR's order: [{'name', 'shape'}]
     preprocessing   {'steps': [...], 'mean': [...], 'std': [...], 'to_rgb': bool,
                     'pad_divisor': int, 'pad_value': number}
@@ -20,45 +20,57 @@
     decoding        how outputs become results, by task
 
 Entries that have their default are left out. The classes in :mod:`mmesbnn.deploy.tasks`
-make ``task``, ``preprocessing``, ``classes`` and ``decoding`` from a config. Images enter
-the IR as ``float32``, ``(N, C, H, W)``, normalised by the runner, not by the IR
-(``(x - mean) / std``, in the order of channels that ``to_rgb`` tells); then padded with
-``pad_value`` below and at the right, to multiples of ``pad_divisor`` or to the shape of
-an IR that is not dynamic. Steps of ``preprocessing``, sizes being (height, width)::
+make ``task``, ``preprocessing``, ``classes`` and ``decoding`` from a config.
+
+The input of the IR is ``float32``, ``(N, C, H, W)``. The runner normalizes images, not the
+IR: ``(x - mean) / std``, in RGB order if ``to_rgb``, else in BGR order. It then pads them
+with ``pad_value`` below and on the right, to multiples of ``pad_divisor``, or to the shape
+of an IR with a fixed shape. These are the steps of ``preprocessing``; sizes are (height,
+width)::
 
     {'type': 'resize', 'size', 'interpolation', 'backend'}
     {'type': 'resize_edge', 'edge': 'short'|'long'|'width'|'height', 'scale', ...}
-    {'type': 'resize_within', 'size', ...}   the largest that fits, shape kept
+    {'type': 'resize_within', 'size', ...}   largest image that fits, same aspect ratio
     {'type': 'centre_crop', 'size'}
-    {'type': 'pad', 'size' or 'divisor' or 'square', 'value'}   before normalising;
-                    'square': True is to the longer side, and may have a 'divisor';
+    {'type': 'pad', 'size' or 'divisor' or 'square', 'value'}   before normalizing;
+                    'square': True pads to the longer side and can have a 'divisor';
                     the value is a grey, or red, green and blue
 
-``decoding`` of ``classification``: ``{'activation': 'softmax'|'sigmoid'|None}``, the
-output being ``(N, classes)``.
+``decoding`` of ``classification`` is ``{'activation': 'softmax'|'sigmoid'|None}``. The
+output is ``(N, classes)``.
 
-``decoding`` of ``detection``: ``{'score_thr', 'iou_thr', 'max_per_image', 'min_size',
-'levels', 'nms_pre', 'max_per_class', 'border'}``. Outputs are ``boxes``, ``(N, K, 4)``
-or, where every class has a box of its own, ``(N, K, classes, 4)``: corners x1, y1, x2,
-y2 in pixels of the network's input, not yet clipped to the image; and ``scores``, ``(N,
-K, classes)``, activated and without background; maybe ``factors``, ``(N, K)``.
-``levels`` says how many of the ``K`` belong to each level, of which the best
-``nms_pre`` (box, class) pairs go on (-1: all but the worst, as mmdet has it); both None
-if all do. The runner drops scores up to ``score_thr``, then all but
-the ``max_per_class`` best of a class (None: nothing), multiplies with the factors,
-clips boxes to end ``border`` pixels before the image does (None: not at all), drops
-those with a side up to ``min_size`` pixels of the image (-1: none), and removes, class
-by class, what overlaps a better box by more than ``iou_thr``. If the IR does that
-itself, ``{'final': True}``: outputs are ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)``
-and ``labels`` ``(N, K)``, -1 in rows that hold nothing.
+``decoding`` of ``detection`` is ``{'score_thr', 'iou_thr', 'max_per_image', 'min_size',
+'levels', 'nms_pre', 'max_per_class', 'border'}``. The outputs are
+
+- ``boxes``, ``(N, K, 4)``, or ``(N, K, classes, 4)`` if every class has its own box:
+  corners x1, y1, x2, y2 in pixels of the network's input, not clipped to the image;
+- ``scores``, ``(N, K, classes)``, activated and without background;
+- optionally ``factors``, ``(N, K)``.
+
+``levels`` is the number of the ``K`` boxes that belong to each level. Each level keeps the
+best ``nms_pre`` (box, class) pairs; -1 keeps all but the worst, as mmdet does. Both are
+None if all pairs are kept. The runner works in this order:
+
+1. drop scores up to ``score_thr``;
+2. keep the best ``nms_pre`` pairs of each level;
+3. keep the best ``max_per_class`` boxes of each class (None: all);
+4. multiply the scores with the factors;
+5. clip boxes to end ``border`` pixels before the end of the image (None: no clipping);
+6. drop boxes with a side up to ``min_size`` pixels of the image (-1: none);
+7. remove, class by class, boxes that overlap a better box by more than ``iou_thr``;
+8. keep the best ``max_per_image`` boxes.
+
+If the IR chooses the boxes itself, ``decoding`` is ``{'final': True}``. The outputs are
+then ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``; the label is
+-1 in unused rows.
 
 ``decoding`` of ``super_resolution``: ``{'scale', 'upsampling', 'multiple', 'x0_clip',
-'scheduler'}``, see :class:`~.sampling_settings.SuperResolutionDecoding`. Inputs are
+'scheduler'}``, see :class:`~.sampling_settings.SuperResolutionDecoding`. The inputs are
 ``sample``, ``(N, 6, H, W)``, the enlarged image and then the noisy one, both in [0, 1],
-and ``timestep``, ``(N,)``; the output is the prediction ``(N, 3, H, W)``. Height and
-width must be multiples of ``multiple``.
+and ``timestep``, ``(N,)``. The output is the prediction ``(N, 3, H, W)``. Height and width
+must be multiples of ``multiple``.
 
-A program writes and reads all this as
+Programs read and write the manifest as
 :class:`mmesbnn.deploy.runtime.manifest_schema.Manifest`.
 """
 
@@ -84,19 +96,19 @@ from .strict_json import parse_json
 
 NAME = 'manifest.json'
 FORMAT = 1
-#: Bytes of the largest manifest; 100,000 names of classes take less.
+#: Largest size of a manifest in bytes; 100,000 names of classes take less.
 _LARGEST = 2**22
-#: Lists and dicts in each other; a manifest has 4.
+#: Largest depth of nested lists and dicts; a manifest has 4.
 _DEEPEST = 20
 
 
 class ExportError(MmesbnnError):
-    """A folder that is not a usable export; the message says why."""
+    """Error about a folder that is not a usable export; the message says why."""
 
 
 @contextlib.contextmanager
 def fitting(name: str) -> Iterator[None]:
-    """Let entries of a manifest that do not fit raise an :class:`ExportError` with ``name``."""
+    """Turn an error about entries of a manifest into an :class:`ExportError` with ``name``."""
     try:
         yield
     except Unfit as error:
@@ -104,10 +116,10 @@ def fitting(name: str) -> Iterator[None]:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Sum of a file, as hexadecimal digits.
+    """Return the sha256 of a file as hexadecimal digits.
 
     Raises:
-        OSError: If it cannot be read, or is no regular file.
+        OSError: If the file cannot be read, or is not a regular file.
     """
     digest = hashlib.sha256()
     with open_plain(path) as file:
@@ -121,14 +133,14 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
     Args:
-        folder: Where ``model.xml`` and ``model.bin`` are.
-        manifest: The manifest; ``versions['mmesbnn']`` and ``files`` are set here.
+        folder: Folder with ``model.xml`` and ``model.bin``.
+        manifest: Manifest; the function sets ``versions['mmesbnn']`` and ``files``.
 
     Returns:
-        The manifest's path.
+        Path of the manifest.
 
     Raises:
-        OSError: If it cannot be written, or the network is not there.
+        OSError: If it cannot be written, or the network is missing.
     """
     folder = Path(folder)
     whole = replace(
@@ -147,12 +159,12 @@ def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> Manife
     """Read an export's manifest and check that its network is the exported one.
 
     Args:
-        folder: The export.
-        verify: Whether to compare the files' sums. Default True.
+        folder: Folder of the export.
+        verify: Whether to compare the checksums of the files. Default True.
 
     Raises:
-        ExportError: If the folder is not an export, is of a later version, lacks a file, or
-            a file was changed since, or the manifest says what cannot be.
+        ExportError: If the folder is not an export, has a later format, lacks a file, has
+            a changed file, or has an invalid manifest.
     """
     folder = Path(folder)
     path = folder / NAME

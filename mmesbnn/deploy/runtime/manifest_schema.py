@@ -1,6 +1,6 @@
-"""The manifest of an export as a dataclass that checks itself.
+"""Dataclass of an export's manifest, which checks itself.
 
-:mod:`mmesbnn.deploy.runtime.manifest` says what the entries mean.
+:mod:`mmesbnn.deploy.runtime.manifest` describes the entries.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .task import find_task, task_names
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Files that make up the network; their sums are in the manifest.
+#: Files of the network; the manifest holds their checksums.
 MODEL_FILES = ('model.xml', 'model.bin')
 
-#: Bounds that no network here comes near. What they let in, a computer can hold.
+#: Limits far above the needs of all networks here, but within a computer's memory.
 _BATCH, _CLASSES, _ELEMENTS = 2**12, 10**5, 2**30
 
 _PORT_NAME: Kind = Text(1000, least=1)
@@ -43,11 +43,11 @@ _NAME: Kind = Maybe(Text(4096))
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Part):
-    """An output of the network.
+    """Output of the network.
 
     Attributes:
-        name: Its name.
-        shape: Its sizes; -1 is any size. Axis 0 is the batch.
+        name: Name of the output.
+        shape: Sizes of the axes; -1 is any size. Axis 0 is the batch.
     """
 
     name: str = entry(_PORT_NAME)
@@ -61,20 +61,20 @@ class Output(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Input(Output):
-    """An input of the network, with its type."""
+    """Input of the network, with its type."""
 
     dtype: str = entry(OneOf(('float32',)), default='float32')
 
 
 class _TaskName(Kind):
-    """The name of a task."""
+    """Kind of the name of a task."""
 
     def check(self, value: Any, where: str) -> None:
         OneOf(task_names()).check(value, where)
 
 
 class _Decoding(Kind):
-    """Settings whose class depends on the task."""
+    """Kind of settings whose class depends on the task."""
 
     def check(self, value: Any, where: str) -> None:
         if not isinstance(value, Part):
@@ -83,20 +83,21 @@ class _Decoding(Kind):
     def read(self, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise Unfit(where, value, 'a dict')
-        return value  # the manifest knows the class
+        return value  # the manifest chooses the class
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Part):
-    """What an export says about its network.
+    """Description of an export's network.
 
     Attributes:
         task: Name of the task, see :mod:`mmesbnn.deploy.runtime.task`.
         inputs: Inputs in the network's order.
         outputs: Outputs in the network's order.
-        preprocessing: The way from an image to the first input.
+        preprocessing: Steps from an image to the first input.
         classes: Names in the order of the labels, or None.
-        decoding: The way from the outputs to a result; its class depends on the task.
+        decoding: Settings of the step from the outputs to a result; its class depends on
+            the task.
         format: Version of the format.
         versions: Versions of the packages that made the export.
         source: Names of config and checkpoint.
@@ -144,16 +145,16 @@ class Manifest(Part):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of the input that takes images, ``(N, C, H, W)``; -1 is any size."""
+        """Shape ``(N, C, H, W)`` of the input for images; -1 is any size."""
         return self.inputs[0].shape
 
 
 def check_image(manifest: Manifest, channels: int | None = None) -> None:
-    """Check the input that takes images.
+    """Check the input for images.
 
     Args:
-        manifest: The manifest.
-        channels: Its channels. Default None: any number.
+        manifest: Manifest to check.
+        channels: Number of channels. Default None: any number.
     """
     shape, where = manifest.image_shape, 'inputs[0].shape'
     bounds = (_BATCH, CHANNELS, SIDE, SIDE)
@@ -162,13 +163,13 @@ def check_image(manifest: Manifest, channels: int | None = None) -> None:
     if channels and shape[1] != channels:
         raise Unfit(where, list(shape), f'(N, {channels}, H, W)')
     mean = manifest.preprocessing.mean
-    # images are RGB; a network of other channels is given arrays
+    # images are RGB; a network with other channels reads arrays
     if channels is None and len(mean) not in (1, 3, shape[1]):
         raise Unfit('preprocessing.mean', list(mean), f'as long as the {shape[1]} channels')
 
 
 def check_counts(manifest: Manifest, inputs: int, outputs: int) -> None:
-    """Check how many inputs and outputs there are."""
+    """Check the numbers of inputs and outputs."""
     for where, ports, count in (
         ('inputs', manifest.inputs, inputs),
         ('outputs', manifest.outputs, outputs),
@@ -178,11 +179,11 @@ def check_counts(manifest: Manifest, inputs: int, outputs: int) -> None:
 
 
 def check_classes(classes: Sequence[str] | None, count: int) -> None:
-    """Check that there is a name for each of ``count`` classes, -1 being any number."""
+    """Check that each of ``count`` classes has a name; -1 is any number."""
     if classes and count not in (-1, len(classes)):
         raise Unfit('classes', list(classes), f'{count} names, one for each output')
 
 
 def equal(sizes: Iterable[int]) -> bool:
-    """Whether sizes can be the same, -1 being any."""
+    """Return True if sizes can be equal; -1 is any size."""
     return len({size for size in sizes if size != -1}) < 2

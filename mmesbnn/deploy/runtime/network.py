@@ -1,4 +1,4 @@
-"""The network of an export, compiled by OpenVINO."""
+"""Network of an export, compiled by OpenVINO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Extra = TypeVar('Extra')
 
 
 def set_batch(network: Any, count: int) -> None:
-    """Fix the batch of every input of an ``openvino.Model``."""
+    """Set the batch size of every input of an ``openvino.Model``."""
     shapes = {}
     for port in network.inputs:
         shape = port.get_partial_shape()
@@ -35,17 +35,17 @@ def set_batch(network: Any, count: int) -> None:
 
 
 class Network:
-    """The network of an export, which any number of threads may use.
+    """Network of an export. Any number of threads can use it.
 
     Args:
-        folder: The export.
-        threads: CPU threads. None: all cores.
+        folder: Folder of the export.
+        threads: Number of CPU threads; None is all cores.
         device: OpenVINO's device.
         verify: Whether to check that the network is the exported one.
-        max_pixels: Most pixels of an image.
+        max_pixels: Largest number of pixels of an image.
 
     Attributes:
-        manifest: The export's manifest.
+        manifest: Manifest of the export.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Network:
         self.max_pixels = max_pixels
         self._openvino = require('openvino', 'deploy', 'Runner')
         self.manifest: Manifest
-        # one export, also if another one takes its place meanwhile
+        # reads one whole export, even if another one replaces it meanwhile
         self.manifest, self._network = read_whole(folder, lambda: self._load(verify))
         self._preprocessor = Preprocessor(self.manifest, str(self.folder), max_pixels)
         self._compiled: dict[tuple[str, int], RequestPool] = {}
@@ -73,7 +73,7 @@ class Network:
         return self._preprocessor(source)
 
     def batch_size(self, chosen: int) -> int:
-        """The batch of the export, or the chosen one if it is open."""
+        """Return the batch size of the export, or the chosen one if it is open."""
         fixed = self.manifest.image_shape[0]
         return chosen if fixed == -1 else fixed
 
@@ -81,7 +81,7 @@ class Network:
         """Run the network on arrays, see :meth:`Runner.infer`."""
         inputs = self.manifest.inputs
         if len(arrays) != len(inputs):
-            raise ValueError(f'{len(arrays)} arrays for {len(inputs)} inputs')
+            raise ValueError(f'{len(arrays)} arrays were given for {len(inputs)} inputs')
         given = [_as_floats(x, port.name) for x, port in zip(arrays, inputs)]
         for array, port in zip(given, inputs):
             fits = len(array.shape) == len(port.shape) and all(
@@ -90,7 +90,7 @@ class Network:
             )
             if not fits:
                 raise ValueError(
-                    f'{port.name} has shape {list(array.shape)}, the network takes '
+                    f'{port.name} has shape {list(array.shape)}, but the network takes '
                     f'{list(port.shape)} (-1: any)'
                 )
         if len({len(array) for array in given}) > 1:
@@ -101,13 +101,13 @@ class Network:
     def infer_many(
         self, batches: Iterable[tuple[np.ndarray | None, Extra]], batch_size: int, jobs: int | None
     ) -> Iterator[tuple[dict[str, np.ndarray], Extra]]:
-        """Run the network on batches, several at a time, and give outputs in order.
+        """Run the network on batches, several at a time, and yield outputs in order.
 
         Args:
-            batches: Input arrays, each with anything that belongs to it. None in place of
+            batches: Input arrays, each with any object that belongs to it. None instead of
                 an array gives no outputs.
-            batch_size: Images of a batch, if the export's is open.
-            jobs: Batches that run at a time. None: OpenVINO's choice.
+            batch_size: Number of images per batch, if the export's batch size is open.
+            jobs: Number of batches that run at a time; None is OpenVINO's choice.
         """
         network = self._pool('THROUGHPUT', self.batch_size(batch_size)).network
         queue = self._openvino.AsyncInferQueue(network, jobs or 0)
@@ -145,7 +145,7 @@ class Network:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Let errors of OpenVINO name the network."""
+        """Turn errors of OpenVINO into errors that name the network."""
         try:
             yield
         except RuntimeError as error:
@@ -156,7 +156,7 @@ class Network:
             ) from error
 
     def _pool(self, hint: str, batch: int) -> RequestPool:
-        """The network, compiled for latency or throughput."""
+        """Return the network, compiled for latency or throughput."""
         with self._compiling:
             if (hint, batch) not in self._compiled:
                 self._compiled[hint, batch] = RequestPool(self._compile(hint, batch))
@@ -169,7 +169,7 @@ class Network:
         with self._explained():
             network = self._network.clone()
             if self.manifest.image_shape[0] == -1:
-                set_batch(network, batch)  # binary kernels must know it
+                set_batch(network, batch)  # binary kernels need a known batch size
             return shared_core().compile_model(network, self.device, options)
 
     def _named(self, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
@@ -177,7 +177,7 @@ class Network:
 
 
 def _as_floats(array: Any, name: str) -> np.ndarray:
-    """An input as float32."""
+    """Return an input as float32."""
     numbers = np.asarray(array)
     if numbers.dtype.kind not in 'fiu':
         raise ValueError(f'{name} has dtype {numbers.dtype}: must be real numbers')

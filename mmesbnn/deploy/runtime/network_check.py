@@ -1,4 +1,4 @@
-"""Check that the network in an export's folder is the one that its manifest describes."""
+"""Check that the network in an export's folder matches its manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .manifest_schema import Manifest
 
 
 def _sizes(port: Any) -> list[int] | None:
-    """Shape of a port, -1 being any size; None: any shape."""
+    """Return the shape of a port, with -1 for any size; None is any shape."""
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic:
         return None
@@ -31,13 +31,12 @@ def check_network(network: Any, manifest: Manifest, path: Path) -> None:
 
     Args:
         network: An ``openvino.Model``.
-        manifest: The manifest.
-        path: The network's file, for the message.
+        manifest: Manifest of the export.
+        path: File of the network, for the message.
 
     Raises:
-        ExportError: If it has another number of inputs or outputs, or of other shapes
-            or types. Sizes of inputs that are open in the one must be open in the
-            other, those of outputs need not.
+        ExportError: If numbers, shapes or types of inputs and outputs differ. An open size
+            of an input must be open in both; an open size of an output need not be.
     """
     for name, ports, entries in (
         ('inputs', network.inputs, manifest.inputs),
@@ -45,13 +44,13 @@ def check_network(network: Any, manifest: Manifest, path: Path) -> None:
     ):
         if len(ports) != len(entries):
             raise ExportError(
-                f'{path}: has {len(ports)} {name}, its manifest describes {len(entries)}'
+                f'{path}: has {len(ports)} {name}, but its manifest describes {len(entries)}'
             )
         for port, entry in zip(ports, entries):
             if not _fits(_sizes(port), entry.shape, name == 'outputs'):
                 raise ExportError(
-                    f'{path}: of its {name}, {entry.name} has shape '
-                    f'{_sizes(port)}, in its manifest {list(entry.shape)} (-1: any)'
+                    f'{path}: {entry.name} of its {name} has shape {_sizes(port)}, but '
+                    f'{list(entry.shape)} in its manifest (-1: any)'
                 )
             kind = port.get_element_type().get_type_name()
             if name == 'inputs' and kind != 'f32':

@@ -1,4 +1,4 @@
-"""From an image to the array that a network takes."""
+"""Preparation of an image for a network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .steps import Resize, ResizeWithin, Step, apply_steps, normalize, scale_of
 
 
 class Seen(NamedTuple):
-    """An image as the network sees it.
+    """Image as the network reads it.
 
     Attributes:
-        array: ``(3, H, W)`` of float32, normalised and padded.
-        size: Height and width of the image in it: with what steps of the pipeline
-            padded, without what was padded after normalising.
-        original: The same in pixels of the image.
+        array: ``(3, H, W)`` of float32, normalized and padded.
+        size: Height and width of the image in the array. They include the padding of
+            pipeline steps, but not the padding after normalizing.
+        original: The same height and width in pixels of the original image.
     """
 
     array: np.ndarray
@@ -30,12 +30,12 @@ class Seen(NamedTuple):
 
 
 class Preprocessor:
-    """Makes arrays of images as a manifest describes.
+    """Preparation of images that a manifest describes.
 
     Args:
-        manifest: The manifest.
+        manifest: Manifest of the export.
         name: Name of the export, for messages.
-        max_pixels: Most pixels of an image, as it is and resized.
+        max_pixels: Largest number of pixels of an image, before and after resizing.
     """
 
     def __init__(self, manifest: Manifest, name: str, max_pixels: int) -> None:
@@ -43,17 +43,17 @@ class Preprocessor:
         self.name, self.max_pixels = name, max_pixels
 
     def __call__(self, source: Any) -> Seen:
-        """Read, resize, normalise and pad an image.
+        """Read, resize, normalize and pad an image.
 
         Raises:
-            ImageError: If it is not an image, too large, or does not fit into the
+            ImageError: If it is not an image, is too large, or is larger than the
                 network's input.
-            ExportError: If the network does not take images of 3 channels.
+            ExportError: If the network does not read images with 3 channels.
         """
         if self.shape[1] != 3:
             raise ExportError(
-                f'{self.name}: takes {self.shape[1]} channels, and images have 3: '
-                'give arrays to infer()'
+                f'{self.name}: takes {self.shape[1]} channels, but images have 3: '
+                'use infer() with arrays'
             )
         image = read_image(source, self.max_pixels)
         height, width = image.shape[:2]
@@ -63,7 +63,7 @@ class Preprocessor:
         if any(side > limit for side, limit in zip(size, target)):
             raise ImageError(
                 f'an image of {height}x{width} becomes {size[0]}x{size[1]}, '
-                f'and the network takes {target[0]}x{target[1]}: export it with '
+                f'but the network takes {target[0]}x{target[1]}: export it with '
                 f'--shape {size[0]} {size[1]}'
             )
         image = normalize(image, self.preprocessing)
@@ -72,7 +72,7 @@ class Preprocessor:
         return Seen(array, size, (size[0] / scale[0], size[1] / scale[1]))
 
     def _target(self, size: Size) -> Size:
-        """Height and width of the network's input for images of a size."""
+        """Return height and width of the network's input for images of a size."""
         divisor = self.preprocessing.pad_divisor
         height, width = (
             -(-side // divisor) * divisor if fixed == -1 else fixed
@@ -81,10 +81,10 @@ class Preprocessor:
         return height, width
 
     def _apply_steps(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-        """The image after the steps, and how much larger its pixels became.
+        """Return the image after the steps, and the factors by which its pixels grew.
 
-        A detector's images keep their shape: if the network takes 600x1000 pixels,
-        upright images get less than the pipeline would give them.
+        A detector's images keep their aspect ratio. If the network takes 600x1000 pixels,
+        upright images become smaller than in the pipeline.
         """
         steps, limits = self.preprocessing.steps, self.shape[2:]
         shape = (image.shape[0], image.shape[1])
@@ -97,7 +97,7 @@ class Preprocessor:
         height, width = (max(int(side * scale + 0.5), 1) for side in shape)
         warnings.warn(
             f'an image of {shape[0]}x{shape[1]} should become '
-            f'{result.shape[0]}x{result.shape[1]}, and the network takes '
+            f'{result.shape[0]}x{result.shape[1]}, but the network takes '
             f'{limits[0]}x{limits[1]}: the runner shrinks it to {height}x{width} '
             'instead',
             stacklevel=2,
@@ -112,6 +112,6 @@ class Preprocessor:
 
 
 def _last_change(steps: Sequence[Step]) -> int | None:
-    """Index of the last step but padding, if it keeps the image's shape; None if not."""
+    """Return the index of the last step that is not padding; None if it changes the shape."""
     changes = [i for i, step in enumerate(steps) if step.TYPE != 'pad']
     return changes[-1] if changes and isinstance(steps[changes[-1]], ResizeWithin) else None

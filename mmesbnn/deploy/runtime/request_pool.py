@@ -1,4 +1,4 @@
-"""A compiled network that any number of threads run at once."""
+"""Pool of inference requests, so that several threads can run a network at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class RequestPool:
-    """Inference requests of a compiled network, each used by one call at a time.
+    """Pool of a compiled network's inference requests; each runs one call at a time.
 
-    OpenVINO's own call of a compiled network shares one request: threads get ``Infer
-    Request is busy``, or another call's outputs. Here a call takes an idle request, or
-    makes one, so there are as many as calls ever ran at once.
+    OpenVINO's own call of a compiled network shares one request, so threads get ``Infer
+    Request is busy`` or another call's outputs. Here a call takes an idle request or makes
+    a new one. The pool has as many requests as calls ever ran at once.
 
     Args:
         network: An ``openvino.CompiledModel``.
@@ -25,7 +25,7 @@ class RequestPool:
         self._idle: deque[Any] = deque()  # append and pop are atomic
 
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs in the network's order, as arrays of their own.
+        """Run the network; return copies of the outputs, in the network's order.
 
         Args:
             arrays: Inputs in the network's order.
@@ -34,8 +34,8 @@ class RequestPool:
             request = self._idle.pop()
         except IndexError:
             request = self.network.create_infer_request()
-        # copies the outputs, since the next run overwrites what the request holds
+        # copied, because the next run overwrites the outputs of the request
         values = request.infer(list(arrays), share_inputs=True).to_tuple()
-        # after an error it is not put back: it may still be at work
+        # after an error the request is not put back, because it may still be running
         self._idle.append(request)
         return list(values)

@@ -1,4 +1,4 @@
-"""Running an export on images: openvino, numpy and PIL, no torch, no OpenMMLab."""
+"""Runner of an export. Needs openvino, numpy and PIL, but no torch and no OpenMMLab."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """An exported network that takes images and gives results.
+    """Exported network that reads images and returns results.
 
     ::
 
@@ -31,22 +31,22 @@ class Runner:
 
     Images are files, PIL images, or uint8 arrays ``(H, W, 3)`` in **RGB**. Results are
     dicts with the names of mmpretrain (``pred_label``, ``pred_score``, ``pred_scores``,
-    ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``); of
-    super-resolution, arrays ``(H, W, 3)`` of uint8. Any number of threads may share a
+    ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``). Results of
+    super-resolution are arrays ``(H, W, 3)`` of uint8. Any number of threads can share a
     runner.
 
     Args:
-        folder: An export, made by ``tools/export_openvino.py``.
-        threads: How many CPU threads to use. Default None: all cores.
-        device: OpenVINO's device; binary kernels are the CPU's. Default ``'CPU'``.
-        verify: Whether to check that the network is the exported one. False is for
-            an IR that you changed yourself. Default True.
-        max_pixels: How many pixels an image may have: as its file declares it, resized
-            for the network, or upscaled. Larger ones are refused before they take
-            memory. Default 2**26, 8192 x 8192.
+        folder: Export made by ``tools/export_openvino.py``.
+        threads: Number of CPU threads. Default None: all cores.
+        device: OpenVINO's device. Only the CPU has binary kernels. Default ``'CPU'``.
+        verify: Whether to check that the network is the exported one. Use False for an IR
+            that you changed yourself. Default True.
+        max_pixels: Largest number of pixels of an image: as its file declares it, after
+            resizing for the network, and after upscaling. Larger images raise an error
+            before they take memory. Default 2**26, 8192 x 8192.
 
     Attributes:
-        manifest: The export's manifest, a dataclass.
+        manifest: Manifest of the export, a dataclass.
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 
     Raises:
@@ -76,52 +76,53 @@ class Runner:
         self._task: Task = find_task(self.task)(self._network)
 
     def preprocess(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[float, float]]:
-        """What the network sees of an image.
+        """Prepare an image for the network.
 
         Args:
-            source: The image.
+            source: Image to prepare.
 
         Returns:
-            Array ``(3, H, W)`` of float32, normalised and padded; height and width
-            of the image in it, with what steps of the pipeline padded but without
-            what was padded after normalising; and these in pixels of the image.
+            Three values: the array ``(3, H, W)`` of float32, normalized and padded; height
+            and width of the image in the array, with the padding of pipeline steps but
+            without the padding after normalizing; and this height and width in pixels of
+            the original image.
 
         Raises:
-            ImageError: If it is no image, too large, or does not fit into the network's
-                input.
-            ExportError: If the network takes other images than those of 3 channels.
+            ImageError: If ``source`` is not an image, is too large, or is larger than the
+                network's input.
+            ExportError: If the network does not read images with 3 channels.
         """
         seen = self._network.preprocess(source)
         return seen.array, seen.size, seen.original
 
     def infer(self, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the network on arrays as it takes them.
+        """Run the network on prepared arrays.
 
         Args:
-            *arrays: In the order of the manifest's ``inputs``, of real numbers.
+            *arrays: Arrays of real numbers, in the order of the manifest's ``inputs``.
 
         Returns:
             Arrays by the name of the output.
 
         Raises:
-            ValueError: If a shape or dtype does not fit.
+            ValueError: If a shape or dtype does not match the manifest.
         """
         return self._network.infer(*arrays)
 
     @checked(batch_size=positive_int)
     def __call__(self, source: Source | Sequence[Source], batch_size: int = 1) -> Any:
-        """Results of images.
+        """Run the network on images and return the results.
 
         Args:
             source: An image, or a list of images.
-            batch_size: How many to run together, if the export's batch is dynamic;
-                images of one size only. Default 1.
+            batch_size: Number of images per batch, if the export's batch size is open.
+                Only images of the same size share a batch. Default 1.
 
         Returns:
             A result, or a list of results.
 
         Raises:
-            ImageError: If a file is no image.
+            ImageError: If a file is not an image.
             ValueError: If ``batch_size`` is not positive.
         """
         if isinstance(source, (list, tuple)):
@@ -137,23 +138,23 @@ class Runner:
         *,
         return_errors: bool = False,
     ) -> Iterator[Any]:
-        """Results of many images, in their order, for the most images per second.
+        """Yield the results of many images, in order, with the highest throughput.
 
         Several batches run at a time (OpenVINO's throughput mode) while the next images
-        are read; never more than needed are in memory.
+        are read. Only the images that are needed at a time are in memory.
 
         Args:
-            sources: Images, any iterable.
+            sources: Any iterable of images.
             batch_size: As in a call. Default 1.
-            jobs: How many batches to run at a time. Default None: OpenVINO's choice.
-            return_errors: Whether an image that cannot be used gives its
-                :class:`ImageError` in place of a result, and the others go on. Default
-                False: it is raised.
+            jobs: Number of batches that run at a time. Default None: OpenVINO's choice.
+            return_errors: Whether to yield the :class:`ImageError` of an unusable image
+                instead of a result, and to continue with the other images. Default False:
+                the error is raised.
 
         Raises:
-            ImageError: If a file is no image.
-            ValueError: If ``batch_size`` or ``jobs`` is not positive, or the task is
-                super-resolution, whose steps wait for each other.
+            ImageError: If a file is not an image.
+            ValueError: If ``batch_size`` or ``jobs`` is not positive, or if the task is
+                super-resolution, which runs image by image.
         """
         return self._task.stream(sources, batch_size, jobs, return_errors)
 
@@ -169,22 +170,24 @@ class Runner:
     ) -> np.ndarray:
         """Upscale an image by diffusion.
 
-        Of an export with a fixed size, smaller images are padded, and larger ones seen
-        in overlapping tiles, whose predictions are blended at every step. An export of
-        any size sees results with a side of more than 1024 pixels so.
+        An export with a fixed size pads smaller images. It processes larger images in
+        overlapping tiles, whose predictions are blended at every step. An export with an
+        open size uses tiles if a side of the result has more than 1024 pixels.
 
         Args:
-            source: The image.
-            steps: Steps of the sampling. Default None: those of the export.
-            seed: Seed of the noise. Default None: a random one.
-            noise: The noise instead, see :func:`mmesbnn.deploy.runtime.sampling.upscale`.
-            progress: Wraps the timesteps, to show how far it is, as ``tqdm`` does.
+            source: Image to upscale.
+            steps: Steps of the sampling. Default None: the steps of the export.
+            seed: Seed of the noise. Default None: a random seed.
+            noise: Noise to use instead of a seed, see
+                :func:`mmesbnn.deploy.runtime.sampling.upscale`. Default None.
+            progress: Function that wraps the timesteps to show progress, as ``tqdm``
+                does.
 
         Returns:
             Array ``(H scale, W scale, 3)`` of uint8.
 
         Raises:
-            ImageError: If it is no image.
+            ImageError: If ``source`` is not an image.
             ValueError: If the export does not upscale, or ``steps`` is out of range.
         """
         return self._task.upscale(source, steps=steps, seed=seed, noise=noise, progress=progress)
@@ -195,29 +198,29 @@ class Runner:
         options: Options = Options(),
         progress: Progress = uncounted,
     ) -> Iterator[Any]:
-        """Results of images in their order, whatever the task.
+        """Yield the results of images, in order, for any task.
 
         Args:
             sources: Images.
-            options: Settings of the run. Default: those of :class:`Options`.
-            progress: Wraps what is counted, with its name and number.
+            options: Settings of the run. Default: the defaults of :class:`Options`.
+            progress: Function that wraps counted items, with their name and number.
 
         Yields:
-            A result, or the :class:`ImageError` of an image that cannot be used.
+            A result, or the :class:`ImageError` of an unusable image.
         """
         return self._task.results(sources, options, progress)
 
     def describe(self, result: Any, options: Options = Options()) -> tuple[str, Any]:
-        """A result as a line for people, and as JSON has it."""
+        """Return a result as a line of text, and as values for JSON."""
         return self._task.describe(result, options)
 
     def draw(self, source: Source, result: Any, options: Options = Options()) -> Image.Image:
-        """A result as a picture.
+        """Draw a result.
 
         Args:
-            source: The image that the result is of.
-            result: The result.
-            options: Settings. Default: those of :class:`Options`.
+            source: Image of the result.
+            result: Result to draw.
+            options: Settings. Default: the defaults of :class:`Options`.
 
         Raises:
             ImageError: If the image cannot be read.

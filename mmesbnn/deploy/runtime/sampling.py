@@ -1,6 +1,6 @@
-"""Diffusion super-resolution around any network, with numpy alone.
+"""Diffusion super-resolution with any network. Needs numpy only.
 
-The same arithmetic as :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
+The arithmetic is that of :class:`mmesbnn.diffusion.SRDiffusionPipeline` with DDIM.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 
 from .sampling_settings import Scheduler, SuperResolutionDecoding
 
-#: Values that are computed at a time, where that takes more memory than the image.
+#: Number of values that are computed at a time, to limit the memory.
 _STRIP = 2**20
 
-#: From ``sample``, ``(N, 6, H, W)``, and a timestep to the prediction.
+#: Function of ``sample``, ``(N, 6, H, W)``, and a timestep that returns the prediction.
 Network = Callable[[np.ndarray, int], np.ndarray]
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with parameter -1/2, for ``|x| <= 2``."""
+    """Compute Keys' cubic kernel with parameter -1/2, for ``|x| <= 2``."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -28,20 +28,20 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    """Bicubic interpolation as MATLAB's ``imresize(image, scale)``, not rounded.
+    """Enlarge an image bicubically, as MATLAB's ``imresize(image, scale)``, unrounded.
 
     Args:
         image: ``(H, W, C)`` of a floating dtype.
-        scale: How many times larger.
+        scale: Magnification.
     """
     if scale == 1:
         return image
-    for _ in range(2):  # rows, then columns; after two turns the axes are back
+    for _ in range(2):  # rows, then columns; after two rounds the axes are in their first order
         length = len(image)
         where = (np.arange(length * scale) + 0.5) / scale - 0.5
         taps = np.floor(where).astype(int) + np.arange(-1, 3)[:, None]
         weights = _cubic(where - taps)
-        # outside, the image goes on as its mirror image, the border pixel repeated
+        # outside the image, pixels are mirrored, and the border pixel is repeated
         taps = taps % (2 * length)
         taps = np.where(taps < length, taps, 2 * length - 1 - taps)
         weights = weights.astype(image.dtype)[..., None, None]
@@ -54,13 +54,13 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _strips(rows: int, width: int) -> Iterator[slice]:
-    """Parts of ``rows`` rows of ``width`` values."""
+    """Yield parts of ``rows`` rows of ``width`` values."""
     step = max(_STRIP // max(width, 1), 1)
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """``(H, W, C)`` in [0, 1] as uint8, ``floor(255 x + 1/2)``."""
+    """Convert ``(H, W, C)`` in [0, 1] to uint8, ``floor(255 x + 1/2)``."""
     result = np.empty(image.shape, np.uint8)
     for strip in _strips(len(image), image[0].size):
         result[strip] = np.floor(image[strip] * 255 + 0.5)
@@ -68,12 +68,12 @@ def as_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def pad_reflect(image: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """``(H, W, C)`` up to multiples, by reflection below and at the right.
+    """Pad ``(H, W, C)`` to multiples by reflection, below and on the right.
 
     Args:
-        image: The image.
-        multiple: What height and width become multiples of.
-        least: Height and width that it gets at least. Default: any.
+        image: Image to pad.
+        multiple: Height and width of the result are multiples of this number.
+        least: Smallest height and width of the result. Default (0, 0).
     """
     for axis in (0, 1):
         length = image.shape[axis]
@@ -85,7 +85,7 @@ def pad_reflect(image: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0
 
 
 def _tiles(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
-    """Where tiles begin that cover ``length`` and overlap at least so far."""
+    """Return the starts of tiles that cover ``length`` with at least this overlap."""
     if length <= tile:
         return [0]
     step = (tile - overlap) // multiple * multiple
@@ -93,15 +93,15 @@ def _tiles(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
 
 
 def tiled(network: Network, tile: tuple[int, int], overlap: int, multiple: int) -> Network:
-    """A network for larger images: it sees tiles, whose predictions are blended.
+    """Return a network for larger images, which runs on tiles and blends predictions.
 
-    As they are blended at every step of the sampling, there is no seam.
+    The predictions are blended at every step of the sampling, so there is no seam.
 
     Args:
-        network: Takes images of the size of a tile only.
+        network: Network for images of the size of a tile.
         tile: Height and width of a tile.
-        overlap: How many pixels neighbours share at least.
-        multiple: Tiles begin at multiples of it.
+        overlap: Smallest number of pixels that neighbouring tiles share.
+        multiple: Tiles start at multiples of this number.
     """
     ramps = []
     for side in tile:
@@ -126,13 +126,13 @@ def tiled(network: Network, tile: tuple[int, int], overlap: int, multiple: int) 
 
 
 def timesteps(scheduler: Scheduler, steps: int) -> list[int]:
-    """Timesteps of DDIM with leading spacing, falling."""
+    """Return the timesteps of DDIM with leading spacing, in descending order."""
     ratio = len(scheduler.alphas_cumprod) // steps
     return [i * ratio + scheduler.steps_offset for i in reversed(range(steps))]
 
 
 class _Schedule:
-    """Steps of DDIM without fresh noise.
+    """Steps of DDIM without new noise.
 
     Args:
         decoding: Settings of the manifest.
@@ -146,13 +146,13 @@ class _Schedule:
         self.stride = len(self.scheduler.alphas_cumprod) // steps
 
     def _levels(self, t: int) -> tuple[float, float]:
-        """``a`` and ``s`` of ``x_t = a x_0 + s e``."""
+        """Return ``a`` and ``s`` of ``x_t = a x_0 + s e``."""
         s = self.scheduler
         square = s.alphas_cumprod[t] if t >= 0 else s.final_alpha_cumprod
         return square**0.5, (1 - square) ** 0.5
 
     def step(self, x: np.ndarray, prediction: np.ndarray, t: int) -> np.ndarray:
-        """The image one step less noisy."""
+        """Return the image after one step of removing noise."""
         signal, noise = self._levels(t)
         kind = self.scheduler.prediction_type
         if kind == 'epsilon':
@@ -187,13 +187,14 @@ def upscale(
 
     Args:
         image: ``(H, W, 3)`` of float32 in [0, 1].
-        network: What predicts.
-        decoding: That of the manifest.
-        steps: Steps of the sampling. Default None: those of the manifest.
-        seed: Seed of the noise, from numpy's generator. Default None: a random one.
-        noise: The noise itself instead, ``(1, 3, H', W')`` of the padded size.
-        least: Least height and width that the network takes. Default: any.
-        progress: Wraps the timesteps, to show how far it is.
+        network: Network that predicts.
+        decoding: Settings of the manifest.
+        steps: Steps of the sampling. Default None: the steps of the manifest.
+        seed: Seed of numpy's generator of the noise. Default None: a random seed.
+        noise: Noise to use instead of a seed, ``(1, 3, H', W')`` of the padded size.
+            Default None.
+        least: Smallest height and width that the network takes. Default (0, 0).
+        progress: Function that wraps the timesteps to show progress.
 
     Returns:
         ``(H scale, W scale, 3)`` in [0, 1].
@@ -213,7 +214,7 @@ def upscale(
     elif noise.shape != condition.shape:
         raise ValueError(f'noise has shape {noise.shape}, not {condition.shape}')
     sample = np.concatenate([condition, noise], 1, dtype=np.float32)
-    del condition, noise  # large images: the sample holds them
+    del condition, noise  # saves memory for large images: the sample holds both
     x, schedule = sample[:, 3:], _Schedule(decoding, steps)
     for t in progress(schedule.timesteps):
         prediction = network(sample, t)
@@ -231,7 +232,7 @@ def _checked_steps(scheduler: Scheduler, steps: int | None) -> int:
     last = timesteps(scheduler, steps)[0]
     if last >= total:
         raise ValueError(
-            f'steps={steps} begin at timestep {last}, and the schedule ends at '
-            f'{total - 1}: use fewer'
+            f'steps={steps} begin at timestep {last}, but the schedule ends at '
+            f'{total - 1}: use fewer steps'
         )
     return steps

@@ -12,13 +12,13 @@ class Scheduler(Part):
     """Noise levels of DDIM with leading spacing.
 
     Attributes:
-        alphas_cumprod: Square of the signal's share at each timestep.
-        final_alpha_cumprod: The same after the last step.
+        alphas_cumprod: Square of the signal's factor at each timestep.
+        final_alpha_cumprod: Square of the signal's factor after the last step.
         prediction_type: Meaning of the network's output: ``'epsilon'``, ``'sample'`` or
             ``'v_prediction'``.
-        clip_sample_range: Greatest magnitude of the predicted image; None: any.
-        steps_offset: Least timestep.
-        num_inference_steps: Steps by default.
+        clip_sample_range: Largest magnitude of the predicted image; None is any.
+        steps_offset: Smallest timestep.
+        num_inference_steps: Default number of steps.
     """
 
     alphas_cumprod: tuple[float, ...] = entry(ListOf(Number(0, 1), 1, 10**5))
@@ -36,21 +36,21 @@ class Scheduler(Part):
         if (steps - 1) * (len(levels) // steps) + self.steps_offset >= len(levels):
             rule = f'such that {steps} steps end before {len(levels)}'
             raise Unfit('steps_offset', self.steps_offset, rule)
-        # the image is divided by the share of the signal
+        # the image is divided by the signal's factor
         if self.prediction_type == 'epsilon' and min(levels) <= 0:
             raise Unfit('alphas_cumprod', min(levels), 'above 0')
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolutionDecoding(Part):
-    """From a noisy image to a larger, clean one.
+    """Settings of diffusion super-resolution.
 
     Attributes:
-        scale: How many times higher and wider the result is.
+        scale: Magnification of height and width.
         upsampling: Method that enlarges the condition.
         multiple: Height and width of the network's input are multiples of it.
-        x0_clip: Whether predicted images are clipped to the ``'data'``, or as the
-            ``'scheduler'`` clips them.
+        x0_clip: ``'data'`` clips predicted images to the range of the data; with
+            ``'scheduler'`` the scheduler clips them.
         scheduler: Noise levels.
     """
 
@@ -61,7 +61,7 @@ class SuperResolutionDecoding(Part):
     scheduler: Scheduler = entry(Nested(Scheduler))
 
     def check_relations(self) -> None:
-        # the error is divided by the share of the noise
+        # the error is divided by the noise's factor
         divides = self.scheduler.prediction_type == 'sample' or self.x0_clip == 'data'
         most = max(self.scheduler.alphas_cumprod)
         if divides and most >= 1:

@@ -1,7 +1,7 @@
-"""Kinds of values that a JSON file from elsewhere may hold, with Python alone.
+"""Kinds of values in a JSON file from an unknown source. Needs Python only.
 
-A kind checks a value and raises an :class:`Unfit` that says where the value stands,
-what it is, and the rule::
+A kind checks a value and raises an :class:`Unfit` that names the place of the value, the
+value and the rule::
 
     Record({'size': ListOf(Integer(1, 100), 2, 2)}).check({'size': [0, 5]}, 'pad')
     # Unfit: pad.size[0]=0 must be an integer from 1 to 100
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Unfit(ValueError):
-    """A value that is not of its kind.
+    """Error about a value that breaks the rule of its kind.
 
     Attributes:
-        where: The place of the value.
-        value: The value.
-        rule: The rule that it breaks.
+        where: Place of the value.
+        value: Value that breaks the rule.
+        rule: Rule that it breaks.
     """
 
     def __init__(self, where: str, value: Any, rule: str) -> None:
@@ -35,13 +35,13 @@ class Unfit(ValueError):
 
 
 def joined(place: str, entry: str) -> str:
-    """The name of an entry at a place, such as ``pad.size``."""
+    """Return the name of an entry at a place, such as ``pad.size``."""
     return f'{place}.{entry}' if place and entry else place or entry
 
 
 @contextlib.contextmanager
 def inside(place: str) -> Iterator[None]:
-    """Let an :class:`Unfit` that is raised here name the place, too."""
+    """Add ``place`` to every :class:`Unfit` that is raised inside."""
     try:
         yield
     except Unfit as error:
@@ -49,14 +49,14 @@ def inside(place: str) -> Iterator[None]:
 
 
 class Kind:
-    """The kind of a value, with its rule."""
+    """Base of kinds of values, each with its rule."""
 
     def check(self, value: Any, where: str) -> None:
-        """Raise :class:`Unfit` if ``value``, which stands at ``where``, breaks the rule."""
+        """Raise :class:`Unfit` if ``value`` at the place ``where`` breaks the rule."""
         raise NotImplementedError
 
     def read(self, value: Any, where: str) -> Any:
-        """Check a value of a JSON file, and return it as a :class:`Part` keeps it."""
+        """Check a value of a JSON file, and return it in the form of a :class:`Part`."""
         self.check(value, where)
         return value
 
@@ -67,7 +67,7 @@ def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Integer(Kind):
-    """An integer from ``least`` to ``most``."""
+    """Kind of integers from ``least`` to ``most``."""
 
     least: int
     most: int
@@ -79,14 +79,14 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number from ``least`` to ``most``; ``above``: more than ``least``."""
+    """Kind of finite numbers from ``least`` to ``most``, or above ``least`` if ``above``."""
 
     least: float
     most: float
     above: bool = False
 
     def check(self, value: Any, where: str) -> None:
-        # NaN is in no range; an integer of any length compares with a float
+        # NaN is outside every range; an integer of any length compares with a float
         fits = _is_number(value, (int, float)) and self.least <= value <= self.most
         if not fits or (self.above and value == self.least):
             start = f'above {self.least:g}' if self.above else f'from {self.least:g}'
@@ -95,7 +95,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """True or false."""
+    """Kind of true and false."""
 
     def check(self, value: Any, where: str) -> None:
         if not isinstance(value, bool):
@@ -104,7 +104,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class OneOf(Kind):
-    """One of some strings."""
+    """Kind of the strings ``choices``."""
 
     choices: tuple[str, ...]
 
@@ -115,7 +115,7 @@ class OneOf(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """A string that a terminal can show: no control characters, no half characters."""
+    """Kind of strings that a terminal can show, without control characters and surrogates."""
 
     longest: int
     least: int = 0
@@ -129,7 +129,7 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Digits(Kind):
-    """A string of ``count`` hexadecimal digits."""
+    """Kind of strings of ``count`` hexadecimal digits."""
 
     count: int
 
@@ -141,7 +141,7 @@ class Digits(Kind):
 
 @dataclass(frozen=True)
 class Maybe(Kind):
-    """A value of a kind, or null."""
+    """Kind of values of another kind, or null."""
 
     kind: Kind
 
@@ -155,7 +155,7 @@ class Maybe(Kind):
 
 @dataclass(frozen=True)
 class ListOf(Kind):
-    """A list of ``least`` to ``most`` values of a kind."""
+    """Kind of lists of ``least`` to ``most`` values of a kind."""
 
     kind: Kind
     least: int
@@ -181,12 +181,12 @@ class ListOf(Kind):
 
 @dataclass(frozen=True)
 class Record(Kind):
-    """A dict with known keys.
+    """Kind of dicts with known keys.
 
     Attributes:
-        required: Kinds of the keys that it has.
-        optional: Kinds of those that it may have.
-        closed: Whether it has no other keys.
+        required: Kinds of the required keys.
+        optional: Kinds of the optional keys.
+        closed: Whether other keys are forbidden.
     """
 
     required: Mapping[str, Kind] = field(default_factory=dict)
@@ -200,7 +200,7 @@ class Record(Kind):
             known[key].check(value[key], joined(where, key))
 
     def check_keys(self, value: Any, where: str) -> None:
-        """Check which keys there are, but not their values."""
+        """Check the keys, but not their values."""
         if not isinstance(value, Mapping):
             raise Unfit(where, value, 'a dict')
         missing = [key for key in self.required if key not in value]
@@ -215,7 +215,7 @@ class Record(Kind):
 
 @dataclass(frozen=True)
 class Either(Kind):
-    """A value of one of two kinds; the second one's rule is the one that is named."""
+    """Kind of values of one of two kinds; errors name the rule of the second kind."""
 
     first: Kind
     second: Kind
@@ -234,10 +234,10 @@ class Either(Kind):
 
 
 def entry(kind: Kind, **options: Any) -> Any:
-    """An entry of a :class:`Part`: a dataclass field whose values have a kind.
+    """Make an entry of a :class:`Part`: a dataclass field whose values have a kind.
 
     Args:
-        kind: The kind.
+        kind: Kind of the values.
         **options: As for :func:`dataclasses.field`.
     """
     return field(metadata={'kind': kind}, **options)
@@ -248,7 +248,7 @@ def _default(of: Field[Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Convert a value for JSON."""
     if isinstance(value, Part):
         return value.to_dict()
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
@@ -256,13 +256,12 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """Base of frozen dataclasses that check themselves and stand in JSON files.
+    """Base of frozen dataclasses that check themselves and are stored in JSON files.
 
-    Their fields are made by :func:`entry`. A field with a default may be left out of the
-    file.
+    :func:`entry` makes their fields. The file may leave out a field with a default.
     """
 
-    #: Whether the file may hold no other keys.
+    #: Whether other keys are forbidden in the file.
     CLOSED: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -277,7 +276,7 @@ class Part:
 
     @classmethod
     def read_entries(cls, content: Any, where: str = '') -> dict[str, Any]:
-        """Read the values of the fields that a dict of a JSON file has."""
+        """Read the values of the fields from a dict of a JSON file."""
         kinds = {one.name: one.metadata['kind'] for one in fields(cls)}
         required = {one.name: kinds[one.name] for one in fields(cls) if _default(one) is MISSING}
         Record(required, kinds, cls.CLOSED).check_keys(content, where)
@@ -292,25 +291,25 @@ class Part:
         """Read a dict of a JSON file.
 
         Args:
-            content: The dict.
-            where: Its place, for messages. Default: the top.
+            content: Dict to read.
+            where: Place of the dict, for messages. Default: the top.
 
         Raises:
-            Unfit: If an entry is missing, not of its kind, or contradicts another.
+            Unfit: If an entry is missing, breaks its rule, or contradicts another.
         """
         entries = cls.read_entries(content, where)
         with inside(where):
             return cls(**entries)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it, without what has its default."""
+        """Return the entries for JSON, without those that have their default."""
         values = ((one, getattr(self, one.name)) for one in fields(self))
         return {one.name: _plain(value) for one, value in values if value != _default(one)}
 
 
 @dataclass(frozen=True)
 class Nested(Kind):
-    """A :class:`Part` of a class, read from a dict."""
+    """Kind of a :class:`Part` of a class, read from a dict."""
 
     part: type[Part]
 
@@ -324,7 +323,7 @@ class Nested(Kind):
 
 @dataclass(frozen=True)
 class Tagged(Kind):
-    """A :class:`Part` whose class is named by the string under ``key``."""
+    """Kind of a :class:`Part` whose class the string under ``key`` names."""
 
     key: str
     parts: Mapping[str, type[Part]]

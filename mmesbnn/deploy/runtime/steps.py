@@ -1,4 +1,4 @@
-"""Preprocessing of images: the steps of a manifest, and what is done after them.
+"""Preprocessing of images: the steps of a manifest, and normalizing after them.
 
 Images are arrays ``(H, W, 3)`` of uint8, RGB; sizes are (height, width).
 """
@@ -15,11 +15,11 @@ import numpy as np
 from .images import INTERPOLATIONS, MAX_PIXELS, Size, check_pixels, pad_to, resize
 from .schema import Either, Flag, Integer, Kind, ListOf, Number, OneOf, Part, Tagged, Unfit, entry
 
-#: Most pixels of a side.
+#: Largest number of pixels of a side.
 SIDE = 2**16
-#: Most channels of an image.
+#: Largest number of channels of an image.
 CHANNELS = 2**12
-#: Most pixels of the size of a step.
+#: Largest number of pixels in the size of a step.
 _PIXELS = 2**26
 
 _LENGTH: Kind = Integer(1, SIDE)
@@ -36,23 +36,23 @@ def _check_size(size: Size | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Part):
-    """One step before normalising."""
+    """Base of the steps before normalizing."""
 
     #: Name of the step in a manifest.
     TYPE: ClassVar[str]
-    #: Whether pixels become larger or smaller.
+    #: Whether the step changes the size of pixels.
     RESIZES: ClassVar[bool] = False
 
     def size_of(self, shape: Size) -> Size:
-        """Size of the result for an image of height and width ``shape``."""
+        """Return the size of the result for an image of height and width ``shape``."""
         raise NotImplementedError
 
     def apply(self, image: np.ndarray, size: Size) -> np.ndarray:
-        """Make the result, whose size is ``size``."""
+        """Return the result, of size ``size``."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the step for JSON."""
         return {'type': self.TYPE, **super().to_dict()}
 
 
@@ -62,7 +62,7 @@ class ResizingStep(Step):
 
     Attributes:
         interpolation: One of ``INTERPOLATIONS[backend]``.
-        backend: The library whose results are meant.
+        backend: Library whose results the step reproduces.
     """
 
     RESIZES = True
@@ -79,7 +79,7 @@ class ResizingStep(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(ResizingStep):
-    """Resizes to ``size``."""
+    """Step that resizes to ``size``."""
 
     TYPE = 'resize'
 
@@ -95,9 +95,10 @@ class Resize(ResizingStep):
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeWithin(ResizingStep):
-    """Resizes to the largest image of the same shape that fits into ``size``.
+    """Step that resizes to the largest image that fits into ``size``, same aspect ratio.
 
-    The size may lie on its side: it bounds the longer and the shorter edge.
+    ``size`` limits the longer and the shorter edge, so it also applies to images with the
+    other orientation.
     """
 
     TYPE = 'resize_within'
@@ -117,7 +118,7 @@ class ResizeWithin(ResizingStep):
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeEdge(ResizingStep):
-    """Resizes so that one edge gets ``scale`` pixels, and the shape stays."""
+    """Step that resizes one edge to ``scale`` pixels and keeps the aspect ratio."""
 
     TYPE = 'resize_edge'
 
@@ -136,7 +137,7 @@ class ResizeEdge(ResizingStep):
 
 @dataclass(frozen=True, kw_only=True)
 class CentreCrop(Step):
-    """Crops the middle."""
+    """Step that crops the centre."""
 
     TYPE = 'centre_crop'
 
@@ -155,13 +156,13 @@ class CentreCrop(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(Step):
-    """Pads below and at the right: to a size, to multiples, or to a square.
+    """Step that pads below and on the right: to a size, to multiples, or to a square.
 
     Attributes:
         value: A grey, or red, green and blue.
-        size: Least height and width.
-        divisor: Height and width become multiples of it.
-        square: Whether both become as long as the longer one, before ``divisor``.
+        size: Smallest height and width of the result.
+        divisor: Height and width of the result are multiples of this number.
+        square: Whether to pad both sides to the longer one, before ``divisor``.
     """
 
     TYPE = 'pad'
@@ -201,26 +202,27 @@ def read_steps(content: Sequence[Mapping[str, Any]], where: str = 'steps') -> tu
     """Read the steps of a manifest.
 
     Args:
-        content: A dict for each step.
-        where: Their place, for messages.
+        content: One dict per step.
+        where: Place of the steps, for messages. Default 'steps'.
 
     Raises:
-        Unfit: If a step is not known or not right.
+        Unfit: If a step is unknown or wrong.
     """
     return _STEP_LIST.read(content, where)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(Part):
-    """All that is done to an image before the network sees it.
+    """Settings of all preprocessing of an image.
 
     Attributes:
         steps: Steps on uint8.
         mean: Mean of each channel, in the network's order of channels.
         std: Standard deviation of each channel.
-        to_rgb: Whether the network takes red, green, blue. If not: blue, green, red.
-        pad_divisor: Height and width of the normalised image become multiples of it.
-        pad_value: The value that pads it.
+        to_rgb: Whether the order of channels is red, green, blue. If not, it is blue,
+            green, red.
+        pad_divisor: The normalized image is padded to multiples of this number.
+        pad_value: Value of the padding.
     """
 
     steps: tuple[Step, ...] = entry(_STEP_LIST)
@@ -242,12 +244,12 @@ def apply_steps(
 
     Args:
         image: Array ``(H, W, 3)``.
-        steps: The steps.
-        max_pixels: Most pixels that the image may get. Default ``MAX_PIXELS``.
+        steps: Steps to apply.
+        max_pixels: Largest number of pixels of a result. Default ``MAX_PIXELS``.
 
     Raises:
-        ImageError: If the image gets too large. A narrow one may, when its shorter side
-            is enlarged.
+        ImageError: If the image becomes too large. This can happen to a narrow image whose
+            shorter side is enlarged.
     """
     for step in steps:
         height, width = image.shape[:2]
@@ -258,11 +260,11 @@ def apply_steps(
 
 
 def scale_of(shape: Size, steps: Sequence[Step]) -> tuple[float, float]:
-    """How many times higher and wider the pixels of an image become.
+    """Return the factors by which the steps enlarge the pixels of an image.
 
     Args:
         shape: Height and width of the image.
-        steps: Steps of a manifest. Padding and cropping change no pixel's size.
+        steps: Steps of a manifest. Padding and cropping do not change the size of pixels.
     """
     scale = (1.0, 1.0)
     for step in steps:
@@ -274,7 +276,7 @@ def scale_of(shape: Size, steps: Sequence[Step]) -> tuple[float, float]:
 
 
 def normalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """``(x - mean) / std`` in float32, in the network's order of channels, ``HWC``."""
+    """Compute ``(x - mean) / std`` in float32, ``HWC``, in the network's channel order."""
     if not preprocessing.to_rgb:
         image = image[..., ::-1]
     result = image.astype(np.float32)

@@ -1,4 +1,4 @@
-"""JSON from elsewhere, read within bounds."""
+"""Strict reader of JSON from unknown sources, with limits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ...errors import shorten
 
-#: A string, which may lack its end, or a bracket outside of strings. No part of it can
-#: match in two ways, so that the time is linear.
+#: Pattern of a string, which may lack its end, or of a bracket outside strings. No part of
+#: it can match in two ways, so the time is linear.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -25,25 +25,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f'the key {shorten(key, 40)!r} stands there twice')
+            raise ValueError(f'the key {shorten(key, 40)!r} occurs twice')
         found[key] = value
     return found
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f'{name} is no number of JSON')
+    raise ValueError(f'{name} is not a number in JSON')
 
 
 def parse_json(text: str, deepest: int) -> Any:
-    """What ``json.loads`` gives, for plain JSON only.
+    """Parse JSON as ``json.loads`` does, but accept strict JSON only.
 
     Args:
-        text: The text.
-        deepest: How deep lists and dicts may be nested.
+        text: Text to parse.
+        deepest: Largest depth of nested lists and dicts.
 
     Raises:
-        ValueError: If it is no JSON, nested deeper, has a key twice in a dict, or holds
-            ``NaN`` or ``Infinity``.
+        ValueError: If the text is not JSON, is nested too deeply, has a key twice in a
+            dict, or holds ``NaN`` or ``Infinity``.
     """
     _check_depth(text, deepest)
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)

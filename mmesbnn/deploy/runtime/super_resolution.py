@@ -1,4 +1,4 @@
-"""The task of upscaling images by diffusion."""
+"""Task of upscaling images by diffusion."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .sampling_settings import SuperResolutionDecoding
 from .schema import Unfit
 from .task import Options, Progress, Source, Task, register_task, uncounted
 
-#: Pixels of a side above which a network of any size works in tiles.
+#: Number of pixels of a side above which a network with an open size works in tiles.
 _TILE = 1024
 
 
 @register_task
 class SuperResolution(Task):
-    """Gives larger images, ``(H, W, 3)`` of uint8; each takes many runs of the network."""
+    """Task that gives larger images, ``(H, W, 3)`` of uint8, in many runs per image."""
 
     NAME = 'super_resolution'
     Decoding = SuperResolutionDecoding
@@ -92,7 +92,7 @@ class SuperResolution(Task):
         return Image.fromarray(result)
 
     def _tiles(self, height: int, width: int) -> tuple[sampling.Network, tuple[int, int]]:
-        """The network as it sees an image, and the least size that it takes."""
+        """Return the network for an image, tiled if needed, and the smallest size it takes."""
         multiple = self.manifest.decoding.multiple
         least = tile = (self.manifest.image_shape[2], self.manifest.image_shape[3])
         if -1 in tile:
@@ -101,7 +101,7 @@ class SuperResolution(Task):
             least, side = (0, 0), max(_TILE // multiple, 2) * multiple
             padded = [-(-length // multiple) * multiple for length in (height, width)]
             tile = min(side, padded[0]), min(side, padded[1])
-        # tiles begin at multiples, and each begins after the one before
+        # tiles start at multiples, and each starts after the previous one
         overlap = min(64, min(tile) // 4, min(tile) - multiple)
         return sampling.tiled(self._predict, tile, overlap, multiple), least
 

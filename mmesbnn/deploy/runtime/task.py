@@ -1,9 +1,10 @@
 """Tasks of exports: one class for each, found by its name.
 
-To add a task, write its class in a file that has its name, add the name to
-:data:`BUILT_IN`, and write its :class:`~mmesbnn.deploy.tasks.export_task.ExportTask` in the
-file of the same name there. Or decorate the classes by :func:`register_task` and
-``register_export``, in any package.
+To add a task to this package, write its class in a file with the task's name here, add the
+name to :data:`BUILT_IN`, and write its
+:class:`~mmesbnn.deploy.tasks.export_task.ExportTask` in a file with the same name in
+``mmesbnn/deploy/tasks``. In another package, decorate the two classes with
+:func:`register_task` and ``register_export``.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
     from .schema import Part
 
 Source = Any  # a file, an array or a PIL image
-#: Wraps what is counted: items, their name, and their number.
+#: Function that wraps counted items; its arguments are the items, their name and number.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def uncounted(items: Iterable[Any], name: str, total: int) -> Iterable[Any]:
-    """Return ``items``: a progress that shows nothing."""
+    """Return ``items``; a progress function that shows nothing."""
     return items
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Choices of a user of ``tools/infer.py``; each task uses those that concern it.
+    """Options of ``tools/infer.py``; each task uses only its own.
 
     Attributes:
-        batch_size: Images that run together.
-        score_thr: Least score of a box that is shown.
-        steps: Steps of diffusion; None: those of the export.
-        seed: Seed of the noise; None: a random one.
+        batch_size: Number of images per batch.
+        score_thr: Smallest score of a box that is shown.
+        steps: Steps of diffusion; None is the number of the export.
+        seed: Seed of the noise; None is a random seed.
     """
 
     batch_size: int = 1
@@ -53,7 +54,7 @@ class Task(ABC):
     """Base of tasks.
 
     Args:
-        network: The network of the export.
+        network: Network of the export.
     """
 
     #: Name of the task in a manifest.
@@ -77,18 +78,18 @@ class Task(ABC):
 
     @abstractmethod
     def run(self, sources: Sequence[Source], batch_size: int) -> list[Any]:
-        """Results of images."""
+        """Return the results of images."""
 
     @abstractmethod
     def results(
         self, sources: Sequence[Source], options: Options, progress: Progress = uncounted
     ) -> Iterator[Any]:
-        """Results of images in their order, or an ``ImageError`` in place of a result."""
+        """Yield the results of images in order; an unusable image gives an ``ImageError``."""
 
     def stream(
         self, sources: Iterable[Source], batch_size: int, jobs: int | None, return_errors: bool
     ) -> Iterator[Any]:
-        """Results of many images, several batches at a time."""
+        """Yield the results of many images, several batches at a time."""
         raise ValueError(f'stream: {self.NAME.replace("_", "-")} runs image by image; call it')
 
     def upscale(
@@ -105,14 +106,14 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, result: Any, options: Options) -> tuple[str, Any]:
-        """A result as a line for people, and as JSON has it."""
+        """Return a result as a line of text, and as values for JSON."""
 
     @abstractmethod
     def draw(self, source: Source, result: Any, options: Options) -> Image.Image:
-        """A result as a picture."""
+        """Draw a result."""
 
 
-#: Tasks that mmesbnn brings, each in the module of this folder that has its name.
+#: Tasks of mmesbnn, each in the module of this folder with its name.
 BUILT_IN = ('classification', 'detection', 'super_resolution')
 _TASKS: dict[str, type[Task]] = {}
 
@@ -120,7 +121,7 @@ AnyTask = TypeVar('AnyTask', bound=type[Task])
 
 
 def register_task(task: AnyTask) -> AnyTask:
-    """Make a task known by its ``NAME``; a decorator.
+    """Register a task under its ``NAME``; a decorator.
 
     Raises:
         ValueError: If another task has the name.
@@ -132,7 +133,7 @@ def register_task(task: AnyTask) -> AnyTask:
 
 
 def task_names() -> tuple[str, ...]:
-    """Names of all tasks."""
+    """Return the names of all tasks."""
     return (*BUILT_IN, *(name for name in _TASKS if name not in BUILT_IN))
 
 
@@ -140,7 +141,7 @@ def find_task(name: str) -> type[Task]:
     """Return the class of a task.
 
     Raises:
-        KeyError: If there is none of this name.
+        KeyError: If no task has this name.
     """
     if name in BUILT_IN and name not in _TASKS:
         import_module(f'.{name}', __package__)

@@ -132,11 +132,11 @@ def test_results_that_are_final():
 
 
 def test_outputs_that_the_manifest_does_not_describe():
-    with pytest.raises(ExportError, match='3 classes, its manifest 2 names'):
+    with pytest.raises(ExportError, match=r'3 classes, .* 2 names'):
         classify(np.zeros(3), None, ['a', 'b'])
     outputs = dict(boxes=np.zeros((5, 4)), scores=np.ones((5, 2)))
-    with pytest.raises(ExportError, match='5 boxes, its manifest has levels of 4'):
+    with pytest.raises(ExportError, match=r'5 boxes, .* 4'):
         decode(outputs, levels=[2, 2], nms_pre=1)
     final = dict(boxes=np.zeros((1, 4)), scores=np.ones(1), labels=np.array([7]))
-    with pytest.raises(ExportError, match='8 classes, its manifest 1 names'):
+    with pytest.raises(ExportError, match=r'8 classes, .* 1 names'):
         detect(final, FinalBoxes(final=True), ['a'], (60, 60), (60, 60))

@@ -201,7 +201,7 @@ def test_arrays_of_a_wrong_shape(classifier):
     runner = Runner(classifier[0], threads=1)
     with pytest.raises(ValueError, match=r'images has shape \[1, 3, 9, 9\]'):
         runner.infer(np.zeros((1, 3, 9, 9), np.float32))
-    with pytest.raises(ValueError, match='2 arrays for 1 inputs'):
+    with pytest.raises(ValueError, match=r'2 arrays .* 1 inputs'):
         runner.infer(np.zeros(1), np.zeros(1))
 
 
@@ -227,7 +227,7 @@ def test_an_ir_of_another_network(tmp_path):
     exports.write_classifier(tmp_path / 'fixed', batch=4)
     exports.write_detector(tmp_path / 'detector')
     for other, words in [
-        ('fixed', r'images has shape \[4, 3, 16, 16\], in its manifest \[-1, 3, 16'),
+        ('fixed', r'images .* has shape \[4, 3, 16, 16\], .* \[-1, 3, 16'),
         ('detector', 'has shape|has 2 outputs'),
     ]:
         folder = shutil.copytree(tmp_path / 'dynamic', tmp_path / f'as {other}')

@@ -19,7 +19,7 @@ def test_plain_json():
         ('[' * 100_000, 'nested more than 5 deep'),
         ('{"a":' * 100_000, 'nested more than 5 deep'),
         ('["[[[[[[", [[[[[[]]]]]]]', 'nested more than 5 deep'),
-        ('{"a": 1, "b": 2, "a": 3}', "key 'a' stands there twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "key 'a' occurs twice"),
         ('[NaN]', 'NaN is no number'),
         ('[-Infinity]', '-Infinity is no number'),
         ('1' * 5000, 'integer'),
