@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..checks import check_positive
 
-#: How the copies of an output start, see :func:`copy_signs`.
+#: Choices of the initial gains of an output's copies, see :func:`copy_signs`.
 COPY_INITS = ('alike', 'signs', 'balanced')
 
 
@@ -148,18 +148,19 @@ def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
 
 
 def copy_signs(channels: int, copies: int, copy_init: str) -> Tensor:
-    """Draw the signs with which the gains of ``copies`` copies start.
+    """Draw the initial signs of the gains of ``copies`` copies.
 
-    A copy with a negative gain sees the other half of what follows it: ``prelu(-n)``
-    bends where ``n`` is positive. Copies of equal gain start identical, and stay so
-    for long.
+    With a negative gain the following PReLU bends at the other half of the values:
+    ``prelu(-n)`` bends where ``n`` is positive. Copies with equal gains start identical
+    and stay similar for a long time.
 
     Args:
         channels: Channels of one copy.
-        copies: Number of copies; the only copy has +1, and nothing is drawn.
-        copy_init: ``'alike'``: all +1, nothing is drawn. ``'signs'``: +1 or -1 with
-            equal probability, for every channel and copy. ``'balanced'``: of the copies
-            of a channel ``copies // 2`` have -1, all choices of them equally likely.
+        copies: Number of copies. A single copy has +1, and nothing is drawn.
+        copy_init: With ``'alike'`` all signs are +1, and nothing is drawn. With
+            ``'signs'`` every channel and copy has +1 or -1 with equal probability. With
+            ``'balanced'`` ``copies // 2`` of the copies of a channel have -1; all choices
+            of them are equally likely.
 
     Returns:
         Tensor ``(copies * channels,)`` of +-1, copy by copy. Draws come from torch's

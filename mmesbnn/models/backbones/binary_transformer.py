@@ -255,7 +255,7 @@ def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def _initialise(model: BaseModule) -> None:
-    """Initialise as the model's class does; copies start as they should all the same."""
+    """Initialise as the model's class does, then restore the initial signs of copies."""
     type(model).init_weights(model)
     redraw_signs(model)
 
