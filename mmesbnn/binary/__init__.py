@@ -20,6 +20,7 @@ from .layers import (
     binary_layers,
 )
 from .native_mode import use_native
+from .norms_behind import start_copies
 from .options import BinaryOptions
 from .recompute import is_recomputing, recompute_elementwise
 from .shrunk import ShrunkConv2d, ShrunkLinear
@@ -92,6 +93,7 @@ __all__ = [
     'redraw_signs',
     'scaled_sign_weight',
     'sign',
+    'start_copies',
     'straight_through',
     'temperature_weight',
     'tile',

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from ..checks import either, filled_text, instance, sequence, shown, text
 from .arguments import checked_layer
 from .es_layers import ESConv2d, ESLinear
-from .expansion import Expansion
+from .expansion import Expansion, copy_signs
 from .layers import BinaryLayer
 from .modes import inference
+from .norms_behind import flip_channels, norms_behind
 from .options import BinaryOptions, merged_options
 from .weight_reads import WeightReads, read_by_definition
 
@@ -361,8 +363,13 @@ def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
     return torch.cat(weight.chunk(tau), dim=1) / tau
 
 
-def _binary_layer(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
-    """Build the ES layer that replaces ``module``, with its weights."""
+def _binary_layer(
+    module: _Multiplier, options: Mapping[str, Any], signs: Tensor | None
+) -> nn.Module:
+    """Build the ES layer that replaces ``module``, with its weights.
+
+    With ``signs`` the output channels of ``module`` are multiplied by these signs first.
+    """
     # copied, so that layers do not share a sign or binarizer that is given as a module
     options = {name: copy.deepcopy(value) for name, value in options.items()}
     bias = module.bias is not None
@@ -384,11 +391,21 @@ def _binary_layer(module: _Multiplier, options: Mapping[str, Any]) -> nn.Module:
     new = new.to(module.weight)
     new.requires_grad_(module.weight.requires_grad)
     with torch.no_grad():
-        inner.weight.copy_(shrunk_weight(module.weight, new.expansion.tau))
+        inner.weight.copy_(shrunk_weight(_signed(module.weight, signs), new.expansion.tau))
         if new.bias is not None and module.bias is not None:
-            new.bias.copy_(module.bias)
+            new.bias.copy_(_signed(module.bias, signs))
             new.bias.requires_grad_(module.bias.requires_grad)
     return new.train(module.training)
+
+
+def _output_signs(layer: _Multiplier, tau: int, copy_init: str) -> Tensor:
+    """Signs of the copies of the outputs of ``layer``."""
+    return copy_signs(layer.weight.shape[0] // tau, tau, copy_init)
+
+
+def _signed(x: Tensor, signs: Tensor | None) -> Tensor:
+    """``x``, every output channel times its sign."""
+    return x if signs is None else x * signs.to(x).view(-1, *[1] * (x.dim() - 1))
 
 
 class _Unsavable:
@@ -431,6 +448,7 @@ def binarize(
     keep_first: bool = True,
     keep_last: bool = True,
     example: Any = None,
+    copy_init: str = 'alike',
     spread: float = 0.5,
     sign: Any = 'quadratic',
     weight_binarizer: Any = 'scaled_sign',
@@ -474,6 +492,12 @@ def binarize(
     not change, so train the model, or run some batches in training mode, before you judge
     the result.
 
+    With ``copy_init`` and ``tau > 1`` the copies of an output differ from the first step
+    on. Some output channels of the float layer are negated before copies are made, and so
+    are the gains of the batch norm that reads them: the float network computes the same
+    as before. This needs a batch norm that alone reads the output of the layer. The report
+    names the layers that have none; their copies start alike.
+
     After the call ``save_pretrained`` of the model (diffusers, transformers) raises an
     error, because its config describes the float model.
 
@@ -491,8 +515,11 @@ def binarize(
         keep_first: Whether to keep the first layer. Default True.
         keep_last: Whether to keep the last layer. Default True.
         example: Input of the model: a tensor, a sequence of arguments or a mapping of
-            keyword arguments. The model runs once with it, in eval mode, to find the
-            first and last layers. Default None.
+            keyword arguments. The model runs with it, in eval mode, to find the first and
+            last layers, and once more with ``copy_init``. Default None.
+        copy_init: Which channels are negated: none (``'alike'``), each with probability
+            1/2 (``'signs'``) or ``tau // 2`` of the copies of every channel
+            (``'balanced'``). Needs ``example``. Default ``'alike'``.
         spread: As :class:`ESConv2d`'s, in units of the layers' inputs.
             Default 0.5.
         sign: As :class:`BinaryConv2d`'s. Default ``'quadratic'``.
@@ -506,9 +533,9 @@ def binarize(
         Report of the replaced layers and the kept layers, with reasons.
 
     Raises:
-        ValueError: If an argument is not one of the allowed values, if a pattern in
-            ``keep`` matches nothing, or if no layer can be replaced. The model has not
-            changed then.
+        ValueError: If an argument is not one of the allowed values, if ``copy_init`` is
+            given without ``example``, if a pattern in ``keep`` matches nothing, or if no
+            layer can be replaced. The model has not changed then.
     """
     short = dict(
         tau=tau,
@@ -521,6 +548,11 @@ def binarize(
     )
     options = merged_options(options, short, BinaryOptions())
     expansion = Expansion(options.tau, options.es_groups)
+    negates = copy_init != 'alike' and expansion.tau > 1
+    if negates and example is None:
+        raise ValueError(
+            f'copy_init={copy_init!r} needs example: a run shows which batch norm reads which layer'
+        )
     candidates = _candidates(model)
     kept = _kept_by_name(candidates, [keep] if isinstance(keep, str) else keep)
     readers = read_by_definition(model)
@@ -540,30 +572,42 @@ def binarize(
         why = ends.get(candidate) or (obstacle and _Why(Reason.OBSTACLE, obstacle))
         if why:
             kept.setdefault(candidate, why)
-    new = {x: _binary_layer(x.module, options.arguments()) for x in candidates if x not in kept}
+    replaced = [x for x in candidates if x not in kept]
+    layers = [x.module for x in replaced]
+    norms: dict[nn.Module, list[_BatchNorm]] = {}
+    if negates:
+        norms = norms_behind(model, layers, lambda: _run_example(model, example))
+    signs = {x: _output_signs(x, expansion.tau, copy_init) for x in layers if x in norms}
+    new = {x: _binary_layer(x.module, options.arguments(), signs.get(x.module)) for x in replaced}
     report = BinarizeReport(
-        [_report_entry(x, kept.get(x), new.get(x)) for x in candidates], options
+        [_report_entry(x, kept.get(x), new.get(x), negates, x.module in signs) for x in candidates],
+        options,
     )
     if not new:
         raise ValueError(f'nothing to binarize in {type(model).__name__}:\n{report}')
     for candidate, layer in new.items():
         for parent, attribute, _ in candidate.places:
             setattr(parent, attribute, layer)
+        if candidate.module in signs:
+            flip_channels(norms[candidate.module], signs[candidate.module])
     _forbid_saving(model)
     return report
 
 
 def _report_entry(
-    candidate: _Candidate, kept: _Why | None, new: nn.Module | None
+    candidate: _Candidate, kept: _Why | None, new: nn.Module | None, negates: bool, negated: bool
 ) -> BinarizedLayer:
     name, *aliases = (name for _, _, name in candidate.places)
     module = candidate.module
+    why = kept.text if kept else f'now {type(new).__name__}'
+    if new is not None and negates and not negated:
+        why += ', its copies start alike: no batch norm alone reads them'
     return BinarizedLayer(
         name=name,
         layer=_describe(module),
         replaced=new is not None,
         reason=kept.reason if kept else Reason.REPLACED,
-        why=kept.text if kept else f'now {type(new).__name__}',
+        why=why,
         weights=0 if is_lazy(module.weight) else module.weight.numel(),
         aliases=tuple(aliases),
     )

@@ -38,7 +38,8 @@ class ESConv2d(_ESLayer):
     The input is tiled ``tau g`` times. Each copy has its own thresholds, which start at
     different values. A :class:`ShrunkConv2d` computes ``C_o / tau`` channels from the
     copies. Its output is tiled ``tau`` times to ``C_o`` channels. Copies of an output
-    differ by the affine of the following norm, or by ``bias``. The number of binary
+    differ by the affine of the following norm, or by ``bias``. The gains of that norm
+    start at +-1 with :func:`~mmesbnn.binary.start_copies`. The number of binary
     multiplications is that of the float convolution::
 
         layer = ESConv2d(64, 128, 3, padding=1, tau=2)

@@ -220,3 +220,8 @@ def test_mmdets_resnet_and_fpn_train_a_step(groups):
         assert layer.shift.grad.abs().max() > 0
         assert not torch.equal(layer.conv.weight, old)
     assert check_binary(model, x) == []
+
+
+def test_copies_start_by_the_norm_behind_not_by_the_layer():
+    with pytest.raises(ValueError, match=r"copy_init='signs': .*type='CopyInitHook'"):
+        es_conv2d(8, 8, 3, tau=2, copy_init='signs')

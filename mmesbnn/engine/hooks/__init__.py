@@ -2,6 +2,7 @@
 
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
+from .copy_init import CopyInitHook
 from .epoch_seed import EpochSeedHook
 from .iter_seed import IterSeedHook
 from .nan_guard import NaNGuardHook
@@ -16,6 +17,7 @@ from .whole_checkpoint import WholeCheckpointHook
 __all__ = [
     'BottleneckHook',
     'ClassCountHook',
+    'CopyInitHook',
     'EpochSeedHook',
     'FittingCheckpointHook',
     'IterSeedHook',
