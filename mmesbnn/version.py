@@ -1,3 +1,3 @@
-"""The version, kept apart so that ``setup.py`` can read it without importing torch."""
+"""Version of the package, in its own file so that ``setup.py`` need not import torch."""
 
 __version__ = '0.1.0'

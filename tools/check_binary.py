@@ -48,7 +48,7 @@ def parse_args():
 
 
 def census(model):
-    """How many layers that multiply are binary ones."""
+    """Count the layers that multiply, and the binary ones among them."""
     kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
     layers = [m for m in model.modules() if isinstance(m, kinds)]
     binary = sum(hasattr(m, 'weight_binarizer') for m in layers)

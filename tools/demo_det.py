@@ -88,7 +88,7 @@ def load_test_data(config: str) -> tuple[list[str], list[dict], tuple[str, ...]]
 
 
 def detect(config: str, checkpoint: str, files: list[str]) -> list[dict[str, Any]]:
-    """What mmdet's inferencer finds in every file."""
+    """Return the objects that mmdet's inferencer finds in every file."""
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(config, weights=checkpoint, device='cpu')

@@ -188,7 +188,7 @@ def _describe(module: _Multiplier) -> str:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` means the module ``name``, or one that it is in."""
+    """Return True if ``pattern`` matches the module ``name`` or a module that holds it."""
     parts = name.split('.')
     return any(fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 

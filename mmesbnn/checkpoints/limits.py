@@ -1,4 +1,4 @@
-"""How much memory reading a file may take up, and the error of refused files."""
+"""Limit of the memory for reading a file, and the error about refused files."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _refuse(words: str) -> Any:
 
 
 def _extent(size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """How many entries of its storage a tensor reaches over."""
+    """Return the number of entries of its storage that a tensor spans."""
     if 0 in size:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(size, stride))

@@ -135,7 +135,7 @@ def _short(name: str) -> str:
 
 
 def _misfit(name: str, value: Any, slot: Tensor | Sequence[int]) -> tuple[str, str]:
-    """How ``value`` differs from what belongs there, and a phrase; empty if it fits."""
+    """Return the kind of a mismatch and its details; both are empty if ``value`` fits."""
     if not isinstance(value, Tensor):
         return 'are not tensors', _short(name)
     shape = tuple(slot.shape if isinstance(slot, Tensor) else slot)

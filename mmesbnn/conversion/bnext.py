@@ -108,7 +108,7 @@ class Layout:
 
 
 def _numbers(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers from 0 on occur where ``pattern`` has its group."""
+    """Count the consecutive numbers, from 0, that the group of ``pattern`` matches."""
     found = {int(match[1]) for key in state if (match := re.match(pattern, key))}
     return max(found, default=-1) + 1
 

@@ -82,7 +82,7 @@ def _arch_18(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def read_weights(state: Mapping[str, Tensor], is_18: bool) -> str | None:
-    """How a file's network uses its latent weights: 'binary', 'real' or None (unknown).
+    """Return the use of the latent weights in a file: 'binary', 'real' or None (unknown).
 
     Only the binary layers of the published code have flat weights. ReActNet-A's have no
     other, so that its kernels are real. Both stages of ReActNet-18 have kernels.

@@ -61,7 +61,7 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
 
 
 def _template(hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int) -> str:
-    """How the low-resolution images of a folder are called, all in one way."""
+    """Return the template of the names of a folder's low-resolution images."""
     usual = (f'{{}}x{scale}', '{}')  # DIV2K's way, and the benchmarks'
     missing = {
         tmpl: [stem for stem in stems if tmpl.replace('{}', stem) not in names] for tmpl in usual

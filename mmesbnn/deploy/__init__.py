@@ -1,7 +1,7 @@
-"""Shipping trained networks: 1-bit files, exports, and running them.
+"""Deployment of trained networks: 1-bit files, exports, and the runner of exports.
 
-What runs an export (:class:`Runner`) needs openvino, numpy and PIL, and neither torch
-nor OpenMMLab; so names are imported when they are first used.
+:class:`Runner` needs openvino, numpy and PIL, but neither torch nor OpenMMLab. Names are
+therefore imported at their first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ONNX for other engines: plain float operators, binary weights as signs.
+"""Export to ONNX for other engines: float operators, binary weights as signs.
 
 ONNX has no binary convolution, so the file is neither small nor fast by itself. It holds
 the exact network for programs that read ONNX.
@@ -118,7 +118,7 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
 
 
 class _Flat(nn.Module):
-    """Gives the tensors in a network's output one after the other."""
+    """Module that returns the tensors in a network's output as a flat tuple."""
 
     network: nn.Module
 
@@ -144,7 +144,7 @@ def _export(
     """Write ``network`` by torch's exporter."""
     names = (*input_names, *output_names) if dynamic_batch else ()
     with _EXPORTER, warnings.catch_warnings():
-        # the exporter that needs nothing but onnx calls itself deprecated
+        # torch warns that this exporter, which needs onnx only, is deprecated
         warnings.simplefilter('ignore')
         for name, symbolic in _SYMBOLICS.items():
             torch.onnx.register_custom_op_symbolic(name, symbolic, 9)  # type: ignore[attr-defined]
@@ -199,17 +199,17 @@ def export_onnx(
     has no scale; signs become ``Ceil(Min(Where(x > 0, x, -1), 1))``.
 
     Args:
-        network: Takes tensors and returns tensors.
-        path: The file to write; one that exists is replaced.
-        examples: Inputs, a tuple each, batch first. Outputs are compared on them, so
-            take real ones. The first one fixes all sizes but the batch.
+        network: Module from tensors to tensors.
+        path: File to write; an existing file is replaced.
+        examples: Inputs, one tuple per example, batch first. Outputs are compared on
+            them, so use real inputs. The first example fixes all sizes except the batch.
         input_names: Names of the inputs. Default ``('images',)``.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
         dynamic_batch: Whether the file takes any batch size. Default True.
         opset: Version of ONNX's operators. Default 17.
 
     Returns:
-        The differences between ONNX Runtime and torch, output by output.
+        Differences between ONNX Runtime and torch, output by output.
 
     Raises:
         PackError: If a layer's weights are not binary yet; the message names it.

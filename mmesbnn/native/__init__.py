@@ -1,7 +1,7 @@
-"""Binary convolutions on packed bits, in C++ behind a C interface.
+"""Binary convolutions on packed bits, in C++ with a C interface.
 
-Needs numpy and the compiled library, and neither torch nor OpenVINO. Without a compiler
-``pip install`` goes on without the library; :func:`available` then is False.
+The package needs numpy and the compiled library, but neither torch nor OpenVINO. Without a
+compiler ``pip install`` skips the library, and :func:`available` returns False.
 """
 
 from .kernels import (

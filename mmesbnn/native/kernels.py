@@ -1,4 +1,4 @@
-"""The kernels, on numpy arrays. Sizes are checked here and once more in C++."""
+"""Interface of the kernels for numpy arrays. Sizes are checked here and again in C++."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LANES = 8
 
 @dataclass(frozen=True)
 class Packed:
-    """Signs as bits, 64 in a word: 1 stands for +1, 0 for -1.
+    """Signs packed as bits, 64 per word: 1 for +1, 0 for -1.
 
     Attributes:
         words: uint64 ``(N, H, W, groups, ceil(C / groups / 64))``.
@@ -33,11 +33,11 @@ class Packed:
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """Weights ``-a`` and ``+a`` per kernel, as bits.
+    """Weights ``-a`` and ``+a`` per kernel, packed as bits.
 
     Attributes:
-        words: uint64 ``(groups, blocks, taps, words, 8)``: eight kernels are neighbours.
-        scales: float32 ``(C_o,)``, the ``a`` of each kernel.
+        words: uint64 ``(groups, blocks, taps, words, 8)``; the last axis is eight kernels.
+        scales: float32 ``(C_o,)``, ``a`` of each kernel.
         kernel_size: Height and width of a kernel.
         channels: Input channels of a group.
     """
@@ -59,10 +59,10 @@ def _floats(array: np.ndarray) -> ctypes._Pointer:
 def _array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != np.float32:
         kind = getattr(value, 'dtype', type(value).__name__)
-        raise NativeError(f'{name} is of {kind}, it must be a float32 array')
+        raise NativeError(f'{name} is of {kind}; it must be a float32 array')
     if value.ndim != ndim or 0 in value.shape:
         raise NativeError(
-            f'{name} has the shape {value.shape}, it must have {ndim} axes, none empty'
+            f'{name} has the shape {value.shape}; it must have {ndim} axes, none of them empty'
         )
     return np.ascontiguousarray(value)
 
@@ -80,7 +80,7 @@ def _check_threads(threads: int) -> int:
 
 
 def instruction_sets() -> list[str]:
-    """Names of the instruction sets that this processor has, the fastest first.
+    """Return the names of the instruction sets of this processor, fastest first.
 
     Raises:
         NativeError: If the kernels are not compiled.
@@ -91,7 +91,7 @@ def instruction_sets() -> list[str]:
 
 
 def use_instruction_set(name: str) -> None:
-    """Let all kernels use an instruction set. Default: the fastest.
+    """Make all kernels use an instruction set. Without a call they use the fastest one.
 
     Args:
         name: One of :func:`instruction_sets`.
@@ -111,17 +111,17 @@ def pack_signs(
     strict: bool = False,
     threads: int = 1,
 ) -> Packed | None:
-    """Pack signs: bit = ``x > threshold`` of its channel.
+    """Pack signs; a bit is 1 if ``x > threshold`` of its channel.
 
     Args:
         x: Map, float32 ``(N, C, H, W)``.
-        groups: Number of groups that a convolution has. Default 1.
+        groups: Number of groups of the convolution. Default 1.
         thresholds: float32 ``(C,)``. Default None: 0.
         strict: Whether every entry must be -1 or 1. Default False.
         threads: Number of threads. Default 1.
 
     Returns:
-        The bits; None if ``strict`` and an entry is neither -1 nor 1.
+        Packed signs; None if ``strict`` and an entry is neither -1 nor 1.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -134,7 +134,9 @@ def pack_signs(
     if thresholds is not None:
         limits = _array('thresholds', thresholds, 1)
         if limits.shape != (channels,):
-            raise NativeError(f'thresholds has the shape {limits.shape}, x has {channels} channels')
+            raise NativeError(
+                f'thresholds has the shape {limits.shape}, but x has {channels} channels'
+            )
     depth = channels // groups
     words = np.empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
     status = library().mmesbnn_pack_signs(
@@ -162,7 +164,7 @@ def pack_weights(weight: np.ndarray, *, groups: int = 1) -> PackedWeights | None
         groups: Number of groups. Default 1.
 
     Returns:
-        Bits and scales; None if a kernel has other values, or only zeros.
+        Bits and scales; None if a kernel has other values or only zeros.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -199,17 +201,17 @@ def convolve(
     pad_value: int = 0,
     threads: int = 1,
 ) -> np.ndarray:
-    """Convolve signs with binary weights: ``y = a * (number of equal - differing bits)``.
+    """Convolve signs with binary weights: ``y = a * (equal bits - differing bits)``.
 
     Sums are integers, so only the product with ``a`` is rounded. The result does not
     depend on the instruction set or the number of threads.
 
     Args:
         x: Packed signs of a map ``(N, C, H, W)``.
-        weights: Packed weights, of as many groups as ``x``.
+        weights: Packed weights with the same number of groups as ``x``.
         stride: Vertical and horizontal stride, in pixels. Default (1, 1).
-        padding: Pixels added at each side, likewise. Default (0, 0).
-        dilation: Distance of a kernel's taps, likewise. Default (1, 1).
+        padding: Vertical and horizontal padding on each side, in pixels. Default (0, 0).
+        dilation: Vertical and horizontal distance of a kernel's taps. Default (1, 1).
         pad_value: Value of padded pixels: -1, 0 or 1. Default 0: they add nothing.
         threads: Number of threads. Default 1.
 
@@ -217,12 +219,12 @@ def convolve(
         float32 ``(N, C_o, H', W')``.
 
     Raises:
-        NativeError: If sizes do not fit, or an argument is out of its range.
+        NativeError: If sizes do not match, or an argument is out of its range.
     """
     batch, height, width, groups, _ = x.words.shape
     if groups != weights.words.shape[0] or x.channels // groups != weights.channels:
         raise NativeError(
-            f'x has {groups} groups of {x.channels // groups} channels, weights have '
+            f'x has {groups} groups of {x.channels // groups} channels, but weights have '
             f'{weights.words.shape[0]} of {weights.channels}'
         )
     if pad_value not in (-1, 0, 1):

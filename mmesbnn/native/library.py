@@ -1,4 +1,4 @@
-"""Finding and loading the compiled kernels."""
+"""Loader of the compiled kernels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SIGNATURES = {
 
 
 class NativeError(MmesbnnError):
-    """The native kernels cannot be used; the message says why."""
+    """Error about native kernels that cannot be used; the message says why."""
 
 
 def _path() -> Path | None:
@@ -58,7 +58,7 @@ def _path() -> Path | None:
 
 @functools.cache
 def _load() -> ctypes.CDLL | str:
-    """The library, or why it cannot be loaded."""
+    """Return the library, or the reason why it cannot be loaded."""
     path = _path()
     if path is None:
         return 'they were not compiled: install mmesbnn where a C++ compiler is'
@@ -73,7 +73,7 @@ def _load() -> ctypes.CDLL | str:
 
 
 def available() -> bool:
-    """Return whether the compiled kernels are there."""
+    """Return True if the compiled kernels can be used."""
     return not isinstance(_load(), str)
 
 
@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL:
     """Return the compiled kernels.
 
     Raises:
-        NativeError: If they are not there.
+        NativeError: If they cannot be used.
     """
     loaded = _load()
     if isinstance(loaded, str):

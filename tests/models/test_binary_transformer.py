@@ -396,10 +396,10 @@ def test_the_config_in_the_readme_is_right():
     ('host', 'options', 'message'),
     [
         ({}, dict(tau=3), 'tau=3 does not divide'),
-        ({}, dict(tau=2, feedforward=False), 'tau=2: only feed-forwards expand'),
+        ({}, dict(tau=2, feedforward=False), 'tau=2 must be 1 with feedforward=False'),
         ({}, dict(attention=False, feedforward=False), 'can be replaced'),
         ({}, dict(keep='layer.*'), r"keep='layer.\*' matches no module"),
-        ({}, dict(keep='layers'), 'or they are all kept'),
+        ({}, dict(keep='layers'), 'keep names all of them'),
         (dict(type='PoolFormer', arch='s12'), {}, 'of PoolFormer can be replaced'),
         (dict(layer_cfgs=dict(attn_drop_rate=0.1)), {}, 'attn_drop=0.1.*must be 0'),
         (dict(drop_rate=0.1), {}, 'drop_rate=0.1'),

@@ -107,19 +107,19 @@ def build(family: str, form: Form, args: argparse.Namespace) -> Classifier:
 
 
 def spread_out(shift: Tensor, form: Form, spread: float) -> None:
-    """Set the thresholds of an expanded feature's copies apart."""
+    """Give the copies of an expanded feature different thresholds."""
     copies = Expansion(*form).copies
     shifts = spread_thresholds(shift.numel() // copies, copies, spread)
     shift.copy_(shifts.view_as(shift))
 
 
 def forms_of(wanted: list[Form]) -> list[Form]:
-    """The baseline and the forms to compare it with."""
+    """Return the baseline and the forms to compare it with."""
     return [BASELINE, *(form for form in wanted if form != BASELINE)]
 
 
 def form_of(text: str) -> Form:
-    """``(2, 1)`` of ``'2x1'``."""
+    """Parse ``'2x1'`` to ``(2, 1)``."""
     tau, _, groups = text.partition('x')
     return options.count(tau), options.count(groups)
 

@@ -43,7 +43,7 @@ class BinaryCall:
 
     @property
     def pads_zeros_itself(self) -> bool:
-        """Whether zeros are padded before the kernel, as the mean of -1 and 1."""
+        """True if zeros are padded before the kernel, as the mean of -1 and 1."""
         return False
 
 
@@ -80,8 +80,8 @@ class ConvCall(WeightedCall):
     """One binary convolution with a weight ``(C_o, C_i / groups, k_h, k_w)``.
 
     Attributes:
-        geometry: How it looks at its input.
-        pad_first: Whether to pad before the kernel, which would not do it rightly.
+        geometry: Places of the input that it reads.
+        pad_first: Whether to pad before the kernel, because the kernel would pad wrongly.
     """
 
     operator = 'binary_conv2d'
@@ -91,7 +91,7 @@ class ConvCall(WeightedCall):
 
     @property
     def pads_zeros_itself(self) -> bool:
-        """Whether zeros are padded before the kernel, as the mean of -1 and 1."""
+        """True if zeros are padded before the kernel, as the mean of -1 and 1."""
         return self.pad_first and not self.geometry.pad_value
 
 
@@ -154,14 +154,14 @@ def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
 
 
 class _Recorder:
-    """Collects the calls; its :meth:`visit` is for :class:`OperatorMode`."""
+    """Collector of calls; :class:`OperatorMode` calls its :meth:`visit`."""
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = dict(model.named_modules())
         self.calls: list[BinaryCall] = []
 
     def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
-        """Note a binary operator and its operands."""
+        """Record a binary operator and its operands."""
         if not is_binary(operator):
             return
         x, other = args[:2]

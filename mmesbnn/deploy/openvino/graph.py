@@ -1,4 +1,4 @@
-"""From a torch model to a fast OpenVINO graph with binary convolutions."""
+"""Conversion of a torch model to a fast OpenVINO graph with binary convolutions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .trace import trace
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How one binary layer was converted.
+    """Report of the conversion of one binary layer.
 
     Attributes:
-        layer: Its name.
+        layer: Name of the layer.
         operator: Name of its binary operator.
         shape: Shape of its weight; None for products of activations.
-        macs: Multiplications for one example, all of its runs together.
-        binary: Whether it runs on bits.
-        reason: Why not; for a binary layer a remark, or None.
+        macs: Multiplications of all its runs for one example.
+        binary: True if it runs on bits.
+        reason: Reason why it does not run on bits; for a binary layer a remark, or None.
     """
 
     layer: str

@@ -1,4 +1,4 @@
-"""Cases that OpenVINO's binary convolution computes rightly, on every processor.
+"""Cases that OpenVINO's binary convolution computes correctly on every processor.
 
 The CPU plugin's kernel (seen with OpenVINO 2026.4) computes ``u`` columns at a time: 4 with
 AVX-512, 2 with AVX2 and SSE4.2, or as many as there are if these are fewer.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 #: Columns that the kernel computes at a time on the simplest processors.
 COLUMNS = 2
 
-#: Widest kernel that it pads with any stride.
+#: Width of the widest kernel that it pads with any stride.
 WIDEST = 7
 
 

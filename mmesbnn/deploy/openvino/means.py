@@ -67,7 +67,7 @@ class _Means:
 def push_means(graph: ov.Model) -> None:
     """Take means over pixels before the maps are scaled and added.
 
-    Only maps that nothing but the mean reads are taken apart.
+    Only maps that are read by the mean alone are split.
 
     Args:
         graph: Changed in place.

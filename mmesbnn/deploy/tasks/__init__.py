@@ -1,1 +1,1 @@
-"""Networks and the manifests that describe them, as the exporters take them."""
+"""Tasks of the exporters: networks and the manifests that describe them."""

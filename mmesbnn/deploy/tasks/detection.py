@@ -26,20 +26,19 @@ if TYPE_CHECKING:
 
 
 def _border(head: Mapping[str, Any] | list[Any]) -> int | None:
-    """How far from the image's right and lower side boxes end; None: they need not."""
+    """Return the distance of box ends from the image's end; None without clipping."""
     coder = (head.get('bbox_coder') if isinstance(head, Mapping) else None) or {}
     if not coder.get('clip_border', True):
         return None
-    # whose sides are x_2 - x_1 + 1
+    # legacy coders count sides as x_2 - x_1 + 1
     return int(type_name(coder.get('type', '')).startswith('Legacy'))
 
 
 def _check_places(cfg: Config) -> None:
-    """Refuse what moves an image: neither mmdet nor the runner moves boxes back."""
+    """Raise an error on steps that move an image, because boxes would not be moved back."""
     if any(type_name(transform['type']) == 'CenterCrop' for transform in testing_pipeline(cfg)):
         raise ExportError(
-            'CenterCrop in the test pipeline of a detector is not supported: boxes '
-            'would not be where the objects are'
+            'CenterCrop in the test pipeline of a detector is not supported: boxes would be shifted'
         )
 
 
@@ -52,7 +51,7 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
     _check_places(cfg)
     test = cfg.model.get('test_cfg') or {}
     head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
-    # on proposals, mmdet does not ask for a size
+    # on proposals, mmdet does not check a size
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
     test = test.get('rcnn') or test
     nms = test.get('nms') or {}

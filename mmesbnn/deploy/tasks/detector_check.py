@@ -1,8 +1,8 @@
-"""Are the boxes that an export finds the ones that the detector itself finds?
+"""Comparison of the boxes of an export with those of the detector itself.
 
-The graph of a detector and the runner's decoding together do what mmdet's ``predict``
-does. Heads may decode in ways of their own, so both are run on the same images before
-anything is written.
+The graph of a detector and the runner's decoding together replace mmdet's ``predict``. A
+head may have its own way of decoding. Both are therefore run on the same images before an
+export is written.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..runtime.decoding import detect
 from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError
 
-#: Share of the boxes that must be the same. Rounding may exchange two boxes that are
-#: almost equal, and then suppression keeps another one.
+#: Smallest share of boxes that must be the same. Rounding can swap two boxes that are almost
+#: equal, and suppression then keeps a different one.
 LEAST_SHARE = 0.9
 
-#: Scores that are compared, of those that a threshold lets pass.
+#: Largest number of scores above a threshold that are compared.
 CANDIDATES = 500
 
-#: Differences that count as rounding: of boxes in parts of the image, and of scores.
+#: Largest differences that count as rounding: of boxes, relative to the image, and of scores.
 _BOX, _SCORE = 0.002, 0.001
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """What was found in an image: ``(n, 4)``, ``(n,)`` and ``(n,)``."""
+    """Boxes ``(n, 4)``, scores ``(n,)`` and labels ``(n,)`` of an image."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -44,11 +44,11 @@ class Boxes:
 
 
 def contained(found: Boxes, candidates: Boxes, size: tuple[int, int]) -> int:
-    """How many boxes are among candidates, but for rounding.
+    """Count the boxes that are among candidates, except for rounding.
 
     Args:
         found: Boxes of an image.
-        candidates: Others.
+        candidates: Boxes to search in.
         size: Height and width of the image.
     """
     count = 0
@@ -60,7 +60,7 @@ def contained(found: Boxes, candidates: Boxes, size: tuple[int, int]) -> int:
 
 
 def same_scores(ours: Boxes, theirs: Boxes) -> int:
-    """How many scores of ``ours`` have a partner in ``theirs``."""
+    """Count the scores of ``ours`` that have an equal partner in ``theirs``."""
     count, left = 0, sorted(theirs.scores)
     for score in sorted(ours.scores):
         while left and left[0] < score - _SCORE:
@@ -72,13 +72,13 @@ def same_scores(ours: Boxes, theirs: Boxes) -> int:
 
 
 def _decided(candidates: Boxes) -> bool:
-    """Whether suppression knows what is better: equal scores leave it to chance."""
+    """Return True if most scores differ; with equal scores suppression is arbitrary."""
     return len(np.unique(candidates.scores)) >= LEAST_SHARE * len(candidates)
 
 
 @contextlib.contextmanager
 def _score_threshold(detector: Any, value: float) -> Iterator[None]:
-    """Let ``detector`` predict whatever has a higher score."""
+    """Set the score threshold of ``detector``; restore it afterwards."""
     head = getattr(detector, 'roi_head', None) or detector.bbox_head
     config = head.test_cfg
     before = dict(config)
@@ -91,7 +91,7 @@ def _score_threshold(detector: Any, value: float) -> Iterator[None]:
 
 
 def _predicted(detector: Any, image: Tensor) -> Boxes:
-    """What mmdet finds in an image that fills the input."""
+    """Return the boxes that mmdet finds in an image that fills the input."""
     from mmdet.structures import DetDataSample
 
     size = tuple(image.shape[-2:])
@@ -105,7 +105,7 @@ def _predicted(detector: Any, image: Tensor) -> Boxes:
 def _decoded(
     outputs: Mapping[str, Any], decoding: DetectionDecoding, size: tuple[int, int]
 ) -> Boxes:
-    """What the runner finds."""
+    """Return the boxes that the runner finds."""
     found = detect(outputs, decoding, None, size, size)
     return Boxes(found['bboxes'], found['scores'], found['labels'])
 
@@ -113,7 +113,7 @@ def _decoded(
 def _undecided(
     outputs: Mapping[str, Any], decoding: DetectionDecoding, size: tuple[int, int]
 ) -> Boxes:
-    """What the runner chooses from: suppression of equal scores may go either way."""
+    """Return all boxes from which the runner chooses, without suppression."""
     where, labels = np.nonzero(outputs['scores'] > decoding.score_thr)
     scores, boxes = outputs['scores'][where, labels], outputs['boxes']
     if 'factors' in outputs:
@@ -126,7 +126,7 @@ def _undecided(
 
 
 def _thresholds(scores: np.ndarray, configured: float) -> list[float]:
-    """The configured threshold, and one that lets some scores of any network pass."""
+    """Return the configured threshold, and a low one that some scores exceed."""
     ordered = np.sort(scores, axis=None)[::-1]
     low = ordered[min(CANDIDATES, len(ordered) - 1)]
     return [configured, max(float(np.nextafter(low, np.float32(-1))), 0.0)]
@@ -139,20 +139,20 @@ def check_boxes(
     decoding: DetectionDecoding,
     images: Tensor,
 ) -> str:
-    """Compare a graph's decoded outputs with the detector's own ``predict``.
+    """Compare the decoded outputs of a graph with the detector's own ``predict``.
 
     Args:
         detector: A detector of mmdet.
         graph: Its graph, see :mod:`mmesbnn.deploy.tasks.detector_graphs`.
         names: Names of the graph's outputs.
-        decoding: That of the manifest, ``levels`` included.
+        decoding: Settings of the manifest, including ``levels``.
         images: Images ``(N, 3, H, W)``, normalised.
 
     Returns:
-        How many boxes were the same, as text.
+        Number of equal boxes, as text.
 
     Raises:
-        ExportError: If too many differ: the head decodes in a way of its own.
+        ExportError: If too many boxes differ, because the head has its own way of decoding.
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
     same = most = 0

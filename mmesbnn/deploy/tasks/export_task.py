@@ -1,4 +1,4 @@
-"""How networks of a task are exported: one class for each, found by the task's name.
+"""Base of the classes that export networks: one class per task, found by its name.
 
 A class stands in the file that has the name of the task; one of another package is
 decorated by :func:`register_export`.

@@ -1,4 +1,4 @@
-"""A network is only exported with numbers as weights."""
+"""Check that the weights of an exported network are finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that an export is compared with torch on."""
+"""Images for the comparison of an export with torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.steps import Preprocessing
 #: Photographs that come with scikit-image, and with scikit-learn.
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
 
-#: Name for them in reports.
+#: Name of these photographs in reports.
 BUNDLED = 'bundled photographs'
 
 

@@ -18,13 +18,13 @@ _SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs'
 
 
 def _pair(value: Any) -> Size:
-    """Height and width of OpenMMLab's int or (width, height)."""
+    """Return height and width of OpenMMLab's int or (width, height)."""
     width, height = (value, value) if isinstance(value, int) else value
     return height, width
 
 
 def _sampling(transform: Mapping[str, Any]) -> dict[str, str]:
-    """How a transform resizes."""
+    """Return the interpolation and the backend of a transform."""
     backend = transform.get('backend', 'cv2')
     interpolation = transform.get('interpolation', 'bilinear')
     if interpolation not in INTERPOLATIONS.get(backend, ()):
@@ -54,12 +54,12 @@ def _centre_crop(transform: Mapping[str, Any]) -> Step:
 
 
 def _pad_value(transform: Mapping[str, Any]) -> float | tuple[float, ...]:
-    """What is put around the image: a grey, or red, green and blue."""
+    """Return the padded value: a grey, or red, green and blue."""
     value = transform.get('pad_val', 0)
     value = value.get('img', 0) if isinstance(value, Mapping) else value
     if isinstance(value, int):
         return value
-    # the pipeline's channels are blue, green, red; for mmcv a float is of blue alone
+    # the pipeline's order of channels is blue, green, red; mmcv applies a float to blue only
     channels = [value, 0, 0] if isinstance(value, float) else value
     if not isinstance(channels, (list, tuple)) or len(channels) != 3:
         raise ExportError(f'Pad: pad_val={value!r} must be a number or three')

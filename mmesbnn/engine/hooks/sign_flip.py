@@ -1,4 +1,4 @@
-"""How many binary weights still change their sign."""
+"""Hook that measures the share of binary weights that change their sign."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ...checks import checked, positive_int
 
 @HOOKS.register_module()
 class SignFlipHook(Hook):
-    """Measure the share of binary weights whose sign an epoch has changed.
+    """Hook that measures the share of binary weights whose sign changes in an epoch.
 
-    Binary weights learn by flipping: a rate that stays high means a learning rate that
-    is too large, a rate near 0 that nothing is learnt any more. Signs are compared
-    between the beginning and the end of one and the same epoch, so that the hook has
-    no state that a resumed training would miss.
+    Binary weights learn by changing their sign. A rate that stays high means that the
+    learning rate is too large. A rate near 0 means that the weights no longer learn. Signs
+    are compared between the beginning and the end of the same epoch, so the hook has no
+    state that a resumed training would lack.
 
-    Logs ``train/flip_rate``, and the rate of every layer at the level DEBUG. Keeps one
-    byte per binary weight while it measures. Iteration-based training is one epoch to
-    mmengine, and gets one number at its end.
+    It logs ``train/flip_rate``, and the rate of every layer at the level DEBUG. It needs
+    one byte per binary weight while it measures. For mmengine, iteration-based training is
+    one epoch, so there is one number at its end.
 
     Args:
         interval: Measure every ``interval``-th epoch. Default 1.

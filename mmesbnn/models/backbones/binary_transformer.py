@@ -1,4 +1,4 @@
-"""Binary attention and feed-forwards in the Transformers of mmpretrain."""
+"""Binary attention and feed-forward layers in mmpretrain's Transformers."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from .base import norm_options
 
 
 def _drop_path(layer: nn.Module) -> nn.Module:
-    """``layer`` with a plain number: torch.compile does not branch on numpy's."""
+    """Make the probability of ``layer`` a plain number, because torch.compile needs it."""
     if hasattr(layer, 'drop_prob'):
         layer.drop_prob = float(layer.drop_prob)
     return layer
 
 
 class _Hosted(nn.Module):
-    """What stands for an attention of mmpretrain, and reads its weights."""
+    """Base of layers that replace an attention of mmpretrain and can load its weights."""
 
     def __init__(self, host: nn.Module, dropped: float, **options: Any) -> None:
         super().__init__()
         if dropped:
             raise ValueError(
-                f'attn_drop={dropped}: binary attention drops none of its '
+                f'attn_drop={dropped}: binary attention has no dropout of its '
                 'probabilities, so attn_drop_rate must be 0'
             )
         self.attention = BinaryMultiheadAttention(host.embed_dims, host.num_heads, **options)
@@ -61,19 +61,19 @@ class _Hosted(nn.Module):
 
 
 class HostedAttention(_Hosted):
-    """``y = drop_path(scale(drop(attention(x))))``, for ``MultiheadAttention``.
+    """Replacement of ``MultiheadAttention``: ``drop_path(scale(drop(attention(x))))``.
 
-    Scale and drops are the host's own, ``attention`` is a
-    :class:`BinaryMultiheadAttention`. A state dict with the float ``qkv`` and ``proj``
-    is read, too: their weights become latent weights, their biases are dropped, since a
-    batch norm follows.
+    Scale and dropout are those of the host. ``attention`` is a
+    :class:`BinaryMultiheadAttention`. The layer also loads a state dict with the float
+    ``qkv`` and ``proj``: their weights become latent weights. Their biases are dropped,
+    because a batch norm follows.
 
     Args:
-        host: The ``MultiheadAttention`` of mmpretrain that it stands for.
+        host: ``MultiheadAttention`` of mmpretrain to replace.
         **options: Further arguments of :class:`BinaryMultiheadAttention`.
 
     Raises:
-        ValueError: If the host drops attention probabilities.
+        ValueError: If the host has dropout of attention probabilities.
 
     Shape:
         Tokens ``(N, L, C)`` to the same.
@@ -89,17 +89,17 @@ class HostedAttention(_Hosted):
 
 
 class HostedWindowAttention(_Hosted):
-    """``y = drop(attention(x))`` in windows, for Swin's ``WindowMSA``.
+    """Replacement of Swin's ``WindowMSA``: ``drop(attention(x))`` in windows.
 
-    The relative position bias, which is real and added to the scores, and the drop are
-    the host's own. Otherwise as :class:`HostedAttention`.
+    The dropout and the relative position bias are those of the host. The bias is real and
+    is added to the scores. All else is as in :class:`HostedAttention`.
 
     Args:
-        host: The ``WindowMSA`` of mmpretrain that it stands for.
+        host: ``WindowMSA`` of mmpretrain to replace.
         **options: Further arguments of :class:`BinaryMultiheadAttention`.
 
     Raises:
-        ValueError: If the host drops attention probabilities.
+        ValueError: If the host has dropout of attention probabilities.
 
     Shape:
         Tokens of windows ``(N W, L, C)`` to the same.
@@ -111,15 +111,16 @@ class HostedWindowAttention(_Hosted):
         self.register_buffer('relative_position_index', host.relative_position_index)
 
     def init_weights(self) -> None:
-        """Initialise the position bias as the host does, truncated N(0, 0.02^2)."""
+        """Initialise the position bias as the host does: truncated N(0, 0.02^2)."""
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within every window.
 
         Args:
-            x: Tokens of the windows, those of an image after each other.
-            mask: ``(W, L, L)``, what is added to the scores of an image's windows.
+            x: Tokens of the windows, image by image.
+            mask: Tensor ``(W, L, L)`` to add to the scores of an image's windows. Default
+                None.
         """
         bias = self.relative_position_bias_table[self.relative_position_index]
         bias = bias.permute(2, 0, 1)
@@ -129,20 +130,20 @@ class HostedWindowAttention(_Hosted):
 
 
 class HostedFeedForward(nn.Module):
-    """``y = identity + drop_path(scale(drop(ffn(x))))``, for mmcv's ``FFN``.
+    """Replacement of mmcv's ``FFN``: ``identity + drop_path(scale(drop(ffn(x))))``.
 
-    Scale and drops are the host's own, ``ffn`` is a :class:`BinaryFeedForward`. A state
-    dict with the float ``layers`` is read, too: their weights become latent weights,
-    with ``tau > 1`` as in :func:`mmesbnn.binary.binarize.shrunk_weight`, their biases
-    are dropped, since a batch norm follows.
+    Scale and dropout are those of the host. ``ffn`` is a :class:`BinaryFeedForward`. The
+    layer also loads a state dict with the float ``layers``: their weights become latent
+    weights, with ``tau > 1`` as in :func:`mmesbnn.binary.binarize.shrunk_weight`. Their
+    biases are dropped, because a batch norm follows.
 
     Args:
-        host: The ``FFN`` of mmcv (or one like it) that it stands for.
+        host: ``FFN`` of mmcv, or a similar layer, to replace.
         tau: ES factor. Default 1.
         **options: Further arguments of :class:`BinaryFeedForward`.
 
     Raises:
-        ValueError: If the host drops hidden features, or as
+        ValueError: If the host has dropout of hidden features, or as
             :class:`BinaryFeedForward`.
 
     Shape:
@@ -153,8 +154,8 @@ class HostedFeedForward(nn.Module):
         super().__init__()
         if host.layers[0][-1].p:
             raise ValueError(
-                f'drop_rate={host.layers[0][-1].p}: binary feed-forwards drop none of '
-                'their hidden features, so it must be 0'
+                f'drop_rate={host.layers[0][-1].p} must be 0, because binary feed-forwards '
+                'have no dropout of hidden features'
             )
         self.tau = tau
         self.ffn = BinaryFeedForward(host.embed_dims, host.feedforward_channels, tau, **options)
@@ -167,7 +168,7 @@ class HostedFeedForward(nn.Module):
 
         Args:
             x: Tokens.
-            identity: What to add the output to. Default None, ``x`` itself.
+            identity: Tensor to add the output to. Default None: ``x``.
         """
         y = self.dropout_layer(self.gamma2(self.ffn(x)))
         if not self.add_identity:
@@ -191,7 +192,7 @@ def _hosted_attention(host: nn.Module) -> type[_Hosted]:
 
 
 def _is_attention(module: nn.Module) -> bool:
-    """Whether it is mmpretrain's plain self-attention, in and out equally wide."""
+    """Return True for mmpretrain's self-attention with equal input and output width."""
     from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 
     if type(module) is MultiheadAttention:
@@ -200,7 +201,7 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _is_feed_forward(module: nn.Module) -> bool:
-    """Whether it is a feed-forward of two linear layers."""
+    """Return True for a feed-forward of two linear layers."""
     from mmcv.cnn.bricks.transformer import FFN
     from mmpretrain.models.backbones.deit3 import DeiT3FFN
 
@@ -213,9 +214,9 @@ def _build_hosted(
     is_host: Callable[[nn.Module], bool],
     build: Callable[[nn.Module], nn.Module],
 ) -> dict[str, nn.Module]:
-    """What stands for every host outside the modules named ``kept``, with its weights.
+    """Build the replacements of all hosts outside the modules ``kept``, with their weights.
 
-    The model is left as it is, so that an error leaves no half of it changed.
+    The model does not change here, so that an error does not leave it half changed.
     """
     hosted = {}
     for name, host in model.named_modules():
@@ -242,10 +243,10 @@ def _freeze_norms(modules: Iterable[nn.Module]) -> None:
 
 
 def _skip_own_initialisation(model: nn.Module, names: Iterable[str]) -> None:
-    """Let mmengine not initialise the layers that would reach into these feed-forwards.
+    """Make mmengine skip the initialisation of layers that hold these feed-forwards.
 
-    Those with an ``init_weights`` of their own: they ask for the biases of linear
-    layers, which there are none of now, and initialise nothing else.
+    This concerns layers with their own ``init_weights``. It initialises only the biases of
+    linear layers, which no longer exist.
     """
     for name in names:
         layer = model.get_submodule(name.rpartition('.')[0])
@@ -279,40 +280,42 @@ def binary_transformer(
     copy_init: str = 'alike',
     norm_cfg: dict | None = None,
 ) -> nn.Module:
-    """A Transformer of mmpretrain with binary attention and feed-forwards.
+    """Build a Transformer of mmpretrain with binary attention and feed-forward layers.
 
-    For ``VisionTransformer``, ``DistilledVisionTransformer``, ``DeiT3``, ``T2T_ViT``,
-    ``SwinTransformer`` and others made of mmpretrain's ``MultiheadAttention`` or
-    ``WindowMSA``, and mmcv's ``FFN``. The former become
-    :class:`BinaryMultiheadAttention`, the latter :class:`BinaryFeedForward`; norms,
-    residuals, layer scales and stochastic depth around them stay, as do patch
-    embedding and head. In a config::
+    It supports ``VisionTransformer``, ``DistilledVisionTransformer``, ``DeiT3``,
+    ``T2T_ViT``, ``SwinTransformer`` and others that consist of mmpretrain's
+    ``MultiheadAttention`` or ``WindowMSA`` and mmcv's ``FFN``. Attention becomes
+    :class:`BinaryMultiheadAttention`; feed-forwards become :class:`BinaryFeedForward`.
+    Norms, residuals, layer scales and stochastic depth around them, the patch embedding
+    and the head do not change. In a config::
 
         backbone=dict(
             type='BinaryTransformer', tau=2,
             backbone=dict(type='VisionTransformer', arch='deit-small',
                           layer_scale_init_value=0.1))
 
-    The result is the backbone itself, so whatever reads its attributes goes on to. It
-    also reads float checkpoints of the backbone (``init_cfg=dict(type='Pretrained',
+    The result is the backbone itself, so code that reads its attributes keeps working. It
+    also loads float checkpoints of the backbone (``init_cfg=dict(type='Pretrained',
     ...)``, ``load_from``): weights become latent weights.
 
     Args:
         backbone: Config of the backbone, or the backbone, which is changed in place.
-        tau: ES factor of the feed-forwards, whose input is tiled ``tau`` times with
-            thresholds of its own. The cost of attention stays. Default 1.
-        attention: Whether attention is binary. Default True.
-        feedforward: Whether feed-forwards are. Default True.
-        keep: Names of modules in which all stays, with ``*`` and ``?``. Default: none.
+        tau: ES factor of the feed-forwards. Their input is tiled ``tau`` times, and each
+            copy has its own thresholds. The cost of attention does not change. Default 1.
+        attention: Whether to make attention binary. Default True.
+        feedforward: Whether to make feed-forwards binary. Default True.
+        keep: Names of modules in which nothing is replaced; ``*`` and ``?`` are
+            wildcards. Default ``()``.
         residual_pool: As :class:`BinaryFeedForward`'s. Default ``'adjacent'``.
-        spread: With ``tau > 1`` thresholds of copies lie evenly in ``[-spread,
-            spread]`` at first. Default 0.5.
-        clip: As :class:`BinaryMultiheadAttention`'s: probabilities above ``clip / 2``
-            count at first. Default 0.005, for about 200 keys; Swin has 49.
-        sign_zero: What sign(0) is, -1 or 0. Default -1.
-        copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s, of the norms behind
-            the linear layers of feed-forwards. Default ``'alike'``.
-        norm_cfg: Of the batch norms over tokens, as :class:`BNext`'s. Default
+        spread: With ``tau > 1`` the initial thresholds of copies lie evenly in
+            ``[-spread, spread]``. Default 0.5.
+        clip: As :class:`BinaryMultiheadAttention`'s. Initially probabilities above
+            ``clip / 2`` become ``clip``, and others 0. Default 0.005, for about 200 keys;
+            Swin has 49 keys.
+        sign_zero: Value of sign(0), -1 or 0. Default -1.
+        copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s, for the norms after the
+            linear layers of feed-forwards. Default ``'alike'``.
+        norm_cfg: Config of the batch norms over tokens, as :class:`BNext`'s. Default
             ``dict(type='BN')``.
 
     Returns:
@@ -320,15 +323,17 @@ def binary_transformer(
 
     Raises:
         ImportError: If mmpretrain is not installed.
-        ValueError: If an argument is not one of the allowed values, ``tau`` does not
-            divide a width, dropout is asked for inside attention or a feed-forward, or
-            nothing is to be replaced.
+        ValueError: If an argument is not one of the allowed values, if ``tau`` does not
+            divide a width, if attention or a feed-forward has dropout inside, or if no
+            layer can be replaced.
 
     Source: Le and Li, "BinaryViT", arXiv 2306.16678; Shi et al., arXiv 2503.23709.
     """
     registry = require('mmpretrain.registry', 'cls', 'binary_transformer')
     if tau > 1 and not feedforward:
-        raise ValueError(f'tau={tau}: only feed-forwards expand, feedforward is False')
+        raise ValueError(
+            f'tau={tau} must be 1 with feedforward=False, because only feed-forwards expand'
+        )
     model = backbone
     if not isinstance(model, nn.Module):
         model = build_part('backbone', backbone, registry.MODELS)
@@ -352,8 +357,8 @@ def binary_transformer(
     if not hosted:
         raise ValueError(
             f'backbone: no attention or feed-forward of {type(model).__name__} can be '
-            "replaced: it has none of mmpretrain's MultiheadAttention and WindowMSA or "
-            "mmcv's FFN, or they are all kept"
+            'replaced: it has no MultiheadAttention or WindowMSA of mmpretrain and no FFN '
+            'of mmcv, or keep names all of them'
         )
     if not norm_trained:
         _freeze_norms(hosted.values())

@@ -16,7 +16,8 @@ struct Kernels {
   const char* name;
   bool (*supported)();
   // out[row][channel] = number of differing bits, for `rows` rows of `words` words each
-  // (`row_stride` words apart) and `blocks` blocks of kLanes channels, packed [block][word][lane].
+  // (the distance between rows is `row_stride` words) and `blocks` blocks of kLanes channels,
+  // packed [block][word][lane].
   void (*count)(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights, int words,
                 int blocks, int32_t* out, size_t out_stride);
   // bits[i] = x[i * stride] > threshold, for i < count <= 64; *other is set if an entry is
