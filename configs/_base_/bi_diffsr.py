@@ -9,16 +9,16 @@ model = dict(
     unet=dict(type='BIDiffSRUNet', tau=1),
     # 2000 steps, beta linear from 1e-6 to 1e-2
     scheduler=dict(total_steps=2000),
-    # one timestep per image; 'batch' draws one per GPU, as the published code
+    # one timestep per image; 'batch' draws one per GPU, as in the published code
     timesteps='each',
     loss='l1',
     sampling=dict(num_inference_steps=50),
-    # 'scheduler' clips x0 to [-1, 1], as the published code
+    # 'scheduler' clips x0 to [-1, 1], as in the published code
     pipeline=dict(x0_clip='data'),
     seed=10,
 )
 
-# DIV2K and Flickr2K as they unpack, the benchmarks as BasicSR's users have them
+# folders of the unpacked DIV2K and Flickr2K; benchmarks have the layout of BasicSR
 data_root = 'data'
 train_dataloader = dict(
     batch_size=4,  # x 4 GPUs
@@ -63,8 +63,8 @@ test_dataloader = dict(
         lr=[f'{name}/LR_bicubic/X{scale}' for name in test_sets],
     ),
 )
-# on luma, without a border as wide as the magnification; dict(type='LPIPS') goes with
-# them where the package lpips is installed
+# on luma, without a border as wide as the magnification; add dict(type='LPIPS') if the
+# package lpips is installed
 val_evaluator = [
     dict(type='PSNR', crop_border=scale, convert_to='Y'),
     dict(type='SSIM', crop_border=scale, convert_to='Y'),

@@ -1,4 +1,4 @@
-# BiDet's SSD300 on PASCAL VOC: 07+12 trainval to train, 07 test to test.
+# BiDet's SSD300 on PASCAL VOC, trained on 07+12 trainval, tested on 07 test.
 # 300,000 iterations of Adam, two GPUs with 16 images each.
 _base_ = ['./voc0712.py']
 
@@ -9,8 +9,8 @@ model = dict(
     data_preprocessor=dict(
         type='DetDataPreprocessor', mean=[123.0, 117.0, 104.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=True
     ),
-    # The published training begins with a classifier's weights: configs/bidet/README.md
-    # says how to get them. From scratch: --cfg-options model.backbone.init_cfg=None
+    # The published training starts from a classifier's weights; see
+    # configs/bidet/README.md. From scratch: --cfg-options model.backbone.init_cfg=None
     backbone=dict(
         type='BiDetVGG',
         init_cfg=dict(
@@ -37,7 +37,7 @@ model = dict(
             strides=[8, 16, 32, 64, 100, 300],
             ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]],
         ),
-        # as published, detected boxes may reach beyond the image
+        # as published, detected boxes are not clipped to the image
         bbox_coder=dict(
             type='DeltaXYWHBBoxCoder',
             target_means=[0.0, 0.0, 0.0, 0.0],
@@ -66,10 +66,10 @@ model = dict(
         neg_pos_ratio=3,
         debug=False,
     ),
-    # Published: of every class the 200 best go into suppression and all that is left
-    # comes out. With split_thr=1 classes are suppressed one by one: mmcv's shortcut
-    # for few boxes moves them apart by the largest coordinate, and supposes that none
-    # is negative.
+    # Published: the 200 best boxes of every class enter suppression, and all remaining
+    # boxes are returned. With split_thr=1 classes are suppressed one by one. mmcv's faster
+    # way for few boxes shifts each class by the largest coordinate, which is wrong for
+    # negative coordinates.
     test_cfg=dict(
         nms_pre=-1,
         max_per_class=200,
@@ -91,8 +91,8 @@ train_pipeline = [
         hue_delta=18,
     ),
     dict(type='Expand', mean=[123.0, 117.0, 104.0], to_rgb=True, ratio_range=(1, 4), prob=0.5),
-    # The published crops mean to require an overlap with objects, but the test never
-    # fails; one time in six nothing is cropped.
+    # The published crops are meant to need an overlap with objects, but the check never
+    # fails. One image in six is not cropped.
     dict(type='MinIoURandomCrop', min_ious=(0, 0, 0, 0), min_crop_size=0.3),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Resize', scale=input_size, keep_ratio=False),
@@ -108,7 +108,7 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=True,
-    # what is drawn depends on nothing but the number of the draw
+    # the drawn samples depend on the number of the draw only
     sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     batch_sampler=None,
     dataset=dict(
@@ -119,7 +119,7 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# Clipping (clip_grad=dict(max_norm=5)) is an option of the published code, off there.
+# clip_grad=dict(max_norm=5) is an option of the published code, off by default.
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0))
 # Published defaults. The authors' own runs made the first step at 60,000.
 milestones = [30_000, 80_000, 200_000]
@@ -128,7 +128,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=300_000, val_interval=10_0
 
 custom_hooks = [
     dict(type='FittingCheckpointHook'),
-    # the two terms of the bottleneck come in with the first step
+    # the two terms of the bottleneck are switched on at the first step
     dict(type='BottleneckHook', begin=milestones[0], by_epoch=False),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),

@@ -1,4 +1,4 @@
-# BNext's CIFAR-100 recipe: that of CIFAR-10, its normalisation included.
+# BNext's CIFAR-100 recipe: the recipe for CIFAR-10, including its normalization.
 _base_ = ['./bnext_cifar10.py']
 
 model = dict(head=dict(num_classes=100))

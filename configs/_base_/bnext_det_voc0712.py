@@ -1,9 +1,9 @@
-# What BNext's detectors on PASCAL VOC share: backbone, pyramid, data and schedule. No
-# such detectors are published; the recipe is ours: that of BNext where it says anything
-# (optimizer, hooks), mmdet's otherwise.
+# Shared parts of BNext's detectors on PASCAL VOC: backbone, pyramid, data and schedule. No
+# such detectors are published. The recipe is ours: optimizer and hooks are BNext's, the
+# rest is mmdet's.
 _base_ = ['./voc0712.py']
 
-# Binary, with a threshold per input channel, and with tau > 1 several of them
+# Binary, with one threshold per input channel; with tau > 1 several thresholds
 binary_conv = dict(type='ESConv2d', tau=1)
 norm_cfg = dict(type='BN')
 num_classes = 20

@@ -1,8 +1,8 @@
 # BNext's ImageNet recipe: data, augmentation and distillation.
 _base_ = ['./bnext_runtime.py', './distill_imagenet.py']
 
-# The student learns from two teachers at a time, the main one and an assistant (the
-# next one after each share of the epochs).
+# The student learns from two teachers at a time, the main one and an assistant. After each
+# share of the epochs the next assistant takes over.
 model = dict(backbone=dict(type='BNext', arch='tiny'), head=dict(in_channels=1024))
 custom_hooks = [*_base_.custom_hooks, dict(type='TeacherScheduleHook')]
 

@@ -1,18 +1,18 @@
-# What every BNext recipe shares: runtime, optimizer and the hooks that train
-# binary weights. Published: AdamW, lr 1e-3, gradient norm 5, 512 epochs.
+# Shared parts of all BNext recipes: runtime, optimizer and the hooks that train binary
+# weights. Published: AdamW, lr 1e-3, gradient norm 5, 512 epochs.
 _base_ = ['./classifier_runtime.py']
 
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3),
     clip_grad=dict(max_norm=5.0),
-    # 4-D parameters and latent weights decay with 1e-8, the rest with 1e-3
+    # weight decay: 1e-8 for 4-D parameters and latent weights, 1e-3 for the rest
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-8),
 )
 
-# 1e-5 rising by 1.98e-4 an epoch, then a cosine whose period of 512 epochs begins
-# after the warm-up, so that the last epoch runs at 4.39e-7
+# The learning rate starts at 1e-5 and rises by 1.98e-4 per epoch. A cosine with a period of
+# 512 epochs follows the warm-up, so the last epoch runs at 4.39e-7.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=6),
     dict(type='CosineAnnealingLR', T_max=512, eta_min=1e-7, by_epoch=True, begin=5, end=512),

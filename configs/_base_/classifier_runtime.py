@@ -3,7 +3,7 @@ _base_ = ['mmpretrain::_base_/default_runtime.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
-# said again, because tools of mmpretrain stumble over what inheriting adds to it
+# repeated here, because mmpretrain's tools fail with the entries that inheriting adds
 visualizer = dict(
     _delete_=True, type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
@@ -11,7 +11,7 @@ val_cfg = dict()
 test_cfg = dict()
 
 checks = [
-    # what is tested fits the network in every entry
+    # a tested checkpoint must match the network in every entry
     dict(type='FittingCheckpointHook'),
     dict(type='NaNGuardHook'),
     dict(type='ClassCountHook'),

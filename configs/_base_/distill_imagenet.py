@@ -1,5 +1,5 @@
-# ImageNet with teachers: a classifier that learns their distribution. The labels train
-# nothing. Families make pipelines of the steps below.
+# ImageNet with teachers: the classifier learns their distribution. Labels are not used.
+# Families make pipelines from the steps below.
 _base_ = ['./imagenet.py']
 
 model = dict(

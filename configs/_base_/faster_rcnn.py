@@ -1,5 +1,5 @@
-# Training and testing of Faster R-CNN, as mmdet has it: `faster_rcnn_train_cfg` and
-# `faster_rcnn_test_cfg`, for a model to take or to change.
+# mmdet's settings for training and testing of Faster R-CNN: `faster_rcnn_train_cfg` and
+# `faster_rcnn_test_cfg`. A model uses them or changes entries.
 _sampler = dict(type='RandomSampler', neg_pos_ub=-1)
 _nms = dict(type='nms', iou_threshold=0.7)
 

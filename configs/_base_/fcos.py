@@ -1,4 +1,4 @@
-# The parts of FCOS that no detector here changes: `fcos_head`, for a head to add to.
+# Parts of FCOS that all detectors here share: `fcos_head`, to which a head adds entries.
 fcos_head = dict(
     type='FCOSHead',
     # mmdet's three improvements of FCOS

@@ -6,7 +6,7 @@ data_preprocessor = dict(
 train_dataloader = dict(
     batch_size=64,
     num_workers=8,
-    # so that EpochSeedHook can seed the workers anew
+    # new workers per epoch, so that EpochSeedHook can seed them
     persistent_workers=False,
     dataset=dict(type='ImageNet', data_root='data/imagenet', split='train'),
     sampler=dict(type='DefaultSampler', shuffle=True),

@@ -5,7 +5,7 @@ _base_ = ['./classifier_runtime.py', './distill_imagenet.py']
 model = dict(
     backbone=dict(type='ReActNet', arch='18', weight_binarizer='real'),
     teachers=dict(main=dict(model='resnet34_8xb32_in1k')),
-    # with one teacher half its cross-entropy, so twice that
+    # with one teacher the loss is half its cross-entropy, so the weight is 2
     distill_loss=dict(loss_weight=2.0),
     teacher_autocast=False,
 )
@@ -13,9 +13,9 @@ model = dict(
 train_pipeline = [
     _base_.load,
     dict(_base_.random_crop, interpolation='bilinear'),
-    # As published, and as good as nothing: noise for images in 0..1 is added to images
-    # in 0..255, which lowers some channels by one level. At its meant strength (times
-    # 255) mmpretrain's transform would wrap around in 8 bits. Rows are B, G, R.
+    # As published, with almost no effect: noise for images in 0..1 is added to images in
+    # 0..255, which lowers some channels by one level. At the intended strength (times 255)
+    # mmpretrain's transform would overflow in 8 bits. Rows are B, G, R.
     dict(
         type='Lighting',
         alphastd=0.1,
@@ -39,12 +39,12 @@ test_dataloader = val_dataloader
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='Adam', lr=2.5e-3, weight_decay=0.0),
-    # only kernels and shifts decay
+    # only kernels and shifts have weight decay
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-5),
 )
-# Epoch k runs at lr (1 - k / 128). The published code steps before the epoch rather
-# than after it, so that its last epoch runs at 0 and trains nothing.
+# Epoch k runs at lr (1 - k / 128). The published code steps before the epoch and not after
+# it, so its last epoch runs at 0 and trains nothing.
 param_scheduler = [
     dict(type='LinearLR', start_factor=1.0, end_factor=0.0, by_epoch=True, begin=0, end=129)
 ]

@@ -1,5 +1,5 @@
-# PASCAL VOC as mmdet reads it: 07+12 trainval to train, 07 test to test. Families add
-# pipelines: `datasets` is a list, so they take `voc_trainval` and say `pipeline`.
+# PASCAL VOC as mmdet reads it: training on 07+12 trainval, testing on 07 test. Families add
+# pipelines. `datasets` is a list, so they use `voc_trainval` and set `pipeline`.
 _base_ = ['mmdet::_base_/default_runtime.py']
 
 custom_imports = dict(imports=['mmesbnn'])
@@ -8,7 +8,7 @@ custom_imports = dict(imports=['mmesbnn'])
 load_image = dict(type='LoadImageFromFile')
 load_boxes = [load_image, dict(type='LoadAnnotations', with_bbox=True)]
 flip_and_pack = [dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
-# after the size changed: boxes stay those of the image as it is
+# loaded after resizing, so the true boxes stay those of the original image
 pack_tested = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
@@ -32,13 +32,13 @@ voc_trainval = [
 train_dataloader = dict(
     batch_size=4,
     num_workers=4,
-    # so that EpochSeedHook can seed the workers anew
+    # new workers per epoch, so that EpochSeedHook can seed them
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
         type='ConcatDataset',
-        # the year, which is not the same
+        # the data sets have different years
         ignore_keys=['dataset_type'],
         datasets=voc_trainval,
     ),
@@ -59,7 +59,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# VOC2007's protocol, which the papers use, and VOC2012's
+# protocol of VOC2007, which the papers use, and of VOC2012
 val_evaluator = [
     dict(type='VOCMetric', metric='mAP', eval_mode='11points'),
     dict(type='VOCMetric', metric='mAP', eval_mode='area', prefix='pascal_voc_area'),

@@ -1,11 +1,11 @@
 # BiDet's Faster R-CNN with ResNet-18 on PASCAL VOC: 59.5 mAP in the BiDet paper.
-# README.md says which of the published recipes this is.
+# README.md compares this recipe with the published ones.
 _base_ = ['../_base_/voc0712.py', '../_base_/faster_rcnn.py']
 
 train = _base_.faster_rcnn_train_cfg
 test = _base_.faster_rcnn_test_cfg
 
-# A classifier's weights, see README.md. Without them nothing must be frozen:
+# A classifier's weights, see README.md. Without them nothing may be frozen: set
 # model.backbone.frozen_stages=-1, and init_cfg=None twice.
 pretrained = dict(
     type='Pretrained', checkpoint='checkpoints/bidet-resnet18.pth', prefix='backbone.'
@@ -21,7 +21,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=1,
     ),
-    # up to stride 16; the stem stays as it was trained on ImageNet
+    # up to stride 16; the stem keeps its ImageNet weights
     backbone=dict(type='BiDetResNet', frozen_stages=0, init_cfg=pretrained),
     rpn_head=dict(
         type='BiDetRPNHead',
@@ -35,7 +35,7 @@ model = dict(
         loss_bbox=dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
         sigma=0.001,
         loss_reg=dict(type='FeatureEnergyLoss', loss_weight=0.5),
-        # attached=False is what the published code does: no gradient
+        # the published code corresponds to attached=False, without a gradient
         loss_prior=dict(type='SparseObjectLoss', loss_weight=0.01, attached=True),
     ),
     roi_head=dict(
@@ -65,10 +65,10 @@ model = dict(
     train_cfg=dict(
         rpn=dict(
             train.rpn,
-            # an object has at least its best anchor, however bad (but not all anchors
-            # if none touches it)
+            # every object gets at least its best anchor, even with a small overlap, but no
+            # anchor if the overlap is 0
             assigner=dict(train.rpn.assigner, min_pos_iou=1e-5),
-            # anchors that cross the border train nothing
+            # anchors that cross the border are not trained
             allowed_border=0,
         ),
         rpn_proposal=dict(train.rpn_proposal, nms_pre=12000, max_per_img=2000),
@@ -81,8 +81,8 @@ model = dict(
 )
 del train, test
 
-# The shorter side is 600. Published images are at most twice as long as high, longer
-# ones are cropped; here these few are made smaller.
+# The shorter side is 600. The published code crops images that are more than twice as long
+# as high. Here these few images are made smaller.
 resize = dict(type='Resize', scale=(1200, 600), keep_ratio=True)
 train_pipeline = [*_base_.load_boxes, resize, *_base_.flip_and_pack]
 test_pipeline = [_base_.load_image, resize, *_base_.pack_tested]
@@ -105,7 +105,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
 
 custom_hooks = [
     *_base_.custom_hooks,
-    # the terms of the bottleneck come in with the first step
+    # the terms of the bottleneck are switched on at the first step
     dict(type='BottleneckHook', begin=milestones[0]),
 ]
 randomness = dict(seed=1)

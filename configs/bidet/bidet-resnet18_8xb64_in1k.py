@@ -1,5 +1,5 @@
-# The classifier that BiDet's Faster R-CNN begins with. Its own recipe is not published;
-# this is that of ReActNet, in one stage.
+# Classifier whose weights initialise BiDet's Faster R-CNN. Its recipe is not published; this
+# is ReActNet's recipe, in one stage.
 _base_ = ['../_base_/reactnet_stage1_imagenet.py']
 
 model = dict(

@@ -1,4 +1,4 @@
-# The plain binary DeiT-S of BinaryViT's ablation: all but the pyramid.
+# Plain binary DeiT-S of BinaryViT's ablation: BinaryViT without the pyramid.
 _base_ = ['./binary-vit-small_8xb64_in1k.py']
 
 model = dict(backbone=dict(arch='deit-small'), head=dict(in_channels=384))

@@ -1,4 +1,4 @@
-# BNext-18 on ImageNet. It was published without a recipe: this is BNext-T's.
+# BNext-18 on ImageNet. It was published without a recipe; this is BNext-T's recipe.
 _base_ = ['../_base_/bnext_imagenet.py']
 
 model = dict(

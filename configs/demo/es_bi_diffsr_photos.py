@@ -1,8 +1,8 @@
 # A SMALL configuration: a narrow ES-BI-DiffSR that doubles the size of photographs,
 # trained in minutes on one core. `make demo-sr` writes the photographs and runs it.
 #
-# Other than the published recipe: the network predicts what bicubic upsampling lacks
-# rather than the noise, and the noise schedule has four steps.
+# Differences from the published recipe: the network predicts the details that bicubic
+# upsampling loses, not the noise, and the noise schedule has four steps.
 custom_imports = dict(imports=['mmesbnn'])
 default_scope = 'mmengine'
 
@@ -65,7 +65,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    # errors of the images are small, and so are gradients
+    # the errors of the images are small, so the gradients are small, too
     optimizer=dict(type='Adam', lr=3e-3, betas=(0.9, 0.99), eps=1e-12),
 )
 param_scheduler = [

@@ -1,6 +1,6 @@
-# A SMALL configuration: FCOS on a narrow ES-BNext, from scratch, on a devkit of digits
-# on photographs, in minutes on two cores. `make demo-det` writes the devkit and runs it
-# beside its baseline.
+# A SMALL configuration: FCOS on a narrow ES-BNext, from scratch, on a devkit of digits on
+# photographs, in minutes on two cores. `make demo-det` writes the devkit and runs this
+# config and its baseline.
 _base_ = ['mmdet::_base_/default_runtime.py', '../_base_/fcos.py']
 
 custom_imports = dict(imports=['mmesbnn'])
@@ -59,7 +59,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
-    # digits are not mirrored: other crops, and other colours
+    # digits must not be mirrored, so only crops and colours vary
     dict(type='PhotoMetricDistortion'),
     dict(type='PackDetInputs'),
 ]

@@ -8,7 +8,7 @@ model = dict(
     backbone=dict(tau=tau, init_cfg=dict(checkpoint=checkpoint)),
     rpn_head=dict(tau=tau),
     roi_head=dict(
-        # regions have all copies of the backbone's features, too
+        # regions also have all copies of the backbone's features
         shared_head=dict(tau=tau, init_cfg=dict(checkpoint=checkpoint)),
         bbox_roi_extractor=dict(out_channels=256 * tau),
     ),

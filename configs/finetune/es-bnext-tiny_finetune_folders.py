@@ -1,8 +1,8 @@
-# Fine-tuning ES-BNext-T on classes of your own; see configs/finetune/README.md. The
-# recipe is ours and a starting point: nothing has been tuned with it.
+# Fine-tuning ES-BNext-T on your own classes; see configs/finetune/README.md. The recipe is
+# ours and a starting point: it has not been optimised.
 _base_ = ['../_base_/classifier_runtime.py']
 
-# What to change: classes, folders (data_root/train/CLASS/*.jpg, and val), weights
+# Change these: classes, folders (data_root/train/CLASS/*.jpg, and val), weights
 num_classes = 10
 data_root = 'data/mine'
 load_from = 'checkpoints/es-bnext-tiny.pth'
@@ -58,7 +58,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
-# a tenth of the training's learning rate, and a hundredth for the binary backbone
+# learning rate: a tenth of the training's, and a hundredth for the binary backbone
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-3),
@@ -74,7 +74,7 @@ train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 custom_hooks = [
     # binary from the first step on
     dict(type='TemperatureHook', initial=1e-8),
-    # the weights are there and fit, but for the head
+    # the weights must exist and match, except for the head
     dict(type='RequireCheckpointHook', new=['head.']),
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
