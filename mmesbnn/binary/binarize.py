@@ -399,12 +399,12 @@ def _binary_layer(
 
 
 def _output_signs(layer: _Multiplier, tau: int, copy_init: str) -> Tensor:
-    """Signs of the copies of the outputs of ``layer``."""
+    """Draw the signs of the copies of the outputs of ``layer``."""
     return copy_signs(layer.weight.shape[0] // tau, tau, copy_init)
 
 
 def _signed(x: Tensor, signs: Tensor | None) -> Tensor:
-    """``x``, every output channel times its sign."""
+    """Multiply every output channel of ``x`` by its sign."""
     return x if signs is None else x * signs.to(x).view(-1, *[1] * (x.dim() - 1))
 
 
@@ -493,10 +493,11 @@ def binarize(
     the result.
 
     With ``copy_init`` and ``tau > 1`` the copies of an output differ from the first step
-    on. Some output channels of the float layer are negated before copies are made, and so
-    are the gains of the batch norm that reads them: the float network computes the same
-    as before. This needs a batch norm that alone reads the output of the layer. The report
-    names the layers that have none; their copies start alike.
+    on. Before copies are made, some output channels of the float layer are negated, and the
+    gains of the batch norm that reads them are negated, too. The results of the float
+    network do not change. This needs a batch norm that is the only reader of the layer's
+    output. The report names the layers without such a norm; their copies start with equal
+    gains.
 
     After the call ``save_pretrained`` of the model (diffusers, transformers) raises an
     error, because its config describes the float model.
@@ -517,8 +518,8 @@ def binarize(
         example: Input of the model: a tensor, a sequence of arguments or a mapping of
             keyword arguments. The model runs with it, in eval mode, to find the first and
             last layers, and once more with ``copy_init``. Default None.
-        copy_init: Which channels are negated: none (``'alike'``), each with probability
-            1/2 (``'signs'``) or ``tau // 2`` of the copies of every channel
+        copy_init: Channels to negate: none (``'alike'``), each with probability 1/2
+            (``'signs'``), or ``tau // 2`` of the copies of every channel
             (``'balanced'``). Needs ``example``. Default ``'alike'``.
         spread: As :class:`ESConv2d`'s, in units of the layers' inputs.
             Default 0.5.

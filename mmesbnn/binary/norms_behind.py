@@ -1,8 +1,8 @@
-"""The batch norms behind drop-in layers, whose gains the copies of an output start with.
+"""Search for the batch norms that read drop-in layers, and initialisation of their gains.
 
-An :class:`ESConv2d` tiles its output and has nothing of its own for every copy. Its
-copies differ by the affine of the batch norm that reads them, which is the network's.
-A run of the network shows which norm that is.
+An :class:`ESConv2d` tiles its output and has no parameters of its own for each copy. The
+copies differ by the affine of the network's batch norm that reads them. A run of the network
+finds this norm.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _Norms = list[_BatchNorm]
 
 
 class _OutputReads(TorchFunctionMode):
-    """Sees which modules compute with the outputs of ``layers``.
+    """Mode that finds, during a run, the modules that read the outputs of ``layers``.
 
     Attributes:
-        readers: For every layer that ran the modules that read an output of it.
+        readers: Maps every layer that ran to the modules that read its outputs.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -57,14 +57,14 @@ class _OutputReads(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._running.pop()
-        # of tokens (N, L, C) a batch norm would read the axis L
+        # for tokens (N, L, C) a batch norm would normalize the axis L
         if module in self.layers and isinstance(output, Tensor) and output.dim() in (2, 4):
-            # kept, so that no other tensor gets its id
+            # the output is kept, so that no other tensor gets its id
             self._outputs[id(output)] = (output, module)
             self.readers.setdefault(module, [])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call ``func``, and note the outputs among its arguments."""
+        """Call ``func`` and record the watched outputs among its arguments."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if any(isinstance(x, Tensor) for x in tree_leaves(result)):
@@ -78,17 +78,17 @@ class _OutputReads(TorchFunctionMode):
 def norms_behind(
     model: nn.Module, layers: Sequence[nn.Module], run: Callable[[], object]
 ) -> dict[nn.Module, _Norms]:
-    """Find the batch norms that read the outputs of ``layers``, and nothing else does.
+    """Find the layers whose outputs only batch norms read, and these norms.
 
     Args:
-        model: The network. It is in eval mode during the run.
-        layers: Convolutions and linear layers of it, drop-in layers or others.
-        run: Runs the network once.
+        model: Network. It is in eval mode during the run.
+        layers: Convolutions and linear layers of the network, drop-in layers or others.
+        run: Function that runs the network once.
 
     Returns:
-        For every layer whose outputs are read by batch norms alone those norms; more
-        than one if the layer runs several times. Norms that read several layers, or
-        that have no affine, are left out, and their layers.
+        Mapping from each such layer to its norms. A layer that runs several times can have
+        several norms. A layer is left out if one of its norms also reads another layer or
+        has no affine.
     """
     reads = _OutputReads(layers)
     with inference(model), reads:
@@ -108,13 +108,13 @@ def norms_behind(
 
 @torch.no_grad()
 def flip_channels(norms: _Norms, signs: Tensor) -> None:
-    """Let ``norms`` give for ``signs * x`` what they gave for ``x``.
+    """Change ``norms`` so that their result for ``signs * x`` is the old result for ``x``.
 
     ``g (x - m) / s + b = (g sign) (sign x - sign m) / s + b``, for signs of +-1.
 
     Args:
-        norms: Batch norms of ``C`` channels.
-        signs: ``(C,)``.
+        norms: Batch norms of ``C`` channels; changed in place.
+        signs: Signs ``(C,)``.
     """
     for norm in norms:
         norm.weight.mul_(signs.to(norm.weight))
@@ -123,7 +123,7 @@ def flip_channels(norms: _Norms, signs: Tensor) -> None:
 
 
 def _is_fresh(norm: _BatchNorm) -> bool:
-    """Whether all gains are one number, as initialisers leave them, but not 0."""
+    """Return True if all gains are equal, as after initialisation, and not 0."""
     return bool((norm.weight == norm.weight[0]).all() and norm.weight[0] != 0)
 
 
@@ -134,27 +134,27 @@ def start_copies(
     run: Callable[[], object],
     draw: Callable[[int, int, str], Tensor] = copy_signs,
 ) -> Mapping[str, bool]:
-    """Let the copies of drop-in layers of a new network start with gains of +-1.
+    """Set the initial gains of the copies of drop-in layers to +-1, in a new network.
 
-    The gains of the batch norms behind every :class:`ESConv2d` and :class:`ESLinear`
-    with ``tau > 1`` are multiplied by :func:`~mmesbnn.binary.expansion.copy_signs`::
+    The gains of the batch norm that reads an :class:`ESConv2d` or :class:`ESLinear` with
+    ``tau > 1`` are multiplied by :func:`~mmesbnn.binary.expansion.copy_signs`::
 
         net = torch.nn.Sequential(
             ESConv2d(16, 32, 3, tau=2), torch.nn.BatchNorm2d(32), torch.nn.ReLU())
         start_copies(net, 'balanced', run=lambda: net(torch.randn(1, 16, 8, 8)))
 
-    Gains that differ from each other are trained or loaded ones: they stay.
+    Gains that differ from each other were trained or loaded, so they do not change.
 
     Args:
-        model: The network. Its layers run in eval mode.
+        model: Network. Its layers run in eval mode.
         copy_init: ``'signs'`` or ``'balanced'``; with ``'alike'`` nothing changes.
-        run: Runs the network once, to see which norm reads which layer.
-        draw: Gives the signs; for processes that must agree. Default
-            :func:`~mmesbnn.binary.expansion.copy_signs`.
+        run: Function that runs the network once, to find the norm that reads each layer.
+        draw: Function that returns the signs. Processes that must agree give their own.
+            Default :func:`~mmesbnn.binary.expansion.copy_signs`.
 
     Returns:
-        For every drop-in layer with ``tau > 1``, by name, whether its copies start
-        with gains of +-1 now.
+        Mapping from the name of each drop-in layer with ``tau > 1`` to True if the gains
+        of its copies are now +-1.
 
     Raises:
         ValueError: If ``copy_init`` is not one of the allowed values.

@@ -1,4 +1,4 @@
-"""Running the model of a runner on a batch to look at it."""
+"""Run of a runner's model on a batch for analysis."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import nn
 
 
 def tensor_mode(model: nn.Module, batch: Any) -> Callable[[], object]:
-    """A function that runs ``model`` on ``batch`` in OpenMMLab's mode ``'tensor'``.
+    """Return a function that runs ``model`` on ``batch`` in OpenMMLab's mode ``'tensor'``.
 
-    The data preprocessor prepares the batch as for a test, without augmentation. Random
-    numbers that the run draws are put back, so that training goes on as without it.
+    The data preprocessor prepares the batch as for a test, without augmentation. The state
+    of the random generators is restored after the run, so the run does not change the
+    training.
 
     Args:
-        model: The runner's model, maybe in a wrapper for distributed training.
-        batch: What its data loader gives.
+        model: Model of the runner, with or without a wrapper for distributed training.
+        batch: Batch of its data loader.
     """
     plain: Any = model.module if is_model_wrapper(model) else model
 

@@ -1,4 +1,4 @@
-"""How the copies that drop-in layers make start."""
+"""Hook that sets the initial gains of the copies of drop-in layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..tensor_mode import tensor_mode
 
 
 def _agreed_signs(channels: int, copies: int, copy_init: str) -> Tensor:
-    """Signs of the copies, in all processes those of the first one."""
+    """Draw the signs of the copies; all processes get those of the first process."""
     signs = copy_signs(channels, copies, copy_init)
     dist.broadcast(signs)
     return signs
@@ -26,19 +26,20 @@ def _agreed_signs(channels: int, copies: int, copy_init: str) -> Tensor:
 
 @HOOKS.register_module()
 class CopyInitHook(Hook):
-    """Let the copies of drop-in layers start with gains of +-1.
+    """Hook that sets the initial gains of the copies of drop-in layers to +-1.
 
-    For networks that take :class:`~mmesbnn.binary.ESConv2d` by their ``conv_cfg``: a
-    drop-in layer has nothing of its own for every copy, but the batch norm behind it
-    has. Before the first iteration the hook runs the model on the first batch, without
-    gradients, to see which norm reads which layer, and calls
+    It is for networks that use :class:`~mmesbnn.binary.ESConv2d` through ``conv_cfg``. A
+    drop-in layer has no parameters of its own for each copy, but the batch norm that reads
+    it has. Before the first iteration the hook runs the model on the first batch, without
+    gradients, to find the norm that reads each layer. It then calls
     :func:`~mmesbnn.binary.start_copies`. Backbones of this package have their own
-    ``copy_init``. Resumed trainings are left alone, and so are norms whose gains differ
-    from each other, as loaded ones do.
+    ``copy_init``. The hook does not change resumed trainings, nor norms whose gains differ
+    from each other, such as loaded ones.
 
     Args:
-        copy_init: ``'signs'``: every gain gets a random sign; ``'balanced'``: of the
-            copies of every channel ``tau // 2`` are negative. Default ``'balanced'``.
+        copy_init: With ``'signs'`` every gain gets a random sign. With ``'balanced'``
+            ``tau // 2`` of the copies of every channel get a negative gain. Default
+            ``'balanced'``.
 
     Raises:
         ValueError: If ``copy_init`` is not one of the allowed values; before the first
@@ -52,7 +53,7 @@ class CopyInitHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
     ) -> None:
-        """Start the copies, if it is the first iteration."""
+        """Set the gains before the first iteration."""
         if runner.iter or self.copy_init == 'alike':
             return
         run = tensor_mode(runner.model, data_batch)

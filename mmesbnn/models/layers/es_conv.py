@@ -48,15 +48,16 @@ def es_conv2d(
         options: A :class:`mmesbnn.binary.BinaryOptions` or a mapping of its fields, in
             place of ``kwargs``. Default None.
         **kwargs: Single options: ``tau``, ``es_groups``, ``spread``, ``sign``, ...
-            How copies start is up to the norms behind them, see ``CopyInitHook``.
+            The initial gains of copies are those of the following norm, see
+            ``CopyInitHook``.
 
     Raises:
         ValueError: As :class:`mmesbnn.binary.ESConv2d`.
     """
     if 'copy_init' in kwargs:
         raise ValueError(
-            f'copy_init={kwargs["copy_init"]!r}: a drop-in layer has nothing of its own for '
-            'every copy, the batch norm behind it has: add custom_hooks=[dict('
+            f'copy_init={kwargs["copy_init"]!r}: a drop-in layer has no gains of its own; '
+            'the batch norm that reads it has them: add custom_hooks=[dict('
             "type='CopyInitHook', copy_init=...)]"
         )
     geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation)
