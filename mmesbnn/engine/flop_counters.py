@@ -1,7 +1,7 @@
-"""Formulas that let the FLOP counters of torch and mmengine see binary products.
+"""Formulas of binary products for the FLOP counters of torch and mmengine.
 
-They count a binary multiplication as they count a real one, under the operator's own
-name; ``tools/count_ops.py`` counts the two separately.
+The counters count a binary multiplication as a real one, under the operator's name.
+``tools/count_ops.py`` counts the two separately.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 
 
 def convolution(x: Any, weight: Any, out: Any) -> int:
-    """Multiplications of a convolution with these shapes."""
+    """Count the multiplications of a convolution with these shapes."""
     return prod(out) * prod(weight[1:])
 
 
 def product(a: Any, b: Any, out: Any) -> int:
-    """Multiplications of a product with these shapes."""
+    """Count the multiplications of a product with these shapes."""
     return prod(out) * a[-1]
 
 
@@ -48,6 +48,6 @@ def _register(operator: torch._ops.OpOverload, count: Any) -> None:
 
 
 def register_flop_counters() -> None:
-    """Teach the counters of torch and mmengine the binary operators, once."""
+    """Register the binary operators at the counters of torch and mmengine, once."""
     for operator, count in FORMULAS.items():
         _register(operator, count)

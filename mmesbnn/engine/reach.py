@@ -1,6 +1,7 @@
-"""Finding what a hook drives: by what a module is or has, not by model.
+"""Search for the modules that a hook changes, by their class and attributes.
 
-``modules()`` sees through DDP and ``torch.compile`` wrappers, so no unwrapping here.
+``modules()`` also finds modules inside the wrappers of DDP and ``torch.compile``, so nothing
+is unwrapped here.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from ..binary import TemperatureWeight
 
 
 def trained_models(runner: Runner) -> list[nn.Module]:
-    """The model, and the moving averages of it that hooks keep."""
+    """Return the model, and the moving averages of it that hooks keep."""
     averages = (getattr(hook, 'ema_model', None) for hook in runner.hooks)
     return [runner.model, *(model for model in averages if model is not None)]
 
 
 def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
-    """The weight binarizers of ``model`` that have a temperature."""
+    """Return the weight binarizers of ``model`` that have a temperature."""
     return [m for m in model.modules() if isinstance(m, TemperatureWeight)]
 
 
@@ -33,5 +34,5 @@ def check_by_epoch(runner: Runner, hook: _CountsSteps) -> None:
     if hook.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
         raise ValueError(
             f'{type(hook).__name__}: by_epoch=True, but the training counts iterations '
-            '(IterBasedTrainLoop): give by_epoch=False'
+            '(IterBasedTrainLoop): set by_epoch=False'
         )

@@ -1,7 +1,8 @@
-"""Finding the checkpoint that a killed training goes on after.
+"""Search for the checkpoint from which a killed training continues.
 
-mmengine resumes after whatever the file ``last_checkpoint`` names. Here the file is
-checked first, and made to name the newest checkpoint that can be read.
+mmengine resumes from the checkpoint that the file ``last_checkpoint`` names. The functions
+here first check this file. If needed, they make it name the newest checkpoint that can be
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..whole_files import whole_file
 
 #: File in a work dir that names the checkpoint to resume.
 POINTER = 'last_checkpoint'
-#: What mmengine needs in a checkpoint to resume it.
+#: Entries of a checkpoint that mmengine needs to resume it.
 _NEEDED = ('meta', 'state_dict', 'message_hub')
 
 
@@ -24,8 +25,8 @@ class Found(NamedTuple):
     """State that a training can resume.
 
     Attributes:
-        path: The newest whole checkpoint, None if there is none.
-        reason: Why it is not the one that the pointer names, None if it is.
+        path: Newest whole checkpoint, None if there is none.
+        reason: Reason why the pointer names another checkpoint, None if it names this one.
     """
 
     path: Path | None
@@ -33,10 +34,10 @@ class Found(NamedTuple):
 
 
 def why_not_whole(path: Path) -> str | None:
-    """Reason for which a training cannot be resumed from ``path``, None if it can.
+    """Return the reason why a training cannot be resumed from ``path``, None if it can.
 
-    Reads all of the file: a disk that lost its power may keep the length of a file
-    and not its content.
+    The whole file is read, because after a power failure a disk may hold the length of a
+    file but not its content.
     """
     try:
         content = read_checkpoint(path)
@@ -54,7 +55,8 @@ def check_named(checkpoint: str) -> None:
     """Check a checkpoint that the user named, before a training is resumed from it.
 
     Args:
-        checkpoint: Its path. An address with a scheme is left to its loader.
+        checkpoint: Path of the checkpoint. An address with a scheme is not checked here,
+            but by its loader.
 
     Raises:
         CheckpointError: If a training cannot be resumed from it.
@@ -65,16 +67,16 @@ def check_named(checkpoint: str) -> None:
     if reason is not None:
         raise CheckpointError(
             f'resume={checkpoint}: it is not whole ({reason}); name another checkpoint, '
-            'or resume without a name, after the newest whole one'
+            'or resume without a name from the newest whole one'
         )
 
 
 def numbered(template: str, name: str) -> int | None:
-    """The number in a file's name, None if the name is not of ``template``.
+    """Return the number in a file's name, None if the name does not match ``template``.
 
     Args:
         template: Name with ``{}`` in place of the number, such as ``epoch_{}.pth``.
-        name: The file's name.
+        name: Name of the file.
     """
     before, after = (re.escape(part) for part in template.split('{}'))
     match = re.fullmatch(f'{before}([0-9]+){after}', name)
@@ -82,7 +84,7 @@ def numbered(template: str, name: str) -> int | None:
 
 
 def _newest_first(folder: Path, template: str) -> list[Path]:
-    """Checkpoints of ``folder``, by time, and by number where times are equal."""
+    """Return the checkpoints of ``folder``, newest first; the number breaks ties of the time."""
     if not folder.is_dir():
         return []
     found = [
@@ -94,7 +96,7 @@ def _newest_first(folder: Path, template: str) -> list[Path]:
 
 
 def read_pointer(work_dir: Path) -> Path | None:
-    """The file that the pointer of ``work_dir`` names, None without one."""
+    """Return the file that the pointer of ``work_dir`` names, None without a pointer."""
     try:
         text = (work_dir / POINTER).read_text().strip()
     except (OSError, ValueError):
@@ -103,7 +105,7 @@ def read_pointer(work_dir: Path) -> Path | None:
 
 
 def write_pointer(work_dir: Path, checkpoint: str) -> None:
-    """Let the pointer of ``work_dir`` name ``checkpoint``, in one step."""
+    """Make the pointer of ``work_dir`` name ``checkpoint``, in one step."""
     with whole_file(work_dir / POINTER) as partial:
         partial.write_text(checkpoint)
 
@@ -130,7 +132,7 @@ def find_whole(work_dir: Path, folder: Path, template: str) -> Found:
 
 
 def point_to_whole(work_dir: Path, folder: Path, template: str) -> Found:
-    """Make the pointer name a whole checkpoint, or take it away if there is none.
+    """Make the pointer name a whole checkpoint, or remove it if there is none.
 
     Args:
         work_dir: Folder of the pointer.

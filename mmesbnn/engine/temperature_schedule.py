@@ -1,4 +1,4 @@
-"""The temperatures of a training, from what the user gives of them."""
+"""Schedule of the temperatures of a training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class TemperatureSchedule(NamedTuple):
-    """Temperatures ``T = initial * decay^step``, steps counted from 0.
+    """Schedule of temperatures ``T = initial * decay^step``; steps are counted from 0.
 
     Attributes:
         initial: Temperature of step 0.
@@ -20,7 +20,7 @@ class TemperatureSchedule(NamedTuple):
     binary_from: int
 
     def temperature(self, step: int) -> float:
-        """Temperature of epoch (or iteration) ``step``."""
+        """Return the temperature of epoch (or iteration) ``step``."""
         return self.initial * self.decay**step
 
 
@@ -31,22 +31,23 @@ def temperature_schedule(
     decay: float | None = None,
     binary_from: int | None = None,
 ) -> TemperatureSchedule:
-    """Complete a schedule: ``decay`` from ``binary_from`` or the other way round.
+    """Complete a schedule: compute ``decay`` from ``binary_from``, or ``binary_from``.
 
-    ``decay = (below / initial)^(1 / (binary_from - 1/2))``: ``T`` is ``below`` half a step
-    earlier, so that rounding cannot shift the step. An ``initial`` under ``below`` holds
-    the weights binary: then ``decay`` is 1.
+    ``decay = (below / initial)^(1 / (binary_from - 1/2))``. ``T`` reaches ``below`` half a
+    step earlier, so rounding cannot shift the step. With an ``initial`` less than ``below``
+    the weights are always binary, and ``decay`` is 1.
 
     Args:
-        below: Temperature under which weights are binary.
+        below: Temperature below which weights are binary.
         initial: Temperature of step 0. Default 1.
         decay: Factor per step, between 0 and 1.
-        binary_from: Instead of ``decay``: first step at which weights are binary, at
-            least 1.
+        binary_from: First step at which weights are binary, at least 1. It replaces
+            ``decay``.
 
     Raises:
-        ValueError: If not exactly one of the last two is given, if ``initial`` is
-            ``below``, or if ``binary_from`` is given for an ``initial`` under it.
+        ValueError: Unless exactly one of the last two is given; if ``initial`` equals
+            ``below``; or if ``binary_from`` is given with an ``initial`` less than
+            ``below``.
     """
     if (decay is None) == (binary_from is None):
         raise ValueError(f'decay={decay}, binary_from={binary_from}: give one of them')

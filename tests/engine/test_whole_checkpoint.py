@@ -215,7 +215,7 @@ def test_a_best_one_that_is_gone_counts_no_more(tmp_path):
     runner = resume(tmp_path, scores, **options)
     assert 'best_toy_score_epoch_2.pth' in checkpoints(tmp_path)
     assert runner.message_hub.get_info('best_score') == 2
-    assert 'the best checkpoint so far, is not there' in toy.log_of(tmp_path)
+    assert 'the best checkpoint so far, is missing' in toy.log_of(tmp_path)
 
 
 def test_an_end_before_old_ones_are_removed_is_made_up_for(tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_passed_over(two_epochs, damage):
     log = toy.log_of(two_epochs)
     newest, other = (two_epochs / f'epoch_{epoch}.pth' for epoch in (2, 1))
     assert f'names {newest}, which is not whole' in log
-    assert f'goes on after the newest whole checkpoint, {other}' in log
+    assert f'continues from the newest whole checkpoint, {other}' in log
     assert 'resumed epoch: 1, iter: 2' in log
 
 
@@ -323,7 +323,7 @@ def test_a_binary_network_is_better_than_any_other(tmp_path):
     assert checkpoints(tmp_path)[0] == 'best_toy_score_epoch_3.pth'
     assert runner.message_hub.get_info('best_score') == 3
     log = toy.log_of(tmp_path)
-    assert 'saved to best_toy_score_epoch_1.pth, of weights that are not binary' in log
+    assert 'saved to best_toy_score_epoch_1.pth, with weights that are not binary' in log
     assert 'saved to best_toy_score_epoch_2.pth.' in log
 
 

@@ -1,4 +1,4 @@
-"""Hooks that own what changes during training: schedules, clamps, checks."""
+"""Hooks for everything that changes in training: schedules, clamps, checks."""
 
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook

@@ -1,4 +1,4 @@
-"""When the information-bottleneck terms of a detector's loss come in."""
+"""Hook that switches the information-bottleneck terms of a detector's loss on."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from ..reach import check_by_epoch
 
 
 def bottleneck_terms(model: nn.Module) -> list[BottleneckTerm]:
-    """The losses of ``model`` that the hook drives, seen through wrappers."""
+    """Return the bottleneck losses of ``model``, also inside wrappers."""
     return [m for m in model.modules() if isinstance(m, BottleneckTerm)]
 
 
 @HOOKS.register_module()
 class BottleneckHook(Hook):
-    """Switch on the bottleneck terms of the loss after a first phase without them.
+    """Hook that switches the bottleneck terms of the loss on after a first phase.
 
-    Every :class:`~mmesbnn.models.losses.BottleneckTerm` of the model is off before
-    epoch (or iteration) ``begin``, counted from 0, and on from then, with the
-    ``loss_weight`` it was built with. That depends on the step alone, so a training
-    resumed after ``begin`` goes on with the terms. The published SSD code switches only
-    in the very iteration, so that one resumed later trains without them.
+    Every :class:`~mmesbnn.models.losses.BottleneckTerm` of the model is off before epoch
+    (or iteration) ``begin``, counted from 0. From then on it is on, with its own
+    ``loss_weight``. The state depends on the step only, so a training that is resumed after
+    ``begin`` also has the terms. The published SSD code switches only in the exact
+    iteration, so a training that is resumed later runs without the terms.
 
     Args:
-        begin: First epoch, or iteration, with the terms. As published: when the
-            learning rate falls for the first time.
-        by_epoch: Whether ``begin`` counts epochs, rather than iterations. Default True.
+        begin: First epoch, or iteration, with the terms. In the published code it is the
+            first step of the learning rate.
+        by_epoch: Whether ``begin`` counts epochs. If not, it counts iterations. Default
+            True.
 
     Raises:
         ValueError: If ``begin`` is negative; before training, if the model has no such
-            terms or ``by_epoch`` does not fit the training loop.
+            terms, or if ``by_epoch`` does not match the training loop.
 
     Source: Wang et al., "BiDet" (CVPR 2020), its training code.
     """
@@ -57,7 +58,7 @@ class BottleneckHook(Hook):
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         if self.begin >= steps:
             runner.logger.warning(
-                f'BottleneckHook: the terms come in at {self._unit} {self.begin}, '
+                f'BottleneckHook: the terms are switched on at {self._unit} {self.begin}, '
                 f'after the last one, {steps - 1}, so they train nothing'
             )
         self._active: bool | None = None
@@ -67,7 +68,7 @@ class BottleneckHook(Hook):
         return 'epoch' if self.by_epoch else 'iteration'
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Switch, if this is the step."""
+        """Switch the terms at their step."""
         step = runner.epoch if self.by_epoch else runner.iter
         active = step >= self.begin
         if active == self._active:

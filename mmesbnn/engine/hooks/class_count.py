@@ -1,4 +1,4 @@
-"""Does the head have the classes of the data?"""
+"""Hook that checks that the head has the classes of the data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ...errors import shorten
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Compare the head's ``num_classes`` with the classes that a data set names.
+    """Hook that compares the head's ``num_classes`` with the classes of a data set.
 
-    The head is a classifier's ``head``, or a detector's ``bbox_head``, that of its
-    ``roi_head`` included; those of a cascade are all looked at. Otherwise a label that
-    the head has no output for ends in an index error deep in the loss, on a GPU in one
-    that names nothing at all. Data sets that do not name their classes, and models
-    without such a head, are left alone.
+    The head is a classifier's ``head``, or a detector's ``bbox_head``, also in its
+    ``roi_head``. All heads of a cascade are checked. Without the hook a label without an
+    output of the head causes an index error deep in the loss; on a GPU this error names
+    nothing. The hook ignores data sets that do not name their classes, and models without
+    such a head.
 
     Raises:
         ValueError: Before training, validation or test, if the numbers differ.
@@ -54,7 +54,7 @@ class ClassCountHook(Hook):
 
 
 def _heads(model: Any) -> Iterator[tuple[str, int]]:
-    """Names of a model's heads, and their numbers of classes."""
+    """Yield the names of a model's heads, and their numbers of classes."""
     for path in ('head', 'bbox_head', 'roi_head.bbox_head'):
         heads = model
         for part in path.split('.'):
@@ -66,7 +66,7 @@ def _heads(model: Any) -> Iterator[tuple[str, int]]:
 
 
 def _named(classes: Sequence[str], dataset: Any) -> str:
-    """The names of the classes, and which of them look like a mistake."""
+    """Return the names of the classes, and mark those that look like a mistake."""
     names = [str(name) for name in classes]
     text = shorten(', '.join(names), 300)
     doubtful = [name for name in names if name.startswith('.')]
@@ -79,7 +79,7 @@ def _named(classes: Sequence[str], dataset: Any) -> str:
 
 
 def _empty(names: Sequence[str], dataset: Any) -> list[str]:
-    """Classes that no image has, where the data set knows at once."""
+    """Return the classes without images, if the data set knows them without reading."""
     labels = getattr(dataset, 'get_gt_labels', None)  # mmpretrain's
     if labels is None:
         return []

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the epoch, not on what ran before."""
+"""Hook that makes random numbers depend on the epoch only."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
-#: Distance of two epochs' seeds: more than there are loader workers in any run.
+#: Distance of two epochs' seeds, larger than the number of loader workers in any run.
 _STRIDE = 100_003
 
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Seeds this process and the training loader's workers anew for every epoch.
+    """Hook that seeds this process and the training loader's workers in every epoch.
 
-    ``seed = (run's seed + 100003 epoch) mod 2^31``, plus rank and worker number.
-    mmengine saves no generator's state: without this a resumed run draws other numbers
-    in this process than an uninterrupted one would, and workers draw the same crops and
-    flips in every epoch. With it both runs give the same losses, given the same
-    ``randomness=dict(seed=...)``, and every epoch has crops of its own. Workers must
-    restart every epoch: ``persistent_workers=False`` in the loader's config.
+    ``seed = (run's seed + 100003 epoch) mod 2^31``, plus rank and worker number. mmengine
+    does not save the state of random generators. Without the hook, a resumed run draws
+    other numbers in this process than an uninterrupted one, and workers draw the same crops
+    and flips in every epoch. With the hook and the same ``randomness=dict(seed=...)`` both
+    runs give the same losses, and every epoch has different crops. Workers must restart in
+    every epoch: set ``persistent_workers=False`` in the loader's config.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -32,13 +32,13 @@ class EpochSeedHook(Hook):
         if getattr(runner.train_dataloader, 'persistent_workers', False):
             runner.logger.log(
                 logging.WARNING,
-                'EpochSeedHook: persistent_workers=True in train_dataloader keeps the '
-                "workers' random numbers running on: a resumed run will augment its "
+                'EpochSeedHook: persistent_workers=True in train_dataloader: the workers '
+                'cannot be seeded in every epoch, so a resumed run will augment its '
                 'images in another way',
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed everything that the epoch draws from."""
+        """Seed all generators of the epoch."""
         seed = (runner.seed + _STRIDE * runner.epoch) % 2**31
         set_random_seed(seed, diff_rank_seed=True)
         loader = runner.train_dataloader

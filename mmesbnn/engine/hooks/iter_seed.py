@@ -1,4 +1,4 @@
-"""Random numbers that depend on the iteration, not on what ran before."""
+"""Hook that makes random numbers depend on the iteration only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
-#: Distance of two iterations' seeds: more than there are processes in any run.
+#: Distance of two iterations' seeds, larger than the number of processes in any run.
 _STRIDE = 10_007
 
 
 class _Skipped:
-    """An iterator whose first items, which nobody looks at, cost nothing."""
+    """Iterator that skips its first items without reading them."""
 
     def __init__(self, iterator: Iterator[Any], count: int) -> None:
         self.iterator, self.count = iterator, count
@@ -31,21 +31,22 @@ class _Skipped:
 
 @HOOKS.register_module()
 class IterSeedHook(Hook):
-    """Makes a resumed training the same as one that nothing interrupted, at once.
+    """Hook that makes a resumed training equal to an uninterrupted one, without delay.
 
-    Seeds this process before every iteration, ``seed = (run's seed + 10007 iteration)
-    mod 2^31``, plus the rank: mmengine saves no generator's state. And lets the
-    training data go on where they stopped: mmengine reads and drops everything that
-    was read before, which takes hours late in a long training. For trainings that
-    count iterations; :class:`~mmesbnn.engine.hooks.EpochSeedHook` is for the others.
+    It seeds this process before every iteration with ``seed = (run's seed + 10007
+    iteration) mod 2^31``, plus the rank, because mmengine does not save the state of random
+    generators. It also continues the training data where they stopped. mmengine would read
+    and drop all earlier data, which takes hours late in a long training. The hook is for
+    trainings that count iterations; :class:`~mmesbnn.engine.hooks.EpochSeedHook` is for
+    those that count epochs.
 
     Raises:
-        ValueError: Before training, if this counts epochs, or the sampler of
-            ``train_dataloader`` is no ``SeededInfiniteSampler``.
+        ValueError: Before training, if the training counts epochs, or if the sampler of
+            ``train_dataloader`` is not a ``SeededInfiniteSampler``.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the training data where they stopped."""
+        """Continue the training data where they stopped."""
         loop = runner.train_loop
         sampler = getattr(loop.dataloader, 'sampler', None)
         if not isinstance(loop, IterBasedTrainLoop):
@@ -56,13 +57,13 @@ class IterSeedHook(Hook):
         if sampler is None or not hasattr(sampler, 'start'):
             raise ValueError(
                 f'IterSeedHook: the sampler of train_dataloader is a '
-                f"{type(sampler).__name__}: give dict(type='SeededInfiniteSampler')"
+                f"{type(sampler).__name__}: use dict(type='SeededInfiniteSampler')"
             )
         if runner.iter:
             sampler.start = runner.iter * loop.dataloader.batch_size
             loop.dataloader_iterator = _Skipped(iter(loop.dataloader), runner.iter)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Seed everything that the iteration draws from."""
+        """Seed all generators of the iteration."""
         seed = (runner.seed + _STRIDE * runner.iter) % 2**31
         set_random_seed(seed, diff_rank_seed=True)

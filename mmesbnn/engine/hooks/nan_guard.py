@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no longer a number."""
+"""Hook that stops training when the loss is no longer finite."""
 
 from __future__ import annotations
 
@@ -16,38 +16,37 @@ from ...checks import checked, positive_int
 
 
 def losses_of(outputs: dict[str, Any] | None) -> dict[str, Any]:
-    """The entries of a step's ``outputs`` that are losses."""
+    """Return the entries of a step's ``outputs`` that are losses."""
     return {name: loss for name, loss in (outputs or {}).items() if 'loss' in name}
 
 
 def total(losses: dict[str, Any]) -> Tensor:
-    """Sum of the losses, finite only if all of them are. On their device."""
+    """Sum the losses on their device; the sum is finite only if all losses are."""
     sums = (torch.as_tensor(loss).detach().float().sum() for loss in losses.values())
     return torch.as_tensor(sum(sums))
 
 
 @HOOKS.register_module()
 class NaNGuardHook(Hook):
-    """Stop the training when a loss is NaN or infinite.
+    """Hook that stops the training when a loss is NaN or infinite.
 
-    Every loss is looked at on the device, without waiting for it; only every
-    ``interval`` iterations, at the end of an epoch and of the training does the hook
-    read the result, on all processes together. The error is the same on all of them:
-    it names the first iteration that went wrong on any, the process (its rank), and the
-    last checkpoint from before.
+    Every loss is checked on the device, without waiting for it. The hook reads the result
+    every ``interval`` iterations and at the end of an epoch and of the training, on all
+    processes together. The error is the same on all processes. It names the first bad
+    iteration of any process, the rank of that process, and the last checkpoint before it.
 
-    Looks before a checkpoint of the same moment is written. Iteration-based
-    checkpoints want an interval that is a multiple of this one.
+    The hook reads before a checkpoint of the same iteration is written. The interval of
+    iteration-based checkpoints must therefore be a multiple of ``interval``.
 
     Args:
-        interval: Iterations between two readings. Default 50.
+        interval: Number of iterations between two readings. Default 50.
 
     Raises:
         ValueError: If ``interval`` is not positive.
         FloatingPointError: While training, if a loss is not finite.
     """
 
-    # before CheckpointHook (VERY_LOW) overwrites the last good file, after the loggers
+    # after the loggers, and before CheckpointHook (VERY_LOW) overwrites the last good file
     priority = 'LOW'
 
     @checked(interval=positive_int)
@@ -62,7 +61,7 @@ class NaNGuardHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Look at the losses of an iteration."""
+        """Check the losses of an iteration."""
         losses = losses_of(outputs)
         if losses:
             self._note(runner.iter, total(losses))
@@ -75,7 +74,7 @@ class NaNGuardHook(Hook):
         self._check(runner, {})
 
     def _note(self, iteration: int, loss: Tensor) -> None:
-        """Remember iteration and loss, and go on remembering the first bad ones."""
+        """Record iteration and loss, until the first bad loss is recorded."""
         new = torch.stack([torch.full_like(loss, iteration), loss])
         if self._record is not None:
             new = torch.where(self._record[1].isfinite(), new, self._record)

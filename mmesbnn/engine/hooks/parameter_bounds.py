@@ -1,4 +1,4 @@
-"""Bounds that parameters are kept in."""
+"""Hook that keeps parameters within bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..reach import trained_models
 
 
 def bounded_parameters(model: nn.Module) -> list[tuple[Tensor, float, float]]:
-    """The parameters of ``model`` that have bounds, each with low and high."""
+    """Return the parameters of ``model`` that have bounds, each with low and high."""
     return [
         (getattr(module, name), *bounds)
         for module in model.modules()
@@ -24,29 +24,29 @@ def bounded_parameters(model: nn.Module) -> list[tuple[Tensor, float, float]]:
 
 @torch.no_grad()
 def clamp_parameters(bounded: list[tuple[Tensor, float, float]]) -> None:
-    """Clamp them in place."""
+    """Clamp the parameters in place."""
     for parameter, low, high in bounded:
         parameter.clamp_(low, high)
 
 
 @HOOKS.register_module()
 class ParameterBoundsHook(Hook):
-    """Clamp parameters to the bounds that their modules name.
+    """Hook that clamps parameters to the bounds that their modules define.
 
-    A module names them as ``parameter_bounds = {'weight': (-1.5, 1.5)}``: latent
-    weights of binary layers with ``latent_clip``, mixes of
-    :class:`~mmesbnn.models.layers.RecoupledConv`. They are clamped before training,
+    A module defines them as ``parameter_bounds = {'weight': (-1.5, 1.5)}``. Examples are the
+    latent weights of binary layers with ``latent_clip``, and the mixes of
+    :class:`~mmesbnn.models.layers.RecoupledConv`. Parameters are clamped before training,
     which matters for loaded weights, and after every optimizer step.
 
-    The published code clamps at the beginning of the next forward instead. Every
-    forward of a training sees the same values either way; ours also gets them into
-    checkpoints and moving averages, and leaves ``forward`` without side effects.
+    The published code clamps at the beginning of the next forward instead. The values in
+    every forward of a training are the same. With the hook they are also clamped in
+    checkpoints and moving averages, and ``forward`` has no side effects.
 
     Raises:
-        ValueError: Before training, if no module names any bounds.
+        ValueError: Before training, if no module defines bounds.
     """
 
-    # before the hooks that average parameters or save them
+    # runs before the hooks that average or save parameters
     priority = 'ABOVE_NORMAL'
 
     def before_train(self, runner: Runner) -> None:
@@ -56,10 +56,10 @@ class ParameterBoundsHook(Hook):
             raise ValueError(
                 'ParameterBoundsHook: no module of the model has parameter_bounds: remove the hook'
             )
-        # an average of values in bounds stays there, once it is
+        # an average of values within bounds stays within them
         for model in trained_models(runner):
             clamp_parameters(bounded_parameters(model))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Clamp what the optimizer moved."""
+        """Clamp the parameters after the optimizer step."""
         clamp_parameters(self._bounded)

@@ -1,4 +1,4 @@
-"""Training that must begin with the weights of another one."""
+"""Hooks that check that a loaded checkpoint fits the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...checks import checked, filled_text, sequence
 
 
 def is_training(runner: Runner) -> bool:
-    """Return whether the runner was asked to train, rather than to validate or test."""
+    """Return True if the runner trains, False if it validates or tests."""
     return isinstance(runner._train_loop, BaseLoop)
 
 
@@ -23,9 +23,9 @@ def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = (
     """Raise a ``ValueError`` if a checkpoint does not fit the runner's model.
 
     Args:
-        runner: The runner.
-        checkpoint: What was read from the file.
-        new: Beginnings of the names that may differ.
+        runner: Runner with the model.
+        checkpoint: Content of the file.
+        new: Prefixes of the names that may differ. Default ``()``.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # mmengine strips the prefix of each key, so this does not ask for all
@@ -43,21 +43,21 @@ def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = (
 
 @HOOKS.register_module()
 class RequireCheckpointHook(Hook):
-    """Begin a training only with a checkpoint, and one that fits in every entry.
+    """Hook that starts a training only from a checkpoint that matches in every entry.
 
-    For the later stages of a training. mmengine loads what fits and goes on without
-    what does not, and ``resume=True`` without anything to resume starts from scratch;
-    so the published second stage of ReActNet-A trains random weights, because names
-    differ between its stages.
+    It is for the later stages of a training. mmengine loads the entries that match and
+    ignores all others. ``resume=True`` without a checkpoint starts from scratch. For these
+    reasons the published second stage of ReActNet-A trains random weights: the names differ
+    between its stages.
 
     Args:
-        new: Beginnings of the names that need not fit, such as ``('head.',)`` for a
-            head of other classes, which starts as it is initialised. Default none.
+        new: Prefixes of the names that need not match, such as ``('head.',)`` for a head
+            with other classes, which keeps its initialisation. Default ``()``.
 
     Raises:
-        ValueError: When a checkpoint is loaded (``load_from``, resuming, testing), if
-            an entry is missing, unknown or of another shape; before training, if none
-            was loaded. When testing and resuming, ``new`` entries must fit, too.
+        ValueError: When a checkpoint is loaded (``load_from``, resuming, testing), if an
+            entry is missing, is unknown or has another shape; before training, if no
+            checkpoint was loaded. In testing and resuming, ``new`` entries must match, too.
     """
 
     @checked(new=sequence(filled_text))
@@ -72,21 +72,21 @@ class RequireCheckpointHook(Hook):
         self._loaded = True
 
     def before_train(self, runner: Runner) -> None:
-        """Check that there was one."""
+        """Check that a checkpoint was loaded."""
         if not self._loaded:
             raise ValueError(
-                'this training begins with the weights of another one, and no '
+                'this training must start from the weights of another one, but no '
                 'checkpoint was loaded: set load_from'
             )
 
 
 @HOOKS.register_module()
 class FittingCheckpointHook(Hook):
-    """Test and validate nothing but a checkpoint that fits in every entry.
+    """Hook that tests and validates only a checkpoint that matches in every entry.
 
-    mmengine prints what does not fit, and goes on to score a network that is random in
-    part: one of another ``tau``, or with other classes. Loading before a training is
-    left to it.
+    mmengine only prints the entries that do not match, for example those of another ``tau``
+    or of other classes, and then tests a network that is partly random. The hook does not
+    check a checkpoint that is loaded before a training.
 
     Raises:
         ValueError: When a checkpoint is loaded to test or validate, if an entry is

@@ -1,4 +1,4 @@
-"""Images that a test predicts, as files to look at."""
+"""Hook that saves the predicted images of a test as files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ...images.tensors import write_png
 
 @HOOKS.register_module()
 class SaveImagesHook(Hook):
-    """Writes the images of a test as ``out_dir/<set>/<name>.png``.
+    """Hook that writes the images of a test as ``out_dir/<set>/<name>.png``.
 
-    For models that predict dicts with ``pred``, uint8 ``(3, H, W)``, ``set_name`` and
-    ``name``, as :class:`~mmesbnn.models.restorers.SRDiffusion`.
+    It is for models that predict dicts with ``pred``, uint8 ``(3, H, W)``, ``set_name`` and
+    ``name``, such as :class:`~mmesbnn.models.restorers.SRDiffusion`.
 
     Args:
-        out_dir: Folder to write to; made when needed.
+        out_dir: Folder to write to. It is created if needed.
     """
 
     @checked()

@@ -1,4 +1,4 @@
-"""Schedule of assistants that teach one after another."""
+"""Hook that selects the assistant teacher of each part of a training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..reach import check_by_epoch
 
 @HOOKS.register_module()
 class TeacherScheduleHook(Hook):
-    """Give every assistant of a ``DistillClassifier`` an equal part of the training.
+    """Hook that gives every assistant of a ``DistillClassifier`` an equal part of training.
 
-    Before epoch ``e`` of ``E``, with ``A`` assistants, assistant
-    ``k = min(floor(e A / E), A - 1)`` takes over; the main teacher always acts too.
+    Before epoch ``e`` of ``E``, with ``A`` assistants, the hook makes assistant
+    ``k = min(floor(e A / E), A - 1)`` active. The main teacher is always active.
 
     Args:
-        by_epoch: Whether ``e`` and ``E`` are epochs, rather than iterations.
-            Default True.
+        by_epoch: Whether ``e`` and ``E`` are epochs. If not, they are iterations. Default
+            True.
 
     Raises:
-        ValueError: Before training, if the model has no teachers to choose from, or
-            ``by_epoch`` does not fit the training loop.
+        ValueError: Before training, if the model has no teachers, or if ``by_epoch`` does
+            not match the training loop.
 
     Source: the training code of Guo et al., "BNext" (2022).
     """
@@ -36,13 +36,13 @@ class TeacherScheduleHook(Hook):
         self.by_epoch = by_epoch
 
     def before_train(self, runner: Runner) -> None:
-        """Find the model that has the teachers, and load them."""
+        """Find the model with the teachers, and load them."""
         check_by_epoch(runner, self)
         model = runner.model
         self._model = model.module if is_model_wrapper(model) else model
         if not hasattr(self._model, 'set_teacher'):
             raise ValueError(
-                'TeacherScheduleHook: the model has no teachers (it is no '
+                'TeacherScheduleHook: the model has no teachers (it is not a '
                 'DistillClassifier): remove the hook'
             )
         self._model.load_teachers()
@@ -53,11 +53,11 @@ class TeacherScheduleHook(Hook):
             self._model.set_teacher(min(step * count // steps, count - 1))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Choose the assistant of the epoch that begins."""
+        """Select the assistant of the epoch that begins."""
         if self.by_epoch:
             self._choose(runner.epoch, runner.max_epochs)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Choose the assistant of the iteration that begins."""
+        """Select the assistant of the iteration that begins."""
         if not self.by_epoch:
             self._choose(runner.iter, runner.max_iters)

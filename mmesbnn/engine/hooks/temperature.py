@@ -1,4 +1,4 @@
-"""The temperature under which BNext's weights harden to signs."""
+"""Hook that lowers the temperature at which BNext's weights become signs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ...checks import checked, number, optional, positive, positive_int
 from ..reach import check_by_epoch, temperature_weights, trained_models
 from ..temperature_schedule import temperature_schedule
 
-#: Temperature of a layer that no training has touched.
+#: Temperature of a layer before training.
 FRESH = 1.0
 
-#: With ``by_epoch=False``, iterations between two counts of the binary weights.
+#: Number of iterations between two counts of the binary weights, with ``by_epoch=False``.
 COUNT_EVERY = 1000
 
 
 @torch.no_grad()
 def binary_share(model: nn.Module) -> float:
-    """Share of the weights with a temperature that are exactly +-1 now.
+    """Return the share of the weights with a temperature that are exactly +-1.
 
-    Counted over the effective weights: +-1 where ``|w / T| >= 1``, and everywhere once
-    ``T < binary_below``.
+    It is counted over the effective weights: these are +-1 where ``|w / T| >= 1``, and
+    everywhere if ``T < binary_below``.
 
     Args:
-        model: Any module; 1 if none of its layers has a temperature.
+        model: Any module. The result is 1 if no layer has a temperature.
     """
     counts, total = [], 0
     for layer in binary_layers(model).values():
@@ -43,43 +43,45 @@ def binary_share(model: nn.Module) -> float:
 
 @HOOKS.register_module()
 class TemperatureHook(Hook):
-    """Lower the temperature of all binary weights, ``T = initial * decay^e``.
+    """Hook that lowers the temperature of all binary weights, ``T = initial * decay^e``.
 
-    Sets every :class:`~mmesbnn.binary.TemperatureWeight` of the model, and of its
-    moving average if there is one, before epoch ``e`` (counted from 0), which then
-    trains and validates at that temperature. It depends on ``e`` alone, so a resumed
-    training goes on exactly. Weights are exactly +-1 once ``T`` is below every layer's
-    ``binary_below``: with the published decay from epoch 153 on (110 for BNext-18).
-    A training that ends before leaves weights that are not binary, which gets a warning
-    at its beginning and at its end. Testing such weights gets one, too.
+    Before epoch ``e`` (counted from 0) it sets every
+    :class:`~mmesbnn.binary.TemperatureWeight` of the model, and of its moving average if
+    there is one. The epoch trains and validates at that temperature. The temperature
+    depends on ``e`` only, so a resumed training continues exactly. Weights are exactly +-1
+    once ``T`` is below every layer's ``binary_below``: with the published decay from epoch
+    153 on (110 for BNext-18). A training that ends earlier leaves weights that are not
+    binary. The hook warns of this at the beginning and at the end of the training, and when
+    such weights are tested.
 
-    Weights of a checkpoint that are harder than the schedule keep their temperature
-    until the schedule falls below it, layer by layer, and the log says so: to raise it
-    would undo the training that they come from. So fine-tuning a binary network leaves
-    it binary, as does a trained backbone in a new detector.
+    A layer of a checkpoint may have a lower temperature than the schedule. It keeps this
+    temperature until the schedule falls below it, and the log says so, because a higher
+    temperature would undo the earlier training. Fine-tuning therefore keeps a binary
+    network binary, and so does training a new detector on a trained backbone.
 
-    Logs ``train/temperature`` and, counted when an epoch begins (every 1000 iterations
-    if not ``by_epoch``), ``train/binary_weights``, the share of weights that are +-1.
+    It logs ``train/temperature``. It also logs ``train/binary_weights``, the share of
+    weights that are +-1, counted at the beginning of an epoch (every 1000 iterations if not
+    ``by_epoch``).
 
     Args:
         decay: Factor per epoch, between 0 and 1. Default 0.9, as published, unless
             ``binary_from`` is given.
-        initial: Temperature of epoch 0. Default 1. Below every layer's
-            ``binary_below``, such as 1e-8, it holds the weights binary throughout.
-        by_epoch: Whether ``e`` counts epochs, rather than iterations. Default True.
-        binary_from: Instead of ``decay``: the first ``e`` at which all weights are
-            exactly +-1. ``decay`` is computed from it. Default None.
-        soften: Whether loaded weights follow the schedule even where they are harder.
+        initial: Temperature of epoch 0. If it is below every layer's ``binary_below``, for
+            example 1e-8, the weights are always binary. Default 1.
+        by_epoch: Whether ``e`` counts epochs. If not, it counts iterations. Default True.
+        binary_from: First ``e`` at which all weights are exactly +-1. It replaces
+            ``decay``, which is computed from it. Default None.
+        soften: Whether loaded weights with a lower temperature follow the schedule, too.
             Default False.
 
     Raises:
-        ValueError: If ``decay`` and ``binary_from`` are both given or out of range, or
-            ``initial`` is; before training, if the model has no such weights, if
-            ``binary_from`` is given for an ``initial`` that is binary already, or if
-            ``by_epoch`` does not fit the training loop.
+        ValueError: If ``decay`` and ``binary_from`` are both given, or if ``decay``,
+            ``binary_from`` or ``initial`` is out of range; before training, if the model
+            has no such weights, if ``binary_from`` is given with an ``initial`` at which
+            weights are binary, or if ``by_epoch`` does not match the training loop.
 
-    Source: Guo et al., "BNext" (2022). The published ES code looked for another class
-    and reached no layer, so its weights never hardened.
+    Source: Guo et al., "BNext" (2022). The published ES code searches for another class and
+    finds no layer, so its weights stay real.
     """
 
     @checked(
@@ -104,7 +106,7 @@ class TemperatureHook(Hook):
         self.soften = soften
 
     def before_train(self, runner: Runner) -> None:
-        """Find the weights, and compute what is not given."""
+        """Find the weights, and complete the schedule."""
         check_by_epoch(runner, self)
         weights = temperature_weights(runner.model)
         if not weights:
@@ -134,11 +136,11 @@ class TemperatureHook(Hook):
             )
 
     def _limits(self, runner: Runner, weights: list[TemperatureWeight]) -> list[float]:
-        """The temperature that each weight must not exceed: what was loaded."""
+        """Return the temperature that each weight must not exceed: its loaded temperature."""
         step = runner.epoch if self.by_epoch else runner.iter
         planned = self.schedule.temperature(step)
         loaded = [weight.temperature.item() for weight in weights]
-        # a new layer has 1; a resumed one has what the schedule gave it last
+        # a new layer has 1; a resumed layer has the last temperature of the schedule
         harder = [t < FRESH and t < planned * (1 - 1e-6) for t in loaded]
         if not any(harder):
             return [math.inf] * len(weights)
@@ -213,7 +215,7 @@ class TemperatureHook(Hook):
             )
 
     def before_test(self, runner: Runner) -> None:
-        """Warn if what is tested is not binary."""
+        """Warn if the tested weights are not binary."""
         share = binary_share(runner.model)
         if share < 1:
             runner.logger.warning(

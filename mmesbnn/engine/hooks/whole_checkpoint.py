@@ -1,4 +1,4 @@
-"""Checkpoints that survive the training's death at any moment."""
+"""Hook that saves checkpoints safely, so that a training can be killed at any moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, write_pointer
 from .temperature import binary_share
 
-#: Entries of the message hub, which every checkpoint holds.
+#: Entries of the message hub. Every checkpoint holds them.
 _LAST, _KEPT, _OUTDATED = 'last_ckpt', 'keep_ckpt_ids', 'outdated_ckpts'
 _BETTER = one_of('greater', 'less')
 
@@ -38,12 +38,12 @@ def _check_template(filename_tmpl: str | None) -> None:
 
 
 def _as_list(value: Any) -> Any:
-    """A tuple as the list that mmengine wants; anything else unchanged."""
+    """Convert a tuple to a list, which mmengine needs; return anything else unchanged."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _check_names(save_best: Any, rule: Any) -> None:
-    """Check what ``save_best`` and ``rule`` say together."""
+    """Check that ``save_best`` and ``rule`` match."""
     names = save_best if isinstance(save_best, list) else [save_best]
     if len(set(names)) < len(names) or ('auto' in names and len(names) > 1):
         raise ValueError(f"save_best={save_best!r} must name different metrics, or be 'auto'")
@@ -52,10 +52,10 @@ def _check_names(save_best: Any, rule: Any) -> None:
 
 
 def _share_buffers(runner: Runner) -> None:
-    """Give all processes the first one's running means, which are what is saved.
+    """Give all processes the running statistics of the first process, which are saved.
 
-    Otherwise they would go on with their own ones, and resumed ones with the first
-    one's, and validate other networks.
+    Otherwise the processes would continue with their own statistics, but resumed processes
+    with those of the first one, and would validate different networks.
     """
     for model in trained_models(runner):
         for buffer in model.buffers():
@@ -64,7 +64,7 @@ def _share_buffers(runner: Runner) -> None:
 
 
 def _validation_follows(runner: Runner) -> bool:
-    """Return whether the training validates between what was resumed and the next step."""
+    """Return True if the training validates between the resumed checkpoint and the next step."""
     loop = runner.train_loop
     known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
     if not known or runner.val_loop is None or not loop.iter:
@@ -72,54 +72,57 @@ def _validation_follows(runner: Runner) -> bool:
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if by_epoch and loop.iter != step * len(loop.dataloader):
-        return False  # saved within an epoch
+        return False  # the checkpoint was saved within an epoch
     loop._decide_current_val_interval()
     return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
 
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """Saves checkpoints as mmengine's ``CheckpointHook``, and never loses one.
+    """Hook that saves checkpoints as mmengine's ``CheckpointHook``, but never loses one.
 
-    However the process ends, the training goes on with ``resume=True`` and ends with
-    the numbers of one that nothing interrupted:
+    The process can end at any moment. With ``resume=True`` the training then continues and
+    ends with the numbers of an uninterrupted training:
 
     - Files are written next to their place, flushed to the disk, and renamed. Then
-      ``last_checkpoint`` names the new one, and only then are old ones removed.
-    - The best checkpoint is a file of its own. The newest one is not written again to
-      hold the new score, as mmengine does. Instead, a resumed training first validates
-      what it resumes, if a validation follows that checkpoint. An old best file stays
-      until a checkpoint that knows the new one is whole.
+      ``last_checkpoint`` is changed to the new file. After that old files are removed.
+    - The best checkpoint has its own file. mmengine writes the newest checkpoint again to
+      store the new score; this hook does not. Instead, a resumed training first validates
+      the resumed checkpoint, if a validation follows that checkpoint. An old best file
+      stays until a whole checkpoint holds the name of the new one.
     - If ``last_checkpoint`` is missing, or names a file that is missing or damaged,
-      ``resume=True`` goes on after the newest whole checkpoint, and logs so.
-    - Files that a killed process was writing are removed.
+      ``resume=True`` continues from the newest whole checkpoint, and the log says so.
+    - Partial files of a killed process are removed.
 
-    As the best counts a binary network first: while weights are not binary (see
-    :class:`~mmesbnn.engine.hooks.TemperatureHook`), the best of these is kept, and the
-    first binary network takes its place, whatever its score.
+    A binary network is always better than one that is not binary (see
+    :class:`~mmesbnn.engine.hooks.TemperatureHook`). Until the first binary network the
+    hook keeps the best of the others. The first binary network replaces it, even with a
+    lower score.
 
     Args:
-        interval: Epochs or iterations between two checkpoints. Default -1, none but
-            the last.
-        by_epoch: Whether ``interval`` counts epochs. Default True.
-        max_keep_ckpts: How many to keep in addition to the best ones. Default -1, all.
-        save_best: Metric, or list of metrics, whose best checkpoint is kept; 'auto'
-            for the first one that is measured. Default None.
-        rule: 'greater' or 'less', or a list of these; what is better in ``save_best``.
-            Default None: by the name of the metric.
+        interval: Number of epochs or iterations between two checkpoints. Default -1: only
+            the last checkpoint is saved.
+        by_epoch: Whether ``interval`` counts epochs. If not, it counts iterations. Default
+            True.
+        max_keep_ckpts: Number of checkpoints to keep in addition to the best ones. Default
+            -1: all.
+        save_best: Metric, or list of metrics, whose best checkpoint is kept; 'auto' is
+            the first metric that is measured. Default None.
+        rule: 'greater' or 'less', or a list of these: the better direction of each metric
+            of ``save_best``. Default None: it follows from the name of the metric.
         filename_tmpl: File name with ``{}`` in place of the number. Default
             ``epoch_{}.pth`` or ``iter_{}.pth``.
-        out_dir: Folder on a local disk; a folder in it, named as the work dir, gets the
-            checkpoints. Default None, the work dir.
+        out_dir: Folder on a local disk. The checkpoints go to a folder in it with the name
+            of the work dir. Default None: the work dir itself.
         kwargs: ``save_optimizer``, ``save_param_scheduler``, ``save_last``,
-            ``save_begin``, ``greater_keys``, ``less_keys``, ``published_keys``, all as
-            in ``CheckpointHook``.
+            ``save_begin``, ``greater_keys``, ``less_keys``, ``published_keys``, all as in
+            ``CheckpointHook``.
 
     Raises:
         TypeError: If an argument is unknown.
-        ValueError: If an argument has another value; before training, if ``out_dir`` is
-            a URL or the runner is not mmengine's ``Runner``; after a validation that
-            did not measure a metric of ``save_best``.
+        ValueError: If an argument is not one of the allowed values; before training, if
+            ``out_dir`` is a URL or the runner is not mmengine's ``Runner``; after a
+            validation that did not measure a metric of ``save_best``.
     """
 
     @checked(
@@ -163,13 +166,13 @@ class WholeCheckpointHook(CheckpointHook):
                 'mmengine for a store'
             )
         self._parent = out_dir
-        #: Best files that the newest checkpoint still counts as the best.
+        #: Best files that the newest checkpoint still names as the best.
         self._superseded: list[str] = []
 
-    # what a resumed training begins with
+    # beginning of a resumed training
 
     def before_run(self, runner: Runner) -> None:
-        """Let ``last_checkpoint`` name a whole checkpoint, before it is resumed."""
+        """Make ``last_checkpoint`` name a whole checkpoint before resuming."""
         if not isinstance(runner, Runner):
             raise ValueError(
                 f'WholeCheckpointHook: the runner is a {type(runner).__name__}: use '
@@ -192,15 +195,15 @@ class WholeCheckpointHook(CheckpointHook):
                 )
             elif found.reason is not None:
                 runner.logger.warning(
-                    f'WholeCheckpointHook: {found.reason}: the training goes on after '
+                    f'WholeCheckpointHook: {found.reason}: the training continues from '
                     f'the newest whole checkpoint, {found.path}'
                 )
-        barrier()  # the others read the file
+        barrier()  # the other processes read the file
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the books, and the validation that the last process may have missed.
+        """Restore the records, and run the validation that the last process may have missed.
 
-        The last of all hooks, so that the others are ready for the validation.
+        This hook is the last of all hooks, so that the others are ready for the validation.
         """
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
@@ -210,13 +213,13 @@ class WholeCheckpointHook(CheckpointHook):
         self._take_up(runner)
         if _validation_follows(runner):
             runner.logger.info(
-                'WholeCheckpointHook: validating what is resumed, since its training '
-                'may have ended before it did'
+                'WholeCheckpointHook: validating the resumed checkpoint, because its '
+                'training may have ended before the validation'
             )
             runner.val_loop.run()
 
     def _take_up(self, runner: Runner) -> None:
-        """Continue the books of the checkpoint that was resumed, if it lies here."""
+        """Restore the records of the resumed checkpoint, if it is in this folder."""
         hub = runner.message_hub
         last = hub.get_info(_LAST)
         here = bool(last) and self._path(Path(last).name).exists()
@@ -235,8 +238,8 @@ class WholeCheckpointHook(CheckpointHook):
         path = self._path(Path(known).name) if known else None
         if path is not None and not (here and path.exists()):
             runner.logger.warning(
-                f'WholeCheckpointHook: {path}, the best checkpoint so far, is not '
-                'there: the next one counts as the best'
+                f'WholeCheckpointHook: {path}, the best checkpoint so far, is '
+                'missing: the next one counts as the best'
             )
             for name in ('best_ckpt', 'best_score', 'best_binary'):
                 hub.runtime_info.pop(self._entry(name, key), None)
@@ -249,7 +252,7 @@ class WholeCheckpointHook(CheckpointHook):
         return Path(self.out_dir, name)
 
     def _write(self, runner: Runner, name: str, **options: Any) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint completely or not at all."""
         if is_main_process():
             with whole_file(self._path(name)) as partial:
                 runner.save_checkpoint(self.out_dir, partial.name, **options)
@@ -260,7 +263,7 @@ class WholeCheckpointHook(CheckpointHook):
                 self._path(name).unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        """Write the checkpoint of ``step``, then name it, then remove old ones."""
+        """Write the checkpoint of ``step``, then change the pointer, then remove old files."""
         name = self.filename_tmpl.format(step)
         kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
         dropped = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
@@ -272,7 +275,7 @@ class WholeCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         hub.update_info(_LAST, self.last_ckpt)
         hub.update_info(_KEPT, list(self.keep_ckpt_ids))
-        # a process that dies before it removes them leaves them to the resumed one
+        # if the process dies before it removes them, the resumed process removes them
         hub.update_info(_OUTDATED, outdated)
         self._write(
             runner,
@@ -287,10 +290,10 @@ class WholeCheckpointHook(CheckpointHook):
         self._remove(runner, outdated)
         self._superseded = []
 
-    # the best one
+    # the best checkpoint
 
     def _entry(self, name: str, key: str) -> str:
-        """Name in the message hub, as mmengine's."""
+        """Return the name in the message hub, as in mmengine."""
         return name if len(self.key_indicators) == 1 else f'{name}_{key}'
 
     def _best(self, key: str) -> str | None:
@@ -306,7 +309,7 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict[key] = value
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        """Keep the network that was validated, if it is the best one."""
+        """Keep the validated network if it is the best one."""
         if not self.save_best:
             return
         if 'auto' in self.key_indicators:
@@ -321,7 +324,7 @@ class WholeCheckpointHook(CheckpointHook):
     def _is_better(
         self, runner: Runner, key: str, rule: str, score: float | None, binary: bool
     ) -> bool:
-        """Return whether a network is better than the best one so far; binary ones are."""
+        """Return True if a network is better than the best one; binary ones are always better."""
         if score is None:
             return False
         hub = runner.message_hub
@@ -352,13 +355,13 @@ class WholeCheckpointHook(CheckpointHook):
         runner.logger.info(
             f'The best checkpoint with {score:0.4f} {key} at '
             f'{step} {"epoch" if self.by_epoch else "iter"} is saved to {name}'
-            + ('.' if binary else ', of weights that are not binary yet.')
+            + ('.' if binary else ', with weights that are not binary yet.')
         )
 
-    # the end
+    # end of the training
 
     def after_train(self, runner: Runner) -> None:
-        """Remove what the last checkpoint still needed; publish if asked to."""
+        """Remove files that only the last checkpoint needed; publish if asked for."""
         self._remove(runner, self._superseded)
         self._superseded = []
         super().after_train(runner)

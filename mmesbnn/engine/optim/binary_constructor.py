@@ -1,4 +1,4 @@
-"""The two weight decays that binary networks are trained with."""
+"""Optimizer constructor with the two weight decays of binary networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...binary import binary_layers
 
 
 class _Multiple(float):
-    """A factor of whatever weight decay a parameter has."""
+    """Factor of a parameter's own weight decay."""
 
     def __mul__(self, other: Any) -> _Multiple:
         return _Multiple(float(self) * other)
@@ -24,14 +24,14 @@ class _Multiple(float):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Optimizer with two parameter groups, kernels and the rest.
+    """Constructor of an optimizer with two parameter groups, kernels and the rest.
 
-    The first group has the weight decay ``kernel_decay``: all four-dimensional
-    parameters, that is convolution kernels, binary or not, and the shifts and mixes of
-    shape ``(1, C, 1, 1)``; and all latent weights of binary layers, linear ones too,
-    because only their sign will count. The second has the optimizer's own
-    ``weight_decay``: norms, PReLUs, classifier, biases. Frozen parameters are in
-    neither, shared ones in one group once::
+    The first group has the weight decay ``kernel_decay``. It holds all four-dimensional
+    parameters: convolution kernels, binary or not, and shifts and mixes of shape
+    ``(1, C, 1, 1)``. It also holds the latent weights of binary linear layers, because only
+    their signs count in the end. The second group has the optimizer's own ``weight_decay``:
+    norms, PReLUs, classifier, biases. Frozen parameters are in no group. Shared parameters
+    are in a group once::
 
         optim_wrapper = dict(
             optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3),
@@ -39,10 +39,10 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             paramwise_cfg=dict(kernel_decay=1e-8),
         )
 
-    All other keys of mmengine's ``DefaultOptimWrapperConstructor`` go with it; there
-    are as many groups then as there are different settings. A factor of the decay, such
-    as ``decay_mult``, multiplies the one that the parameter has here, and a
-    ``weight_decay`` among ``custom_keys`` replaces it::
+    All other keys of mmengine's ``DefaultOptimWrapperConstructor`` can be added. There is
+    then one group per different setting. A factor of the decay, such as ``decay_mult``,
+    multiplies the decay that the parameter has here. A ``weight_decay`` in ``custom_keys``
+    replaces it::
 
         paramwise_cfg=dict(
             kernel_decay=1e-8, custom_keys={'backbone': dict(lr_mult=0.1)})
@@ -84,7 +84,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"{type(self).__name__} knows 'kernel_decay' and "
                 f'{sorted(self.OTHER_KEYS)}'
             )
-        # never empty: the base class would then pass all parameters as one group
+        # never empty, because the base class would then pass all parameters as one group
         self.paramwise_cfg = {'kernel_decay': 1e-8, **self.paramwise_cfg}
         decay = self.paramwise_cfg['kernel_decay']
         if not decay >= 0:
@@ -92,11 +92,11 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         """Append the groups of ``module``'s parameters to ``params``."""
-        if kwargs:  # the base class has come to a child
+        if kwargs:  # the base class calls this for a child
             super().add_params(params, module, **kwargs)
             return
         latent = {id(layer.weight) for layer in binary_layers(module).values()}
-        # parameters() gives shared ones once
+        # parameters() yields shared parameters once
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
             raise ValueError('the model has no parameter to train: all are frozen')
@@ -117,7 +117,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     def _settings(self, module: nn.Module, kernels: set[int]) -> list[dict[str, Any]]:
-        """A group for every setting of mmengine's keys and of the two decays."""
+        """Return one group for every setting of mmengine's keys and of the two decays."""
         own_decay, self.base_wd = self.base_wd, _Multiple(1)
         found: list[dict[str, Any]] = []
         try:
