@@ -1,11 +1,11 @@
 """Published BI-DiffSR checkpoints.
 
-As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
-Published shifts and activations are a module per bank; own are the rows of one tensor.
-What is in no file is as in the published configs: 16 groups of the norms (or as many of
-them as divide the width), a dropout of 0.2, 2000 timesteps; and a magnification of 2,
-since files of all magnifications look alike. Other numbers are set in the config that
-the conversion gives; the state dict stays.
+As in ``bnext.py``, the model itself, built without memory, defines the required keys. In
+published files, shifts and activations have one module per bank. In our model they are rows
+of one tensor. Values that no file holds are those of the published configs: 16 groups of the
+norms (or the largest number of them that divides the width), a dropout of 0.2, 2000
+timesteps. The magnification is set to 2, because files of all magnifications look the same.
+To use other numbers, change the resulting config; the state dict does not change.
 
 Source: the repository of Chen et al., "Binarized Diffusion Model for Image
 Super-Resolution", arXiv 2406.05723 (``diffglv/archs/unet_BI_DiffSR_arch.py``).
@@ -38,7 +38,7 @@ BI_CONV = {
     'act.slope': 'TaA.dynamic_relu_{bank}.pr_prelu.weight',
     'act.shift_out': 'TaA.dynamic_relu_{bank}.pr_bias1.bias',
 }
-#: The same for the parts of a residual block.
+#: Our names of the parts of a residual block, and the published ones.
 BLOCK = {
     'norm1.': 'res_block.block1.block.0.',
     'conv1.': 'res_block.block1.conv.',
@@ -49,7 +49,7 @@ BLOCK = {
 }
 FUSION = {'conv1.': 'biconv_1.', 'conv2.': 'biconv_2.'}
 RESAMPLE = {'conv1.': 'biconv1.', 'conv2.': 'biconv2.'}
-#: What there is once.
+#: Our names of single parts, and the published ones.
 SINGLE = {
     'time_embedding.0.': 'timestep_level_mlp.1.',
     'time_embedding.2.': 'timestep_level_mlp.3.',
@@ -64,7 +64,7 @@ def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def _sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Number of levels, and of blocks per level in the encoder."""
+    """Return the number of levels, and of blocks per level in the encoder."""
     count = 0
     while _has(state, f'downs.{count}.'):
         count += 1
@@ -88,10 +88,10 @@ def _banks(state: Mapping[str, Tensor]) -> int:
 
 
 def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
-    """Config of the UNet. ``sign_zero=0`` is what the published sign does.
+    """Return the config of the UNet. ``sign_zero=0`` corresponds to the published sign.
 
     Raises:
-        ValueError: If what it is read from is missing or contradicts itself.
+        ValueError: If required entries are missing or contradict each other.
     """
     levels, blocks = _sizes(state)
     base, channels = shape_of(state, 'downs.0.weight', 4)[:2]
@@ -148,7 +148,7 @@ def _prefixes(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def published_names(key: str, prefixes: Mapping[str, str], banks: int) -> list[str]:
-    """The published names of the UNet's ``key``: one, or one per bank."""
+    """Return the published names of the UNet's ``key``: one, or one per bank."""
     own = next(prefix for prefix in prefixes if key.startswith(prefix))
     published, rest = prefixes[own], key[len(own) :]
     name = published + BI_CONV.get(rest, rest)
@@ -169,8 +169,8 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
     Args:
         state: Published state dict.
-        binarize: Whether sign(0) becomes -1, as packing and export have it, rather than
-            the published 0. Weights are signs either way.
+        binarize: Whether sign(0) becomes -1, which packing and export use. If not, it is
+            0, as published. Weights are signs in both cases.
         se_bits: Not used.
 
     Raises:
@@ -178,7 +178,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         ValueError: If keys are missing or too many, or shapes contradict.
     """
     cfg = unet_cfg(state, binarize)
-    with torch.device('meta'):  # shapes are all that is asked of it
+    with torch.device('meta'):  # only its shapes are needed
         unet = build_bi_diffsr_unet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, prefixes = unet.state_dict(), dict(_prefixes(cfg))
     names = {key: published_names(key, prefixes, cfg['banks']) for key in slots}
@@ -209,7 +209,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published BI-DiffSR's."""
+    """Return True if ``state`` is that of a published BI-DiffSR."""
     return 'timestep_level_mlp.1.weight' in state and 'downs.0.weight' in state
 
 

@@ -1,10 +1,10 @@
-"""Published BiDet Faster R-CNN checkpoints, and the classifiers that they begin with.
+"""Published BiDet Faster R-CNN checkpoints, and the classifiers that initialise them.
 
-What differs from mmdet is turned around: the background is the last class, not the
-first; an anchor has one score, foreground minus background, for the sigmoid that equals
-their softmax; anchors are the rounded ones of the first Faster R-CNN.
+Differences from mmdet are converted. The background becomes the last class; in published
+files it is the first. An anchor gets one score, foreground minus background, for a sigmoid
+that equals the published softmax. Anchors are the rounded ones of the original Faster R-CNN.
 
-As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
+As in ``bnext.py``, the model itself, built without memory, defines the required keys.
 
 Source: the repository of Wang et al., "BiDet" (CVPR 2020), ``faster_rcnn/lib/model``.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
 from .common import Conversion, Family, check_fit, shape_of
 
-#: Scales of the anchors by their number: VOC's and COCO's. Ratios are three.
+#: Scales of the anchors by the number of anchors: VOC's and COCO's. There are three ratios.
 SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
 RATIOS = [0.5, 1.0, 2.0]
 STRIDE = 16
@@ -57,18 +57,18 @@ class Layout:
 
     @property
     def is_detector(self) -> bool:
-        """Return whether it is a detector rather than a classifier."""
+        """True for a detector, False for a classifier."""
         return self.anchors > 0
 
     def title(self) -> str:
-        """The network in words."""
+        """Return the name of the network."""
         kind = 'Faster R-CNN' if self.is_detector else 'classifier'
         depth = sum(self.depths) + 2
         return f'BiDet ResNet-{depth} {kind}'
 
 
 def _stages(is_detector: bool) -> list[str]:
-    """Published names of the four stages."""
+    """Return the published names of the four stages."""
     if is_detector:
         return ['RCNN_base.3', 'RCNN_base.4', 'RCNN_base.5', 'RCNN_top.0']
     return [f'layer{i}' for i in range(1, 5)]
@@ -81,7 +81,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         state: Published state dict without ``module.``.
 
     Raises:
-        ValueError: If what it is read from is missing or cannot be converted.
+        ValueError: If required entries are missing or cannot be converted.
     """
     is_detector = 'RCNN_cls_score.weight' in state
     stages = _stages(is_detector)
@@ -116,7 +116,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
 
 
 def backbone_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the backbone: three stages of a detector, four of a classifier."""
+    """Return the config of the backbone: three stages in a detector, four in a classifier."""
     stages = 3 if layout.is_detector else 4
     return dict(
         type='BiDetResNet',
@@ -127,7 +127,7 @@ def backbone_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def stage_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the stage after pooling."""
+    """Return the config of the stage after pooling."""
     return dict(
         type='BiDetResStage',
         in_channels=layout.widths[3],
@@ -138,7 +138,7 @@ def stage_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
+    """Return the config of the detector for testing, for mmdet's ``MODELS.build``."""
     return dict(
         type='FasterRCNN',
         data_preprocessor=dict(
@@ -189,7 +189,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the classifier, for mmpretrain's ``MODELS.build``."""
+    """Return the config of the classifier, for mmpretrain's ``MODELS.build``."""
     return dict(
         type='ImageClassifier',
         backbone=dict(backbone_cfg(layout, sign_zero), out_copies='first'),
@@ -201,14 +201,14 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def _build(cfg: dict[str, Any], kind: type) -> Mapping[str, Tensor]:
-    """The state dict of a module without memory."""
+    """Return the state dict of a module that is built without memory."""
     options = {key: value for key, value in cfg.items() if key != 'type'}
     with torch.device('meta'):
         return kind(**options).state_dict()
 
 
 def _unit_name(name: str, stage: str) -> str:
-    """Published name of ``<unit>.<rest>`` in a stage: two units are a block."""
+    """Return the published name of ``<unit>.<rest>`` in a stage; two units are a block."""
     unit, rest = name.split('.', 1)
     block, second = divmod(int(unit), 2)
     for own, published in UNIT.items():
@@ -219,7 +219,7 @@ def _unit_name(name: str, stage: str) -> str:
 
 
 def _features(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
-    """Our name, the published name and the shape of backbone and last stage."""
+    """Yield our name, the published name and the shape, for backbone and last stage."""
     stages = _stages(layout.is_detector)
     stem = ('RCNN_base.0.', 'RCNN_base.1.') if layout.is_detector else ('conv1.', 'bn1.')
     stems = dict(zip(('stem.conv.', 'stem.norm.'), stem))
@@ -239,7 +239,7 @@ def _features(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
 
 
 def _heads(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The same of the heads."""
+    """Yield our name, the published name and the shape, for the heads."""
     inner, features = layout.widths[-2:]
     classes, rpn = layout.num_classes, layout.rpn_channels
     if not layout.is_detector:
@@ -263,7 +263,7 @@ def _heads(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def _as_mmdet(name: str, value: Tensor) -> Tensor:
-    """``value`` with mmdet's order of classes, and one score per anchor."""
+    """Convert ``value`` to mmdet's order of classes, and to one score per anchor."""
     if name.startswith('RCNN_cls_score.'):
         return value.roll(-1, 0)
     if name.startswith('RCNN_rpn.RPN_cls_score.'):
@@ -273,17 +273,17 @@ def _as_mmdet(name: str, value: Tensor) -> Tensor:
 
 
 def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
-    """Convert a published BiDet Faster R-CNN, or the classifier it begins with.
+    """Convert a published BiDet Faster R-CNN, or the classifier that initialises it.
 
-    Raw outputs are the published ones. Boxes are not to the pixel: the published code
-    encodes boxes with ``x_2 - x_1 + 1`` as their width and decodes that to an ``x_2``
-    one too large; mmdet's legacy coder does not.
+    Raw outputs are the published ones. Boxes differ by a pixel: the published code encodes
+    boxes with ``x_2 - x_1 + 1`` as their width, but decodes an ``x_2`` that is one too
+    large. mmdet's legacy coder does not.
 
     Args:
         state: Published state dict without ``module.``.
-        binarize: Whether sign(0) is -1, so that layers are really binary; published is
-            0. Weights are signs in either case.
-        se_bits: Of other families.
+        binarize: Whether sign(0) is -1, so that layers are really binary. If not, it is 0,
+            as published. Weights are signs in both cases.
+        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.
@@ -307,7 +307,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published BiDet ResNet's."""
+    """Return True if ``state`` is that of a published BiDet ResNet."""
     pattern = re.compile(r'(RCNN_base\.3|layer1)\.0\.conv1\.conv\.weight')
     return any(map(pattern.fullmatch, state))
 

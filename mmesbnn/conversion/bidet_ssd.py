@@ -1,10 +1,9 @@
-"""Published BiDet SSD300 checkpoints, and the layer lists that they begin with.
+"""Published BiDet SSD300 checkpoints, and the layer lists that initialise them.
 
-What differs from mmdet is turned around: of an anchor's classes the background is the
-last, not the first. Boxes are eight channels per anchor in both.
+The background becomes the last class of an anchor, as in mmdet; in published files it is the
+first. Boxes have eight channels per anchor in both.
 
-As in ``bnext.py`` the backbone itself, built without memory, says which keys are
-wanted.
+As in ``bnext.py``, the backbone itself, built without memory, defines the required keys.
 
 Source: the repository of Wang et al., "BiDet" (CVPR 2020), ``ssd/bidet_ssd.py``.
 """
@@ -34,7 +33,7 @@ UNIT = {
     'shortcut.conv.': 'downsample.1.',
     'shortcut.norm.': 'downsample.2.',
 }
-#: Our names in the tail, and how many layers after the last block the published ones are.
+#: Our names in the tail, and the positions of the published layers after the last block.
 TAIL = {'conv.': 2, 'norm1.': 3, 'pointwise.': 5, 'norm2.': 6}
 NORM = ('weight', 'bias', 'running_mean', 'running_var')
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
@@ -58,7 +57,7 @@ class Layout:
 
     @property
     def is_detector(self) -> bool:
-        """Return whether it is a detector rather than a layer list."""
+        """True for a detector, False for a layer list."""
         return self.num_classes > 0
 
     @property
@@ -67,12 +66,12 @@ class Layout:
         return (self.channels[4], self.channels[-1], *self.extras[1::2])
 
     def title(self) -> str:
-        """The network in words."""
+        """Return the name of the network."""
         return 'BiDet SSD300' if self.is_detector else 'BiDet VGG-16'
 
 
 def _read_base(state: Mapping[str, Tensor], base: str) -> Layout:
-    """The part of the layout that the layer list shows."""
+    """Read the part of the layout that the layer list shows."""
     channels, index = [shape_of(state, f'{base}0.weight')[0]], 2
     depths: list[int] = []
     while f'{base}{index}.conv.weight' in state:
@@ -95,7 +94,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         state: Published state dict without ``module.``.
 
     Raises:
-        ValueError: If what it is read from is missing or cannot be converted.
+        ValueError: If required entries are missing or cannot be converted.
     """
     is_detector = any(key.startswith(BASE) for key in state)
     layout = _read_base(state, BASE if is_detector else '')
@@ -116,14 +115,14 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
 
 
 def backbone_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the backbone."""
+    """Return the config of the backbone."""
     arch = dict(channels=list(layout.channels), depths=list(layout.depths))
     known = next((name for name, other in ARCHS.items() if other == arch), None)
     return dict(type='BiDetVGG', arch=known or arch, sign_zero=sign_zero, init_cfg=None)
 
 
 def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the detector as it is tested, for mmdet's ``MODELS.build``."""
+    """Return the config of the detector for testing, for mmdet's ``MODELS.build``."""
     smallest = 0.2 if layout.num_classes == VOC_CLASSES else 0.15
     return dict(
         type='SingleStageDetector',
@@ -167,7 +166,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
-    """Config of the backbone as a classifier without a head, for mmpretrain's."""
+    """Return the config of a classifier without a head, for mmpretrain's ``MODELS.build``."""
     return dict(
         type='ImageClassifier',
         backbone=dict(backbone_cfg(layout, sign_zero), out_indices=(-1,)),
@@ -176,13 +175,13 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    """``name`` with the prefix that it begins with replaced."""
+    """Return ``name`` with its prefix replaced."""
     own = next(prefix for prefix in prefixes if name.startswith(prefix))
     return prefixes[own] + name[len(own) :]
 
 
 def _backbone_prefixes(layout: Layout) -> dict[str, str]:
-    """Our prefixes in the backbone, and those of the layer list."""
+    """Return our prefixes in the backbone, and those of the layer list."""
     prefixes, index = {'stem.conv.': '0.', 'stem.norm.': '1.'}, 1
     for stage, depth in enumerate(layout.depths):
         for unit in range(depth):
@@ -195,17 +194,17 @@ def _backbone_prefixes(layout: Layout) -> dict[str, str]:
 
 
 def _backbone(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
-    """Our name, the published name and the shape of the backbone's entries."""
+    """Yield our name, the published name and the shape, for the backbone."""
     cfg = backbone_cfg(layout, -1)
     base, prefixes = BASE if layout.is_detector else '', _backbone_prefixes(layout)
-    with torch.device('meta'):  # shapes are all that is asked of it
+    with torch.device('meta'):  # only its shapes are needed
         slots = BiDetVGG(arch=cfg['arch']).state_dict()
     for key, value in slots.items():
         yield f'backbone.{key}', base + _renamed(key, prefixes), value.shape
 
 
 def _neck(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The same of the neck's."""
+    """Yield our name, the published name and the shape, for the neck."""
     yield 'neck.l2_norm.weight', 'L2Norm.weight', layout.sources[:1]
     width = layout.channels[-1]
     for i, out in enumerate(layout.extras):
@@ -221,7 +220,7 @@ def _neck(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def _head(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The same of the head's."""
+    """Yield our name, the published name and the shape, for the head."""
     parts = {'reg_convs': ('loc', 8), 'cls_convs': ('conf', layout.num_classes + 1)}
     for own, (published, size) in parts.items():
         for i, (width, anchors) in enumerate(zip(layout.sources, ANCHORS)):
@@ -231,7 +230,7 @@ def _head(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
-    """``value`` with mmdet's order of classes, ``classes`` without background."""
+    """Convert ``value`` to mmdet's order of classes; ``classes`` excludes the background."""
     if not name.startswith('conf.'):
         return value
     per_anchor = value.unflatten(0, (-1, classes + 1))
@@ -239,16 +238,16 @@ def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
 
 
 def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
-    """Convert a published BiDet SSD300, or the layer list it begins with.
+    """Convert a published BiDet SSD300, or the layer list that initialises it.
 
     Raw outputs, anchors and detections are the published ones.
 
     Args:
         state: Published state dict without ``module.``.
-        binarize: Whether sign(0) is -1, so that layers are really binary. Published is
-            0: the first extra layer, which reads what a ReLU gives, then sees {0, 1}.
-            Weights are signs in either case.
-        se_bits: Of other families.
+        binarize: Whether sign(0) is -1, so that layers are really binary. If not, it is 0,
+            as published: the first extra layer, which reads the output of a ReLU, then
+            reads {0, 1}. Weights are signs in both cases.
+        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.
@@ -273,7 +272,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published BiDet VGG-16's."""
+    """Return True if ``state`` is that of a published BiDet VGG-16."""
     return any(f'{base}2.conv.weight' in state for base in (BASE, ''))
 
 

@@ -1,7 +1,7 @@
 """Published BinaryViT checkpoints, and those of its plain binary DeiT-S.
 
-As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
-Two numbers are in no file and follow the published configs: heads are 64 channels wide,
+As in ``bnext.py``, the model itself, built without memory, defines the required keys. Two
+numbers are in no file and are those of the published configs: heads are 64 channels wide,
 and attention with a spatial reduction reduces to the resolution of the last stage.
 
 Source: the repository of Le and Li, "BinaryViT", arXiv 2306.16678
@@ -29,7 +29,7 @@ STEM = 'vit.embeddings'
 
 
 def _stage_of_layers(state: Mapping[str, Tensor], dims: list[int]) -> list[int]:
-    """The stage of every layer, by its width."""
+    """Return the stage of every layer, by its width."""
     if len(set(dims)) < len(dims):
         raise ValueError(f'stages of equal width, {dims}, cannot be distinguished')
     stages: list[int] = []
@@ -51,7 +51,7 @@ def read_arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
         state: Published state dict without ``module.``.
 
     Raises:
-        ValueError: If what it is read from is missing or contradicts itself.
+        ValueError: If required entries are missing or contradict each other.
     """
     conv = shape_of(state, f'{STEM}.patch_embeddings.projection.weight', 4)
     dims = [conv[0]]
@@ -80,7 +80,7 @@ def read_arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
-    """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
+    """Return the config of the backbone. ``sign_zero=0`` corresponds to the published sign."""
     if f'{STEM}.cls_token' in state:
         raise ValueError('has a class token; networks with mean pooling are supported')
     arch = read_arch(state)
@@ -102,7 +102,7 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
 
 
 def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
-    """Our prefixes inside a block and the published ones inside a layer."""
+    """Yield our prefixes inside a block and the published ones inside a layer."""
     inner = 'attention.attention.'
     units = dict(query='q', key='k', value='v', reduction='r')
     for name, letter in units.items():
@@ -132,7 +132,7 @@ def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
 
 
 def _prefixes(arch: dict[str, Any], pool_sizes: list[int]) -> dict[str, str]:
-    """Our prefixes and the published ones."""
+    """Return our prefixes and the published ones."""
     names = {
         'stem.conv.': f'{STEM}.patch_embeddings.projection.',
         'stem.norm.': f'{STEM}.norm.',
@@ -165,7 +165,7 @@ SCALE = {'scale': 'alpha', 'shift': 'move'}
 
 
 def published_name(key: str, prefixes: Mapping[str, str]) -> str:
-    """The published name of the backbone's ``key``."""
+    """Return the published name of the backbone's ``key``."""
     own = next(prefix for prefix in prefixes if key.startswith(prefix))
     published, rest = prefixes[own], key[len(own) :]
     table = SCALE if 'layerscale' in published else RPRELU if 'rprelu' in published else {}
@@ -175,16 +175,16 @@ def published_name(key: str, prefixes: Mapping[str, str]) -> str:
 def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
     if name.endswith('position_embeddings'):
         return (1, slot.shape[2:].numel(), slot.shape[1])
-    if '.rprelu.' in name:  # own are (1, C, 1, 1) between the stages
+    if '.rprelu.' in name:  # ours are (1, C, 1, 1) between the stages
         return (slot.numel(),)
     return tuple(slot.shape)
 
 
 def _as_ours(name: str, value: Tensor, slot: Tensor) -> Tensor:
-    """``value`` in the layout and with the sign that our layer has."""
+    """Convert ``value`` to the layout and the sign of our layer."""
     if name.endswith('position_embeddings'):
         value = value.transpose(1, 2)
-    if name.endswith('.move1'):  # prelu(x - move1) there
+    if name.endswith('.move1'):  # published: prelu(x - move1)
         value = -value
     return value.reshape(slot.shape)
 
@@ -204,15 +204,15 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
     Args:
         state: Published state dict without ``module.``.
-        binarize: Whether sign(0) becomes -1, as packing and export have it, rather than
-            the published 0. Weights are signs either way.
+        binarize: Whether sign(0) becomes -1, which packing and export use. If not, it is
+            0, as published. Weights are signs in both cases.
         se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.
     """
     cfg = backbone_cfg(state, binarize)
-    with torch.device('meta'):  # shapes are all that is asked of it
+    with torch.device('meta'):  # only its shapes are needed
         backbone = BinaryViT(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, arch = backbone.state_dict(), backbone.arch
     prefixes = _prefixes(arch, cfg['pool_sizes'])
@@ -245,7 +245,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published binary Transformer's."""
+    """Return True if ``state`` is that of a published binary Transformer."""
     return f'{LAYER}.0.attention.attention.att_prob_clip' in state
 
 

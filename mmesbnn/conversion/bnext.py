@@ -1,8 +1,8 @@
 """Published BNext, BNext-18 and ES-BNext checkpoints.
 
-The keys of the result are asked from the model itself, built without memory, and
-every one of them names the published key it comes from; so whatever the published
-file lacks, has too much, or has in another shape is found.
+The model itself, built without memory, defines the keys of the result. Each of them is
+mapped to a published key. Missing entries, unknown entries and other shapes in a published
+file are therefore found.
 
 Source: the repositories of Guo et al., "BNext", arXiv 2211.12933 (``src/bnext.py``,
 ``bnext_quant.py``, ``birealnet.py``) and of Shi et al., "Expanding-and-Shrinking Binary
@@ -26,7 +26,7 @@ from ..models.backbones.pyramid import block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
 from .common import Conversion, Family, check_fit, shape_of
 
-#: Our names in a :class:`RecoupledConv`, and the published ones. The first that fits counts.
+#: Our names in a :class:`RecoupledConv`, and the published ones. The first match is used.
 UNIT_NAMES = {
     'shift.': 'move.',
     'conv.weight_binarizer.': 'binary_conv.',
@@ -39,16 +39,16 @@ UNIT_NAMES = {
     'projection.norm.': 'downsample.2.',
 }
 
-#: Published entries that no output depends on: parameters that the forward pass leaves
-#: out, and the activations' temperatures, by which a sign does not change.
+#: Published entries without effect on the outputs: parameters that the forward pass does not
+#: use, and the activations' temperatures, which do not change a sign.
 UNUSED = re.compile(
     r'feature\.0\.prelu\.weight|.*\.activation1\.weight|'
     r'.*\.binary_activation\.temperature'
 )
-#: The same in quantised files, where the clips are constants (checked to be).
+#: Such entries in quantised files, where the clips are constants (this is checked).
 UNUSED_QUANTIZED = re.compile(rf'{UNUSED.pattern}|fc\.scale|.*_clip_val')
 
-#: BNext-18 clips its latent weights in evaluation, too.
+#: BNext-18 also clips its latent weights in evaluation.
 LATENT_CLIP_18 = 1.5
 
 
@@ -57,7 +57,7 @@ class Layout:
     """Layout of a network, as names and shapes of a published file show it.
 
     Args:
-        arch: ``channels``, and for BNext-18 ``depths``, as :class:`BNext` takes them.
+        arch: ``channels``, and for BNext-18 ``depths``, as in :class:`BNext`.
         tau: ES factor.
         excite: Index of the second kernel in squeeze-excite: 4 in ``rep_ops``, else 3.
         quantized: Whether stem, squeeze-excite and classifier have 8 bits.
@@ -76,12 +76,12 @@ class Layout:
 
     @property
     def is_18(self) -> bool:
-        """Return whether it is BNext-18."""
+        """True for BNext-18."""
         return 'depths' in self.arch
 
     @property
     def es_mode(self) -> str:
-        """``es_mode`` of :class:`BNext`; with ``tau=1`` both are the same."""
+        """``es_mode`` of :class:`BNext`; with ``tau=1`` both modes are equal."""
         return 'shrunk' if self.excite == 4 or self.tau == 1 else 'full'
 
     @property
@@ -91,11 +91,11 @@ class Layout:
 
     @property
     def out_channels(self) -> int:
-        """Channels that the classifier sees."""
+        """Channels of the classifier's input."""
         return self.arch['channels'][-1] * (self.tau if self.es_mode == 'full' else 1)
 
     def title(self) -> str:
-        """The network in words."""
+        """Return the name of the network."""
         words = ['BNext-18' if self.is_18 else 'BNext', self.arch_name or 'variant']
         if self.arch_name == '18':
             words.pop()
@@ -114,7 +114,7 @@ def _numbers(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
-    """Channels from which modules there are: a pair of FFNs doubles the width."""
+    """Read the channels from the modules: a pair of FFNs doubles the width."""
     channels = [stem_width]
     for i in range(1, _numbers(state, r'feature\.(\d+)\.')):
         double = any(key.startswith(f'feature.{i}.FFN_') for key in state)
@@ -148,7 +148,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         state: Published state dict without ``module.``.
 
     Raises:
-        ValueError: If what it is read from is missing or contradicts itself.
+        ValueError: If required entries are missing or contradict each other.
     """
     is_18 = not any(key.startswith('feature.') for key in state)
     stem = '' if is_18 else 'feature.0.'
@@ -163,7 +163,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     if is_18:
         stem_stride = 4 if kernel[0] == 7 else 1
     else:
-        # the published constructors know no other ImageNet sign
+        # the published constructors have no other mark of ImageNet
         stem_stride = 2 if num_classes == 1000 else 1
     return Layout(
         arch=(_arch_18 if is_18 else _arch)(state, width),
@@ -177,7 +177,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
 
 
 def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
-    """Config of the backbone. ``sign_zero=0`` is what the published sign does."""
+    """Return the config of the backbone. ``sign_zero=0`` corresponds to the published sign."""
     cfg = dict(
         type='BNext',
         arch=layout.arch_name or layout.arch,
@@ -194,7 +194,7 @@ def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]
 
 
 def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
-    """Config of the mmpretrain classifier."""
+    """Return the config of the mmpretrain classifier."""
     head = 'MinMaxLinearClsHead' if layout.quantized else 'LinearClsHead'
     return dict(
         type='ImageClassifier',
@@ -205,7 +205,7 @@ def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, An
 
 
 def _prefixes(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Our modules' prefixes and the published ones."""
+    """Yield our modules' prefixes and the published ones."""
     stem = '' if layout.is_18 else 'feature.0.'
     yield from {'stem.conv.': f'{stem}conv1.', 'stem.norm.': f'{stem}bn1.'}.items()
     yield 'act.', 'prelu.'
@@ -233,7 +233,7 @@ def _unit_name(name: str, excite: int) -> str:
 
 
 def published_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
-    """The published name of each of the backbone's ``keys``."""
+    """Return the published name of each of the backbone's ``keys``."""
     names, prefixes = {}, dict(_prefixes(layout))
     unit = re.compile(r'stages\.\d+\.\d+\.(spatial|pointwise\.\d+|\d+)\.')
     for key in keys:
@@ -247,7 +247,7 @@ def published_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _clip_names(names: Iterable[str]) -> list[str]:
-    """The clips that belong to the weights that quantised networks quantise."""
+    """Return the names of the clips of quantised weights."""
     quantized = re.compile(r'feature\.0\.conv1\.weight|.*\.se\.se\.\d\.weight|fc\.weight')
     return [f'{name}_clip_val' for name in filter(quantized.fullmatch, names)]
 
@@ -266,7 +266,7 @@ def _check_clips(state: Mapping[str, Tensor]) -> None:
 def _check(
     state: Mapping[str, Tensor], layout: Layout, shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    """Raise if ``state`` is not exactly what a network of ``layout`` saves."""
+    """Raise an error unless ``state`` has exactly the entries of a network of ``layout``."""
     what = layout.title()
     if layout.arch_name is None:
         what += ' with ' + ', '.join(f'{k}={v}' for k, v in layout.arch.items())
@@ -276,7 +276,7 @@ def _check(
 
 
 def _as_evaluated(name: str, value: Tensor, layout: Layout) -> Tensor:
-    """``value`` with the clamp that the published evaluation puts on it."""
+    """Clamp ``value`` as the published evaluation does."""
     if '.FFN' in name and name.endswith('.scale') and not layout.quantized:
         return value.clamp(0, 1)
     if layout.is_18 and name.endswith('.binary_conv.weight'):
@@ -285,7 +285,7 @@ def _as_evaluated(name: str, value: Tensor, layout: Layout) -> Tensor:
 
 
 def _describe_weights(temperatures: Tensor, below: float) -> tuple[str, bool]:
-    """Describe the weights at these temperatures; return whether they are signs, too."""
+    """Describe the weights at these temperatures; also return True if they are signs."""
     low, high = temperatures.min().item(), temperatures.max().item()
     span = f'T = {low:.3g}' if low == high else f'T = {low:.3g} to {high:.3g}'
     if (temperatures < below).all():
@@ -309,9 +309,9 @@ def _warning(weights: str, binarize: bool) -> str:
 
 
 def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Published name of every key of the model, and the shape that belongs there."""
+    """Return the published name of every key of the model, and the required shapes."""
     options = {k: v for k, v in cfg['backbone'].items() if k != 'type'}
-    with torch.device('meta'):  # shapes are all that is asked of it
+    with torch.device('meta'):  # only its shapes are needed
         slots = BNext(**options).state_dict()
     names = published_names(layout, slots)
     shapes = {names[key]: slot.shape for key, slot in slots.items()}
@@ -324,10 +324,10 @@ def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[st
 def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
     """Convert a published BNext, BNext-18 or ES-BNext.
 
-    What the published evaluation clamps on every forward pass (``scale`` in FFNs, the
-    weights of BNext-18) is clamped here once. To binarize, the temperatures are set
-    to 0, under every threshold, and the latent weights left as they are: the layers
-    compute their signs.
+    The published evaluation clamps some values in every forward pass (``scale`` in FFNs, the
+    weights of BNext-18). Here they are clamped once. To binarize, the temperatures are set
+    to 0, below every threshold. The latent weights do not change; the layers compute their
+    signs.
 
     Args:
         state: Published state dict without ``module.``.
@@ -362,7 +362,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published BNext's, of whichever kind."""
+    """Return True if ``state`` is that of a published BNext of any kind."""
     pattern = re.compile(r'(feature\.\d+|layer\d+\.\d+)\.(Attention|FFN)')
     return any(map(pattern.match, state))
 

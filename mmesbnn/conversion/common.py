@@ -15,7 +15,7 @@ from ..errors import MmesbnnError
 
 
 class ConversionError(MmesbnnError):
-    """A checkpoint that cannot be read or contradicts itself; says why."""
+    """Error about a checkpoint that cannot be converted; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Conversion:
 
     Args:
         model_cfg: Config of the model, for OpenMMLab's ``MODELS.build``.
-        state_dict: What that model loads, strictly.
-        summary: What was recognised, label by label, for people to read.
-        warning: What the user should know before trusting the model, or None.
+        state_dict: State dict that this model loads strictly.
+        summary: Recognised properties by label, for people.
+        warning: Warning for the user of the model, or None.
     """
 
     model_cfg: dict[str, Any]
@@ -40,11 +40,12 @@ class Family:
     """One family of published checkpoints.
 
     Args:
-        name: What to call it.
-        hint: Keys that such files have, for the message about files that have not.
-        recognises: Whether a state dict (without ``module.``) belongs to the family.
-        convert: Turns such a state dict into a :class:`Conversion`; takes
-            ``binarize`` and ``se_bits`` of :func:`load_published` by keyword.
+        name: Name of the family.
+        hint: Keys of such files, for the message about files that do not have them.
+        recognises: Function that returns True if a state dict (without ``module.``)
+            belongs to the family.
+        convert: Function that turns such a state dict into a :class:`Conversion`. It has
+            the keyword arguments ``binarize`` and ``se_bits`` of :func:`load_published`.
     """
 
     name: str
@@ -54,15 +55,15 @@ class Family:
 
 
 def shape_of(state: Mapping[str, Tensor], key: str, dims: int | None = None) -> torch.Size:
-    """Shape of an entry.
+    """Return the shape of an entry.
 
     Args:
         state: A state dict.
         key: Name of the entry.
-        dims: Number of axes that it must have. Default None: at least one.
+        dims: Required number of axes. Default None: at least one.
 
     Raises:
-        ValueError: If there is no such entry, or it has other axes.
+        ValueError: If the entry is missing, or has another number of axes.
     """
     if key not in state:
         raise ValueError(f'lacks the key {key}')
@@ -82,10 +83,10 @@ def check_fit(
     """Check that a state dict has the entries of a network, and no others.
 
     Args:
-        state: The state dict.
-        shapes: Shapes of the entries that it must have.
-        network: The network's name, for the message.
-        unused: Matches names of entries that it may have as well. Default none.
+        state: State dict to check.
+        shapes: Shapes of the required entries.
+        network: Name of the network, for the message.
+        unused: Pattern of the names of allowed further entries. Default None.
 
     Raises:
         ValueError: If an entry is missing, unknown or of another shape.

@@ -1,4 +1,4 @@
-"""Converting a published checkpoint of any family, in memory and file to file."""
+"""Conversion of a published checkpoint of any family, in memory and from file to file."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def _family_of(name: str, state: Mapping[str, Tensor]) -> Family:
     )
 
 
-#: A file, or what was read from one; what that must be is the reader's to say.
+#: A file, or the content of one; the reader checks the content.
 SOURCE = either(path, Rule('a state dict', lambda value: isinstance(value, Mapping)))
 
-#: :func:`mmesbnn.checks.checked` with the rules that conversions have in common.
+#: :func:`mmesbnn.checks.checked` with the rules that conversions share.
 checked_conversion = functools.partial(
     checked, se_bits=one_of(8, 32), max_bytes=optional(positive_int)
 )
@@ -61,9 +61,9 @@ def convert(
     se_bits: int = 8,
     max_bytes: int | None = None,
 ) -> Conversion:
-    """As :func:`load_published`, with a summary of what was recognised.
+    """Convert as :func:`load_published`; return the whole :class:`Conversion`.
 
-    The warning is part of the result, and not issued.
+    The warning is part of the result and is not issued.
     """
     name, state = read_published(source, max_bytes)
     return convert_state(state, name, binarize=binarize, se_bits=se_bits)
@@ -72,11 +72,11 @@ def convert(
 def convert_state(
     state: Mapping[str, Tensor], name: str, *, binarize: bool = False, se_bits: int = 8
 ) -> Conversion:
-    """As :func:`convert`, of weights that were read already.
+    """Convert weights that were already read, as :func:`convert`.
 
     Args:
-        state: A state dict without ``module.``.
-        name: What to call it in messages.
+        state: State dict without ``module.``.
+        name: Name of the source in messages.
         binarize: As in :func:`load_published`.
         se_bits: As in :func:`load_published`.
     """
@@ -100,34 +100,33 @@ def load_published(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published checkpoint for OpenMMLab.
 
-    The converted model computes the logits of the published one, at whatever
-    temperature the file has. One ``UserWarning`` says so if its weights are not
-    binary::
+    The converted model computes the logits of the published one, at the temperature of the
+    file. If its weights are not binary, a ``UserWarning`` says so::
 
         model_cfg, state_dict = load_published('bnext_tiny.pth.tar')
         model = mmpretrain.registry.MODELS.build(model_cfg)
         model.load_state_dict(state_dict)
 
     Args:
-        source: A file of ``torch.save`` or safetensors, or what was read from one: a
-            training checkpoint or a bare state dict, with or without ``module.``.
-            Files hold tensors and plain values; nothing in them is run.
-        binarize: Whether to make the weights exact signs whatever the file's
-            temperature, with sign(0) = -1. Latent weights stay. Default False.
-        se_bits: Bits of squeeze-excite in quantised files, which do not say: 8 (the
-            published accuracies) or 32 (the default of the published constructor).
-            Other files are not affected. Default 8.
-        max_bytes: How much memory the file's content may take up. Default None: 256 MB
-            more than four times the file's size.
+        source: A file of ``torch.save`` or safetensors, or its content: a training
+            checkpoint or a bare state dict, with or without ``module.``. Files may hold
+            tensors and plain values only; nothing in them is run.
+        binarize: Whether to make the weights exact signs at any temperature of the file,
+            with sign(0) = -1. Latent weights do not change. Default False.
+        se_bits: Bits of squeeze-excite in quantised files, which do not hold this number:
+            8 (the published accuracies) or 32 (the default of the published constructor).
+            It has no effect on other files. Default 8.
+        max_bytes: Largest memory of the file's content in bytes. Default None: four times
+            the file's size plus 256 MB.
 
     Returns:
-        The model's config, and the state dict that it loads strictly.
+        Config of the model, and the state dict that it loads strictly.
 
     Raises:
-        OSError: If there is no such file or it may not be read.
-        ValueError: If the file is damaged, of no known family, lacks keys or
-            contradicts itself, if a weight is NaN or infinite, or if ``se_bits`` is
-            not 8 or 32.
+        OSError: If the file does not exist or cannot be read.
+        ValueError: If the file is damaged, belongs to no known family, lacks keys or
+            contradicts itself, if a weight is NaN or infinite, or if ``se_bits`` is not 8
+            or 32.
     """
     result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
@@ -147,18 +146,18 @@ def convert_file(
 ) -> Conversion:
     """Convert a published checkpoint file to an mmpretrain checkpoint file.
 
-    It holds ``state_dict`` and ``meta``: ``model`` (the model's config),
+    The target holds ``state_dict`` and ``meta`` with ``model`` (the model's config),
     ``mmesbnn_version`` and ``source`` (the name of the published file).
 
     Args:
-        source: The published file.
-        target: The file to write; one that exists is replaced.
+        source: Published file.
+        target: File to write; an existing file is replaced.
         binarize: As in :func:`load_published`.
         se_bits: As in :func:`load_published`.
         max_bytes: As in :func:`load_published`.
 
     Returns:
-        The conversion, with its summary; a warning in it was issued.
+        Conversion with its summary. Its warning was issued.
 
     Raises:
         OSError: If the source cannot be read, the target cannot be written, or both are
@@ -171,7 +170,7 @@ def convert_file(
     if result.warning:
         warnings.warn(result.warning, stacklevel=3)
     meta = dict(model=result.model_cfg, mmesbnn_version=__version__, source=source.name)
-    # a path instead of a file would put its random name into the archive
+    # with a path instead of a file, torch would write its random name into the archive
     with whole_file(target) as partial, partial.open('wb') as file:
         torch.save(dict(meta=meta, state_dict=result.state_dict), file)
     return result

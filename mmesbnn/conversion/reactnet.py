@@ -1,7 +1,7 @@
-"""Published ReActNet and Bi-Real Net checkpoints, of either training stage.
+"""Published ReActNet and Bi-Real Net checkpoints of both training stages.
 
-As in ``bnext.py`` the model itself, built without memory, says which keys are wanted.
-Latent weights are kernels ``weight`` or, flattened, ``weights`` of shape ``(N, 1)``.
+As in ``bnext.py``, the model itself, built without memory, defines the required keys. Latent
+weights are kernels ``weight``, or flat ``weights`` of shape ``(N, 1)``.
 
 Source: the repositories of Liu et al., "ReActNet", arXiv 2003.03488
 (``mobilenet/*/reactnet.py``, ``resnet/*/birealnet.py``) and "Bi-Real Net", arXiv
@@ -21,7 +21,7 @@ from ..models.backbones.pyramid import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
 from .common import Conversion, Family, check_fit, shape_of
 
-#: The latent weights of binary convolutions.
+#: Pattern of the latent weights of binary convolutions.
 LATENT = re.compile(
     r'(feature\.\d+\.binary_(3x3|pw|pw_down[12])|layer\d+\.\d+\.binary_conv)\.weights?'
 )
@@ -62,7 +62,7 @@ UNIT_18 = {
 
 
 def _arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Channels from which blocks there are: two 1x1 convolutions double the width."""
+    """Read the channels from the blocks: two 1x1 convolutions double the width."""
     channels = [shape_of(state, 'feature.0.bn1.weight', 1)[0]]
     while f'feature.{len(channels)}.bn1.weight' in state:
         double = f'feature.{len(channels)}.bn2_1.weight' in state
@@ -84,8 +84,9 @@ def _arch_18(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def read_weights(state: Mapping[str, Tensor], is_18: bool) -> str | None:
     """Return the use of the latent weights in a file: 'binary', 'real' or None (unknown).
 
-    Only the binary layers of the published code have flat weights. ReActNet-A's have no
-    other, so that its kernels are real. Both stages of ReActNet-18 have kernels.
+    In the published code only binary layers have flat weights. Binary layers of ReActNet-A
+    always have them, so kernels in a file of ReActNet-A are real. Both stages of ReActNet-18
+    have kernels.
     """
     latent = [key for key in state if LATENT.fullmatch(key)]
     if any(key.endswith('weights') or state[key].dim() == 2 for key in latent):
@@ -94,7 +95,7 @@ def read_weights(state: Mapping[str, Tensor], is_18: bool) -> str | None:
 
 
 def _prefixes(arch: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Our prefixes and the published ones."""
+    """Yield our prefixes and the published ones."""
     is_18 = 'depths' in arch
     stem = '' if is_18 else 'feature.0.'
     yield from {'stem.conv.': f'{stem}conv1.', 'stem.norm.': f'{stem}bn1.'}.items()
@@ -115,7 +116,7 @@ def _prefixes(arch: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _names(state: Mapping[str, Tensor], model: ReActNet) -> dict[str, str]:
-    """The published name of each of the backbone's keys."""
+    """Return the published name of each of the backbone's keys."""
     prefixes, names = dict(_prefixes(model.arch)), {}
     plural = any(key.endswith('.weights') for key in state)
     for key in model.state_dict():
@@ -138,7 +139,7 @@ def _title(cfg: dict[str, Any]) -> str:
 
 
 def _describe(weights: str | None, binarize: bool) -> tuple[str, str | None]:
-    """Describe the weights for the summary and, if need be, for the warning."""
+    """Describe the weights for the summary and, if needed, for the warning."""
     if weights == 'binary' or (weights is None and binarize):
         return 'binary', None
     if weights is None:
@@ -163,9 +164,9 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
     Args:
         state: Published state dict without ``module.``.
-        binarize: Whether to make the weights signs in a file of the first stage too,
-            and sign(0) = -1, as packing and export have it, rather than the published
-            0. Latent weights stay.
+        binarize: Whether to make the weights of a file of the first stage signs, too, and
+            to set sign(0) to -1, which packing and export use. If not, sign(0) is 0, as
+            published. Latent weights do not change.
         se_bits: Not used.
 
     Raises:
@@ -181,7 +182,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         weight_binarizer='real' if weights == 'real' and not binarize else 'scaled_sign',
         sign_zero=-1 if binarize else 0,
     )
-    with torch.device('meta'):  # shapes are all that is asked of it
+    with torch.device('meta'):  # only its shapes are needed
         backbone = ReActNet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, names = backbone.state_dict(), _names(state, backbone)
     classes, width = shape_of(state, 'fc.bias', 1)[0], backbone.out_channels[-1]
@@ -209,7 +210,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    """Return whether ``state`` is a published ReActNet's or Bi-Real Net's."""
+    """Return True if ``state`` is that of a published ReActNet or Bi-Real Net."""
     return any(map(LATENT.fullmatch, state))
 
 

@@ -1,4 +1,4 @@
-"""From a file, or a dict that was read already, to a bare state dict."""
+"""Reader of a bare state dict from a file or from the content of one."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..checkpoints import (
 from ..errors import shorten
 from .common import ConversionError
 
-#: Under these keys the published scripts save the weights (BNext, ES-BNN and ReActNet;
+#: Keys under which the published scripts save the weights (BNext, ES-BNN and ReActNet;
 #: BinaryViT; BiDet; BI-DiffSR).
 STATE_KEYS = ('state_dict', 'model', 'weight', 'params')
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> Any:
-    """Read a file of ``torch.save`` or safetensors, tensors and plain values only.
+    """Read the tensors and plain values of a file of ``torch.save`` or safetensors.
 
     Args:
-        path: The file.
-        max_bytes: How much memory its content may take up. Default None: 256 MB more
-            than four times the file's size.
+        path: File to read.
+        max_bytes: Largest memory of its content in bytes. Default None: four times the
+            file's size plus 256 MB.
 
     Raises:
-        OSError: If there is no such file or it may not be read.
-        ConversionError: If it is damaged, no checkpoint, or holds other objects.
+        OSError: If the file does not exist or cannot be read.
+        ConversionError: If it is damaged, is not a checkpoint, or holds other objects.
     """
     if path.is_dir():
         raise IsADirectoryError(f'{path}: a folder, not a checkpoint file')
@@ -47,15 +47,14 @@ def read_file(path: Path, max_bytes: int | None = None) -> Any:
 
 
 def published_state(content: Any, name: str) -> dict[str, Tensor]:
-    """The weights of a published checkpoint, without ``module.``.
+    """Return the weights of a published checkpoint, without ``module.``.
 
     Args:
         content: A training checkpoint or a bare state dict.
-        name: What to call it in messages.
+        name: Name of the source in messages.
 
     Raises:
-        ConversionError: If there is no state dict in it, or a weight is no finite
-            number.
+        ConversionError: If it holds no state dict, or if a weight is not a finite number.
     """
     try:
         state = strip_wrapper(state_dict_of(content, _state_keys(content)))
@@ -71,11 +70,11 @@ def read_published(
     """Read the weights of a published checkpoint.
 
     Args:
-        source: A file, or what was read from one.
+        source: A file, or the content of one.
         max_bytes: As in :func:`read_file`.
 
     Returns:
-        What to call the source in messages, and its weights.
+        Name of the source in messages, and its weights.
 
     Raises:
         OSError: As :func:`read_file`.
@@ -91,7 +90,7 @@ def read_published(
 
 
 def _state_keys(content: Any) -> list[str]:
-    """Those of ``STATE_KEYS`` under which there is a dict."""
+    """Return the keys of ``STATE_KEYS`` that hold a dict."""
     if not isinstance(content, Mapping):
         return []
     return [key for key in STATE_KEYS if isinstance(content.get(key), Mapping)]

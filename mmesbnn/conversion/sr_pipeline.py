@@ -1,4 +1,4 @@
-"""A pipeline for super-resolution from whatever its weights are in."""
+"""Loader of a super-resolution pipeline from a folder or a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .common import ConversionError
 from .convert import convert_state
 from .reading import published_state, read_file
 
-#: What the keys of the UNet begin with in :class:`SRDiffusion`'s state dict.
+#: Prefix of the UNet's keys in :class:`SRDiffusion`'s state dict.
 PREFIX = 'unet.'
 
-#: Without this diffusers asks for a package that speeds up loading large models.
+#: Without this argument diffusers warns about a package that speeds up loading.
 LOADING = dict(low_cpu_mem_usage=False)
 
 
@@ -46,7 +46,7 @@ def _from_folder(folder: Path) -> Any:
 
 
 def _from_config(cfg: Mapping[str, Any], weights: Any, name: str, max_bytes: int | None) -> Any:
-    """Of a converted file; builds nothing but the two classes it knows."""
+    """Build the pipeline of a converted file; only its two known classes are built."""
     from ..diffusion import BIDiffSRUNet, SRDiffusionPipeline
 
     if not isinstance(cfg.get('unet'), Mapping):
@@ -81,20 +81,21 @@ def load_sr_pipeline(source: str | os.PathLike[str], max_bytes: int | None = Non
     """Load a pipeline for super-resolution.
 
     Args:
-        source: A folder that ``save_pretrained`` wrote, of a pipeline or of a UNet; a
-            published BI-DiffSR file; or what ``convert_file`` made of one. Files
-            hold tensors and plain values; nothing in them is run.
-        max_bytes: How much memory a file's content may take up. Default None: 256 MB
-            more than four times its size.
+        source: A folder of a pipeline or of a UNet that ``save_pretrained`` wrote; a
+            published BI-DiffSR file; or a file that ``convert_file`` made from one. Files
+            may hold tensors and plain values only; nothing in them is run.
+        max_bytes: Largest memory of a file's content in bytes. Default None: four times
+            its size plus 256 MB.
 
     Returns:
-        :class:`~mmesbnn.diffusion.SRDiffusionPipeline`. Files have a magnification of
-        2; give another ``scale`` to its call.
+        :class:`~mmesbnn.diffusion.SRDiffusionPipeline`. For a file its magnification is 2;
+        give another ``scale`` in the call.
 
     Raises:
-        OSError: If there is no such file or folder, or it may not be read.
+        OSError: If the file or folder does not exist or cannot be read.
         ImportError: If diffusers is not installed.
-        ValueError: If it is none of these; checkpoints of training need their config.
+        ValueError: If ``source`` is none of these. A checkpoint of a training needs its
+            config.
     """
     require('diffusers', 'sr', 'SRDiffusionPipeline')
     path = Path(source)

@@ -102,7 +102,7 @@ def test_terms_are_no_part_of_the_checkpoint():
 
 def test_a_training_that_ends_before_gets_a_warning(tmp_path):
     toy.runner(tmp_path, [BottleneckHook(2)], ToyDetector(), epochs=2).train()
-    assert 'come in at epoch 2, after the last one, 1' in toy.log_of(tmp_path)
+    assert 'switched on at epoch 2, after the last one, 1' in toy.log_of(tmp_path)
 
 
 def test_a_model_without_terms_is_refused(tmp_path):
