@@ -12,12 +12,14 @@ from mmesbnn.binary import (
     BinaryFeedForward,
     BinaryMultiheadAttention,
     ResidualBinaryLinear,
+    TiledBatchNorm2d,
     binary_matmul,
     centred_sign_weight,
     elastic_binarize,
     sign,
     tile,
 )
+from mmesbnn.binary.attention import normalize_tokens
 from mmesbnn.binary.functional import BINARY_MATMUL
 from tests.binary.operators import Recorder
 
@@ -408,3 +410,19 @@ def test_copies_of_groups_start_apart():
 def test_groups_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match='groups=3 does not divide'):
         BinaryFeedForward(8, 16, 2, es_groups=3)
+
+
+@pytest.mark.parametrize('copies', [1, 2])
+@pytest.mark.parametrize('transposed', [False, True])
+def test_gradients_of_normalised_tokens(copies, transposed):
+    norm = TiledBatchNorm2d(4 * copies, copies).double()
+    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 4 * copies, 5, dtype=torch.float64).mT
+    if not transposed:
+        upstream = upstream.contiguous()
+    y = normalize_tokens(x, norm, copies)
+    (got,) = torch.autograd.grad(y, x, upstream)
+    var, mean = torch.var_mean(x, (0, 1), correction=0)
+    expected = ((x - mean) / (var + norm.eps).sqrt()).repeat(1, 1, copies)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(got, torch.autograd.grad(expected, x, upstream)[0])
