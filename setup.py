@@ -109,8 +109,13 @@ class BuildKernels(build_ext):
 KERNELS = Extension(
     'mmesbnn.native._kernels',
     sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('mmesbnn/native/src/*.cpp')),
-    depends=[str(path.relative_to(ROOT)) for path in ROOT.glob('mmesbnn/native/src/*.h')],
-    extra_compile_args=['-std=c++17', '-O3', '-fvisibility=hidden', '-pthread', '-w'],
+    depends=[
+        str(path.relative_to(ROOT))
+        for ending in ('h', 'inc')
+        for path in ROOT.glob(f'mmesbnn/native/src/*.{ending}')
+    ],
+    # -g0: Python's own flags ask for debug symbols, which are twenty times the code
+    extra_compile_args=['-std=c++17', '-O3', '-g0', '-fvisibility=hidden', '-pthread', '-w'],
     extra_link_args=[] if os.name == 'nt' else ['-pthread'],
     optional=True,
 )

@@ -1,9 +1,10 @@
-"""Binary convolutions on packed bits, in C++ with a C interface.
+"""Binary convolutions on packed bits, and whole networks, in C++ with a C interface.
 
 The package needs numpy and the compiled library, but neither torch nor OpenVINO. Without a
 compiler ``pip install`` skips the library, and :func:`available` returns False.
 """
 
+from .engine import Engine
 from .kernels import (
     Packed,
     PackedWeights,
@@ -16,6 +17,7 @@ from .kernels import (
 from .library import NativeError, available
 
 __all__ = [
+    'Engine',
     'NativeError',
     'Packed',
     'PackedWeights',

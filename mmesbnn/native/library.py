@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+)
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from ..errors import MmesbnnError
 
-_FLOATS, _WORDS = POINTER(c_float), POINTER(c_uint64)
+_FLOATS, _WORDS, _INTEGERS = POINTER(c_float), POINTER(c_uint64), POINTER(c_int64)
 _SIGNATURES = {
     'mmesbnn_instruction_sets': (c_char_p, c_size_t),
     'mmesbnn_use': (c_char_p,),
@@ -42,6 +53,19 @@ _SIGNATURES = {
         c_int64,
         c_int,
         _FLOATS,
+    ),
+    'mmesbnn_program_new': (_INTEGERS, c_int64, c_void_p, c_int64, _INTEGERS, POINTER(c_void_p)),
+    'mmesbnn_program_free': (c_void_p,),
+    'mmesbnn_program_sizes': (c_void_p, _INTEGERS),
+    'mmesbnn_program_run': (
+        c_void_p,
+        c_void_p,
+        c_int64,
+        _FLOATS,
+        c_int64,
+        _FLOATS,
+        c_int,
+        POINTER(c_double),
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,11 @@ from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
 from ...checks import checked, filled_text, instance, sequence
+from ..native.compiling import compile_program
+from ..native.rules import NotCovered
 from ..runtime.core import COMPILE_OPTIONS, shared_core
 from ..runtime.manifest import ExportError
+from ..runtime.program import Program
 from .calls import BinaryCall
 from .layout import channels_last
 from .means import push_means
@@ -50,10 +53,13 @@ class Conversion:
     Attributes:
         graph: OpenVINO's graph.
         layers: One report for every layer that runs a binary operator.
+        native: Program and data for the native library, or why there is none; None if
+            it was not asked for.
     """
 
     graph: ov.Model
     layers: list[LayerReport]
+    native: tuple[Program, np.ndarray] | str | None = None
 
     @property
     def not_binary(self) -> list[LayerReport]:
@@ -117,6 +123,23 @@ def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> N
             )
 
 
+def _compiled(
+    graph: ov.Model, example: Sequence[Tensor], half: bool
+) -> tuple[Program, np.ndarray] | str:
+    """Compile a graph for the native library, or say why that cannot be."""
+    if len(example) != 1:
+        return 'it has several inputs'
+    single = graph.clone()
+    single.reshape(ov.PartialShape([1, *example[0].shape[1:]]))
+    _clean(single)
+    if half:
+        _replace(single, lambda rounded: ops.constant(rounded.astype(np.float32)))
+    try:
+        return compile_program(single)
+    except NotCovered as error:
+        return str(error)
+
+
 def _set_names(ports: Sequence[Any], names: Sequence[str]) -> None:
     for port, name in zip(ports, names):
         port.get_tensor().set_names({name})
@@ -124,6 +147,38 @@ def _set_names(ports: Sequence[Any], names: Sequence[str]) -> None:
 
 def _clean(graph: ov.Model) -> None:
     apply_moc_transformations(graph, cf=True)
+
+
+def binary_graph(
+    model: nn.Module, example: Sequence[Tensor], *, dynamic_batch: bool = False
+) -> tuple[ov.Model, list[LayerReport]]:
+    """Convert ``model`` to a graph of comparisons and binary convolutions.
+
+    It is what both :func:`to_openvino` and
+    :func:`mmesbnn.deploy.native.compiling.compile_program` start from.
+
+    Args:
+        model: As of :func:`to_openvino`.
+        example: Likewise.
+        dynamic_batch: Likewise. Default False.
+
+    Returns:
+        The graph, and one report for every layer that runs a binary operator.
+
+    Raises:
+        ExportError: If a layer's weights should be signs and are not, or the model
+            cannot be converted.
+    """
+    graph, calls = trace(model, example)
+    shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
+    graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
+    _clean(graph)
+    zeros = compare_directly(graph)
+    _check_signs(calls, zeros)
+    if zeros:
+        push_means(graph)
+        _clean(graph)
+    return graph, _reports(calls, zeros)
 
 
 @checked(
@@ -139,6 +194,8 @@ def to_openvino(
     input_names: Sequence[str] = ('input',),
     output_names: Sequence[str] = ('output',),
     dynamic_batch: bool = False,
+    half: bool = False,
+    with_native: bool = False,
 ) -> Conversion:
     """Convert ``model`` to a graph whose binary layers run on bits.
 
@@ -155,25 +212,47 @@ def to_openvino(
         dynamic_batch: Whether the first axis is left open. OpenVINO's binary
             convolution needs to know it: ``graph.reshape`` to a batch before compiling.
             Default False.
+        half: Whether to round full-precision constants to half precision. Default False.
+        with_native: Whether to compile the model for the native library, too. Default
+            False.
 
     Raises:
         ExportError: If a layer's weights should be signs and are not, or the model
             cannot be converted.
     """
-    graph, calls = trace(model, example)
-    shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
-    graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
-    _clean(graph)
-    zeros = compare_directly(graph)
-    _check_signs(calls, zeros)
-    if zeros:
-        push_means(graph)
-        _clean(graph)
+    graph, layers = binary_graph(model, example, dynamic_batch=dynamic_batch)
+    native = _compiled(graph, example, half) if with_native else None
+    if any(layer.binary for layer in layers):
         channels_last(graph)
     _clean(graph)
     _set_names(graph.inputs, input_names)
     _set_names(graph.outputs, output_names)
-    return Conversion(graph, _reports(calls, zeros))
+    if half:
+        halve(graph)
+    return Conversion(graph, layers, native)
+
+
+def _halved(graph: ov.Model) -> Iterator[tuple[ov.Node, np.ndarray]]:
+    """Give the full-precision constants that half precision can hold, and them in it."""
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != 'Constant' or node.get_element_type() != ov.Type.f32:
+            continue
+        targets = node.output(0).get_target_inputs()
+        if any(t.get_node().get_type_name() == 'FakeQuantize' for t in targets):
+            continue
+        with np.errstate(over='ignore'):
+            rounded = node.get_data().astype(np.float16)
+        if rounded.size > 1 and np.isfinite(rounded).all():
+            yield node, rounded
+
+
+def _replace(graph: ov.Model, make: Callable[[np.ndarray], ov.Node]) -> None:
+    for node, rounded in list(_halved(graph)):
+        targets = list(node.output(0).get_target_inputs())
+        whole = make(rounded).output(0)
+        for target in targets:
+            target.replace_source_output(whole)
+    graph.validate_nodes_and_infer_types()
 
 
 def halve(graph: ov.Model) -> None:
@@ -184,20 +263,7 @@ def halve(graph: ov.Model) -> None:
     Args:
         graph: Changed in place.
     """
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() != 'Constant' or node.get_element_type() != ov.Type.f32:
-            continue
-        targets = list(node.output(0).get_target_inputs())
-        if any(t.get_node().get_type_name() == 'FakeQuantize' for t in targets):
-            continue
-        with np.errstate(over='ignore'):
-            rounded = node.get_data().astype(np.float16)
-        if rounded.size < 2 or not np.isfinite(rounded).all():
-            continue
-        whole = ops.convert(ops.constant(rounded), 'f32').output(0)
-        for target in targets:
-            target.replace_source_output(whole)
-    graph.validate_nodes_and_infer_types()
+    _replace(graph, lambda rounded: ops.convert(ops.constant(rounded), 'f32'))
 
 
 def compile_graph(graph: ov.Model, threads: int = 0, **options: Any) -> ov.CompiledModel:

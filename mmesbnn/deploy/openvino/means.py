@@ -6,6 +6,7 @@ With means over the pixels of a map, and ``a`` and ``b`` the same for all pixels
     mean(x - y)      ->  mean(x) - mean(y)
     mean(a * x)      ->  a * mean(x)
     mean(b)          ->  b
+    mean(pool(x))    ->  mean(x)    if the windows of an average fill the map side by side
 
 A squeeze-excite gate reads such a mean, in BNext of ``a x + (1 - a) y`` with one ``a``
 per channel. Where nothing else reads that map, it is not computed.
@@ -37,6 +38,18 @@ def _is_linear(node: ov.Node) -> bool:
     return kind in ('Add', 'Subtract')
 
 
+def _averages_all_alike(node: ov.Node) -> bool:
+    """Return whether ``node`` averages windows in which every pixel is once."""
+    if node.get_type_name() != 'AvgPool':
+        return False
+    attributes, sizes = node.get_attributes(), sizes_of(node.input_value(0))
+    kernel = list(attributes['kernel'])
+    is_plain = list(attributes['strides']) == kernel and attributes['auto_pad'] == 'explicit'
+    if sizes is None or not is_plain or any(attributes['pads_begin'] + attributes['pads_end']):
+        return False
+    return all(size is not None and size % k == 0 for size, k in zip(sizes[-2:], kernel))
+
+
 class _Means:
     """Means over the pixels of maps, each computed once.
 
@@ -59,6 +72,8 @@ class _Means:
 
     def _compute(self, x: ov.Output) -> ov.Output:
         node = x.get_node()
+        if _averages_all_alike(node):
+            return self.of(node.input_value(0))
         if _is_read_once(x) and _is_linear(node):
             return copy_of(node, map(self.of, node.input_values()))[0]
         return ops.reduce_mean(x, self.axes, True).output(0)

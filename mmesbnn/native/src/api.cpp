@@ -6,40 +6,16 @@
 #include <new>
 #include <vector>
 
-#include "kernels.h"
-#include "pool.h"
-
-#if defined(_WIN32)
-#define API extern "C" __declspec(dllexport)
-#else
-#define API extern "C" __attribute__((visibility("default")))
-#endif
+#include "api.h"
+#include "binary_conv.h"
 
 using mmesbnn::Kernels;
 using mmesbnn::kLanes;
+using mmesbnn::blocks_for;
+using mmesbnn::words_for;
+using namespace mmesbnn::status;
 
 namespace {
-
-enum Status { kOk = 0, kBadSize = -1, kNoMemory = -2, kNotBinary = 1 };
-
-// Fastest first.
-const Kernels* const kAll[] = {&mmesbnn::kAvx512, &mmesbnn::kAvx2, &mmesbnn::kNeon,
-                               &mmesbnn::kPortable};
-std::atomic<const Kernels*> chosen{nullptr};
-
-const Kernels& kernels() {
-  const Kernels* now = chosen.load();
-  if (now == nullptr) {
-    for (const Kernels* each : kAll) {
-      if (each->supported()) {
-        now = each;
-        break;
-      }
-    }
-    chosen.store(now);
-  }
-  return *now;
-}
 
 constexpr int64_t kLargest = int64_t{1} << 40;
 
@@ -53,10 +29,6 @@ int64_t product(std::initializer_list<int64_t> sizes) {
   return result;
 }
 
-int64_t words_for(int64_t entries) { return (entries + 63) / 64; }
-
-int64_t blocks_for(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
-
 // Swaps bit j of row i with bit i of row j.
 void transpose(uint64_t rows[64]) {
   uint64_t mask = 0x00000000ffffffffu;
@@ -69,38 +41,7 @@ void transpose(uint64_t rows[64]) {
   }
 }
 
-struct Geometry {
-  int64_t height, width, out_height, out_width;
-  int kernel[2], stride[2], padding[2], dilation[2];
-};
-
 }  // namespace
-
-// Names of the instruction sets that this processor has, the fastest first, with commas between.
-API int mmesbnn_instruction_sets(char* names, size_t size) {
-  size_t used = 0;
-  for (const Kernels* each : kAll) {
-    if (!each->supported()) continue;
-    const size_t length = std::strlen(each->name);
-    if (used + length + 2 > size) return kBadSize;
-    if (used != 0) names[used++] = ',';
-    std::memcpy(names + used, each->name, length);
-    used += length;
-  }
-  if (size == 0) return kBadSize;
-  names[used] = '\0';
-  return kOk;
-}
-
-API int mmesbnn_use(const char* name) {
-  for (const Kernels* each : kAll) {
-    if (std::strcmp(each->name, name) == 0 && each->supported()) {
-      chosen.store(each);
-      return kOk;
-    }
-  }
-  return kBadSize;
-}
 
 // Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words).
 // thresholds: one per channel, or null for 0. With `strict` every entry must be -1 or 1.
@@ -109,7 +50,7 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
                            uint64_t* out) {
   if (product({batch, groups, channels, pixels}) < 0 || threads < 1) return kBadSize;
   const int64_t words = words_for(channels), tiles = (pixels + 63) / 64;
-  const Kernels& use = kernels();
+  const Kernels& use = mmesbnn::chosen_kernels();
   std::atomic<bool> odd{false};
   mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
     bool other = false;
@@ -172,124 +113,46 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
                          int64_t kernels_per_group, const int32_t* geometry, int pad_value,
                          const float* scales, int64_t out_height, int64_t out_width, int threads,
                          float* out) {
-  Geometry g{height, width, out_height, out_width, {}, {}, {}, {}};
+  mmesbnn::BinaryConv conv{};
+  mmesbnn::Window& window = conv.window;
   for (int i = 0; i < 2; ++i) {
-    g.kernel[i] = geometry[i];
-    g.stride[i] = geometry[2 + i];
-    g.padding[i] = geometry[4 + i];
-    g.dilation[i] = geometry[6 + i];
-    if (g.kernel[i] < 1 || g.stride[i] < 1 || g.padding[i] < 0 || g.dilation[i] < 1)
+    window.kernel[i] = geometry[i];
+    window.stride[i] = geometry[2 + i];
+    window.padding[i] = geometry[4 + i];
+    window.dilation[i] = geometry[6 + i];
+    if (window.kernel[i] < 1 || window.stride[i] < 1 || window.padding[i] < 0 ||
+        window.dilation[i] < 1)
       return kBadSize;
     const int64_t size = i == 0 ? height : width;
-    const int64_t reach = size + 2 * int64_t{g.padding[i]} -
-                          int64_t{g.dilation[i]} * (g.kernel[i] - 1) - 1;
-    const int64_t expected = reach < 0 ? 0 : reach / g.stride[i] + 1;
+    const int64_t reach = size + 2 * int64_t{window.padding[i]} -
+                          int64_t{window.dilation[i]} * (window.kernel[i] - 1) - 1;
+    const int64_t expected = reach < 0 ? 0 : reach / window.stride[i] + 1;
     if (expected != (i == 0 ? out_height : out_width) || expected == 0) return kBadSize;
   }
-  const int64_t taps = product({g.kernel[0], g.kernel[1]});
+  const int64_t taps = product({window.kernel[0], window.kernel[1]});
   const int64_t pixels = product({out_height, out_width});
   if (product({batch, height, width, groups, channels}) < 0 || taps < 0 || pixels < 0 ||
       product({batch, groups, kernels_per_group, pixels}) < 0 || threads < 1 || pad_value < -1 ||
       pad_value > 1 || product({channels, taps}) > (int64_t{1} << 30))
     return kBadSize;
-  const int64_t words = words_for(channels), blocks = blocks_for(kernels_per_group);
-  const int64_t row = taps * words, lanes = blocks * kLanes;
-  const int32_t total = static_cast<int32_t>(channels * taps);
-  const Kernels& use = kernels();
-  constexpr int kRows = 32;
-  const int64_t tiles = (pixels + kRows - 1) / kRows;
-  std::atomic<bool> full{false};
-  // What a padded tap adds although it should add nothing: it is counted as -1.
-  std::vector<int32_t> excess;
-  std::vector<uint64_t> ones;
+  conv.height = height, conv.width = width;
+  conv.out_height = out_height, conv.out_width = out_width;
+  conv.groups = groups, conv.channels = channels, conv.kernels = kernels_per_group;
+  conv.pad_value = pad_value, conv.weights = weights;
   try {
-    if (pad_value == 0 && (g.padding[0] || g.padding[1])) {
-      excess.resize(groups * taps * lanes);
-      const std::vector<uint64_t> zeros(words);
-      std::vector<uint64_t> one_tap(words * kLanes);
-      for (int64_t group = 0; group < groups; ++group)
-        for (int64_t block = 0; block < blocks; ++block)
-          for (int64_t t = 0; t < taps; ++t) {
-            const uint64_t* w =
-                weights + (((group * blocks + block) * taps + t) * words) * kLanes;
-            int32_t* target = &excess[(group * taps + t) * lanes + block * kLanes];
-            use.count(zeros.data(), words, 1, w, static_cast<int>(words), 1, target, kLanes);
-            for (int lane = 0; lane < kLanes; ++lane)
-              target[lane] = static_cast<int32_t>(channels) - 2 * target[lane];
-          }
-    }
-    ones.assign(words, ~uint64_t{0});
-    if (channels % 64) ones.back() = (uint64_t{1} << (channels % 64)) - 1;
+    conv.prepare();
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
-  const uint64_t* filler = pad_value == 1 ? ones.data() : nullptr;
-  const bool direct = taps == 1 && groups == 1 && g.padding[0] == 0 && g.padding[1] == 0 &&
-                      g.stride[0] == 1 && g.stride[1] == 1;
-  mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
-    std::vector<uint64_t> rows;
-    std::vector<int32_t> sums;
-    std::vector<uint8_t> outside;
-    try {
-      if (!direct) rows.resize(kRows * row);
-      sums.resize(kRows * lanes);
-      outside.resize(kRows * taps);
-    } catch (const std::bad_alloc&) {
-      full.store(true);
-      return;
+  const auto store = [&](int64_t image, int64_t group, int64_t begin, int count,
+                         const int32_t* sums, int64_t lanes) {
+    for (int64_t o = 0; o < kernels_per_group; ++o) {
+      const int64_t channel = group * kernels_per_group + o;
+      const float scale = scales ? scales[channel] : 1.0f;
+      float* target = out + (image * groups * kernels_per_group + channel) * pixels + begin;
+      for (int p = 0; p < count; ++p)
+        target[p] = scale * static_cast<float>(sums[p * lanes + o]);
     }
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t image = item / tiles, begin = item % tiles * kRows;
-      const int count = static_cast<int>(std::min<int64_t>(kRows, pixels - begin));
-      for (int64_t group = 0; group < groups; ++group) {
-        bool any_outside = false;
-        const uint64_t* gathered = rows.data();
-        if (direct) {
-          gathered = x + (image * pixels + begin) * words;
-        } else {
-          for (int p = 0; p < count; ++p) {
-            const int64_t top = (begin + p) / out_width * g.stride[0] - g.padding[0];
-            const int64_t left = (begin + p) % out_width * g.stride[1] - g.padding[1];
-            uint64_t* target = rows.data() + p * row;
-            for (int64_t t = 0; t < taps; ++t, target += words) {
-              const int64_t y = top + t / g.kernel[1] * g.dilation[0];
-              const int64_t column = left + t % g.kernel[1] * g.dilation[1];
-              const bool inside = y >= 0 && y < height && column >= 0 && column < width;
-              outside[p * taps + t] = !inside;
-              any_outside |= !inside;
-              if (inside)
-                std::memcpy(target,
-                            x + (((image * height + y) * width + column) * groups + group) * words,
-                            sizeof(uint64_t) * words);
-              else if (filler)
-                std::memcpy(target, filler, sizeof(uint64_t) * words);
-              else
-                std::memset(target, 0, sizeof(uint64_t) * words);
-            }
-          }
-        }
-        use.count(gathered, row, count, weights + group * blocks * row * kLanes,
-                  static_cast<int>(row), static_cast<int>(blocks), sums.data(), lanes);
-        for (int p = 0; p < count; ++p) {
-          int32_t* value = sums.data() + p * lanes;
-          for (int64_t o = 0; o < kernels_per_group; ++o) value[o] = total - 2 * value[o];
-          if (!any_outside || excess.empty()) continue;
-          for (int64_t t = 0; t < taps; ++t) {
-            if (!outside[p * taps + t]) continue;
-            const int32_t* wrong = &excess[(group * taps + t) * lanes];
-            for (int64_t o = 0; o < kernels_per_group; ++o) value[o] -= wrong[o];
-          }
-        }
-        for (int64_t o = 0; o < kernels_per_group; ++o) {
-          const int64_t channel = group * kernels_per_group + o;
-          const float scale = scales ? scales[channel] : 1.0f;
-          float* target =
-              out + (image * groups * kernels_per_group + channel) * pixels + begin;
-          for (int p = 0; p < count; ++p)
-            target[p] = scale * static_cast<float>(sums[p * lanes + o]);
-        }
-      }
-    }
-  });
-  return full.load() ? kNoMemory : kOk;
+  };
+  return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;
 }

@@ -1,5 +1,8 @@
 // AVX2: counts of half bytes come from a table in a register.
+#include <cmath>
+
 #include "kernels.h"
+#include "target.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -12,7 +15,7 @@ namespace {
 
 bool supported() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 TARGET inline __m256i byte_counts(__m256i v, __m256i table, __m256i low) {
@@ -99,16 +102,49 @@ TARGET uint64_t compare(const float* x, int count, float threshold, bool* other)
   return bits;
 }
 
+BEGIN_TARGET("avx2,fma")
+
+namespace wide {
+
+constexpr int kWidth = 8;
+using V = __m256;
+inline V load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, V x) { _mm256_storeu_ps(p, x); }
+inline V set(float x) { return _mm256_set1_ps(x); }
+inline V add(V a, V b) { return _mm256_add_ps(a, b); }
+inline V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+inline V max(V a, V b) { return _mm256_max_ps(a, b); }
+inline V min(V a, V b) { return _mm256_min_ps(a, b); }
+inline unsigned above(V a, V b) {
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+}
+inline V prelu(V a, V b) {
+  const V negative = _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ);
+  return _mm256_blendv_ps(a, _mm256_mul_ps(a, b), negative);
+}
+inline V widen(const int16_t* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(x));
+}
+
+#include "vector_kernels.inc"
+
+}  // namespace wide
+
+END_TARGET
+
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", supported, count, compare};
+const Kernels kAvx2 = {"avx2", supported, count, compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kAvx2 = {"avx2", [] { return false; }, nullptr, nullptr};
+const Kernels kAvx2 = {"avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
 }  // namespace mmesbnn
 
 #endif

@@ -1,5 +1,8 @@
 // AVX-512 with VPOPCNTDQ: eight channels in a register, one instruction for their counts.
+#include <cmath>
+
 #include "kernels.h"
+#include "target.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -13,7 +16,8 @@ namespace {
 bool supported() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vpopcntdq");
 }
 
 // ROWS x BLOCKS accumulators stay in registers, so a load serves several of them.
@@ -82,16 +86,46 @@ TARGET uint64_t compare(const float* x, int count, float threshold, bool* other)
   return bits;
 }
 
+BEGIN_TARGET("avx512f,avx512vl,avx512dq,avx512bw")
+
+namespace wide {
+
+constexpr int kWidth = 16;
+using V = __m512;
+inline V load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+inline V set(float x) { return _mm512_set1_ps(x); }
+inline V add(V a, V b) { return _mm512_add_ps(a, b); }
+inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }
+inline unsigned above(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+inline V prelu(V a, V b) {
+  return _mm512_mask_mul_ps(a, _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), a, b);
+}
+inline V widen(const int16_t* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(x));
+}
+
+#include "vector_kernels.inc"
+
+}  // namespace wide
+
+END_TARGET
+
 }  // namespace
 
-const Kernels kAvx512 = {"avx512", supported, count, compare};
+const Kernels kAvx512 = {"avx512", supported, count, compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kAvx512 = {"avx512", [] { return false; }, nullptr, nullptr};
+const Kernels kAvx512 = {"avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
 }  // namespace mmesbnn
 
 #endif

@@ -1,7 +1,8 @@
-// Binary kernels on packed words, one table of functions for each instruction set.
+// Kernels of the engine, one table of functions for each instruction set.
 //
 // A word holds 64 entries, the first in its lowest bit; 1 stands for +1 and 0 for -1. Bits after
 // the last entry are 0 in both operands, so they add nothing to a count of differing bits.
+// Maps of a program hold the channels of a pixel side by side.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,76 @@
 
 namespace mmesbnn {
 
-// Output channels that lie side by side in packed weights.
+// Output channels that lie side by side in packed binary weights, and in real ones.
 constexpr int kLanes = 8;
+constexpr int kRealLanes = 16;
+// Floats of a register of a sweep.
+constexpr int kRegister = 1024;
+constexpr int kRegisters = 16;
+constexpr int kAllRegisters = kRegisters + 5;  // with those of the kernels themselves
+
+enum class Op {
+  kCopy,      // a
+  kAdd,       // a + b
+  kSub,       // a - b
+  kMul,       // a b
+  kFma,       // a b + c
+  kFmaAdd,    // a b + c + d
+  kMax,       // max(a, b)
+  kMin,       // min(a, b)
+  kPrelu,     // a < 0 ? a b : a
+  kFmaPrelu,  // the same of a b + c and d
+  kSigmoid,   // 1 / (1 + exp(-a))
+  kBits,      // bits of a > b
+  kCount
+};
+
+enum class Where {
+  kNone,
+  kRegister,
+  kConstant,
+  kVector,  // a map of one pixel, for all pixels
+  kMap,
+  kMap16,
+  kBitMap,
+  kMean,  // the sum over the pixels of a tile, of which a mean is made
+  kPool   // the mean of windows that stand side by side
+};
+
+// What an instruction reads or writes, of the channels from the block's first one on.
+struct Operand {
+  Where where;
+  int64_t at;      // number of the register; index of a constant; byte in the memory
+  int64_t offset;  // first channel in the map
+  int64_t period;  // channels of the map from there on that are read again and again
+  int64_t stride;  // channels of the map; of a mean: its place among the sums of a tile
+  int64_t rows, columns;  // of a window of a pool
+};
+
+struct Instruction {
+  Op op;
+  Operand to, a, b, c, d;
+};
+
+// A few pixels and channels of a sweep.
+struct Block {
+  const Instruction* code;
+  int length;
+  char* memory;
+  const float* constants;
+  float* registers;  // kAllRegisters * kRegister
+  float* sums;       // of the tile
+  int64_t pixel, channel, width;  // first pixel and channel; width of the maps
+  int pixels, channels;
+};
+
+// A real-valued convolution of one block of kRealLanes output channels at up to 4 pixels.
+struct RealTile {
+  const float* const* rows;  // (taps, 4): where the input channels of each tap stand
+  int64_t taps, channels;
+  const float* weights;  // (taps, channels, kRealLanes)
+  float out[4][kRealLanes];
+};
 
 struct Kernels {
   const char* name;
@@ -23,11 +92,16 @@ struct Kernels {
   // bits[i] = x[i * stride] > threshold, for i < count <= 64; *other is set if an entry is
   // neither -1 nor 1.
   uint64_t (*compare)(const float* x, int count, float threshold, bool* other);
+  void (*run)(const Block& block);
+  void (*convolve)(RealTile& tile);
 };
 
 extern const Kernels kPortable;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const Kernels kNeon;
+
+// The table that is used: the fastest one, or the one that mmesbnn_use() named.
+const Kernels& chosen_kernels();
 
 }  // namespace mmesbnn

@@ -1,4 +1,6 @@
 // NEON on 64-bit ARM, where it is always there.
+#include <cmath>
+
 #include "kernels.h"
 
 #if defined(__aarch64__)
@@ -47,16 +49,42 @@ uint64_t compare(const float* x, int count, float threshold, bool* other) {
   return kPortable.compare(x, count, threshold, other);
 }
 
+namespace wide {
+
+constexpr int kWidth = 4;
+using V = float32x4_t;
+inline V load(const float* p) { return vld1q_f32(p); }
+inline void store(float* p, V x) { vst1q_f32(p, x); }
+inline V set(float x) { return vdupq_n_f32(x); }
+inline V add(V a, V b) { return vaddq_f32(a, b); }
+inline V sub(V a, V b) { return vsubq_f32(a, b); }
+inline V mul(V a, V b) { return vmulq_f32(a, b); }
+inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+inline V max(V a, V b) { return vmaxq_f32(a, b); }
+inline V min(V a, V b) { return vminq_f32(a, b); }
+inline unsigned above(V a, V b) {
+  const uint32x4_t places = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgtq_f32(a, b), places));
+}
+inline V prelu(V a, V b) {
+  return vbslq_f32(vcltq_f32(a, vdupq_n_f32(0.0f)), vmulq_f32(a, b), a);
+}
+inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
+
+#include "vector_kernels.inc"
+
+}  // namespace wide
+
 }  // namespace
 
-const Kernels kNeon = {"neon", always, count, compare};
+const Kernels kNeon = {"neon", always, count, compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kNeon = {"neon", [] { return false; }, nullptr, nullptr};
+const Kernels kNeon = {"neon", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
 }  // namespace mmesbnn
 
 #endif

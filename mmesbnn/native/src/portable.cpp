@@ -1,4 +1,6 @@
 // Plain C++, for every processor.
+#include <cmath>
+
 #include "kernels.h"
 
 namespace mmesbnn {
@@ -44,8 +46,52 @@ uint64_t compare(const float* x, int count, float threshold, bool* other) {
   return bits;
 }
 
+namespace wide {
+
+// Four floats, which compilers put into a register where there are such.
+struct V {
+  float at[4];
+};
+constexpr int kWidth = 4;
+
+template <class F>
+inline V of_each(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+
+inline V load(const float* p) { return of_each([&](int i) { return p[i]; }); }
+inline void store(float* p, V x) {
+  for (int i = 0; i < kWidth; ++i) p[i] = x.at[i];
+}
+inline V set(float x) { return {{x, x, x, x}}; }
+inline V add(V a, V b) { return of_each([&](int i) { return a.at[i] + b.at[i]; }); }
+inline V sub(V a, V b) { return of_each([&](int i) { return a.at[i] - b.at[i]; }); }
+inline V mul(V a, V b) { return of_each([&](int i) { return a.at[i] * b.at[i]; }); }
+inline V fma(V a, V b, V c) { return add(mul(a, b), c); }
+inline V max(V a, V b) {
+  return of_each([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+}
+inline V min(V a, V b) {
+  return of_each([&](int i) { return a.at[i] < b.at[i] ? a.at[i] : b.at[i]; });
+}
+inline V prelu(V a, V b) {
+  return of_each([&](int i) { return a.at[i] < 0.0f ? a.at[i] * b.at[i] : a.at[i]; });
+}
+inline V widen(const int16_t* p) {
+  return of_each([&](int i) { return static_cast<float>(p[i]); });
+}
+inline unsigned above(V a, V b) {
+  unsigned bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= static_cast<unsigned>(a.at[i] > b.at[i]) << i;
+  return bits;
+}
+
+#include "vector_kernels.inc"
+
+}  // namespace wide
+
 }  // namespace
 
-const Kernels kPortable = {"portable", always, count, compare};
+const Kernels kPortable = {"portable", always, count, compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn

@@ -40,3 +40,17 @@ def test_a_map_that_is_read_otherwise_stays():
     push_means(graph)
     np.testing.assert_allclose(run_graph(graph, x)[0], expected, rtol=1e-5, atol=1e-6)
     assert kinds(graph)['ReduceMean'] == 1
+
+
+@pytest.mark.parametrize(('size', 'is_left_out'), [((6, 8), True), ((5, 8), False)])
+def test_the_mean_of_means_of_windows_is_that_of_the_map(size, is_left_out):
+    x = ops.parameter([1, 4, *size], np.float32)
+    # as torch's: the windows at an odd end are smaller, so they count more
+    pooled = ops.avg_pool(ops.relu(x), [2, 2], [0, 0], [0, 0], [2, 2], True, 'ceil')
+    mean = ops.reduce_mean(pooled, ops.constant(np.array([2, 3])), True)
+    graph = ov.Model([mean], [x])
+    value = np.random.default_rng(0).standard_normal((1, 4, *size)).astype(np.float32)
+    expected = run_graph(graph.clone(), value)[0]
+    push_means(graph)
+    np.testing.assert_allclose(run_graph(graph, value)[0], expected, rtol=1e-5, atol=1e-6)
+    assert ('AvgPool' not in kinds(graph)) == is_left_out

@@ -1,0 +1,1 @@
+"""Compiling networks for the native library."""

@@ -1,0 +1,157 @@
+"""A network between its graph and its program: heavy steps, and what sweeps must write."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .expressions import (
+    Apply,
+    Constant,
+    Expression,
+    Expressions,
+    MapValue,
+    Read,
+    channels_of,
+    parts_of,
+    reads_of,
+)
+
+#: Instructions that reading a map again may cost rather than storing a result.
+CHEAP = 4
+
+
+@dataclass(eq=False)
+class Heavy:
+    """A step that is no sweep.
+
+    Attributes:
+        kind: ``'real_conv'``, ``'binary_conv'`` or ``'pool'``.
+        source: The map it reads.
+        to: The map it writes.
+        at: First channel that it writes.
+        channels: Number of channels that it writes.
+        settings: Its other settings, as the step of a program has them, without weights.
+        weights: Packed weights; None of a pool.
+    """
+
+    kind: str
+    source: MapValue
+    to: MapValue
+    at: int
+    channels: int
+    settings: dict[str, object]
+    weights: np.ndarray | None = None
+
+
+@dataclass(eq=False)
+class Wanted:
+    """Something that a sweep writes.
+
+    Attributes:
+        kind: ``'store'``, ``'bits'``, ``'mean'`` or ``'pool'``.
+        value: The expression, of flat channels.
+        limit: Of bits, what the value is compared with.
+        size: Height and width of the sweep.
+        to: The map it writes.
+        at: First channel that it writes.
+    """
+
+    kind: str
+    value: Expression
+    size: tuple[int, int]
+    to: MapValue
+    at: int
+    channels: int
+    limit: Expression | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """An output of the graph.
+
+    Attributes:
+        expression: What it is.
+        height, width: Its pixels.
+    """
+
+    expression: Expression
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+
+@dataclass(eq=False)
+class Network:
+    """All that a program is made of, in the order of the graph."""
+
+    expressions: Expressions = field(default_factory=Expressions)
+    heavy: list[Heavy] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
+    image: MapValue | None = None
+    output: MapValue | None = None
+    _stored: dict[Any, MapValue] = field(default_factory=dict)
+
+    def flat(self, x: Expression) -> Expression:
+        """Return an expression with its channels in one axis."""
+        return self.expressions.changed(x, np.ravel)
+
+    def want(self, kind: str, value: Value, to: MapValue, at: int = 0) -> Wanted:
+        """Let a sweep write a value to a map, from the channel ``at`` on."""
+        flat = self.flat(value.expression)
+        one = Wanted(kind, flat, (value.height, value.width), to, at, _length(flat))
+        to.writers.append(one)
+        self.wanted.append(one)
+        return one
+
+    def stored(self, value: Value) -> MapValue:
+        """Return a float map that holds a value, with its channels in one axis."""
+        flat = self.flat(value.expression)
+        # a map of one pixel that stands for all pixels of another is no such map
+        is_map = isinstance(flat, Read) and flat.is_whole and flat.map.kind == 'float'
+        if is_map and flat.map.pixels == value.pixels:
+            return flat.map
+        key = (flat, value.height, value.width)
+        if key not in self._stored:
+            self._stored[key] = MapValue('float', value.height, value.width, _length(flat))
+            self.want('store', value, self._stored[key])
+        return self._stored[key]
+
+    def reading(self, source: MapValue, shape: tuple[int, ...]) -> Expression:
+        """Read a map whose channels take a shape."""
+        return self.expressions.read(source, np.arange(source.channels).reshape(shape))
+
+    def kept(self, value: Value) -> Value:
+        """Return a value that may be read again: stored, unless computing is cheap."""
+        if _cost(value) <= CHEAP:
+            return value
+        return replace(value, expression=self._read_again(value))
+
+    def vector(self, value: Value) -> Expression:
+        """Return what a value of one pixel is for larger maps: constant, or stored."""
+        x = value.expression
+        if isinstance(x, Constant) or (isinstance(x, Read) and x.map.kind == 'float'):
+            return x
+        return self._read_again(value)
+
+    def _read_again(self, value: Value) -> Expression:
+        return self.reading(self.stored(value), channels_of(value.expression))
+
+
+def _length(x: Expression) -> int:
+    return math.prod(channels_of(x))
+
+
+def _cost(value: Value) -> int:
+    """Return the instructions of a value; many if it reads several maps of its pixels."""
+    reads = reads_of(value.expression)
+    if len({read.map for read in reads if read.map.pixels == value.pixels}) > 1:
+        return CHEAP + 1
+    return sum(isinstance(part, Apply) for part in parts_of(value.expression))

@@ -1,0 +1,130 @@
+"""Programs: whole networks that run in the compiled library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from ctypes import c_double, c_float, c_int64, c_void_p
+
+import numpy as np
+
+from .kernels import _array, _check_threads, _pointer, _raise_for
+from .library import NativeError, library
+
+#: Bytes of a cache line, at which arrays begin.
+ALIGNMENT = 64
+
+
+def aligned(count: int) -> np.ndarray:
+    """Make an array of ``count`` zeros, uint8, whose memory begins at a cache line."""
+    whole = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    return whole[start : start + count]
+
+
+class Engine:
+    """A network as a program, which any number of threads may run at once.
+
+    The library checks every number of the program before it runs.
+
+    Args:
+        code: The program, int64, as ``mmesbnn/native/src/program.cpp`` reads it.
+        data: Weights and other constants, uint8.
+
+    Attributes:
+        input_shape: Channels, height and width of an image.
+        output_shape: Likewise of an output.
+        steps: Number of steps.
+
+    Raises:
+        NativeError: If the program is wrong, or there is no library.
+    """
+
+    def __init__(self, code: np.ndarray, data: np.ndarray) -> None:
+        self._library = library()
+        self._program = c_void_p()
+        code = np.ascontiguousarray(code, np.int64)
+        self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
+        wrong = c_int64()
+        status = self._library.mmesbnn_program_new(
+            _pointer(code, c_int64),
+            len(code),
+            self._data.ctypes.data,
+            len(self._data),
+            ctypes.byref(wrong),
+            ctypes.byref(self._program),
+        )
+        if wrong.value >= 0:
+            raise NativeError(f'the program is wrong at its number {wrong.value}')
+        _raise_for(status, 'the program')
+        sizes = np.zeros(8, np.int64)
+        self._library.mmesbnn_program_sizes(self._program, _pointer(sizes, c_int64))
+        shapes = tuple(sizes.tolist())
+        self.input_shape: tuple[int, int, int] = shapes[:3]
+        self.output_shape: tuple[int, int, int] = shapes[3:6]
+        self.steps: int = shapes[7]
+        self._workspace_bytes: int = shapes[6]
+        self._idle: deque[np.ndarray] = deque()  # append and pop are atomic
+
+    def __del__(self) -> None:
+        if self._program:
+            self._library.mmesbnn_program_free(self._program)
+
+    def run(
+        self, images: np.ndarray, *, threads: int = 1, seconds: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Run the network, image by image.
+
+        Results do not depend on the number of threads.
+
+        Args:
+            images: float32 ``(N, C, H, W)``.
+            threads: Threads that work on an image. Default 1.
+            seconds: float64 ``(steps,)``, to which the time of every step is added.
+                Default None.
+
+        Returns:
+            float32 ``(N, C, H, W)``.
+
+        Raises:
+            NativeError: If a shape does not fit, or there is not enough memory.
+        """
+        images = _array('images', images, 4)
+        if images.shape[1:] != self.input_shape:
+            raise NativeError(
+                f'images has the shape {images.shape}, the network takes (N, '
+                f'{", ".join(map(str, self.input_shape))})'
+            )
+        if seconds is not None and (seconds.shape != (self.steps,) or seconds.dtype != np.float64):
+            raise NativeError(f'seconds must be float64 of the shape ({self.steps},)')
+        out = np.empty((len(images), *self.output_shape), np.float32)
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = self._workspace()
+        status = self._library.mmesbnn_program_run(
+            self._program,
+            workspace.ctypes.data,
+            len(workspace),
+            _pointer(images, c_float),
+            len(images),
+            _pointer(out, c_float),
+            _check_threads(threads),
+            None if seconds is None else _pointer(seconds, c_double),
+        )
+        self._idle.append(workspace)
+        _raise_for(status, 'run')
+        return out
+
+    def _workspace(self) -> np.ndarray:
+        try:
+            return aligned(self._workspace_bytes)
+        except MemoryError:
+            _raise_for(-2, 'run')
+            raise
+
+
+def _copied(data: np.ndarray) -> np.ndarray:
+    copy = aligned(len(data))
+    copy[:] = data
+    return copy

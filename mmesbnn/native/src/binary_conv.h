@@ -1,0 +1,158 @@
+// Convolution of packed signs with packed weights, tile by tile of output pixels.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace mmesbnn {
+
+inline int64_t words_for(int64_t entries) { return (entries + 63) / 64; }
+
+inline int64_t blocks_for(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+
+// Where a convolution looks; pairs are (vertical, horizontal), padding is above and to the left.
+struct Window {
+  int32_t kernel[2], stride[2], padding[2], dilation[2];
+
+  int64_t taps() const { return int64_t{kernel[0]} * kernel[1]; }
+};
+
+struct BinaryConv {
+  Window window;
+  int64_t height, width, out_height, out_width;
+  int64_t groups, channels, kernels;  // channels and kernels of a group
+  int pad_value;                      // -1, 0 (a padded pixel adds nothing) or 1
+  const uint64_t* weights;            // (groups, blocks, taps, words, lanes)
+  std::vector<int32_t> excess;        // what a padded tap adds although it should add nothing
+  std::vector<uint64_t> ones;
+
+  int64_t words() const { return words_for(channels); }
+  int64_t lanes() const { return blocks_for(kernels) * kLanes; }
+
+  // To be called once, after the other members are set; may throw std::bad_alloc.
+  void prepare() {
+    const int64_t taps = window.taps(), words = this->words(), lanes = this->lanes();
+    ones.assign(words, ~uint64_t{0});
+    if (channels % 64) ones.back() = (uint64_t{1} << (channels % 64)) - 1;
+    excess.clear();
+    if (pad_value != 0) return;
+    // Padded taps are counted as -1.
+    excess.resize(groups * taps * lanes);
+    const std::vector<uint64_t> zeros(words);
+    for (int64_t block = 0; block < groups * blocks_for(kernels); ++block)
+      for (int64_t t = 0; t < taps; ++t) {
+        const int64_t group = block / blocks_for(kernels), rest = block % blocks_for(kernels);
+        int32_t* target = &excess[(group * taps + t) * lanes + rest * kLanes];
+        chosen_kernels().count(zeros.data(), words, 1,
+                               weights + (block * taps + t) * words * kLanes,
+                               static_cast<int>(words), 1, target, kLanes);
+        for (int lane = 0; lane < kLanes; ++lane)
+          target[lane] = static_cast<int32_t>(channels) - 2 * target[lane];
+      }
+  }
+};
+
+constexpr int kRows = 32;
+
+// The words that the kernel sees at `count` output pixels from `begin` on, a row for each.
+// outside[p * taps + t]: whether a tap is a padded pixel. Returns whether any is.
+inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int64_t begin,
+                   int count, uint64_t* rows, uint8_t* outside) {
+  const Window& w = conv.window;
+  const int64_t words = conv.words(), taps = w.taps(), pixel = conv.groups * words;
+  const uint64_t* filler = conv.pad_value == 1 ? conv.ones.data() : nullptr;
+  const bool run = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
+  bool any = false;
+  for (int p = 0; p < count; ++p) {
+    const int64_t top = (begin + p) / conv.out_width * w.stride[0] - w.padding[0];
+    const int64_t left = (begin + p) % conv.out_width * w.stride[1] - w.padding[1];
+    const int64_t bottom = top + int64_t{w.dilation[0]} * (w.kernel[0] - 1);
+    const int64_t right = left + int64_t{w.dilation[1]} * (w.kernel[1] - 1);
+    uint64_t* target = rows + p * taps * words;
+    if (run && top >= 0 && left >= 0 && bottom < conv.height && right < conv.width) {
+      std::memset(outside + p * taps, 0, taps);
+      for (int dy = 0; dy < w.kernel[0]; ++dy, target += w.kernel[1] * words) {
+        const uint64_t* source =
+            x + ((top + int64_t{dy} * w.dilation[0]) * conv.width + left) * words;
+        for (int64_t i = 0; i < w.kernel[1] * words; ++i) target[i] = source[i];
+      }
+      continue;
+    }
+    for (int64_t t = 0; t < taps; ++t, target += words) {
+      const int64_t y = top + t / w.kernel[1] * w.dilation[0];
+      const int64_t column = left + t % w.kernel[1] * w.dilation[1];
+      const bool inside = y >= 0 && y < conv.height && column >= 0 && column < conv.width;
+      outside[p * taps + t] = !inside;
+      any |= !inside;
+      if (inside)
+        std::memcpy(target, x + (y * conv.width + column) * pixel + group * words,
+                    sizeof(uint64_t) * words);
+      else if (filler)
+        std::memcpy(target, filler, sizeof(uint64_t) * words);
+      else
+        std::memset(target, 0, sizeof(uint64_t) * words);
+    }
+  }
+  return any;
+}
+
+// Calls store(image, group, begin, count, sums, lanes) with sums[p * lanes + o], the sum of
+// sign * sign of kernel o at pixel begin + p. Returns whether there was enough memory.
+template <class Store>
+bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads,
+                   Store store) {
+  const Window& w = conv.window;
+  const int64_t taps = w.taps(), words = conv.words(), lanes = conv.lanes();
+  const int64_t row = taps * words, pixels = conv.out_height * conv.out_width;
+  const int64_t tiles = (pixels + kRows - 1) / kRows, blocks = blocks_for(conv.kernels);
+  const int64_t image_words = conv.height * conv.width * conv.groups * words;
+  const int32_t total = static_cast<int32_t>(conv.channels * taps);
+  const bool direct = taps == 1 && conv.groups == 1 && !w.padding[0] && !w.padding[1] &&
+                      w.stride[0] == 1 && w.stride[1] == 1 && conv.out_width == conv.width &&
+                      conv.out_height == conv.height;
+  const Kernels& use = chosen_kernels();
+  std::atomic<bool> full{false};
+  parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
+    std::unique_ptr<uint64_t[]> rows(direct ? nullptr : new (std::nothrow) uint64_t[kRows * row]);
+    std::unique_ptr<int32_t[]> sums(new (std::nothrow) int32_t[kRows * lanes]);
+    std::unique_ptr<uint8_t[]> outside(new (std::nothrow) uint8_t[kRows * taps]);
+    if ((!direct && !rows) || !sums || !outside) {
+      full.store(true);
+      return;
+    }
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t image = item / tiles, begin = item % tiles * kRows;
+      const int count = static_cast<int>(std::min<int64_t>(kRows, pixels - begin));
+      const uint64_t* source = x + image * image_words;
+      for (int64_t group = 0; group < conv.groups; ++group) {
+        bool any = false;
+        const uint64_t* gathered = rows.get();
+        if (direct)
+          gathered = source + begin * words;
+        else
+          any = gather(conv, source, group, begin, count, rows.get(), outside.get());
+        use.count(gathered, row, count, conv.weights + group * blocks * row * kLanes,
+                  static_cast<int>(row), static_cast<int>(blocks), sums.get(), lanes);
+        for (int64_t i = 0; i < count * lanes; ++i) sums[i] = total - 2 * sums[i];
+        if (any && !conv.excess.empty())
+          for (int64_t i = 0; i < count * taps; ++i) {
+            if (!outside[i]) continue;
+            const int32_t* wrong = &conv.excess[(group * taps + i % taps) * lanes];
+            int32_t* value = sums.get() + i / taps * lanes;
+            for (int64_t o = 0; o < lanes; ++o) value[o] -= wrong[o];
+          }
+        store(image, group, begin, count, sums.get(), lanes);
+      }
+    }
+  });
+  return !full.load();
+}
+
+}  // namespace mmesbnn

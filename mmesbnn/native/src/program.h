@@ -1,0 +1,56 @@
+// A network as a list of steps on maps in one piece of memory.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "binary_conv.h"
+#include "kernels.h"
+
+namespace mmesbnn {
+
+enum class MapKind { kFloat, kInt16, kBits, kCount };
+
+// Channels last; bits of a pixel fill whole words.
+struct Map {
+  MapKind kind;
+  int64_t height, width, channels, offset;
+
+  int64_t pixels() const { return height * width; }
+  int64_t bytes() const {
+    if (kind == MapKind::kBits) return pixels() * words_for(channels) * 8;
+    return pixels() * channels * (kind == MapKind::kFloat ? 4 : 2);
+  }
+};
+
+// What steps work on.
+struct Run {
+  char* memory;
+  const float* constants;
+  float* sums;
+  const float* input;
+  float* output;
+  int threads;
+};
+
+struct Step {
+  virtual ~Step() = default;
+  // Returns whether there was enough memory.
+  virtual bool run(const Run& run) const = 0;
+};
+
+struct Program {
+  std::vector<Map> maps;
+  std::vector<std::unique_ptr<Step>> steps;
+  const uint8_t* data;
+  int64_t data_bytes;
+  int64_t memory = 0;    // bytes of all maps
+  int64_t sums = 0;      // floats of the largest sweep's sums
+  int input = -1, output = -1;  // numbers of maps
+};
+
+// Reads a program. Returns -1, or the position of the first number that is wrong.
+// May throw std::bad_alloc.
+int64_t read_program(const int64_t* code, int64_t length, Program& program);
+
+}  // namespace mmesbnn

@@ -1,0 +1,191 @@
+#include "steps.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace mmesbnn {
+namespace {
+
+float* floats(const Run& run, const Map& map) {
+  return reinterpret_cast<float*>(run.memory + map.offset);
+}
+
+}  // namespace
+
+bool InputStep::run(const Run& run) const {
+  float* map = floats(run, to);
+  const int64_t pixels = to.pixels();
+  parallel(pixels, run.threads, [&](int64_t first, int64_t last) {
+    for (int64_t c = 0; c < to.channels; ++c)
+      for (int64_t p = first; p < last; ++p) map[p * to.channels + c] = run.input[c * pixels + p];
+  });
+  return true;
+}
+
+bool OutputStep::run(const Run& run) const {
+  const float* map = floats(run, from);
+  const int64_t pixels = from.pixels();
+  for (int64_t c = 0; c < from.channels; ++c)
+    for (int64_t p = 0; p < pixels; ++p) run.output[c * pixels + p] = map[p * from.channels + c];
+  return true;
+}
+
+bool RealConvStep::run(const Run& run) const {
+  const int64_t taps = window.taps(), depth = from.channels / groups, pixels = to.pixels();
+  const int64_t blocks = (kernels + kRealLanes - 1) / kRealLanes;
+  const int64_t quads = (pixels + 3) / 4, parts = quads < 32 ? groups * blocks : 1;
+  const float* source = floats(run, from);
+  float* target = floats(run, to);
+  const Kernels& use = chosen_kernels();
+  std::atomic<bool> full{false};
+  parallel(quads * parts, run.threads, [&](int64_t first, int64_t last) {
+    std::unique_ptr<const float*[]> rows(new (std::nothrow) const float*[taps * 4]);
+    if (!rows) {
+      full.store(true);
+      return;
+    }
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t begin = item / parts * 4;
+      const int count = static_cast<int>(std::min<int64_t>(4, pixels - begin));
+      const int64_t from_block = parts == 1 ? 0 : item % parts;
+      const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
+      for (int64_t block = from_block, ready = -1; block < to_block; ++block) {
+        const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
+        for (int64_t t = 0; ready != group && t < taps; ++t)
+          for (int p = 0; p < 4; ++p) {
+            const int64_t pixel = begin + std::min(p, count - 1);
+            const int64_t y = pixel / to.width * window.stride[0] - window.padding[0] +
+                              t / window.kernel[1] * window.dilation[0];
+            const int64_t x = pixel % to.width * window.stride[1] - window.padding[1] +
+                              t % window.kernel[1] * window.dilation[1];
+            const bool inside = y >= 0 && y < from.height && x >= 0 && x < from.width;
+            rows[t * 4 + p] =
+                inside ? source + (y * from.width + x) * from.channels + group * depth
+                       : zeros.data();
+          }
+        ready = group;
+        RealTile tile;
+        tile.rows = rows.get();
+        tile.taps = taps, tile.channels = depth;
+        tile.weights = run.constants + weights + block * taps * depth * kRealLanes;
+        use.convolve(tile);
+        const int64_t wanted = std::min<int64_t>(kRealLanes, kernels - lane);
+        for (int p = 0; p < count; ++p)
+          std::memcpy(target + (begin + p) * to.channels + at + group * kernels + lane,
+                      tile.out[p], sizeof(float) * wanted);
+      }
+    }
+  });
+  return !full.load();
+}
+
+bool BinaryConvStep::run(const Run& run) const {
+  const uint64_t* bits = reinterpret_cast<const uint64_t*>(run.memory + from.offset);
+  const int64_t wanted = conv.kernels;
+  if (to.kind == MapKind::kInt16) {
+    int16_t* map = reinterpret_cast<int16_t*>(run.memory + to.offset) + at;
+    return convolve_bits(conv, bits, 1, run.threads,
+                         [&](int64_t, int64_t, int64_t begin, int count, const int32_t* sums,
+                             int64_t lanes) {
+                           for (int p = 0; p < count; ++p)
+                             for (int64_t o = 0; o < wanted; ++o)
+                               map[(begin + p) * to.channels + o] =
+                                   static_cast<int16_t>(sums[p * lanes + o]);
+                         });
+  }
+  float* map = floats(run, to) + at;
+  return convolve_bits(conv, bits, 1, run.threads,
+                       [&](int64_t, int64_t, int64_t begin, int count, const int32_t* sums,
+                           int64_t lanes) {
+                         for (int p = 0; p < count; ++p)
+                           for (int64_t o = 0; o < wanted; ++o)
+                             map[(begin + p) * to.channels + o] =
+                                 static_cast<float>(sums[p * lanes + o]);
+                       });
+}
+
+bool PoolStep::run(const Run& run) const {
+  const float* source = floats(run, from);
+  float* target = floats(run, to);
+  const int64_t channels = from.channels;
+  parallel(to.pixels(), run.threads, [&](int64_t first, int64_t last) {
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+      const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
+      const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
+      const int64_t y0 = std::max<int64_t>(top, 0), x0 = std::max<int64_t>(left, 0);
+      const int64_t y1 = std::min(top + window.kernel[0], from.height);
+      const int64_t x1 = std::min(left + window.kernel[1], from.width);
+      float* sums = target + pixel * channels;
+      std::fill(sums, sums + channels, maximum ? -std::numeric_limits<float>::infinity() : 0.0f);
+      for (int64_t y = y0; y < y1; ++y)
+        for (int64_t x = x0; x < x1; ++x) {
+          const float* row = source + (y * from.width + x) * channels;
+          if (maximum)
+            for (int64_t c = 0; c < channels; ++c) sums[c] = row[c] > sums[c] ? row[c] : sums[c];
+          else
+            for (int64_t c = 0; c < channels; ++c) sums[c] += row[c];
+        }
+      if (maximum) continue;
+      const int64_t seen = std::max<int64_t>(y1 - y0, 0) * std::max<int64_t>(x1 - x0, 0);
+      const int64_t all = count_padding ? window.taps() : std::max<int64_t>(seen, 1);
+      const float share = 1.0f / static_cast<float>(all);
+      for (int64_t c = 0; c < channels; ++c) sums[c] *= share;
+    }
+  });
+  return true;
+}
+
+int64_t SweepStep::channels_at_once() const {
+  int64_t most = 1;
+  for (const Segment& segment : segments) most = std::max(most, segment.channels);
+  return std::min<int64_t>(most, 256);
+}
+
+int64_t SweepStep::pixels_at_once() const {
+  return std::min<int64_t>(kRegister / channels_at_once(), pixels());
+}
+
+// It does not depend on the threads, so that neither does the order in which sums are made.
+int64_t SweepStep::tile() const {
+  const int64_t once = rows > 1 ? rows * width : pixels_at_once();
+  return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;
+}
+
+bool SweepStep::run(const Run& run) const {
+  const int64_t wide = channels_at_once(), once = pixels_at_once(), tile = this->tile();
+  const int64_t pixels = this->pixels();
+  const Kernels& use = chosen_kernels();
+  parallel(tiles(), run.threads, [&](int64_t first, int64_t last) {
+    alignas(64) float registers[kAllRegisters * kRegister];
+    Block block;
+    block.memory = run.memory, block.constants = run.constants, block.registers = registers;
+    block.width = width;
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t end = std::min((item + 1) * tile, pixels);
+      block.sums = run.sums + item * sums;
+      std::fill(block.sums, block.sums + sums, 0.0f);
+      for (const Segment& segment : segments) {
+        block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
+        for (block.channel = 0; block.channel < segment.channels; block.channel += wide) {
+          block.channels = static_cast<int>(std::min(wide, segment.channels - block.channel));
+          for (block.pixel = item * tile; block.pixel < end; block.pixel += once) {
+            block.pixels = static_cast<int>(std::min(once, end - block.pixel));
+            use.run(block);
+          }
+        }
+      }
+    }
+  });
+  const int64_t count = tiles();
+  for (const MeanTarget& mean : means) {
+    float* target = reinterpret_cast<float*>(run.memory + mean.to);
+    for (int64_t c = 0; c < mean.count; ++c) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < count; ++i) sum += run.sums[i * sums + mean.sum + c];
+      target[c] = static_cast<float>(sum / static_cast<double>(pixels));
+    }
+  }
+  return true;
+}
+
+}  // namespace mmesbnn

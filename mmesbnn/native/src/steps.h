@@ -1,0 +1,72 @@
+// The steps of a program; a Reader has checked what they hold.
+#pragma once
+
+#include "program.h"
+
+namespace mmesbnn {
+
+// Takes an image (C, H, W) to a map.
+struct InputStep : Step {
+  Map to;
+  bool run(const Run& run) const override;
+};
+
+// Takes a map to the output (C, H, W).
+struct OutputStep : Step {
+  Map from;
+  bool run(const Run& run) const override;
+};
+
+// A real-valued convolution; weights (groups, blocks, taps, channels, kRealLanes).
+struct RealConvStep : Step {
+  Map from, to;
+  Window window;
+  int64_t at, groups, kernels;  // first channel written; kernels of a group
+  int64_t weights;              // index of the first
+  std::vector<float> zeros;     // a padded pixel
+  bool run(const Run& run) const override;
+};
+
+struct BinaryConvStep : Step {
+  Map from, to;
+  int64_t at;
+  BinaryConv conv;
+  bool run(const Run& run) const override;
+};
+
+// The mean or the maximum of a window.
+struct PoolStep : Step {
+  Map from, to;
+  Window window;
+  bool maximum, count_padding;
+  bool run(const Run& run) const override;
+};
+
+// Instructions for a range of channels, from the first one of their operands on.
+struct Segment {
+  int64_t channels;
+  std::vector<Instruction> code;
+};
+
+// Mean that a sweep writes: `count` sums from `sum` on, to `to` in the memory.
+struct MeanTarget {
+  int64_t sum, count, to;
+};
+
+// Elementwise instructions for all pixels.
+struct SweepStep : Step {
+  int64_t height, width;
+  int64_t rows = 1;  // of pixels that a tile must not part
+  std::vector<Segment> segments;
+  std::vector<MeanTarget> means;
+  int64_t sums = 0;  // floats of a tile
+
+  int64_t channels_at_once() const;
+  int64_t pixels_at_once() const;
+  int64_t tile() const;  // pixels
+  int64_t pixels() const { return height * width; }
+  int64_t tiles() const { return (pixels() + tile() - 1) / tile(); }
+  bool run(const Run& run) const override;
+};
+
+}  // namespace mmesbnn

@@ -1,0 +1,151 @@
+"""Compiled networks give what torch gives, and refuse what they cannot."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('openvino')
+
+from mmesbnn import native
+from mmesbnn.analysis.lifelike import lifelike
+from mmesbnn.deploy.native.compiling import compile_program
+from mmesbnn.deploy.native.rules import NotCovered
+from mmesbnn.deploy.openvino.graph import binary_graph
+from mmesbnn.models.backbones import BNext, ReActNet
+
+needs_library = pytest.mark.skipif(
+    not native.available(), reason='the native kernels are not compiled'
+)
+
+SMALL = dict(channels=[16, 32, 32, 64])
+DEEP = dict(channels=[16, 16, 32], depths=[2, 2])
+NETWORKS = {
+    'bnext': lambda: BNext(SMALL),
+    'bnext tau': lambda: BNext(SMALL, tau=2),
+    'bnext groups': lambda: BNext(SMALL, groups=2),
+    'bnext full': lambda: BNext(SMALL, tau=2, es_mode='full'),
+    'bnext sign(0)=0': lambda: BNext(SMALL, tau=2, sign_zero=0),
+    'bnext-18': lambda: BNext(DEEP, tau=2),
+    'reactnet': lambda: ReActNet(SMALL),
+    'reactnet tau': lambda: ReActNet(SMALL, tau=2),
+    'reactnet groups': lambda: ReActNet(SMALL, groups=2),
+    'reactnet-18': lambda: ReActNet(DEEP, tau=2),
+    'bi-real': lambda: ReActNet(DEEP, generalized=False),
+}
+
+
+class Classifier(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        with torch.no_grad():
+            channels = backbone.eval()(torch.zeros(1, 3, 64, 64))[-1].shape[1]
+        self.fc = nn.Linear(channels, 7)
+
+    def forward(self, x):
+        return self.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+def classifier(name):
+    torch.manual_seed(0)
+    return lifelike(Classifier(NETWORKS[name]()), torch.randn(2, 3, 70, 64))
+
+
+def compiled(model, x):
+    return compile_program(binary_graph(model, [x[:1]])[0])
+
+
+def engine(program, data):
+    return native.Engine(np.array(program.code()), data)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fastest_again():
+    yield
+    if native.available():
+        native.use_instruction_set(native.instruction_sets()[0])
+
+
+def typical_error(outputs, exact):
+    """Median over the images, since now and then a sign flips next to its threshold."""
+    return np.median(np.abs(outputs - exact).max(1))
+
+
+@needs_library
+@pytest.mark.parametrize('name', NETWORKS)
+def test_outputs_are_as_near_to_float64_as_those_of_torch(name):
+    model, x = classifier(name), torch.randn(5, 3, 70, 64)
+    runs = engine(*compiled(model, x))
+    with torch.no_grad():
+        y = model(x).numpy()
+        exact = model.double()(x.double()).numpy()
+    of_torch = typical_error(y, exact)
+    assert of_torch < 1e-5
+    for instructions in native.instruction_sets():
+        native.use_instruction_set(instructions)
+        ours = runs.run(x.numpy())[:, :, 0, 0]
+        assert typical_error(ours, exact) <= 3 * of_torch, instructions
+        for threads in (2, 3):
+            again = runs.run(x.numpy(), threads=threads)[:, :, 0, 0]
+            np.testing.assert_array_equal(again, ours)
+
+
+def test_weights_are_bits_in_the_data():
+    model, x = classifier('bnext tau'), torch.randn(1, 3, 70, 64)
+    program, data = compiled(model, x)
+    assert program.nbytes == len(data)
+    real = sum(p.numel() for n, p in model.named_parameters() if '.conv.weight' not in n)
+    # words of 64 channels and blocks of eight kernels are not all full in so small a network
+    assert len(data) < 4 * 4 * real + 40_000
+
+
+def test_a_map_is_read_and_written_in_one_sweep():
+    program, _ = compiled(classifier('bnext'), torch.randn(1, 3, 64, 64))
+    large = [s for s in program.steps if hasattr(s, 'segments') and s.pixels > 1]
+    convolutions = [s for s in program.steps if hasattr(s, 'pad_value')]
+    # a mean of each result, and what follows; the stem and the end have one each
+    assert len(large) <= 2 * len(convolutions) + 2
+    assert not any(type(step).__name__ == 'Pool' for step in program.steps)
+
+
+class Odd(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ('function', 'message'),
+    [
+        (lambda x: x.softmax(1).mean((2, 3)), 'no native form of Softmax'),
+        (lambda x: x[:, :, ::2].mean((2, 3)), 'other than channels'),
+        (lambda x: (x * torch.arange(8.0)).mean((2, 3)), 'from pixel to pixel'),
+    ],
+)
+def test_what_is_not_covered_is_named(function, message):
+    with pytest.raises(NotCovered, match=message):
+        compiled(Odd(function), torch.randn(1, 3, 8, 8))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: torch.cat([x * 2, x.sigmoid()], 1).mean((2, 3)),
+        lambda x: (x.clamp(-0.5, 0.5) - x.relu()).mean((2, 3)),
+        lambda x: torch.nn.functional.max_pool2d(x, 3, 2, 1).mean((2, 3)),
+        lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1).mean((2, 3)),
+        lambda x: torch.nn.functional.avg_pool2d(x, 2, 2).mean((2, 3)),
+        lambda x: torch.cat([x[:, 1:], x[:, :1], x], 1).mean((2, 3)),
+        lambda x: (x * x.mean((2, 3), keepdim=True).sigmoid() * 3).mean((2, 3)),
+    ],
+)
+def test_single_operators(function):
+    x = torch.randn(2, 3, 12, 10)
+    runs = engine(*compiled(Odd(function), x))
+    ours = runs.run(x.numpy())[:, :, 0, 0]
+    np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
