@@ -1,14 +1,14 @@
 """Expanding-and-shrinking binary neural networks for OpenMMLab and diffusers.
 
-Importing the package registers its components with mmengine and lets ``torch.load``
-read mmengine's checkpoints safely. It needs torch and mmengine only; without these it
-can still run exported networks, see :mod:`mmesbnn.deploy`.
+Importing the package registers its components at mmengine, and a safe reader of mmengine's
+checkpoints. It needs torch and mmengine only. Without these it can still run exported
+networks, see :mod:`mmesbnn.deploy`.
 """
 
 from importlib import import_module
 from typing import Any
 
-# first, so that a signal ends a tool in one line while the rest is imported
+# first, so that a signal ends a tool with one line even while the rest is imported
 from . import cli  # noqa: F401
 from .version import __version__
 
@@ -23,7 +23,7 @@ __all__ = ['__version__', 'binarize', 'datasets', 'diffusion', 'engine', 'evalua
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # the import above failed: say again what is missing
+    if name in __all__:  # the import above failed; raise its error again
         if name == 'binarize':
             return import_module('.binary', __name__).binarize
         return import_module(f'.{name}', __name__)

@@ -1,13 +1,13 @@
-"""Checks of arguments: what a value must be, and the sentence if it is not.
+"""Checks of arguments: rules of values, and the error sentence if a value breaks a rule.
 
-Needs Python alone, since some command lines run without torch. A rule knows which
-values it accepts and how to say so::
+The module needs Python only, because some command lines run without torch. A rule holds a
+test of values and its description::
 
     positive_int = integer(1)
     check('tau', tau, positive_int)  # ValueError: tau=0 must be an integer >= 1
 
-Functions and ``__init__`` state the rules of their arguments by a decorator, which sees
-the names as the caller wrote them::
+A decorator gives the rules of the arguments of a function or of ``__init__``. Errors name an
+argument as the caller wrote it::
 
     @checked(in_channels=positive_int, spread=number(least=0))
     def __init__(self, in_channels: int, spread: float = 0.5, centred: bool = True): ...
@@ -28,7 +28,7 @@ from .errors import shorten
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
-#: Characters of a value that a message shows.
+#: Largest number of characters of a value in a message.
 LONGEST_VALUE = 200
 
 
@@ -38,9 +38,9 @@ class Rule:
 
     Attributes:
         says: The rule in words, such as ``'an integer >= 1'``.
-        accepts: Whether a value follows it.
-        reason: What is wrong with a value inside of the one given, '' if nothing is;
-            it is added to the message. Default None.
+        accepts: Function that returns True if a value follows the rule.
+        reason: Function that describes a fault inside the value, '' if there is none. The
+            message holds this description. Default None.
     """
 
     says: str
@@ -49,7 +49,7 @@ class Rule:
 
 
 def shown(name: str, value: Any) -> str:
-    """``name=value``, in one line of bounded length."""
+    """Return ``name=value`` in one line of limited length."""
     return f'{name}={shorten(repr(value), LONGEST_VALUE)}'
 
 
@@ -57,11 +57,11 @@ def _follows(value: Any, rule: Rule) -> bool:
     try:
         return rule.accepts(value)
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError):
-        return False  # a value that cannot even be compared
+        return False  # the value cannot be compared
 
 
 def check(name: str, value: Any, rule: Rule) -> None:
-    """Raise a ``ValueError`` that names a value which does not follow ``rule``."""
+    """Raise a ``ValueError`` that names the value if it does not follow ``rule``."""
     if not _follows(value, rule):
         more = rule.reason(value) if rule.reason else ''
         more = f' ({more})' if more else ''
@@ -94,7 +94,7 @@ def _is_number(value: Any) -> bool:
 
 
 def integer(least: int | None = None, most: int | None = None) -> Rule:
-    """An integer, of Python or numpy, but no bool."""
+    """Return the rule of an integer, of Python or numpy, but not a bool."""
 
     def accepts(value: Any) -> bool:
         return (
@@ -110,7 +110,7 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> Rule:
-    """A finite number, of Python or numpy, but no bool."""
+    """Return the rule of a finite number, of Python or numpy, but not a bool."""
 
     def accepts(value: Any) -> bool:
         return (
@@ -139,14 +139,14 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _alike(value: Any, known: Any) -> bool:
-    """Return whether the two can be equal: ``True`` is not 1, a tensor is not a number."""
+    """Return True if the two can be equal: ``True`` is not 1, a tensor is not a number."""
     return (
         isinstance(value, type(known)) and isinstance(value, bool) == isinstance(known, bool)
     ) or (_is_number(value) and _is_number(known))
 
 
 def one_of(*values: Any) -> Rule:
-    """One of ``values``, of the same kind: ``True`` is not 1."""
+    """Return the rule of one of ``values``, of the same kind: ``True`` is not 1."""
 
     def accepts(value: Any) -> bool:
         return any(_alike(value, x) and value == x for x in values)
@@ -155,12 +155,12 @@ def one_of(*values: Any) -> Rule:
 
 
 def instance(kind: type | tuple[type, ...], says: str) -> Rule:
-    """An instance of ``kind``."""
+    """Return the rule of an instance of ``kind``."""
     return Rule(says, lambda value: isinstance(value, kind))
 
 
 def either(*rules: Rule) -> Rule:
-    """Values that one of the rules accepts."""
+    """Return the rule of values that one of the rules accepts."""
 
     def reason(value: Any) -> str:
         reasons = [rule.reason(value) for rule in rules if rule.reason]
@@ -174,12 +174,12 @@ def either(*rules: Rule) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Values that ``rule`` accepts, or None."""
+    """Return the rule of values that ``rule`` accepts, or None."""
     return either(rule, none)
 
 
 def pair(rule: Rule) -> Rule:
-    """One value for height and width, or a list of the two."""
+    """Return the rule of one value for height and width, or a list of the two."""
 
     def accepts(value: Any) -> bool:
         if isinstance(value, (list, tuple)):
@@ -192,13 +192,13 @@ def pair(rule: Rule) -> Rule:
 def sequence(
     rule: Rule, length: int | None = None, shortest: int = 0, distinct: bool = False
 ) -> Rule:
-    """A list or the like whose values all follow ``rule``; text is none.
+    """Return the rule of a list or similar whose values all follow ``rule``; no text.
 
     Args:
-        rule: For each value.
-        length: How many there are. Default None, any number.
-        shortest: The least number of them. Default 0.
-        distinct: Whether no value comes twice. Default False.
+        rule: Rule of each value.
+        length: Number of values. Default None: any number.
+        shortest: Smallest number of values. Default 0.
+        distinct: Whether values must be different. Default False.
     """
 
     def accepts(value: Any) -> bool:
@@ -220,11 +220,11 @@ def sequence(
 
 
 def mapping(required: Iterable[str] = (), allowed: Iterable[str] | None = None) -> Rule:
-    """A dict with texts as keys.
+    """Return the rule of a dict with texts as keys.
 
     Args:
-        required: Keys that it must have.
-        allowed: Further keys that it may have. Default None, any.
+        required: Required keys. Default ``()``.
+        allowed: Further keys that are allowed. Default None: any keys.
     """
     required = tuple(required)
     known = None if allowed is None else (*required, *allowed)
@@ -248,7 +248,7 @@ def mapping(required: Iterable[str] = (), allowed: Iterable[str] | None = None) 
 
 
 def each(mapping_rule: Rule, **rules: Rule) -> Rule:
-    """A dict that follows ``mapping_rule``, its values the ``rules`` of their keys."""
+    """Return the rule of a dict that follows ``mapping_rule``, with ``rules`` of its values."""
 
     def reason(value: Any) -> str:
         if not isinstance(value, Mapping):
@@ -280,7 +280,7 @@ positive = number(above=0)
 not_negative = number(least=0)
 probability = number(0, 1)
 
-#: What annotations mean that say all.
+#: Rules of annotations.
 _ANNOTATIONS = {
     'None': none,
     'bool': flag,
@@ -295,7 +295,7 @@ _ANNOTATIONS = {
 
 
 def _annotated(annotation: Any) -> Rule | None:
-    """The rule of an annotation such as ``'int | None'``, None if it says more."""
+    """Return the rule of an annotation such as ``'int | None'``, None if it has no rule."""
     if annotation is inspect.Parameter.empty:
         return None
     if not isinstance(annotation, str):
@@ -304,20 +304,19 @@ def _annotated(annotation: Any) -> Rule | None:
     if not set(parts) <= set(_ANNOTATIONS):
         return None
     if 'str' in parts and {'os.PathLike', 'Path'} & set(parts):
-        parts.remove('str')  # a path is a text already, and not an empty one
+        parts.remove('str')  # the rule of a path includes text, except empty text
     rules = [_ANNOTATIONS[part] for part in parts]
     return rules[0] if len(rules) == 1 else either(*rules)
 
 
 def checked(**rules: Rule) -> Callable[[_Function], _Function]:
-    """Let a function check its arguments, before it runs, and name a wrong one.
+    """Make a function check its arguments before it runs; a decorator.
 
-    Arguments that have no rule here follow their annotation if it is made of ``int``,
-    ``float`` (finite), ``bool``, ``str``, ``dict`` and ``None``. Values that are left
-    at their default are not looked at.
+    An argument without a rule must follow its annotation, if that consists of ``int``,
+    ``float`` (finite), ``bool``, ``str``, ``dict`` and ``None``. Defaults are not checked.
 
     Args:
-        **rules: For arguments, and for names that ``**kwargs`` take.
+        **rules: Rules of arguments, and of names in ``**kwargs``.
     """
 
     def decorate(function: _Function) -> _Function:
@@ -336,7 +335,7 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
                 given = dict(signature.bind(*args, **kwargs).arguments)
-            except TypeError:  # Python names what is missing or unknown
+            except TypeError:  # Python's own error names a missing or unknown argument
                 return function(*args, **kwargs)
             given.update(given.pop(rest, {}) if rest else {})
             for name, value in given.items():
@@ -350,6 +349,6 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
 
 
 def check_positive(**numbers: Any) -> None:
-    """Raise a ``ValueError`` that names a number which is not an integer >= 1."""
+    """Raise a ``ValueError`` that names the first number that is not an integer >= 1."""
     for name, value in numbers.items():
         check(name, value, positive_int)

@@ -1,7 +1,7 @@
 """Ending of all command lines.
 
-Needs Python alone, since some of them run without torch. A tool imports it before
-anything else, so that a signal ends it in one line while it imports the rest, too.
+The module needs Python only, because some of them run without torch. A tool imports it first,
+so that a signal ends the tool with one line even while it imports the rest.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from . import options
 from .errors import MmesbnnError, sentence
 from .whole_files import DISK_ERRORS, remove_unfinished
 
-#: What the user can mend. Any other error is a fault of ours, and keeps its trace.
+#: Errors that the user can fix. Any other error is a fault of mmesbnn and keeps its trace.
 MENDABLE = (MmesbnnError, ImportError, MemoryError, OSError, ValueError)
-#: Signals that ask a process to end, where the system has them.
+#: Signals that end a process, if the system has them.
 ENDING = ('SIGINT', 'SIGTERM', 'SIGHUP')
-#: Seconds that open blocks get to end after the first signal.
+#: Seconds that open blocks have to end after the first signal.
 PATIENCE = 10
 
 Handler = Callable[[int, 'FrameType | None'], None]
 
 
 class Stopped(BaseException):
-    """A signal that asks the process to end, raised where the process stands.
+    """Signal that ends the process, raised as an error at the current place.
 
-    So the blocks that are open end as after an error, and remove what is half written.
+    Open blocks therefore end as after an error, and remove partial files.
     """
 
     def __init__(self, number: int):
@@ -50,13 +50,13 @@ def _line(number: int) -> str:
 
 
 def _own(handler: Handler) -> Handler:
-    """Let a child process that inherits the handler end as without it."""
+    """Return a handler that has no effect in a child process that inherits it."""
     owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
             handler(number, frame)
-        elif number == signal.SIGINT:  # workers of a data loader wait for it
+        elif number == signal.SIGINT:  # workers of a data loader expect it
             signal.default_int_handler(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
@@ -67,10 +67,10 @@ def _own(handler: Handler) -> Handler:
 
 
 def _install(handler: Handler) -> dict[int, Any]:
-    """Handle the signals that end a process, but those that are ignored or taken.
+    """Handle the signals that end a process, except those that are ignored or handled.
 
     Returns:
-        The handlers that were there.
+        Earlier handlers.
     """
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -84,9 +84,9 @@ def _install(handler: Handler) -> dict[int, Any]:
 
 
 def _end_now(number: int, frame: FrameType | None) -> None:
-    """End the process without what is half written, whatever else is open."""
+    """Remove partial files and end the process at once."""
     remove_unfinished()
-    with contextlib.suppress(Exception):  # it may be in the middle of a print
+    with contextlib.suppress(Exception):  # a print may be running
         sys.stdout.flush()
     if not _Request.reported:
         os.write(2, f'{_line(number)}\n'.encode(errors='backslashreplace'))
@@ -94,7 +94,7 @@ def _end_now(number: int, frame: FrameType | None) -> None:
 
 
 class _Request:
-    """The first signal that asked the process to end."""
+    """First signal that asked the process to end."""
 
     number: int | None = None
     reported = False
@@ -102,7 +102,7 @@ class _Request:
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
-    """Raise where the process stands; the second time, or if nobody listens, end it."""
+    """Raise the error of the first signal; end the process at the second one."""
     if _Request.number is not None:
         _end_now(_Request.number, frame)
     _Request.number = number
@@ -118,7 +118,7 @@ def _raised(number: int) -> BaseException:
 
 
 def _remind(alarm: int, frame: FrameType | None) -> None:
-    """Raise once more if Python itself dropped the error, else end the process."""
+    """Raise the error again if Python dropped it, else end the process."""
     number = _Request.number
     if number is None:
         return
@@ -130,7 +130,7 @@ def _remind(alarm: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(args: Any) -> None:
-    """Note a signal that came where Python cannot raise, as in a ``__del__``."""
+    """Record a signal at a place where Python cannot raise, such as a ``__del__``."""
     if _Request.number is None or not isinstance(args.exc_value, (KeyboardInterrupt, Stopped)):
         sys.__unraisablehook__(args)
     elif hasattr(signal, 'setitimer'):
@@ -140,7 +140,7 @@ def _unraisable(args: Any) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let signals that end the process raise where it stands."""
+    """Turn signals that end the process into errors."""
     _Request.number, _Request.reported, _Request.dropped = None, False, False
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     before = _install(_ask)
@@ -161,7 +161,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:
-    """Print bytes of a file's name as they are, and as escapes what has no code."""
+    """Print bytes of a file's name unchanged, and characters without a code as escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -177,12 +177,12 @@ codecs.register_error('mmesbnn.names', _escape)
 
 
 def _flushed() -> bool:
-    """Return whether what was printed has been written; if not, the rest is dropped."""
+    """Return True if all printed text has been written; if not, the rest is dropped."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
-        # Python would try once more at its end
+        # Python would try again at its end
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
@@ -191,7 +191,7 @@ def _flushed() -> bool:
 
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Print no trace per line of a log that cannot be written, as on a full disk."""
+    """Print no trace for each line of a log that cannot be written, as on a full disk."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
@@ -200,7 +200,7 @@ def _quiet_logs() -> Iterator[None]:
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add ``--trust-stored-config``, for tools that build what a file describes."""
+    """Add ``--trust-stored-config``, for tools that build a network from a file's config."""
     parser.add_argument(
         '--trust-stored-config',
         action='store_true',
@@ -214,22 +214,26 @@ def add_max_bytes(parser: argparse.ArgumentParser) -> None:
         '--max-bytes',
         type=options.memory,
         metavar='N',
-        help='memory that the content of a file with weights may take up (default: '
-        '256 MB more than four times its size)',
+        help='largest memory of the content of a file with weights (default: four times '
+        'its size plus 256 MB)',
     )
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line and end the process.
 
-    Exit status: what ``main`` returns (None: 0). 2 after an error that the user can
-    mend, with one line ``TOOL: sentence``. 130 after Ctrl-C, 143 after SIGTERM, 129
-    after SIGHUP, with one line; a second signal, or ten seconds in which the first one
-    was not heard, end it at once. Files and folders that are half written are removed.
-    141 without a word if the reader of the output went away.
+    The exit status is
+
+    - the result of ``main`` (None: 0);
+    - 2 after an error that the user can fix, with one line ``TOOL: sentence``;
+    - 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, with one line;
+    - 141, without a line, if the reader of the output has ended.
+
+    A second signal ends the process at once. So does the first one, if the process has not
+    ended after ten seconds. Partial files and folders are removed.
 
     Args:
-        main: Parses the arguments and does the work.
+        main: Function that parses the arguments and does the work.
     """
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='mmesbnn.names')
@@ -246,7 +250,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def _stopped(error: BaseException) -> int:
     number = _Request.number
-    if number is None:  # raised by other code
+    if number is None:  # other code raised it
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
     remove_unfinished()
     if not _Request.reported:
@@ -278,7 +282,7 @@ def _status(main: Callable[[], int | None]) -> int | None:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Return whether it was ``print`` that found the disk full: its errors have no name."""
+    """Return True if ``print`` raised the error: its errors hold no file name."""
     if error.errno not in DISK_ERRORS or error.filename is not None:
         return False
     try:
@@ -289,7 +293,7 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _is_tool() -> bool:
-    """Return whether the process runs one of this package's own command lines."""
+    """Return True if the process runs a command line of this package."""
     script = getattr(sys.modules.get('__main__'), '__file__', None)
     if script is None:
         return False
@@ -300,5 +304,5 @@ def _is_tool() -> bool:
 
 
 if _is_tool():
-    # until run() takes over, nothing is open that would have to end
+    # before run() nothing is open that must be closed
     _install(_end_now)

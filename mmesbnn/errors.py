@@ -1,23 +1,23 @@
-"""The base of all errors that a user can mend, and how long their sentences get."""
+"""Base of all errors that a user can fix, and limits of their sentences."""
 
 from __future__ import annotations
 
-#: Characters of an error's sentence that a command line prints.
+#: Largest number of characters of an error's sentence on a command line.
 LONGEST_MESSAGE = 600
 
 
 class MmesbnnError(ValueError):
-    """Something given to mmesbnn cannot be used; the message says what and why."""
+    """Base of errors about inputs that cannot be used; the message names the input."""
 
 
 def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """One line of at most ``longest`` characters: the start and the end of ``text``.
+    """Shorten ``text`` to one line of ``longest`` characters, with its start and end.
 
-    A name in a file from elsewhere can have any length and any character, so what does
-    not print is written as an escape.
+    A name in a file from an unknown source can have any length and any character.
+    Characters that cannot be printed are therefore escaped.
 
     Args:
-        text: The text.
+        text: Text to shorten.
         longest: Number of characters, at least 20. Default: ``LONGEST_MESSAGE``.
     """
     line = (
@@ -33,7 +33,7 @@ def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """Message of an error in one line: for an ``OSError`` the reason and the file."""
+    """Return an error's message in one line: for an ``OSError`` the reason and the file."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])  # str() of a KeyError is the repr of its message

@@ -1,7 +1,7 @@
-"""Stored configs and options in the form that earlier versions wrote.
+"""Conversion of stored configs and options of earlier versions.
 
-The only place that knows names which are no longer used. Packed files, checkpoints and
-folders of diffusers store configs; they pass through here before anything is built.
+Packed files, checkpoints and folders of diffusers store configs. They are converted here
+before anything is built. No other module knows names of earlier versions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _current_layer(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config of an ES layer with ``es_groups`` for the ES groups.
 
-    ``groups`` once meant them, except for a depthwise convolution or beside an
+    ``groups`` once meant the ES groups, except for a depthwise convolution or together with
     ``es_groups``.
     """
     kind = config.get('type')

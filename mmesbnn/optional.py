@@ -1,4 +1,4 @@
-"""Packages that only a part of mmesbnn needs."""
+"""Imports of packages that only a part of mmesbnn needs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # exports run where there is no mmengine
+if TYPE_CHECKING:  # exports run without mmengine
     from mmengine.registry import Registry
 
 
 def require(package: str, extra: str, needed_by: str = 'This part of mmesbnn') -> ModuleType:
-    """Import ``package``, or say in one sentence how to install it.
+    """Import ``package``; an error says in one sentence how to install it.
 
     Args:
         package: Name of the package, as imported.
         extra: Extra of mmesbnn that installs it.
-        needed_by: What needs it, the subject of the sentence.
+        needed_by: Part that needs the package, the subject of the sentence. Default 'This
+            part of mmesbnn'.
 
     Returns:
-        The imported package.
+        Imported package.
 
     Raises:
-        ImportError: If the package is missing, or one that it needs itself.
+        ImportError: If the package, or a package that it needs, is missing.
     """
     try:
         module = import_module(package)
@@ -43,10 +44,10 @@ def require(package: str, extra: str, needed_by: str = 'This part of mmesbnn') -
 
 
 def _check_transformers(needed_by: str) -> None:
-    """Say in one sentence that mmpretrain and transformers do not fit each other.
+    """Raise an error if mmpretrain cannot be used with the installed transformers.
 
-    mmpretrain 1.2 uses transformers if that and mmdet's pycocotools are there, and
-    derives classes from names that transformers 5 no longer has.
+    mmpretrain 1.2 uses transformers if it and mmdet's pycocotools are installed. It derives
+    classes from names that transformers 5 no longer has.
     """
     if find_spec('transformers') is None:
         return
@@ -54,7 +55,7 @@ def _check_transformers(needed_by: str) -> None:
         import_module('mmpretrain.models')
     except Exception as error:  # as a TypeError: NoneType takes no arguments
         raise ImportError(
-            f'{needed_by} needs mmpretrain, which cannot be imported beside '
+            f'{needed_by} needs mmpretrain, which cannot be imported with '
             f'transformers {version("transformers")} ({error}): '
             "pip install 'transformers<5'",
             name='transformers',
@@ -62,15 +63,15 @@ def _check_transformers(needed_by: str) -> None:
 
 
 def register_detection(registry: Registry, name: str, module: str) -> None:
-    """Register a component that is made of mmdet's classes, without importing these.
+    """Register a component that uses mmdet's classes, without importing mmdet.
 
-    What is registered is a function that imports ``module``, and with it mmdet and
-    mmcv's compiled operators, and builds the class ``name`` of it.
+    The registered function imports ``module``, which imports mmdet and mmcv's compiled
+    operators, and builds the class ``name``.
 
     Args:
         registry: Registry of mmengine's root.
-        name: Name of the class, and in the registry.
-        module: Full name of the module that it is in.
+        name: Name of the class and of the entry in the registry.
+        module: Full name of the module of the class.
     """
 
     def build(**kwargs: Any) -> Any:

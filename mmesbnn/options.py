@@ -2,7 +2,7 @@
 
     parser.add_argument('--batch', type=count)  # argument --batch: '0' must be ...
 
-Needs Python alone, since some command lines run without torch.
+The module needs Python only, because some command lines run without torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .errors import shorten
 
 
 def option(kind: Callable[[str], Any], rule: Rule) -> Callable[[str], Any]:
-    """A type of argparse: ``kind`` of the text, which must follow ``rule``.
+    """Return a type for argparse: it applies ``kind`` to the text and checks ``rule``.
 
     Args:
         kind: ``int``, ``float`` or ``str``.
-        rule: One of :mod:`mmesbnn.checks`.
+        rule: Rule of :mod:`mmesbnn.checks`.
     """
 
     def read(given: str) -> Any:
@@ -35,21 +35,21 @@ def option(kind: Callable[[str], Any], rule: Rule) -> Callable[[str], Any]:
     return read
 
 
-#: How many of something: images, threads, steps. Larger ones are slips.
+#: A number of images, threads or steps. Larger numbers are probably typing errors.
 count = option(int, integer(1, 10**6))
 #: A length in pixels.
 pixels = option(int, integer(1, 2**16))
-#: As ``pixels``; 0 means none.
+#: A length in pixels, or 0 for none.
 pixels_or_none = option(int, integer(0, 2**16))
-#: Pixels of an image, height by width.
+#: Number of pixels of an image, height times width.
 area = option(int, integer(1, 2**40))
-#: Bytes of memory.
+#: A number of bytes of memory.
 memory = option(int, integer(1, 2**40))
-#: Of random numbers: what every generator takes.
+#: A seed that every generator of random numbers accepts.
 seed = option(int, integer(0, 2**31 - 1))
 natural = option(int, integer(0, 10**6))
 fraction = option(float, number(0, 1))
 positive = option(float, number(above=0))
 not_negative = option(float, number(least=0))
-#: A name or path; an empty one is a variable of a script that was not set.
+#: A name or path, not empty: empty text is often a variable of a script that is not set.
 name = option(str, filled_text)

@@ -1,4 +1,4 @@
-"""Opening files that may be none: a pipe would be waited for, a device has no end."""
+"""Opening of regular files only: a pipe would block, and a device has no end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 from typing import BinaryIO
 
-#: Windows has no pipes to wait for, and changes line ends unless asked.
+#: Windows has no blocking pipes, and changes line ends without this flag.
 _FLAGS = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
 _KINDS = {
     stat.S_IFDIR: 'a folder',
@@ -21,12 +21,12 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes, or a link to one.
 
     Args:
-        path: The file.
+        path: File to open.
 
     Raises:
         OSError: If it cannot be opened, or is a folder, a pipe, a device or a socket.
     """
-    # a pipe without a writer is opened at once, and what is opened is what is checked
+    # this flag opens a pipe without a writer at once; the check reads the opened file
     descriptor = os.open(path, _FLAGS)
     try:
         mode = os.fstat(descriptor).st_mode

@@ -1,4 +1,4 @@
-"""Plain values from files of others, bounded in size and depth."""
+"""Plain values from files of unknown sources, limited in size and depth."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any
 
 from .errors import MmesbnnError, shorten
 
-#: Characters of a description, and how deep its values may lie in each other.
+#: Largest number of characters of a description, and largest depth of its values.
 LONGEST, DEEPEST = 2**20, 40
 
 
 class ConfigError(MmesbnnError):
-    """A config from a file that cannot be used; the message says why."""
+    """Error about a config from a file that cannot be used; the message says why."""
 
 
 def check_length(text: str, what: str) -> None:
-    """Raise a :class:`ConfigError` if a text is too long to be read."""
+    """Raise a :class:`ConfigError` if a text is too long."""
     if len(text) > LONGEST:
         raise ConfigError(f'{what} has {len(text)} characters, and {LONGEST} are allowed')
 
 
 def check_depth(depth: int, what: str) -> None:
-    """Raise a :class:`ConfigError` if a value lies too deep in others."""
+    """Raise a :class:`ConfigError` if a value is nested too deeply."""
     if depth > DEEPEST:
         raise ConfigError(f'{what} is nested more than {DEEPEST} levels deep')
 
 
 def check_plain(value: Any, what: str, depth: int = 0) -> None:
-    """Check that a value is made of numbers, strings, lists and dicts, not too deep.
+    """Check that a value consists of numbers, strings, lists and dicts of limited depth.
 
     Args:
-        value: The value.
-        what: Its name, for the message.
-        depth: How deep it lies itself. Default 0.
+        value: Value to check.
+        what: Name of the value in the message.
+        depth: Depth of the value itself. Default 0.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If it does not.
     """
     check_depth(depth, what)
     if isinstance(value, Mapping):
@@ -63,12 +63,13 @@ def parse_json(
     """Read a JSON object.
 
     Args:
-        text: The JSON.
-        what: Its name, for the message.
+        text: JSON text.
+        what: Name of the text in the message.
         object_hook: As ``json.loads``'s. Default None.
 
     Raises:
-        ConfigError: If it is no JSON, no object, too long, or nested too deep.
+        ConfigError: If it is not JSON, is not an object, is too long, or is nested too
+            deeply.
     """
     check_length(text, what)
     try:
@@ -85,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        OSError: If there is no such file.
+        OSError: If the file does not exist.
         ConfigError: As :func:`parse_json`.
     """
     if not path.is_file():

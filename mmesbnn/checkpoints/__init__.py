@@ -1,4 +1,4 @@
-"""Reading checkpoints from anywhere: the one reader, and what does not fit."""
+"""Reader of checkpoints from any source, and comparison with a network's entries."""
 
 from .limits import CheckpointError
 from .mmengine_loader import register_loaders

@@ -1,7 +1,7 @@
 """NumPy's arrays, scalars and dtypes in pickles, made from checked bytes.
 
-NumPy's own functions trust a pickle: an object dtype makes pointers of its bytes, an
-offset or a length that does not fit reads beyond them.
+NumPy's own functions trust a pickle. An object dtype would use bytes of the file as pointers.
+A wrong offset or length would read beyond the data.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .limits import CheckpointError
 from .unpickler import Name, Pending
 
 _KINDS = (*('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'), *('f2', 'f4', 'f8', 'c8', 'c16'))
-#: Class of the arrays, which a pickle names but must not call.
+#: Class of arrays. A pickle may name it but not call it.
 _NDARRAY = Name('numpy.ndarray')
 _MOST_DIMENSIONS = 32
 
 
 class _Dtype(Pending):
-    """A dtype that waits for its byte order."""
+    """Dtype whose byte order comes later in the pickle."""
 
     def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
         if kind not in _KINDS:
@@ -40,7 +40,7 @@ class _Dtype(Pending):
 
 
 class _Array(Pending):
-    """An array that waits for its shape and bytes."""
+    """Array whose shape and bytes come later in the pickle."""
 
     def __init__(self, cls: Any, shape: Any, kind: Any) -> None:
         if cls is not _NDARRAY or shape != (0,) or kind not in (b'b', 'b'):
@@ -82,7 +82,7 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
 
 def _names() -> dict[str, Name]:
     functions: dict[str, Callable[..., Any]] = {'_reconstruct': _Array, 'scalar': _scalar}
-    # numpy 2 moved them; files of both ages are about
+    # numpy 2 moved them; files of both versions exist
     paths = {
         f'numpy.{core}.multiarray.{name}': function
         for core in ('core', '_core')
@@ -93,5 +93,5 @@ def _names() -> dict[str, Name]:
     return {**names, _NDARRAY.path: _NDARRAY}
 
 
-#: What a pickle may name of numpy.
+#: Names of numpy that a pickle may hold.
 NAMES = _names()

@@ -1,8 +1,8 @@
-"""Building a network that a file describes, without more memory than its weights need.
+"""Limit of the memory for building a network that a file describes.
 
-A config of a few bytes can describe a network of any size. So what its constructors
-ask for is counted before it is given. (Building on the meta device first would refuse
-good networks: many constructors read values of tensors.)
+A config of a few bytes can describe a network of any size. The memory that its constructors
+request is therefore counted before it is allocated. (A first build on the meta device would
+fail for valid networks, because many constructors read values of tensors.)
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .limits import SPARE, CheckpointError
 
-#: About what one operation of a constructor leaves behind: a tensor, a module.
+#: Approximate bytes that one operation of a constructor leaves: a tensor, a module.
 _OPERATION = 2**10
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of ``tensors``."""
+    """Return the number of bytes of ``tensors``."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -32,7 +32,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _result_size(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Bytes that an operation of torch is about to ask for."""
+    """Return the bytes that an operation of torch will allocate."""
     schema = operation._schema
     if not schema.returns or all(value.alias_info for value in schema.returns):
         return 0  # a view, or in place
@@ -48,7 +48,7 @@ def _result_size(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 class _Counted(TorchDispatchMode):
-    """Counts the memory that operations ask for, before they get it."""
+    """Mode that counts the memory of operations before they allocate it."""
 
     def __init__(self, limit: int, sentence: str) -> None:
         super().__init__()
@@ -67,15 +67,15 @@ class _Counted(TorchDispatchMode):
 def bounded_build(
     weights: int, max_bytes: int | None = None
 ) -> contextlib.AbstractContextManager[Any]:
-    """Context in which a network is built that must fit the weights in a file.
+    """Return a context in which building a network may take limited memory only.
 
     Args:
-        weights: How many bytes they take up in the network.
-        max_bytes: More memory that building may take up. Default None: 256 MB more than
-            four times ``weights``.
+        weights: Bytes of the weights in the network.
+        max_bytes: Largest memory for building in bytes. Default None: four times
+            ``weights`` plus 256 MB.
 
     Raises:
-        CheckpointError: In the context, before memory is taken beyond that.
+        CheckpointError: In the context, before the limit is exceeded.
     """
     limit = max(4 * weights + SPARE, max_bytes or 0)
     return _Counted(

@@ -1,7 +1,7 @@
 """Loaders of checkpoints from the web and from model zoos, for mmengine.
 
-A file is downloaded to the cache of ``torch.hub`` and read there like any other.
-torch's own ``load_state_dict_from_url`` would run what is in it.
+A file is downloaded to the cache of ``torch.hub`` and read like any other file. torch's own
+``load_state_dict_from_url`` would run code in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .torch_files import MapLocation
 
 
 def _download(url: str, folder: str | None, progress: bool) -> str:
-    """Path of the file at ``url`` in the cache; it is downloaded unless it is there."""
+    """Return the path of the file in the cache; it is downloaded if it is missing."""
     folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, os.path.basename(urlparse(url).path))
@@ -35,7 +35,7 @@ def _download(url: str, folder: str | None, progress: bool) -> str:
 
 
 def _zipped(path: str) -> bytes | None:
-    """Content of the one file in a zip archive, None if ``path`` is anything else.
+    """Return the content of a zip archive with one file, None for any other ``path``.
 
     Files of torch before 1.6 were published in this form. Archives of ``torch.save``
     hold several files.
@@ -73,20 +73,20 @@ def load_from_http(
 ) -> Any:
     """Download a checkpoint and load it; see :func:`.read_checkpoint`.
 
-    Of several processes the first downloads, and the others wait.
+    If there are several processes, the first one downloads, and the others wait.
 
     Args:
-        filename: Its address.
+        filename: Address of the file.
         map_location: As in ``torch.load``.
         model_dir: Folder to keep it in. Default None: the cache of ``torch.hub``.
-        progress: Whether to draw a bar. Default None: if someone watches.
+        progress: Whether to draw a bar. Default None: only on a terminal.
     """
     progress = os.isatty(0) if progress is None else progress
     rank, _ = get_dist_info()
     try:
         path = _download(filename, model_dir, progress) if rank == 0 else None
     finally:
-        barrier()  # the others would wait for ever for one that failed
+        barrier()  # without it, the other processes would wait forever after a failure
     path = path or _download(filename, model_dir, progress)
     return _read_downloaded(path, map_location)
 

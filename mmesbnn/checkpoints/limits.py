@@ -6,21 +6,21 @@ from typing import BinaryIO
 
 from ..errors import MmesbnnError
 
-#: Bytes that any file may take up in memory beyond four times its own size.
+#: Bytes of memory that any file may use beyond four times its own size.
 SPARE = 2**28
-#: About what one object of a pickle takes up.
+#: Approximate memory of one object of a pickle in bytes.
 OBJECT_SIZE = 128
 
 
 class CheckpointError(MmesbnnError):
-    """A file that is refused: damaged, too large, or not what is read here."""
+    """Error about a file that is damaged, is too large, or holds other data."""
 
 
 class Budget:
-    """Counts what reading a file takes up.
+    """Counter of the memory for reading a file.
 
     Args:
-        max_bytes: The limit. None: ``SPARE`` more than four times the file's size.
+        max_bytes: Limit in bytes. None is four times the file's size plus ``SPARE``.
         size: Size of the file.
     """
 
@@ -32,7 +32,7 @@ class Budget:
         """Count ``size`` bytes more.
 
         Raises:
-            CheckpointError: If they are too many.
+            CheckpointError: If the limit is exceeded.
         """
         self.used += size
         if self.used > self.limit:
@@ -43,7 +43,7 @@ class Budget:
 
 
 def check_max_bytes(max_bytes: int | None) -> None:
-    """Check the argument of that name.
+    """Check the argument ``max_bytes``.
 
     Raises:
         ValueError: If it is not a positive number.
@@ -54,12 +54,12 @@ def check_max_bytes(max_bytes: int | None) -> None:
 
 
 class Source:
-    """The bytes of an open file from one place to another, in order.
+    """Reader of a range of bytes of an open file, in order.
 
     Args:
-        file: The file.
-        start: Where they begin.
-        end: Where they end.
+        file: Open file.
+        start: Position of the first byte.
+        end: Position after the last byte.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
@@ -70,7 +70,7 @@ class Source:
         """Read exactly ``size`` bytes.
 
         Raises:
-            CheckpointError: If there are not as many.
+            CheckpointError: If fewer bytes are left.
         """
         if not 0 <= size <= self.end - self.at:
             raise CheckpointError('ends too early')

@@ -1,9 +1,9 @@
-"""Lets mmengine read checkpoints with the reader of this package.
+"""Registration of this package's reader of checkpoints at mmengine.
 
-Since torch 2.6 ``torch.load`` refuses mmengine's own checkpoints, which hold a log
-history of numpy arrays; before, it ran whatever a file said. Telling torch to trust
-numpy's functions would weaken every ``torch.load`` of the process, and they trust what
-a file says. mmengine's registry of loaders is the place where only its own reads are.
+Since torch 2.6 ``torch.load`` refuses mmengine's own checkpoints, which hold a log history of
+numpy arrays. Before, it ran any code in a file. If torch trusted numpy's functions, every
+``torch.load`` of the process would be weaker, because these functions trust a file. A change
+of mmengine's registry of loaders affects mmengine only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .hub_loaders import LOADERS
 from .reading import read_checkpoint, read_open
 from .torch_files import MapLocation
 
-#: torch's own switch for reading files that may run code.
+#: Environment variable with which torch reads files that can run code.
 _TRUST_ALL = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 #: mmengine's own loaders by their schemes.
@@ -36,11 +36,11 @@ def _trusts_all() -> bool:
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     """Load a checkpoint file; see :func:`.read_checkpoint`.
 
-    With ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment mmengine's own loader
-    does it, and may run code in the file.
+    With ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment mmengine's own loader is
+    used, which can run code in the file.
 
     Args:
-        filename: Its path.
+        filename: Path of the file.
         map_location: As in ``torch.load``.
     """
     if _trusts_all():
@@ -55,7 +55,7 @@ def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str
     """Load a checkpoint of a store such as S3; see :func:`.read_checkpoint`.
 
     Args:
-        filename: Its address.
+        filename: Address of the file.
         map_location: As in ``torch.load``.
         backend: Name of mmengine's file backend.
     """
@@ -66,7 +66,7 @@ def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str
 
 
 def _unless_trusted(own: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
-    """A loader that is ``usual`` while the environment says to trust all files."""
+    """Return a loader that calls ``usual`` while the environment trusts all files."""
 
     @functools.wraps(own)  # mmengine logs its name
     def load(filename: str, map_location: MapLocation = None) -> Any:
@@ -76,7 +76,7 @@ def _unless_trusted(own: Callable[..., Any], usual: Callable[..., Any]) -> Calla
 
 
 def register_loaders() -> None:
-    """Let mmengine use these loaders. Called when mmesbnn is imported."""
+    """Register these loaders at mmengine. Importing mmesbnn calls it."""
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     loaders = {**LOADERS, **dict.fromkeys(_STORES, load_from_ceph)}
     for scheme, own in loaders.items():

@@ -1,7 +1,7 @@
-"""Functions of this package that stand for the names in a checkpoint's pickle.
+"""Functions that replace the names in a checkpoint's pickle.
 
-They take what mmengine, the published scripts and ``torch.save`` write, and refuse
-whatever else could be put into the arguments.
+They accept the arguments that mmengine, the published scripts and ``torch.save`` write, and
+raise an error for all others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TENSOR_CLASSES = (
     Name('torch.Tensor'),
     Name('torch.nn.parameter.Parameter'),
 )
-#: What ``torch.save`` can write and no network of ours holds.
+#: Objects that ``torch.save`` can write but no network of this package holds.
 _REFUSED = {
     'torch._utils._rebuild_sparse_tensor': 'a sparse tensor',
     'torch._utils._rebuild_qtensor': 'a quantized tensor',
@@ -58,10 +58,10 @@ _STORAGES = {
 
 @dataclass(frozen=True, eq=False)
 class StorageClass:
-    """A class of storages, which a persistent id names.
+    """Class of storages that a persistent id names.
 
     Args:
-        dtype: Of its entries.
+        dtype: Dtype of the entries.
     """
 
     dtype: torch.dtype
@@ -69,11 +69,11 @@ class StorageClass:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """The memory of tensors.
+    """Memory of tensors.
 
     Args:
-        data: Its bytes.
-        dtype: Of its entries.
+        data: Bytes of the memory.
+        dtype: Dtype of the entries.
     """
 
     data: torch.UntypedStorage
@@ -155,7 +155,7 @@ def _parameter(data: Any, requires_grad: Any = True, *_: Any) -> nn.Parameter:
 
 
 def _from_type(function: Any, cls: Any, arguments: Any, state: Any) -> Tensor:
-    """Make a tensor that had attributes; these are left out."""
+    """Make a tensor without the attributes that it had."""
     is_rebuild = isinstance(function, Name) and function.path in _REBUILDS
     if not is_rebuild or cls not in _TENSOR_CLASSES or type(arguments) is not tuple:
         raise CheckpointError('holds a tensor of another class')
@@ -200,7 +200,7 @@ def _checked_key(key: Any) -> Any:
 
 
 def _counter(counts: Any = ()) -> Counter[Any]:
-    # a dict's keys were checked when it was made
+    # the keys of a dict were checked when it was made
     if counts != () and type(counts) is not dict:
         raise CheckpointError('holds a Counter of an unknown form')
     return Counter(counts)
@@ -213,7 +213,7 @@ def _set(values: Any = ()) -> set[Any]:
 
 
 def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    """Make bytes, which pickles of protocol 2 write as text."""
+    """Make bytes. Pickles of protocol 2 write them as text."""
     if type(text) is not str or encoding not in ('latin1', 'latin-1'):
         raise CheckpointError('holds bytes of an unknown form')
     return text.encode('latin1')
@@ -228,7 +228,7 @@ def _bytes(*arguments: Any) -> bytes:
 def _bytearray(*arguments: Any) -> bytearray:
     if not arguments:
         return bytearray()
-    # a number would ask for that many bytes
+    # with a number as argument it would allocate that many bytes
     if len(arguments) == 1 and type(arguments[0]) is bytes:
         return bytearray(arguments[0])
     return bytearray(_encode(*arguments))
@@ -241,7 +241,7 @@ def _complex(real: Any, imaginary: Any) -> complex:
 
 
 class _History(Pending):
-    """A log history that waits for its arrays."""
+    """Log history whose arrays come later in the pickle."""
 
     def build(self, state: Any) -> HistoryBuffer:
         wanted = {'max_length', '_log_history', '_count_history', 'statistics_methods'}
@@ -263,7 +263,7 @@ class _History(Pending):
 
 
 class _Namespace(Pending):
-    """The arguments of a published script."""
+    """Arguments of a published script."""
 
     def build(self, state: Any) -> argparse.Namespace:
         if type(state) is not dict or not all(type(key) is str for key in state):
@@ -272,9 +272,9 @@ class _Namespace(Pending):
 
 
 def _history_method(owner: Any, name: Any) -> Any:
-    """Give what a checkpoint may use ``getattr`` for: a statistic of HistoryBuffer.
+    """Return a statistic of HistoryBuffer, the only allowed use of ``getattr``.
 
-    The real ``getattr`` would lead from any class to ``os.system``.
+    With the real ``getattr`` a file could reach ``os.system`` from any class.
     """
     if owner is _HISTORY and type(name) is str and name in _STATISTICS:
         return getattr(HistoryBuffer, name)
@@ -320,14 +320,14 @@ def _dtype(path: str) -> torch.dtype | None:
 
 
 def find(path: str, trusted: dict[str, Any]) -> Any:
-    """Give what the name ``path`` stands for.
+    """Return the replacement of the name ``path``.
 
     Args:
-        path: A dotted name from a pickle.
-        trusted: Objects that the user lets torch trust, by their name.
+        path: Dotted name in a pickle.
+        trusted: Objects that the user lets torch trust, by name.
 
     Raises:
-        CheckpointError: If it is none that is known.
+        CheckpointError: If the name is unknown.
     """
     for known in (_TABLE.get(path), _dtype(path), trusted.get(path)):
         if known is not None:

@@ -1,4 +1,4 @@
-"""The one reader of checkpoints: of ``torch.save`` and of safetensors."""
+"""Single reader of checkpoints, for files of ``torch.save`` and of safetensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .limits import Budget, CheckpointError, check_max_bytes
 from .safetensors_files import read_safetensors
 from .torch_files import MapLocation, read_archive, read_legacy, trusted_names
 
-#: Values that hold no others.
+#: Types of values that hold no other values.
 _LEAVES = (
     str,
     bytes,
@@ -34,35 +34,34 @@ _LEAVES = (
     torch.device,
     HistoryBuffer,
 )
-#: How deep lists and dicts may be nested, against recursion without end.
+#: Largest depth of nested lists and dicts, against endless recursion.
 DEEPEST = 64
 _ZIP = b'PK\x03\x04'
-#: The first bytes of a pickle of protocol 2.
+#: First bytes of a pickle of protocol 2.
 _PICKLE = b'\x80\x02'
 
 
 def read_checkpoint(
     path: str | os.PathLike[str], *, max_bytes: int | None = None, map_location: MapLocation = 'cpu'
 ) -> Any:
-    """Read a checkpoint: tensors, plain values and mmengine's log history, no others.
+    """Read a checkpoint of tensors, plain values and mmengine's log history only.
 
-    Nothing in the file is run. Checksums are compared, lengths are checked before
-    memory is asked for, and no FIFO is waited for. What the user allowed with
-    ``torch.serialization.add_safe_globals`` is made, too.
+    Nothing in the file is run. Checksums are compared. Lengths are checked before memory is
+    allocated. The function never waits for a FIFO. Objects that the user allowed with
+    ``torch.serialization.add_safe_globals`` are read, too.
 
     Args:
-        path: A file of ``torch.save`` or safetensors.
-        max_bytes: How much memory its content may take up. Default None: 256 MB more
-            than four times the file's size.
+        path: File of ``torch.save`` or safetensors.
+        max_bytes: Largest memory of its content in bytes. Default None: four times the
+            file's size plus 256 MB.
         map_location: As in ``torch.load``. Default ``'cpu'``.
 
     Returns:
-        What was saved.
+        Content of the file.
 
     Raises:
-        CheckpointError: If it is damaged, too large, or holds something else.
-        OSError: If there is no such file, it may not be read, or it is not a regular
-            file.
+        CheckpointError: If it is damaged, is too large, or holds anything else.
+        OSError: If the file does not exist, cannot be read, or is not a regular file.
         ValueError: If ``max_bytes`` is not a positive number.
     """
     check_max_bytes(max_bytes)
@@ -80,12 +79,12 @@ def read_open(
     max_bytes: int | None = None,
     map_location: MapLocation = 'cpu',
 ) -> Any:
-    """As :func:`read_checkpoint`, from an open file.
+    """Read a checkpoint from an open file, as :func:`read_checkpoint`.
 
     Args:
-        file: A binary file that can seek.
-        size: Its size.
-        name: What to call it in errors.
+        file: Binary file that can seek.
+        size: Size of the file in bytes.
+        name: Name of the file in errors.
         max_bytes: As in :func:`read_checkpoint`.
         map_location: As in :func:`read_checkpoint`.
 
@@ -102,10 +101,10 @@ def read_open(
 def read_tensors(
     path: str | os.PathLike[str], *, max_bytes: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata of a safetensors file, whatever its name.
+    """Read tensors and metadata of a safetensors file with any name.
 
     Args:
-        path: The file.
+        path: File to read.
         max_bytes: As in :func:`read_checkpoint`.
 
     Raises:
@@ -121,14 +120,14 @@ def read_tensors(
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn all errors but a lack of memory into a CheckpointError with the name."""
+    """Turn all errors except a lack of memory into a CheckpointError with the name."""
     try:
         yield
     except CheckpointError as error:
         raise CheckpointError(f'{shorten(name, 200)}: {error}') from error
     except MemoryError:
         raise
-    except Exception as error:  # damaged bytes raise nearly anything
+    except Exception as error:  # damaged bytes raise many kinds of errors
         raise CheckpointError(
             f'{shorten(name, 200)}: truncated, damaged or no file of torch.save or '
             f'safetensors ({type(error).__name__})'
@@ -150,10 +149,10 @@ def _read(file: BinaryIO, size: int, name: str, budget: Budget, map_location: Ma
 
 
 class _Walk:
-    """Checks what was read: its types, its depth, and its size if it were unfolded.
+    """Check of the types, the depth and the unfolded size of the content.
 
-    A list can hold another one ten times, and that one a third: a few hundred bytes
-    then unfold to more than any memory. The same goes for a tensor of stride 0.
+    A list can hold another list ten times, and that list a third one ten times. A few
+    hundred bytes can then unfold to more than any memory. A tensor of stride 0 can, too.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -166,7 +165,7 @@ class _Walk:
         self.budget.take(self._measure(content, 0)[0])
 
     def _measure(self, value: Any, depth: int) -> tuple[int, int]:
-        """Number of objects in ``value``, unfolded, in bytes, and its height."""
+        """Return the bytes of ``value`` if it were unfolded, and its depth."""
         if depth > DEEPEST:
             raise CheckpointError(f'is nested deeper than {DEEPEST} times')
         if isinstance(value, Tensor):
@@ -188,12 +187,12 @@ class _Walk:
 
     @staticmethod
     def _tensor(value: Tensor) -> int:
-        """Bytes of a tensor once it is copied."""
+        """Return the bytes of a copy of a tensor."""
         return value.numel() * value.element_size()
 
 
 def _is_trusted(value: Any, trusted: tuple[type, ...]) -> bool:
-    """Return whether ``value`` is an object, or a class, that the user lets torch trust."""
+    """Return True if ``value`` is an object or a class that the user lets torch trust."""
     return isinstance(value, trusted) or any(value is kind for kind in trusted)
 
 

@@ -1,4 +1,4 @@
-"""Files of safetensors: a JSON header and the bytes of the tensors."""
+"""Reader of safetensors files: a JSON header and the bytes of the tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = {
     'U8': torch.uint8,
     'BOOL': torch.bool,
 }
-#: What a byte of the header takes up at most once it is parsed.
+#: Largest number of bytes in memory per byte of the header, after parsing.
 _HEADER_COST = 32
 
 
@@ -37,7 +37,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _header(file: BinaryIO, size: int, budget: Budget) -> tuple[dict[str, Any], int]:
-    """The header, and where the tensors begin."""
+    """Return the header, and the position of the tensors."""
     length = int.from_bytes(file.read(8), 'little')
     if size < 10 or not 2 <= length <= size - 8:
         raise CheckpointError('is truncated, or no safetensors file')
@@ -54,7 +54,7 @@ def _header(file: BinaryIO, size: int, budget: Budget) -> tuple[dict[str, Any], 
 
 
 def _entry(name: str, entry: Any) -> tuple[int, int, torch.dtype, list[int]]:
-    """Begin, end, dtype and shape of a tensor."""
+    """Return begin, end, dtype and shape of a tensor."""
     if type(entry) is not dict or set(entry) != {'dtype', 'shape', 'data_offsets'}:
         raise CheckpointError(f'the header entry {name[:100]!r} has an unknown form')
     shape, ends, kind = entry['shape'], entry['data_offsets'], entry['dtype']
@@ -73,9 +73,9 @@ def read_safetensors(
     """Read tensors and metadata.
 
     Args:
-        file: The open file, at its begin.
-        size: Its size.
-        budget: Counts what is made.
+        file: Open file at its beginning.
+        size: Size of the file in bytes.
+        budget: Counter of the memory.
 
     Raises:
         CheckpointError: If it is damaged.

@@ -1,4 +1,4 @@
-"""From what a checkpoint holds to weights that fit a network, and what does not fit."""
+"""Weights of a checkpoint, and comparison of them with a network's entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import shorten
 from .limits import CheckpointError
 
-#: What ``DataParallel`` puts before every key.
+#: Prefix that ``DataParallel`` adds to every key.
 WRAPPER = 'module.'
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -19,12 +19,12 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def listed(names: Iterable[Any], limit: int = 3, longest: int = 100) -> str:
-    """``names`` in one short phrase: ``'a, b, c and 4 more'``.
+    """List ``names`` in one short phrase: ``'a, b, c and 4 more'``.
 
     Args:
-        names: What to list.
-        limit: Number of names that are shown. Default 3.
-        longest: Characters of a name that are shown. Default 100.
+        names: Names to list.
+        limit: Number of names to show. Default 3.
+        longest: Number of characters of a name to show. Default 100.
     """
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
@@ -32,24 +32,22 @@ def listed(names: Iterable[Any], limit: int = 3, longest: int = 100) -> str:
 
 
 def strip_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without ``module.``, if all of its keys have it."""
+    """Return the state dict without the prefix ``module.``, if all of its keys have it."""
     if state and all(key.startswith(WRAPPER) for key in state):
         return {key[len(WRAPPER) :]: value for key, value in state.items()}
     return dict(state)
 
 
 def state_dict_of(content: Any, keys: Iterable[str] = ('state_dict',)) -> dict[str, Tensor]:
-    """The weights in a checkpoint.
+    """Return the weights in a checkpoint.
 
     Args:
-        content: What was read from a checkpoint: a training checkpoint or a bare state
-            dict.
-        keys: Under which the weights of a training checkpoint lie. Default
-            ``('state_dict',)``.
+        content: Content of the file: a training checkpoint or a bare state dict.
+        keys: Keys of the weights in a training checkpoint. Default ``('state_dict',)``.
 
     Raises:
-        CheckpointError: If there are none, or it holds something else than dense
-            tensors of plain numbers under strings.
+        CheckpointError: If there are no weights, or if an entry is not a dense tensor of
+            plain numbers with a string as its key.
     """
     state = content
     if isinstance(content, Mapping):
@@ -72,7 +70,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """Check that no weight is NaN or infinite.
 
     Raises:
-        CheckpointError: If one is; it names the first.
+        CheckpointError: If a weight is; the message names the first one.
     """
     for key, value in state.items():
         is_number = value.is_floating_point() or value.is_complex()
@@ -83,11 +81,11 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 def check_numbers(state: Mapping[str, Tensor]) -> None:
     """Check that all weights are plain finite numbers.
 
-    Whole numbers are for counters and indices only, which have no gradient.
+    Integers are allowed for counters and indices only, which have no gradient.
 
     Raises:
-        CheckpointError: If a weight is complex, of eight bits, NaN or infinite, or
-            if a ``weight`` or ``bias`` is a whole number; it names the first.
+        CheckpointError: If a weight is complex, of eight bits, NaN or infinite, or if a
+            ``weight`` or ``bias`` is an integer; the message names the first one.
     """
     for key, value in state.items():
         is_weight = key.rpartition('.')[2] in ('weight', 'bias')
@@ -100,7 +98,7 @@ def check_numbers(state: Mapping[str, Tensor]) -> None:
 
 
 def _same_kind(value: Tensor, own: Tensor) -> bool:
-    """Return whether a network's entry can take ``value`` without changing its meaning."""
+    """Return True if a network's entry can hold ``value`` without changing its meaning."""
     for kinds in (_FLOATS, _WHOLE):
         if value.dtype in kinds and own.dtype in kinds:
             return True
@@ -108,11 +106,11 @@ def _same_kind(value: Tensor, own: Tensor) -> bool:
 
 
 def misfits(state: Mapping[str, Any], network: Mapping[str, Tensor | Sequence[int]]) -> list[str]:
-    """Say how a checkpoint's entries differ from a network's, in a phrase per kind.
+    """Return the differences between a checkpoint's entries and a network's, as phrases.
 
     Args:
-        state: The checkpoint's state dict.
-        network: The network's state dict, or for an entry of any type its shape.
+        state: State dict of the checkpoint.
+        network: State dict of the network; a shape stands for an entry of any type.
     """
     kinds: dict[str, list[str]] = {
         'are missing': [_short(name) for name in network if name not in state],

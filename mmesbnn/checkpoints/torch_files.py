@@ -1,7 +1,7 @@
-"""Files of ``torch.save``: zip archives since torch 1.6, streams of pickles before.
+"""Reader of ``torch.save`` files: zip archives since torch 1.6, pickle streams before.
 
-An archive holds ``NAME/data.pkl``, a pickle that names storages by persistent ids, and
-each storage uncompressed as ``NAME/data/KEY``. They are read here, not by torch, since
+An archive holds ``NAME/data.pkl``, a pickle that names storages by persistent ids, and each
+storage uncompressed as ``NAME/data/KEY``. This module does not use torch's reader, because
 torch trusts lengths in the pickle and does not compare checksums.
 """
 
@@ -20,22 +20,22 @@ from .limits import Budget, CheckpointError, Source
 from .names import Storage, StorageClass, find
 from .unpickler import Unpickler
 
-#: Where torch is to put the memory of a storage, as in ``torch.load``.
+#: Device of a storage, as in ``torch.load``.
 MapLocation = Any
 
 _END = b'PK\x05\x06'
 _END_64, _LOCATOR_64 = b'PK\x06\x06', b'PK\x06\x07'
 _LONGEST_COMMENT = 2**16
-#: What one entry of the directory takes up in memory, for one byte of it in the file.
+#: Bytes in memory per byte of the directory in the file.
 _ENTRY_COST = 16
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 def trusted_names() -> dict[str, Any]:
-    """Objects that the user gave to ``torch.serialization.add_safe_globals``, by name.
+    """Return the objects of ``torch.serialization.add_safe_globals``, by name.
 
-    torch adds classes of its own, for distributed and nested tensors, which are not
-    read here; and numpy's functions trust what a file says, so ours take their place.
+    torch adds classes for distributed and nested tensors, which are not read here. numpy's
+    functions trust a file, so functions of this package replace them.
     """
     list_all = getattr(torch.serialization, 'get_safe_globals', list)
     names = {}
@@ -60,7 +60,7 @@ def _no_storage(_: Any) -> Any:
 
 
 def _parts(pid: Any) -> tuple[torch.dtype, str, str, int]:
-    """Dtype, key, location and number of entries in a persistent id."""
+    """Return dtype, key, location and number of entries in a persistent id."""
     if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
         pid = pid[:5]  # of a legacy file, without a view
     if type(pid) is not tuple or len(pid) != 5 or pid[0] not in ('storage', b'storage'):
@@ -75,7 +75,7 @@ def _parts(pid: Any) -> tuple[torch.dtype, str, str, int]:
 
 
 class _Place:
-    """Puts storages on devices, as ``map_location`` says."""
+    """Placement of storages on devices, by ``map_location``."""
 
     def __init__(self, map_location: MapLocation) -> None:
         self.map_location = map_location
@@ -97,7 +97,7 @@ class _Place:
 
 
 def _read_into(file: BinaryIO, size: int) -> torch.Tensor:
-    """The next ``size`` bytes."""
+    """Read the next ``size`` bytes."""
     data = torch.empty(size, dtype=torch.uint8)
     if size and file.readinto(data.numpy()) != size:  # type: ignore[attr-defined]
         raise CheckpointError('ends too early')
@@ -105,7 +105,7 @@ def _read_into(file: BinaryIO, size: int) -> torch.Tensor:
 
 
 def _directory_size(file: BinaryIO, size: int) -> int:
-    """Bytes of a zip archive's directory, which ``zipfile`` reads whole."""
+    """Return the bytes of a zip archive's directory, which ``zipfile`` reads as a whole."""
     start = max(0, size - _LONGEST_COMMENT - 22)
     file.seek(start)
     tail = file.read()
@@ -122,7 +122,7 @@ def _directory_size(file: BinaryIO, size: int) -> int:
 
 
 class _Archive:
-    """The members of a zip archive of ``torch.save``, checked before they are read."""
+    """Zip archive of ``torch.save``; its members are checked before they are read."""
 
     def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
         self.file = file
@@ -142,12 +142,12 @@ class _Archive:
             raise CheckpointError('is an archive with encrypted or torn members')
         if sum(member.file_size for member in members) > size:
             raise CheckpointError('is an archive of members larger than itself')
-        # torch writes zeros if it leaves the checksums out
+        # torch writes zeros if it writes no checksums
         self.has_checksums = any(member.CRC for member in members)
         self.size, self.root = size, self._root()
 
     def _root(self) -> str:
-        """The folder of ``data.pkl``."""
+        """Return the folder of ``data.pkl``."""
         roots = [
             name[: -len('data.pkl')]
             for name in self.members
@@ -158,7 +158,7 @@ class _Archive:
         return roots[0]
 
     def begin(self, name: str) -> tuple[int, int, int]:
-        """Where the member ``name`` begins and ends, and its checksum."""
+        """Return the begin and the end of the member ``name``, and its checksum."""
         member = self.members.get(f'{self.root}{name}')
         if member is None:
             raise CheckpointError(f'is damaged: its member {name[:100]!r} is missing')
@@ -176,7 +176,7 @@ class _Archive:
         return start, start + member.file_size, member.CRC
 
     def read(self, name: str) -> torch.Tensor:
-        """The bytes of a member, compared with its checksum."""
+        """Read the bytes of a member and compare them with its checksum."""
         start, end, checksum = self.begin(name)
         self.file.seek(start)
         data = _read_into(self.file, end - start)
@@ -201,7 +201,7 @@ def read_archive(file: BinaryIO, size: int, budget: Budget, map_location: MapLoc
     place = _Place(map_location)
     storages: dict[Any, Any] = {}
     is_swapped = _byte_order(archive) != sys.byteorder
-    archive.read('data.pkl')  # the checksum first
+    archive.read('data.pkl')  # checks the checksum first
     pickle_bytes = archive.begin('data.pkl')[:2]
 
     def storage(pid: Any) -> Storage:
@@ -233,7 +233,7 @@ def _byte_order(archive: _Archive) -> str:
 
 
 def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLocation) -> Any:
-    """Read a file as ``torch.save`` wrote it before torch 1.6.
+    """Read a file of ``torch.save`` from before torch 1.6.
 
     Args:
         file: The open file.
@@ -255,7 +255,7 @@ def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLoca
             if used > size:
                 raise CheckpointError('names storages larger than the file')
             data = torch.zeros(count * dtype.itemsize, dtype=torch.uint8)
-            # where it is in the end: tensors are made before their data are read
+            # its final device, because tensors are made before their data are read
             storages[key] = data, place(data.untyped_storage(), location), dtype
         _, placed, first = storages[key]
         if first != dtype or placed.nbytes() != count * dtype.itemsize:

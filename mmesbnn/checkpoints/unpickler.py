@@ -1,7 +1,7 @@
-"""A machine for pickles that knows the few instructions which checkpoints need.
+"""Interpreter of pickles with the few instructions that checkpoints need.
 
-Nothing is imported, and nothing is called but what :mod:`.names` makes: a name in a
-pickle stands for a :class:`Name`, never for the object of that name.
+It imports nothing, and calls only objects that :mod:`.names` makes. A name in a pickle is
+replaced by a :class:`Name`, never by the object of that name.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from .limits import OBJECT_SIZE, Budget, CheckpointError, Source
 
-#: What may be a key of a dict or an element of a set. Others, such as tuples nested a
-#: million times, can crash Python when they are hashed.
+#: Types of keys of a dict and elements of a set. Other types, such as tuples nested a million
+#: times, can crash Python when they are hashed.
 _KEYS = (str, bytes, int, float, complex, type(None))
 
 
@@ -24,9 +24,9 @@ class Name:
     """Meaning of a name in a pickle.
 
     Args:
-        path: The name.
-        call: Makes the object from the arguments in the pickle; checks them. Default
-            None: it cannot be called.
+        path: Dotted name.
+        call: Function that checks the arguments in the pickle and makes the object.
+            Default None: the name cannot be called.
     """
 
     path: str
@@ -34,31 +34,31 @@ class Name:
 
 
 class Pending:
-    """An object whose state comes later in the pickle."""
+    """Object whose state comes later in the pickle."""
 
     result: Any = None
     is_built = False
 
     def build(self, state: Any) -> Any:
-        """Make the object from its state; checks it."""
+        """Check the state and make the object from it."""
         raise NotImplementedError
 
 
 def is_key(value: Any) -> bool:
-    """Return whether ``value`` may be a key of a dict."""
+    """Return True if ``value`` may be a key of a dict."""
     if type(value) is tuple:
         return len(value) < 16 and all(type(v) in _KEYS for v in value)
     return type(value) in _KEYS or type(value) is bool
 
 
 class Unpickler:
-    """Runs one pickle.
+    """Interpreter of one pickle.
 
     Args:
-        source: Where it is read.
-        find: Gives what a dotted name stands for.
-        persistent: Gives what a persistent id, a tuple, stands for.
-        budget: Counts the objects.
+        source: Reader of the bytes.
+        find: Function that returns the replacement of a dotted name.
+        persistent: Function that returns the object of a persistent id, a tuple.
+        budget: Counter of the objects.
         trusted: Classes and functions that the user lets torch trust.
     """
 
@@ -78,10 +78,10 @@ class Unpickler:
         self.memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """Run to the end.
+        """Run the pickle to its end.
 
         Raises:
-            CheckpointError: If there is anything unusual in it.
+            CheckpointError: If it holds anything unusual.
         """
         while True:
             code = self.read(1)
@@ -121,7 +121,7 @@ class Unpickler:
         self.stack = []
 
     def name(self) -> None:
-        """Push what a dotted name stands for."""
+        """Push the replacement of a dotted name."""
         module, name = self.read_line().decode(), self.read_line().decode()
         module = 'builtins' if module == '__builtin__' else module
         self._push(self.find(f'{module}.{name}'))
@@ -130,7 +130,7 @@ class Unpickler:
         return any(value is trusted for trusted in self.trusted)
 
     def call(self) -> None:
-        """Call what a name stands for."""
+        """Call the replacement of a name."""
         arguments, function = self._pop(), self._pop()
         if type(arguments) is not tuple:
             raise CheckpointError('calls something with no tuple of arguments')
@@ -143,7 +143,7 @@ class Unpickler:
             raise CheckpointError(f'calls {path}, which cannot be called')
 
     def new(self) -> None:
-        """Make an object of a class, the state of which comes later."""
+        """Make an object of a class whose state comes later."""
         arguments, cls = self._pop(), self._pop()
         if self._is_trusted(cls) and isinstance(cls, type):
             self._push(cls.__new__(cls, *arguments))
@@ -196,7 +196,7 @@ class Unpickler:
         self.set_items()
 
     def _group(self, count: int) -> None:
-        """Treat the last values as if they were after a mark."""
+        """Treat the last values as values after a mark."""
         if len(self.stack) < count:
             raise CheckpointError('takes more values than there are')
         values = self.stack[-count:]
@@ -224,11 +224,11 @@ class Unpickler:
         self._push(int.from_bytes(self.read(self.read(1)[0]), 'little', signed=True))
 
     def by_id(self) -> None:
-        """Push what a persistent id stands for."""
+        """Push the object of a persistent id."""
         self._push(self.persistent(self._pop()))
 
     def get(self, form: str) -> None:
-        """Push a value that was memorised."""
+        """Push a memorised value."""
         self._push(self._value(self.memo[self._number(form)]))
 
     def put(self, form: str) -> None:

@@ -1,4 +1,4 @@
-"""A project as its config describes it: scope, model, image size, data, weights."""
+"""Reading of a project from its config: scope, model, image size, data, weights."""
 
 from .config import build_model, deployed_config, load_config, scope_of, type_name
 from .data import (

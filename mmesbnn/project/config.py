@@ -1,4 +1,4 @@
-"""Reading a config, and building its model."""
+"""Reader of configs, and builder of their models."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MODEL = instance(nn.Module, 'an nn.Module')
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and make its default scope the current one.
 
-    A config in Python runs, and any config builds what it names: read those that you
-    wrote or looked through. YAML is read without tags that run code.
+    A config in Python is run as code, and any config can build any class that it names.
+    Read only configs that you trust. YAML is read without tags that run code.
 
     Args:
         path: Path of the config.
-        options: Entries to change, ``{'model.backbone.tau': 4}``. Default None.
+        options: Entries to change, such as ``{'model.backbone.tau': 4}``. Default None.
 
     Raises:
         InputError: If it cannot be read, has no model, or needs a package that is not
@@ -56,7 +56,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """Context in which ``config`` finds the components of its default scope.
+    """Return a context in which ``config`` finds the components of its default scope.
 
     Raises:
         ImportError: If the scope's package is not installed.
@@ -69,10 +69,10 @@ def scope_of(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any
 
 @checked(cfg=CONFIG)
 def deployed_config(cfg: Config) -> dict[str, Any]:
-    """Config of the model of ``cfg`` as it is deployed: without teachers.
+    """Return the config of the deployed model of ``cfg``, without teachers.
 
-    With the config's ``data_preprocessor``, which normalises the images, as mmengine's
-    runner adds it.
+    It holds the config's ``data_preprocessor``, which normalizes the images. mmengine's
+    runner adds it in the same way.
     """
     model = student_config(cfg.model)
     if cfg.get('data_preprocessor'):
@@ -82,7 +82,7 @@ def deployed_config(cfg: Config) -> dict[str, Any]:
 
 @checked(cfg=CONFIG)
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of ``cfg`` as it is deployed, without weights.
+    """Build the deployed model of ``cfg``, without weights.
 
     Raises:
         InputError: If it cannot be built.
@@ -92,10 +92,10 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def type_name(kind: Any) -> str:
-    """Name of a component without its scope: ``'Resize'`` for ``'mmdet.Resize'``.
+    """Return the name of a component without its scope: ``'Resize'`` for ``'mmdet.Resize'``.
 
     Args:
-        kind: The ``type`` of an entry, a name or a class.
+        kind: ``type`` of an entry, a name or a class.
     """
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     return name.rpartition('.')[2]

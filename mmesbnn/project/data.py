@@ -1,4 +1,4 @@
-"""The data that a config names: image size, transforms, classes, batches."""
+"""Data of a config: image size, transforms, classes, batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..checks import checked, optional, positive_int, sequence
 from .config import CONFIG, scope_of, type_name
 from .errors import InputError, explained
 
-#: Image size where neither the user nor the config gives one.
+#: Image size if neither the user nor the config gives one.
 DEFAULT_SIZE = (224, 224)
 
-#: Transforms that set the size of an image, and the argument that does.
+#: Transforms that set the size of an image, and the argument with the size.
 SIZING = {
     'CenterCrop': 'crop_size',
     'Pad': 'size',
@@ -30,7 +30,7 @@ SIZING = {
 
 
 def _loader(cfg: Mapping[str, Any], *splits: str) -> dict[str, Any] | None:
-    """The dataloader of the first of ``splits`` that has one, or None."""
+    """Return the dataloader of the first of ``splits`` that has one, or None."""
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
@@ -46,7 +46,7 @@ def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
 
 
 def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
-    """Height and width that the last of the ``SIZING`` transforms sets."""
+    """Return height and width that the last of the ``SIZING`` transforms sets."""
     size = None
     for transform in pipeline:
         value = transform.get(SIZING.get(type_name(transform.get('type')), ''))
@@ -59,11 +59,11 @@ def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
 
 @checked(cfg=CONFIG)
 def image_size(cfg: Config) -> tuple[int, int] | None:
-    """Height and width of a test image, None if the config does not say.
+    """Return height and width of a test image, None if the config does not define them.
 
-    The last transform of the test pipeline that sets a size counts. If there is none
-    (small images are taken as they are), that of the training pipeline does, which crops
-    them to their own size. A single number stands for a square.
+    The size is that of the last transform of the test pipeline that sets a size. If there
+    is none, because small images are used unchanged, it is that of the training pipeline,
+    which crops images to their own size. A single number is a square.
     """
     pipelines = (
         _pipeline(_loader(cfg, 'test', 'val')),
@@ -76,32 +76,32 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
 
 @checked(cfg=CONFIG, size=optional(sequence(positive_int, length=2)))
 def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of the model's input.
+    """Return channels, height and width of the model's input.
 
     Args:
-        cfg: A config.
-        size: Height and width. Default None: those of :func:`image_size`, or 224 x 224.
+        cfg: Config of the model.
+        size: Height and width. Default None: :func:`image_size`, or 224 x 224.
     """
     channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
     return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
 
 
 def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The transforms of a test image: of the test data (or else validation data).
+    """Return the transforms of the test data, or of the validation data.
 
     Args:
-        cfg: A config. Its ``test_pipeline`` counts if the data have none.
+        cfg: Config. Its ``test_pipeline`` is used if the data have no transforms.
     """
     return _pipeline(_loader(cfg, 'test', 'val')) or cfg.get('test_pipeline') or ()
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Meta data of the test data set, such as the names of classes.
+    """Return the meta data of the test data set, such as the names of classes.
 
-    Those that the config gives, or else those of the data set's class.
+    They come from the config, or else from the data set's class.
 
     Args:
-        cfg: A config.
+        cfg: Config of the data.
 
     Raises:
         ImportError: If the package of the config's default scope is not installed.
@@ -112,29 +112,29 @@ def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     with scope_of(cfg), DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         try:
             return getattr(registry.get(dataset['type']), 'METAINFO', {})
-        except Exception:  # of a package that is not installed: no meta
+        except Exception:  # its package is not installed, so there are no meta data
             return {}
 
 
 def _head(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The head that classifies; of a cascade the last one."""
+    """Return the head that classifies; in a cascade the last head."""
     model = cfg.get('model') or {}
     head = (model.get('roi_head') or model).get('bbox_head') or model.get('head') or {}
     return head[-1] if isinstance(head, (list, tuple)) else head
 
 
 def class_names(cfg: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -> list[str] | None:
-    """Names of the classes, as many as the head has.
+    """Return the names of the classes if their number is that of the head.
 
-    A ``UserWarning`` says which names were left out because their number differs.
+    If the number differs, the names are left out, and a ``UserWarning`` says so.
 
     Args:
-        cfg: A config.
-        meta: Meta data of the data set in the checkpoint, which come first. Default
-            None.
+        cfg: Config of model and data.
+        meta: Meta data of the data set in the checkpoint. They have priority over the
+            config. Default None.
 
     Returns:
-        The names, or None if they are not known.
+        Names, or None if they are not known.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     count = _head(cfg).get('num_classes')
@@ -153,11 +153,11 @@ def class_names(cfg: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -
 
 
 def build_test_loader(cfg: Config, batch_size: int, **options: Any) -> DataLoader[Any]:
-    """Build the loader of the test data (or else validation data), for this process.
+    """Build the loader of the test data, or of the validation data, for this process.
 
     Args:
         cfg: A config.
-        batch_size: Images of a batch; the last one may have fewer.
+        batch_size: Number of images per batch; the last batch can have fewer.
         **options: Entries of the loader's config to change.
 
     Raises:
@@ -177,17 +177,17 @@ def build_test_loader(cfg: Config, batch_size: int, **options: Any) -> DataLoade
 
 @checked(cfg=CONFIG, batch_size=positive_int)
 def real_batch(cfg: Config, batch_size: int) -> Any:
-    """The first images of the config's test (or else validation) data.
+    """Return the first images of the config's test data, or of its validation data.
 
     Args:
-        cfg: A config.
-        batch_size: Most images of the batch.
+        cfg: Config of the data.
+        batch_size: Largest number of images.
 
     Returns:
-        What the data loader gives, for the model's ``test_step``.
+        Batch of the data loader, for the model's ``test_step``.
 
     Raises:
-        InputError: If there is no such data, or it cannot be read, or is empty.
+        InputError: If there are no such data, or if they cannot be read or are empty.
     """
     loader = build_test_loader(cfg, batch_size)
     if len(cast(Sized, loader.dataset)) == 0:

@@ -1,4 +1,4 @@
-"""The error of a project that cannot be used, and how others turn into it."""
+"""Error about a project that cannot be used, and conversion of other errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..errors import MmesbnnError
 
 
 class InputError(MmesbnnError):
-    """A config, a checkpoint or data that cannot be used; the message says why."""
+    """Error about a config, a checkpoint or data that cannot be used; it says why."""
 
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn any error into an :class:`InputError` ``what: the error's first line``."""
+    """Turn any error into an :class:`InputError` ``what: first line of the error``."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""YAML configs, read as data: mmengine's reader obeys tags that run code."""
+"""Reader of YAML configs as data. mmengine's own reader runs code that tags name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _swapping = threading.RLock()
 
 
 class TagError(MmesbnnError):
-    """A YAML file with a tag that would build an object."""
+    """Error about a YAML file with a tag that would build an object."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values, and the tuples that mmengine itself writes."""
+    """YAML loader of plain values, and of the tuples that mmengine itself writes."""
 
 
 def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
@@ -42,13 +42,13 @@ _PlainLoader.add_constructor(None, _refuse)
 
 
 class _PlainHandler(BaseFileHandler):
-    """Reads YAML for mmengine, and writes it as before."""
+    """File handler of mmengine that reads YAML as data and writes it unchanged."""
 
     def __init__(self, usual: BaseFileHandler) -> None:
         self.usual = usual
 
     def load_from_fileobj(self, file: IO[Any], **kwargs: Any) -> Any:
-        # plain values are all that this loader makes
+        # this loader makes plain values only
         return yaml.load(file, Loader=_PlainLoader)
 
     def dump_to_fileobj(self, obj: Any, file: IO[Any], **kwargs: Any) -> None:
@@ -60,10 +60,10 @@ class _PlainHandler(BaseFileHandler):
 
 @contextlib.contextmanager
 def plain_yaml() -> Iterator[None]:
-    """Let mmengine read YAML files as data in this block, those in ``_base_`` too.
+    """Make mmengine read YAML files as data in this block, also those in ``_base_``.
 
     Raises:
-        TagError: If one has a tag that would build an object.
+        TagError: If a file has a tag that would build an object.
     """
     with _swapping:
         usual = {name: file_handlers[name] for name in _FORMATS}

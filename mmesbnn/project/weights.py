@@ -18,12 +18,12 @@ def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
     """Read a checkpoint; see :func:`mmesbnn.checkpoints.read_checkpoint`.
 
     Args:
-        path: A file of ``torch.save`` or safetensors.
-        max_bytes: How much memory its content may take up. Default None: 256 MB more
-            than four times the file's size.
+        path: File of ``torch.save`` or safetensors.
+        max_bytes: Largest memory of its content in bytes. Default None: four times the
+            file's size plus 256 MB.
 
     Raises:
-        InputError: If it cannot be read or holds something else.
+        InputError: If it cannot be read or holds anything else.
     """
     try:
         return checkpoints.read_checkpoint(path, max_bytes=max_bytes)
@@ -35,15 +35,15 @@ def read_checkpoint(path: str | Path, max_bytes: int | None = None) -> Any:
 
 @checked(model=MODEL)
 def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
-    """Load what was read from a checkpoint into ``model``: all of it, or an error.
+    """Load the whole content of a checkpoint into ``model``, or raise an error.
 
     Args:
-        model: The network.
+        model: Network to load into.
         content: A training checkpoint or a bare state dict.
-        name: What to call the checkpoint in errors.
+        name: Name of the checkpoint in errors.
 
     Raises:
-        InputError: If it holds no weights, or is not one of this model.
+        InputError: If it holds no weights, or belongs to another model.
     """
     try:
         state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
@@ -60,14 +60,14 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
 
 @checked(model=MODEL, max_bytes=optional(positive_int))
 def load_weights(model: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
-    """Load a checkpoint into ``model``: all of it, or an error.
+    """Load a whole checkpoint into ``model``, or raise an error.
 
     Args:
-        model: The network.
-        path: A file of ``torch.save`` or safetensors.
+        model: Network to load into.
+        path: File of ``torch.save`` or safetensors.
         max_bytes: As in :func:`read_checkpoint`.
 
     Raises:
-        InputError: If it cannot be read, or is not one of this model.
+        InputError: If it cannot be read, or belongs to another model.
     """
     load_state(model, read_checkpoint(path, max_bytes), path)
