@@ -1,4 +1,4 @@
-"""Data that the ecosystem lacks: small real bundled images, super-resolution pairs."""
+"""Data sets that OpenMMLab lacks: small sets of real images, super-resolution pairs."""
 
 from mmengine.registry import DATASETS
 

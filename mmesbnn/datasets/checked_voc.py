@@ -1,4 +1,4 @@
-"""PASCAL VOC annotations, looked at before training rather than after."""
+"""PASCAL VOC data set that checks its annotations before training."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ CLASSES = sequence(text, shortest=1, distinct=True)
 
 
 class CheckedVOCDataset(XMLDataset):
-    """mmdet's ``VOCDataset`` that says what is wrong with its files.
+    """mmdet's ``VOCDataset`` with errors that name the faults of its files.
 
-    Errors are: an annotation that is missing or no VOC annotation, with a size of 0 or
-    numbers that are none; an image that is missing or no image; a box whose ends are
-    swapped; a data set of which no object is of a class in ``metainfo``. One warning
-    counts what is left out: objects of other classes, and in training also boxes
-    outside of their image (those that are partly outside are cut) and boxes of one
-    pixel, whose width of 0 has no logarithm (they are ignored, like difficult ones).
+    These are errors: an annotation that is missing, is not a VOC annotation, has a size of
+    0 or has wrong numbers; an image that is missing or cannot be read; a box whose ends are
+    swapped; a data set without any object of a class in ``metainfo``. One warning counts
+    the objects that are left out: objects of other classes, and in training also boxes
+    outside their image and boxes of one pixel. Boxes that are partly outside are clipped.
+    Boxes of one pixel are ignored, like difficult objects, because their width of 0 has no
+    logarithm.
 
-    Classes are VOC's unless ``metainfo=dict(classes=...)`` says otherwise; then
-    ``VOCMetric`` prints these, whatever the folder is called.
+    Classes are VOC's, or those of ``metainfo=dict(classes=...)``. In the second case
+    ``VOCMetric`` prints these classes for any name of the folder.
 
     Args:
-        use_difficult: Whether difficult objects train like others, rather than being
-            ignored; at test they are always. Default False.
+        use_difficult: Whether difficult objects train like others. If not, they are
+            ignored. In tests they are always ignored. Default False.
         **kwargs: As ``XMLDataset``'s.
 
     Raises:
-        ValueError: If the classes are not a list of different names, an annotation or
-            an image cannot be used, or none has an object.
+        ValueError: If the classes are not a list of different names, if an annotation or
+            an image cannot be used, or if there is no object.
     """
 
     METAINFO = VOCDataset.METAINFO
@@ -54,7 +55,7 @@ class CheckedVOCDataset(XMLDataset):
         self._metainfo['dataset_type'] = year
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Read all annotations, and report what is odd about them."""
+        """Read all annotations, and report their faults."""
         check("metainfo['classes']", self._metainfo['classes'], CLASSES)
         self._foreign: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
@@ -92,7 +93,7 @@ class CheckedVOCDataset(XMLDataset):
         return image
 
     def _check_files(self, img_info: dict[str, Any]) -> None:
-        """Look at an image's files before mmdet reads them."""
+        """Check an image's files before mmdet reads them."""
         image = Path(self.sub_data_root, img_info['file_name'])
         try:
             check_annotation(img_info['xml_path'])
@@ -108,14 +109,14 @@ class CheckedVOCDataset(XMLDataset):
     def _parse_instance_info(
         self, raw_ann_info: Any, minus_one: bool = True
     ) -> list[dict[str, Any]]:
-        """Objects of one image, and a note of those of other classes."""
+        """Return the objects of one image, and count those of other classes."""
         instances = super()._parse_instance_info(raw_ann_info, minus_one)
         names = [thing.findtext('name') for thing in raw_ann_info.findall('object')]
         self._foreign.update(n for n in names if n not in self._metainfo['classes'])
         return instances
 
     def _trainable(self, image: dict[str, Any]) -> list[dict[str, Any]]:
-        """The objects with boxes inside the image, wide enough or ignored."""
+        """Return the objects with boxes inside the image; too small boxes are set to ignored."""
         kept = []
         right, bottom = image['width'] - 1, image['height'] - 1
         for instance in image['instances']:
@@ -133,7 +134,7 @@ class CheckedVOCDataset(XMLDataset):
 
 
 def _others(image: Path) -> str:
-    """Names of entries of another format, which mmdet would not read."""
+    """Return a note about a file of another format, which mmdet would not read."""
     if image.exists():
         return ''
     others = sorted(path.name for path in image.parent.glob(f'{escape(image.stem)}.*'))

@@ -16,17 +16,16 @@ from ..whole_files import is_filled, whole_folder
 def write_digits(root: str | os.PathLike[str], val_share: float = 0.3, seed: int = 0) -> int:
     """Write the 1,797 digits as ``root/{train,val}/<class>/<number>.png``.
 
-    Every image is the scan as it is, 8x8 pixels, grey levels 0-16 scaled to 0-255.
-    The split keeps the classes' shares. The folder appears whole or not at all.
+    Every image is an unchanged scan of 8x8 pixels, with grey levels 0-16 scaled to 0-255.
+    The split keeps the classes' shares. The folder appears complete or not at all.
 
     Args:
-        root: Folder to write. If it is there already and not empty, it is
-            left as it is.
+        root: Folder to write. If it exists and is not empty, it does not change.
         val_share: Share of the images held out for validation. Default 0.3.
         seed: Seed of the split. Default 0.
 
     Returns:
-        Number of images written, 0 if the folder was there.
+        Number of written images, 0 if the folder existed.
 
     Raises:
         ValueError: If ``val_share`` is not between 0 and 1.

@@ -1,6 +1,6 @@
-"""A small PASCAL VOC devkit of real image content: scanned digits on photographs.
+"""Small PASCAL VOC devkit of real image content: scanned digits on photographs.
 
-The layout is VOC's own, so whatever reads VOC reads it: ``VOC2007`` with the splits
+The layout is VOC's own, so every reader of VOC can read it: ``VOC2007`` with the splits
 ``trainval`` and ``test``, ``VOC2012`` with ``trainval``; ``Annotations/*.xml``,
 ``ImageSets/Main/<split>.txt``, ``JPEGImages/*.jpg``.
 """
@@ -44,25 +44,25 @@ VOC_CLASSES = (
     'tvmonitor',
 )
 
-#: Photographs that scikit-image and scikit-learn bundle. A split has its own.
+#: Photographs that scikit-image and scikit-learn contain. Each split has its own.
 PHOTOGRAPHS = {
     'trainval': ('astronaut', 'coffee', 'rocket', 'stereo_motorcycle', 'china.jpg'),
     'test': ('chelsea', 'retina', 'flower.jpg'),
 }
 #: Shares of digits that are faint (marked difficult) and cut off (marked truncated).
 DIFFICULT_SHARE = TRUNCATED_SHARE = 0.1
-#: How strongly a digit's ink covers the photograph, faint ones and others.
+#: Opacity of a digit's ink on the photograph, for faint digits and others.
 FAINT, STRONG = (0.3, 0.45), (0.8, 1.0)
 #: Ink that counts as part of the digit when its box is drawn.
 INK_THRESHOLD = 0.3
-#: Objects overlap by at most this share of the smaller one.
+#: Largest overlap of two objects, as a share of the smaller one.
 MAX_OVERLAP = 0.1
 JPEG_QUALITY = 92
-#: Images between two updates of the progress bar.
+#: Number of images between two updates of the progress bar.
 BAR_STEP = 20
 
 
-#: Rules of what is written, by name.
+#: Rules of the options, by name.
 OPTIONS = dict(
     names=sequence(filled_text, shortest=1, distinct=True),
     size=sequence(integer(32), length=2),
@@ -78,18 +78,18 @@ class MiniVOC:
     """Options of a written data set; checked at construction.
 
     Args:
-        names: Name of the class that digit 0, 1, ... belongs to; one to ten of them.
-            Default ``'0'`` to ``'9'``.
+        names: Names of the classes of the digits 0, 1, ...; one to ten names. Default
+            ``'0'`` to ``'9'``.
         size: Width and height of the images in pixels. Default (256, 192).
-        counts: Images of VOC2007 trainval, VOC2012 trainval and VOC2007 test. A year or
-            split of none is left out. Default (60, 60, 40).
-        objects: Fewest and most objects in an image. Default (1, 3).
+        counts: Numbers of images of VOC2007 trainval, VOC2012 trainval and VOC2007 test. A
+            year or split with 0 images is left out. Default (60, 60, 40).
+        objects: Smallest and largest number of objects in an image. Default (1, 3).
         scale: Smallest and largest height of a digit, in units of the image's shorter
             side. Default (0.3, 0.6).
-        seed: Seed of everything random. Default 0.
+        seed: Seed of all random numbers. Default 0.
 
     Raises:
-        ValueError: If a value is out of range; names it, and the rule.
+        ValueError: If a value is out of range; the message names the value and the rule.
     """
 
     names: Sequence[str] = tuple('0123456789')
@@ -117,7 +117,7 @@ class MiniVOC:
 
 @dataclass
 class Thing:
-    """An object of an annotation; ``box`` is x1, y1, x2, y2, 1-based and inclusive."""
+    """Object of an annotation; ``box`` is x1, y1, x2, y2, 1-based and inclusive."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -127,12 +127,12 @@ class Thing:
 
 @dataclass
 class Source:
-    """Where the images of a split come from.
+    """Photographs and scans of a split.
 
     Args:
         photographs: Arrays ``(H, W, 3)`` uint8.
-        digits: For every class its scans, ``(n, 8, 8)`` in 0..1.
-        unseen: Per class, scans that wait for their turn.
+        digits: Scans of every class, ``(n, 8, 8)`` in 0..1.
+        unseen: Scans of every class that were not used yet.
     """
 
     photographs: list[np.ndarray]
@@ -140,7 +140,7 @@ class Source:
     unseen: list[list[int]] = field(default_factory=list)
 
     def digit(self, label: int, random: np.random.Generator) -> np.ndarray:
-        """A scan of ``label``; all are shown once before one is shown again."""
+        """Return a scan of ``label``; a scan repeats only after all others were used."""
         if not self.unseen:
             self.unseen = [[] for _ in self.digits]
         if not self.unseen[label]:
@@ -160,7 +160,7 @@ def _photograph(name: str) -> np.ndarray:
 
 
 def _sources(classes: int, seed: int) -> dict[str, Source]:
-    """Disjoint photographs and scans for both splits, a third of the scans to test."""
+    """Return disjoint photographs and scans for both splits; a third of the scans is for test."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
@@ -179,7 +179,7 @@ def _sources(classes: int, seed: int) -> dict[str, Source]:
 
 
 def _background(source: Source, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """A random part of a photograph of the source, at most three times enlarged."""
+    """Return a random part of a photograph, enlarged at most three times."""
     import cv2
 
     image = source.photographs[random.integers(len(source.photographs))]
@@ -197,21 +197,21 @@ def _background(source: Source, size: tuple[int, int], random: np.random.Generat
 
 
 def _ink(scan: np.ndarray, height: int) -> np.ndarray:
-    """The scan enlarged so that its written part has this height; values in 0..1."""
+    """Enlarge the scan so that its written part has this height; values are in 0..1."""
     import cv2
 
     rows, columns = (np.flatnonzero((scan > INK_THRESHOLD).any(a)) for a in (1, 0))
     scan = scan[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     width = max(round(height * scan.shape[1] / scan.shape[0]), 2)
     enlarged = cv2.resize(scan, (width, height), interpolation=cv2.INTER_CUBIC)
-    # as dark as ink is: the scans' eight pixels leave wide grey borders
+    # increases the contrast, because the enlarged scans have wide grey borders
     return ((enlarged - 0.2) / 0.5).clip(0, 1)
 
 
 def _place(
     shape: tuple[int, int], size: tuple[int, int], cut: bool, random: np.random.Generator
 ) -> tuple[int, int]:
-    """Left and top of a digit; with ``cut`` up to a third of it is outside."""
+    """Return left and top of a digit; with ``cut`` up to a third of it is outside."""
     corner = []
     for length, whole in zip((shape[1], shape[0]), size):
         slack = length // 3 if cut else 0
@@ -220,7 +220,7 @@ def _place(
 
 
 def _overlap(a: Sequence[int], b: Sequence[int]) -> float:
-    """Common area in units of the smaller box's."""
+    """Return the common area relative to the area of the smaller box."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
@@ -234,7 +234,7 @@ def _paint(
     strength: float,
     random: np.random.Generator,
 ) -> None:
-    """Cover the image with ink that contrasts with what lies under it."""
+    """Paint ink on the image, with a colour that contrasts with the background."""
     left, top = corner
     height, width = image.shape[:2]
     x1, y1 = max(left, 0), max(top, 0)
@@ -249,7 +249,7 @@ def _paint(
 def _written_box(
     ink: np.ndarray, corner: tuple[int, int], size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Box of the visible ink, 1-based and inclusive as VOC's are."""
+    """Return the box of the visible ink, 1-based and inclusive as in VOC."""
     rows, columns = (np.flatnonzero((ink > INK_THRESHOLD).any(a)) for a in (1, 0))
     left, top = corner
     return (
@@ -263,7 +263,7 @@ def _written_box(
 def _compose(
     source: Source, options: MiniVOC, random: np.random.Generator
 ) -> tuple[np.ndarray, list[Thing]]:
-    """One image and its objects."""
+    """Compose one image and its objects."""
     size = options.size
     image = _background(source, size, random)
     things: list[Thing] = []
@@ -274,7 +274,7 @@ def _compose(
         ink = _ink(source.digit(label, random), height)
         difficult = bool(random.random() < DIFFICULT_SHARE)
         truncated = bool(random.random() < TRUNCATED_SHARE)
-        for _ in range(20):  # fewer objects rather than a heap of them
+        for _ in range(20):  # after 20 trials the object is left out, so objects do not pile up
             corner = _place(ink.shape, size, truncated, random)
             box = _written_box(ink, corner, size)
             if all(_overlap(box, other.box) <= MAX_OVERLAP for other in things):
@@ -296,13 +296,13 @@ def _add(parent: ET.Element, **children: Any) -> None:
 def annotation(
     folder: str, filename: str, size: tuple[int, int], things: Sequence[Thing]
 ) -> ET.Element:
-    """The XML of one image, with the elements that VOC's own have.
+    """Return the XML of one image, with the elements of VOC's own files.
 
     Args:
         folder: ``'VOC2007'`` or ``'VOC2012'``.
         filename: Name of the JPEG.
         size: Width and height of the image in pixels.
-        things: Its objects.
+        things: Objects of the image.
     """
     root = ET.Element('annotation')
     _add(root, folder=folder, filename=filename)
@@ -364,27 +364,27 @@ def _write(root: Path, options: MiniVOC) -> None:
         if chosen:
             random = np.random.default_rng((options.seed, i))
             _write_split(root / year, split, chosen, sources[split], options, random, progress)
-    print()  # the bar ends without a new line
+    print()  # the bar does not end with a new line
 
 
 @checked()
 def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
-    """Write a small VOCdevkit; the folder appears whole or not at all.
+    """Write a small VOCdevkit; the folder appears complete or not at all.
 
     Digit ``k`` of scikit-learn's 1,797 scans is an object of class ``names[k]``. Train
     and test images share neither a scan nor a photograph. ``names=VOC_CLASSES[:10]``
-    gives digits the names of VOC's first ten classes, so that configs made for VOC
-    run on it unchanged. A tenth of the objects are faint and marked ``difficult``,
-    about a tenth are cut off by the border and marked ``truncated``.
+    gives digits the names of VOC's first ten classes, so that configs for VOC can use the
+    data set without changes. A tenth of the objects is faint and marked ``difficult``.
+    About a tenth is cut off by the border and marked ``truncated``.
 
     Args:
-        root: The devkit's folder, by custom ``data/VOCdevkit``. If it is there
-            already and not empty, it is left as it is.
+        root: Folder of the devkit, usually ``data/VOCdevkit``. If it exists and is not
+            empty, it does not change.
         **options: Arguments of :class:`MiniVOC`: ``names``, ``size``, ``counts``,
             ``objects``, ``scale``, ``seed``.
 
     Returns:
-        Number of images written, 0 if the folder was there.
+        Number of written images, 0 if the folder existed.
 
     Raises:
         ValueError: If an option is out of range.

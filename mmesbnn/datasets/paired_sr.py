@@ -1,4 +1,4 @@
-"""Pairs of high- and low-resolution images, as DF2K and the benchmarks lay them out."""
+"""Data set of high- and low-resolution images in the layout of DF2K and the benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..checks import Rule, checked, either, optional, path, positive_int, sequen
 from ..images.bicubic import resize
 from ..images.tensors import image_files, image_size, read_rgb
 
-#: Low-resolution pixels around a crop that its downsampled pixels depend on.
+#: Number of low-resolution pixels around a crop that affect its downsampled pixels.
 _MARGIN = 3
 
 #: Top, left, height and width in an image, in pixels.
@@ -27,8 +27,8 @@ class Pair(NamedTuple):
     """Files and sizes of one image.
 
     Attributes:
-        hr: The high-resolution file.
-        lr: The low-resolution file; None: made from ``hr``.
+        hr: High-resolution file.
+        lr: Low-resolution file; None means that it is made from ``hr``.
         size: Height and width of the low-resolution image.
         set_name: Name of the image set.
     """
@@ -49,7 +49,7 @@ def _folders(name: str, value: Any, root: str) -> list[Path]:
 
 
 def _by_stem(name: str, folder: Path) -> dict[str, Path]:
-    """The images of a folder by their names without ending, which must differ."""
+    """Return the images of a folder by their names without ending, which must differ."""
     found: dict[str, Path] = {}
     for file in image_files(folder):
         other = found.setdefault(file.stem, file)
@@ -62,7 +62,7 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
 
 def _template(hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int) -> str:
     """Return the template of the names of a folder's low-resolution images."""
-    usual = (f'{{}}x{scale}', '{}')  # DIV2K's way, and the benchmarks'
+    usual = (f'{{}}x{scale}', '{}')  # names in DIV2K, and in the benchmarks
     missing = {
         tmpl: [stem for stem in stems if tmpl.replace('{}', stem) not in names] for tmpl in usual
     }
@@ -90,7 +90,7 @@ def _template(hr: Path, lr: Path, stems: dict[str, Path], names: Any, scale: int
 def _find_lr(
     hr: Path, lr: Path, stems: dict[str, Path], scale: int, template: str | None
 ) -> list[Path]:
-    """The partner of each high-resolution image, in their order."""
+    """Return the low-resolution file of each high-resolution image, in order."""
     names = _by_stem('lr', lr)
     if template is None:
         template = _template(hr, lr, stems, names, scale)
@@ -104,7 +104,7 @@ def _find_lr(
 
 
 def _make_pair(hr: Path, lr: Path | None, scale: int, set_name: str) -> Pair:
-    """Check the sizes, from the files' headers."""
+    """Check the sizes in the headers of the files."""
     height, width = image_size(hr)
     size = height // scale, width // scale
     if not min(size):
@@ -151,35 +151,36 @@ class PairedSRDataset(Dataset[Any]):
         Set5/HR/baby.png                   Set5/LR_bicubic/X4/baby.png or babyx4.png
 
     Items are ``dict(inputs=lr, data_samples=dict(hr=..., name=..., set_name=...,
-    index=...))`` with uint8 images ``(3, h, w)`` and ``(3, scale h, scale w)``; what
-    does not fill ``scale`` pixels is cut off at the right and the bottom. All folders
-    are looked through and all sizes compared when the dataset is made.
+    index=...))`` with uint8 images ``(3, h, w)`` and ``(3, scale h, scale w)``. Rows and
+    columns that do not fill ``scale`` pixels are cut off at the right and the bottom. All
+    folders are searched and all sizes are compared at construction.
 
-    ``dataset[index]`` draws crops from numpy's global generator; ``dataset[index,
-    seed]`` from one of its own, see
-    :class:`~mmesbnn.datasets.SeededInfiniteSampler`.
+    ``dataset[index]`` draws crops from numpy's global generator. ``dataset[index, seed]``
+    uses its own generator, see :class:`~mmesbnn.datasets.SeededInfiniteSampler`.
 
     Args:
         scale: Magnification, at least 1.
-        hr: Folder of high-resolution images, or several, one after the other.
-        lr: As many folders of low-resolution images. Default None: made from ``hr``
-            with :func:`~mmesbnn.images.bicubic.resize`, MATLAB's antialiased bicubic.
-        data_root: What relative folders are relative to. Default ``''``.
-        set_names: A name per folder. Default None: that of the folder above ``hr``.
-        crop_size: Height and width of a random crop of ``hr``, in pixels. Default None,
+        hr: Folder of high-resolution images, or a list of folders.
+        lr: Folder of low-resolution images, or a list with as many folders as ``hr``.
+            Default None: they are made from ``hr`` with
+            :func:`~mmesbnn.images.bicubic.resize`, MATLAB's antialiased bicubic.
+        data_root: Folder to which relative folders are relative. Default ``''``.
+        set_names: One name per folder. Default None: the name of the folder above ``hr``.
+        crop_size: Height and width of a random crop of ``hr``, in pixels. Default None:
             whole images.
-        augment: Whether to turn and mirror images, to one of the square's eight
-            symmetries. Default False.
-        repeat: How often the images count. Default 1.
-        filename_tmpl: Name of a low-resolution image without its ending, where ``{}``
-            stands for the high-resolution one's: ``'{}_LR'``. Default None: ``'{}x4'``
-            at ``scale=4``, or ``'{}'``, the same one for all images of a folder.
+        augment: Whether to rotate and mirror images at random, to one of the eight
+            symmetries of a square. Default False.
+        repeat: Number of times that the images are repeated. Default 1.
+        filename_tmpl: Name of a low-resolution image without its ending, where ``{}`` is
+            the name of the high-resolution image, such as ``'{}_LR'``. Default None:
+            ``'{}x4'`` at ``scale=4``, or ``'{}'``; all images of a folder must use the
+            same form.
 
     Raises:
-        ValueError: At construction, if an argument is not as described, a folder is
-            missing or empty, two images of a folder differ in their endings only, an
-            image has no partner or one of another size, or is smaller than
-            ``crop_size``, or both usual names fit.
+        ValueError: At construction, if an argument is not as described; if a folder is
+            missing or empty; if two images of a folder differ in their endings only; if an
+            image has no low-resolution image or one of a wrong size, or is smaller than
+            ``crop_size``; or if both default names match.
     """
 
     @checked(
@@ -241,14 +242,14 @@ class PairedSRDataset(Dataset[Any]):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Facts for evaluators."""
+        """Meta data for evaluators."""
         return dict(scale=self.scale)
 
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
     def _window(self, pair: Pair, rng: np.random.Generator) -> Window:
-        """A crop of the low-resolution image."""
+        """Draw a crop of the low-resolution image."""
         height, width = pair.size
         if self.crop_size is None:
             return 0, 0, height, width
@@ -295,11 +296,11 @@ class PairedSRDataset(Dataset[Any]):
 
 
 def _crop(image: Tensor, top: int, left: int, height: int, width: int, scale: int = 1) -> Tensor:
-    """A crop whose place and size are in units of ``scale`` pixels."""
+    """Return a crop; its place and size are in units of ``scale`` pixels."""
     return image[:, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
 
 
 def _turned(image: Tensor, symmetry: int) -> Tensor:
-    """The image in one of the square's eight symmetries; 0 leaves it as it is."""
+    """Apply one of the eight symmetries of a square to the image; 0 changes nothing."""
     turned = image.flip([dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit])
     return turned.mT if symmetry & 4 else turned

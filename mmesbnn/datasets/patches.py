@@ -1,4 +1,4 @@
-"""A small hard task of real images: which image does a grey patch come from?"""
+"""Small difficult task with real images: find the image that a grey patch comes from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import checked, natural, positive_int
 from ..optional import require
 
-#: Images that come inside scikit-image and scikit-learn; a class each.
+#: Images that scikit-image and scikit-learn contain; each is a class.
 PATCH_CLASSES = (
     'astronaut',
     'brick',
@@ -31,10 +31,10 @@ PATCH_CLASSES = (
     'flower.jpg',
 )
 
-#: Share of an image's width, from the left, that training patches come from.
+#: Share of an image's width, from the left, for training patches.
 TRAIN_SHARE = 0.6
 
-#: Shorter side of an image, in pixels, at most.
+#: Largest length of an image's shorter side in pixels.
 LARGEST = 512
 
 
@@ -56,7 +56,7 @@ class PatchTask:
 
 
 def load_grey(name: str) -> np.ndarray:
-    """One of ``PATCH_CLASSES`` in grey levels, ``(H, W)`` float32 in [0, 1]."""
+    """Load one of ``PATCH_CLASSES`` in grey levels, ``(H, W)`` float32 in [0, 1]."""
     from PIL import Image
 
     if name.endswith('.jpg'):
@@ -77,13 +77,13 @@ def load_grey(name: str) -> np.ndarray:
 
 
 def _cut(region: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` patches of ``region``, each with mean 0 and about unit deviation."""
+    """Cut ``count`` patches of ``region``, each with mean 0 and about unit deviation."""
     windows = np.lib.stride_tricks.sliding_window_view(region, (size, size))
     rows = rng.integers(windows.shape[0], size=count)
     columns = rng.integers(windows.shape[1], size=count)
     patches = windows[rows, columns]
     patches = patches - patches.mean((1, 2), keepdims=True)
-    # the offset keeps what is flat (sky) from becoming noise
+    # the offset prevents that flat regions (sky) become noise
     return patches / (patches.std((1, 2), keepdims=True) + 0.02)
 
 
@@ -91,20 +91,20 @@ def _cut(region: np.ndarray, count: int, size: int, rng: np.random.Generator) ->
 def patch_task(
     train_per_class: int = 128, test_per_class: int = 64, size: int = 32, seed: int = 0
 ) -> PatchTask:
-    """Cut patches out of 16 bundled photographs and textures.
+    """Cut patches from 16 bundled photographs and textures.
 
-    Training patches lie in the left ``TRAIN_SHARE`` of their image, test patches in the
-    rest: no pixel is in both. Colour, brightness and contrast are taken away, so that
-    only structure distinguishes the images.
+    Training patches come from the left ``TRAIN_SHARE`` of their image, test patches from
+    the rest, so no pixel is in both. Colour, brightness and contrast are removed, so only
+    structure distinguishes the images.
 
     Args:
         train_per_class: Training patches per image. Default 128.
         test_per_class: Test patches per image. Default 64.
         size: Height and width of a patch in pixels. Default 32.
-        seed: Seed of their places. Default 0.
+        seed: Seed of the places. Default 0.
 
     Returns:
-        The task, training patches in random order.
+        Task with training patches in random order.
 
     Raises:
         ValueError: If a number is not positive, or ``size`` larger than the parts.

@@ -1,4 +1,4 @@
-"""Photographs that scikit-image and scikit-learn bundle, for super-resolution."""
+"""Photographs of scikit-image and scikit-learn as a data set for super-resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..images.tensors import write_png
 from ..optional import require
 from ..whole_files import is_filled, whole_folder
 
-#: Names in ``skimage.data`` to train on, and where to test on: other photographs.
+#: Names in ``skimage.data`` for training, and other photographs for testing.
 TRAIN = (
     'astronaut',
     'coffee',
@@ -25,12 +25,12 @@ TRAIN = (
     'stereo_motorcycle',
 )
 TEST = ('chelsea', 'china', 'flower')
-#: Side of the tiles that training photographs are cut into.
+#: Side of the tiles of training photographs in pixels.
 TILE = 120
 
 
 def _load(name: str) -> Tensor:
-    """uint8 ``(3, H, W)``."""
+    """Load a photograph as uint8 ``(3, H, W)``."""
     require('skimage', 'demo')
     require('sklearn', 'demo')
     from skimage import data
@@ -40,12 +40,12 @@ def _load(name: str) -> Tensor:
         image = load_sample_image(f'{name}.jpg')
     else:
         image = getattr(data, name)()
-        image = image[0] if isinstance(image, tuple) else image  # the left one
+        image = image[0] if isinstance(image, tuple) else image  # the left image of a pair
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _tiles(image: Tensor, side: int) -> list[Tensor]:
-    """Squares that cover the image but for what is left at the right and below."""
+    """Cut the image into squares; incomplete squares at the right and below are dropped."""
     rows = image.unfold(1, side, side).unfold(2, side, side)
     return list(rows.permute(1, 2, 0, 3, 4).flatten(0, 1))
 
@@ -57,21 +57,20 @@ def _middle(image: Tensor, side: int) -> Tensor:
 
 @checked(scale=positive_int, test_size=positive_int)
 def write_photographs(root: str | os.PathLike[str], scale: int = 2, test_size: int = 256) -> int:
-    """Write six photographs to train on and the middle of three others to test on.
+    """Write six photographs for training and the centre of three others for testing.
 
-    ``root/train/HR/astronaut_s001.png``, ... are tiles, which are read faster than
-    whole images, as DF2K is often cut; ``root/test/HR/china.png`` and
+    ``root/train/HR/astronaut_s001.png``, ... are tiles, because tiles are read faster than
+    whole images; DF2K is often cut in this way, too. ``root/test/HR/china.png`` and
     ``root/test/LR_bicubic/X2/china.png`` have the layout of the benchmark sets.
 
     Args:
-        root: Folder to write. If it is there already and not empty, it is
-            left as it is.
+        root: Folder to write. If it exists and is not empty, it does not change.
         scale: Magnification. Default 2.
         test_size: Side of the test images, a multiple of ``scale``, at most 300.
             Default 256.
 
     Returns:
-        Number of photographs written, 0 if the folder was there.
+        Number of written photographs, 0 if the folder existed.
 
     Raises:
         ValueError: If ``test_size`` is not as described.
@@ -87,7 +86,7 @@ def write_photographs(root: str | os.PathLike[str], scale: int = 2, test_size: i
         for name in TRAIN:
             for i, tile in enumerate(_tiles(_load(name), TILE)):
                 path = folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png'
-                write_png(path, tile, durable=False)  # the folder is, as a whole
+                write_png(path, tile, durable=False)  # the whole folder is flushed later
         for name in TEST:
             image = _middle(_load(name), test_size)
             write_png(folder / 'test' / 'HR' / f'{name}.png', image, durable=False)

@@ -1,4 +1,4 @@
-"""Datasets one after the other, whose random numbers depend on the draw only."""
+"""Concatenation of datasets whose random numbers depend on the number of the draw only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mmengine.registry import DATASETS
 class SeededConcatDataset(ConcatDataset):
     """mmengine's ``ConcatDataset`` for :class:`SeededInfiniteSampler`.
 
-    Takes ``(index, seed)``, and seeds all random numbers that transforms of OpenMMLab
-    use, Python's, NumPy's and torch's, before it reads the image. So neither the number
-    of workers nor an interruption changes what a training sees. An index alone is
-    read as by ``ConcatDataset``.
+    Its index is ``(index, seed)``. Before it reads the image, it seeds the generators that
+    transforms of OpenMMLab use: Python's, NumPy's and torch's. The data of a training
+    therefore depend neither on the number of workers nor on interruptions. A plain index
+    works as in ``ConcatDataset``.
 
     Args:
-        datasets: The datasets, or their configs. One is enough.
+        datasets: Datasets, or their configs; at least one.
         lazy_init: Whether to read their lists later. Default False.
         ignore_keys: Keys of their ``metainfo`` that may differ. Default None.
     """

@@ -1,4 +1,4 @@
-"""An endless sampler whose n-th draw depends on nothing but n."""
+"""Endless sampler whose n-th draw depends on n only."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ..checks import Rule, checked, integer, optional
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
-    """Draws ``(index, seed)`` for ever, and can begin anywhere.
+    """Sampler that draws ``(index, seed)`` endlessly and can start at any draw.
 
-    The images are shuffled, pass after pass, as by mmengine's ``InfiniteSampler``.
-    Every draw comes with a seed of its own for the dataset's random numbers. So what is
-    drawn depends neither on the number of workers nor on what ran before: with
-    ``start`` a resumed training goes on as if it had never stopped, and reads nothing
-    to skip it. :class:`~mmesbnn.engine.hooks.IterSeedHook` sets it.
+    The images are shuffled in every pass, as in mmengine's ``InfiniteSampler``. Every draw
+    has its own seed for the dataset's random numbers. The draws therefore depend neither on
+    the number of workers nor on earlier runs. With ``start`` a resumed training continues
+    as if it had not stopped, without reading the skipped data.
+    :class:`~mmesbnn.engine.hooks.IterSeedHook` sets ``start``.
 
     Args:
-        dataset: A dataset that takes ``(index, seed)``:
-            :class:`~mmesbnn.datasets.PairedSRDataset`, or any others in a
+        dataset: Dataset with the index ``(index, seed)``:
+            :class:`~mmesbnn.datasets.PairedSRDataset`, or any datasets in a
             :class:`~mmesbnn.datasets.SeededConcatDataset`.
         shuffle: Whether to shuffle. Default True.
-        seed: Seed of everything; the same on all processes. Default None, a random one.
+        seed: Seed of all random numbers, the same on all processes. Default None: a random
+            seed.
 
     Raises:
         ValueError: If the dataset is empty.
@@ -44,7 +45,7 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else int(seed)
         self.rank, self.world_size = get_dist_info()
-        #: Draws of this process to leave out.
+        #: Number of draws of this process to skip.
         self.start = 0
 
     def _order(self, epoch: int) -> list[int]:
@@ -66,4 +67,4 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to do: the sampler never ends."""
+        """Do nothing, because the sampler never ends."""

@@ -1,4 +1,4 @@
-"""Checks of VOC annotations from anywhere."""
+"""Checks of VOC annotations from unknown sources."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from xml.etree import ElementTree as ET
 from ..errors import MmesbnnError, shorten
 from ..plain_files import open_plain
 
-#: Bytes of the largest annotation that is read.
+#: Largest size of an annotation in bytes.
 MOST_BYTES = 2**24
-#: The largest coordinate and side; larger numbers are not exact in float32.
+#: Largest coordinate and side; larger numbers are not exact in float32.
 MOST_PIXELS = 2**24
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 class AnnotationError(MmesbnnError):
-    """An annotation that cannot be used; the message says why."""
+    """Error about an annotation that cannot be used; the message says why."""
 
 
 def check_annotation(path: str | os.PathLike[str]) -> None:
-    """Read a VOC annotation and refuse what cannot be trained on.
+    """Read a VOC annotation and raise an error if it cannot be used for training.
 
     Raises:
-        AnnotationError: If it is no VOC annotation; names the tag, its value and the
-            rule.
-        FileNotFoundError: If there is no such file.
+        AnnotationError: If it is not a VOC annotation; the message names the tag, its
+            value and the rule.
+        FileNotFoundError: If the file does not exist.
     """
     name = os.fspath(path)
     try:
@@ -46,7 +46,7 @@ def check_annotation(path: str | os.PathLike[str]) -> None:
 
 
 def _problem(text: bytes) -> str | None:
-    # entities that grow when they are read; VOC has none
+    # entities can grow without limit when they are read; VOC has none
     if b'<!ENTITY' in text:
         return 'it declares entities'
     try:

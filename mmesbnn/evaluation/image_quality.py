@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the super-resolution literature computes them."""
+"""PSNR and SSIM as in the super-resolution literature."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IMAGE = Rule('a tensor (C, H, W)', lambda x: isinstance(x, Tensor) and x.dim() =
 
 @checked(image=IMAGE)
 def luma(image: Tensor) -> Tensor:
-    """``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255``, not rounded.
+    """Compute ``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255`` without rounding.
 
-    As MATLAB's ``rgb2ycbcr``, which rounds for uint8 images; the published numbers of
-    BasicSR and its successors do not round.
+    The formula is that of MATLAB's ``rgb2ycbcr``, which rounds for uint8 images. The
+    published numbers of BasicSR and its successors are computed without rounding.
 
     Args:
         image: RGB ``(3, H, W)`` with values from 0 to 255.
@@ -45,12 +45,12 @@ def luma(image: Tensor) -> Tensor:
 def comparable(
     image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Both images as float64, converted and without their borders.
+    """Return both images as float64, converted and without their borders.
 
     Args:
         image: RGB ``(3, H, W)`` with values from 0 to 255.
         reference: As ``image``.
-        crop_border: Pixels to cut off at every side. Default 0.
+        crop_border: Number of pixels to cut off on each side. Default 0.
         convert_to: ``'Y'`` for luma, None for RGB. Default None.
 
     Raises:
@@ -79,7 +79,7 @@ def comparable(
 def psnr(
     image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> float:
-    """``10 log10(255^2 / mean((x - y)^2))`` in dB; infinite for equal images.
+    """Compute ``10 log10(255^2 / mean((x - y)^2))`` in dB; infinite for equal images.
 
     Arguments and errors: as :func:`comparable`.
     """
@@ -89,7 +89,7 @@ def psnr(
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Weighted means over all whole windows, (C, H - 10, W - 10)."""
+    """Compute weighted means over all whole windows, (C, H - 10, W - 10)."""
     place = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
     kernel = torch.exp(-(place**2) / (2 * _SIGMA**2))
     kernel = kernel / kernel.sum()
@@ -100,14 +100,14 @@ def _blurred(x: Tensor) -> Tensor:
 def ssim(
     image: Tensor, reference: Tensor, crop_border: int = 0, convert_to: str | None = None
 ) -> float:
-    """Mean structural similarity over 11x11 Gaussian windows of sigma 1.5.
+    """Compute the mean structural similarity over 11x11 Gaussian windows of sigma 1.5.
 
     ``(2 m_x m_y + c_1)(2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1)(s_x^2 + s_y^2 + c_2))``
-    with ``c_1 = (0.01 * 255)^2`` and ``c_2 = (0.03 * 255)^2``, over the windows that
-    lie inside the image; channels are averaged.
+    with ``c_1 = (0.01 * 255)^2`` and ``c_2 = (0.03 * 255)^2``, over the windows inside the
+    image. Channels are averaged.
 
-    Arguments and errors: as :func:`comparable`; images must have 11 pixels a side
-    without their borders.
+    Arguments and errors: as :func:`comparable`. Without their borders images must have at
+    least 11 pixels per side.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural
     similarity" (2004).

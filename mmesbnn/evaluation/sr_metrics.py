@@ -17,17 +17,17 @@ from .image_quality import psnr, ssim
 
 
 class SRMetric(BaseMetric):
-    """Mean over the images of every set, as ``<set>/<name>``.
+    """Base of metrics that are means over the images of every set, ``<set>/<name>``.
 
     Predictions are dicts with ``pred`` and ``hr``, uint8 RGB ``(3, H, W)``, and
-    ``set_name``: what :class:`~mmesbnn.models.restorers.SRDiffusion` predicts.
+    ``set_name``, as those of :class:`~mmesbnn.models.restorers.SRDiffusion`.
 
     Args:
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
     """
 
     name = ''
-    default_prefix = ''  # names begin with the set
+    default_prefix = ''  # names begin with the name of the set
 
     @checked(collect_device=one_of('cpu', 'gpu'))
     def __init__(self, collect_device: str = 'cpu') -> None:
@@ -52,11 +52,11 @@ class SRMetric(BaseMetric):
 
 
 class FullReferenceMetric(SRMetric):
-    """A figure of two images' pixels, mean over the images of every set.
+    """Base of metrics that compare the pixels of two images.
 
     Args:
-        crop_border: Pixels to cut off at every side; the magnification, as published.
-            Default 0.
+        crop_border: Number of pixels to cut off on each side. Published figures use the
+            magnification. Default 0.
         convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
 
@@ -80,27 +80,26 @@ class FullReferenceMetric(SRMetric):
 
 @METRICS.register_module()
 class PSNR(FullReferenceMetric):
-    """:func:`~mmesbnn.evaluation.psnr` in dB; see :class:`FullReferenceMetric`."""
+    """Metric :func:`~mmesbnn.evaluation.psnr` in dB; see :class:`FullReferenceMetric`."""
 
     name, figure = 'PSNR', staticmethod(psnr)
 
 
 @METRICS.register_module()
 class SSIM(FullReferenceMetric):
-    """:func:`~mmesbnn.evaluation.ssim`; see :class:`FullReferenceMetric`."""
+    """Metric :func:`~mmesbnn.evaluation.ssim`; see :class:`FullReferenceMetric`."""
 
     name, figure = 'SSIM', staticmethod(ssim)
 
 
 @METRICS.register_module()
 class LPIPS(SRMetric):
-    """Distance of deep features, by the ``lpips`` package; on RGB, without a border.
+    """Metric of the distance of deep features, from the ``lpips`` package; on RGB, no border.
 
     Args:
-        net: ``'alex'``, as published, ``'vgg'`` or ``'squeeze'``. Their ImageNet
-            weights are downloaded when they are not in torch's cache. Default
-            ``'alex'``.
-        device: Where to compute. Default ``'cpu'``.
+        net: ``'alex'``, as published, ``'vgg'`` or ``'squeeze'``. The ImageNet weights are
+            downloaded if they are not in torch's cache. Default ``'alex'``.
+        device: Device of the computation. Default ``'cpu'``.
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
 
     Raises:
@@ -127,7 +126,7 @@ class LPIPS(SRMetric):
 
     @torch.no_grad()
     def measure(self, image: Tensor, reference: Tensor) -> float:
-        """LPIPS of one image."""
+        """Compute LPIPS of one image."""
         x, y = (
             (i.to(self.device, torch.float32) / 127.5 - 1).unsqueeze(0) for i in (image, reference)
         )

@@ -1,4 +1,4 @@
-"""Images: files within bounds, as tensors, and resized.
+"""Images: safe reading of files, conversion to tensors, resizing.
 
-:mod:`.files` needs PIL alone, so nothing is imported here.
+:mod:`.files` needs PIL only, so nothing is imported here.
 """

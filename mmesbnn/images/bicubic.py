@@ -1,7 +1,7 @@
-"""Bicubic resizing as MATLAB's ``imresize`` does it, on tensors.
+"""Bicubic resizing of tensors, as MATLAB's ``imresize``.
 
-The field's data sets (DIV2K, Set5, ...) hold low-resolution images made by it, and its
-results differ visibly from OpenCV's and from Pillow's at the borders.
+The low-resolution images of the usual data sets (DIV2K, Set5, ...) were made with it. Its
+results differ visibly from OpenCV's and Pillow's at the borders.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 #: Half the width of the kernel, in samples.
 _SUPPORT = 2
-#: Values that are computed at a time.
+#: Number of values that are computed at a time.
 _STRIP = 2**22
 
 
 def cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with ``a = -1/2``.
+    """Compute Keys' kernel with ``a = -1/2``.
 
     ``1 - 5/2 |x|^2 + 3/2 |x|^3`` for ``|x| <= 1``,
     ``2 - 4 |x| + 5/2 |x|^2 - 1/2 |x|^3`` for ``1 < |x| <= 2``, else 0.
@@ -32,16 +32,16 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
-    """Indices and weights of the input samples that make each output sample.
+    """Return indices and weights of the input samples of each output sample.
 
-    Output sample ``i`` lies at ``u = (i + 1/2) / s - 1/2`` of the input, where ``s`` is
-    ``new_length / length``; sample ``j`` has the weight ``cubic(k (u - j))`` with ``k =
-    min(s, 1)``, divided by the sum of all. Outside, the input goes on as its mirror
-    image, the border sample repeated.
+    Output sample ``i`` is at ``u = (i + 1/2) / s - 1/2`` of the input, where ``s`` is
+    ``new_length / length``. Input sample ``j`` has the weight ``cubic(k (u - j))`` with
+    ``k = min(s, 1)``, divided by the sum of all weights. Outside the input, samples are
+    mirrored, and the border sample is repeated.
 
     Args:
-        length: Samples of the input.
-        new_length: Samples of the output.
+        length: Number of input samples.
+        new_length: Number of output samples.
 
     Returns:
         Indices (int64) and weights (float64), both ``(new_length, P)``.
@@ -50,7 +50,7 @@ def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
     kernel_scale = min(scale, 1.0)
     half = _SUPPORT / kernel_scale
     centre = (torch.arange(new_length, dtype=torch.float64) + 0.5) / scale - 0.5
-    # one more sample on either side: their weights are 0 or nearly
+    # one more sample on each side; its weight is 0 or almost 0
     first = torch.floor(centre - half).long()
     taps = first[:, None] + torch.arange(math.ceil(2 * half) + 2)
     weights = cubic(kernel_scale * (centre[:, None] - taps))
@@ -61,7 +61,7 @@ def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
 
 
 def _resize_dim(image: Tensor, dim: int, new_length: int, dtype: torch.dtype) -> Tensor:
-    """Resize one dimension, in strips: what is computed in between stays small."""
+    """Resize one dimension in strips, so that intermediate results stay small."""
     indices, weights = resize_taps(image.shape[dim], new_length)
     indices, weights = indices.to(image.device), weights.to(image.device, dtype)
     shape = [1] * image.dim()
@@ -84,21 +84,22 @@ def _rounded(values: Tensor) -> Tensor:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images, antialiased where they get smaller.
+    """Resize images, with antialiasing where they become smaller.
 
-    Height and width are resized one after the other, the one that shrinks more first;
+    Height and width are resized one after the other. The one that shrinks more is first.
     :func:`resize_taps` has the formula.
 
     Args:
-        image: ``(..., H, W)``, of a floating dtype (values are not clamped), or uint8:
-            then computed in float64 and rounded after each direction, as in MATLAB.
+        image: ``(..., H, W)`` of a floating dtype, whose values are not clamped, or of
+            uint8. uint8 images are computed in float64 and rounded after each direction,
+            as in MATLAB.
         size: New height and width, in pixels.
 
     Returns:
         ``(..., *size)``, of ``image``'s dtype.
 
     Raises:
-        ValueError: If a height or width is less than 1, or the dtype is another.
+        ValueError: If a height or width is less than 1, or if the dtype is not supported.
 
     Source: MATLAB's ``imresize(A, size)``.
     """

@@ -1,6 +1,6 @@
-"""Image files from anywhere, read within bounds.
+"""Safe reading of image files from unknown sources.
 
-Needs PIL alone, and that only when an image is read.
+The module needs PIL only, and only when an image is read.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from ..plain_files import open_plain
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Pixels of the largest image that is read unless more are allowed: 8192 x 8192.
+#: Default for the largest number of pixels of an image: 8192 x 8192.
 MAX_PIXELS = 2**26
-#: What is read, as PIL calls it. Not EPS: PIL would start Ghostscript.
+#: Formats that are read, with PIL's names. EPS is missing, because PIL would run Ghostscript.
 FORMATS = ('AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
-#: The tag of an image's orientation, and the values for images that lie on a side.
+#: Tag of an image's orientation, and its values for images that are rotated by 90 degrees.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _WIDTH = 0x0100
 _LIMIT = Lock()
 
 
 class ImageError(MmesbnnError):
-    """An image that cannot be used; the message says why."""
+    """Error about an image that cannot be used; the message says why."""
 
 
 def check_pixels(height: float, width: float, max_pixels: int, what: str) -> None:
-    """Refuse an image that has too many pixels.
+    """Raise an error if an image has too many pixels.
 
     Args:
-        height: Its height.
-        width: Its width.
-        max_pixels: How many it may have.
-        what: What it is, the subject of the sentence.
+        height: Height of the image.
+        width: Width of the image.
+        max_pixels: Largest number of pixels.
+        what: Name of the image, the subject of the message.
 
     Raises:
-        ImageError: If there are more.
+        ImageError: If it has more pixels.
     """
     if height * width > max_pixels:
         raise ImageError(
@@ -54,7 +54,7 @@ def check_pixels(height: float, width: float, max_pixels: int, what: str) -> Non
 
 @contextlib.contextmanager
 def _lifted(module: Any, max_pixels: int) -> Iterator[None]:
-    """Without PIL's own limit where ours is higher; it is one for the whole process."""
+    """Raise PIL's own limit, which is global in the process, if ours is higher."""
     if module.MAX_IMAGE_PIXELS is None or max_pixels <= module.MAX_IMAGE_PIXELS:
         yield
         return
@@ -73,7 +73,7 @@ def _known(module: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
-    """The image, of which only the header has been read."""
+    """Open an image; only its header is read."""
     module = require('PIL.Image', 'sr', 'reading images')
     name = os.fsdecode(path)
     try:
@@ -90,7 +90,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Ima
                 f'{name} has more pixels than max_pixels={max_pixels}; a larger '
                 'max_pixels (--max-pixels) allows it'
             ) from None
-        # of a damaged file, PIL's readers raise anything
+        # PIL's readers raise many kinds of errors for damaged files
         except Exception as error:
             raise ImageError(
                 f'{name} cannot be read as an image: not of a known format '
@@ -101,7 +101,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Ima
 
 
 def image_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of the image once it is upright, from the file's header.
+    """Read height and width of the upright image from the file's header.
 
     Raises:
         ImageError: If it is not an image.
@@ -112,27 +112,28 @@ def image_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _lies(image: Image.Image) -> bool:
-    """Return whether turning an image upright exchanges the height and width of its header."""
-    # PIL would decode a PNG to look for a tag behind the pixels
+    """Return True if the upright image exchanges height and width of the header."""
+    # PIL would decode a PNG to search for a tag after the pixels
     if image.format == 'PNG' and 'exif' not in image.info:
         return False
     with contextlib.suppress(Exception):  # a damaged tag is none
         tags = image.getexif()
-        # new versions of PIL give the size of a TIFF as it is when upright
+        # new versions of PIL return the upright size of a TIFF
         done = image.format == 'TIFF' and image.width != tags.get(_WIDTH)
         return tags.get(_ORIENTATION) in _SIDEWAYS and not done
     return False
 
 
 def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image, the first one of a file with several, turned upright.
+    """Read an image and turn it upright; if a file has several images, read the first one.
 
     Args:
-        path: The file.
-        max_pixels: How many pixels it may declare. Default ``MAX_PIXELS``.
+        path: File to read.
+        max_pixels: Largest number of pixels that it may declare. Default ``MAX_PIXELS``.
 
     Raises:
-        ImageError: If it is not an image, damaged or too large, or no regular file.
+        ImageError: If it is not an image, is damaged, is too large, or is not a regular
+            file.
         ValueError: If ``max_pixels`` is not positive.
     """
     check_positive(max_pixels=max_pixels)
@@ -148,22 +149,22 @@ def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) 
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned as its orientation tag says."""
+    """Turn an image as its orientation tag says."""
     ops = require('PIL.ImageOps', 'sr', 'reading images')
     try:
         return ops.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # a damaged tag is none, as for OpenCV
+    except Exception:  # a damaged tag is ignored, as in OpenCV
         return image.copy()
 
 
 def check_mode(image: Image.Image, what: str) -> None:
-    """Refuse pixels whose range nobody knows.
+    """Raise an error if the range of the pixels is not known.
 
     Args:
-        image: An image.
-        what: What it is, the subject of the sentence.
+        image: Image to check.
+        what: Name of the image, the subject of the message.
 
     Raises:
         ImageError: If its pixels are floats, or integers beyond 16 bits.
@@ -173,7 +174,7 @@ def check_mode(image: Image.Image, what: str) -> None:
             f'{what} has floats for pixels, whose range is not known: save it with 8 or 16 bits'
         )
     if image.mode.startswith('I'):
-        # of a single channel: PIL gives two numbers
+        # the image has a single channel, so PIL returns two numbers
         low, high = cast('tuple[float, float]', image.getextrema())
         if low < 0 or high > 65535:
             raise ImageError(

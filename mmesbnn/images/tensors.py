@@ -1,4 +1,4 @@
-"""Image files as uint8 RGB tensors, and back."""
+"""Conversion between image files and uint8 RGB tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..optional import require
 from ..whole_files import whole_file
 from .files import MAX_PIXELS, check_mode, image_file_size, read_image_file
 
-#: Endings of files that are taken for images, in lower case.
+#: Endings of image files, in lower case.
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images in a folder, not in those below it, sorted by name."""
+    """Return the images in a folder, without subfolders, sorted by name."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -27,7 +27,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width, from the file's header.
+    """Read height and width from the file's header.
 
     Raises:
         ImageError: If it is not an image.
@@ -38,18 +38,18 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read an image as 8-bit RGB.
 
-    Grey becomes three equal channels, transparency is dropped, 16 bits are rounded
-    (grey) or cut (colour, which Pillow reads no better) to 8.
+    Grey becomes three equal channels, and transparency is dropped. 16 bits of grey images
+    are rounded to 8. 16 bits of colour images are cut to 8, because Pillow reads no more.
 
     Args:
-        path: The file.
-        max_pixels: How many pixels it may declare. Default: 8192 x 8192.
+        path: File to read.
+        max_pixels: Largest number of pixels that it may declare. Default 8192 x 8192.
 
     Returns:
         uint8 ``(3, H, W)``.
 
     Raises:
-        ImageError: If it is not an image, damaged, too large, or its pixels are floats.
+        ImageError: If it is not an image, is damaged, is too large, or has float pixels.
     """
     image = read_image_file(path, max_pixels)
     check_mode(image, str(path))
@@ -63,12 +63,12 @@ def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Tens
 
 
 def write_png(path: str | os.PathLike[str], image: Tensor, durable: bool = True) -> None:
-    """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears whole.
+    """Write ``image``, uint8 ``(3, H, W)``, as a PNG; the file appears complete or not at all.
 
     Args:
-        path: The file; folders above are made.
-        image: The pixels.
-        durable: Whether it is on the disk then. Default True.
+        path: File to write; missing folders are created.
+        image: Pixels.
+        durable: Whether to flush the file to the disk. Default True.
 
     Raises:
         OSError: If it cannot be written.
@@ -82,5 +82,5 @@ def write_png(path: str | os.PathLike[str], image: Tensor, durable: bool = True)
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """``floor(255 clamp(x, 0, 1) + 1/2)`` as uint8."""
+    """Compute ``floor(255 clamp(x, 0, 1) + 1/2)`` as uint8."""
     return torch.floor(image.clamp(0, 1) * 255 + 0.5).byte()

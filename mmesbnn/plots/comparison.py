@@ -1,4 +1,4 @@
-"""Versions of the same images side by side."""
+"""Picture of several versions of the same images side by side."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def draw_comparison(
     """Draw images in a grid, each under its caption, as a PNG.
 
     Args:
-        rows: For every row, captions and images, ``(H, W, 3)`` uint8; small images are
-            shown as large as the others, in visible pixels.
-        path: The file. An existing one is replaced whole.
-        title: Title of the figure. Default none.
+        rows: Captions and images ``(H, W, 3)`` uint8 of every row. Small images are
+            enlarged to the size of the others, without interpolation.
+        path: PNG to write; an existing file is replaced as a whole.
+        title: Title of the figure. Default ``''``.
 
     Raises:
         ValueError: If there is nothing to draw.

@@ -1,4 +1,4 @@
-"""Curves of a training run, drawn from the scalars that mmengine logs."""
+"""Picture of a training run's curves, from the scalars that mmengine logs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..whole_files import whole_file
 
 
 def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Every scalar record that the runs in ``work_dir`` logged, oldest first.
+    """Read all scalar records that the runs in ``work_dir`` logged, oldest first.
 
     Args:
-        work_dir: The ``work_dir`` of an mmengine run.
+        work_dir: ``work_dir`` of an mmengine run.
 
     Raises:
         FileNotFoundError: If no run in it logged anything.
@@ -29,7 +29,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
-    """Steps and values of the records that have ``key``."""
+    """Return steps and values of the records that have ``key``."""
     points = [(record['step'], record[key]) for record in records if key in record]
     return [step for step, _ in points], [value for _, value in points]
 
@@ -55,8 +55,8 @@ def draw_training(
     """Draw loss, accuracy, temperature, flip rate and sample predictions as a PNG.
 
     Args:
-        records: What :func:`read_scalars` returns.
-        path: PNG to write; an existing one is replaced whole.
+        records: Records of :func:`read_scalars`.
+        path: PNG to write; an existing file is replaced as a whole.
         title: Title of the figure.
         samples: ``(image, label, predicted)``, images as arrays for ``imshow``.
 

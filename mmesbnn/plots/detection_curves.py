@@ -1,4 +1,4 @@
-"""Precision-recall curves and drawn boxes of detectors, as one picture."""
+"""Picture of detectors' precision-recall curves and boxes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def precision_recall(
     classes: Sequence[str],
     iou_thr: float = 0.5,
 ) -> dict[str, dict[str, Any]]:
-    """Precision and recall of every class over falling scores, as mmdet computes them.
+    """Compute mmdet's precision and recall of every class, in descending order of scores.
 
     Args:
-        detections: For every image and class an array ``(n, 5)``: box and score.
-        truth: For every image ``bboxes``, ``labels``, ``bboxes_ignore`` and
-            ``labels_ignore``, arrays.
+        detections: Arrays ``(n, 5)`` of box and score, for every image and class.
+        truth: Arrays ``bboxes``, ``labels``, ``bboxes_ignore`` and ``labels_ignore`` of
+            every image.
         classes: Names of the classes.
-        iou_thr: Overlap from which a detection is right. Default 0.5.
+        iou_thr: Smallest overlap of a correct detection. Default 0.5.
 
     Returns:
-        By class name ``recall``, ``precision``, ``ap`` (11 points), ``num_gts``.
+        ``recall``, ``precision``, ``ap`` (11 points) and ``num_gts``, by class name.
 
     Raises:
         ImportError: If mmdet is missing.
@@ -54,7 +54,7 @@ def _draw_boxes(axis: Any, image: np.ndarray, found: Sequence[tuple[Any, ...]]) 
 
     axis.imshow(image)
     axis.axis('off')
-    # the surest last: where two classes share a box its label stays readable
+    # the best box is last, so its label stays readable if two classes share a box
     for (x1, y1, x2, y2), name, score in sorted(found, key=lambda one: one[2]):
         corner = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='lime', linewidth=1.5)
         axis.add_patch(corner)
@@ -75,12 +75,12 @@ def draw_detections(
     path: str | os.PathLike[str],
     title: str,
 ) -> None:
-    """Draw images with boxes, and under them the curves of every class, as a PNG.
+    """Draw images with boxes, and below them the curves of every class, as a PNG.
 
     Args:
-        images: Arrays ``(H, W, 3)`` with what was found in them: box, class, score.
-        curves: By network what :func:`precision_recall` returns.
-        path: PNG to write; an existing one is replaced whole.
+        images: Arrays ``(H, W, 3)``, each with its detections: box, class, score.
+        curves: Results of :func:`precision_recall` by network.
+        path: PNG to write; an existing file is replaced as a whole.
         title: Title of the figure.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Writing of files and folders that appear complete or not at all."""
 
 from .leftovers import remove_leftovers
 from .partial import DISK_ERRORS, remove_unfinished

@@ -1,4 +1,4 @@
-"""Remains of writers that were killed."""
+"""Removal of partial files of killed processes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import re
 from pathlib import Path
 
-#: What ``partial_name`` gives: ``.NAME.PROCESS-....part``.
+#: Pattern of ``partial_name``: ``.NAME.PROCESS-....part``.
 _PARTIAL = re.compile(r'\..+\.([0-9]+)-[0-9a-f]+\.part')
 
 
 def _is_alive(process: int) -> bool:
-    """Return whether another process of this number runs."""
+    """Return True if another process with this number runs."""
     if process == os.getpid():
         return False
     if os.name != 'posix':
-        return True  # to ask would be to interrupt it
+        return True  # on this system asking would interrupt the process
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -27,16 +27,16 @@ def _is_alive(process: int) -> bool:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
-    """Remove what :func:`~mmesbnn.whole_files.whole_file` left in ``folder``.
+    """Remove the partial files of :func:`~mmesbnn.whole_files.whole_file` in ``folder``.
 
-    That is, the files of processes that have ended, and of this one, which is writing
-    nothing there now: numbers of processes are used again.
+    These are files of processes that have ended. Files with the number of this process are
+    removed, too, because this process writes nothing there now and numbers are reused.
 
     Args:
-        folder: The folder, without those in it.
+        folder: Folder to clean, without subfolders.
 
     Returns:
-        The files that were removed.
+        Removed files.
     """
     removed = []
     for path in Path(folder).iterdir():

@@ -1,4 +1,4 @@
-"""Half-written files: their names, their removal, and why they were not finished."""
+"""Partial files: their names, their removal, and the reasons of failed writes."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Errors by which a disk, a quota or a limit is used up, or a disk is broken.
+#: Errors of a full disk, a used quota or limit, or a broken disk.
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, 'EDQUOT', None))
-#: Characters of the wanted name in a partial one, which stays below all limits so.
+#: Number of characters of the final name in a partial name, so that it stays short.
 _KEPT = 20
-#: With more files than this, the file system is flushed as a whole, which is faster.
+#: Number of files above which the whole file system is flushed, which is faster.
 _FEW = 64
-#: Bytes that are written to find out whether the disk is full.
+#: Number of bytes that are written to test if the disk is full.
 _PROBE = 1 << 20
 
 _unfinished: dict[Path, int] = {}
 
 
 def partial_name(path: Path) -> Path:
-    """A new name next to ``path``: a rename is atomic within one file system only."""
-    # the process's number shows later ones whether it still writes there
+    """Return a new name next to ``path``; a rename is atomic within one file system only."""
+    # with the number of the process, later processes can see if it still writes
     owner = f'{os.getpid()}-{secrets.token_hex(8)}'
-    # bytes that are not text are left out, see speakable()
+    # bytes that are not text are removed, see speakable()
     kept = path.name[:_KEPT].encode(errors='ignore').decode() or 'x'
     return path.with_name(f'.{kept}.{owner}.part')
 
 
 @contextlib.contextmanager
 def speakable(path: Path) -> Iterator[Path]:
-    """Another name of ``path``, in a folder whose name is not text.
+    """Yield a name of ``path`` in UTF-8, if the name of its folder is not text.
 
-    Libraries in C++ and Rust open files by names in UTF-8 only. Linux has a name for
-    each open folder; elsewhere, and where there is no need, it is the same one.
+    Libraries in C++ and Rust need names in UTF-8. Linux has such a name for each open
+    folder. On other systems, and if it is not needed, the name does not change.
     """
     try:
         os.fspath(path).encode()
@@ -55,9 +55,9 @@ def speakable(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def removed(partial: Path) -> Iterator[None]:
-    """Remove the file or folder ``partial`` when the block ends, if it is there still.
+    """Remove the file or folder ``partial`` when the block ends, if it still exists.
 
-    If a signal interrupts the removal, :func:`remove_unfinished` makes up for it.
+    If a signal interrupts the removal, :func:`remove_unfinished` removes it later.
     """
     _unfinished[partial] = os.getpid()
     try:
@@ -67,7 +67,7 @@ def removed(partial: Path) -> Iterator[None]:
 
 
 def _remove(partial: Path) -> None:
-    # no folder: a link to one is not followed
+    # a link to a folder is not followed
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:
@@ -77,9 +77,9 @@ def _remove(partial: Path) -> None:
 
 
 def remove_unfinished() -> None:
-    """Remove all that this process has not finished; called at its end, too."""
+    """Remove all partial files of this process. It is also called at the end of the process."""
     for partial, owner in list(_unfinished.items()):
-        if owner == os.getpid():  # not in a child process that inherited the table
+        if owner == os.getpid():  # a child process inherits the table
             _remove(partial)
 
 
@@ -87,7 +87,7 @@ atexit.register(remove_unfinished)
 
 
 def flush(path: Path) -> None:
-    """Put a file, or a folder and all that is in it, on the disk.
+    """Flush a file, or a folder with its content, to the disk.
 
     Raises:
         OSError: If the disk is full or broken.
@@ -104,7 +104,7 @@ def flush(path: Path) -> None:
 
 
 def flush_name(path: Path) -> None:
-    """Put the new name ``path`` on the disk; what can be done after a rename."""
+    """Flush the new name ``path`` to the disk, after a rename."""
     with contextlib.suppress(OSError):
         _sync(path.parent)
 
@@ -134,26 +134,26 @@ def _sync_file_system(path: Path) -> bool:
 
 
 def disk_error(error: Exception, partial: Path, path: Path) -> OSError | None:
-    """The reason why ``partial`` was not written, as an error of ``path``.
+    """Return the disk's error that prevented writing ``partial``, as an error of ``path``.
 
-    Libraries that write files by themselves wrap the error of the disk or lose it, so
-    the disk is asked again.
+    Libraries that write files themselves wrap or lose the error of the disk. The disk is
+    therefore tested again.
 
     Args:
-        error: What was raised while ``partial`` was written.
-        partial: The file or folder.
-        path: The name that the user knows.
+        error: Error that was raised while ``partial`` was written.
+        partial: Partial file or folder.
+        path: Name that the user knows.
 
     Returns:
-        None: the disk is not the reason.
+        Error, or None if the disk is not the reason.
     """
     link: BaseException | None = error
     if isinstance(error, OSError) and error.filename and not _within(error.filename, partial):
-        return None  # of another file
+        return None  # the error concerns another file
     while link is not None:
         if isinstance(link, OSError) and link.errno is not None:
             if _within(link.filename, partial):
-                # the name is the only thing to change
+                # only the name changes
                 return OSError(link.errno, link.strerror, _renamed(link, partial, path))
             if link.filename is None and link.errno in DISK_ERRORS:
                 return OSError(link.errno, link.strerror, str(path))
@@ -175,7 +175,7 @@ def _renamed(error: OSError, partial: Path, path: Path) -> str:
 
 
 def _probe(partial: Path, path: Path) -> OSError | None:
-    """Try to make the largest file of ``partial`` longer, which is given up anyway."""
+    """Try to extend the largest file of ``partial``, which will be removed."""
     files = [partial]
     if partial.is_dir():
         inner = [p for p in partial.rglob('*') if p.is_file()]
@@ -184,7 +184,7 @@ def _probe(partial: Path, path: Path) -> OSError | None:
     for file in files:
         try:
             with open(file, 'ab', buffering=0) as opened:
-                # a limit can cut a write short, the next one fails then
+                # a limit can shorten a write; the next write fails then
                 if opened.write(bytes(_PROBE)) < _PROBE:
                     opened.write(bytes(_PROBE))
                 os.fsync(opened.fileno())

@@ -1,4 +1,4 @@
-"""Two folders of one parent that exchange their names."""
+"""Exchange of the names of two folders with the same parent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-#: From Linux's headers: paths are relative to the current folder, names are exchanged.
+#: Constants of Linux: paths are relative to the current folder; names are exchanged.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-#: What a system or a file system says that cannot do it.
+#: Errors of a system or a file system that does not support the exchange.
 _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
 
 
@@ -18,10 +18,11 @@ def exchange(first: Path, second: Path) -> bool:
     """Exchange the names of two folders at once.
 
     Returns:
-        False: the system or the file system cannot; nothing was done.
+        True if the names were exchanged; False if the system or the file system does not
+        support it.
 
     Raises:
-        OSError: If it could, but not with these.
+        OSError: If these folders cannot be exchanged.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
     if call is None:
@@ -36,21 +37,22 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def swap(new: Path, old: Path) -> None:
-    """Exchange the names of two folders, at once if that can be done.
+    """Exchange the names of two folders, in one step if possible.
 
-    Otherwise one after the other; if the second rename fails, the first is undone.
+    Otherwise they are renamed one after the other. If the second rename fails, the first is
+    undone.
 
     Raises:
-        OSError: If it cannot be done; both are as they were then.
+        OSError: If it fails; the folders have not changed then.
     """
     if exchange(new, old):
         return
     aside = new.with_name(f'{new.name}.old')
     try:
-        # copies where a name cannot be moved, as in a lower layer of a container
+        # it copies if a name cannot be moved, for example in a lower layer of a container
         shutil.move(old, aside)
         os.rename(new, old)
-    except BaseException:  # a signal, too
+    except BaseException:  # also a signal
         if aside.exists() and not old.exists():
             shutil.move(aside, old)
         raise

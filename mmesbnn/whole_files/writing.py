@@ -1,4 +1,4 @@
-"""Writing files and folders that appear whole or not at all."""
+"""Writers of files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .swapping import swap
 
 T = TypeVar('T')
 
-#: Times that a folder which changes while it is read is read again.
+#: Number of attempts to read a folder that changes while it is read.
 _READS = 20
 
 
@@ -25,7 +25,7 @@ def _refuse(number: int, path: Path, text: str | None = None) -> None:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """None: there is nothing."""
+    """Return the status of ``path``, None if it does not exist."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -33,14 +33,14 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _allowed(path: Path, rights: int) -> bool:
-    # as open() asks: the effective user, where the system knows it
+    # open() checks the rights of the effective user, if the system has one
     effective = os.access in os.supports_effective_ids
     return os.access(path, rights, effective_ids=effective)
 
 
 @contextlib.contextmanager
 def _explained(partial: Path, path: Path) -> Iterator[None]:
-    """Let an error of the disk name ``path``, whoever wrote."""
+    """Turn an error of the disk, by any writer, into one that names ``path``."""
     try:
         yield
     except Exception as error:
@@ -54,11 +54,11 @@ def check_file(path: str | os.PathLike, source: str | os.PathLike | None = None)
     """Raise the error that :func:`whole_file` would raise, before the work.
 
     Args:
-        path: The file to write.
-        source: The file that the work reads. Default None: it reads none.
+        path: File to write.
+        source: File that the work reads. Default None: it reads no file.
 
     Returns:
-        The file that will be replaced: the end of a link.
+        File that will be replaced; for a link, the file at its end.
 
     Raises:
         OSError: If ``path`` cannot be written, or is ``source``.
@@ -86,7 +86,7 @@ def check_file(path: str | os.PathLike, source: str | os.PathLike | None = None)
 
 
 def _is_standard_stream(status: os.stat_result) -> bool:
-    """Return whether it is the file that ``print`` writes to, as ``/dev/stdout`` can be."""
+    """Return True if ``print`` writes to this file, as for ``/dev/stdout``."""
     for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if os.path.samestat(os.fstat(stream.fileno()), status):
@@ -96,26 +96,26 @@ def _is_standard_stream(status: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
-    """A name to write to, which takes the place of ``path`` when the block ends.
+    """Yield a name to write to; the file replaces ``path`` when the block ends.
 
-    An empty file of that name is there already. It has no ending by which a writer
-    could guess the format. If the block does not end well, the old file is as it was and
-    nothing else is left. Of two writers at once, threads or processes, the last one to
-    end wins, whole.
+    An empty file with that name already exists. Its name has no ending, so a writer cannot
+    guess the format from it. If the block fails, the old file does not change and nothing
+    else is left. If two threads or processes write at once, the complete file of the last
+    one stays.
 
-    A new file gets the mode of the user's umask, one that is replaced keeps its mode. A
-    link stays a link, and the file that it leads to is replaced; other hard links keep
-    the old content.
+    A new file gets the mode of the user's umask. A replaced file keeps its mode. A link
+    stays a link, and the file at its end is replaced. Other hard links keep the old
+    content.
 
     Args:
-        path: The file to write, in a folder that exists.
-        durable: Whether the content is on the disk when the block has ended, so that
-            not even a power cut leaves a part. Default True.
+        path: File to write, in an existing folder.
+        durable: Whether to flush the content to the disk before the block ends, so that
+            even a power failure leaves no partial file. Default True.
 
     Raises:
-        OSError: If it cannot be written; names ``path``, also if the writer in the
-            block wrapped the error. Folders, devices, pipes and files without the right
-            to write are refused before the block.
+        OSError: If it cannot be written. The error names ``path``, even if the writer in
+            the block wrapped the error. Folders, devices, pipes and files without the
+            right to write raise an error before the block.
     """
     path = Path(path)
     target = check_file(path)
@@ -133,14 +133,14 @@ def whole_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pat
 
 
 def _create(partial: Path, target: Path) -> int:
-    """Make the empty file, and return the mode that it shall have."""
+    """Make the empty file, and return its final mode."""
     handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     os.close(handle)
     return _writable(partial, _status(target), 0o600)
 
 
 def _writable(partial: Path, old: os.stat_result | None, needed: int) -> int:
-    """Let its owner write, not more people read than may; return the final mode."""
+    """Set a mode with which only allowed users can read; return the final mode."""
     made = stat.S_IMODE(partial.stat().st_mode)
     mode = made if old is None else stat.S_IMODE(old.st_mode)
     if mode | needed != made:
@@ -152,7 +152,7 @@ def check_folder(root: str | os.PathLike, *, replace: bool = False) -> Path:
     """Raise the error that :func:`whole_folder` would raise, before the work.
 
     Returns:
-        The folder that will be made or replaced: the end of a link.
+        Folder that will be made or replaced; for a link, the folder at its end.
 
     Raises:
         OSError: If ``root`` cannot be written.
@@ -180,26 +180,27 @@ def check_folder(root: str | os.PathLike, *, replace: bool = False) -> Path:
 
 @contextlib.contextmanager
 def whole_folder(root: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to write to, which becomes ``root`` when the block ends.
+    """Yield a folder to write to; it becomes ``root`` when the block ends.
 
-    If the block does not end well, ``root`` is as it was and nothing else is left. Its
-    content is on the disk before it appears. A new folder gets the mode of the user's
-    umask, one that is replaced keeps its mode.
+    If the block fails, ``root`` does not change and nothing else is left. The content is
+    flushed to the disk before it appears. A new folder gets the mode of the user's umask. A
+    replaced folder keeps its mode.
 
-    With ``replace``, whoever opens ``root`` finds one whole folder at any time, the old
-    one or the new one, where the system can exchange two names at once (Linux, on all
-    usual file systems). Elsewhere the name is missing for the time between two renames,
-    and a process that is killed in between leaves the old folder next to it, as
-    ``.NAME.....part``. Who reads several files, one after the other, takes
-    :func:`read_whole`, since the folder can change in between.
+    With ``replace``, a reader of ``root`` always finds a complete folder, the old one or the
+    new one, if the system can exchange two names in one step (Linux, on all usual file
+    systems). On other systems the name is missing between two renames. A process that is
+    killed between them leaves the old folder next to it, as ``.NAME.....part``. A reader of
+    several files must use :func:`read_whole`, because the folder can change between two
+    files.
 
     Args:
-        root: The folder to write; those above are made. A link stays a link.
-        replace: Whether a folder that is there, with all that it holds, is replaced;
-            so look at what it holds first. Default False: it must be empty.
+        root: Folder to write; missing parents are created. A link stays a link.
+        replace: Whether to replace an existing folder with all its content; check its
+            content first. Default False: an existing folder must be empty.
 
     Raises:
-        OSError: If it cannot be put there; names the file as it would be in ``root``.
+        OSError: If it cannot be written. The error names the file as it would be in
+            ``root``.
     """
     root = Path(root)
     target = check_folder(root, replace=replace)
@@ -217,7 +218,7 @@ def whole_folder(root: str | os.PathLike, *, replace: bool = False) -> Iterator[
             partial.chmod(mode)
         flush(partial)
         if replace and target.exists():
-            swap(partial, target)  # the old one is what is removed
+            swap(partial, target)  # the old folder is removed
         else:
             _take_place(partial, target, root)
         flush_name(target)
@@ -233,13 +234,13 @@ def _take_place(partial: Path, target: Path, root: Path) -> None:
 
 
 def is_filled(root: str | os.PathLike) -> bool:
-    """Return whether the folder is there, with something in it."""
+    """Return True if the folder exists and is not empty."""
     return os.path.isdir(root) and any(Path(root).iterdir())
 
 
 @contextlib.contextmanager
 def _folders_above(target: Path) -> Iterator[None]:
-    """Make the folders above; remove those that were made if the block fails."""
+    """Make missing parent folders; remove them again if the block fails."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -254,23 +255,24 @@ def _folders_above(target: Path) -> Iterator[None]:
 def _identity(root: Path) -> tuple[int, int, int] | None:
     with contextlib.suppress(OSError):
         status = root.stat()
-        # a rename sets the time, should the number be used again
+        # the number can be reused, but a rename sets the time
         return status.st_dev, status.st_ino, status.st_ctime_ns
     return None
 
 
 def read_whole(root: str | os.PathLike, read: Callable[[], T]) -> T:
-    """Read several files of a folder that may be replaced meanwhile.
+    """Read several files of a folder that can be replaced meanwhile.
 
     Args:
-        root: The folder.
-        read: Reads the files; called again if ``root`` was replaced while it ran.
+        root: Folder to read.
+        read: Function that reads the files. It is called again if ``root`` was replaced
+            while it ran.
 
     Returns:
-        What ``read`` returned, all of it from one folder.
+        Result of ``read``, with all files from the same folder.
 
     Raises:
-        Exception: What ``read`` raised while the folder stayed the same.
+        Exception: Error that ``read`` raised while the folder stayed the same.
         OSError: If it was replaced at every one of 20 attempts.
     """
     root = Path(root)
