@@ -1,10 +1,10 @@
 """Metadata of the package, and the build step that lets ``mim`` find it.
 
 ``mim`` and mmengine look for configs and tools inside the installed package, under
-``mmesbnn/.mim``; in the repository they live beside it. The build closes that gap: a
-wheel gets copies, an editable install gets links, so that an edited config counts at
-once. To find the package by its name, as ``mmesbnn::config`` and ``mim train mmesbnn``
-do, they ask ``pkg_resources``, which cannot see an editable install: this needs a plain
+``mmesbnn/.mim``. In the repository these folders are beside the package. The build
+therefore adds copies to a wheel and links to an editable install, so that an edited config
+takes effect at once. ``mmesbnn::config`` and ``mim train mmesbnn`` find the package by its
+name through ``pkg_resources``, which cannot see an editable install. They need a plain
 ``pip install .``.
 """
 
@@ -20,10 +20,10 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
 
-# What the `mim` command line needs. opendatalab 0.0.10 drags in openxlab, which forces
-# setuptools 60 and old releases of requests, rich and packaging on the whole
-# environment, for nothing that we use. setuptools 82 dropped pkg_resources, which mim
-# and mmengine's `package::config` look-ups import.
+# Requirements of the `mim` command line. opendatalab 0.0.10 requires openxlab, which
+# requires setuptools 60 and old releases of requests, rich and packaging. This project uses
+# none of it. setuptools 82 removed pkg_resources, which mim and mmengine's
+# `package::config` look-ups import.
 MIM = ['openmim>=0.3', 'opendatalab!=0.0.10', 'setuptools<82']
 CLS = ['mmpretrain>=1.0', 'torchvision', *MIM]
 DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
@@ -33,14 +33,14 @@ DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
 TEST = ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy']
 
 EXTRAS = {
-    # mmcv-lite is pure Python and enough for classification; mmcv is a long compile.
+    # mmcv-lite is pure Python and enough for classification. Compiling mmcv takes long.
     'cls': [*CLS, 'mmcv-lite>=2.0.0'],
     'det': DET,
     'sr': SR,
     'deploy': DEPLOY,
     'demo': DEMO,
-    # Full mmcv instead of mmcv-lite: the two overwrite each other's files. So ask for
-    # [all], never for [cls,det].
+    # Full mmcv instead of mmcv-lite, because the two overwrite each other's files. Install
+    # [all], never [cls,det].
     'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
     'test': [*TEST, 'safetensors'],
 }
@@ -87,14 +87,14 @@ class BuildWithMim(build_py):
                 target.symlink_to(
                     Path('..', '..', source.name), target_is_directory=source.is_dir()
                 )
-            except (OSError, NotImplementedError):  # as on Windows without the right
+            except (OSError, NotImplementedError):  # for example on Windows without the privilege
                 copy(source, target)
 
 
 class BuildKernels(build_ext):
     """Compile the native kernels, a plain shared library that ctypes loads.
 
-    They are optional: where there is no compiler, setuptools says so and goes on.
+    They are optional: without a compiler, setuptools prints a warning and continues.
     """
 
     def build_extension(self, extension: Extension) -> None:
@@ -103,7 +103,7 @@ class BuildKernels(build_ext):
         super().build_extension(extension)
 
     def get_export_symbols(self, extension: Extension) -> list:
-        return []  # no module of Python, so no function that makes one
+        return []  # not a Python module, so it has no PyInit function
 
 
 KERNELS = Extension(

@@ -2,14 +2,14 @@
 
     python tools/check_binary.py CONFIG CHECKPOINT [--batch N]
 
-Exit status 0: every binary layer multiplies inputs that are exactly +-1 with weights
-that take two values per output channel. 1: some do not; they are named. 2: the check
-could not be made.
+A binary layer passes if its inputs are exactly +-1 and its weights take two values per
+output channel. Exit status 0: all binary layers pass; 1: some fail, and the output names
+them; 2: the check could not run.
 """
 
 import argparse
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -33,14 +33,14 @@ def parse_args():
     parser.add_argument('config', type=options.name, help='config file, with test data')
     parser.add_argument('checkpoint', type=options.name, help='weights of its model')
     parser.add_argument(
-        '--batch', type=options.count, default=8, metavar='N', help='images to look at (8)'
+        '--batch', type=options.count, default=8, metavar='N', help='number of images (default: 8)'
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config, as in test_dataloader.dataset.data_root=x',
+        help='change entries of the config, for example test_dataloader.dataset.data_root=x',
     )
     cli.add_max_bytes(parser)
     args = parser.parse_args()

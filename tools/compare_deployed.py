@@ -2,14 +2,14 @@
 
     python tools/compare_deployed.py CONFIG CHECKPOINT PACKED.safetensors EXPORT
 
-Prints how many labels agree, and how long one image takes. Exit status 0: all labels are
-the same; 1: some differ; 2: they could not be compared, and the message says why.
+Prints the number of equal labels and the time per image. Exit status 0: all labels are
+equal; 1: some differ; 2: the comparison failed, and the message says why.
 """
 
 import argparse
 import warnings
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -23,11 +23,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', type=options.name, help='config of a classifier, with test data')
-    parser.add_argument('checkpoint', type=options.name, help='its weights')
+    parser.add_argument('checkpoint', type=options.name, help='weights of its model')
     parser.add_argument(
-        'packed', type=options.name, help='packed file, of tools/pack_checkpoint.py'
+        'packed', type=options.name, help='packed file from tools/pack_checkpoint.py'
     )
-    parser.add_argument('export', type=options.name, help='export, of tools/export_openvino.py')
+    parser.add_argument('export', type=options.name, help='folder from tools/export_openvino.py')
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     return parser.parse_args()

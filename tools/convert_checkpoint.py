@@ -2,10 +2,10 @@
 
     python tools/convert_checkpoint.py bnext_tiny.pth.tar bnext_tiny.pth
 
-The result loads into the model that its meta['model'] describes, and computes the
+The result loads into the model that its meta['model'] describes. This model computes the
 logits of the published network. Known families: BNext (T, S, M, L, 18), ES-BNext,
-BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR. Exit status 0: written; 2: it
-could not be.
+BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR. Exit status 0: the file is written;
+2: the conversion failed.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -29,14 +29,14 @@ def parse_args(argv=None):
     parser.add_argument(
         '--binarize',
         action='store_true',
-        help='make the weights exact signs, whatever the temperature in the file',
+        help='make the weights exact signs; ignore the temperature in the file',
     )
     parser.add_argument(
         '--se-bits',
         type=int,
         choices=(8, 32),
         default=8,
-        help='bits of squeeze-excite, which quantised files do not tell (default: 8)',
+        help='bits of quantised squeeze-excite; the files do not contain this number (default: 8)',
     )
     cli.add_max_bytes(parser)
     return parser.parse_args(argv)

@@ -4,13 +4,13 @@
 
 Prints a table: multiply-accumulates at full precision, binary operations, OPs,
 parameters, bytes with and without 1-bit weights, the representation capacity of binary
-layers, and why the others are not binary. Exit status 0: done; 2: it could not be.
+layers, and the reason why a layer is not binary. Exit status 0: done; 2: the count failed.
 """
 
 import argparse
 import sys
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -39,17 +39,17 @@ def parse_args():
         type=options.pixels,
         nargs=2,
         metavar=('H', 'W'),
-        help='size of the image; default: that of the test pipeline, or 224 224',
+        help="height and width of the image; default: the test pipeline's, or 224 224",
     )
     parser.add_argument(
-        '--json', type=options.name, metavar='FILE', help='write the numbers here too'
+        '--json', type=options.name, metavar='FILE', help='also write the numbers to this file'
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config, as in model.backbone.tau=4',
+        help='change entries of the config, for example model.backbone.tau=4',
     )
     args = parser.parse_args()
     return args
@@ -62,13 +62,13 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     model, shape = build_model(cfg), input_shape(cfg, args.shape)
     if not (args.shape or image_size(cfg)):
-        print('the config sets no image size, see --shape', file=sys.stderr)
+        print('the config sets no image size; use --shape to set it', file=sys.stderr)
     with explained(f'cannot run the model on an input of shape {shape}'):
         regions, arguments = most_regions(model, shape)
         report = count_ops(model, shape, **arguments)
     print(report.table())
     if regions:
-        print(f'\nThe second stage looks at {regions} regions, its most at test.')
+        print(f'\nThe second stage counts {regions} regions, the maximum at test time.')
     if args.json:
         save_json(args.json, {'config': args.config, **report.to_dict()})
 

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -26,7 +26,7 @@ from mmesbnn.plots.curves import draw_training, read_scalars
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/demo/es_bnext_digits.py'
 DATA = 'data/digits'
-#: mim and mmcv-lite say so at every start; readers of the demo can't change it.
+#: Warnings that mim and mmcv-lite print at every start. Users of the demo cannot avoid them.
 NOISE = (
     'pkg_resources is deprecated as an API',
     'Fail to import ``MultiScaleDeformableAttention``',
@@ -34,37 +34,37 @@ NOISE = (
 
 
 def quiet_environment() -> dict[str, str]:
-    """The environment of a tool that keeps the noise to itself.
+    """Return environment variables that hide the known warnings of a tool.
 
-    Its threads sleep while they wait for each other. OpenMP's default is to spin, and
-    in small networks beside other processes that takes most of the time.
+    They also make threads sleep while they wait for each other. By default OpenMP's threads
+    spin, which takes most of the time in small networks if other processes run.
     """
     filters = ','.join(f'ignore:{text}:UserWarning' for text in NOISE)
     return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONWARNINGS': filters}
 
 
 def be_quiet() -> None:
-    """Keep the noise of this process, too."""
+    """Hide the known warnings in this process too."""
     for text in NOISE:
         warnings.filterwarnings('ignore', text)
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen:
-    """Start a program from the project's root, in a group with all that it starts."""
+    """Start a program in the project's root, in its own process group."""
     return subprocess.Popen(
         command, cwd=ROOT, env=quiet_environment(), start_new_session=True, **options
     )
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ask a program and all that it started to end, and wait until it has."""
+    """Ask a program and its process group to end, and wait for the program."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
 
 def run(title: str, *command: str) -> None:
-    """Run a command line from the project's root and show it; stop if it fails."""
+    """Show a command line and run it in the project's root; exit if it fails."""
     print(f'\n=== {title}\n    {" ".join(command)}\n', flush=True)
     program = {'mim': [str(Path(sys.executable).with_name('mim'))], 'python': [sys.executable]}[
         command[0]
@@ -118,9 +118,9 @@ def main() -> None:
         '--work-dir',
         str(work_dir / 'test'),
     )
-    run('is it binary?', 'python', 'tools/check_binary.py', CONFIG, checkpoint)
+    run('check that it is binary', 'python', 'tools/check_binary.py', CONFIG, checkpoint)
     run(
-        'what does it cost?',
+        'count operations and parameters',
         'python',
         'tools/count_ops.py',
         CONFIG,
@@ -142,7 +142,7 @@ def main() -> None:
         '--dynamic-batch',
     )
     run(
-        'do all three say the same?',
+        'compare the checkpoint, the packed file and the export',
         'python',
         'tools/compare_deployed.py',
         CONFIG,

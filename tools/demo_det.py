@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -18,7 +18,7 @@ from demo import ROOT, be_quiet, run
 
 from mmesbnn.datasets import write_mini_voc
 
-#: By name, and which the picture calls so.
+#: Configs by the name that the picture shows.
 CONFIGS = {
     'ES, tau = 2': 'configs/demo/es_bnext_fcos_mini_voc.py',
     'baseline': 'configs/demo/bnext_fcos_mini_voc.py',
@@ -27,12 +27,12 @@ DATA = 'data/mini_voc'
 DEVKIT = dict(
     names=('0', '1', '2'), size=(96, 96), counts=(200, 200, 100), objects=(1, 2), scale=(0.35, 0.7)
 )
-#: Boxes with less are not drawn.
+#: Boxes with a lower score are not drawn.
 SHOWN_FROM = 0.3
 
 
 def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:
-    """Train, test and count; return the checkpoint and what the test measured."""
+    """Train, test and count; return the checkpoint and the test's metrics."""
     run('train', 'mim', 'train', 'mmdet', config, '--work-dir', str(work_dir))
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
     checkpoint = os.path.relpath(checkpoint, ROOT)
@@ -49,7 +49,7 @@ def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:
         str(test_dir),
     )
     run(
-        'what does it cost?',
+        'count operations and parameters',
         'python',
         'tools/count_ops.py',
         config,
@@ -61,7 +61,7 @@ def train_and_test(config: str, work_dir: Path) -> tuple[str, dict[str, float]]:
 
 
 def load_test_data(config: str) -> tuple[list[str], list[dict], tuple[str, ...]]:
-    """Files, true boxes and class names of the config's test data."""
+    """Return files, true boxes and class names of the config's test data."""
     from mmengine.config import Config
     from mmengine.registry import DATASETS, init_default_scope
 
@@ -96,7 +96,7 @@ def detect(config: str, checkpoint: str, files: list[str]) -> list[dict[str, Any
 
 
 def by_class(found: dict[str, Any], count: int) -> list[np.ndarray]:
-    """Boxes and scores of one image, class by class."""
+    """Return the boxes and scores of one image, class by class."""
     boxes = np.array(found['bboxes'], dtype=np.float32).reshape(-1, 4)
     rows = np.column_stack([boxes, np.array(found['scores'], dtype=np.float32)])
     labels = np.array(found['labels'], dtype=int)
@@ -104,7 +104,7 @@ def by_class(found: dict[str, Any], count: int) -> list[np.ndarray]:
 
 
 def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
-    """Draw curves of all networks, and boxes of the first one."""
+    """Draw the curves of all networks and the boxes of the first network."""
     from PIL import Image
 
     from mmesbnn.plots.detection_curves import draw_detections, precision_recall

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -26,7 +26,7 @@ from mmesbnn.plots.comparison import draw_comparison
 CONFIG = 'configs/demo/es_bi_diffsr_photos.py'
 DATA = Path('data/photographs')
 SCALE = 2
-#: The baseline, then ES: as many operations and weight bits.
+#: The baseline and ES. Both have equally many operations and weight bits.
 TAUS = (1, 2)
 
 
@@ -58,7 +58,7 @@ def run(title: str, *command: str, log: Path | None = None) -> None:
 
 
 def train(work_dir: Path, iters: int | None) -> None:
-    """Train both models side by side, a core each; the ES model's log is shown."""
+    """Train both models at the same time, on one core each; show the ES model's log."""
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     processes = {}
     for tau in TAUS:
@@ -93,7 +93,7 @@ def train(work_dir: Path, iters: int | None) -> None:
 
 
 def compare(work_dir: Path) -> tuple[dict[str, list[float]], list]:
-    """PSNR and SSIM per version, means over the photographs, and rows to draw."""
+    """Return the mean PSNR and SSIM of every version, and rows of images to draw."""
     figures, rows = {}, []
     files = image_files(DATA / 'test' / 'HR')
     for file in files:
@@ -110,7 +110,7 @@ def compare(work_dir: Path) -> tuple[dict[str, list[float]], list]:
             figures[name] = [a + b / len(files) for a, b in zip(old, measured)]
             row.append((f'{name}: {measured[0]:.2f} dB, {measured[1]:.4f}', image))
         row.append((f'{file.stem}, original', hr))
-        # the middle, where a pixel can be seen
+        # only the middle, so that single pixels are visible
         rows.append([(caption, _middle(image)) for caption, image in row])
     return figures, rows
 
@@ -152,7 +152,7 @@ def main() -> None:
             f'model.unet.tau={tau}',
         )
         run(
-            f'what does one step cost, tau = {tau}?',
+            f'count operations of one step, tau = {tau}',
             'tools/count_ops.py',
             CONFIG,
             '--shape',
@@ -194,8 +194,8 @@ def main() -> None:
         )
     print(f"""
 Done in {time.time() - began:.0f} s. tau = 1 is the baseline, tau = 2 expands and
-shrinks. The networks are narrow and were trained for minutes: this shows that
-everything works, not how good it gets.
+shrinks. The networks are narrow and were trained for minutes. The demo shows that
+everything works; it does not show how good the method is.
 
   images      {DATA}, results in {work_dir}/tau*/images
   config      {CONFIG}

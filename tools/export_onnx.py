@@ -3,17 +3,17 @@
     python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx [--shape H W]
     python tools/export_onnx.py PACKED.safetensors OUT.onnx
 
-Plain float operators; binary weights are constants -a and +a. ONNX Runtime's outputs
-are compared with torch's on test images of the config, or on bundled photographs where
-there are none, before the file is written. Exit status 0: written; 2: not written, and the
-message says why.
+The file contains plain float operators; binary weights are constants -a and +a. Before the
+file is written, the outputs of ONNX Runtime are compared with torch's on test images of the
+config, or on bundled photographs if the config has none. Exit status 0: the file is
+written; 2: it is not written, and the message says why.
 """
 
 import argparse
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -43,9 +43,13 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help="height and width of the images (default: the config's)",
     )
-    parser.add_argument('--fixed-batch', action='store_true', help='one image at a time only')
+    parser.add_argument('--fixed-batch', action='store_true', help='allow one image at a time only')
     parser.add_argument(
-        '--images', type=options.count, default=4, metavar='N', help='images to compare on (4)'
+        '--images',
+        type=options.count,
+        default=4,
+        metavar='N',
+        help='number of images for the comparison (default: 4)',
     )
     parser.add_argument(
         '--cfg-options',

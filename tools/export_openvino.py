@@ -3,17 +3,18 @@
     python tools/export_openvino.py CONFIG CHECKPOINT --out DIR
     python tools/export_openvino.py PACKED.safetensors --out DIR
 
-Writes model.xml, model.bin, manifest.json and report.json to DIR, for tools/infer.py or
-mmesbnn.deploy.Runner, which need neither torch nor OpenMMLab. Before that, the export is
-compared with torch on test images of the config, or on bundled photographs where there are
-none. Exit status 0: written; 2: not written, and the message says why.
+Writes model.xml, model.bin, manifest.json and report.json to DIR. tools/infer.py and
+mmesbnn.deploy.Runner run them without torch and OpenMMLab. Before the files are written,
+the export is compared with torch on test images of the config, or on bundled photographs
+if the config has none. Exit status 0: the files are written; 2: they are not written, and
+the message says why.
 """
 
 import argparse
 import warnings
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         help="height and width of the images, or one number (default: the config's)",
     )
     parser.add_argument(
-        '--dynamic-batch', action='store_true', help='leave the number of images open'
+        '--dynamic-batch', action='store_true', help='allow any number of images per batch'
     )
     parser.add_argument(
         '--half',
@@ -50,7 +51,11 @@ def parse_args() -> argparse.Namespace:
         '--strict', action='store_true', help='fail if a binary layer stays in full precision'
     )
     parser.add_argument(
-        '--images', type=options.count, default=4, metavar='N', help='images to compare on (4)'
+        '--images',
+        type=options.count,
+        default=4,
+        metavar='N',
+        help='number of images for the comparison (default: 4)',
     )
     parser.add_argument(
         '--cfg-options',

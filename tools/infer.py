@@ -2,10 +2,10 @@
 
     python tools/infer.py DIR IMAGE... [--out FOLDER]
 
-DIR is what tools/export_openvino.py made. Prints a line per image; with --out, draws
-labels or boxes, or saves upscaled images, as PNGs. Needs openvino, numpy and pillow,
-and neither torch nor OpenMMLab. An image that cannot be used is named and left out.
-Exit status 1: some images were left out; 2: nothing could be run.
+DIR is a folder from tools/export_openvino.py. Prints one line per image. With --out, it
+also writes PNGs: images with labels or boxes, or upscaled images. It needs openvino, numpy
+and pillow, but neither torch nor OpenMMLab. An image that cannot be used is named and
+skipped. Exit status 1: some images were skipped; 2: no image could be processed.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -32,7 +32,9 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('folder', type=options.name, metavar='DIR', help='an export')
+    parser.add_argument(
+        'folder', type=options.name, metavar='DIR', help='folder from tools/export_openvino.py'
+    )
     parser.add_argument(
         'images',
         type=options.name,
@@ -41,31 +43,46 @@ def parse_args():
         help='image files, or folders of them',
     )
     parser.add_argument(
-        '--out', type=options.name, metavar='FOLDER', help='where to put drawn results'
+        '--out', type=options.name, metavar='FOLDER', help='folder for the drawn results'
     )
-    parser.add_argument('--json', type=options.name, metavar='FILE', help='write all results here')
-    parser.add_argument('--threads', type=options.count, help='CPU threads (all)')
-    parser.add_argument('--batch', type=options.count, default=1, help='images together (1)')
     parser.add_argument(
-        '--score-thr', type=options.fraction, default=0.3, help='least score of a box (0.3)'
+        '--json', type=options.name, metavar='FILE', help='write all results to this file'
     )
-    parser.add_argument('--steps', type=options.count, help="steps of diffusion (the export's)")
-    parser.add_argument('--seed', type=options.seed, default=0, help='seed of its noise (0)')
+    parser.add_argument(
+        '--threads', type=options.count, help='number of CPU threads (default: all)'
+    )
+    parser.add_argument(
+        '--batch', type=options.count, default=1, help='number of images per batch (default: 1)'
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=options.fraction,
+        default=0.3,
+        help='minimum score of a box (default: 0.3)',
+    )
+    parser.add_argument(
+        '--steps', type=options.count, help="diffusion steps (default: the export's)"
+    )
+    parser.add_argument(
+        '--seed', type=options.seed, default=0, help='seed of the diffusion noise (default: 0)'
+    )
     parser.add_argument(
         '--max-pixels',
         type=options.area,
         default=MAX_PIXELS,
         metavar='N',
-        help=f'larger images are left out, read or upscaled ({MAX_PIXELS})',
+        help=f'skip images that are larger, before or after upscaling (default: {MAX_PIXELS})',
     )
     parser.add_argument(
-        '--no-verify', action='store_true', help='run an IR that was changed by hand'
+        '--no-verify',
+        action='store_true',
+        help='run the model even if its files were changed after the export',
     )
     return parser.parse_args()
 
 
 def find(paths):
-    """The image files; those in folders in the order of their names."""
+    """Yield the image files; files of a folder are sorted by name."""
     for path in map(Path, paths):
         if path.is_dir():
             files = [
@@ -81,7 +98,7 @@ def find(paths):
 
 
 def show(items, name, total):
-    """Pass items on and count them on the terminal."""
+    """Yield the items and show their count on the terminal."""
     for i, item in enumerate(items, start=1):
         if sys.stderr.isatty():
             print(f'\r{name} {i}/{total} ', end='', file=sys.stderr)
@@ -91,7 +108,7 @@ def show(items, name, total):
 
 
 def drawn(runner, file, result, options):
-    """A result as an image, or the error if the file has gone since."""
+    """Return a result as an image, or the error if the file can no longer be read."""
     try:
         return runner.draw(file, result, options)
     except ImageError as error:
@@ -99,7 +116,7 @@ def drawn(runner, file, result, options):
 
 
 def targets(out, files):
-    """Paths of the drawn results; files of one name get different ones."""
+    """Return the paths of the drawn results; files with equal names get different paths."""
     taken, paths = set(), []
     for file in files:
         path, number = out / f'{file.stem}.png', 1
@@ -147,7 +164,7 @@ def main():
 
 
 def finish(files, results, errors, json_file, took):
-    """Write all results, and say what was left out; return the exit status."""
+    """Write all results, list the skipped images and return the exit status."""
     if len(errors) == len(files) == 1:
         raise errors[0]
     if json_file:
@@ -159,7 +176,7 @@ def finish(files, results, errors, json_file, took):
     print(f'{done} images in {took:.2f} s, reading and drawing included')
     if not errors:
         return 0
-    print(f'infer.py: {len(errors)} of {len(files)} images left out', file=sys.stderr)
+    print(f'infer.py: {len(errors)} of {len(files)} images skipped', file=sys.stderr)
     return 1 if done else 2
 
 

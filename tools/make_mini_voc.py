@@ -2,13 +2,13 @@
 
     python tools/make_mini_voc.py [ROOT] [--voc-classes] [--size W H] ...
 
-With ``--voc-classes`` digit k has the name of VOC's class k, so that configs made for
-VOC run on it unchanged; without it the classes are the digits.
+With ``--voc-classes`` digit k has the name of VOC's class k, so that configs for VOC run on
+the devkit unchanged. Without it the classes are the digits.
 """
 
 import argparse
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -22,14 +22,14 @@ def parse_args():
     )
     parser.add_argument('root', type=options.name, nargs='?', default='data/VOCdevkit')
     names = parser.add_mutually_exclusive_group()
-    names.add_argument('--voc-classes', action='store_true', help="VOC's first ten class names")
+    names.add_argument('--voc-classes', action='store_true', help="use VOC's first ten class names")
     names.add_argument(
         '--names',
         type=options.name,
         nargs='+',
         default=default.names,
         metavar='NAME',
-        help='names of digit 0, 1, ...; as many digits as names; default: 0 to 9',
+        help='class names of digit 0, 1, ..., one per digit to draw; default: 0 to 9',
     )
     parser.add_argument(
         '--size',
@@ -53,7 +53,7 @@ def parse_args():
         nargs=2,
         default=default.objects,
         metavar=('FEWEST', 'MOST'),
-        help='in an image; default: %(default)s',
+        help='objects per image; default: %(default)s',
     )
     parser.add_argument(
         '--scale',

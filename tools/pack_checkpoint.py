@@ -2,15 +2,15 @@
 
     python tools/pack_checkpoint.py CHECKPOINT OUT.safetensors [--config FILE] [--half]
 
-mmesbnn.deploy.load_packed(OUT) builds the network again, with equal outputs.
-Exit status 0: written. 2: the network cannot be packed (the layer is named), or wrong
-input.
+mmesbnn.deploy.load_packed(OUT) builds a network with equal outputs. Exit status 0: the
+file is written; 2: the input is wrong or the network cannot be packed, and the message
+names the layer.
 """
 
 import argparse
 import os
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -29,12 +29,12 @@ def parse_args():
         '--config',
         type=options.name,
         metavar='FILE',
-        help='its config; by default what the checkpoint holds',
+        help='config of the network; default: the config in the checkpoint',
     )
     parser.add_argument(
         '--half',
         action='store_true',
-        help='round all but the bits to half precision, by 2^-11 of a value at most',
+        help='round all values except the bits to half precision (relative error at most 2^-11)',
     )
     cli.add_trust(parser)
     cli.add_max_bytes(parser)

@@ -1,17 +1,17 @@
-"""Test a super-resolution model: figures per image set, images, a pipeline to use.
+"""Test a super-resolution model, and write its images or its pipeline.
 
     python tools/test_sr.py CONFIG CHECKPOINT [--out DIR] [--export DIR]
 
-Prints PSNR and SSIM as the config's test_evaluator computes them. --out writes the
-images as PNGs; --export writes the weights as a folder for tools/upscale.py and
-SRDiffusionPipeline.from_pretrained, and needs no test data with --no-test. A former
-folder of a pipeline is replaced. Exit status 0: done; 2: it could not be.
+Prints PSNR and SSIM of every image set, computed by the config's test_evaluator. --out
+writes the images as PNGs. --export writes the pipeline as a folder for tools/upscale.py and
+SRDiffusionPipeline.from_pretrained; with --no-test this needs no test data. An existing
+pipeline folder is replaced. Exit status 0: done; 2: it failed.
 """
 
 import argparse
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -28,12 +28,12 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', type=options.name, help='config file')
-    parser.add_argument('checkpoint', type=options.name, help='checkpoint of tools/train_sr.py')
-    parser.add_argument('--out', type=options.name, metavar='DIR', help='write the images here')
+    parser.add_argument('checkpoint', type=options.name, help='checkpoint from tools/train_sr.py')
+    parser.add_argument('--out', type=options.name, metavar='DIR', help='folder for the images')
     parser.add_argument(
-        '--export', type=options.name, metavar='DIR', help='write the pipeline here'
+        '--export', type=options.name, metavar='DIR', help='folder for the pipeline'
     )
-    parser.add_argument('--no-test', action='store_true', help='only export')
+    parser.add_argument('--no-test', action='store_true', help='export without a test')
     parser.add_argument(
         '--work-dir', type=options.name, metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
     )
@@ -41,14 +41,14 @@ def parse_args():
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
-        help='what started the processes of a distributed test',
+        help='launcher of a distributed test',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config, as in model.sampling.num_inference_steps=10',
+        help='change entries of the config, for example model.sampling.num_inference_steps=10',
     )
     cli.add_max_bytes(parser)
     args = parser.parse_args()

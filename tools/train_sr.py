@@ -2,15 +2,15 @@
 
     python tools/train_sr.py CONFIG [--work-dir DIR] [--resume] [--launcher pytorch]
 
-Checkpoints, logs and validation figures go to the work dir. --resume goes on after its
-last whole checkpoint and ends with the numbers of an uninterrupted training. Exit
-status 0: done; 2: it could not be; 130 and 143: stopped by Ctrl-C and SIGTERM.
+Checkpoints, logs and validation figures go to the work dir. --resume continues after the
+last complete checkpoint there; the result equals that of an uninterrupted training. Exit
+status 0: done; 2: it failed; 130 and 143: stopped by Ctrl-C and SIGTERM.
 """
 
 import argparse
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -28,19 +28,19 @@ def parse_args():
     parser.add_argument(
         '--work-dir', type=options.name, metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
     )
-    parser.add_argument('--resume', action='store_true', help='go on after the last checkpoint')
+    parser.add_argument('--resume', action='store_true', help='continue after the last checkpoint')
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
-        help='what started the processes of a distributed training',
+        help='launcher of a distributed training',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config, as in model.unet.tau=4',
+        help='change entries of the config, for example model.unet.tau=4',
     )
     return parser.parse_args()
 
@@ -51,7 +51,7 @@ def main():
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher, cfg.resume = args.launcher, args.resume
     if args.resume:
-        cfg.load_from = None  # would be resumed in place of the last checkpoint
+        cfg.load_from = None  # mmengine would resume it instead of the last checkpoint
     with explained('cannot start the training'):
         runner = Runner.from_cfg(cfg)
         # reads the data folders

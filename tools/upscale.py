@@ -4,15 +4,16 @@
 
 MODEL is a folder of a pipeline (tools/test_sr.py --export writes one) or of a UNet, a
 published BI-DiffSR file, or a checkpoint of tools/train_sr.py with its --config.
-Results are PNGs, IMAGE_x2.png; transparency is upscaled bicubically. An image that
-cannot be used is named and left out, and the exit status is 1; 2: nothing was upscaled.
+Results are PNGs such as IMAGE_x2.png; transparency is upscaled bicubically. An image that
+cannot be used is named and skipped. Exit status 1: some images were skipped; 2: no image
+was upscaled.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -36,47 +37,60 @@ def parse_args():
         '--model', type=options.name, required=True, help='folder or file of the model'
     )
     parser.add_argument(
-        '--config', type=options.name, help='config of a checkpoint of tools/train_sr.py'
+        '--config', type=options.name, help='config of a checkpoint from tools/train_sr.py'
     )
     parser.add_argument(
-        '--out', type=options.name, default='.', metavar='DIR', help='default: here'
+        '--out',
+        type=options.name,
+        default='.',
+        metavar='DIR',
+        help='folder for the results (default: the current folder)',
     )
-    parser.add_argument('--scale', type=options.count, help="magnification (default: the model's)")
     parser.add_argument(
-        '--steps', type=options.count, default=50, help='steps of the sampling (default: 50)'
+        '--scale', type=options.count, help="upscaling factor (default: the model's)"
     )
     parser.add_argument(
-        '--seed', type=options.seed, default=0, help='of the noise, for every image (default: 0)'
+        '--steps', type=options.count, default=50, help='sampling steps (default: 50)'
+    )
+    parser.add_argument(
+        '--seed',
+        type=options.seed,
+        default=0,
+        help='seed of the noise, equal for all images (default: 0)',
     )
     parser.add_argument(
         '--tile',
         type=options.pixels_or_none,
         default=1024,
         metavar='PIXELS',
-        help='larger results are made of overlapping tiles; 0 for none (default: 1024)',
+        help='make larger results from overlapping tiles of this size; 0: no tiles (default: 1024)',
     )
     parser.add_argument(
-        '--overlap', type=options.pixels_or_none, default=64, metavar='PIXELS', help='default: 64'
+        '--overlap',
+        type=options.pixels_or_none,
+        default=64,
+        metavar='PIXELS',
+        help='overlap of tiles (default: 64)',
     )
     parser.add_argument(
         '--max-pixels',
         type=options.area,
         default=MAX_PIXELS,
         metavar='N',
-        help=f'larger images are left out, read or upscaled (default: {MAX_PIXELS})',
+        help=f'skip images that are larger, before or after upscaling (default: {MAX_PIXELS})',
     )
     parser.add_argument(
         '--device',
         type=options.name,
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: cuda if there is one, else cpu',
+        help='device to run on (default: cuda if available, else cpu)',
     )
     cli.add_max_bytes(parser)
     return parser.parse_args()
 
 
 def read(path, scale, max_pixels):
-    """Return the image, upright, and its transparency, None if it has none."""
+    """Return the image, rotated upright, and its transparency (None if it has none)."""
     image = read_image_file(path, max_pixels)
     check_mode(image, str(path))
     height, width = image.height * scale, image.width * scale
@@ -89,7 +103,7 @@ def read(path, scale, max_pixels):
 
 
 def targets(paths, folder, scale):
-    """Where the results go; a clash is found before the work."""
+    """Return the paths of the results; raise an error if two results have the same path."""
     found = {}
     for path in map(Path, paths):
         target = folder / f'{path.stem}_x{scale}.png'
@@ -148,14 +162,14 @@ def upscale(pipeline, image, alpha, target, path, scale, args):
 
 
 def finish(errors, count):
-    """Say what was left out; return the exit status."""
+    """List the skipped images and return the exit status."""
     if not errors:
         return 0
     if count == 1:
         raise errors[0]
     for error in errors:
         print(f'upscale.py: {sentence(error)}', file=sys.stderr)
-    print(f'upscale.py: {len(errors)} of {count} images left out', file=sys.stderr)
+    print(f'upscale.py: {len(errors)} of {count} images skipped', file=sys.stderr)
     return 1 if len(errors) < count else 2
 
 

@@ -107,8 +107,8 @@ def test_plain_layers_among_binary_ones_are_named():
     ]
     table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
     assert 'real        1 of 5 layers are real' in table
-    assert 'definition of the network: 2; if it took conv_cfg' in table
+    assert 'the network defines them so: 2; if the network has a conv_cfg' in table
     assert 'depthwise' in table
     del layers[1]
     table = count_ops(nn.Sequential(*layers), (3, 12, 12)).table()
-    assert 'plain ones' not in table
+    assert 'are real only because' not in table

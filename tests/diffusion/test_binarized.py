@@ -265,7 +265,7 @@ def test_other_networks_are_refused():
         binarize_unet(UNet1DModel(block_out_channels=(8, 8, 8)))
     unet = plain()
     binarize_unet(unet)
-    with pytest.raises(ValueError, match=r'unet is a Binarized.*: it is binary'):
+    with pytest.raises(ValueError, match=r'unet is a Binarized.*: it is already binary'):
         binarize_unet(unet)
 
 

@@ -88,7 +88,7 @@ def transparent():
         (RGB > 9, 'image has dtype bool: give uint8, uint16'),
         (np.zeros((4, 5, 4), np.uint8), r'image has 4 channels: grey \(1\) and RGB'),
         (torch.zeros(2, 4, 5), 'image has 2 channels'),
-        (np.zeros((0, 5, 3), np.uint8), r'image has shape \(3, 0, 5\): there is no'),
+        (np.zeros((0, 5, 3), np.uint8), r'image has shape \(3, 0, 5\): it has no pixels'),
         (np.zeros(5, np.uint8), r'image has shape \(5,\): arrays are \(H, W\)'),
         (torch.zeros(1, 1, 3, 4, 5), r'image has shape .*: tensors are \(H, W\)'),
         ('a.png', 'image is a str: give a PIL image'),

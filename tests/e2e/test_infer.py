@@ -179,14 +179,14 @@ def test_damaged_images_are_left_out(project, infer, tmp_path, task):
     assert '0a.png is damaged' in first
     assert '1a.png cannot be read as an image' in second
     assert '2a.png: a named pipe, not a file' in third
-    assert last == 'infer.py: 3 of 6 images left out'
+    assert last == 'infer.py: 3 of 6 images skipped'
 
 
 def test_only_damaged_images(project, infer, tmp_path):
     for name in 'ab':
         (tmp_path / f'{name}.png').write_text('no image')
     code, _, err = infer(project / 'classifier', tmp_path)
-    assert (code, err.splitlines()[-1]) == (2, 'infer.py: 2 of 2 images left out')
+    assert (code, err.splitlines()[-1]) == (2, 'infer.py: 2 of 2 images skipped')
 
 
 def test_large_images_are_left_out(project, infer):

@@ -150,7 +150,7 @@ def test_images_that_cannot_be_used_are_left_out(folder, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert 'photo.png (7 x 5) -> photo_x3.png (21 x 15)' in out
     assert 'text.png cannot be read' in err
-    assert err.splitlines()[-1] == 'upscale.py: 1 of 2 images left out'
+    assert err.splitlines()[-1] == 'upscale.py: 1 of 2 images skipped'
     assert Image.open(folder / 'photo_x3.png').size == (21, 15)
 
 

@@ -1,4 +1,4 @@
-"""A loss that is no number stops the training before it spoils a checkpoint."""
+"""A NaN loss stops the training before it spoils a checkpoint."""
 
 import pytest
 import torch

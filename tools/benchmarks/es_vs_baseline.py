@@ -2,15 +2,16 @@
 
     python tools/benchmarks/es_vs_baseline.py [--seeds 5] [--out DIR]
 
-Trains a BNext, a ReActNet and a BinaryViT with several tau and groups to tell from
-which of 16 bundled photographs and textures a grey 32x32 patch comes: trained on the
-left part of every image, tested on the right. Forms of a network have the same
-operations and binary weights, and with the same seed the same patches in the same
-order. Prints and draws accuracies and the paired difference to tau=1, groups=1 with its
-95 % confidence interval.
+The task is classification: each grey 32x32 patch comes from one of 16 bundled photographs
+and textures, and the network names the image. The left part of every image is for
+training, the right part for testing. The script trains a BNext, a ReActNet and a BinaryViT
+with several tau and groups. All forms of a network have equally many operations and binary
+weights. With the same seed they see the same patches in the same order. The script prints
+and draws the accuracies and the paired difference to tau=1, groups=1 with its 95 %
+confidence interval.
 
-Results are saved after every training; what DIR/results.json already holds of the same
-settings is not trained again.
+Results are saved after every training. A training that DIR/results.json already holds with
+the same settings is not repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -59,7 +60,7 @@ FAMILIES = ('BNext', 'ReActNet', 'BinaryViT')
 
 
 def network(family: str, width: int) -> dict:
-    """A narrow network of a family, all its widths times ``width``."""
+    """Return a narrow network of a family, with all its widths multiplied by ``width``."""
     channels = [16 * width, 16 * width, 32 * width]
     if family == 'BNext':
         arch: dict = dict(channels=channels, depths=[1, 1])
@@ -78,7 +79,7 @@ def network(family: str, width: int) -> dict:
 
 
 class Classifier(nn.Module):
-    """A backbone, global average pooling and a linear layer."""
+    """Classifier with a backbone, global average pooling and a linear layer."""
 
     def __init__(self, backbone: dict) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.backbone.out_channels[-1], len(PATCH_CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, 16)`` of the patches ``x``."""
+        """Return the logits ``(N, 16)`` of the patches ``x``."""
         return self.head(self.backbone(x)[-1].mean((2, 3)))
 
 
@@ -125,7 +126,7 @@ def form_of(text: str) -> Form:
 
 
 def batches(task: PatchTask, size: int, rng: torch.Generator) -> Iterator[tuple]:
-    """An epoch of training batches, each patch mirrored or not."""
+    """Yield the training batches of an epoch; mirror each patch with probability 0.5."""
     order = torch.randperm(len(task.train), generator=rng)
     for chosen in order.split(size):
         x = task.train[chosen]
@@ -135,7 +136,7 @@ def batches(task: PatchTask, size: int, rng: torch.Generator) -> Iterator[tuple]
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
-    """Percentage of right answers."""
+    """Return the percentage of right answers."""
     model.eval()
     right = [
         (model(part).argmax(1) == label).sum()
@@ -145,7 +146,7 @@ def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
 
 
 def train(model: Classifier, task: PatchTask, args: Any, seed: int, bar: tqdm) -> dict:
-    """Train ``model``; return its accuracy on both parts of the images."""
+    """Train ``model`` and return its accuracy on both parts of the images."""
     optim_wrapper = build_optim_wrapper(
         model,
         dict(
@@ -181,7 +182,7 @@ def train(model: Classifier, task: PatchTask, args: Any, seed: int, bar: tqdm) -
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Train what ``results.json`` does not hold yet."""
+    """Run all trainings that ``results.json`` does not hold yet."""
     path = args.out / 'results.json'
     results = {'settings': settings(args), 'costs': costs(args), 'runs': {}}
     if path.exists():
@@ -214,7 +215,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """Settings that the numbers depend on, without the seed."""
+    """Return the settings that the results depend on, without the seed."""
     names = (
         'epochs',
         'batch_size',
@@ -235,7 +236,7 @@ def key(family: str, form: Form, seed: int | None = None) -> str:
 
 
 def costs(args: argparse.Namespace) -> dict:
-    """Operations and weights of every form, counted."""
+    """Count the operations and weights of every form."""
     counted = {}
     for family in args.families:
         for form in forms_of(args.forms):
@@ -250,7 +251,7 @@ def costs(args: argparse.Namespace) -> dict:
 
 
 def summary(results: dict, args: argparse.Namespace) -> list[dict]:
-    """Means, deviation and paired differences of every form."""
+    """Return the means, deviations and paired differences of every form."""
 
     def values(family: str, form: Form, part: str) -> list[float]:
         keys = [key(family, form, seed) for seed in range(args.seeds)]
@@ -294,7 +295,7 @@ def table(rows: list[dict]) -> str:
 
 
 def difference(values: dict) -> str:
-    """The paired difference, with a star if its interval excludes 0."""
+    """Format the paired difference, with a star if its interval excludes 0."""
     if 'difference' not in values:
         return ''
     d = values['difference']
@@ -303,7 +304,7 @@ def difference(values: dict) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Every training as a dot, and the paired differences with their intervals."""
+    """Draw each training as a dot, and the paired differences with their intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 0.42 * len(rows) + 1.5), layout='constrained')
@@ -342,14 +343,14 @@ def parse_args() -> argparse.Namespace:
         type=form_of,
         metavar='TAUxGROUPS',
         default=[(1, 2), (2, 1), (2, 2), (4, 1)],
-        help='compared with 1x1, the baseline; default: 1x2 2x1 2x2 4x1',
+        help='forms to compare with 1x1, the baseline; default: 1x2 2x1 2x2 4x1',
     )
     add('--seeds', type=options.count, default=4, help='trainings of every form')
     add('--epochs', type=options.count, default=20)
     add('--train-per-class', type=options.count, default=64, help='patches per image')
     add('--test-per-class', type=options.count, default=64, help='patches per image')
     add('--batch-size', type=options.count, default=64)
-    add('--width', type=options.count, default=1, help='factor on all widths')
+    add('--width', type=options.count, default=1, help='factor of all widths')
     add('--lr', type=options.positive, default=4e-3)
     add(
         '--backbone',
@@ -357,15 +358,15 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='further arguments of every backbone, as in out_copies=all',
+        help='more arguments of every backbone, for example out_copies=all',
     )
     add(
         '--spread',
         type=options.not_negative,
-        help='thresholds of the copies start evenly in [-SPREAD, SPREAD]; default: '
-        "the networks' own, 0 (copies start alike), BinaryViT 0.5",
+        help='the thresholds of the copies start evenly spaced in [-SPREAD, SPREAD]; default: '
+        "the networks' own: 0 (equal thresholds), for BinaryViT 0.5",
     )
-    add('--quick', action='store_true', help='two epochs of few patches: a trial')
+    add('--quick', action='store_true', help='trial run: two epochs of few patches')
     add('--out', type=Path, default=Path('work_dirs/es_vs_baseline'))
     args = parser.parse_args()
     if args.quick:

@@ -1,4 +1,4 @@
-"""Latency of a binary network and of its rivals, measured in one process.
+"""Measure the latency of a binary network and of its rivals in one process.
 
     python tools/benchmarks/latency.py [--out DIR] [--quick] [--config CONFIG]
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
@@ -90,14 +90,14 @@ class PublishedConv(nn.Module):
 
 
 def _plain_norm(norm: TiledBatchNorm2d) -> nn.BatchNorm2d:
-    """Return a norm of the tiled map, which makes the blocks tile before it."""
+    """Return a plain norm of the repeated map, so that the blocks repeat before it."""
     plain = nn.BatchNorm2d(norm.num_features, norm.eps)
     plain.load_state_dict(norm.state_dict())
     return plain
 
 
 def published_style(model: nn.Module) -> nn.Module:
-    """Copy a model so that it computes as the published code does: copies are repeated first."""
+    """Copy a model so that, like the published code, it repeats maps before the norms."""
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -112,7 +112,7 @@ def published_style(model: nn.Module) -> nn.Module:
 
 
 def torch_run(model: nn.Module, x: Tensor) -> Run:
-    """Return what runs one forward pass."""
+    """Return a function that runs one forward pass."""
 
     def run() -> Tensor:
         with torch.inference_mode():
@@ -122,7 +122,7 @@ def torch_run(model: nn.Module, x: Tensor) -> Run:
 
 
 def compiled_run(model: nn.Module, x: Tensor) -> Run:
-    """Return what runs the compiled model; the number of threads is compiled in."""
+    """Return a function that runs the compiled model, with a fixed number of threads."""
     torch._dynamo.reset()
     compiled = torch.compile(model)
 
@@ -134,7 +134,7 @@ def compiled_run(model: nn.Module, x: Tensor) -> Run:
 
 
 def openvino_run(graph: Any, x: Tensor, threads: int) -> Run:
-    """Return what runs one inference in OpenVINO."""
+    """Return a function that runs one inference in OpenVINO."""
     from mmesbnn.deploy.openvino.graph import compile_graph
 
     graph = graph.clone()
@@ -161,7 +161,7 @@ def float_graph(model: nn.Module) -> Any:
 
 
 def onnx_file(model: nn.Module, folder: Path) -> Path | None:
-    """Write the model as ONNX; return None if that is not installed."""
+    """Write the model as ONNX; return None if onnx or onnxruntime is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -182,7 +182,7 @@ def onnx_file(model: nn.Module, folder: Path) -> Path | None:
 
 
 def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
-    """Return what runs one inference in ONNX Runtime."""
+    """Return a function that runs one inference in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -193,13 +193,13 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
 
 
 class Networks:
-    """The contenders, converted once.
+    """Convert the contenders once and keep them.
 
     Args:
         config: The binary network's config.
         contenders: Names of the contenders to prepare.
         folder: For temporary files.
-        compile_batches: Whether torch.compile also compiles for larger batches.
+        compile_batches: If true, torch.compile also compiles for batches larger than 1.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Networks:
         self.onnx = onnx_file(self.published, folder) if ONNX in contenders else None
 
     def make(self, name: str, x: Tensor, threads: int) -> Run | None:
-        """Return what runs contender ``name`` once on ``x``, None if it cannot."""
+        """Return a function that runs a contender once on ``x``, or None if it cannot run."""
         if name in self.graphs:
             return openvino_run(self.graphs[name], x, threads)
         if name == ONNX:
@@ -244,11 +244,12 @@ def _rival(name: str) -> nn.Module:
 
 
 def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Measure every contender in ms, in turn until each has run long enough.
+    """Measure the times of every contender in ms.
 
     Args:
         runs: The contenders.
-        seconds: How long each runs in all; it runs at least three times.
+        seconds: Total time of each contender. The contenders take turns; each runs at
+            least 3 and at most 100 times.
     """
     for run in runs.values():
         run()
@@ -268,10 +269,10 @@ def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
 
 
 def kernel_shares(graph: Any, runs: int) -> dict[str, float]:
-    """Measure every kind of operator in ms, on one core, one image.
+    """Measure the time of every kind of operator in ms, on one core with one image.
 
-    The fastest of some runs counts, operator by operator, so that other processes disturb
-    the result less.
+    Of each operator the fastest of several runs counts, so that other processes disturb the
+    result less.
     """
     from mmesbnn.deploy.openvino.graph import compile_graph
 
@@ -294,8 +295,8 @@ def kernel_shares(graph: Any, runs: int) -> dict[str, float]:
 
 XOR_POPCOUNT = """
 #include <stdint.h>
-/* Four weights at a time against one input, 512 words each: all of it stays in the
-   first cache, and every load of an input serves four sums, as in a convolution. */
+/* Multiplies one input with four weights at a time, 512 words each. All data stay in the
+   first cache, and each load of an input serves four sums, as in a convolution. */
 uint64_t xor_popcount(const uint64_t *x, const uint64_t *w, long repeats) {
     uint64_t sums[4] = {0, 0, 0, 0};
     for (long r = 0; r < repeats; ++r) {
@@ -354,7 +355,7 @@ def _compiled_rate(folder: Path, seconds: float) -> float | None:
 
 
 def _numpy_rate(seconds: float) -> float:
-    """Measure the same with numpy's popcount: a lower bound of what is possible."""
+    """Measure the same with numpy's popcount, a lower bound of the machine's rate."""
     words = np.random.default_rng(0).integers(0, 2**63, (2, 2048), np.uint64)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -377,7 +378,7 @@ def machine_limit(folder: Path, seconds: float) -> tuple[float, str]:
 
 
 def table(times: dict[str, list[float]]) -> str:
-    """Format medians, and how many times faster 1-bit OpenVINO is."""
+    """Format the medians and their ratios to the time of 1-bit OpenVINO."""
     ours = median(times[BITS])
     lines = [f'  {"":<34}{"median ms":>11}{"least":>9}{"1-bit is":>11}']
     for name, taken in times.items():
@@ -423,13 +424,13 @@ def _processor() -> str:
 
 
 def report_kernels(networks: Networks, folder: Path, runs: int, seconds: float) -> dict[str, Any]:
-    """Print and return the time of the operators, and its ratio to the machine's limit."""
+    """Print and return the times of the operators and their ratios to the machine's limit."""
     shares = kernel_shares(networks.graphs[BITS], runs)
     total, binary = sum(shares.values()), shares.get('BinaryConvolution', 0.0)
     macs = sum(layer.macs for layer in networks.layers if layer.binary)
     rate, how = machine_limit(folder, seconds)
     limit = 1e3 * macs / rate
-    print(f'\nwhere the time goes (1 core, batch 1, {total:.1f} ms in operators)')
+    print(f'\ntime by operator (1 core, batch 1, {total:.1f} ms in operators)')
     for kind, spent in list(shares.items())[:8]:
         print(f'  {kind:<20}{spent:>8.2f} ms {100 * spent / total:>6.1f} %')
     print(
@@ -468,7 +469,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile-batches',
         action='store_true',
-        help='torch.compile also for batches of 16, which takes minutes',
+        help='use torch.compile for batches of 16 too; compiling takes minutes',
     )
     args = parser.parse_args()
     if args.quick:

@@ -1,4 +1,4 @@
-"""Is one training better than another? Differences between runs that share a seed."""
+"""Paired differences between two kinds of training, from runs that share a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmesbnn.optional import require
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of the differences of pairs, and how well it is known.
+    """Mean of paired differences with its confidence interval.
 
     Attributes:
         mean: Mean difference.
@@ -35,11 +35,11 @@ class PairedDifference:
 def paired_difference(
     values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95
 ) -> PairedDifference:
-    """Mean of ``values - baseline`` with Student's confidence interval.
+    """Compute the mean of ``values - baseline`` with Student's confidence interval.
 
-    ``mean(d) +- t * stdev(d) / sqrt(n)``, ``t`` the quantile of the t distribution with
-    ``n - 1`` degrees of freedom. Pairing takes out what the runs of a pair share (data,
-    their order, the seed).
+    The interval is ``mean(d) +- t * stdev(d) / sqrt(n)``, where ``t`` is the quantile of
+    the t distribution with ``n - 1`` degrees of freedom. The two runs of a pair share the
+    data, their order and the seed, so these do not influence the difference.
 
     Args:
         values: One number per pair.

@@ -1,10 +1,10 @@
-"""Draw which part of the package imports which, floor by floor.
+"""Draw the imports between the parts of the package, floor by floor.
 
     python tools/dev/draw_imports.py [docs/imports.png]
 
-Rooms are the folders and files directly under mmesbnn/. An arrow points to what a room
-imports. All arrows point down; an arrow that does not is drawn in red, and the exit
-status is 1. Functions import as well: an import inside one counts.
+A room is a folder or file directly under mmesbnn/. An arrow points from a room to a room
+that it imports. All arrows must point down. An arrow that does not is drawn in red, and the
+exit status is 1. Imports inside functions count too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from mmesbnn import cli
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'mmesbnn'
 
-#: From the top down. A room may import rooms of lower floors only.
+#: Floors from top to bottom. A room may only import rooms of lower floors.
 FLOORS = (
     ('conversion', 'deploy'),
     ('analysis', 'engine'),
@@ -30,14 +30,14 @@ FLOORS = (
     ('checks', 'plain_files', 'plain_values'),
     ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
 )
-#: Rooms of one floor that import each other, in this direction only.
+#: Allowed imports between rooms of one floor, in this direction only.
 ALLOWED: set[tuple[str, str]] = set()
-#: Number of floors at the bottom that all stand on. Arrows to them are not drawn.
+#: Number of floors at the bottom that all rooms use. Arrows to them are not drawn.
 GROUND = 4
 
 
 def imported(tree, package):
-    """Full names, split at the dots, of the modules that a file imports."""
+    """Yield the full names, split at the dots, of the modules that a file imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split('.')) for alias in node.names)
@@ -48,7 +48,7 @@ def imported(tree, package):
 
 
 def rooms(package=PACKAGE):
-    """All rooms: folders with Python files, and files but ``__init__``."""
+    """Return all rooms: folders with Python files, and files except ``__init__``."""
     names = {path.stem for path in package.glob('*.py')}
     names |= {path.parent.name for path in package.glob('*/__init__.py')}
     return names - {'__init__'}
@@ -75,7 +75,7 @@ def floor_of():
 
 
 def upward(edges):
-    """The edges that do not point down, with their files."""
+    """Return the edges that do not point down, with their files."""
     floor = floor_of()
     return {
         edge: sorted({str(file) for file in files})
@@ -115,7 +115,7 @@ def draw(edges, path):
                     'connectionstyle': f'arc3,rad={bend}',
                 },
             )
-    # all stand on the ground, so arrows to it would only hide the others
+    # all rooms use the ground floors, so arrows to them would only hide the others
     for level, floor in enumerate(FLOORS[-GROUND:]):
         place[', '.join(floor)] = (0.5, GROUND - level)
     for room, (x, y) in place.items():

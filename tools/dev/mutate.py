@@ -1,10 +1,11 @@
-"""Break formulas on purpose, one at a time, and see whether a test notices.
+"""Break formulas on purpose, one at a time, and check that a test fails.
 
     python tools/dev/mutate.py [--only WORD]
 
-Works on a copy of the repository. A mutant is a piece of code that occurs once in the
-package, another in its place, and the tests that must fail then. Exit status 0: each
-mutant fails its tests; 1: one survived, or its code is not there any more.
+The script works on a copy of the repository. A mutant consists of a piece of code that
+occurs once in the package, the code that replaces it, and the tests that must then fail.
+Exit status 0: every mutant fails its tests; 1: a mutant survived, or its code no longer
+exists.
 """
 
 import argparse
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mutant(NamedTuple):
-    """One broken formula."""
+    """Broken formula and its tests."""
 
     name: str
     code: str
@@ -156,7 +157,7 @@ MUTANTS = (
 
 
 def place_of(mutant, root):
-    """The one file of the package that has the mutant's code."""
+    """Return the one file of the package that contains the mutant's code."""
     files = [
         path
         for path in sorted((root / 'mmesbnn').rglob('*.py'))
@@ -171,7 +172,7 @@ def place_of(mutant, root):
 
 
 def copied(folder):
-    """A copy of what tests need of the repository."""
+    """Copy the files that tests need, and return the copy's folder."""
     root = Path(folder) / 'repository'
     ignored = shutil.ignore_patterns(
         '.git', '.venv', '.mim', '__pycache__', '*.egg-info', 'build', 'work_dirs'
@@ -204,7 +205,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--only', default='', help='mutants whose name has this in it')
+    parser.add_argument('--only', default='', help='only mutants whose name contains this')
     args = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if args.only in mutant.name]
     if not mutants:

@@ -242,7 +242,7 @@ def test_a_manifest_cannot_ask_for_a_large_batch(tmp_path):
     content = json.loads((tmp_path / 'manifest.json').read_text())
     content['inputs'][0]['shape'][0] = 4096  # the network's is open
     (tmp_path / 'manifest.json').write_text(json.dumps(content))
-    with pytest.raises(ExportError, match=r'in its manifest \[4096, 3, 16, 16\]'):
+    with pytest.raises(ExportError, match=r'but \[4096, 3, 16, 16\] in its manifest'):
         Runner(tmp_path)
 
 
