@@ -1,4 +1,4 @@
-"""One thread, one seed, no display: what every test starts from."""
+"""Every test starts with one thread, one seed and no display."""
 
 import os
 

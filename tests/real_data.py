@@ -1,4 +1,4 @@
-"""Small real images in the genuine on-disk formats of the data sets."""
+"""Small real images in the original on-disk formats of the data sets."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""Command lines end in one line, with the right status, and leave nothing behind."""
+"""Command lines end with one line and the right status, and leave no files."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Docstrings, comments and pages keep to plain English."""
+"""Docstrings, comments and pages are in plain English."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""The package needs torch and mmengine only; what needs more says so."""
+"""The package needs only torch and mmengine; errors name other missing packages."""
 
 import ast
 import os

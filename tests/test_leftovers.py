@@ -1,4 +1,4 @@
-"""What killed processes left is removed, and nothing else."""
+"""Files left by killed processes are removed, and no others."""
 
 import os
 import subprocess

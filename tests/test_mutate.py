@@ -1,4 +1,4 @@
-"""The broken formulas of tools/dev/mutate.py are still those of the package."""
+"""The formulas in tools/dev/mutate.py still exist in the package."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Packages that fit or do not fit each other are told in one sentence."""
+"""One sentence reports packages that are missing or do not fit."""
 
 import sys
 import types

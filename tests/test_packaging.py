@@ -1,4 +1,4 @@
-"""What a user gets from pip: the right files, extras that fit together, and pins."""
+"""The package has the right files, extras that fit together, and pins."""
 
 import os
 import re

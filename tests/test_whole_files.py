@@ -1,4 +1,4 @@
-"""A reader sees the old file or the new one, never a part."""
+"""A reader sees the complete old file or the complete new one."""
 
 import contextlib
 import errno

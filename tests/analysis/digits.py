@@ -1,4 +1,4 @@
-"""A small classification project on real images, and its tools run as a user would."""
+"""A small classification project on real images, run with the tools of users."""
 
 import runpy
 import sys

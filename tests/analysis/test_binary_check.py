@@ -1,4 +1,4 @@
-"""What keeps a network from being binary is found, and nothing else."""
+"""The check finds everything that makes a network not binary, and reports nothing else."""
 
 import pytest
 import torch

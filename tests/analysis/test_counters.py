@@ -1,4 +1,4 @@
-"""Every formula against a number counted by hand, and against torch's own counter."""
+"""Every formula equals a count by hand and the result of torch's own counter."""
 
 import pytest
 import torch

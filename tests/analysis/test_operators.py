@@ -1,4 +1,4 @@
-"""Operators belong to the innermost layer that runs, even after an error."""
+"""Operators belong to the innermost layer that runs, also after an error."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Paired differences against scipy's t test and by what intervals are for."""
+"""Paired differences equal scipy's t test, and their intervals have the right coverage."""
 
 import math
 

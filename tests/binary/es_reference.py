@@ -1,4 +1,4 @@
-"""The paper's figures written with loops, and comparisons of layers with them."""
+"""The paper's figures as loops, and comparisons of layers with them."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""A dispatch mode that keeps what torch computed, for tests of what it should."""
+"""A dispatch mode that records the operators that torch computes."""
 
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -1,4 +1,4 @@
-"""Binary attention and feed-forward against their formulas, and what ES keeps equal."""
+"""Binary attention and feed-forward equal their formulas; ES keeps the cost."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is replaced, what is kept and why, and what the replaced layers compute."""
+"""``binarize`` replaces the right layers, and the new layers compute the right values."""
 
 import copy
 import io

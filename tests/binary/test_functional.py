@@ -1,4 +1,4 @@
-"""The two operators: values, gradients, and how the rest of torch sees them."""
+"""The two operators: values, gradients, and use by other parts of torch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Inputs that do not fit a layer: refused by the layer's rule and the shape given."""
+"""Layers refuse inputs that do not fit; messages have the layer's rule and the shape."""
 
 import warnings
 

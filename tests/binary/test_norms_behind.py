@@ -1,4 +1,4 @@
-"""Which batch norm reads which layer, and how copies start by its gains."""
+"""``norms_behind`` finds the norms of a layer, and copies start with their gains."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Options of everything that turns layers binary."""
+"""Options of all functions and classes that make layers binary."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Recomputation changes memory, and nothing else."""
+"""Recomputation changes the memory and no value."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Shrunk layers against the paper's figures."""
+"""Shrunk layers equal the paper's figures."""
 
 import re
 

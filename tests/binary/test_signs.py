@@ -1,4 +1,4 @@
-"""Values of the sign, and the gradients it is trained with."""
+"""Values and training gradients of the sign."""
 
 import math
 

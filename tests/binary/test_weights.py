@@ -1,4 +1,4 @@
-"""Effective weights and their gradients, against formulas written in numpy."""
+"""Effective weights and their gradients equal formulas in numpy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Attacks that draw at random: seeded, bounded in time, counted.
+"""Attacks with random draws; they have a seed, a time limit and a count.
 
 A campaign's test takes the fixture ``campaign``:
 

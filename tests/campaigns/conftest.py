@@ -1,4 +1,4 @@
-"""The fixture that hands a campaign to its test."""
+"""The fixture that gives a campaign to its test."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Damage to a file's bytes, as disks, networks and hands do it."""
+"""Damage to the bytes of a file, like that of disks, networks and users."""
 
 
 def damaged(rng, whole):

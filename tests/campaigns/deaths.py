@@ -1,4 +1,4 @@
-"""Kills trainings, resumes them, and compares them with ones that nobody killed."""
+"""Kill trainings, resume them, and compare them with trainings that nobody killed."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Running a command as if the processor were an older one.
+"""Run a command as if the processor were an older one.
 
 By hand, to run any test as on a processor without AVX-512:
 

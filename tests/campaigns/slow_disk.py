@@ -1,4 +1,4 @@
-"""A disk on which every step takes time, so that a process can die in between."""
+"""A disk on which every step takes time, so that a process can die between two steps."""
 
 import builtins
 import io

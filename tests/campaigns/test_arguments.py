@@ -1,4 +1,4 @@
-"""Wrong arguments of every public class: refused by name, at construction.
+"""Every public class refuses wrong arguments at construction, by their name.
 
 One argument of a call that works is replaced at a time. A value that is accepted must
 work: what comes after construction must not fail.

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, and pickles that are made to do harm.
+"""Damaged checkpoints, and pickles made to do harm.
 
 Bad is what crashes, hangs, takes more memory than allowed, ends in an error of Python,
 or reads other values than those that were saved.

@@ -1,4 +1,4 @@
-"""Tools whose disk is full, whose names are odd, which are stopped or run twice."""
+"""Tools on a full disk, with odd names, stopped early or run twice."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Images of all kinds, damaged at random: a result, or a sentence."""
+"""Randomly damaged images of all kinds give a result or a one-sentence error."""
 
 import io
 import os

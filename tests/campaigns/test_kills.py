@@ -1,4 +1,4 @@
-"""A training may die at any moment: nothing is lost, and its end is the same.
+"""A training that dies at any moment loses nothing and ends with the same numbers.
 
 By default a few deaths in all; ``--campaign-seconds`` adds more.
 """

@@ -1,4 +1,4 @@
-"""Manifests changed at random: refused in a sentence, or as good as the old one."""
+"""Randomly changed manifests are refused in one sentence or work like the original."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""OpenVINO's binary convolution, on every processor that this one can play.
+"""OpenVINO's binary convolution on every processor that this one can imitate.
 
 Graphs are made here, and run by another process on each processor. There are the
 operator itself, wherever ``pads_rightly`` says that it is right, and exported layers,

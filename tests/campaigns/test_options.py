@@ -1,4 +1,4 @@
-"""Wrong options of every command line: refused before any work, by name, status 2."""
+"""Command lines refuse wrong options by name, before any work, with status 2."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Packed files that are cut, changed, and written anew with wrong parts."""
+"""Packed files that are cut, changed, or written again with wrong parts."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Hostile configs in files: they run nothing, open nothing, and are refused in a line.
+"""Hostile configs in files run nothing, open nothing, and are refused in one line.
 
 Python's audit events tell of every file that is opened, every module that is imported
 and every process or connection that is started while a file is loaded.

@@ -1,4 +1,4 @@
-"""Wrong arguments of the functions around networks, and of what needs optional packages.
+"""Wrong arguments of functions for networks, and of parts with optional packages.
 
 As ``test_arguments.py``; paths may also be refused by what is wrong at their place.
 """

@@ -1,4 +1,4 @@
-"""Runs tools in processes that have imported everything already.
+"""Run tools in processes that have already imported everything.
 
 Reads a request a line, as JSON, and prints the process's id, then its wait status. A
 tool that is started here differs from one that a user starts in the imports only.

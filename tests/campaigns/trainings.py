@@ -1,4 +1,4 @@
-"""Trainings of seconds, from the demos' configs, each in a process that may die.
+"""Trainings of a few seconds from the demos' configs, each in its own process.
 
 Imported once by a server of processes, which forks them: what is imported here needs
 not be imported again by any of them.

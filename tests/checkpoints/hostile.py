@@ -1,4 +1,4 @@
-"""Pickles that try to crash, to read beyond, to fill the memory or to run code.
+"""Pickles that try to crash, to read outside, to fill the memory or to run code.
 
 Each is a pair: a name, and the pickle. ``python -m tests.checkpoints.hostile FOLDER``
 writes them as archives.

@@ -1,4 +1,4 @@
-"""Keeps a worker that reads files, and starts another one after a crash."""
+"""Keep a worker that reads files, and start a new one after a crash."""
 
 import json
 import os

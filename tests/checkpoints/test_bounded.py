@@ -1,4 +1,4 @@
-"""Constructors get no more memory than the weights of a file need."""
+"""Constructors get only the memory that the weights of a file need."""
 
 import pytest
 import torch

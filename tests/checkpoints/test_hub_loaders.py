@@ -1,4 +1,4 @@
-"""Checkpoints from the web are read like those on the disk, and run nothing."""
+"""Checkpoints from the web are read like local ones, and run no code."""
 
 import functools
 import http.server

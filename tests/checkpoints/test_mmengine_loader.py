@@ -1,4 +1,4 @@
-"""mmengine reads its checkpoints, equal in every value; torch.load stays strict."""
+"""mmengine reads its checkpoints with equal values; torch.load stays strict."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What was saved is read with equal values; damage, bombs and FIFOs are refused."""
+"""Saved files are read with equal values; damage, bombs and FIFOs are refused."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""What does not fit, in one phrase per kind; numbers that no weight may be."""
+"""Messages about entries that do not fit, and about forbidden weight values."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Reads files in a process with bounded memory, and says what came of each.
+"""Read files in a process with bounded memory, and report the result of each.
 
 ``python -m tests.checkpoints.worker FUNCTION`` reads paths from stdin, one a line, and
 answers with a line of JSON each: ``refused`` (one sentence), ``read`` (a digest of the

@@ -1,4 +1,4 @@
-"""The SSD300 recipes: what was published, and training on a small genuine devkit."""
+"""The SSD300 recipes have the published values and train on a small real devkit."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""BinaryViT's recipe: its numbers, its teacher, and what the configs differ in."""
+"""BinaryViT's recipe: its values, its teacher, and the differences of its configs."""
 
 import math
 

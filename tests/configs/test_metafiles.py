@@ -1,4 +1,4 @@
-"""What metafiles say of the networks is what the networks have."""
+"""Metafiles state the true values of the networks."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ReActNet's two-stage recipe: its numbers, and what the second stage starts from."""
+"""ReActNet's two-stage recipe: its values, and the initial weights of stage two."""
 
 import pytest
 import torch

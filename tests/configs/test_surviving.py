@@ -1,4 +1,4 @@
-"""Every recipe can go on after its death, with the same numbers."""
+"""Every recipe can continue after it was killed, with the same numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Converted BI-DiffSRs predict the published noise; odd files are refused."""
+"""Converted BI-DiffSRs predict the published noise; wrong files are refused."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Converted BiDet Faster R-CNNs compute the published raw outputs; odd files fail."""
+"""Converted BiDet Faster R-CNNs compute the published outputs; wrong files fail."""
 
 import pytest
 import torch

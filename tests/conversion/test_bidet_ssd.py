@@ -1,4 +1,4 @@
-"""Converted SSDs give the published raw outputs; odd files are refused."""
+"""Converted SSDs compute the published raw outputs; wrong files are refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Converted BinaryViTs compute the published logits, and odd files are refused."""
+"""Converted BinaryViTs compute the published logits; wrong files are refused."""
 
 from argparse import Namespace
 

@@ -1,4 +1,4 @@
-"""Converted networks compute the published logits, and odd files are refused."""
+"""Converted networks compute the published logits; wrong files are refused."""
 
 import pytest
 import torch

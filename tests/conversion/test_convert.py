@@ -1,4 +1,4 @@
-"""From file to file, for the tools of OpenMMLab."""
+"""Conversion from file to file, for OpenMMLab's tools."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Converted ReActNets compute the published logits; odd files are refused."""
+"""Converted ReActNets compute the published logits; wrong files are refused."""
 
 import dataclasses
 

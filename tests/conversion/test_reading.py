@@ -1,4 +1,4 @@
-"""What counts as a checkpoint, and what is said about the rest."""
+"""The converter reads checkpoints, and its messages describe all other files."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""VOC annotations: what is odd about them is said before training."""
+"""Unusual VOC annotations are reported before training."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The small devkit has VOC's own layout and says the truth about its images."""
+"""The small devkit has VOC's layout, and its annotations are true."""
 
 import sys
 from xml.etree import ElementTree as ET

@@ -1,4 +1,4 @@
-"""Pairs from PNGs on disk, in DF2K's and the benchmarks' layouts."""
+"""Pairs from PNG files in the layouts of DF2K and the benchmarks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Patches of bundled images: real, normalised, and of disjoint parts."""
+"""Patches of bundled images are real, normalised, and from separate parts."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Random transforms draw by the number of the draw, and by nothing else."""
+"""Random transforms depend only on the number of the draw."""
 
 import random
 

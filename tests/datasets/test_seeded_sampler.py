@@ -1,4 +1,4 @@
-"""Draws that depend on their number only."""
+"""Draws depend only on their number."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Inputs on which rounding flips no sign, so that any two engines agree.
+"""Inputs for which rounding flips no sign, so that any two engines agree.
 
 Engines round differently, and so does one engine on two processors. Where what a sign
 is taken of lies that close to 0, it may come out as the other one, and outputs differ

@@ -1,4 +1,4 @@
-"""Small exports with float networks, for what comes after the network."""
+"""Small exports with float networks, for tests of the steps after the network."""
 
 import openvino
 import torch

@@ -1,4 +1,4 @@
-"""A small network to pack, and what a damaged file of it gives."""
+"""A small network to pack, and the outcomes of reading its damaged files."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""ONNX files compute what torch does, with plain operators."""
+"""ONNX files compute torch's outputs with plain operators."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor

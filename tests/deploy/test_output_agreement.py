@@ -1,4 +1,4 @@
-"""How far outputs are from torch's, and when they are others."""
+"""Differences from torch's outputs are measured, and wrong outputs are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""BIDiffSRUNet computes the published network, and what its ES variant should."""
+"""BIDiffSRUNet computes the published network; its ES variant follows the formulas."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The blocks of BI-DiffSR, plain and expanded, against their formulas."""
+"""The blocks of BI-DiffSR, plain and expanded, equal their formulas."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""UNets of diffusers become binary, train, and are loaded as they were saved."""
+"""UNets of diffusers become binary, train, and load with the saved values."""
 
 import copy
 import json

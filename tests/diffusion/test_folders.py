@@ -1,4 +1,4 @@
-"""A folder of diffusers is data: it neither runs code nor sends us to a hub."""
+"""A folder of diffusers is data: it runs no code and loads nothing from a hub."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Images of every kind are read as what they show, or refused in one sentence."""
+"""Images of every kind are read correctly or refused in one sentence."""
 
 import numpy as np
 import pytest

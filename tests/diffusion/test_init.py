@@ -1,4 +1,4 @@
-"""What needs diffusers is imported when it is asked for, or named when missing."""
+"""Parts that need diffusers are imported on first use, or an error names the package."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The pipeline samples as published, and takes and gives what users have and want."""
+"""The pipeline samples as published and supports the usual types of images."""
 
 import math
 

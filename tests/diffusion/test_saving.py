@@ -1,4 +1,4 @@
-"""A pipeline's folder appears whole."""
+"""A pipeline's folder is complete when it appears."""
 
 import pytest
 

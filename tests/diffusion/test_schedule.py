@@ -1,4 +1,4 @@
-"""The published schedule, and what clipping a prediction means."""
+"""The published schedule, and the clipping of predictions."""
 
 import numpy as np
 import pytest

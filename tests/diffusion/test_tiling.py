@@ -1,4 +1,4 @@
-"""Padding and tiles cover every pixel once, or with weights."""
+"""Padding and tiles cover every pixel once or with weights."""
 
 import itertools
 

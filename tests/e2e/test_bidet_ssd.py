@@ -1,4 +1,4 @@
-"""ES-BiDet's SSD300 from command lines, on a small genuine devkit."""
+"""ES-BiDet's SSD300 with command lines, on a small real devkit."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""tools/convert_checkpoint.py, as a user runs it."""
+"""tools/convert_checkpoint.py as a user runs it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What the demos run their tools with."""
+"""The environment and the processes of the demos' tools."""
 
 import runpy
 import subprocess

@@ -1,4 +1,4 @@
-"""What the super-resolution demo tells and draws, from images that are there."""
+"""The texts and pictures of the super-resolution demo, from existing images."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every form of a network trained on real digits says the same of every test digit."""
+"""All forms of a network trained on digits give equal labels for all test digits."""
 
 import re
 from pathlib import Path

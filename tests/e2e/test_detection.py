@@ -1,4 +1,4 @@
-"""Making a devkit, training, testing and detecting as a user does, with commands."""
+"""Make a devkit, train, test and detect with the commands of users."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The comparison of forms as a command line: what it prints is what it measured."""
+"""The comparison of forms as a command line: it prints its measurements."""
 
 import json
 import os

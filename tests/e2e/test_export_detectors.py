@@ -1,4 +1,4 @@
-"""Detectors of the configs, narrow: exported by the tool, run like mmdet."""
+"""Narrow detectors from the configs: the tool exports them, and they run like mmdet."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo's upscaler, exported by one tool and run by the other."""
+"""One tool exports the demo's upscaler, and the other runs it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``--max-bytes``, as a user gives it."""
+"""``--max-bytes`` as a user gives it."""
 
 import subprocess
 import sys

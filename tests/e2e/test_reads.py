@@ -1,4 +1,4 @@
-"""Tools read a checkpoint once: it can have gigabytes, and can change in between."""
+"""Tools read a checkpoint once, because it can be large and can change."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Training, resuming, testing and exporting super-resolution, with command lines."""
+"""Train, resume, test and export super-resolution with command lines."""
 
 import contextlib
 import io

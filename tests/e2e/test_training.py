@@ -1,4 +1,4 @@
-"""Training, testing and resuming as a user does, with command lines."""
+"""Train, test and resume with the command lines of users."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""tools/upscale.py, as a user runs it."""
+"""tools/upscale.py as a user runs it."""
 
 import os
 import subprocess

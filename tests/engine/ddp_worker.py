@@ -1,4 +1,4 @@
-"""One of two processes of a training, run by ``test_ddp.py``: rank, folder."""
+"""One of the two processes of a training, run by ``test_ddp.py`` with rank and folder."""
 
 import sys
 from pathlib import Path

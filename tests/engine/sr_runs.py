@@ -1,4 +1,4 @@
-"""A super-resolution training of seconds: tiny UNet, PNGs on disk, a runner."""
+"""A super-resolution training of a few seconds: tiny UNet, PNG files and a runner."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""Mixed precision: low in the convolutions, full in weights, temperature and loss."""
+"""Mixed precision: low in convolutions, full in weights, temperature and loss."""
 
 import pytest
 import torch

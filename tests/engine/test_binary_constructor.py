@@ -1,4 +1,4 @@
-"""Two weight decays: one for kernels, one for the rest; and the published schedule."""
+"""Kernels and other parameters get different weight decay, as published."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The hook switches every bottleneck term on, at its step and after resuming."""
+"""The hook activates every bottleneck term at its step, also after resuming."""
 
 import pytest
 import torch

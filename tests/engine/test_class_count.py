@@ -1,4 +1,4 @@
-"""A head must have the classes of the data."""
+"""A head must have as many classes as the data."""
 
 from types import SimpleNamespace
 

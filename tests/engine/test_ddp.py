@@ -1,4 +1,4 @@
-"""Two processes with half a batch each train like one with the whole."""
+"""Two processes with half a batch each train like one process with the whole batch."""
 
 import os
 import subprocess

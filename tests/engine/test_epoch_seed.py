@@ -1,4 +1,4 @@
-"""Random numbers of an epoch depend on the run's seed and the epoch alone."""
+"""Random numbers of an epoch depend only on the run's seed and the epoch."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""FLOP counters of others see binary products, and agree with ours."""
+"""FLOP counters of other packages count binary products and agree with ours."""
 
 import torch
 from mmengine.analysis import get_model_complexity_info

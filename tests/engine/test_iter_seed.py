@@ -1,4 +1,4 @@
-"""A super-resolution training that was interrupted ends where it would have ended."""
+"""An interrupted super-resolution training ends like an uninterrupted one."""
 
 import pytest
 import torch

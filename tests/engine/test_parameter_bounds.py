@@ -1,4 +1,4 @@
-"""Bounded parameters stay in their bounds, at every moment somebody looks."""
+"""Bounded parameters stay in their bounds whenever other code can read them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A training that needs the weights of another one does not begin without them."""
+"""A training that needs other weights does not start without them."""
 
 import pytest
 import torch

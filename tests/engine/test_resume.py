@@ -1,4 +1,4 @@
-"""A training that was interrupted ends where it would have ended."""
+"""An interrupted training ends like an uninterrupted one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The flip rate is the share of signs that an epoch has changed."""
+"""The flip rate is the share of signs that changed in an epoch."""
 
 import pytest
 import torch

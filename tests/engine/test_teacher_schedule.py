@@ -1,4 +1,4 @@
-"""Assistants take turns as published."""
+"""Assistants alternate as published."""
 
 from types import SimpleNamespace
 

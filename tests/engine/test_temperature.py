@@ -1,4 +1,4 @@
-"""The temperature reaches every layer, in training and validation, and ends binary."""
+"""All layers get the temperature in training and validation, and end binary."""
 
 import pytest
 import torch

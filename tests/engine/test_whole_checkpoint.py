@@ -1,4 +1,4 @@
-"""Checkpoints are whole, the newest one is found, and nothing is removed too early."""
+"""Checkpoints are complete, the newest is found, and none is removed too early."""
 
 import shutil
 from pathlib import Path

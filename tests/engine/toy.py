@@ -1,4 +1,4 @@
-"""A network of 12,000 weights, eight images, and a runner: training in seconds."""
+"""A network of 12,000 weights, eight images and a runner, for trainings of seconds."""
 
 import uuid
 

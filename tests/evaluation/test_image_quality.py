@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image and the formulas of the field's toolboxes."""
+"""PSNR and SSIM equal scikit-image and the formulas of common toolboxes."""
 
 import math
 

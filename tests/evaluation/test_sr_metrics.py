@@ -1,4 +1,4 @@
-"""Metrics as an evaluator calls them, per image set."""
+"""Metrics per image set, called as an evaluator calls them."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""Resizing against MATLAB's definition, written down tap by tap, and against torch."""
+"""Resizing equals torch and MATLAB's definition, written tap by tap."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Image files are bounded, turned upright, and named when they are of no use."""
+"""Image files are limited in size and turned upright; errors name unusable files."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What the tests of several backbones do with a network."""
+"""Helpers for the tests of several backbones."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The contract of all backbones; a new one joins by a line in tests/families.py.
+"""The contract of all backbones; a line in tests/families.py adds a new one.
 
 That every module is called, and that low precision is finite, is tested of these and other
 networks in test_modules_are_called.py and test_low_precision.py.

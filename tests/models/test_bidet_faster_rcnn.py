@@ -1,4 +1,4 @@
-"""BiDet's proposal network and second stage: formulas, losses, gradients, emptiness."""
+"""BiDet's proposal network and second stage: formulas, losses, gradients, empty inputs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""BiDet's SSD head: anchors, detections and losses as published, odd images."""
+"""BiDet's SSD head: anchors, detections and losses as published, unusual images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""BinaryViT: what ES keeps equal, outputs, freezing, compiling, and bad arguments."""
+"""BinaryViT: cost of ES, outputs, freezing, compiling and bad arguments."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Bottleneck terms and sampled boxes: formulas, gradients, and nothing to divide by."""
+"""Bottleneck terms and sampled boxes: formulas, gradients and empty inputs."""
 
 import math
 

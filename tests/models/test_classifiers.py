@@ -1,4 +1,4 @@
-"""Distillation: teachers act, and are no part of the model."""
+"""Distillation: teachers are used but are not part of the model."""
 
 import copy
 import sys

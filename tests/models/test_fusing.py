@@ -1,4 +1,4 @@
-"""Fusing batch norms into convolutions leaves binary networks right, or stops."""
+"""Fusing batch norms into convolutions keeps binary networks correct or is refused."""
 
 import copy
 

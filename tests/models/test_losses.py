@@ -1,4 +1,4 @@
-"""The distillation loss and its gradients against their formulas in numpy."""
+"""The distillation loss and its gradients equal formulas in numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Min-max quantization against its formula in numpy."""
+"""Min-max quantization equals its formula in numpy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a user can name is called, so that tools that watch modules see them."""
+"""All modules that users can name are called, so that hooks on them run."""
 
 import copy
 

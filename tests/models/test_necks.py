@@ -1,4 +1,4 @@
-"""The extra layers of BiDet's SSD: binary each, formula, ES, a batch of one."""
+"""The extra layers of BiDet's SSD: each is binary; formula, ES, a batch of one."""
 
 import pytest
 import torch

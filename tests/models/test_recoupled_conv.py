@@ -1,4 +1,4 @@
-"""BNext's module against its formula, and the float layers it is built with."""
+"""BNext's module equals its formula, also with float layers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The diffusion model as mmengine trains it: loss, sampling, preprocessing, errors."""
+"""The diffusion model in mmengine: loss, sampling, preprocessing, errors."""
 
 import sys
 

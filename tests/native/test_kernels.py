@@ -1,4 +1,4 @@
-"""The native kernels compute the operators' sums exactly, whatever the processor has."""
+"""The native kernels compute the operators' sums exactly on every processor."""
 
 import numpy as np
 import pytest

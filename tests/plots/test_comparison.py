@@ -1,4 +1,4 @@
-"""Images side by side, as a PNG."""
+"""Images side by side in one PNG."""
 
 import sys
 

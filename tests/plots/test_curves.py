@@ -1,4 +1,4 @@
-"""Curves of a training, from the files that mmengine writes."""
+"""Curves of a training from mmengine's log files."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Precision-recall curves of detections, and the picture of them."""
+"""Precision-recall curves of detections and their picture."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A config in YAML is data: no tag in it runs."""
+"""A config in YAML is data: none of its tags runs."""
 
 import mmengine
 import pytest

@@ -1,4 +1,4 @@
-"""An independent account of the published BI-DiffSR network, to compare with.
+"""An independent implementation of the published BI-DiffSR network.
 
 Random files in the published format, and the noise that the published network predicts
 from such a file in evaluation, written as plain functions of tensors from the formulas.

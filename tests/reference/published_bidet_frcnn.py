@@ -1,4 +1,4 @@
-"""An independent account of BiDet's published Faster R-CNN, to compare with.
+"""An independent implementation of BiDet's published Faster R-CNN.
 
 Random files in the published format, and the raw outputs that the published code
 computes from such a file, as plain functions of tensors written from the formulas. It

@@ -1,4 +1,4 @@
-"""An independent account of the published BiDet SSD300, to compare with.
+"""An independent implementation of the published BiDet SSD300.
 
 Random files in the published format, and what the published network computes from such
 a file in evaluation, written as plain functions of tensors. It shares no code with

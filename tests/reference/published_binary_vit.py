@@ -1,4 +1,4 @@
-"""An independent account of the published BinaryViT networks, to compare with.
+"""An independent implementation of the published BinaryViT networks.
 
 Random files in the published format, and the logits that the published code computes
 from such a file in evaluation, written as plain functions of tensors from the formulas.

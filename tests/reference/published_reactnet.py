@@ -1,4 +1,4 @@
-"""An independent account of the published ReActNets and Bi-Real Nets, to compare with.
+"""An independent implementation of the published ReActNets and Bi-Real Nets.
 
 Random files in the published formats, and the logits that the published code computes
 from such a file in evaluation, written as plain functions of tensors from the formulas.

@@ -1,4 +1,4 @@
-"""Compiled networks give what torch gives, and refuse what they cannot."""
+"""Compiled networks compute torch's outputs, and refuse unsupported networks."""
 
 import numpy as np
 import pytest

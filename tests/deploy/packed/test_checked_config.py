@@ -1,4 +1,4 @@
-"""What a config in a file may build, and that our own networks are among it."""
+"""The network classes that a config in a file may build include all of ours."""
 
 import copy
 import sys

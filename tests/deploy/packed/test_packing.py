@@ -1,4 +1,4 @@
-"""Packed files give the outputs of the networks they were made of."""
+"""Packed files give the outputs of their original networks."""
 
 import copy
 import json

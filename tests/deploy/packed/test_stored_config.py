@@ -1,4 +1,4 @@
-"""Configs in files are data: read, never run."""
+"""Configs in files are read as data and never run."""
 
 import math
 

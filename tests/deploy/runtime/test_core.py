@@ -1,4 +1,4 @@
-"""All networks share one Core, whose end would take the signal stack of others away."""
+"""All networks share one Core; deleting a Core would remove the signal stack of others."""
 
 import os
 import signal

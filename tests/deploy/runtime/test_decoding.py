@@ -1,4 +1,4 @@
-"""Decoding against torch, torchvision and formulas."""
+"""Decoding equals torch, torchvision and formulas."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Drawn results show what they should where they should."""
+"""Drawn results show the right things at the right places."""
 
 import numpy as np
 import pytest

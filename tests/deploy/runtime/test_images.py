@@ -1,4 +1,4 @@
-"""Preprocessing without OpenCV gives what OpenMMLab's pipelines give with it."""
+"""Preprocessing without OpenCV equals OpenMMLab's pipelines with OpenCV."""
 
 import numpy as np
 import pytest

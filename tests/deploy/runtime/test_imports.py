@@ -1,4 +1,4 @@
-"""The runtime imports neither torch nor OpenMMLab, by itself or by other modules."""
+"""The runtime imports neither torch nor OpenMMLab, directly or indirectly."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What runs binary convolutions is seen in the compiled network."""
+"""The runner sees in the compiled network which kernels run binary convolutions."""
 
 import warnings
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Manifests are complete, and tell when an export was changed."""
+"""Manifests are complete and show that an export was changed."""
 
 import json
 

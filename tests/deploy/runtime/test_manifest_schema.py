@@ -1,4 +1,4 @@
-"""Manifests that contradict themselves are refused, others are not."""
+"""Manifests with contradictions are refused; all others are accepted."""
 
 import copy
 import json

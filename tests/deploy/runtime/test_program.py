@@ -1,4 +1,4 @@
-"""A program from anywhere is checked in Python, and once more in the library."""
+"""Programs of unknown origin are checked in Python and again in the library."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""A runner of an export in whose place another one is put."""
+"""A runner whose export is replaced by another one."""
 
 import shutil
 import threading

@@ -1,4 +1,4 @@
-"""Kinds of values say what is wrong, and where."""
+"""Kinds of values report the error and its place."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""JSON is read within bounds."""
+"""JSON is read within limits."""
 
 import json
 import time

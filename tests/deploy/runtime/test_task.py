@@ -1,4 +1,4 @@
-"""A task is one class: a fourth is registered here, and everything uses it."""
+"""One class defines a task: the tests register a fourth task and use it everywhere."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A runner gives threads what it gives one after the other."""
+"""A runner gives threads the same results as sequential calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier

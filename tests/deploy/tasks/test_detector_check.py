@@ -1,4 +1,4 @@
-"""An export finds the boxes that mmdet finds, or is refused."""
+"""An export finds the boxes that mmdet finds, or it is refused."""
 
 from pathlib import Path
 

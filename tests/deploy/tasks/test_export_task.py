@@ -1,4 +1,4 @@
-"""Tasks of exports are found by name, and choose the networks that are theirs."""
+"""Tasks of exports are found by name and accept only their own networks."""
 
 from dataclasses import dataclass
 

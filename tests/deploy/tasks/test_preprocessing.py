@@ -1,4 +1,4 @@
-"""Manifests say of preprocessing and decoding what the configs say."""
+"""Manifests have the preprocessing and decoding of the configs."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A network is the same from a checkpoint and from a packed file."""
+"""A checkpoint and a packed file give the same network."""
 
 import pytest
 import torch
