@@ -1,6 +1,6 @@
 # A SMALL configuration: a narrow ES-BNext on scikit-learn's 1,797 scanned digits, in
 # a few minutes on two cores. `make demo` writes the images and runs it.
-_base_ = ['../_base_/classifier_runtime.py']
+_base_ = ['../_base_/class_folders.py', '../_base_/classifier_runtime.py']
 
 max_epochs = 30
 
@@ -30,25 +30,14 @@ train_pipeline = [
 test_pipeline = [dict(type='LoadImageFromFile'), enlarge, dict(type='PackInputs')]
 
 train_dataloader = dict(
-    batch_size=64,
     num_workers=1,
     persistent_workers=False,
-    dataset=dict(
-        type='CustomDataset', data_root='data/digits', data_prefix='train', pipeline=train_pipeline
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(data_root='data/digits', pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=1,
-    dataset=dict(
-        type='CustomDataset', data_root='data/digits', data_prefix='val', pipeline=test_pipeline
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_size=128, num_workers=1, dataset=dict(data_root='data/digits', pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=1)
-test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',

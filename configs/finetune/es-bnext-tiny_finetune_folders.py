@@ -1,6 +1,6 @@
 # Fine-tuning ES-BNext-T on your own classes; see configs/finetune/README.md. The recipe is
 # ours and a starting point: it has not been optimised.
-_base_ = ['../_base_/classifier_runtime.py']
+_base_ = ['../_base_/class_folders.py', '../_base_/classifier_runtime.py']
 
 # Change these: classes, folders (data_root/train/CLASS/*.jpg, and val), weights
 num_classes = 10
@@ -38,25 +38,9 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=1)
-test_evaluator = val_evaluator
 
 # learning rate: a tenth of the training's, and a hundredth for the binary backbone
 optim_wrapper = dict(

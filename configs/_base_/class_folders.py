@@ -1,0 +1,17 @@
+# Images in folders, one per class: data_root/train/CLASS/* and data_root/val/CLASS/*.
+# Who inherits it sets data_root and the pipelines.
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(type='CustomDataset', data_prefix='train'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(type='CustomDataset', data_prefix='val'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=1)
+test_evaluator = val_evaluator
