@@ -13,6 +13,26 @@ from typing import Any
 RENAMED = {'binary_transformer': 'BinaryTransformer'}
 
 
+#: Layers of Transformers that were told the value of sign(0) alone.
+_TRANSFORMERS = ('BinaryFeedForward', 'BinaryMultiheadAttention', 'BinaryTransformer')
+
+
+def current_transformer(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a binary Transformer with its sign and weight binarizer.
+
+    Args:
+        options: Options, where ``sign_zero`` was once the value of sign(0) in both.
+    """
+    if 'sign_zero' not in options:
+        return dict(options)
+    zero = options['sign_zero']
+    kinds = dict(
+        sign=dict(type='quadratic', zero=zero),
+        weight_binarizer=dict(type='centred_sign', zero=zero),
+    )
+    return {**kinds, **{name: x for name, x in options.items() if name != 'sign_zero'}}
+
+
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of binary layers with ``es_groups`` for the ES groups.
 
@@ -23,13 +43,15 @@ def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _current_layer(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of an ES layer with ``es_groups`` for the ES groups.
+    """Return the config of a layer in the form of this version.
 
-    ``groups`` once meant the ES groups, except for a depthwise convolution or together with
-    ``es_groups``.
+    ``groups`` of an ES layer once meant the ES groups, except for a depthwise convolution
+    or together with ``es_groups``.
     """
     kind = config.get('type')
     name = kind.rpartition('.')[2] if isinstance(kind, str) else ''
+    if name in _TRANSFORMERS:
+        return current_transformer(config)
     groups = config.get('groups')
     if name not in ('ESConv2d', 'ESLinear') or groups is None or 'es_groups' in config:
         return config

@@ -51,6 +51,16 @@ def test_a_unet_config_of_an_earlier_version_builds():
         (dict(type='BNext', groups=2), None),
         (dict(type='Conv2d', groups=2), None),
         (dict(type='binary_transformer'), dict(type='BinaryTransformer')),
+        (
+            dict(type='binary_transformer', sign_zero=0, tau=2),
+            dict(
+                type='BinaryTransformer',
+                tau=2,
+                sign=dict(type='quadratic', zero=0),
+                weight_binarizer=dict(type='centred_sign', zero=0),
+            ),
+        ),
+        (dict(type='BinaryViT', sign_zero=0), None),
         (dict(type=int, groups=2), None),
         (3, None),
     ],

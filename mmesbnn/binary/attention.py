@@ -14,6 +14,7 @@ arXiv 2503.23709, in our interpretation, because their Transformer code is not r
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import one_of
-from .arguments import checked_layer
+from .arguments import BUILT, checked_layer
 from .expansion import Expansion, spread_thresholds, tile
 from .functional import binary_matmul
 from .inputs import check_tokens
@@ -78,8 +79,8 @@ def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
 class ResidualBinaryLinear(nn.Module):
     """Binary linear layer: ``y = rprelu(norm(tile(binary_linear(x + b))) + residual)``.
 
-    Signs have the quadratic surrogate; weights are centred and scaled. Input and output
-    can each be expanded or not. The weight is ``(C_o / tau, C_i tau)`` in all cases.
+    By default signs have the quadratic surrogate; weights are centred and scaled. Input and
+    output can each be expanded or not. The weight is ``(C_o / tau, C_i tau)`` in all cases.
     Copies of an input start with different thresholds ``-b``, because copies with equal
     thresholds would be equal.
 
@@ -93,14 +94,16 @@ class ResidualBinaryLinear(nn.Module):
             times. If not, it has ``C_o`` features, tiled ``tau`` times. Default False.
         spread: Initial thresholds of the copies lie evenly in ``[-spread, spread]``.
             Default 0.5, for inputs of about unit variance.
-        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
         es_groups: ES groups ``g``. Default 1.
+        sign: As :class:`BinaryLinear`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BinaryLinear`'s. Default ``'centred_sign'``.
+        latent_clip: As :class:`BinaryLinear`'s. Default None.
 
     Raises:
         ValueError: If ``tau`` does not divide ``out_features``, or an expanded
-            ``in_features``; if ``es_groups`` does not divide ``out_features / tau``; or if
-            ``sign_zero`` is not one of -1, 0.
+            ``in_features``; if ``es_groups`` does not divide ``out_features / tau``; or
+            as :class:`BinaryLinear`.
 
     Shape:
         Tokens ``(N, L, C_i)`` and a residual ``(N, L, C_o)`` to ``(N, L, C_o)``, times
@@ -118,9 +121,12 @@ class ResidualBinaryLinear(nn.Module):
         expanded_in: bool = False,
         expanded_out: bool = False,
         spread: float = 0.5,
-        sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
         es_groups: int = 1,
+        *,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = 'centred_sign',
+        latent_clip: float | None = None,
     ) -> None:
         super().__init__()
         expansion = Expansion(tau, es_groups)
@@ -128,8 +134,10 @@ class ResidualBinaryLinear(nn.Module):
             in_features,
             out_features,
             expansion=expansion,
-            sign=dict(type='quadratic', zero=sign_zero),
-            weight_binarizer=dict(type='centred_sign', zero=sign_zero),
+            # one that is given as a module is not shared
+            sign=copy.deepcopy(sign),
+            weight_binarizer=copy.deepcopy(weight_binarizer),
+            latent_clip=latent_clip,
         )
         if expanded_in and in_features % tau:
             raise ValueError(f'tau={tau} does not divide in_features={in_features}')
@@ -182,8 +190,9 @@ class BinaryMultiheadAttention(nn.Module):
         tau: ES factor. Default 1.
         clip: Initial value of the probabilities that are not 0. Default 0.005.
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
-        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
+        **options: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
+            :class:`ResidualBinaryLinear`; the sign is that of q, k and v, too.
 
     Raises:
         ValueError: If ``num_heads`` or ``tau`` do not divide ``embed_dims``, if
@@ -198,7 +207,7 @@ class BinaryMultiheadAttention(nn.Module):
 
     parameter_bounds = {'clip': (1e-4, 1.0)}
 
-    @checked_layer()
+    @checked_layer(sign=BUILT)
     def __init__(
         self,
         embed_dims: int,
@@ -207,8 +216,10 @@ class BinaryMultiheadAttention(nn.Module):
         tau: int = 1,
         clip: float = 0.005,
         spread: float = 0.5,
-        sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
+        *,
+        sign: Any = 'quadratic',
+        **options: Any,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -224,13 +235,13 @@ class BinaryMultiheadAttention(nn.Module):
                 expanded_in=expanded_in,
                 expanded_out=expanded_out,
                 spread=spread,
-                sign_zero=sign_zero,
                 norm=norm,
+                sign=sign,
+                **options,
             )
 
         def threshold() -> RSign:
-            sign = dict(type='quadratic', zero=sign_zero)
-            return RSign(embed_dims, sign, channels_last=True)
+            return RSign(embed_dims, copy.deepcopy(sign), channels_last=True)
 
         self.query = unit(True)
         self.reduction = unit(True) if sr_ratio > 1 else None
@@ -333,9 +344,10 @@ class BinaryFeedForward(nn.Module):
             not put copies side by side. ``'replica'`` averages the copies of one channel,
             so channels are not mixed. Default ``'adjacent'``.
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
-        sign_zero: Value of sign(0), -1 or 0. Default -1.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
         es_groups: ES groups ``g``. Default 1.
+        **options: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
+            :class:`ResidualBinaryLinear`.
 
     Raises:
         ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau`` does
@@ -357,9 +369,9 @@ class BinaryFeedForward(nn.Module):
         expanded: bool = False,
         residual_pool: str = 'adjacent',
         spread: float = 0.5,
-        sign_zero: int = -1,
         norm: dict[str, Any] | None = None,
         es_groups: int = 1,
+        **options: Any,
     ) -> None:
         super().__init__()
         if feedforward_dims % embed_dims:
@@ -369,9 +381,7 @@ class BinaryFeedForward(nn.Module):
         ratio = feedforward_dims // embed_dims
         self.ratio = ratio if expanded else ratio * tau * es_groups
         self.residual_pool = residual_pool
-        options: dict[str, Any] = dict(
-            tau=tau, es_groups=es_groups, spread=spread, sign_zero=sign_zero, norm=norm
-        )
+        options.update(tau=tau, es_groups=es_groups, spread=spread, norm=norm)
         self.up = ResidualBinaryLinear(
             embed_dims, feedforward_dims, expanded_in=expanded, expanded_out=True, **options
         )

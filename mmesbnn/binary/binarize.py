@@ -29,8 +29,14 @@ from .weight_reads import WeightReads, read_by_definition
 _MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 _Multiplier = nn.modules.conv._ConvNd | nn.Linear
 
+#: Attribute of a model with the reports of what was replaced in it, for files.
+REPORTS = '_binarize_reports'
+
 #: Layers that can become binary.
 _ELIGIBLE = (nn.Conv2d, nn.Linear)
+
+#: What it becomes.
+BINARY = (ESConv2d, ESLinear)
 
 
 class Reason(enum.Enum):
@@ -435,7 +441,7 @@ def _forbid_saving(model: nn.Module) -> None:
 
 
 def _has_binary_layer(model: nn.Module) -> bool:
-    return any(isinstance(m, (ESConv2d, ESLinear)) for m in model.modules())
+    return any(isinstance(m, BINARY) for m in model.modules())
 
 
 @checked_layer(model=instance(nn.Module, 'an nn.Module'), keep=either(text, sequence(filled_text)))
@@ -592,6 +598,7 @@ def binarize(
         if candidate.module in signs:
             flip_channels(norms[candidate.module], signs[candidate.module])
     _forbid_saving(model)
+    setattr(model, REPORTS, (*getattr(model, REPORTS, ()), report))
     return report
 
 

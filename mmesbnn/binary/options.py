@@ -17,7 +17,9 @@ from .weights import build_weight_binarizer
 
 @dataclass(frozen=True)
 class BinaryOptions:
-    """Options of binary layers, for ``binarize``, ``binarize_unet`` and ``conv_cfg``.
+    """Options of binary layers.
+
+    For ``binarize``, ``binarize_unet``, ``BinaryTransformer`` and ``conv_cfg``.
 
     Args:
         tau: ES factor. Default 1.
@@ -91,24 +93,27 @@ def merged_options(
     """Return the options, given either as one object or as single keyword arguments.
 
     Args:
-        options: Options as one object, or None if keyword arguments give them.
+        options: Options as one object, or None if keyword arguments give them. A mapping
+            can leave out options that have the function's default.
         short: Keyword arguments.
-        defaults: Defaults of the keyword arguments.
+        defaults: Defaults of the function.
 
     Raises:
         ValueError: If both are given, or a value is not one of the allowed ones.
     """
-    if options is None:
-        return BinaryOptions.from_dict(short)
-    check('options', options, either(instance(BinaryOptions, 'a BinaryOptions'), mapping()))
     default = defaults.arguments()
+    if options is None:
+        return BinaryOptions.from_dict({**default, **short})
+    check('options', options, either(instance(BinaryOptions, 'a BinaryOptions'), mapping()))
     both = [
         name
         for name, value in short.items()
-        if value is not default[name] and value != default[name]
+        if value is not default.get(name) and value != default.get(name)
     ]
     if both:
         raise ValueError(
             f'options and {", ".join(both)} are both given: put {both[0]} into options'
         )
-    return options if isinstance(options, BinaryOptions) else BinaryOptions.from_dict(options)
+    if isinstance(options, BinaryOptions):
+        return options
+    return BinaryOptions.from_dict({**default, **options})

@@ -28,8 +28,9 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from ..binary.arguments import checked_layer
-from ..binary.binarize import BinarizeReport, binarize
+from ..binary.binarize import REPORTS, BinarizeReport
 from ..binary.options import BinaryOptions, merged_options
+from ..binary.replaced import binarize_layers
 from ..checks import checked, either, filled_text, mapping, sequence, text
 from ..old_forms import current_options
 from .folders import UNETS, check_unet, load_unet
@@ -202,20 +203,15 @@ def _replace(
     unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: BinaryOptions
 ) -> BinarizeReport:
     """Replace ``layers``, except those that ``keep`` matches; report reasons for the rest."""
-    binary = {id(unet.get_submodule(name)) for name in layers}
-    others = [
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in binary
-    ]
-    report = binarize(
-        unet, keep=[*keep, *others], keep_first=False, keep_last=False, options=options
-    )
+    report = binarize_layers(unet, layers, options, keep)
     # the config describes the binary layers, so the model can be saved
     del unet.save_pretrained
+    delattr(unet, REPORTS)
     return BinarizeReport(
         [
-            dataclasses.replace(layer, why=_reason(layer.name)) if layer.name in others else layer
+            layer
+            if layer.replaced or layer.name in layers
+            else dataclasses.replace(layer, why=_reason(layer.name))
             for layer in report
         ],
         options,

@@ -174,7 +174,7 @@ def test_thresholds_of_copies_start_apart(expanded_in, equal):
     [
         (dict(tau=5), 'tau=5 does not divide out_features=8'),
         (dict(tau=4, expanded_in=True), 'tau=4 does not divide in_features=6'),
-        (dict(sign_zero=1), 'zero=1'),
+        (dict(sign=dict(type='quadratic', zero=1)), 'zero=1'),
     ],
 )
 def test_bad_units_are_refused(options, message):

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from mmesbnn.binary import BinaryOptions, QuadraticSign, binarize
+from mmesbnn.binary.options import merged_options
 from mmesbnn.models.layers import es_conv2d
 
 OTHERS = dict(
@@ -69,6 +70,15 @@ def test_binarize_and_conv_cfg_take_them_whole_or_by_keyword(whole):
 def test_options_given_twice_are_refused(build):
     with pytest.raises(ValueError, match='options and tau are both given'):
         build(tau=2, options=BinaryOptions())
+
+
+def test_a_mapping_leaves_out_what_has_the_functions_default():
+    defaults = BinaryOptions(tau=2, pad_value=1)
+    assert merged_options(dict(tau=4), {}, defaults) == BinaryOptions(tau=4, pad_value=1)
+    assert merged_options(None, dict(spread=0.1), defaults) == BinaryOptions(
+        tau=2, pad_value=1, spread=0.1
+    )
+    assert merged_options(BinaryOptions(), {}, defaults) == BinaryOptions()
 
 
 def test_conv_cfg_refuses_unknown_options():

@@ -14,7 +14,15 @@ pytest.importorskip('mmpretrain')
 from mmpretrain.registry import MODELS
 
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import BinaryFeedForward, BinaryMultiheadAttention, TiledBatchNorm2d
+from mmesbnn.binary import (
+    BinaryFeedForward,
+    BinaryMultiheadAttention,
+    BinaryOptions,
+    ResidualBinaryLinear,
+    ScaledSignWeight,
+    TemperatureWeight,
+    TiledBatchNorm2d,
+)
 from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.models.backbones.binary_transformer import (
     HostedAttention,
@@ -389,6 +397,52 @@ def test_the_config_in_the_readme_is_right():
     assert [hook['type'] for hook in names['custom_hooks']] == ['ParameterBoundsHook']
 
 
+# options --------------------------------------------------------------------------
+
+OTHERS = dict(
+    tau=2,
+    es_groups=2,
+    spread=0.25,
+    sign=dict(type='hard_tanh', clip=1.5),
+    weight_binarizer='scaled_sign',
+    latent_clip=1.0,
+)
+
+
+@pytest.mark.parametrize(
+    'given', [OTHERS, dict(options=OTHERS), dict(options=BinaryOptions(**OTHERS))]
+)
+def test_options_reach_every_binary_layer(given):
+    model = binary(**given)
+    units = [m for m in model.modules() if isinstance(m, ResidualBinaryLinear)]
+    assert len(units) == 2 * (4 + 2)
+    for unit in units:
+        assert unit.linear.sign.clip == 1.5
+        assert type(unit.linear.weight_binarizer) is ScaledSignWeight
+        assert unit.linear.parameter_bounds == {'weight': (-1.0, 1.0)}
+    for layer in model.layers:
+        attention = layer.attn.attention
+        assert {sign.sign.clip for sign in (attention.query_sign, attention.value_sign)} == {1.5}
+        expansion = layer.ffn.ffn.up.linear.expansion
+        assert (expansion.tau, expansion.groups) == (2, 2)
+        assert layer.ffn.ffn.up.shift.bias.max() == 0.25
+    model.train()
+    assert model(images())[0].isfinite().all()
+
+
+def test_the_value_of_sign_0_is_still_an_argument():
+    linear = binary(sign_zero=0).layers[0].ffn.ffn.up.linear
+    assert linear.sign.zero == linear.weight_binarizer.zero == 0
+    linear = binary().layers[0].ffn.ffn.up.linear
+    assert linear.sign.zero == linear.weight_binarizer.zero == -1
+
+
+def test_a_binarizer_given_as_a_module_is_not_shared():
+    model = binary(weight_binarizer=TemperatureWeight())
+    found = {id(m) for m in model.modules() if isinstance(m, TemperatureWeight)}
+    assert len(found) == 2 * (4 + 2)
+
+
 # bad input ------------------------------------------------------------------------
 
 
@@ -397,6 +451,11 @@ def test_the_config_in_the_readme_is_right():
     [
         ({}, dict(tau=3), 'tau=3 does not divide'),
         ({}, dict(tau=2, feedforward=False), 'tau=2 must be 1 with feedforward=False'),
+        ({}, dict(es_groups=2, feedforward=False), 'es_groups=2 must be 1 with feedforward'),
+        ({}, dict(pad_value=1), 'pad_value=1'),
+        ({}, dict(sign=None), 'sign=None'),
+        ({}, dict(options=dict(tau=2), spread=0.1), 'options and spread'),
+        ({}, dict(tua=2), 'tua'),
         ({}, dict(attention=False, feedforward=False), 'can be replaced'),
         ({}, dict(keep='layer.*'), r"keep='layer.\*' matches no module"),
         ({}, dict(keep='layers'), 'keep names all of them'),

@@ -14,7 +14,8 @@ statistics. All tensors of a dtype are therefore joined to one tensor, whose nam
 dtype. ``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64).
 ``sha256`` in the metadata is a checksum of the tensors and of all other metadata. The
 metadata also have ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
-as JSON ``config`` and ``dataset_meta``.
+as JSON ``config``, ``dataset_meta`` and ``binarized``. The last one is ``{'parts': [...]}``
+with the module, the names and the options of the layers that ``binarize`` replaced.
 
 The binary layers are those of :func:`mmesbnn.binary.binary_layers`.
 """

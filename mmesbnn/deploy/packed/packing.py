@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ...binary.layers import BinaryLayer, binary_layers
+from ...binary.replaced import replaced_in
 from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import Rule, checked, instance, mapping, optional, positive_int
@@ -230,7 +231,19 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
             meta = {}
     if meta:
         content['dataset_meta'] = stored_config.to_json(meta)
+    binarized = _binarized(model)
+    if binarized:
+        content['binarized'] = stored_config.to_json({'parts': binarized})
     return content
+
+
+def _binarized(model: nn.Module) -> list[dict[str, Any]]:
+    """What ``binarize`` replaced, except with options that are modules, which no file holds."""
+    parts = []
+    for replaced in replaced_in(model):
+        with contextlib.suppress(ValueError):
+            parts.append(replaced.to_dict())
+    return parts
 
 
 def _known_meta(config: Config) -> Mapping[str, Any]:
@@ -264,13 +277,16 @@ CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)
 )
 def pack(
     model: nn.Module,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     config: Any = None,
     dataset_meta: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> PackReport:
     """Write a trained network with one bit per binary weight.
+
+    The file also says which layers :func:`mmesbnn.binarize` replaced, and how, unless a
+    sign or a weight binarizer was given as a module.
 
     Args:
         model: Any network with layers of this package: an mmengine model or another
@@ -313,10 +329,10 @@ def pack(
 
 @checked(max_bytes=optional(positive_int))
 def pack_checkpoint(
-    checkpoint: str | os.PathLike,
-    path: str | os.PathLike,
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
-    config: str | os.PathLike | None = None,
+    config: str | os.PathLike[str] | None = None,
     half: bool = False,
     trust_stored_config: bool = False,
     max_bytes: int | None = None,
@@ -362,7 +378,7 @@ def pack_checkpoint(
     return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
 
 
-def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager:
+def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager[Any]:
     """Return a context that limits the size of a network by the weights in a checkpoint."""
     try:
         weights = size_of(state_dict_of(content).values())

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ...binary.expansion import tile
 from ...binary.layers import binary_layers
+from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
 from ...checkpoints.bounded import bounded_build, size_of
-from ...checks import checked, instance, optional, positive_int
+from ...checks import check, checked, each, instance, mapping, optional, positive_int, sequence
 from ...errors import sentence
 from ...plain_values import ConfigError
 from ...project import dataset_meta, deployed_config, scope_of
@@ -32,6 +33,8 @@ from .file import (
     tiled_statistics,
     unused_keys,
 )
+
+_PARTS = each(mapping(['parts']), parts=sequence(mapping()))
 
 
 def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
@@ -66,7 +69,7 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
 
 @checked(model=optional(instance(nn.Module, 'an nn.Module')), max_bytes=optional(positive_int))
 def load_packed(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     model: nn.Module | None = None,
     *,
     trust_stored_config: bool = False,
@@ -85,8 +88,10 @@ def load_packed(
 
     Args:
         path: File of :func:`pack`.
-        model: Network to load into, for files without a config. Default None: the network
-            is built from the config in the file.
+        model: Network to load into, for files without a config. Layers that
+            :func:`mmesbnn.binarize` replaced in the packed network are replaced in it, if
+            they are not binary yet. Default None: the network is built from the config in
+            the file.
         trust_stored_config: Whether that config may build any class that it names, which
             can run code. First import the modules that register your classes
             (``custom_imports``). Default False.
@@ -107,10 +112,12 @@ def load_packed(
     """
     path = Path(path)
     stored, metadata = read_packed(path, max_bytes)
-    if model is None:
-        by_size = bounded_build(_unpacked_size(stored), max_bytes)
-        by_size = contextlib.nullcontext() if trust_stored_config else by_size
-        model = _build(metadata, path, trust_stored_config, by_size)
+    by_size = bounded_build(_unpacked_size(stored), max_bytes)
+    by_size = contextlib.nullcontext() if trust_stored_config else by_size
+    with by_size:
+        if model is None:
+            model = _build(metadata, path, trust_stored_config)
+        _binarize(model, metadata, path)
     if not binary_layers(model, every_name=True):
         raise PackError(f'{type(model).__name__} has no binary layer')
     model.to(DTYPES[metadata['dtype']])
@@ -143,13 +150,22 @@ def _unpacked_size(stored: Mapping[str, Tensor]) -> int:
     return 32 * bits + size_of(stored.values())
 
 
-def _build(
-    metadata: Mapping[str, str], path: Path, trust: bool, by_size: contextlib.AbstractContextManager
-) -> nn.Module:
+def _binarize(model: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
+    """Replace the layers that were replaced in the packed network."""
+    try:
+        stored = stored_config.from_json(metadata.get('binarized', '{"parts":[]}'))
+        check('binarized', stored, _PARTS)
+        for part in stored['parts']:
+            replace_again(model, Replaced.from_dict(part))
+    except ValueError as error:
+        raise PackError(f'{path}: its binary layers: {sentence(error)}') from error
+
+
+def _build(metadata: Mapping[str, str], path: Path, trust: bool) -> nn.Module:
     """Build the network that a file's config describes."""
     config, meta = _stored(metadata, path, trust)
     by_name = contextlib.nullcontext() if trust else checked_config.names_only()
-    with scope_of(config), by_name, by_size:
+    with scope_of(config), by_name:
         try:
             model = MODELS.build(deployed_config(Config(config)))
         except Exception as error:

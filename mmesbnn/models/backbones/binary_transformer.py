@@ -1,10 +1,14 @@
-"""Binary attention and feed-forward layers in mmpretrain's Transformers."""
+"""Binary attention and feed-forward layers in mmpretrain's Transformers.
+
+mmpretrain's modules have no types, so ``host`` has no type here either.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from mmengine.logging import print_log
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from ...binary import (
     BinaryFeedForward,
     BinaryMultiheadAttention,
+    BinaryOptions,
     TiledBatchNorm2d,
     redraw_signs,
     tile,
@@ -22,13 +27,18 @@ from ...binary import (
 from ...binary.arguments import checked_layer
 from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
+from ...binary.options import merged_options
 from ...checks import either, instance, mapping, one_of, sequence, text
+from ...old_forms import current_transformer
 from ...optional import require
 from ..building import build_part
 from .base import norm_options
 
+#: Options by default; the weights are those of BinaryViT.
+DEFAULTS = BinaryOptions(weight_binarizer='centred_sign')
 
-def _drop_path(layer: nn.Module) -> nn.Module:
+
+def _drop_path(layer: Any) -> Any:
     """Make the probability of ``layer`` a plain number, because torch.compile needs it."""
     if hasattr(layer, 'drop_prob'):
         layer.drop_prob = float(layer.drop_prob)
@@ -38,7 +48,7 @@ def _drop_path(layer: nn.Module) -> nn.Module:
 class _Hosted(nn.Module):
     """Base of layers that replace an attention of mmpretrain and can load its weights."""
 
-    def __init__(self, host: nn.Module, dropped: float, **options: Any) -> None:
+    def __init__(self, host: Any, dropped: float, **options: Any) -> None:
         super().__init__()
         if dropped:
             raise ValueError(
@@ -48,7 +58,7 @@ class _Hosted(nn.Module):
         self.attention = BinaryMultiheadAttention(host.embed_dims, host.num_heads, **options)
         self.proj_drop = host.proj_drop
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         weight = state.pop(f'{prefix}qkv.weight', None)
         if weight is not None:
             for name, part in zip(('query', 'key', 'value'), weight.chunk(3)):
@@ -79,7 +89,7 @@ class HostedAttention(_Hosted):
         Tokens ``(N, L, C)`` to the same.
     """
 
-    def __init__(self, host: nn.Module, **options: Any) -> None:
+    def __init__(self, host: Any, **options: Any) -> None:
         super().__init__(host, host.attn_drop, **options)
         self.gamma1, self.out_drop = host.gamma1, _drop_path(host.out_drop)
 
@@ -105,10 +115,12 @@ class HostedWindowAttention(_Hosted):
         Tokens of windows ``(N W, L, C)`` to the same.
     """
 
-    def __init__(self, host: nn.Module, **options: Any) -> None:
+    def __init__(self, host: Any, **options: Any) -> None:
         super().__init__(host, host.attn_drop.p, **options)
-        self.relative_position_bias_table = host.relative_position_bias_table
+        self.relative_position_bias_table: nn.Parameter = host.relative_position_bias_table
         self.register_buffer('relative_position_index', host.relative_position_index)
+
+    relative_position_index: Tensor
 
     def init_weights(self) -> None:
         """Initialise the position bias as the host does: truncated N(0, 0.02^2)."""
@@ -150,7 +162,7 @@ class HostedFeedForward(nn.Module):
         Tokens ``(N, L, C)`` to the same.
     """
 
-    def __init__(self, host: nn.Module, tau: int = 1, **options: Any) -> None:
+    def __init__(self, host: Any, tau: int = 1, **options: Any) -> None:
         super().__init__()
         if host.layers[0][-1].p:
             raise ValueError(
@@ -175,7 +187,7 @@ class HostedFeedForward(nn.Module):
             return y
         return y + (x if identity is None else identity)
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for ours, theirs in (('up', 'layers.0.0'), ('down', 'layers.1')):
             weight = state.pop(f'{prefix}{theirs}.weight', None)
             if weight is not None:
@@ -185,13 +197,15 @@ class HostedFeedForward(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
 
 
-def _hosted_attention(host: nn.Module) -> type[_Hosted]:
+def _host_attention(host: Any, **options: Any) -> _Hosted:
     from mmpretrain.models.utils import WindowMSA
 
-    return HostedWindowAttention if type(host) is WindowMSA else HostedAttention
+    if type(host) is WindowMSA:
+        return HostedWindowAttention(host, **options)
+    return HostedAttention(host, **options)
 
 
-def _is_attention(module: nn.Module) -> bool:
+def _is_attention(module: Any) -> bool:
     """Return True for mmpretrain's self-attention with equal input and output width."""
     from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 
@@ -200,7 +214,7 @@ def _is_attention(module: nn.Module) -> bool:
     return type(module) is WindowMSA
 
 
-def _is_feed_forward(module: nn.Module) -> bool:
+def _is_feed_forward(module: Any) -> bool:
     """Return True for a feed-forward of two linear layers."""
     from mmcv.cnn.bricks.transformer import FFN
     from mmpretrain.models.backbones.deit3 import DeiT3FFN
@@ -211,8 +225,8 @@ def _is_feed_forward(module: nn.Module) -> bool:
 def _build_hosted(
     model: nn.Module,
     kept: Sequence[str],
-    is_host: Callable[[nn.Module], bool],
-    build: Callable[[nn.Module], nn.Module],
+    is_host: Callable[[Any], bool],
+    build: Callable[[Any], nn.Module],
 ) -> dict[str, nn.Module]:
     """Build the replacements of all hosts outside the modules ``kept``, with their weights.
 
@@ -268,17 +282,18 @@ def _initialise(model: BaseModule) -> None:
     residual_pool=one_of(*RESIDUAL_POOLS),
 )
 def binary_transformer(
-    backbone: dict | nn.Module,
+    backbone: dict[str, Any] | nn.Module,
     tau: int = 1,
     attention: bool = True,
     feedforward: bool = True,
     keep: str | Sequence[str] = (),
     residual_pool: str = 'adjacent',
-    spread: float = 0.5,
+    *,
     clip: float = 0.005,
-    sign_zero: int = -1,
     copy_init: str = 'alike',
-    norm_cfg: dict | None = None,
+    norm_cfg: dict[str, Any] | None = None,
+    options: BinaryOptions | Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a Transformer of mmpretrain with binary attention and feed-forward layers.
 
@@ -307,52 +322,56 @@ def binary_transformer(
         keep: Names of modules in which nothing is replaced; ``*`` and ``?`` are
             wildcards. Default ``()``.
         residual_pool: As :class:`BinaryFeedForward`'s. Default ``'adjacent'``.
-        spread: With ``tau > 1`` the initial thresholds of copies lie evenly in
-            ``[-spread, spread]``. Default 0.5.
         clip: As :class:`BinaryMultiheadAttention`'s. Initially probabilities above
             ``clip / 2`` become ``clip``, and others 0. Default 0.005, for about 200 keys;
             Swin has 49 keys.
-        sign_zero: Value of sign(0), -1 or 0. Default -1.
         copy_init: As :class:`~mmesbnn.binary.TiledBatchNorm2d`'s, for the norms after the
             linear layers of feed-forwards. Default ``'alike'``.
         norm_cfg: Config of the batch norms over tokens, as :class:`BNext`'s. Default
             ``dict(type='BN')``.
+        options: A :class:`mmesbnn.binary.BinaryOptions` or a mapping for one, in the
+            place of ``tau`` and ``kwargs``. Default None.
+        **kwargs: Single options: ``es_groups`` of the feed-forwards, ``spread``,
+            ``sign``, ``latent_clip``, and ``weight_binarizer``, by default
+            ``'centred_sign'``.
 
     Returns:
         The backbone.
 
     Raises:
         ImportError: If mmpretrain is not installed.
-        ValueError: If an argument is not one of the allowed values, if ``tau`` does not
-            divide a width, if attention or a feed-forward has dropout inside, or if no
-            layer can be replaced.
+        ValueError: If an argument is not one of the allowed values, if ``tau`` or
+            ``es_groups`` does not divide a width, if attention or a feed-forward has
+            dropout inside, or if no layer can be replaced.
 
     Source: Le and Li, "BinaryViT", arXiv 2306.16678; Shi et al., arXiv 2503.23709.
     """
     registry = require('mmpretrain.registry', 'cls', 'binary_transformer')
-    if tau > 1 and not feedforward:
-        raise ValueError(
-            f'tau={tau} must be 1 with feedforward=False, because only feed-forwards expand'
-        )
-    model = backbone
-    if not isinstance(model, nn.Module):
+    chosen = merged_options(options, dict(current_transformer(kwargs), tau=tau), DEFAULTS)
+    _check_options(chosen, feedforward)
+    model: nn.Module
+    if isinstance(backbone, nn.Module):
+        model = backbone
+    else:
         model = build_part('backbone', backbone, registry.MODELS)
     norm, norm_trained = norm_options(norm_cfg or dict(type='BN'))
-    unit = dict(spread=spread, sign_zero=sign_zero, norm=dict(norm, copy_init=copy_init))
+    unit = dict(
+        spread=chosen.spread,
+        sign=chosen.sign,
+        weight_binarizer=chosen.weight_binarizer,
+        latent_clip=chosen.latent_clip,
+        norm=dict(norm, copy_init=copy_init),
+    )
     kept = _named(model, [keep] if isinstance(keep, str) else keep)
     attentions, feed_forwards = {}, {}
     if attention:
         attentions = _build_hosted(
-            model,
-            kept,
-            _is_attention,
-            lambda host: _hosted_attention(host)(host, clip=clip, **unit),
+            model, kept, _is_attention, partial(_host_attention, clip=clip, **unit)
         )
     if feedforward:
-        options = dict(tau=tau, residual_pool=residual_pool, **unit)
-        feed_forwards = _build_hosted(
-            model, kept, _is_feed_forward, lambda host: HostedFeedForward(host, **options)
-        )
+        expanded = dict(tau=chosen.tau, es_groups=chosen.es_groups)
+        build = partial(HostedFeedForward, residual_pool=residual_pool, **expanded, **unit)
+        feed_forwards = _build_hosted(model, kept, _is_feed_forward, build)
     hosted = {**attentions, **feed_forwards}
     if not hosted:
         raise ValueError(
@@ -372,6 +391,19 @@ def binary_transformer(
         logger='current',
     )
     return model
+
+
+def _check_options(options: BinaryOptions, feedforward: bool) -> None:
+    if not feedforward:
+        for name in ('tau', 'es_groups'):
+            value = getattr(options, name)
+            if value > 1:
+                raise ValueError(
+                    f'{name}={value} must be 1 with feedforward=False, because only '
+                    'feed-forwards expand'
+                )
+    if options.pad_value:
+        raise ValueError(f'pad_value={options.pad_value} must be 0: a Transformer pads no map')
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:

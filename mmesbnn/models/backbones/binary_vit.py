@@ -162,7 +162,7 @@ class PatchStem(nn.Module):
         size: tuple[int, int],
         expansion: Expansion,
         has_norm: bool,
-        norm: dict,
+        norm: dict[str, Any],
     ) -> None:
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.tau
@@ -195,7 +195,8 @@ class PatchMerging(nn.Module):
         expansion: ES parameters of the stream.
         full_precision: Whether the convolution is full precision instead of binary.
         spread: Initial thresholds of copies lie evenly in ``[-spread, spread]``.
-        sign_zero: Value of sign(0).
+        sign: Sign of the input, see :func:`mmesbnn.binary.build_sign`.
+        weight_binarizer: As :class:`BinaryConv2d`'s.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
 
     Source: Le and Li, "BinaryViT"; ``full_precision`` is the option ``--some-fp`` of its
@@ -210,8 +211,9 @@ class PatchMerging(nn.Module):
         expansion: Expansion,
         full_precision: bool,
         spread: float,
-        sign_zero: int,
-        norm: dict,
+        sign: dict[str, Any],
+        weight_binarizer: dict[str, Any],
+        norm: dict[str, Any],
     ) -> None:
         super().__init__()
         wide_in, wide = expansion.width(in_channels), expansion.width(out_channels)
@@ -232,8 +234,8 @@ class PatchMerging(nn.Module):
                 2,
                 2,
                 expansion=expansion,
-                sign=dict(type='quadratic', zero=sign_zero),
-                weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
+                sign=sign,
+                weight_binarizer=weight_binarizer,
             )
             self.act = RPReLU(wide)
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
@@ -292,7 +294,7 @@ class BinaryViTBlock(nn.Module):
         pool_sizes: Sizes of the pooling branches.
         residual_pool: As :class:`BinaryFeedForward`'s.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        **unit: ``spread`` and ``sign_zero`` of both parts.
+        **unit: ``spread``, ``sign`` and ``weight_binarizer`` of both parts.
 
     Shape:
         ``(N, C, H, W)`` to the same, times ``tau`` if the stream is expanded.
@@ -310,7 +312,7 @@ class BinaryViTBlock(nn.Module):
         layer_scale: bool,
         pool_sizes: Sequence[int],
         residual_pool: str,
-        norm: dict,
+        norm: dict[str, Any],
         **unit: Any,
     ) -> None:
         super().__init__()
@@ -438,9 +440,16 @@ class BinaryViT(ESBackbone):
         stride = arch['patch_size'] * 2 ** (len(arch['dims']) - 1)
         size = _map_size(img_size, arch['patch_size'], stride)
         unit = dict(
-            expansion=stream.expansion, norm=stream.norm, spread=spread, sign_zero=sign_zero
+            expansion=stream.expansion,
+            norm=stream.norm,
+            spread=spread,
+            sign=dict(type='quadratic', zero=sign_zero),
+        )
+        merging = dict(
+            full_precision=some_fp, weight_binarizer=dict(type='scaled_sign', zero=sign_zero)
         )
         block = dict(
+            weight_binarizer=dict(type='centred_sign', zero=sign_zero),
             ffn=common.expansion,
             layer_scale=layer_scale,
             pool_sizes=pool_sizes,
@@ -457,10 +466,7 @@ class BinaryViT(ESBackbone):
                 norm=stream.norm,
             ),
             stages=[
-                [
-                    *_merging(arch, i, size, full_precision=some_fp, **unit),
-                    *_blocks(arch, i, **block, **unit),
-                ]
+                [*_merging(arch, i, size, **merging, **unit), *_blocks(arch, i, **block, **unit)]
                 for i in range(len(arch['dims']))
             ],
             widths=arch['dims'],

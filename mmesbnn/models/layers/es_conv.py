@@ -35,6 +35,8 @@ def es_conv2d(
     ES replaces dense convolutions. Grouped convolutions, such as the depthwise ones of
     MobileNet, sum few products, so the literature keeps them real. For these the
     function returns an ``nn.Conv2d``; :func:`mmesbnn.binary.binarize` keeps them, too.
+    A ``groups`` in the ``conv_cfg`` itself looks the same as the network's: it makes
+    convolutions grouped and real; ``tools/check_binary.py`` counts what is binary.
 
     Args:
         in_channels: ``C_i``.

@@ -1,0 +1,116 @@
+"""Which layers of a network :func:`mmesbnn.binarize` replaced, so that a file can say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..checks import check, each, mapping, sequence, text
+from .binarize import BINARY, REPORTS, BinarizeReport, binarize
+from .options import BinaryOptions
+
+_STORED = each(
+    mapping(['module', 'layers', 'options']),
+    module=text,
+    layers=sequence(text, shortest=1),
+    options=mapping(),
+)
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Layers that became binary in one call.
+
+    Attributes:
+        module: Name of the module that was given to ``binarize``; ``''`` is the network.
+        layers: Names of the layers in it.
+        options: How they became binary.
+    """
+
+    module: str
+    layers: tuple[str, ...]
+    options: BinaryOptions
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values.
+
+        Raises:
+            ValueError: If an option is a module.
+        """
+        return dict(module=self.module, layers=list(self.layers), options=self.options.to_dict())
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Replaced:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        check('binarized', content, _STORED)
+        options = BinaryOptions.from_dict(content['options'])
+        return cls(content['module'], tuple(content['layers']), options)
+
+
+def replaced_in(model: nn.Module) -> list[Replaced]:
+    """Return what ``binarize`` replaced in a network or a part of it, as far as it is there."""
+    found = []
+    for name, module in model.named_modules():
+        inside = dict(module.named_modules())
+        for report in getattr(module, REPORTS, ()):
+            layers = [x.name for x in report.replaced if isinstance(inside.get(x.name), BINARY)]
+            if layers:
+                found.append(Replaced(name, tuple(layers), report.options))
+    return found
+
+
+def replace_again(model: nn.Module, replaced: Replaced) -> None:
+    """Replace the layers of a network that were replaced in another of its kind.
+
+    Those that are binary already stay.
+
+    Args:
+        model: The network, changed in place.
+        replaced: What :func:`replaced_in` found in the other one.
+
+    Raises:
+        ValueError: If the network has no such layers.
+    """
+    names = dict(model.named_modules())
+    if replaced.module not in names:
+        raise ValueError(f'{type(model).__name__} has no module {replaced.module}')
+    part = names[replaced.module]
+    inside = dict(part.named_modules())
+    missing = [layer for layer in replaced.layers if layer not in inside]
+    if missing:
+        raise ValueError(f'{type(part).__name__} has no layer {missing[0]}')
+    layers = [layer for layer in replaced.layers if not isinstance(inside[layer], BINARY)]
+    if layers:
+        binarize_layers(part, layers, replaced.options)
+
+
+def binarize_layers(
+    model: nn.Module, layers: Sequence[str], options: BinaryOptions, keep: Sequence[str] = ()
+) -> BinarizeReport:
+    """Replace certain layers and no others, as :func:`mmesbnn.binarize` does.
+
+    Args:
+        model: The network, changed in place.
+        layers: Names of the layers.
+        options: How they become binary.
+        keep: Patterns of those that stay all the same. Default none.
+
+    Raises:
+        ValueError: As ``binarize``.
+    """
+    chosen = {id(model.get_submodule(name)) for name in layers}
+    others = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in chosen
+    ]
+    return binarize(
+        model, keep=[*keep, *others], keep_first=False, keep_last=False, options=options
+    )
