@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,11 +49,11 @@ class PackedWeights:
     channels: int
 
 
-def _pointer(array: np.ndarray, kind: type) -> ctypes._Pointer:
+def _pointer(array: np.ndarray, kind: type) -> ctypes._Pointer[Any]:
     return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
-def _floats(array: np.ndarray) -> ctypes._Pointer:
+def _floats(array: np.ndarray) -> ctypes._Pointer[Any]:
     return _pointer(array, ctypes.c_float)
 
 

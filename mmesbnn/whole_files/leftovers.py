@@ -26,7 +26,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     """Remove the partial files of :func:`~mmesbnn.whole_files.whole_file` in ``folder``.
 
     These are files of processes that have ended. Files with the number of this process are

@@ -50,7 +50,7 @@ def _explained(partial: Path, path: Path) -> Iterator[None]:
         raise reason from error
 
 
-def check_file(path: str | os.PathLike, source: str | os.PathLike | None = None) -> Path:
+def check_file(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> Path:
     """Raise the error that :func:`whole_file` would raise, before the work.
 
     Args:
@@ -95,7 +95,7 @@ def _is_standard_stream(status: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a name to write to; the file replaces ``path`` when the block ends.
 
     An empty file with that name already exists. Its name has no ending, so a writer cannot
@@ -148,7 +148,7 @@ def _writable(partial: Path, old: os.stat_result | None, needed: int) -> int:
     return mode
 
 
-def check_folder(root: str | os.PathLike, *, replace: bool = False) -> Path:
+def check_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Path:
     """Raise the error that :func:`whole_folder` would raise, before the work.
 
     Returns:
@@ -179,7 +179,7 @@ def check_folder(root: str | os.PathLike, *, replace: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(root: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
+def whole_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to write to; it becomes ``root`` when the block ends.
 
     If the block fails, ``root`` does not change and nothing else is left. The content is
@@ -233,7 +233,7 @@ def _take_place(partial: Path, target: Path, root: Path) -> None:
         raise
 
 
-def is_filled(root: str | os.PathLike) -> bool:
+def is_filled(root: str | os.PathLike[str]) -> bool:
     """Return True if the folder exists and is not empty."""
     return os.path.isdir(root) and any(Path(root).iterdir())
 
@@ -260,7 +260,7 @@ def _identity(root: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def read_whole(root: str | os.PathLike, read: Callable[[], T]) -> T:
+def read_whole(root: str | os.PathLike[str], read: Callable[[], T]) -> T:
     """Read several files of a folder that can be replaced meanwhile.
 
     Args:

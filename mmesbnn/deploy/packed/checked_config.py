@@ -103,7 +103,7 @@ def _check(kind: str, key: str, value: Any, scope: str | None) -> Any:
     return value
 
 
-def _check_dict(kind: str, config: Mapping, scope: str | None) -> dict:
+def _check_dict(kind: str, config: Mapping[str, Any], scope: str | None) -> dict[str, Any]:
     if '_scope_' in config:
         scope = _check_scope('_scope_', config['_scope_'])
     if 'type' in config:
@@ -127,7 +127,7 @@ def _check_dict(kind: str, config: Mapping, scope: str | None) -> dict:
     return checked
 
 
-def _test_dataset(config: Mapping) -> Mapping[str, Any]:
+def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
     loader = config.get('test_dataloader') or {}
     loader = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
     dataset = loader.get('dataset') if isinstance(loader, Mapping) else None

@@ -53,7 +53,7 @@ def _centre_crop(transform: Mapping[str, Any]) -> Step:
     return CentreCrop(size=_pair(transform['crop_size']))
 
 
-def _pad_value(transform: Mapping[str, Any]) -> float | tuple[float, ...]:
+def _pad_value(transform: Mapping[str, Any]) -> float | tuple[float, float, float]:
     """Return the padded value: a grey, or red, green and blue."""
     value = transform.get('pad_val', 0)
     value = value.get('img', 0) if isinstance(value, Mapping) else value
@@ -63,7 +63,8 @@ def _pad_value(transform: Mapping[str, Any]) -> float | tuple[float, ...]:
     channels = [value, 0, 0] if isinstance(value, float) else value
     if not isinstance(channels, (list, tuple)) or len(channels) != 3:
         raise ExportError(f'Pad: pad_val={value!r} must be a number or three')
-    return tuple(channels[::-1])
+    blue, green, red = channels
+    return red, green, blue
 
 
 def _pad(transform: Mapping[str, Any]) -> Step:

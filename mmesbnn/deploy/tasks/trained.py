@@ -16,8 +16,8 @@ from ..packed.unpacking import load_packed
 
 
 def load_trained(
-    path: str | os.PathLike,
-    checkpoint: str | os.PathLike | None = None,
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
     options: dict[str, Any] | None = None,
     *,
     trust_stored_config: bool = False,

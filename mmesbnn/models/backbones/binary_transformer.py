@@ -5,7 +5,6 @@ mmpretrain's modules have no types, so ``host`` has no type here either.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -384,7 +383,7 @@ def binary_transformer(
     _replace(model, hosted)
     _skip_own_initialisation(model, feed_forwards)
     if copy_init != 'alike' and isinstance(model, BaseModule):
-        model.init_weights = functools.partial(_initialise, model)  # type: ignore[method-assign]
+        model.init_weights = partial(_initialise, model)  # type: ignore[method-assign]
     print_log(
         f'{type(model).__name__}: {len(attentions)} attentions and '
         f'{len(feed_forwards)} feed-forwards are binary',

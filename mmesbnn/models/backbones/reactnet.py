@@ -29,7 +29,12 @@ ARCHS: dict[str, dict[str, Any]] = {
 
 
 def _shortcut(
-    channels: int, out_channels: int, stride: int, project: bool, expansion: Expansion, norm: dict
+    channels: int,
+    out_channels: int,
+    stride: int,
+    project: bool,
+    expansion: Expansion,
+    norm: dict[str, Any],
 ) -> nn.Module:
     if project or out_channels != channels:
         return PooledProjection(channels, out_channels, stride, expansion, True, norm)
@@ -95,7 +100,7 @@ class ReActUnit(nn.Module):
         expansion: Expansion,
         sign: Any,
         weight_binarizer: Any,
-        norm: dict,
+        norm: dict[str, Any],
     ) -> None:
         super().__init__()
         out_channels = channels if out_channels is None else out_channels

@@ -29,7 +29,7 @@ def build_distill_classifier(**kwargs: Any) -> nn.Module:
 
 
 @checked(model_cfg=mapping())
-def student_config(model_cfg: dict) -> dict:
+def student_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     """Return the config of the ``ImageClassifier`` that a ``DistillClassifier`` trains.
 
     The model of this config needs no teachers. Checkpoints of the ``DistillClassifier``

@@ -29,7 +29,7 @@ def _check_keys(what: str, spec: Any, needed: str, optional: str) -> None:
         )
 
 
-def build_teacher(name: str, spec: dict) -> nn.Module:
+def build_teacher(name: str, spec: dict[str, Any]) -> nn.Module:
     """Build a frozen teacher.
 
     Args:
@@ -85,7 +85,7 @@ def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
     return teacher
 
 
-def _build_configured(name: str, cfg: dict, warn: bool) -> nn.Module:
+def _build_configured(name: str, cfg: dict[str, Any], warn: bool) -> nn.Module:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         teacher = MODELS.build(copy.deepcopy(cfg))
         if hasattr(teacher, 'init_weights'):
@@ -115,7 +115,7 @@ class TeacherHolder:
         self.modules = modules
         self.borrowed = borrowed
 
-    def __deepcopy__(self, memo: dict) -> TeacherHolder:
+    def __deepcopy__(self, memo: dict[str, Any]) -> TeacherHolder:
         return TeacherHolder(self.modules, borrowed=True)
 
     def __len__(self) -> int:
@@ -174,11 +174,11 @@ class DistillClassifier(ImageClassifier):
     )
     def __init__(
         self,
-        backbone: dict,
-        neck: dict | None = None,
-        head: dict | None = None,
-        teachers: dict | None = None,
-        distill_loss: dict | None = None,
+        backbone: dict[str, Any],
+        neck: dict[str, Any] | None = None,
+        head: dict[str, Any] | None = None,
+        teachers: dict[str, Any] | None = None,
+        distill_loss: dict[str, Any] | None = None,
         label_weight: float = 0.0,
         teacher_autocast: bool = True,
         **kwargs: Any,
@@ -198,7 +198,7 @@ class DistillClassifier(ImageClassifier):
         self.teachers = TeacherHolder([])
 
     @staticmethod
-    def _teacher_specs(teachers: dict | None) -> dict[str, dict]:
+    def _teacher_specs(teachers: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
         if teachers is None:
             return {}
         _check_keys('teachers', teachers, 'main', 'assistants')
@@ -278,7 +278,7 @@ class DistillClassifier(ImageClassifier):
         with torch.autocast(inputs.device.type, enabled=enabled):
             return [teacher(inputs) for teacher in self.active_teachers()]
 
-    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:
         """Compute the losses.
 
         Args:
@@ -294,7 +294,7 @@ class DistillClassifier(ImageClassifier):
             losses.update(labelled)
         return losses
 
-    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> DistillClassifier:
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> DistillClassifier:
         """Move or convert the teachers along with the student."""
         super()._apply(fn, *args, **kwargs)
         if not self.teachers.borrowed:

@@ -59,8 +59,8 @@ class BiDetBBoxHead(BBoxHead):
         self,
         *args: Any,
         sigma: float = 0.001,
-        loss_reg: dict | None = None,
-        loss_prior: dict | None = None,
+        loss_reg: dict[str, Any] | None = None,
+        loss_prior: dict[str, Any] | None = None,
         prior_score_thr: float = 0.01,
         prior_iou_thr: float = 0.3,
         **kwargs: Any,
@@ -132,7 +132,9 @@ class BiDetRoIHead(StandardRoIHead):
     ``loss_head_reg`` and ``loss_head_prior``.
     """
 
-    def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict:
+    def bbox_loss(
+        self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]
+    ) -> dict[str, Any]:
         """Compute the losses of the sampled regions; the result also holds their inputs."""
         results = super().bbox_loss(x, sampling_results)
         rois = bbox2roi([result.priors for result in sampling_results])

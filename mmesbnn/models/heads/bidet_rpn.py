@@ -73,11 +73,11 @@ class BiDetRPNHead(RPNHead):
         groups: int = 1,
         copy_init: str = 'alike',
         sigma: float | None = 0.001,
-        loss_reg: dict | None = None,
-        loss_prior: dict | None = None,
+        loss_reg: dict[str, Any] | None = None,
+        loss_prior: dict[str, Any] | None = None,
         sign_zero: int = -1,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
+        norm_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.expansion = Expansion(tau, groups)
@@ -135,12 +135,15 @@ class BiDetRPNHead(RPNHead):
         """Compute scores and boxes of one map."""
         return self.score_and_box(self.features(x))
 
-    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list[Any]) -> dict[str, Tensor]:
         """Compute the losses only, for a proposal network without a second stage."""
         return self.loss_and_predict(x, batch_data_samples)[0]
 
     def loss_and_predict(
-        self, x: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
+        self,
+        x: Sequence[Tensor],
+        batch_data_samples: list[Any],
+        proposal_cfg: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Tensor], list[InstanceData]]:
         """Compute the losses and the proposals that the second stage trains on.
 
@@ -162,7 +165,11 @@ class BiDetRPNHead(RPNHead):
         return losses, proposals
 
     def _propose(
-        self, scores: list[Tensor], boxes: list[Tensor], metas: list[dict], cfg: dict | None
+        self,
+        scores: list[Tensor],
+        boxes: list[Tensor],
+        metas: list[dict[str, Any]],
+        cfg: dict[str, Any] | None,
     ) -> list[InstanceData]:
         """Predict as mmdet's ``predict_by_feat``, but keep the gradients of the scores."""
         priors = self.prior_generator.grid_priors(

@@ -89,9 +89,9 @@ class BiDetSSDHead(SSDHead):
         self,
         *args: Any,
         sigma: float = 0.0,
-        loss_reg: dict | None = None,
-        loss_prior: dict | None = None,
-        prior_cfg: dict | None = None,
+        loss_reg: dict[str, Any] | None = None,
+        loss_prior: dict[str, Any] | None = None,
+        prior_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -126,7 +126,7 @@ class BiDetSSDHead(SSDHead):
         scores, boxes = self.distributions(x)
         return scores, [self.boxes(level) for level in boxes]
 
-    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Any]:
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list[Any]) -> dict[str, Any]:
         """Compute all losses.
 
         Args:
@@ -185,7 +185,7 @@ class BiDetSSDHead(SSDHead):
         return likely[kept]
 
     def _bbox_post_process(
-        self, results: InstanceData, cfg: dict, *args: Any, **kwargs: Any
+        self, results: InstanceData, cfg: dict[str, Any], *args: Any, **kwargs: Any
     ) -> InstanceData:
         """Process as mmdet does, but only the best boxes of each class."""
         count = cfg.get('max_per_class', -1)

@@ -59,7 +59,7 @@ class PooledProjection(nn.Module):
         stride: int,
         expansion: Expansion,
         shrink: bool,
-        norm: dict,
+        norm: dict[str, Any],
     ) -> None:
         super().__init__()
         wide = expansion.width(out_channels)
@@ -103,7 +103,7 @@ class Stem(nn.Module):
         stride: int,
         max_pool: bool,
         expansion: Expansion,
-        norm: dict,
+        norm: dict[str, Any],
         bits: int | None = None,
     ) -> None:
         super().__init__()

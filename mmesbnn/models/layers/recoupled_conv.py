@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -139,8 +141,8 @@ class RecoupledConv(nn.Module):
         shrink: bool,
         se_ratio: int,
         se_bits: int | None,
-        conv: dict,
-        norm: dict,
+        conv: dict[str, Any],
+        norm: dict[str, Any],
     ) -> None:
         super().__init__()
         given = 'channels' if out_channels is None else 'out_channels'

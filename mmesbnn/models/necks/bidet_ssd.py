@@ -108,8 +108,8 @@ class BiDetSSDNeck(SSDNeck):
         groups: int = 1,
         spread: float = 0.5,
         sign_zero: int = -1,
-        norm_cfg: dict | None = None,
-        init_cfg: list[dict] | None = None,
+        norm_cfg: dict[str, Any] | None = None,
+        init_cfg: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         _check_levels(in_channels, out_channels, level_strides, level_paddings)

@@ -114,16 +114,16 @@ class SRDiffusion(BaseModel):
     )
     def __init__(
         self,
-        unet: dict,
+        unet: dict[str, Any],
         scale: int,
-        scheduler: dict | None = None,
-        sampling: dict | None = None,
-        pipeline: dict | None = None,
+        scheduler: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None,
+        pipeline: dict[str, Any] | None = None,
         timesteps: str = 'each',
         loss: str = 'l1',
         seed: int = 10,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         require('diffusers', 'sr', 'SRDiffusion')
         from ...diffusion.schedule import make_scheduler
