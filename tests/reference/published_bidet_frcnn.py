@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
+from tests.reference.common import batch_norm, bidet_conv, norm_shapes
+
 
 @dataclass(frozen=True)
 class Network:
@@ -32,12 +34,6 @@ class Network:
     rpn: int = 12
 
 
-def _norm(prefix, width):
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    shapes = {f'{prefix}.{name}': (width,) for name in names}
-    return {**shapes, f'{prefix}.num_batches_tracked': ()}
-
-
 def _blocks(net, stages):
     """Of every convolution: prefix, inputs, outputs, stride."""
     for s, stage in enumerate(stages):
@@ -54,13 +50,13 @@ CLASSIFIER = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 def _feature_shapes(net, stages, conv, norm):
-    shapes = {f'{conv}.weight': (net.widths[0], 3, 7, 7), **_norm(norm, net.widths[0])}
+    shapes = {f'{conv}.weight': (net.widths[0], 3, 7, 7), **norm_shapes(norm, net.widths[0])}
     for prefix, inputs, outputs, stride in _blocks(net, stages):
         shapes[f'{prefix}.conv.weight'] = (outputs, inputs, 3, 3)
-        shapes.update(_norm(f'{prefix}.bn', outputs))
+        shapes.update(norm_shapes(f'{prefix}.bn', outputs))
         if stride != 1 or inputs != outputs:
             shapes[f'{prefix}.res_func.1.weight'] = (outputs, inputs, 1, 1)
-            shapes.update(_norm(f'{prefix}.res_func.2', outputs))
+            shapes.update(norm_shapes(f'{prefix}.res_func.2', outputs))
     return shapes
 
 
@@ -73,7 +69,7 @@ def detector_shapes(net):
         'RCNN_bbox_pred': (8, net.widths[4]),
     }
     shapes = _feature_shapes(net, DETECTOR, 'RCNN_base.0', 'RCNN_base.1')
-    shapes.update(_norm('RCNN_rpn.RPN_Conv.1', net.rpn))
+    shapes.update(norm_shapes('RCNN_rpn.RPN_Conv.1', net.rpn))
     for name, shape in layers.items():
         shapes.update({f'{name}.weight': shape, f'{name}.bias': shape[:1]})
     return shapes
@@ -102,24 +98,6 @@ def random_state(shapes, seed=0):
     return state
 
 
-def batch_norm(state, prefix, x):
-    return F.batch_norm(
-        x,
-        state[f'{prefix}.running_mean'],
-        state[f'{prefix}.running_var'],
-        state[f'{prefix}.weight'],
-        state[f'{prefix}.bias'],
-    )
-
-
-def binary_conv(state, prefix, x, stride=1):
-    """Sign with sign(0) = 0, pad with -1, multiply with mean |w| sign(w)."""
-    weight = state[f'{prefix}.weight']
-    weight = weight.abs().mean((1, 2, 3), keepdim=True) * weight.sign()
-    x = F.pad(x.sign(), (1, 1, 1, 1), value=-1.0)
-    return F.conv2d(x, weight, state.get(f'{prefix}.bias'), stride)
-
-
 def stage(state, net, index, stages, x):
     for prefix, _, _, stride in _blocks(net, stages):
         if not prefix.startswith(f'{stages[index]}.'):
@@ -129,16 +107,16 @@ def stage(state, net, index, stages, x):
             if stride == 2:
                 residual = F.avg_pool2d(x, 2, 2, ceil_mode=True)
             residual = F.conv2d(residual, state[f'{prefix}.res_func.1.weight'])
-            residual = batch_norm(state, f'{prefix}.res_func.2', residual)
-        y = binary_conv(state, f'{prefix}.conv', x, stride)
-        x = batch_norm(state, f'{prefix}.bn', y) + residual
+            residual = batch_norm(residual, state, f'{prefix}.res_func.2')
+        y = bidet_conv(x, state[f'{prefix}.conv.weight'], stride=stride)
+        x = batch_norm(y, state, f'{prefix}.bn') + residual
     return x
 
 
 def base(state, net, images):
     """The map of stride 16."""
     x = F.conv2d(images, state['RCNN_base.0.weight'], None, 2, 3)
-    x = F.max_pool2d(batch_norm(state, 'RCNN_base.1', x), 3, 2, 1)
+    x = F.max_pool2d(batch_norm(x, state, 'RCNN_base.1'), 3, 2, 1)
     for index in range(3):
         x = stage(state, net, index, DETECTOR, x)
     return x
@@ -146,8 +124,9 @@ def base(state, net, images):
 
 def rpn(state, net, features):
     """Foreground probability (N, A, H, W), and mean of the boxes (N, 4 A, H, W)."""
-    x = binary_conv(state, 'RCNN_rpn.RPN_Conv.0', features)
-    x = batch_norm(state, 'RCNN_rpn.RPN_Conv.1', x)
+    prefix = 'RCNN_rpn.RPN_Conv.0'
+    x = bidet_conv(features, state[f'{prefix}.weight'], state[f'{prefix}.bias'])
+    x = batch_norm(x, state, 'RCNN_rpn.RPN_Conv.1')
 
     def one_by_one(name):
         return F.conv2d(x, state[f'{name}.weight'], state[f'{name}.bias'])
@@ -172,7 +151,7 @@ def regions(state, net, features, rois):
 def logits(state, net, images):
     """Of the classifier, which ends in log softmax."""
     x = F.conv2d(images, state['conv1.weight'], None, 2, 3)
-    x = F.max_pool2d(batch_norm(state, 'bn1', x), 3, 2, 1)
+    x = F.max_pool2d(batch_norm(x, state, 'bn1'), 3, 2, 1)
     for index in range(4):
         x = stage(state, net, index, CLASSIFIER, x)
     return F.linear(x.mean((2, 3)), state['fc.weight'], state['fc.bias'])

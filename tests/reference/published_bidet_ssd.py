@@ -14,6 +14,8 @@ from math import sqrt
 import torch
 import torch.nn.functional as F
 
+from tests.reference.common import batch_norm, bidet_conv, norm_shapes
+
 
 @dataclass(frozen=True)
 class Network:
@@ -55,29 +57,23 @@ def blocks(net):
 # ------------------------------------------------------------------ random files
 
 
-def _norm(prefix, width):
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    shapes = {f'{prefix}.{name}': (width,) for name in names}
-    return {**shapes, f'{prefix}.num_batches_tracked': ()}
-
-
 def base_shapes(net):
     """Of the layer list alone, the published pretraining file: names without prefix."""
-    shapes = {'0.weight': (net.widths[0], 3, 3, 3), **_norm('1', net.widths[0])}
+    shapes = {'0.weight': (net.widths[0], 3, 3, 3), **norm_shapes('1', net.widths[0])}
     for index, width, out, stride in blocks(net):
         shapes[f'{index}.conv.weight'] = (out, width, 3, 3)
-        shapes.update(_norm(f'{index}.bn', out))
+        shapes.update(norm_shapes(f'{index}.bn', out))
         if stride == 2:
             shapes[f'{index}.downsample.1.weight'] = (out, width, 1, 1)
-            shapes.update(_norm(f'{index}.downsample.2', out))
+            shapes.update(norm_shapes(f'{index}.downsample.2', out))
     conv6 = index + 2  # after the max-pool
     return {
         **shapes,
         f'{conv6}.weight': (net.tail, net.widths[-1], 3, 3),
-        **_norm(f'{conv6 + 1}', net.tail),
+        **norm_shapes(f'{conv6 + 1}', net.tail),
         f'{conv6 + 3}.weight': (net.tail, net.tail, 1, 1),
         f'{conv6 + 3}.bias': (net.tail,),
-        **_norm(f'{conv6 + 4}', net.tail),
+        **norm_shapes(f'{conv6 + 4}', net.tail),
     }
 
 
@@ -91,7 +87,7 @@ def shapes(net):
         found[f'extras.{i}.weight'] = (out, width, kernel, kernel)
         width = out
     for i, out in enumerate(net.extras):
-        found.update(_norm(f'extra_bns.{i}', out))
+        found.update(norm_shapes(f'extra_bns.{i}', out))
     for part, per_anchor in (('loc', 8), ('conf', net.num_classes)):
         for i, (width, count) in enumerate(zip(net.sources, net.anchors)):
             found[f'{part}.{i}.weight'] = (count * per_anchor, width, 3, 3)
@@ -120,38 +116,27 @@ def random_state(net, seed=0, base_only=False):
 # ------------------------------------------------------------------ the network
 
 
-def binary_conv(x, weight, stride=1, padding=0, dilation=1):
-    scale = weight.abs().mean((1, 2, 3), keepdim=True)
-    x = F.pad(x.sign(), (padding,) * 4, value=-1)
-    return F.conv2d(x, scale * weight.sign(), None, stride, 0, dilation)
-
-
-def norm(x, state, prefix):
-    names = ('running_mean', 'running_var', 'weight', 'bias')
-    return F.batch_norm(x, *(state[f'{prefix}.{name}'] for name in names))
-
-
 def base(state, net, x, prefix='vgg.layers.'):
     """The maps after the fourth stage and after the tail."""
     state = {k.removeprefix(prefix): v for k, v in state.items()}
-    x = norm(F.conv2d(x, state['0.weight'], padding=1), state, '1')
+    x = batch_norm(F.conv2d(x, state['0.weight'], padding=1), state, '1')
     first, count = None, list(blocks(net))
     for index, _, _, stride in count:
         residual = x
         if stride == 2:
             residual = F.avg_pool2d(residual, 2, ceil_mode=True)
             residual = F.conv2d(residual, state[f'{index}.downsample.1.weight'])
-            residual = norm(residual, state, f'{index}.downsample.2')
-        y = binary_conv(x, state[f'{index}.conv.weight'], stride, 1)
-        x = norm(y, state, f'{index}.bn') + residual
+            residual = batch_norm(residual, state, f'{index}.downsample.2')
+        y = bidet_conv(x, state[f'{index}.conv.weight'], stride=stride)
+        x = batch_norm(y, state, f'{index}.bn') + residual
         if index == 1 + sum(net.depths[:4]):
             first = x
     conv6 = count[-1][0] + 2
     x = F.max_pool2d(x, 3, 1, 1)
-    x = binary_conv(x, state[f'{conv6}.weight'], 1, 6, 6)
-    x = norm(x, state, f'{conv6 + 1}').relu()
+    x = bidet_conv(x, state[f'{conv6}.weight'], padding=6, dilation=6)
+    x = batch_norm(x, state, f'{conv6 + 1}').relu()
     x = F.conv2d(x, state[f'{conv6 + 3}.weight'], state[f'{conv6 + 3}.bias'])
-    return first, norm(x, state, f'{conv6 + 4}').relu()
+    return first, batch_norm(x, state, f'{conv6 + 4}').relu()
 
 
 def sources(state, net, x):
@@ -161,8 +146,8 @@ def sources(state, net, x):
     maps = [state['L2Norm.weight'].view(1, -1, 1, 1) * first / length, x]
     for i in range(len(net.extras)):
         stride, padding = (2, 1) if i in (1, 3) else (1, 0)
-        x = binary_conv(x, state[f'extras.{i}.weight'], stride, padding)
-        x = norm(x, state, f'extra_bns.{i}')
+        x = bidet_conv(x, state[f'extras.{i}.weight'], stride=stride, padding=padding)
+        x = batch_norm(x, state, f'extra_bns.{i}')
         if i % 2:
             maps.append(x)
     return maps

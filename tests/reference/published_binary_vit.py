@@ -11,6 +11,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from tests.reference.common import batch_norm, norm_shapes, uniform_numbers
+
+#: Shape of what broadcasts over tokens.
+TOKENS = (-1,)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -49,12 +54,6 @@ class Network:
 # ------------------------------------------------------------------ random files
 
 
-def _norm(prefix, width):
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    shapes = {f'{prefix}.{name}': (width,) for name in names}
-    return {**shapes, f'{prefix}.num_batches_tracked': ()}
-
-
 def _rprelu(prefix, width):
     names = ('move1', 'prelu.weight', 'move2')
     return {f'{prefix}.{name}': (width,) for name in names}
@@ -73,9 +72,9 @@ def _attention_shapes(prefix, width, reduced):
             shapes[f'{prefix}move{letter}2'] = (width,)
         shapes[f'{prefix}{name}.weight'] = (width, width)
         norm = 'norm_r' if letter == 'r' else f'norm{letter}'
-        shapes.update(_norm(f'{prefix}{norm}', width))
+        shapes.update(norm_shapes(f'{prefix}{norm}', width))
         shapes.update(_rprelu(f'{prefix}rprelu{letter}', width))
-    shapes.update(_norm(f'{prefix}norm_context', width))
+    shapes.update(norm_shapes(f'{prefix}norm_context', width))
     return {**shapes, **_rprelu(f'{prefix}rprelu_context', width)}
 
 
@@ -83,7 +82,7 @@ def _dense_shapes(prefix, width, out, scaled):
     return {
         f'{prefix}dense.weight': (out, width),
         f'{prefix}move': (width,),
-        **_norm(f'{prefix}norm', out),
+        **norm_shapes(f'{prefix}norm', out),
         **_rprelu(f'{prefix}rprelu', out),
         **(_scale(f'{prefix}layerscale', out) if scaled else {}),
     }
@@ -92,9 +91,9 @@ def _dense_shapes(prefix, width, out, scaled):
 def _merging_shapes(prefix, width, out, tokens, some_fp):
     binary = {f'{prefix}move': (1, width, 1, 1), **_rprelu(f'{prefix}rprelu', out)}
     return {
-        **_norm(f'{prefix}norm0', width),
+        **norm_shapes(f'{prefix}norm0', width),
         f'{prefix}proj.weight': (out, width, 2, 2),
-        **_norm(f'{prefix}norm', out),
+        **norm_shapes(f'{prefix}norm', out),
         f'{prefix}position_embeddings': (1, tokens, out),
         **({} if some_fp else binary),
     }
@@ -108,7 +107,7 @@ def shapes(net):
         f'{embeddings}position_embeddings': (1, net.tokens(0), first),
         f'{embeddings}patch_embeddings.projection.weight': (first, 3, *[net.patch] * 2),
         f'{embeddings}patch_embeddings.projection.bias': (first,),
-        **(_norm(f'{embeddings}norm', first) if net.pyramid else {}),
+        **(norm_shapes(f'{embeddings}norm', first) if net.pyramid else {}),
     }
     for prefix, s in net.layers():
         width, hidden, scaled = net.dims[s], net.ffn_dims[s], net.layer_scale
@@ -117,8 +116,8 @@ def shapes(net):
         result.update(_dense_shapes(outer, width, width, scaled))
         result.update(_dense_shapes(f'{prefix}intermediate.', width, hidden, False))
         result.update(_dense_shapes(f'{prefix}output.', hidden, width, scaled))
-        result.update(_norm(f'{prefix}layernorm_before', width))
-        result.update(_norm(f'{prefix}layernorm_after', width))
+        result.update(norm_shapes(f'{prefix}layernorm_before', width))
+        result.update(norm_shapes(f'{prefix}layernorm_after', width))
         for k in net.pools:
             result.update(_scale(f'{prefix}layerscale_h{k}', width))
             result.update(_scale(f'{prefix}layerscale_w{k}', width))
@@ -126,7 +125,7 @@ def shapes(net):
         merging = (*net.dims[s - 1 : s + 1], net.tokens(s), net.some_fp)
         result.update(_merging_shapes(f'vit.encoder.patch_embed{s}.', *merging))
     last = net.dims[-1]
-    result.update(_norm('vit.layernorm', last))
+    result.update(norm_shapes('vit.layernorm', last))
     result['classifier.weight'] = (net.num_classes, last)
     result['classifier.bias'] = (net.num_classes,)
     return result
@@ -147,11 +146,7 @@ def random_state(net, seed=0):
     Rows of weights have a mean, and entries that are exactly 0 before or after it is
     subtracted; two channels of the first layer's input are exactly 0.
     """
-    rng = torch.Generator().manual_seed(seed)
-
-    def uniform(shape, low, high):
-        return torch.rand(shape, generator=rng, dtype=torch.double) * (high - low) + low
-
+    uniform = uniform_numbers(torch.Generator().manual_seed(seed))
     state = {}
     for name, shape in shapes(net).items():
         kind = name.rsplit('.', 1)[1]
@@ -177,13 +172,6 @@ def random_state(net, seed=0):
 
 
 # ------------------------------------------------------------------ logits
-
-
-def _batch_norm(x, state, prefix):
-    """Of tokens ``(N, L, C)``."""
-    names = ('running_mean', 'running_var', 'weight', 'bias')
-    mean, var, weight, bias = (state[f'{prefix}.{name}'] for name in names)
-    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
 
 def _apply_rprelu(x, state, prefix):
@@ -218,7 +206,7 @@ def _sequence(x):
 def _projected(x, state, prefix, letter, name):
     norm = f'{prefix}norm_r' if letter == 'r' else f'{prefix}norm{letter}'
     y = _linear(x + state[f'{prefix}move{letter}'], state[f'{prefix}{name}.weight'])
-    return _apply_rprelu(_batch_norm(y, state, norm) + x, state, f'{prefix}rprelu{letter}')
+    return _apply_rprelu(batch_norm(y, state, norm, TOKENS) + x, state, f'{prefix}rprelu{letter}')
 
 
 def _attention(x, state, prefix, heads, ratio):
@@ -247,24 +235,24 @@ def _attention(x, state, prefix, heads, ratio):
             _sequence(_image(y).repeat_interleave(ratio, 2).repeat_interleave(ratio, 3))
             for y in (keys, values)
         )
-    context = _batch_norm(context, state, f'{prefix}norm_context')
+    context = batch_norm(context, state, f'{prefix}norm_context', TOKENS)
     return _apply_rprelu(context + queries + keys + values, state, f'{prefix}rprelu_context')
 
 
 def _dense(x, residual, state, prefix):
     y = _linear(x + state[f'{prefix}move'], state[f'{prefix}dense.weight'])
-    y = _batch_norm(y, state, f'{prefix}norm') + residual
+    y = batch_norm(y, state, f'{prefix}norm', TOKENS) + residual
     y = _apply_rprelu(y, state, f'{prefix}rprelu')
     return _apply_scale(y, state, f'{prefix}layerscale')
 
 
 def _layer(x, state, prefix, net, stage):
-    normed = _batch_norm(x, state, f'{prefix}layernorm_before')
+    normed = batch_norm(x, state, f'{prefix}layernorm_before', TOKENS)
     inner = f'{prefix}attention.attention.'
     context = _attention(normed, state, inner, net.heads[stage], net.sr_ratios[stage])
     x = x + _dense(context, context, state, f'{prefix}attention.output.')
 
-    normed = _batch_norm(x, state, f'{prefix}layernorm_after')
+    normed = batch_norm(x, state, f'{prefix}layernorm_after', TOKENS)
     ratio = net.ffn_dims[stage] // net.dims[stage]
     hidden = _dense(normed, torch.cat([normed] * ratio, 2), state, f'{prefix}intermediate.')
     averaged = hidden.reshape(*hidden.shape[:2], -1, ratio).mean(3)
@@ -278,17 +266,17 @@ def _layer(x, state, prefix, net, stage):
 
 
 def _merge(x, state, prefix, some_fp):
-    x = _batch_norm(x, state, f'{prefix}norm0')
+    x = batch_norm(x, state, f'{prefix}norm0', TOKENS)
     weight, image = state[f'{prefix}proj.weight'], _image(x)
     if some_fp:
         y = _sequence(F.conv2d(image, weight, stride=2))
-        y = _batch_norm(y, state, f'{prefix}norm')
+        y = batch_norm(y, state, f'{prefix}norm', TOKENS)
     else:
         scale = weight.abs().mean((1, 2, 3), keepdim=True)
         signs = (image + state[f'{prefix}move']).sign()
         y = _sequence(F.conv2d(signs, scale * weight.sign(), stride=2))
         residual = torch.cat([_sequence(F.avg_pool2d(image, 2))] * (y.shape[2] // x.shape[2]), 2)
-        y = _batch_norm(y, state, f'{prefix}norm') + residual
+        y = batch_norm(y, state, f'{prefix}norm', TOKENS) + residual
         y = _apply_rprelu(y, state, f'{prefix}rprelu')
     return y + state[f'{prefix}position_embeddings']
 
@@ -305,7 +293,7 @@ def logits(state, net, x):
     x = F.conv2d(x, state[f'{patch}.weight'], state[f'{patch}.bias'], net.patch)
     x = _sequence(x)
     if net.pyramid:
-        x = _batch_norm(x, state, 'vit.embeddings.norm')
+        x = batch_norm(x, state, 'vit.embeddings.norm', TOKENS)
     x = x + state['vit.embeddings.position_embeddings']
     previous = 0
     for prefix, stage in net.layers():
@@ -313,5 +301,5 @@ def logits(state, net, x):
             x = _merge(x, state, f'vit.encoder.patch_embed{stage}.', net.some_fp)
             previous = stage
         x = _layer(x, state, prefix, net, stage)
-    x = _batch_norm(x, state, 'vit.layernorm').mean(1)
+    x = batch_norm(x, state, 'vit.layernorm', TOKENS).mean(1)
     return x @ state['classifier.weight'].t() + state['classifier.bias']

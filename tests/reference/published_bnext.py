@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from tests.reference.common import batch_norm, halve, norm_shapes, uniform_numbers
+
 
 @dataclass(frozen=True)
 class Network:
@@ -68,12 +70,6 @@ def blocks_18(net):
 # ------------------------------------------------------------------ random files
 
 
-def _norm(prefix, width):
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    shapes = {f'{prefix}.{name}': (width,) for name in names}
-    return {**shapes, f'{prefix}.num_batches_tracked': ()}
-
-
 def _clips(prefix, net, act='activation_clip_val'):
     if net.se_bits is None:
         return {}
@@ -90,8 +86,8 @@ def _unit(prefix, width, out, kernel, net):
         f'{prefix}.binary_activation.temperature': (1,),
         f'{prefix}.binary_conv.weight': (out // tau, width * tau, kernel, kernel),
         f'{prefix}.binary_conv.temperature': (1,),
-        **_norm(f'{prefix}.norm1', out * tau),
-        **_norm(f'{prefix}.norm2', out * tau),
+        **norm_shapes(f'{prefix}.norm1', out * tau),
+        **norm_shapes(f'{prefix}.norm2', out * tau),
         f'{prefix}.activation1.weight': (width * tau,),
         f'{prefix}.activation2.weight': (out * tau,),
         f'{prefix}.se.se.1.weight': (squeezed, out * tau, 1, 1),
@@ -108,7 +104,7 @@ def _body_shapes(net):
     shapes = {
         'feature.0.conv1.weight': (stem, 3, 3, 3),
         **_clips('feature.0.conv1', net),
-        **_norm('feature.0.bn1', stem * net.tau),
+        **norm_shapes('feature.0.bn1', stem * net.tau),
         'feature.0.prelu.weight': (stem * net.tau,),
     }
     for prefix, width, _, _, ffns in blocks(net):
@@ -120,12 +116,12 @@ def _body_shapes(net):
 
 def _body_shapes_18(net):
     stem, kernel = net.channels[0], 7 if net.num_classes == 1000 else 3
-    shapes = {'conv1.weight': (stem, 3, kernel, kernel), **_norm('bn1', stem)}
+    shapes = {'conv1.weight': (stem, 3, kernel, kernel), **norm_shapes('bn1', stem)}
     for prefix, width, out, stride in blocks_18(net):
         shapes.update(_unit(f'{prefix}Attention', width, out, 3, net))
         if stride == 2:
             shapes[f'{prefix}Attention.downsample.1.weight'] = (out, width, 1, 1)
-            shapes.update(_norm(f'{prefix}Attention.downsample.2', out))
+            shapes.update(norm_shapes(f'{prefix}Attention.downsample.2', out))
         shapes.update(_unit(f'{prefix}FFN', out, out, 3, net))
     return shapes
 
@@ -163,11 +159,8 @@ def random_state(net, temperature, seed=0):
         seed: Of the random numbers.
     """
     rng = torch.Generator().manual_seed(seed)
+    uniform = uniform_numbers(rng)
     temperatures = temperature if isinstance(temperature, list) else [temperature]
-
-    def uniform(shape, low, high):
-        return torch.rand(shape, generator=rng, dtype=torch.double) * (high - low) + low
-
     state, layer = {}, 0
     wanted = shapes(net)
     for name, shape in wanted.items():
@@ -210,20 +203,8 @@ def random_state(net, temperature, seed=0):
 # ------------------------------------------------------------------ logits
 
 
-def _batch_norm(x, state, prefix):
-    mean, var, weight, bias = (
-        state[f'{prefix}.{name}'].reshape(1, -1, 1, 1)
-        for name in ('running_mean', 'running_var', 'weight', 'bias')
-    )
-    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
-
-
 def _prelu(x, state, name):
     return x.clamp(min=0) + state[name].reshape(1, -1, 1, 1) * x.clamp(max=0)
-
-
-def _halve(x):
-    return F.avg_pool2d(x, 2)
 
 
 def _copies(x, count):
@@ -280,7 +261,7 @@ def _trunk(x, state, prefix, net, stride):
     weight = _effective_weight(state, f'{prefix}.binary_conv', net)
     signs = (x + state[f'{prefix}.move.bias']).sign()
     y = F.conv2d(signs, weight, stride=stride, padding=weight.shape[-1] // 2)
-    y = _batch_norm(_copies(y, net.tau**2), state, f'{prefix}.norm1')
+    y = batch_norm(_copies(y, net.tau**2), state, f'{prefix}.norm1')
     return _prelu(y, state, f'{prefix}.activation2.weight')
 
 
@@ -293,29 +274,29 @@ def _recouple(y, source, state, prefix, net, clamped):
 
 
 def _scale_module(x, state, prefix, net, stride):
-    pool = _halve if stride == 2 else torch.clone
+    pool = halve if stride == 2 else torch.clone
     residual = pool(_prelu(x, state, f'{prefix}.activation1.weight'))
     y = _trunk(x, state, prefix, net, stride)
     y = _recouple(y, pool(x), state, prefix, net, clamped=False)
-    return residual + _batch_norm(y * residual, state, f'{prefix}.norm2')
+    return residual + batch_norm(y * residual, state, f'{prefix}.norm2')
 
 
 def _bias_module(x, state, prefix, net, stride=1, clamped=False):
-    residual = _halve(x) if stride == 2 else x
+    residual = halve(x) if stride == 2 else x
     y = _trunk(x, state, prefix, net, stride)
     y = _recouple(y, residual, state, prefix, net, clamped)
-    return residual + _batch_norm(y, state, f'{prefix}.norm2')
+    return residual + batch_norm(y, state, f'{prefix}.norm2')
 
 
 def _scale_module_18(x, state, prefix, net, stride):
     residual = _prelu(x, state, f'{prefix}.activation1.weight')
     if stride == 2:
-        residual = _halve(residual)
+        residual = halve(residual)
         residual = F.conv2d(residual, state[f'{prefix}.downsample.1.weight'])
-        residual = _batch_norm(residual, state, f'{prefix}.downsample.2')
+        residual = batch_norm(residual, state, f'{prefix}.downsample.2')
     y = _trunk(x, state, prefix, net, stride)
     y = _recouple(y, residual, state, prefix, net, clamped=False)
-    return residual + _batch_norm(y * residual, state, f'{prefix}.norm2')
+    return residual + batch_norm(y * residual, state, f'{prefix}.norm2')
 
 
 def _body(x, state, net):
@@ -323,7 +304,7 @@ def _body(x, state, net):
     if net.se_bits is not None:
         weight = _quantized_kernel(weight, 8, 1000)
     x = F.conv2d(x, weight, stride=2 if net.num_classes == 1000 else 1, padding=1)
-    x = _batch_norm(_copies(x, net.tau), state, 'feature.0.bn1')
+    x = batch_norm(_copies(x, net.tau), state, 'feature.0.bn1')
     for prefix, _, stride, is_scale, ffns in blocks(net):
         module = _scale_module if is_scale else _bias_module
         x = module(x, state, f'{prefix}Attention', net, stride)
@@ -335,7 +316,7 @@ def _body(x, state, net):
 def _body_18(x, state, net):
     large = net.num_classes == 1000
     x = F.conv2d(x, state['conv1.weight'], stride=1 + large, padding=3 if large else 1)
-    x = _batch_norm(x, state, 'bn1')
+    x = batch_norm(x, state, 'bn1')
     if large:
         x = F.max_pool2d(x, 3, 2, 1)
     for prefix, _, _, stride in blocks_18(net):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from tests.reference.common import batch_norm, halve, norm_shapes, uniform_numbers
+
 
 @dataclass(frozen=True)
 class Network:
@@ -57,12 +59,6 @@ def blocks_18(net):
 # ------------------------------------------------------------------ random files
 
 
-def _norm(prefix, width):
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    shapes = {f'{prefix}.{name}': (width,) for name in names}
-    return {**shapes, f'{prefix}.num_batches_tracked': ()}
-
-
 def _latent(prefix, net, *shape):
     size = torch.Size(shape).numel()
     return {f'{prefix}.{net.name}': (size, 1) if net.flat else shape}
@@ -83,7 +79,7 @@ def _block_shapes(p, width, double, net):
     shapes = {
         **_threshold(f'{p}move11', width, net),
         **_latent(f'{p}binary_3x3', net, width, width, 3, 3),
-        **_norm(f'{p}bn1', width),
+        **norm_shapes(f'{p}bn1', width),
         **_activation((f'{p}move12', f'{p}move13'), f'{p}prelu1', width, net),
         **_threshold(f'{p}move21', width, net),
     }
@@ -92,7 +88,7 @@ def _block_shapes(p, width, double, net):
         convs = {'binary_pw_down1': 'bn2_1', 'binary_pw_down2': 'bn2_2'}
     for conv, norm in convs.items():
         shapes.update(_latent(f'{p}{conv}', net, width, width, 1, 1))
-        shapes.update(_norm(f'{p}{norm}', width))
+        shapes.update(norm_shapes(f'{p}{norm}', width))
     out = len(convs) * width
     shapes.update(_activation((f'{p}move22', f'{p}move23'), f'{p}prelu2', out, net))
     return shapes
@@ -102,12 +98,12 @@ def _block_shapes_18(p, width, out, stride, net):
     shapes = {
         **_threshold(f'{p}move0', width, net),
         **_latent(f'{p}binary_conv', net, out, width, 3, 3),
-        **_norm(f'{p}bn1', out),
+        **norm_shapes(f'{p}bn1', out),
         **_activation((f'{p}move1', f'{p}move2'), f'{p}prelu', out, net),
     }
     if stride == 2 or width != out:
         shapes[f'{p}downsample.1.weight'] = (out, width, 1, 1)
-        shapes.update(_norm(f'{p}downsample.2', out))
+        shapes.update(norm_shapes(f'{p}downsample.2', out))
     return shapes
 
 
@@ -116,7 +112,7 @@ def shapes(net):
     stem, first = ('', 7) if net.depths else ('feature.0.', 3)
     width = net.channels[0]
     found = {f'{stem}conv1.weight': (width, 3, first, first)}
-    found.update(_norm(f'{stem}bn1', width))
+    found.update(norm_shapes(f'{stem}bn1', width))
     if net.depths:
         for prefix, width, out, stride in blocks_18(net):
             found.update(_block_shapes_18(prefix, width, out, stride, net))
@@ -139,10 +135,7 @@ def random_state(net, seed=0):
         seed: Of the random numbers.
     """
     rng = torch.Generator().manual_seed(seed)
-
-    def uniform(shape, low, high):
-        return torch.rand(shape, generator=rng, dtype=torch.double) * (high - low) + low
-
+    uniform = uniform_numbers(rng)
     state = {}
     for name, shape in shapes(net).items():
         kind = name.rsplit('.', 1)[1]
@@ -171,14 +164,6 @@ def random_state(net, seed=0):
 # ------------------------------------------------------------------ logits
 
 
-def _batch_norm(x, state, prefix):
-    mean, var, weight, bias = (
-        state[f'{prefix}.{name}'].reshape(1, -1, 1, 1)
-        for name in ('running_mean', 'running_var', 'weight', 'bias')
-    )
-    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
-
-
 def _rprelu(x, state, before, prelu, after):
     x = x + state[f'{before}.bias']
     slope = state[f'{prelu}.weight'].reshape(1, -1, 1, 1)
@@ -193,10 +178,6 @@ def _convolve(x, state, prefix, net, out, kernel, stride=1):
     return F.conv2d(x, weight, stride=stride, padding=kernel // 2)
 
 
-def _halve(x):
-    return F.avg_pool2d(x, 2)
-
-
 def _signs(x, state, move, net):
     return (x + state[f'{move}.bias']).sign() if net.shifts else x.sign()
 
@@ -206,7 +187,7 @@ def _block(x, state, p, stride, double, net):
     y = _convolve(
         _signs(x, state, f'{p}move11', net), state, f'{p}binary_3x3', net, width, 3, stride
     )
-    y = _batch_norm(y, state, f'{p}bn1') + (_halve(x) if stride == 2 else x)
+    y = batch_norm(y, state, f'{p}bn1') + (halve(x) if stride == 2 else x)
     if net.shifts:
         y = _rprelu(y, state, f'{p}move12', f'{p}prelu1', f'{p}move13')
     signs = _signs(y, state, f'{p}move21', net)
@@ -216,7 +197,7 @@ def _block(x, state, p, stride, double, net):
     z = []
     for conv, norm in convs.items():
         branch = _convolve(signs, state, p + conv, net, width, 1)
-        z.append(_batch_norm(branch, state, p + norm) + y)
+        z.append(batch_norm(branch, state, p + norm) + y)
     z = torch.cat(z, 1)
     if net.shifts:
         z = _rprelu(z, state, f'{p}move22', f'{p}prelu2', f'{p}move23')
@@ -226,11 +207,11 @@ def _block(x, state, p, stride, double, net):
 def _block_18(x, state, p, out, stride, net):
     signs = _signs(x, state, f'{p}move0', net)
     y = _convolve(signs, state, f'{p}binary_conv', net, out, 3, stride)
-    y = _batch_norm(y, state, f'{p}bn1')
+    y = batch_norm(y, state, f'{p}bn1')
     if stride == 2 or x.shape[1] != out:
-        x = _halve(x) if stride == 2 else x
+        x = halve(x) if stride == 2 else x
         x = F.conv2d(x, state[f'{p}downsample.1.weight'])
-        x = _batch_norm(x, state, f'{p}downsample.2')
+        x = batch_norm(x, state, f'{p}downsample.2')
     y = y + x
     if net.shifts:
         y = _rprelu(y, state, f'{p}move1', f'{p}prelu', f'{p}move2')
@@ -247,12 +228,12 @@ def logits(state, net, x):
     """
     if net.depths:
         x = F.conv2d(x, state['conv1.weight'], stride=2, padding=3)
-        x = F.max_pool2d(_batch_norm(x, state, 'bn1'), 3, 2, 1)
+        x = F.max_pool2d(batch_norm(x, state, 'bn1'), 3, 2, 1)
         for prefix, _, out, stride in blocks_18(net):
             x = _block_18(x, state, prefix, out, stride, net)
     else:
         x = F.conv2d(x, state['feature.0.conv1.weight'], stride=2, padding=1)
-        x = _batch_norm(x, state, 'feature.0.bn1')
+        x = batch_norm(x, state, 'feature.0.bn1')
         for prefix, _, stride, double in blocks(net):
             x = _block(x, state, prefix, stride, double, net)
     return x.mean((2, 3)) @ state['fc.weight'].t() + state['fc.bias']
