@@ -1,6 +1,11 @@
 """A dispatch mode that records the operators that torch computes."""
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmesbnn.binary.functional import BINARY_CONV2D
+
+CONVOLUTIONS = (BINARY_CONV2D, torch.ops.aten.convolution.default)
 
 
 class Recorder(TorchDispatchMode):
@@ -20,3 +25,23 @@ class Recorder(TorchDispatchMode):
 
     def outputs(self, *operators):
         return [out for func, out in self.calls if func in operators]
+
+
+def saved_bytes(run, model, recompute):
+    """Bytes that stay alive between the forward ``run()`` and the backward pass."""
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, Recorder() as recorder:
+        y = run()
+    # recomputation keeps the convolutions' outputs aside, not through hooks
+    for output in recorder.outputs(*CONVOLUTIONS) if recompute else ():
+        keep(output)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    size = sum(t.untyped_storage().nbytes() for k, t in storages.items() if k not in own)
+    y.sum().backward()
+    return size

@@ -15,10 +15,8 @@ from mmesbnn.binary import (
     is_recomputing,
     recompute_elementwise,
 )
-from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
-from tests.binary.operators import Recorder
-
-CONVOLUTIONS = (BINARY_CONV2D, torch.ops.aten.convolution.default)
+from mmesbnn.binary.functional import BINARY_LINEAR
+from tests.binary.operators import CONVOLUTIONS, Recorder, saved_bytes
 
 
 class Block(nn.Module):
@@ -60,29 +58,10 @@ def test_outputs_gradients_and_statistics_are_the_same(training):
     assert saving.norm.num_batches_tracked == 2 * training
 
 
-def saved_bytes(block, x, recompute):
-    """Bytes that stay alive between the forward and the backward pass."""
-    storages = {}
-
-    def keep(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, Recorder() as recorder:
-        y = recompute_elementwise(block, x) if recompute else block(x)
-    if recompute:  # the convolutions' outputs are kept aside, not through hooks
-        for output in recorder.outputs(*CONVOLUTIONS):
-            keep(output)
-    own = {p.untyped_storage().data_ptr() for p in block.parameters()}
-    size = sum(t.untyped_storage().nbytes() for k, t in storages.items() if k not in own)
-    y.sum().backward()
-    return size
-
-
 def test_fewer_bytes_are_saved():
     block, x = Block(), torch.randn(2, 8, 16, 16, requires_grad=True)
-    plain, saving = (saved_bytes(block, x, recompute) for recompute in (False, True))
+    plain = saved_bytes(lambda: block(x), block, False)
+    saving = saved_bytes(lambda: recompute_elementwise(block, x), block, True)
     map_bytes = 2 * 16 * 16 * 4
     # the input, the convolutions' outputs (4 and 8 channels); 10% for statistics
     assert saving < 1.1 * (8 + 4 + 8) * map_bytes

@@ -98,13 +98,6 @@ def damaged(content, rng):
     return content
 
 
-def content_of(kind, rng):
-    if kind == 'bomb':
-        return bomb(rng)
-    content = encoded(picture(rng), rng)
-    return damaged(content, rng) if kind == 'damaged' else content
-
-
 def check_file(path, rng):
     """Read a file in every way."""
     for read in (read_image, read_rgb):

@@ -444,7 +444,6 @@ TAGS = [
     'object/apply:subprocess.Popen',
     'name:bait_module.Thing',
 ]
-FORMS = ['a: {0}\n', 'model: {{type: {0}}}\n', '- {0}\n', '? {0}\n: 1\n']
 
 
 def test_yaml(campaign, here, tmp_path):

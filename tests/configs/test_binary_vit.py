@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS
+from mmengine.registry import MODELS
 
+from tests.configs.schedules import rates_of_epochs
 from tests.configs.test_recipes import CONFIGS, RECIPES
 
 NAMES = [name for name in RECIPES if name.startswith('binary_vit/')]
@@ -53,16 +54,7 @@ def test_learning_rate_of_every_epoch():
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert type(wrapper.optimizer) is torch.optim.AdamW
     assert {group['weight_decay'] for group in wrapper.optimizer.param_groups} == {0}
-    (scheduler,) = (
-        PARAM_SCHEDULERS.build(spec, default_args=dict(optimizer=wrapper))
-        for spec in cfg.param_scheduler
-    )
-    assert scheduler.by_epoch
-    rates = []
-    for _ in range(epochs):
-        rates.append(wrapper.get_lr()['lr'][0])
-        wrapper.optimizer.step()
-        scheduler.step()
+    rates = rates_of_epochs(cfg, wrapper)
     # stepped after the epoch it is meant for: epochs 0 and 1 are alike
     expected = [
         1e-5 + (5e-4 - 1e-5) * (1 + math.cos(math.pi * max(k - 1, 0) / 300)) / 2

@@ -4,11 +4,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from mmesbnn.models.classifiers import student_config
 from mmesbnn.models.losses import HardnessWeightedKDLoss
+from tests.configs.schedules import rates_of_epochs
 from tests.configs.test_recipes import CONFIGS, RECIPES, shrink
 from tests.engine.toy import Record
 from tests.real_data import write_imagenet
@@ -73,17 +74,7 @@ def test_learning_rate_of_every_epoch(name):
     if name in SCRATCH:
         rate = 1e-3
     assert epochs == (256 if name in SCRATCH else 128)
-    wrapper = optimizer(cfg)
-    (scheduler,) = (
-        PARAM_SCHEDULERS.build(spec, default_args=dict(optimizer=wrapper))
-        for spec in cfg.param_scheduler
-    )
-    assert scheduler.by_epoch
-    rates = []
-    for _ in range(epochs):
-        rates.append(wrapper.get_lr()['lr'][0])
-        wrapper.optimizer.step()
-        scheduler.step()
+    rates = rates_of_epochs(cfg, optimizer(cfg))
     # epoch 0 at the full rate, and the last one still above 0
     assert rates == pytest.approx([rate * (1 - k / epochs) for k in range(epochs)])
 

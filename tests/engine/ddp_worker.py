@@ -132,7 +132,7 @@ def train_super_resolution(folder):
             folder, work_dir, launcher='pytorch', cfg=dict(model_wrapper_cfg=WRAPPER), **resumed
         )
         trained.train()
-        history = sr_runs.history(trained)
+        history = toy.history(trained)
         results[name] = dict(
             wrapper=type(trained.model).__name__,
             state=trained.model.module.state_dict(),

@@ -79,12 +79,3 @@ def runner(*args, **kwargs):
         **{key: value for key, value in config(*args, **kwargs).items() if key != 'custom_imports'},
         experiment_name=uuid.uuid4().hex,
     )
-
-
-def history(runner):
-    """All numbers that were logged, other than times."""
-    return {
-        name: buffer.data[0].tolist()
-        for name, buffer in runner.message_hub.log_scalars.items()
-        if 'time' not in name
-    }

@@ -36,27 +36,18 @@ def trainings(root, tmp_path_factory):
 
 def test_every_logged_number_is_the_same(trainings):
     whole, parts, _ = trainings
-    expected = sr_runs.history(whole)
+    expected = toy.history(whole)
     assert len(set(expected['train/loss_l1'])) == 4
     assert len(set(expected['val/Set5/PSNR'])) == 2
     assert len(expected['val/Set5/SSIM']) == 2
-    got = sr_runs.history(parts)
+    got = toy.history(parts)
     # with the validation that came after its checkpoint was written
     assert got == expected
 
 
-def tensors(value, name=''):
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, (dict, list)):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, child in items:
-            yield from tensors(child, f'{name}.{key}')
-
-
 def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
     whole, parts = (
-        dict(tensors(read_checkpoint(folder / 'iter_4.pth'))) for folder in trainings[2]
+        dict(toy.tensors(read_checkpoint(folder / 'iter_4.pth'))) for folder in trainings[2]
     )
     assert whole.keys() == parts.keys()
     for start in ('.state_dict', '.ema_state_dict', '.optimizer'):
@@ -76,15 +67,15 @@ def test_the_average_is_what_is_validated_and_saved(trainings):
     (data,) = whole.val_dataloader
     (result,) = whole.model.eval().val_step(data)
     figure = psnr(result['pred'], result['hr'], crop_border=4, convert_to='Y')
-    assert figure == sr_runs.history(whole)['val/Set5/PSNR'][-1]
+    assert figure == toy.history(whole)['val/Set5/PSNR'][-1]
 
 
 def test_validation_does_not_change_the_training(trainings, root, tmp_path):
     rare = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
     other = sr_runs.runner(root, tmp_path, train_cfg=rare)
     other.train()
-    expected = sr_runs.history(trainings[0])['train/loss_l1']
-    assert sr_runs.history(other)['train/loss_l1'] == expected
+    expected = toy.history(trainings[0])['train/loss_l1']
+    assert toy.history(other)['train/loss_l1'] == expected
 
 
 def test_skipped_images_are_not_read(root, trainings, tmp_path, monkeypatch):

@@ -31,15 +31,6 @@ def train(work_dir, epochs, **kwargs):
     return runner
 
 
-def history(runner):
-    """All numbers that were logged, other than times."""
-    return {
-        name: buffer.data[0].tolist()
-        for name, buffer in runner.message_hub.log_scalars.items()
-        if 'time' not in name
-    }
-
-
 @pytest.fixture(scope='module')
 def trainings(tmp_path_factory):
     """Four epochs in one go, and in twice two."""
@@ -53,26 +44,18 @@ def trainings(tmp_path_factory):
 
 def test_every_logged_number_is_the_same(trainings):
     whole, parts, _ = trainings
-    expected = history(whole)
+    expected = toy.history(whole)
     for name in ('loss', 'lr', 'temperature', 'binary_weights', 'flip_rate'):
         assert f'train/{name}' in expected
     assert len(expected['train/loss']) == 8
     assert len(set(expected['train/loss'])) == 8
     assert len(expected['train/flip_rate']) == 4
     assert max(expected['train/flip_rate']) > 0
-    assert history(parts) == expected
+    assert toy.history(parts) == expected
 
 
 def test_every_tensor_of_the_checkpoint_is_the_same(trainings):
-    def tensors(value, name=''):
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (dict, list)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, child in items:
-                yield from tensors(child, f'{name}.{key}')
-
-    saved = [dict(tensors(read_checkpoint(folder / 'epoch_4.pth'))) for folder in trainings[2]]
+    saved = [dict(toy.tensors(read_checkpoint(folder / 'epoch_4.pth'))) for folder in trainings[2]]
     whole, parts = saved
     assert whole.keys() == parts.keys()
     for start in ('.state_dict', '.ema_state_dict', '.optimizer'):

@@ -158,14 +158,6 @@ def test_a_best_one_that_is_superseded_stays_until_a_checkpoint_knows(tmp_path):
     assert best == [[one], [one, two], [one, two], [two]]
 
 
-def history(runner):
-    return {
-        name: buffer.data[0].tolist()
-        for name, buffer in runner.message_hub.log_scalars.items()
-        if 'time' not in name
-    }
-
-
 @pytest.mark.parametrize(
     ('stage', 'epoch'),
     [
@@ -184,8 +176,8 @@ def test_a_resumed_training_ends_as_if_nothing_had_been(tmp_path, stage, epoch, 
     whole = train(tmp_path / 'whole', scores, **options)
     killed(tmp_path / 'parts', stage, epoch, scores, **options)
     parts = resume(tmp_path / 'parts', scores, **options)
-    assert history(parts) == history(whole)
-    assert len(history(parts)['val/toy/score']) == 4
+    assert toy.history(parts) == toy.history(whole)
+    assert len(toy.history(parts)['val/toy/score']) == 4
     best = 'best_toy_score_epoch_2.pth'
     assert checkpoints(tmp_path / 'parts') == [best, 'epoch_4.pth']
     assert checkpoints(tmp_path / 'whole') == [best, 'epoch_4.pth']
@@ -294,7 +286,7 @@ def test_without_a_whole_checkpoint_it_starts_again_and_says_so(two_epochs):
     assert 'there is nothing to resume in' in log
     assert 'the training starts from the beginning' in log
     assert 'resumed epoch' not in log
-    assert len(history(runner)['train/loss']) == 8
+    assert len(toy.history(runner)['train/loss']) == 8
 
 
 def test_an_explicit_checkpoint_is_resumed_as_it_is_given(tmp_path, two_epochs):
@@ -302,7 +294,7 @@ def test_an_explicit_checkpoint_is_resumed_as_it_is_given(tmp_path, two_epochs):
     runner = build(tmp_path / 'other', (1, 2, 3, 4), max_keep_ckpts=1)
     runner._resume, runner._load_from = True, str(two_epochs / 'epoch_1.pth')
     runner.train()
-    assert len(history(runner)['train/loss']) == 8
+    assert len(toy.history(runner)['train/loss']) == 8
     # files of the other folder are not its own
     assert checkpoints(two_epochs) == ['epoch_1.pth', 'epoch_2.pth']
     assert checkpoints(tmp_path / 'other') == ['epoch_4.pth']

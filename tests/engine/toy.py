@@ -107,3 +107,22 @@ def runner(work_dir, hooks, model=None, epochs=2, data=None, iters=None, val=Fal
 def log_of(work_dir):
     """What a runner logged, at its level or above."""
     return '\n'.join(path.read_text() for path in work_dir.rglob('*.log'))
+
+
+def history(runner):
+    """All numbers that were logged, other than times."""
+    return {
+        name: buffer.data[0].tolist()
+        for name, buffer in runner.message_hub.log_scalars.items()
+        if 'time' not in name
+    }
+
+
+def tensors(value, name=''):
+    """Name and value of every tensor in a checkpoint."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in items:
+            yield from tensors(child, f'{name}.{key}')

@@ -16,7 +16,6 @@ from tests.reference.published_bidet_ssd import Network, base, blocks, random_st
 NARROW = dict(channels=[8, 16, 16, 32, 48], depths=[1, 2, 2])
 SMALL = Network(widths=(8, 8, 16, 24, 32, 32), depths=(1, 3, 4, 4, 4), tail=48)
 SMALL_ARCH = dict(channels=[*SMALL.widths, SMALL.tail], depths=[*SMALL.depths])
-FACTORS = [(1, 1), (2, 1), (1, 2), (2, 2)]
 
 
 def narrow(**options):
@@ -121,18 +120,6 @@ def test_gradients_are_the_published_ones():
 # the sign of zero, and padding ----------------------------------------------------
 
 
-@pytest.mark.parametrize('zero', [-1, 0])
-def test_sign_zero_reaches_every_binary_convolution(zero):
-    model = narrow(sign_zero=zero)
-    signs = [unit.sign for stage in list(model.stages)[:-1] for unit in stage]
-    signs.append(model.stages[-1][0].conv.sign)
-    for sign, conv in zip(signs, binary_convs(model), strict=True):
-        assert (sign(torch.zeros(3)) == zero).all()
-        with torch.no_grad():
-            conv.weight[:, 0] = 0
-        assert (conv.effective_weight()[:, 0].sign() == zero).all()
-
-
 def test_every_binary_convolution_pads_with_minus_one():
     for conv in binary_convs(narrow()):
         assert conv.pad_value == -1
@@ -176,34 +163,6 @@ def test_tau_1_is_a_network_of_plain_layers():
     for training in (True, False):
         ours, theirs = model.train(training)(x), plain.train(training)(x)
         assert all(map(torch.equal, ours, theirs))
-
-
-@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
-def test_shapes_of_es(tau, groups):
-    plain, wide = narrow(), narrow(tau=tau, groups=groups)
-    for conv, expanded in zip(binary_convs(plain), binary_convs(wide), strict=True):
-        out, width, *kernel = conv.weight.shape
-        assert expanded.weight.shape == (out // tau, width * tau, *kernel)
-        assert expanded.groups == groups
-    pointwise, expanded = (m.stages[-1][0].pointwise for m in (plain, wide))
-    assert pointwise.weight.numel() == expanded.weight.numel()
-    for norm, expanded in zip(plain._norms(), wide._norms(), strict=True):
-        assert expanded.num_features == norm.num_features * tau * groups
-    for some, every in zip(plain(images()), wide(images()), strict=True):
-        assert some.shape == every.shape
-
-
-@pytest.mark.parametrize('out_copies', ['first', 'all'])
-def test_outputs_are_the_first_copies_or_all(out_copies):
-    every = spread(narrow(tau=2, out_copies='all')).eval()
-    model = narrow(tau=2, out_copies=out_copies).eval()
-    model.load_state_dict(every.state_dict())
-    x = images()
-    for some, full, channels in zip(model(x), every(x), model.out_channels):
-        assert some.shape[1] == channels
-        assert torch.equal(some, full[:, :channels])
-    factor = 2 if out_copies == 'all' else 1
-    assert model.out_channels == [16 * factor, 48 * factor]
 
 
 # as a backbone --------------------------------------------------------------------

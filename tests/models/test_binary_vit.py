@@ -142,14 +142,6 @@ def test_positions_are_interpolated():
     )
 
 
-def test_a_batch_of_one_is_the_one_of_a_larger_batch():
-    model = narrow(tau=2).double().eval()
-    x = images(3).double()
-    with torch.no_grad():
-        torch.testing.assert_close(model(x[:1])[0], model(x)[0][:1])
-    model.train()(images(1).double())[0].sum().backward()  # statistics of one image
-
-
 # training -------------------------------------------------------------------------
 
 

@@ -198,39 +198,6 @@ def test_tau_1_is_a_network_of_plain_layers(arch, generalized):
     assert torch.isfinite(ours).all()
 
 
-@pytest.mark.parametrize('arch', [NARROW, NARROW_18], ids=['A', '18'])
-@pytest.mark.parametrize(('tau', 'groups'), FACTORS)
-def test_shapes_of_es(tau, groups, arch):
-    plain, wide = narrow(arch), narrow(arch, tau=tau, groups=groups)
-    for conv, expanded in zip(binary_convs(plain), binary_convs(wide), strict=True):
-        out, width, *kernel = conv.weight.shape
-        assert expanded.weight.shape == (out // tau, width * tau, *kernel)
-        assert expanded.groups == groups
-    others = dict(wide.named_parameters())
-    for name, parameter in plain.named_parameters():
-        if parameter.dim() < 4 or name.endswith('bias'):  # norms, shifts, slopes
-            factor = others[name].numel() // parameter.numel()
-            assert factor == tau * groups, name
-        elif 'shortcut' in name:
-            assert others[name].numel() == parameter.numel()
-
-
-@pytest.mark.parametrize('out_copies', ['first', 'all'])
-@pytest.mark.parametrize('arch', [NARROW, NARROW_18], ids=['A', '18'])
-def test_outputs_are_the_first_copies_or_all(arch, out_copies):
-    count = 2 if 'depths' in arch else 3
-    options = dict(tau=2, out_indices=range(count))
-    every = spread(narrow(arch, **options, out_copies='all')).eval()
-    model = narrow(arch, **options, out_copies=out_copies).eval()
-    model.load_state_dict(every.state_dict())
-    x = images()
-    for some, full, channels in zip(model(x), every(x), model.out_channels):
-        assert some.shape[1] == channels
-        assert torch.equal(some, full[:, :channels])
-    factor = 2 if out_copies == 'all' else 1
-    assert model.out_channels == [c * factor for c in (16, 32, 64)[:count]]
-
-
 # the two stages -------------------------------------------------------------------
 
 
@@ -253,15 +220,6 @@ def test_activations_of_stage_1_are_signs():
     unit.convs[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(images())
     assert set(seen[0].unique().tolist()) == {-1.0, 1.0}
-
-
-@pytest.mark.parametrize('zero', [-1, 0])
-def test_sign_zero_reaches_signs_and_binarizers(zero):
-    unit = narrow(sign_zero=zero, generalized=False).stages[0][0][0]
-    with torch.no_grad():
-        unit.convs[0].weight[:, 0] = 0
-    assert (unit.sign(torch.zeros(3)) == zero).all()
-    assert (unit.convs[0].effective_weight()[:, 0].sign() == zero).all()
 
 
 # as a backbone --------------------------------------------------------------------

@@ -96,7 +96,7 @@ MUTANTS = (
         'first-copies',
         'return like_layout(x[:, : self.stage_channels[stage]], x)',
         'return like_layout(x[:, -self.stage_channels[stage] :], x)',
-        'tests/models/test_bnext.py',
+        'tests/models/test_backbone_contract.py',
     ),
     Mutant(
         'output-indices',
@@ -139,20 +139,15 @@ MUTANTS = (
         'packed-bits',
         "np.packbits(positive, bitorder='little')",
         "np.packbits(positive, bitorder='big')",
-        'tests/deploy/test_packing.py tests/deploy/packed',
+        'tests/deploy/packed/test_packing.py',
     ),
     Mutant(
         'openvino-bits',
         "np.packbits(weight.reshape(-1) > 0, bitorder='little')",
         "np.packbits(weight.reshape(-1) > 0, bitorder='big')",
-        'tests/deploy/test_openvino_ops.py tests/deploy/openvino',
+        'tests/deploy/openvino/test_ops.py',
     ),
-    Mutant(
-        'suppression',
-        '<= iou_thr]',
-        '>= iou_thr]',
-        'tests/deploy/test_decoding.py tests/deploy/runtime',
-    ),
+    Mutant('suppression', '<= iou_thr]', '>= iou_thr]', 'tests/deploy/runtime/test_decoding.py'),
 )
 
 
