@@ -24,6 +24,7 @@ from mmesbnn.analysis import (
     load_weights,
     real_batch,
 )
+from mmesbnn.binary import binary_layers
 
 
 def parse_args():
@@ -51,9 +52,8 @@ def census(model):
     """Count the layers that multiply, and the binary ones among them."""
     kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
     layers = [m for m in model.modules() if isinstance(m, kinds)]
-    binary = sum(hasattr(m, 'weight_binarizer') for m in layers)
     return (
-        f'{binary} of {len(layers)} convolutions and linear layers are; '
+        f'{len(binary_layers(model))} of {len(layers)} convolutions and linear layers are; '
         'tools/count_ops.py says why the others are not'
     )
 
