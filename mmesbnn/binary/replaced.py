@@ -1,4 +1,4 @@
-"""Which layers of a network :func:`mmesbnn.binarize` replaced, so that a file can say it."""
+"""Layers that :func:`mmesbnn.binarize` replaced in a network, for files that store them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STORED = each(
 
 @dataclass(frozen=True)
 class Replaced:
-    """Layers that became binary in one call.
+    """Layers that became binary in one call of ``binarize``.
 
     Attributes:
-        module: Name of the module that was given to ``binarize``; ``''`` is the network.
+        module: Name of the module that was the argument; ``''`` for the network itself.
         layers: Names of the layers in it.
         options: How they became binary.
     """
@@ -55,7 +55,7 @@ class Replaced:
 
 
 def replaced_in(model: nn.Module) -> list[Replaced]:
-    """Return what ``binarize`` replaced in a network or a part of it, as far as it is there."""
+    """Return the layers that ``binarize`` replaced in a network or its parts, if still there."""
     found = []
     for name, module in model.named_modules():
         inside = dict(module.named_modules())
@@ -67,13 +67,13 @@ def replaced_in(model: nn.Module) -> list[Replaced]:
 
 
 def replace_again(model: nn.Module, replaced: Replaced) -> None:
-    """Replace the layers of a network that were replaced in another of its kind.
+    """Replace in a network the layers that were replaced in another network of its kind.
 
-    Those that are binary already stay.
+    Layers that are already binary do not change.
 
     Args:
         model: The network, changed in place.
-        replaced: What :func:`replaced_in` found in the other one.
+        replaced: Result of :func:`replaced_in` for the other network.
 
     Raises:
         ValueError: If the network has no such layers.
@@ -94,13 +94,13 @@ def replace_again(model: nn.Module, replaced: Replaced) -> None:
 def binarize_layers(
     model: nn.Module, layers: Sequence[str], options: BinaryOptions, keep: Sequence[str] = ()
 ) -> BinarizeReport:
-    """Replace certain layers and no others, as :func:`mmesbnn.binarize` does.
+    """Replace only the given layers, as :func:`mmesbnn.binarize` does.
 
     Args:
         model: The network, changed in place.
         layers: Names of the layers.
         options: How they become binary.
-        keep: Patterns of those that stay all the same. Default none.
+        keep: Patterns of layers among them that stay. Default none.
 
     Raises:
         ValueError: As ``binarize``.
