@@ -47,7 +47,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Seed every generator; the fixture's value is the seed."""
+    """Seed every generator and return the seed."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -56,5 +56,5 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def no_runners(monkeypatch):
-    """No default scope and no logger of a runner that another test has left behind."""
+    """Remove the default scope and the loggers that other tests left behind."""
     forget_runners(monkeypatch)

@@ -143,7 +143,7 @@ NAMES = [
 
 
 def build(name, hard=True):
-    """The network, its statistics near those of its input, and the input.
+    """Return a network, its statistics close to those of its input, and the input.
 
     Args:
         name: One of ``NAMES``.
@@ -164,6 +164,6 @@ def build(name, hard=True):
 
 
 def tensors(output):
-    """The tensors that a network returned."""
+    """Return the tensors in a network's output."""
     output = getattr(output, 'sample', output)
     return [output] if isinstance(output, torch.Tensor) else list(output)

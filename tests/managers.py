@@ -12,10 +12,10 @@ def subclasses(cls):
 
 
 def forget_runners(monkeypatch):
-    """Let no runner built from here on share anything with one built before.
+    """Remove all shared state of earlier runners, so that new ones start fresh.
 
-    mmengine names a runner, and what belongs to it, by the second: two of one second
-    would share a logger, though the output of the first may be closed by then.
+    mmengine names a runner and its logger by the time in seconds. Two runners of the same
+    second would share a logger, whose output may already be closed.
     """
     for cls in subclasses(ManagerMixin):
         monkeypatch.setattr(cls, '_instance_dict', OrderedDict())

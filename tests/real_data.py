@@ -12,12 +12,12 @@ WORDNET_IDS = ('n01440764', 'n01443537', 'n02123045', 'n07920052')
 
 
 def photograph(index):
-    """One of scikit-image's bundled photographs, (H, W, 3) uint8."""
+    """Return one of scikit-image's bundled photographs, (H, W, 3) uint8."""
     return getattr(data, PHOTOGRAPHS[index % len(PHOTOGRAPHS)])()
 
 
 def write_imagenet(root, train=4, val=2, size=96):
-    """ImageNet as it unpacks, with its list files: `train/<wnid>/<wnid>_1.JPEG`.
+    """Write ImageNet's unpacked layout and its list files: `train/<wnid>/<wnid>_1.JPEG`.
 
     The labels are of ImageNet's 1000 classes although four of them have images.
     """
@@ -45,7 +45,7 @@ def _cifar_batch(count, label_key, offset):
 
 
 def write_cifar(root, dataset_class, monkeypatch, count=4):
-    """Write CIFAR batches in their pickle format, and tell the class their sums."""
+    """Write CIFAR batches in their pickle format, and set the class's checksums."""
     folder = root / dataset_class.base_folder
     folder.mkdir(parents=True)
     key = 'fine_labels' if '100' in dataset_class.__name__ else 'labels'

@@ -86,7 +86,7 @@ def test_the_part_of_a_dict_that_is_wrong_is_named():
 
 
 class Odd:
-    """Cannot be compared, as an array of several values or a fake tensor."""
+    """Cannot be compared, like an array of several values or a fake tensor."""
 
     def __eq__(self, other):
         raise RuntimeError('no')

@@ -62,7 +62,7 @@ def start(code, folder, **options):
 
 
 def run(code, folder, **options):
-    """Status, output and errors of a command line."""
+    """Return status, output and errors of a command line."""
     process = start(code, folder, **options)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
@@ -187,7 +187,7 @@ def test_a_signal_where_python_cannot_raise_is_heard(tmp_path, number):
 
 
 def test_signals_that_are_ignored_stay_so(tmp_path):
-    """As nohup and a shell's background jobs want it."""
+    """nohup and background jobs of a shell depend on it."""
     code = """
 def main():
     for number in (signal.SIGHUP, signal.SIGINT):
@@ -274,7 +274,7 @@ def test_closed_outputs_do_no_harm(tmp_path):
 
 
 def caught(process):
-    """Signals that the process has handlers for, as a set of bits."""
+    """Return the signals for which the process has handlers, as a set of bits."""
     for line in Path(f'/proc/{process.pid}/status').read_text().splitlines():
         if line.startswith('SigCgt'):
             return int(line.split()[1], 16)

@@ -73,7 +73,7 @@ def test_import_leaves_the_optional_packages_alone(tmp_path):
 
 
 def imports(path):
-    """Top-level packages that a file imports; a leading dot per level if relative."""
+    """Yield the top-level packages that a file imports; a dot per level if relative."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition('.')[0] for alias in node.names)

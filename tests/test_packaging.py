@@ -34,7 +34,7 @@ def run(command, cwd, **env):
 
 
 def repository_files():
-    """All files that git knows or would take, relative to the root."""
+    """Return all files that git tracks or would add, relative to the root."""
     if not shutil.which('git') or not (ROOT / '.git').exists():
         pytest.skip('which files belong to the project is read from a git checkout')
     listed = run(['git', 'ls-files', '-zco', '--exclude-standard'], cwd=ROOT)
@@ -47,7 +47,7 @@ def is_file(name):
 
 @pytest.fixture
 def sources(tmp_path):
-    """A fresh copy of the repository's files, as a clone would have them."""
+    """Make a fresh copy of the repository's files, like a clone."""
     copy = tmp_path / 'sources'
     for name in repository_files():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def sources(tmp_path):
 
 @pytest.fixture(scope='module')
 def metadata():
-    """The keywords that setup.py hands to setuptools."""
+    """Return the keywords that setup.py gives to setuptools."""
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setuptools, 'setup', lambda **keywords: seen.update(keywords))
@@ -71,7 +71,7 @@ def names(requirements):
 
 
 def find_installed(site_packages, cwd):
-    """Where mmengine (and mim, in the same way) takes the package to be."""
+    """Return the folder of the package for mmengine (and for mim)."""
     code = (
         f'import site; site.addsitedir({str(site_packages)!r});'
         'from mmengine.utils import get_installed_path; '
@@ -119,7 +119,7 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
 
 @pytest.fixture
 def environment(tmp_path):
-    """A fresh environment: its Python, and a function that runs its pip."""
+    """Make a fresh environment; return its Python and a function that runs its pip."""
     venv.create(tmp_path / 'venv', with_pip=True)
     (python,) = (tmp_path / 'venv').glob('*/python')
     tools = tmp_path / 'build_tools'

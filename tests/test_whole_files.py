@@ -36,7 +36,7 @@ def umask():
 
 @contextlib.contextmanager
 def file_limit(size):
-    """Let this process write files of ``size`` bytes at most."""
+    """Limit the size of files that this process writes to ``size`` bytes."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     try:
@@ -177,7 +177,7 @@ def test_the_own_output_is_not_replaced(tmp_path):
 
 @pytest.fixture
 def own_folder():
-    """A folder of a user who is not root."""
+    """Make a folder of a user who is not root."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         folder.chmod(0o777)
@@ -471,7 +471,7 @@ print(reads, missing)
 
 
 def replace_beside_a_reader(tmp_path, times=100):
-    """Numbers of reads, and of those that met no folder."""
+    """Return the number of reads, and of reads that found no folder."""
     root, stop = tmp_path / 'x', tmp_path / 'stop'
     write_folder(root, 'old')
     reader = subprocess.Popen(
@@ -570,7 +570,7 @@ def test_several_files_are_read_from_one_folder(tmp_path):
 
 
 def test_an_interrupted_removal_is_made_up_for(tmp_path):
-    """A second Ctrl-C while the first one's remains are removed."""
+    """A second Ctrl-C comes while the files of the first are removed."""
     code = f"""
 import os, shutil
 from pathlib import Path

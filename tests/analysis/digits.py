@@ -37,7 +37,7 @@ test_dataloader = dict(
 
 
 def write_project(folder):
-    """Write digits 0 to 2 as PNGs in ImageNet's layout, and a config of them."""
+    """Write digits 0 to 2 as PNGs in ImageNet's layout, and a config for them."""
     digits = load_digits(n_class=3)
     for i, (image, label) in enumerate(zip(digits.images[:12], digits.target)):
         path = folder / 'val' / str(label) / f'{i}.png'
@@ -67,7 +67,7 @@ def set_temperature(model, value):
 
 
 def run_tool(name, *args, monkeypatch):
-    """Run a tool in this process, which spares the imports; return its exit status."""
+    """Run a tool in this process, without new imports; return its exit status."""
     forget_runners(monkeypatch)
     monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
     try:

@@ -202,7 +202,7 @@ def test_binary_operator_called_without_a_layer():
 
 
 class NeedsValues(nn.Module):
-    """Branches on a value, as no fake tensor can."""
+    """Branches on a value, which fake tensors cannot do."""
 
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@ CONVOLUTIONS = (BINARY_CONV2D, torch.ops.aten.convolution.default)
 
 
 class Recorder(TorchDispatchMode):
-    """Lists every operator that ran, and its output."""
+    """Record every operator that ran, and its output."""
 
     def __init__(self):
         super().__init__()

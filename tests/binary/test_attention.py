@@ -32,7 +32,7 @@ def tokens(*shape):
 
 
 def randomised(module):
-    """Float64 and in eval mode, with no parameter or statistic at its start value."""
+    """Return a float64 model in eval mode; all parameters and statistics are random."""
     module = module.double().eval()
     for name, tensor in module.state_dict().items():
         if name.endswith('running_var'):
@@ -194,7 +194,7 @@ def to_tokens(x):
 
 
 def attention_by_hand(layer, x, size, ratio, tau=1):
-    """For sizes that ``ratio`` divides."""
+    """Compute attention for sizes that ``ratio`` divides."""
 
     def mean(x):
         return sum(x.chunk(tau, -1)) / tau

@@ -31,7 +31,7 @@ def names(layers):
 
 
 class Net(nn.Module):
-    """First and last layer, and between them the one that a test is about."""
+    """A network of three layers; tests vary the middle one."""
 
     def __init__(self, *middle):
         super().__init__()
@@ -125,7 +125,7 @@ def test_shrunk_weights_are_the_float_weights_in_other_places(tau, kernels, inpu
 
 
 def test_shrunk_weights_fit_the_outputs_they_stand_for():
-    """Better than the layer as it comes without the float weights."""
+    """Outputs correlate with the mean of the float outputs; random weights do not."""
     conv, x = nn.Conv2d(32, 32, 3), torch.randn(4, 32, 8, 8)
     net = nn.ModuleList([conv])
     target = conv(x).unflatten(1, (2, 16)).mean(1).flatten()
@@ -251,7 +251,7 @@ def test_keep_takes_names_and_patterns_of_layers_and_of_what_holds_them():
 
 
 class Branches(nn.Module):
-    """Two inputs, two outputs, defined in another order than it runs."""
+    """Has two inputs and two outputs; definition and execution have different orders."""
 
     def __init__(self):
         super().__init__()
@@ -569,7 +569,7 @@ def test_an_example_finds_both_outputs_of_a_detector():
 
 
 class Readers(nn.Module):
-    """Multiplies with the weight of children, in ways that people do."""
+    """Multiplies with the weights of children in several common ways."""
 
     def __init__(self):
         super().__init__()
@@ -591,7 +591,7 @@ class Readers(nn.Module):
 
 
 def test_layers_whose_weight_a_module_reads_are_kept():
-    """Else its first forward fails, as torchvision's Swin did."""
+    """Otherwise the first forward pass fails, as in torchvision's Swin."""
     net = Readers()
     report = why(binarize(net, example=torch.rand(2, 8)))
     read = {name for name, reason in report.items() if reason == 'Readers reads its weight'}

@@ -89,7 +89,7 @@ def test_tiled_affine_is_an_affine_of_the_tiled_map():
 
 
 def drawn(*args):
-    """The signs of seed 0, and how far torch's generator went."""
+    """Return the signs of seed 0 and the state of torch's generator."""
     torch.manual_seed(0)
     signs = copy_signs(*args)
     return signs, torch.get_rng_state()

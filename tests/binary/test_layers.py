@@ -37,7 +37,7 @@ MAPS, TOKENS = (2, 3, 4, 5), (2, 5, 3)
 
 
 def copy_channels(values, channels_last):
-    """Per-channel values as they broadcast over maps or over tokens."""
+    """Return per-channel values in the shape that broadcasts over maps or tokens."""
     return values if channels_last else values.view(1, -1, 1, 1)
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Enable the native kernels; the list grows with each convolution they compute."""
+    """Enable the native kernels; record each convolution that they compute."""
     done = []
     convolve = native_mode.convolve
 

@@ -14,7 +14,7 @@ from tests.binary.es_reference import assert_same, double
 
 
 class Net(nn.Module):
-    """A convolution, two norms, and what computes with them."""
+    """A convolution, two norms, and a forward pass that the test chooses."""
 
     def __init__(self, layer, compute):
         super().__init__()

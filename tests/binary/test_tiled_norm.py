@@ -19,7 +19,7 @@ from tests.binary.es_reference import assert_same, double, output_and_gradients
 
 
 def tiled_and_plain_norm(features, copies, **options):
-    """A tiled norm and torch's, in the same state, every copy in one of its own."""
+    """Return a tiled norm and torch's norm with the same random state."""
     plain = nn.BatchNorm2d(features, **options).double()
     with torch.no_grad():
         plain.weight.uniform_(-2, 2)
@@ -197,7 +197,7 @@ def test_normalize_tiled_takes_any_norm(kind, training):
 
 
 def is_balanced(norm):
-    """Whether half of the copies of every channel have a negative gain."""
+    """Return true if half of the copies of every channel have a negative gain."""
     return bool(((norm.weight < 0).view(norm.copies, -1).sum(0) == norm.copies // 2).all())
 
 

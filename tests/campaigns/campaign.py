@@ -44,7 +44,7 @@ class Campaign:
 
     @contextlib.contextmanager
     def attempt(self, kind):
-        """Count a case; go on after a failed one, so that all of them are seen."""
+        """Count a case; continue after a failed one, so that all cases run."""
         self.tried[kind] += 1
         try:
             yield

@@ -7,7 +7,7 @@ from tests.campaigns.campaign import Campaign
 
 @pytest.fixture
 def campaign(request):
-    """A :class:`Campaign` named after the test; bad cases fail the test at its end."""
+    """A :class:`Campaign` named after the test; failed cases fail the test at its end."""
     option = request.config.getoption
     campaign = Campaign(request.node.name, option('--campaign-seed'), option('--campaign-seconds'))
     yield campaign

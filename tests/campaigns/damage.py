@@ -2,7 +2,7 @@
 
 
 def damaged(rng, whole):
-    """A kind of damage and the damaged bytes."""
+    """Return a kind of damage and the damaged bytes."""
     data, kind = bytearray(whole), rng.choice(KINDS)
     place = rng.choice([rng.randrange(len(data)), rng.randrange(min(2048, len(data)))])
     size = rng.choice([1, 8, 64, 512])

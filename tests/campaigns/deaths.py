@@ -18,7 +18,7 @@ LONGEST = 120
 
 
 def server():
-    """A context whose processes are forked from one that has imported everything."""
+    """Return a context that forks its processes from one that has imported everything."""
     path = os.environ.get('PYTHONPATH')
     os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{path}' if path else str(ROOT)
     context = multiprocessing.get_context('forkserver')
@@ -39,7 +39,7 @@ def write_data(task, root):
 
 
 class Setting(NamedTuple):
-    """A kind of training: the task, and how many processes train."""
+    """A kind of training: the task and the number of processes."""
 
     task: str
     world: int
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 
 class Run(NamedTuple):
-    """How a run of a training ended.
+    """The result of a run of a training.
 
     Attributes:
         finished: Whether it came to its end.
@@ -68,12 +68,12 @@ class Run(NamedTuple):
 
     @property
     def output(self):
-        """The ends of all outputs, to say why it failed."""
+        """Return the ends of all outputs, for the message of a failure."""
         return '\n'.join(log.read_text()[-2000:] for log in self.logs)
 
     @property
     def started(self):
-        """The first iteration; None if it did not come so far."""
+        """Return the first iteration, or None if no iteration began."""
         with contextlib.suppress(FileNotFoundError):
             return int(Path(f'{self.log}.started').read_text())
 
@@ -141,7 +141,7 @@ class Trainings:
         return Run(finished, time.monotonic() - start, logs)
 
     def _wait(self, processes, start, kill_at, victim):
-        """Return when all have ended, or one has died; kill one when it is time."""
+        """Wait until all processes end or one dies; kill one at the given time."""
         while any(process.is_alive() for process in processes):
             if any(process.exitcode not in (None, 0) for process in processes):
                 time.sleep(0.05)  # the others may notice, before they die too
@@ -155,7 +155,7 @@ class Trainings:
 
     @property
     def whole(self):
-        """Work dir, run and steps of the disk of the training that nobody kills."""
+        """Return work dir, run and disk steps of the training that nobody kills."""
         if self._whole is None:
             work_dir = self.root / 'whole'
             run = self.run(work_dir)
@@ -164,7 +164,7 @@ class Trainings:
         return self._whole
 
     def killed(self, name, kills):
-        """Kill a training as often as ``kills`` has entries, resume and check it.
+        """Kill a training once for each entry of ``kills``, resume it and check it.
 
         Args:
             name: Of the work dir.
@@ -189,7 +189,7 @@ class Trainings:
 
 
 def saved(work_dir):
-    """Iteration of the checkpoint that was named last, 0 if there is none."""
+    """Return the iteration of the last checkpoint, or 0 if there is none."""
     path = read_pointer(work_dir)
     if path is None:
         return 0
@@ -198,7 +198,7 @@ def saved(work_dir):
 
 
 def leaves(value, name=''):
-    """All values in nested dicts and lists, by their place."""
+    """Yield all values in nested dicts and lists with their places."""
     if isinstance(value, (dict, list, tuple)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, child in items:
@@ -208,7 +208,7 @@ def leaves(value, name=''):
 
 
 def content(path):
-    """What two checkpoints of one moment have in common: all but times and paths."""
+    """Return the values of a checkpoint that do not depend on times and paths."""
     checkpoint = read_checkpoint(path)
     hub = checkpoint.pop('message_hub')
     meta = checkpoint.pop('meta')

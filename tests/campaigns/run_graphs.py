@@ -16,7 +16,7 @@ SETTINGS = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
 
 
 def run(core, path):
-    """What is wrong with the graph at ``path``, and the kernel that convolves it."""
+    """Return the errors of the graph at ``path`` and the kernel of its convolution."""
     data = np.load(path.with_suffix('.npz'))
     try:
         compiled = core.compile_model(core.read_model(path), 'CPU', SETTINGS)

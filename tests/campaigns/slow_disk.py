@@ -11,7 +11,7 @@ PARTS = 3
 
 
 class SlowFile:
-    """A file whose content is written in parts, with a step after each."""
+    """Write a file's content in parts, with a step after each."""
 
     def __init__(self, file, step):
         self.file, self.step = file, step
@@ -65,7 +65,7 @@ class SlowDisk:
         return inside and any(p in name for p in ('.pth', 'last_checkpoint', '.part'))
 
     def install(self):
-        """For this process, for good."""
+        """Install the slow disk in this process permanently."""
         plain = builtins.open
 
         def slow_open(file, mode='r', *args, **kwargs):

@@ -90,7 +90,7 @@ def images(module):
 
 
 def first_width(module):
-    """Channels that the module reads, by its first layer."""
+    """Return the number of channels that the module's first layer reads."""
     for name in ('in_channels', 'in_features', 'num_features'):
         if hasattr(module, name):
             return getattr(module, name)

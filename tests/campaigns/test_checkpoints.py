@@ -19,7 +19,7 @@ READ = 'mmesbnn.checkpoints.read_checkpoint'
 
 
 def saved(folder):
-    """Good files of all kinds."""
+    """Write good files of all kinds."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     content = {
         'meta': {'epoch': 3, 'dataset_meta': {'classes': ('a', 'b')}},

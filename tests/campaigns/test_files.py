@@ -58,7 +58,7 @@ REPLACES = {'export', 'pipeline'}
 
 
 class Server:
-    """Starts tools, and says how they ended."""
+    """Start tools and return their results."""
 
     def __init__(self, folder):
         self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ class Server:
         assert self.process.stdout.readline() == 'ready\n'
 
     def run(self, tool, args, cwd, stop=None, **options):
-        """Status, output and errors; ``stop``: a signal, and seconds to wait."""
+        """Return status, output and errors; ``stop``: a signal and the seconds before it."""
         request = {
             'tool': tool,
             'args': args,
@@ -100,7 +100,7 @@ class Server:
 
 
 def write_inputs(folder):
-    """What the tools read."""
+    """Write the input files of the tools."""
     config = write_project(folder)
     model = set_temperature(build(config), 0.0)
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, folder / 'hard.pth')
@@ -118,7 +118,7 @@ def write_inputs(folder):
 
 
 def content(path):
-    """Files and sizes, which is enough to tell a whole one."""
+    """Return files and sizes, which are enough to recognise a complete result."""
     if path.is_dir():
         files = sorted(p for p in path.rglob('*') if p.is_file())
         return {str(p.relative_to(path)): p.stat().st_size for p in files}
@@ -126,7 +126,7 @@ def content(path):
 
 
 class Bench:
-    """Tools, what they read, and what they write when nothing goes wrong."""
+    """The tools, their inputs, and their outputs when nothing goes wrong."""
 
     def __init__(self, server, folder):
         self.server, self.folder = server, folder
@@ -150,7 +150,7 @@ class Bench:
             self.learn(name)
 
     def learn(self, name):
-        """Run a tool when nothing goes wrong."""
+        """Run a tool without disturbance and keep its result."""
         if name in self.whole:
             return
         suffix = '.safetensors' if name == 'pack' else ''
@@ -171,7 +171,7 @@ class Bench:
         return self.server.run(tool, args, self.folder, **options)
 
     def prepare(self, name, folder, old):
-        """The name to write, with an old result there or not."""
+        """Return the path of the result, with or without an old result there."""
         self.learn(name)
         folder.mkdir(parents=True, exist_ok=True)
         out = folder / ('x.safetensors' if name == 'pack' else 'x')
@@ -226,7 +226,7 @@ def check(bench, name, folder, target, before, status, err, allowed):
 
 
 def draw(rng):
-    """A tool, and whether there is an old result."""
+    """Draw a tool and the presence of an old result."""
     name = rng.choice(list(TOOLS))
     folder = TOOLS[name][2]
     return name, rng.random() < 0.5 and (not folder or name in REPLACES)

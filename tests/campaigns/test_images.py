@@ -34,7 +34,7 @@ STEPS = [
 
 
 def picture(rng):
-    """A crop of a photograph in any mode, as a PIL image."""
+    """Return a crop of a photograph in any mode, as a PIL image."""
     height, width = (rng.choice([1, 2, 7, 40, 90, 300]) for _ in range(2))
     image = Image.fromarray(photograph(rng.randrange(4))[:height, :width])
     mode = rng.choice(MODES)
@@ -46,7 +46,7 @@ def picture(rng):
 
 
 def encoded(image, rng):
-    """The image in a format that has its mode, and maybe with several frames."""
+    """Encode the image in a format with its mode, sometimes with several frames."""
     options = {'exif': exif(rng)} if rng.random() < 0.3 else {}
     if rng.random() < 0.2:
         options.update(save_all=True, append_images=[image, image])
@@ -71,7 +71,7 @@ def exif(rng):
 
 
 def bomb(rng):
-    """A small PNG that declares a large image."""
+    """Return a small PNG that declares a large image."""
     width, height = (rng.choice([1, 2**13, 2**14, 2**20, 2**31 - 1]) for _ in range(2))
     header = struct.pack('>IIBBBBB', width, height, rng.choice([1, 8, 16]), 0, 0, 0, 0)
     chunks = [(b'IHDR', header), (b'IDAT', zlib.compress(bytes(10**6))), (b'IEND', b'')]
@@ -82,7 +82,7 @@ def bomb(rng):
 
 
 def damaged(content, rng):
-    """The bytes cut, flipped, doubled, or with others between."""
+    """Return the bytes after a cut, flipped bits, a repetition or an insertion."""
     content, kind = bytearray(content), rng.randrange(5)
     where = rng.randrange(len(content))
     if kind == 0:

@@ -27,7 +27,7 @@ SETTINGS = [
 
 @pytest.fixture(scope='module')
 def trainings(tmp_path_factory):
-    """Gives the trainings of a setting, made when they are first asked for."""
+    """Return the trainings of a setting; make them on the first request."""
     root, context, made = tmp_path_factory.mktemp('kills'), server(), {}
 
     def of(setting):
@@ -39,7 +39,7 @@ def trainings(tmp_path_factory):
 
 
 def attack(campaign, trainings, draw_kills, kind):
-    """Kill trainings of all settings in turn, as ``draw_kills`` says."""
+    """Kill trainings of all settings in turn, at the times of ``draw_kills``."""
     settings = itertools.cycle(SETTINGS)
     for number, rng in enumerate(campaign.draws(least=2)):
         group = trainings(next(settings))

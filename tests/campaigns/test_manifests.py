@@ -95,7 +95,7 @@ def folders(tmp_path_factory):
 
 
 def places(value, path=()):
-    """All entries of nested dicts and lists, as paths; of long lists a few."""
+    """Yield the paths of all entries of nested dicts and lists; few of long lists."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -110,7 +110,7 @@ def strange(rng):
 
 
 def mutated(content, rng):
-    """The content with a few entries deleted, doubled, exchanged or moved."""
+    """Return the content with a few entries deleted, doubled, exchanged or moved."""
     content = copy.deepcopy(content)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         path = rng.choice([path for path in places(content) if path])
@@ -135,7 +135,7 @@ def mutated(content, rng):
 
 
 def as_text(content, rng):
-    """The content as a file, sometimes with what no JSON has, or cut."""
+    """Write the content as text, sometimes cut or with invalid JSON."""
     kind = rng.randrange(8)
     if kind == 0:
         paths = [path for path in places(content) if path]
@@ -157,7 +157,7 @@ def too_long(number, frame):
 
 
 def use(folder, images, verify):
-    """Run an export; return its results, or the sentence that refuses it."""
+    """Run an export; return its results or the message that refuses it."""
     try:
         runner = Runner(folder, threads=1, verify=verify)
         if runner.task == 'super_resolution':
@@ -169,7 +169,7 @@ def use(folder, images, verify):
 
 @pytest.fixture
 def bounded():
-    """Let no attempt take more time or memory than it may."""
+    """Limit the time and memory of every attempt."""
     before = signal.signal(signal.SIGALRM, too_long)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path('/proc/self/statm').read_text().split()[0])

@@ -39,7 +39,7 @@ def signs(x, zero=-1):
 
 
 def convolved(x, weight, geometry):
-    """The convolution of signs in float64."""
+    """Return the convolution of signs in float64."""
     (top, left), value = geometry.padding, float(geometry.pad_value)
     x = F.pad(x, (left, left, top, top), value=value)
     return F.conv2d(
@@ -48,7 +48,7 @@ def convolved(x, weight, geometry):
 
 
 def draw_size(rng, geometry, kernel):
-    """Height and width of a map, from the smallest one on; often tiny or odd."""
+    """Draw height and width of a map, often the smallest possible, tiny or odd."""
     return [
         max(1, d * (k - 1) + 1 - 2 * p) + rng.choice((0, 0, 1, 2, rng.randint(0, 20)))
         for k, d, p in zip(kernel, geometry.dilation, geometry.padding)
@@ -56,7 +56,7 @@ def draw_size(rng, geometry, kernel):
 
 
 def draw_pair(rng, values):
-    """One value for both axes, or one for each."""
+    """Draw one value for both axes, or one for each."""
     first = rng.choice(values)
     return (first, first) if rng.random() < 0.5 else (first, rng.choice(values))
 
@@ -71,7 +71,7 @@ def draw_geometry(rng, groups):
 
 
 def operator(rng):
-    """The bare operator as a graph, its input and output; None if it is not used."""
+    """Return the operator alone as a graph, its input and output, or None if unused."""
     kernel, geometry = draw_geometry(rng, 1)
     height, width = draw_size(rng, geometry, kernel)
     x = torch.randn(rng.choice((1, 1, 2, 3)), 8 * rng.randint(1, 16), height, width)
@@ -88,7 +88,7 @@ def operator(rng):
 
 
 class Layer(BinaryConv2d):
-    """A layer with any signs as weights."""
+    """A layer with given signs as weights."""
 
     def __init__(self, rng, channels, out, geometry, kernel, zero):
         sign = dict(type='hard_tanh', zero=zero)
@@ -108,7 +108,7 @@ class Layer(BinaryConv2d):
 
 
 class Block(nn.Module):
-    """A layer with what may follow it; its numbers are multiples of 1/4."""
+    """A layer and the operators after it; its numbers are multiples of 1/4."""
 
     def __init__(self, rng, layer):
         super().__init__()
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 def exported(rng, block=False):
-    """A layer of any kind as a graph, its input and output."""
+    """Return a layer of any kind as a graph, its input and output."""
     groups = rng.choice((1, 1, 1, 2, 3))
     kernel, geometry = draw_geometry(rng, groups)
     most = 130 // groups
@@ -167,14 +167,14 @@ MAKERS = {'operator': operator, 'layer': exported, 'block': exported_block}
 
 
 def write(folder, graph, x, y):
-    """Write a case where ``run_graphs`` finds it."""
+    """Write a case for ``run_graphs``."""
     number = len(list(folder.glob('*.xml')))
     ov.save_model(graph, folder / f'{number}.xml', compress_to_fp16=False)
     np.savez(folder / f'{number}.npz', x=x.numpy(), y=y.detach().numpy())
 
 
 def run_on(processor, library, folder):
-    """What is wrong with each of the graphs of a folder; None if that cannot be run."""
+    """Return the errors of each graph of a folder, or None if the processor cannot run."""
     if library is None and processor != processors.PROCESSORS[-1]:
         return None
     done = subprocess.run(
@@ -211,7 +211,7 @@ def test_convolutions_on_every_processor(campaign, tmp_path):
 
 
 def check_batch(campaign, library, folder, cases):
-    """Run the cases on all processors, forget them, and say where they ran."""
+    """Run the cases on all processors, remove them, and return where they ran."""
     ran = Counter()
     for processor in processors.PROCESSORS:
         results = run_on(processor, library, folder)

@@ -50,12 +50,12 @@ WRONG = [
 
 
 class Caught(Exception):
-    """Carries the parser of a tool."""
+    """Carry the parser of a tool."""
 
 
 @pytest.fixture(scope='module')
 def parsers():
-    """The parser of every tool, by the tool's name."""
+    """Return the parser of every tool by the tool's name."""
 
     def catch(parser, *args, **kwargs):
         raise Caught(parser)
@@ -76,7 +76,7 @@ def parsers():
 
 
 def given(parser):
-    """Words for what the parser requires, and the place of every argument in them."""
+    """Return the required words and the place of every argument among them."""
     words = {}
     for action in parser._actions:
         if not action.option_strings or action.required:

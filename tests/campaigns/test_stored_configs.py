@@ -65,7 +65,7 @@ sys.addaudithook(_hook)
 
 @contextlib.contextmanager
 def watched(bait):
-    """Fail if the block opens, imports or starts something it must not."""
+    """Fail if the block opens, imports or starts anything that is forbidden."""
     _watch.update(bait=bait, seen=[])
     try:
         yield
@@ -84,7 +84,7 @@ class Bomb:
 
 @pytest.fixture(scope='module')
 def bait(tmp_path_factory):
-    """A folder of files that leave a trace when they are read."""
+    """Write a folder of files that leave a trace when they are read."""
     folder = tmp_path_factory.mktemp('bait')
     trace = str(folder / 'trace')
     for name in ('bait.pkl', 'bait.pth', 'bait_answers'):
@@ -104,7 +104,7 @@ def bait(tmp_path_factory):
 
 @pytest.fixture
 def here(bait, monkeypatch):
-    """The bait is the current folder and on the path, as for a careless user."""
+    """Make the bait the current folder and add it to the path, as a careless user might."""
     monkeypatch.chdir(bait)
     monkeypatch.syspath_prepend(bait)
     return bait
@@ -112,7 +112,7 @@ def here(bait, monkeypatch):
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
-    """A small classifier's config and its packed file."""
+    """Write a small classifier's config and its packed file."""
     config = copy.deepcopy(PLAIN)
     config['model']['backbone'] = dict(
         type='BNext', arch=dict(channels=[16, 32]), tau=2, stem_stride=1
@@ -128,7 +128,7 @@ def network(tmp_path_factory):
 
 
 def attacks(bait):
-    """Values that do harm where something builds or reads them."""
+    """Return values that do harm if something builds or reads them."""
     path, trace = str(bait / 'bait.pkl'), str(bait / 'trace')
     url = 'http://127.0.0.1:9/bait.pkl'
     calls = [
@@ -219,7 +219,7 @@ KEYS = [
 
 
 def places(config, path=()):
-    """Every dict and list in a config."""
+    """Yield every dict and list in a config."""
     if isinstance(config, dict):
         yield config
         for value in config.values():
@@ -232,7 +232,7 @@ def places(config, path=()):
 
 
 def hostile(rng, config, bait):
-    """A config with one to three attacks in it."""
+    """Return a config with one to three attacks."""
     config = copy.deepcopy(config)
     calls, words, wholes = attacks(bait)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -269,7 +269,7 @@ def hostile(rng, config, bait):
 
 
 def refused_or_harmless(call):
-    """Run; only one sentence of ours may come out."""
+    """Run; allow only one-sentence errors of this package."""
     try:
         call()
     except (MmesbnnError, ImportError) as error:
@@ -319,7 +319,7 @@ def test_checkpoints(campaign, network, here, tmp_path):
 
 
 def huge(rng, config):
-    """A config with one to three numbers that ask for a lot of memory."""
+    """Return a config with one to three numbers that request much memory."""
     config = copy.deepcopy(config)
     model = config['model']
     numbers = [*range(20), 10**3, 10**5, 10**6, 2**24, 10**9, 2**31, 2**40, 2**62, 10**30]
@@ -463,7 +463,7 @@ def test_yaml(campaign, here, tmp_path):
 
 
 def _guess(name):
-    """An argument that most constructors can do something with."""
+    """Return an argument that most constructors accept."""
     words = dict(arch='tiny', type='x', depth=18, in_channels=8, num_classes=3)
     return words.get(name, 8)
 

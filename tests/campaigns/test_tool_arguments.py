@@ -255,7 +255,7 @@ def calls():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, where what an attack may name is there already."""
+    """The current folder; names that an attack may use exist already."""
     for name in ('filled', 'images', 'x', '2', 'out'):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'file').write_text('')
@@ -287,14 +287,14 @@ FOREIGN = {
 
 
 def spec_of(kind, name):
-    """What the argument is called where the caller wrote it."""
+    """Return the argument's name in the caller's code."""
     said = {'build_sign': 'sign', 'build_weight_binarizer': 'weight_binarizer'}
     said.update(dict.fromkeys(('convert', 'load_published'), 'the given'))
     return said.get(kind.__name__, name)
 
 
 def scope_of(kind):
-    """The package whose registry the class builds its parts from."""
+    """Return the package whose registry builds the parts of the class."""
     bases = {base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())}
     return next(iter(bases & {'mmdet', 'mmpretrain'}), 'mmengine')
 
@@ -336,7 +336,7 @@ def test_wrong_arguments_of_functions_are_named(campaign, calls, folder):
 
 
 def registered():
-    """Names of all that the package put into mmengine's registries."""
+    """Yield all names that the package put into mmengine's registries."""
     registries = [x for x in vars(root).values() if isinstance(x, Registry)]
     for registry in registries:
         for name, kind in registry.module_dict.items():

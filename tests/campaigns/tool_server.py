@@ -21,7 +21,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 def import_all():
-    """What the tools import, but OpenVINO, whose threads do not survive a fork."""
+    """Import the tools' modules except OpenVINO, whose threads do not survive a fork."""
     import mmdet  # noqa: F401
     import mmengine.runner  # noqa: F401
     import mmpretrain.models  # noqa: F401
@@ -34,7 +34,7 @@ def import_all():
 
 
 def child(request):
-    """Run the tool; as in a process of its own, signals end it in one line."""
+    """Run the tool; signals end it with one line, as in its own process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli._install(cli._end_now)
     for number, name in ((1, 'out'), (2, 'err')):
@@ -53,7 +53,7 @@ def child(request):
 
 
 def status_of(end):
-    """The exit status that Python would give, after flushing as it would."""
+    """Return the exit status that Python would give, after the same flush."""
     sys.stdout.flush()
     if isinstance(end, SystemExit):
         code = end.code

@@ -32,7 +32,7 @@ def temperature_hook(cfg):
 
 
 def _hurry():
-    """Do once what every training would do, and leave out what only costs time."""
+    """Do the common work of all trainings once, and skip slow extras."""
     for name in ('mmpretrain', 'mmdet'):
         with contextlib.suppress(ImportError):
             register = importlib.import_module(f'{name}.utils').register_all_modules
@@ -63,7 +63,7 @@ EPOCHS, ITERATIONS = 4, 8
 
 
 def write_data(task, root):
-    """A few real images, in the layout that the demo of the task reads."""
+    """Write a few real images in the layout of the task's demo."""
     if task == 'classification':
         write_digits(root)
         for split, count in (('train', 4), ('val', 2)):
@@ -124,7 +124,7 @@ _CHANGES = dict(
 
 
 def config(task, data, work_dir, keep=1, hook=None):
-    """The demo's config, with little to do and checkpoints often.
+    """Return the demo's config with little work and frequent checkpoints.
 
     Args:
         task: One of ``TASKS``.
@@ -146,7 +146,7 @@ def config(task, data, work_dir, keep=1, hook=None):
 
 
 class Started(Hook):
-    """Writes down at which iteration a training starts."""
+    """Record the iteration at which a training starts."""
 
     priority = 'VERY_HIGH'
 
@@ -175,7 +175,7 @@ def train(
     dies_after=None,
     **options,
 ):
-    """Train in this process, which is one of ``world``; the log gets its output.
+    """Train in this process, one of ``world``; its output goes to the log.
 
     Leaves ``LOG.started``, the first iteration, and ``LOG.done``, the number of the
     disk's steps.

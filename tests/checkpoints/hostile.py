@@ -29,7 +29,7 @@ HUGE = 2**62
 
 
 def dtypes():
-    """dtypes that are no plain numbers."""
+    """Return pickles with dtypes that are not plain numbers."""
     plain_state = (3, '<', None, None, None, -1, -1, 0)
     fields = (3, '|', None, ('a',), {'a': ('f8', 0)}, 8, 1, 16)
     subarray = (3, '|', ('f8', (2**40,)), None, None, -1, -1, 0)
@@ -59,7 +59,7 @@ def dtypes():
 
 
 def arrays():
-    """Arrays whose parts do not fit together."""
+    """Return pickles of arrays whose parts do not fit together."""
     wrong_core = name('numpy._core.multiarray', '_reconstruct')
     twice = array((1,), dtype(), EIGHT)
     state = tuple_of(plain(1), plain((1,)), dtype(), plain(False), EIGHT)
@@ -109,7 +109,7 @@ def arrays():
 
 
 def tensors():
-    """Tensors that reach beyond their memory, or unfold to more than any."""
+    """Return pickles of tensors that reach outside their memory or need too much."""
     rebuild = name('torch._utils', '_rebuild_tensor_v2')
     layout = call(name('torch.serialization', '_get_layout'), plain('torch.sparse_coo'))
     state = tuple_of(plain(5), plain('cpu'), plain(False))
@@ -188,7 +188,7 @@ def tensors():
 
 
 def programs():
-    """Ops in wrong order, structures without end, other names."""
+    """Return pickles with ops in wrong order, endless structures or forbidden names."""
     bomb, deep = plain([]), b']' * 2000 + b'a' * 1999
     for _ in range(60):
         # a list with twice what is on the stack, by the memo
@@ -248,7 +248,7 @@ def programs():
 
 
 def hostile():
-    """All of them, by name: pickles that must be refused."""
+    """Return all pickles that must be refused, by name."""
     groups = (dtypes, arrays, tensors, programs)
     return {
         f'{group.__name__}: {case}': program(ops)

@@ -13,13 +13,13 @@ def name(module, attribute):
 
 
 def plain(value):
-    """The ops that push a plain value."""
+    """Return the ops that push a plain value."""
     ops = pickle.dumps(value, 2)
     return ops[2:-1]
 
 
 def raw(data):
-    """The ops that push bytes, as protocol 2 has them."""
+    """Return the ops that push bytes in protocol 2."""
     return (
         name('_codecs', 'encode') + tuple_of(plain(data.decode('latin1')), plain('latin1')) + REDUCE
     )
@@ -47,14 +47,14 @@ def dtype(kind='f8', state=(3, '<', None, None, None, -1, -1, 0)):
 
 
 def array(shape, kind, data, core='numpy._core.multiarray', version=1, fortran=False):
-    """The ops of an array; ``kind`` and ``data`` are ops."""
+    """Return the ops of an array; ``kind`` and ``data`` are ops."""
     empty = call(name(core, '_reconstruct'), name('numpy', 'ndarray'), plain((0,)), raw(b'b'))
     state = tuple_of(plain(version), plain(shape), kind, plain(fortran), data)
     return build(empty, state)
 
 
 def storage(key='0', count=4, kind='FloatStorage', location='cpu'):
-    """The ops of a storage, by its persistent id."""
+    """Return the ops of a storage, by its persistent id."""
     pid = tuple_of(plain('storage'), name('torch', kind), plain(key), plain(location), plain(count))
     return pid + b'Q'
 

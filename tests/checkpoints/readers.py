@@ -48,7 +48,7 @@ class Reader:
             assert line, 'the worker did not start'
 
     def __call__(self, path):
-        """The answer for one file; ``bad`` if the process died or took too long."""
+        """Return the answer for one file, ``bad`` if the process died or took too long."""
         if self.process is None or self.process.poll() is not None:
             self._start()
         self.process.stdin.write(f'{path}\n')

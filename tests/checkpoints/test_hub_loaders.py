@@ -25,7 +25,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder, and the address it is served at; torch's cache is empty."""
+    """Serve a folder; return it and its address. torch's cache is empty."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
     folder = tmp_path / 'site'
@@ -38,7 +38,7 @@ def site(tmp_path, monkeypatch):
 
 
 def write_real(path):
-    """A checkpoint as mmengine publishes it."""
+    """Write a checkpoint as mmengine publishes it."""
     network = torch.nn.Linear(2, 3)
     content = dict(
         meta=dict(epoch=3, mmengine_version='0.10', dataset_meta=dict(classes=('a', 'b'))),
@@ -50,7 +50,7 @@ def write_real(path):
 
 
 def write_hostile(path, trace):
-    """A checkpoint that makes a folder when it is unpickled."""
+    """Write a checkpoint that makes a folder when it is unpickled."""
     torch.save(dict(state_dict={}, evil=Reduced(os.mkdir, str(trace))), path)
 
 
@@ -66,7 +66,7 @@ ZOOS = {
 
 @pytest.fixture(params=['http://', *ZOOS])
 def address(request, site, monkeypatch):
-    """What mmengine is given for the file ``x.pth`` of the site."""
+    """Return the name of the site's file ``x.pth`` for mmengine."""
     url = f'{site[1]}/x.pth'
     if request.param == 'http://':
         return url

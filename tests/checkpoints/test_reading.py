@@ -106,7 +106,7 @@ def test_files_without_checksums_are_read(tmp_path):
 
 
 def test_good_pickles_written_by_hand_are_read(tmp_path):
-    """Else the hostile ones could be refused for what they share with these."""
+    """Otherwise the hostile pickles could be refused for other reasons."""
     eight = raw(np.float64(0.5).tobytes())
     for ops in (array((1,), dtype(), eight), tensor(), tensor((2, 2), (0, 1))):
         value = read_checkpoint(archive(tmp_path / 'a.pth', program(ops)))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def digest(value):
-    """A digest of all numbers in ``value``."""
+    """Return a digest of all numbers in ``value``."""
     import numpy as np
     import torch
 

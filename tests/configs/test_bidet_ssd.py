@@ -32,14 +32,14 @@ WIDTHS = (32, 64, 32, 16, 16, 16)
 
 @pytest.fixture(scope='module')
 def devkit(tmp_path_factory):
-    """Digits that go by the names of VOC's first ten classes."""
+    """Write digits with the names of VOC's first ten classes."""
     root = tmp_path_factory.mktemp('data') / 'VOCdevkit'
     write_mini_voc(root, names=VOC_CLASSES[:10], counts=(3, 3, 2))
     return root
 
 
 def narrow(name, devkit, work_dir, iterations=3, begin=1):
-    """The recipe with few channels and images."""
+    """Return the recipe with few channels and images."""
     cfg = Config.fromfile(CONFIGS / name)
     cfg.model.backbone.update(arch=ARCH, init_cfg=None)
     cfg.model.neck.update(in_channels=WIDTHS[:2], out_channels=WIDTHS)
@@ -257,7 +257,7 @@ OBJECT = """
 
 
 def replace_objects(path, *boxes, difficult=0):
-    """Give the image of an annotation other objects."""
+    """Replace the objects of an image's annotation."""
     text = path.read_text()
     first = text.index('<object>')
     last = text.rindex('</object>') + len('</object>')
@@ -267,7 +267,7 @@ def replace_objects(path, *boxes, difficult=0):
 
 @pytest.fixture
 def odd_devkit(devkit, tmp_path):
-    """Every training image has something odd about it."""
+    """Write a devkit in which every training image is unusual."""
     root = shutil.copytree(devkit, tmp_path / 'VOCdevkit')
     paths = []
     for year in ('VOC2007', 'VOC2012'):

@@ -27,14 +27,14 @@ MAY_STAND_STILL = ('bbox_head.scales.',)
 
 @pytest.fixture(scope='module')
 def devkit(tmp_path_factory):
-    """Digits that go by the names of VOC's first ten classes."""
+    """Write digits with the names of VOC's first ten classes."""
     root = tmp_path_factory.mktemp('data') / 'VOCdevkit'
     write_mini_voc(root, size=(96, 64), names=VOC_CLASSES[:10], counts=(2, 2, 2), objects=(1, 2))
     return root
 
 
 def walk(node):
-    """Every dict in a config."""
+    """Yield every dict in a config."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())
@@ -72,7 +72,7 @@ def narrow_bnext(model):
 
 
 def narrow(name, devkit, work_dir, epochs=2, begin=1):
-    """The recipe with few channels and images, from scratch."""
+    """Return the recipe with few channels and images, without pretrained weights."""
     cfg = Config.fromfile(CONFIGS / name)
     for node in walk(cfg._cfg_dict):
         init = node.get('init_cfg')
@@ -136,7 +136,7 @@ def test_the_bidet_recipe_is_what_the_readme_says(name):
 
 
 def test_converted_files_fit_the_recipe():
-    """What the converter builds is the recipe's model, as it is tested."""
+    """The converter's model has the recipe's shapes, test settings and anchors."""
     widths, depths = (64, 64, 128, 256, 512), (4, 4, 4, 4)
     converted = detector_cfg(Layout(widths, depths, 20, 9, 512), -1)
     recipe = load_config(CONFIGS / BIDET[0])

@@ -8,14 +8,14 @@ LINES = 10
 
 
 def runs(text):
-    """All runs of ten lines, without blank ones, comments and indentation."""
+    """Return all runs of ten lines, without blank lines, comments and indentation."""
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith('#')]
     return {tuple(lines[i : i + LINES]) for i in range(len(lines) - LINES + 1)}
 
 
 def repeated(texts):
-    """Map each run that stands in several of the named texts to the names."""
+    """Map each run that occurs in several of the texts to their names."""
     places = defaultdict(list)
     for name, text in texts.items():
         for run in runs(text):

@@ -117,7 +117,7 @@ def test_lighting_is_the_published_one():
 
 
 def run(name, root, work_dir, load_from=None):
-    """Two iterations of a small network; its weights before each of them."""
+    """Run two iterations of a small network; return its weights before each."""
     cfg = small(name)
     start = cfg.pop('load_from')
     cfg = shrink(cfg, root, work_dir)

@@ -30,7 +30,7 @@ MAY_STAND_STILL = ('query', 'key')
 
 
 def shrink(cfg, root, work_dir):
-    """Keep the recipe, but read little data of ``root`` in small images."""
+    """Keep the recipe, but read few small images from ``root``."""
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)

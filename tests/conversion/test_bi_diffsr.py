@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def light_state(net):
-    """All shapes of a large file, at no memory."""
+    """Return all shapes of a large file, without memory for them."""
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes(net).items()}
 
 

@@ -14,7 +14,7 @@ NARROW = Network(
 
 
 def light_state(net):
-    """All shapes of a large file, at no memory."""
+    """Return all shapes of a large file, without memory for them."""
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes(net).items()}
 
 
@@ -25,7 +25,7 @@ def images(size=300):
 
 
 def float64_l2_norm(neck):
-    """mmdet's L2Norm computes in float32 whatever it is given."""
+    """Let mmdet's L2Norm compute in float64; by default it always uses float32."""
     weight = neck.l2_norm.weight.view(1, -1, 1, 1)
 
     def forward(x):
@@ -35,7 +35,7 @@ def float64_l2_norm(neck):
 
 
 def listed(levels, size):
-    """Maps as the published code lists them, box by box."""
+    """Return maps in the published order, box by box."""
     flat = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, size) for x in levels]
     return torch.cat(flat, 1)
 
@@ -49,7 +49,7 @@ def build_detector(cfg, state):
 
 
 def our_outputs(model, x, num_classes):
-    """Box distributions and logits in the published order."""
+    """Return box distributions and logits in the published order."""
     features = model.neck(model.backbone(x))
     scores, distributions = model.bbox_head.distributions(features)
     return listed(distributions, 8), listed(scores, num_classes).roll(1, -1)

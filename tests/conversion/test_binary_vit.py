@@ -46,7 +46,7 @@ def test_logits_are_the_published_ones(name):
 
 
 def test_published_sign_of_zero_matters_here():
-    """Else parity would say nothing about it."""
+    """Another sign of zero changes the logits, so the parity tests check it."""
     net = NETWORKS['pyramid']
     state = random_state(net)
     x = torch.randn(1, 3, 32, 32, dtype=torch.double)

@@ -86,7 +86,7 @@ def test_the_source_is_not_modified():
 
 
 def light_state(net):
-    """All shapes of a large file, at no memory."""
+    """Return all shapes of a large file, without memory for them."""
     state = {}
     for name, shape in shapes(net).items():
         value = 1e-9 if name.endswith('temperature') else 0.0
@@ -206,7 +206,7 @@ def test_binarize_of_a_file_of_signs_does_not_warn(recwarn):
 
 
 def broken(net='rep_ops', **changes):
-    """A file with some entries replaced, or removed by None."""
+    """Return a file with some entries replaced, or removed (None)."""
     state = light_state(NETWORKS[net])
     for name, value in changes.items():
         state.pop(name) if value is None else state.update({name: value})

@@ -18,7 +18,7 @@ NET = Network((16, 32), tau=2, kind='rep_ops')
 
 @pytest.fixture
 def published(tmp_path):
-    """A published file of NET's, with binary weights."""
+    """Write a published file of NET with binary weights."""
     path = tmp_path / 'model_best.pth.tar'
     state = random_state(NET, 5e-8)
     wrapped = {f'module.{key}': value for key, value in state.items()}

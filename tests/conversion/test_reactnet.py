@@ -55,7 +55,7 @@ def test_wrapped_training_checkpoint_converts_like_its_bare_state_dict():
 
 
 def light_state(net):
-    """All shapes of a large file, at no memory."""
+    """Return all shapes of a large file, without memory for them."""
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes(net).items()}
 
 
@@ -158,7 +158,7 @@ def test_a_file_of_18_that_may_be_of_either_stage_says_how_to_read_it():
 
 
 def broken(net, **changes):
-    """A file with some entries replaced, or removed by None."""
+    """Return a file with some entries replaced, or removed (None)."""
     state = light_state(NETWORKS[net])
     for name, value in changes.items():
         state.pop(name) if value is None else state.update({name: value})

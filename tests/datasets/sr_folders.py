@@ -8,13 +8,13 @@ from tests.real_data import photograph
 
 
 def crop_of(index, height, width):
-    """Part of a bundled photograph, uint8 (3, H, W)."""
+    """Return a part of a bundled photograph, uint8 (3, H, W)."""
     image = photograph(index)[40 + 9 * index :, 80:][:height, :width]
     return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
 def write_pair(hr_folder, lr_folder, name, image, scale, lr_name):
-    """A photograph, and its bicubic version of the pixels that fill the scale."""
+    """Write a photograph and its bicubic version; sizes are cut to the scale."""
     write_png(hr_folder / f'{name}.png', image)
     height, width = (n // scale for n in image.shape[1:])
     small = resize(image[:, : height * scale, : width * scale], (height, width))
@@ -22,7 +22,7 @@ def write_pair(hr_folder, lr_folder, name, image, scale, lr_name):
 
 
 def write_df2k(root, scale=4, sizes=((72, 96), (96, 72), (80, 80))):
-    """DIV2K and Flickr2K as they unpack."""
+    """Write DIV2K and Flickr2K in their unpacked layout."""
     for name, digits in (('DIV2K', 4), ('Flickr2K', 6)):
         split = '_train' if name == 'DIV2K' else ''
         hr = root / name / f'{name}{split}_HR'
@@ -35,7 +35,7 @@ def write_df2k(root, scale=4, sizes=((72, 96), (96, 72), (80, 80))):
 
 
 def write_benchmark(root, set_name='Set5', scale=4, sizes=((50, 67), (48, 48))):
-    """A benchmark set, whose sizes need not fill the scale."""
+    """Write a benchmark set; its sizes need not be multiples of the scale."""
     names = ('baby', 'bird', 'butterfly', 'head', 'woman')
     folder = root / set_name
     for i, size in enumerate(sizes):

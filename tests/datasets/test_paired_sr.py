@@ -46,7 +46,7 @@ def symmetries(image):
 
 
 def windows(image, side):
-    """All square crops of an image, by place."""
+    """Return all square crops of an image by place."""
     _, height, width = image.shape
     return {
         (top, left): image[:, top : top + side, left : left + side]
@@ -56,7 +56,7 @@ def windows(image, side):
 
 
 def place(crop, image):
-    """Where a crop was taken, and in which symmetry; None: nowhere."""
+    """Return the place and symmetry of a crop, or None if it is not in the image."""
     for number, turned in enumerate(symmetries(crop)):
         for where, window in windows(image, crop.shape[-1]).items():
             if torch.equal(window, turned):
@@ -102,7 +102,7 @@ def test_made_lr_images_are_those_on_disk(root):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_made_lr_crops_are_crops_of_the_whole(root, seed):
-    """Nothing at a crop's border depends on where the crop ends."""
+    """The pixels at a crop's border do not depend on the crop."""
     for crop_size in (8, 24, 72):
         options = dict(crop_size=crop_size, augment=True)
         on_disk = df2k(root, **options)

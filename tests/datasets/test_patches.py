@@ -38,7 +38,7 @@ def test_patches_have_their_numbers_labels_and_scale(task):
 
 
 def test_training_patches_are_of_the_left_part_and_test_patches_of_the_right(monkeypatch):
-    """Images of 0 on the left and a ramp on the right: no training patch sees it."""
+    """Images are 0 on the left with a ramp on the right; no training patch has the ramp."""
     ramp = np.zeros((40, 100), dtype=np.float32)
     ramp[:, 60:] = np.linspace(0.1, 1, 40)
     monkeypatch.setattr(patches, 'load_grey', lambda name: ramp)

@@ -18,7 +18,7 @@ MARGIN = 3e-6
 
 
 def margin(model, *inputs):
-    """The least such distance in ``model`` on ``inputs``, in float64.
+    """Return the least such distance in ``model`` on ``inputs``, in float64.
 
     Exact zeros do not count: they come from padding or a ReLU, and every engine has
     the same ones.
@@ -38,7 +38,7 @@ def margin(model, *inputs):
 
 
 def apart(model, draw, tries=400):
-    """The first inputs that ``draw`` gives on which no sign is near 0.
+    """Return the first inputs from ``draw`` for which no sign is near 0.
 
     Args:
         model: A network.
@@ -73,7 +73,7 @@ def check_found(ours, theirs, size):
 
 
 def _found(ours, theirs, scores, pixels):
-    """How many of ``theirs`` are in ``ours``, to within ``scores`` and ``pixels``."""
+    """Count the boxes of ``theirs`` that are in ``ours``, to ``scores`` and ``pixels``."""
     apart = np.abs(ours['bboxes'][None] - theirs['bboxes'][:, None]).max(-1)
     same = apart <= pixels
     same &= np.abs(ours['scores'][None] - theirs['scores'][:, None]) <= scores

@@ -10,7 +10,7 @@ CLASSES = ['cat', 'dog', 'eel']
 
 
 def write_export(folder, network, example, shapes, outputs, **manifest):
-    """Write ``network`` as an export; -1 in ``shapes`` is any size."""
+    """Write ``network`` as an export; -1 in ``shapes`` stands for any size."""
     folder.mkdir(parents=True, exist_ok=True)
     model = openvino.convert_model(
         network.eval(), example_input=example, input=[tuple(s) for s in shapes.values()]
@@ -61,7 +61,7 @@ def write_classifier(folder, batch=-1, size=16, **preprocess):
 
 
 class Detector(nn.Module):
-    """One box a cell of an 8-pixel grid, its size and scores from the image."""
+    """Returns one box per cell of an 8-pixel grid; size and scores depend on the image."""
 
     def __init__(self):
         super().__init__()

@@ -7,14 +7,14 @@ from mmesbnn.deploy.openvino.graph import compile_graph, to_openvino
 
 
 def run_graph(graph, *inputs):
-    """Outputs of a graph as arrays, computed in one thread."""
+    """Return the outputs of a graph as arrays, computed in one thread."""
     request = compile_graph(graph, threads=1).create_infer_request()
     request.infer([np.asarray(x) for x in inputs])
     return [np.array(tensor.data) for tensor in request.output_tensors]
 
 
 def converted(model, *inputs, **options):
-    """A model's conversion, and the graph's first output for ``inputs``."""
+    """Return a model's conversion and the graph's first output for ``inputs``."""
     conversion = to_openvino(model.eval(), inputs, **options)
     if options.get('dynamic_batch'):
         conversion.graph.reshape([len(inputs[0]), *inputs[0].shape[1:]])
@@ -22,7 +22,7 @@ def converted(model, *inputs, **options):
 
 
 def kinds(graph):
-    """How often every operator occurs."""
+    """Count the operators by kind."""
     names = [node.get_type_name() for node in graph.get_ops()]
     return {name: names.count(name) for name in set(names)}
 
@@ -36,5 +36,5 @@ def constants(graph, dtype):
 
 
 def stored_bits(graph):
-    """Binary weights in a graph."""
+    """Return the binary weights in a graph."""
     return sum(int(np.prod(n.get_output_shape(0))) for n in constants(graph, ov.Type.u1))

@@ -15,5 +15,5 @@ def network():
 
 
 def load(path):
-    """Its state dict, from a packed file."""
+    """Load its state dict from a packed file."""
     return load_packed(path, network()).state_dict()

@@ -58,7 +58,7 @@ def test_numbers_that_are_none_do_not_agree():
 
 
 def regions(count=6, classes=3):
-    """Boxes and scores of one image."""
+    """Return boxes and scores of one image."""
     random = np.random.default_rng(0)
     return [
         random.uniform(0, 500, (1, count, classes, 4)),

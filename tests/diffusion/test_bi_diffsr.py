@@ -30,7 +30,7 @@ def unet(**kwargs):
 
 
 def converted(net=NET, seed=0, **kwargs):
-    """Our network with the weights of a published file, and the file."""
+    """Return our network with the weights of a published file, and the file."""
     state = random_state(net, seed)
     result = convert(state)
     cfg = {**result.model_cfg['unet'], 'norm_groups': net.norm_groups, **kwargs}
@@ -41,7 +41,7 @@ def converted(net=NET, seed=0, **kwargs):
 
 
 def images(n=2, size=(8, 16)):
-    """Condition and noisy image."""
+    """Return condition and noisy image."""
     options = dict(dtype=torch.double)
     return torch.rand(n, 3, *size, **options), torch.randn(n, 3, *size, **options)
 

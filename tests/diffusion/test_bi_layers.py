@@ -166,7 +166,7 @@ def test_residual_block_is_its_formula():
 
 
 def shortcuts_only(module):
-    """``module`` without what its binary convolutions add: ``conv(x) = x``."""
+    """Return ``module`` with binary convolutions as identities: ``conv(x) = x``."""
     for part in module.modules():
         if isinstance(part, BIConv):
             part.act = Zero()
@@ -174,7 +174,7 @@ def shortcuts_only(module):
 
 
 class Zero(torch.nn.Module):
-    """In the place of an activation."""
+    """Replaces an activation."""
 
     def forward(self, x, bank):
         return 0.0

@@ -311,7 +311,7 @@ def run_control(net):
 
 
 def shaken(net):
-    """With other weights than a new one; a ControlNet's last layers begin at 0."""
+    """Change the initial weights, because a ControlNet's last layers start at 0."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -351,7 +351,7 @@ def test_a_binary_unet_gets_a_binary_controlnet(load_weights):
 
 @pytest.mark.parametrize('make', [plain, conditional])
 def test_the_float_class_loads_it(tmp_path, make):
-    """It gave a float UNet with random weights, and a warning."""
+    """Earlier it gave a float UNet with random weights and a warning."""
     unet = make()
     words = () if make is plain else (WORDS,)
     kind = type(unet)
@@ -384,7 +384,7 @@ def test_a_part_of_a_pipeline_is_found_in_its_folder(tmp_path):
 
 @pytest.mark.parametrize('make', [plain, control])
 def test_what_binarize_made_refuses_to_be_saved_without_its_layers(tmp_path, make):
-    """It was saved, and loaded again with random weights."""
+    """Earlier it was saved, and loading it gave random weights."""
     net = make()
     binarize(net)
     for model in (net, copy.deepcopy(net)):
@@ -394,7 +394,7 @@ def test_what_binarize_made_refuses_to_be_saved_without_its_layers(tmp_path, mak
 
 
 class Adapter(nn.Module):
-    """Around a layer, as peft's."""
+    """Wraps a layer like peft's adapters."""
 
     def __init__(self, layer):
         super().__init__()

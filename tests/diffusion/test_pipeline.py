@@ -38,7 +38,7 @@ def photo(height=6, width=9):
 
 
 def ddim(model, condition, x, steps, clip):
-    """Algorithm of the published test loop: DDIM without fresh noise, float64."""
+    """Run the published test loop: DDIM without fresh noise, in float64."""
     betas = torch.linspace(1e-6, 1e-2, 2000, dtype=torch.float32)
     products = torch.cumprod(1 - betas, 0).double()
     stride = 2000 // steps
@@ -78,7 +78,7 @@ def test_both_ways_to_clip_differ():
 
 
 class Oracle(diffusers.ModelMixin, diffusers.ConfigMixin):
-    """Knows the image: predicts exactly what was added, or what ``kind`` asks for."""
+    """Knows the image and predicts exactly the noise, or the target of ``kind``."""
 
     size_factor = 4
 
@@ -196,7 +196,7 @@ def test_padding_is_by_reflection_and_cropped():
 
 
 class Local(Oracle):
-    """Sees no pixel but its own, so tiles cannot make a difference."""
+    """Computes each pixel from itself only, so tiles make no difference."""
 
     def forward(self, sample, timestep, return_dict=True):
         self.seen.append(tuple(sample.shape[-2:]))

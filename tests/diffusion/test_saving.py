@@ -6,7 +6,7 @@ from mmesbnn.diffusion.saving import check_pipeline_folder, save_pipeline
 
 
 class Pipeline:
-    """Writes what diffusers writes, or half of it."""
+    """Writes the files of a diffusers pipeline, or only half of them."""
 
     def __init__(self, text, broken=False):
         self.text, self.broken = text, broken

@@ -14,7 +14,7 @@ from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Config, checkpoint of a binary network, checkpoint from before it was."""
+    """Write config, binary checkpoint, and an earlier checkpoint that is not binary."""
     folder = tmp_path_factory.mktemp('project')
     config = write_project(folder)
     model = build(config)

@@ -15,7 +15,7 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'demo_sr.py'
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    """The tool's functions; photographs and pretended results in this folder."""
+    """Return the tool's functions; write photographs and fake results to this folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(TOOL.parent)
     functions = runpy.run_path(str(TOOL))

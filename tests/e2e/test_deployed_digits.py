@@ -24,7 +24,7 @@ DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo' / 'es_bnext_digi
 
 
 def train(cfg, iterations):
-    """The demo's model with exactly binary weights, trained very briefly."""
+    """Train the demo's model very briefly; its weights are exactly binary."""
     set_random_seed(0)
     model = build_model(cfg)
     model.init_weights()
@@ -39,7 +39,7 @@ def train(cfg, iterations):
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Config of real digits, checkpoint, packed file and export."""
+    """Write config, real digits, checkpoint, packed file and export."""
     folder = tmp_path_factory.mktemp('digits')
     write_digits(folder / 'data')
     cfg = load_config(DEMO)

@@ -68,7 +68,7 @@ def write_config(folder, name='config.py', more=''):
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """A folder with a devkit, a config, and a training of it."""
+    """Make a folder with a devkit, a config and a training."""
     folder = tmp_path_factory.mktemp('project')
     made = tool(
         folder,

@@ -82,7 +82,7 @@ NETWORKS = {
 
 
 def calibrated(cfg, size):
-    """A detector with statistics of photographs, and scores and boxes that differ."""
+    """Return a detector with statistics of photographs and different scores and boxes."""
     from mmdet.structures import DetDataSample
 
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def calibrated(cfg, size):
 
 
 def of_mmdet(model, cfg, path):
-    """What mmdet finds in a file."""
+    """Return mmdet's detections in a file."""
     pipeline = [
         step for step in cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations'
     ]

@@ -17,7 +17,7 @@ from tests.deploy.apart import apart
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Config, model, checkpoint of it, checkpoint from before it was binary."""
+    """Write config, model, its checkpoint, and an earlier one that is not binary."""
     folder = tmp_path_factory.mktemp('project')
     config = write_project(folder)
     model = lifelike(build(config), torch.randn(8, 3, 16, 20))

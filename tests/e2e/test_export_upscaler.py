@@ -20,7 +20,7 @@ CONFIG = Path(__file__).resolve().parents[2] / 'configs/demo/es_bi_diffsr_photos
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Model, its weights, and a photograph."""
+    """Return model, its weights and a photograph."""
     folder = tmp_path_factory.mktemp('project')
     model = build_model(load_config(CONFIG))
     forward = model.forward

@@ -22,7 +22,7 @@ from tests.deploy.runtime.test_runner import WITHOUT
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Exports of each task, and photographs."""
+    """Make exports of each task, and photographs."""
     folder = tmp_path_factory.mktemp('project')
     exports.write_classifier(folder / 'classifier')
     exports.write_detector(folder / 'detector')

@@ -39,7 +39,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def trained(tmp_path):
-    """A model of the demo config with weights of its own, and their file."""
+    """Return a model of the demo config with its own weights, and their file."""
     model = get_model(DEMO).eval()
     for parameter in model.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
@@ -100,7 +100,7 @@ def test_demo_network_takes_odd_sizes(trained, size):
 
 
 def step_in_bfloat16(monkeypatch):
-    """Train the demo's model one step; return it before and after, losses, logits."""
+    """Train the demo's model one step; return both states, losses and logits."""
     # mmengine wants a GPU for mixed precision, torch does not
     name = 'mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available'
     monkeypatch.setattr(name, lambda: True)

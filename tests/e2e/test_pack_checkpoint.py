@@ -18,7 +18,7 @@ pytest.importorskip('safetensors')
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """Config, checkpoint as mmengine saves it, the model in it."""
+    """Return config, checkpoint as mmengine saves it, and its model."""
     folder = tmp_path_factory.mktemp('project')
     config = write_project(folder)
     model = set_temperature(build(config), 0.0).eval()

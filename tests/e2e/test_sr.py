@@ -28,7 +28,7 @@ ITERS = 4
 
 
 def start(folder, tool, *args):
-    """Run a tool in ``folder`` in a process of its own; must succeed."""
+    """Run a tool in ``folder`` in its own process; it must succeed."""
     done = subprocess.run(
         [sys.executable, TOOLS / tool, *(str(arg) for arg in args)],
         cwd=folder,
@@ -42,7 +42,7 @@ def start(folder, tool, *args):
 
 
 def run(folder, tool, *args):
-    """Run a tool in this process, which spares the imports: what it prints."""
+    """Run a tool in this process, without new imports; return its output."""
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as output:
         patch.chdir(folder)
         with contextlib.redirect_stdout(output):
@@ -67,7 +67,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def project(root, tmp_path_factory):
-    """A folder with a config, and the work dir of a finished training."""
+    """Make a folder with a config and the work dir of a finished training."""
     folder = tmp_path_factory.mktemp('project')
     config = write_config(folder, root)
     start(folder, 'train_sr.py', config)
@@ -112,7 +112,7 @@ def test_resumed_training_ends_with_the_same_weights(project, tmp_path):
 
 @pytest.fixture(scope='module')
 def tested(project, tmp_path_factory):
-    """Output of a test with images and export, and the folder of these."""
+    """Return the output of a test with images and export, and their folder."""
     folder = tmp_path_factory.mktemp('tested')
     output = run(
         folder,
@@ -171,7 +171,7 @@ def test_export_alone_needs_no_data(project, tmp_path):
 
 @pytest.fixture
 def failure(monkeypatch, capsys, tmp_path):
-    """Run a tool that must fail, in this process: the sentence it says."""
+    """Run a tool that must fail, in this process; return its message."""
 
     def run(tool, *args):
         monkeypatch.chdir(tmp_path)

@@ -73,7 +73,7 @@ def write_config(folder, data, name='config.py', more=''):
 
 
 def write_few_digits(data, train=8, val=4):
-    """The demo's images, but only so many of each class."""
+    """Write the demo's images, but few of each class."""
     write_digits(data)
     for split, count in (('train', train), ('val', val)):
         for folder in (data / split).iterdir():
@@ -82,7 +82,7 @@ def write_few_digits(data, train=8, val=4):
 
 
 def logged(run_folder):
-    """What a run logged, other than times, by kind and step."""
+    """Return all logged values except times, by kind and step."""
     lines = (run_folder / 'vis_data' / 'scalars.json').read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return {
@@ -99,7 +99,7 @@ def run_folders(work_dir):
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-    """A folder with images and config, and the name of the config."""
+    """Make a folder with images and config; return also the config's name."""
     folder = tmp_path_factory.mktemp('project')
     write_few_digits(folder / 'digits')
     return folder, write_config(folder, folder / 'digits')
@@ -107,7 +107,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(project):
-    """Work dir of a training that nothing interrupted."""
+    """Return the work dir of an uninterrupted training."""
     folder, config = project
     done = train(folder, config, 'whole')
     assert done.returncode == 0, done.stdout[-3000:]
@@ -149,7 +149,7 @@ def interrupt_training(folder, config, work_dir):
 
 @pytest.fixture(scope='module')
 def resumed(project):
-    """Work dir of a training that was interrupted, and the epochs it had saved."""
+    """Return the work dir of an interrupted training and its saved epochs."""
     folder, config = project
     work_dir = folder / 'resumed'
     assert interrupt_training(folder, config, work_dir) != 0
@@ -225,7 +225,7 @@ def test_resumed_training_ends_with_the_same_weights(whole, resumed):
 
 
 def failure(folder, config):
-    """Output of a training that must fail, up to mim's own traceback."""
+    """Return the output of a training that must fail, without mim's own traceback."""
     done = train(folder, config, 'failed')
     assert done.returncode != 0
     assert not list((folder / 'failed').glob('*.pth'))

@@ -17,7 +17,7 @@ STEPS = 2
 
 
 def batch(rank=0, world=1):
-    """A process's part of the batch, or the whole."""
+    """Return a process's part of the batch, or the whole batch."""
     data = toy.images(8, torch.float64)[rank::world]
     labels = torch.tensor([item['labels'] for item in data])
     return torch.stack([item['inputs'] for item in data]), labels
@@ -65,7 +65,7 @@ def runner(folder, hooks, **kwargs):
 
 
 def train_hooked(folder):
-    """Train with mmengine's runner, and look through its wrapper."""
+    """Train with mmengine's runner and read the model inside its wrapper."""
     hooks = [
         ('Temperature', dict(decay=0.5)),
         ('ParameterBounds', {}),
@@ -95,7 +95,7 @@ def train_hooked(folder):
 
 
 class NaNOnce(toy.ToyClassifier):
-    """Its loss is NaN in step ``when``; then gradients make it NaN everywhere."""
+    """Its loss is NaN in step ``when``; the gradients then make all weights NaN."""
 
     def __init__(self, when):
         super().__init__()
@@ -110,7 +110,7 @@ class NaNOnce(toy.ToyClassifier):
 
 
 def train_into_nan(folder, rank):
-    """Only the second process meets a NaN, and only in the second iteration."""
+    """Only the second process gets a NaN, and only in the second iteration."""
     model = NaNOnce(when=1 if rank == 1 else None)
     try:
         runner(folder, [('NaNGuard', {})], model=model, epochs=2).train()
@@ -119,7 +119,7 @@ def train_into_nan(folder, rank):
 
 
 def train_super_resolution(folder):
-    """Train a diffusion model whole, and again from the middle."""
+    """Train a diffusion model without a stop, and again from the middle."""
     results = {}
     for name in ('whole', 'parts'):
         work_dir = folder / name

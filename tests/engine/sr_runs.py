@@ -19,7 +19,7 @@ UNET = dict(
 
 
 def config(root, work_dir, iters=4, workers=0, **kwargs):
-    """A config for :class:`Runner`: train on DF2K's layout, validate on Set5's."""
+    """Return a config for :class:`Runner` with DF2K's and Set5's layouts."""
     data = dict(type='PairedSRDataset', scale=4, data_root=str(root))
     train = dict(
         data,

@@ -40,7 +40,7 @@ def train(folder, wrapper, **options):
 
 @pytest.fixture
 def amp_on_cpu(monkeypatch):
-    """mmengine builds the wrapper on GPUs only, and runs it on CPUs as well."""
+    """Allow the wrapper on CPUs, where mmengine runs it but does not build it."""
     name = 'mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available'
     monkeypatch.setattr(name, lambda: True)
 

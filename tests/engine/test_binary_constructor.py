@@ -20,7 +20,7 @@ def build(model, **kwargs):
 
 
 def groups(model, wrapper):
-    """Names of the parameters of both groups."""
+    """Return the names of the parameters of both groups."""
     names = {id(p): name for name, p in model.named_parameters()}
     first, second = (
         [names[id(p)] for p in group['params']] for group in wrapper.optimizer.param_groups
@@ -162,7 +162,7 @@ def test_mmengines_schedulers_give_the_published_learning_rates():
 
 
 def settings(model, **paramwise_cfg):
-    """Learning rate and decay of every trained parameter, by name."""
+    """Return learning rate and decay of every trained parameter, by name."""
     wrapper = build(model, paramwise_cfg=paramwise_cfg)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {}

@@ -11,7 +11,7 @@ from tests.engine import toy
 
 
 class ToyDetector(toy.ToyClassifier):
-    """A classifier with both terms, as deep inside as a head's."""
+    """A classifier with both terms, as deep in the model as in a detector's head."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class ToyDetector(toy.ToyClassifier):
 
 
 class Wrapped(nn.Module):
-    """What DDP looks like from outside."""
+    """A wrapper like DDP."""
 
     def __init__(self, module):
         super().__init__()

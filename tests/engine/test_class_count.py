@@ -39,7 +39,7 @@ def test_equal_or_unknown_numbers_pass(stage, counts):
 
 
 def detector(*paths, num_classes=3):
-    """A model with heads at these places."""
+    """Return a model with heads at these places."""
     model = nn.Module()
     for path in paths:
         place, *parts = model, *path.split('.')

@@ -13,7 +13,7 @@ from tests.engine import toy
 
 
 class DropIn(BaseModel):
-    """A network of drop-in layers, the last without a norm."""
+    """A network of drop-in layers; the last has no norm."""
 
     def __init__(self, tau=2):
         super().__init__()

@@ -12,12 +12,12 @@ from tests.engine import toy
 
 
 def draw():
-    """A number of each generator that augmentations use."""
+    """Draw a number from each generator that augmentations use."""
     return [torch.rand(()).item(), np.random.rand(), random.random()]
 
 
 class RandomImages(torch.utils.data.Dataset):
-    """Images whose first three values are random numbers drawn on reading them."""
+    """Images whose first three values are random numbers, drawn when they are read."""
 
     def __len__(self):
         return 4
@@ -29,7 +29,7 @@ class RandomImages(torch.utils.data.Dataset):
 
 
 class Waste(Hook):
-    """Draw random numbers between the epochs, as validation might."""
+    """Draw random numbers between the epochs, like a validation."""
 
     def after_train_epoch(self, runner):
         draw()
@@ -41,7 +41,7 @@ class FloatClassifier(toy.ToyClassifier):
 
 
 class Numbers(Hook):
-    """What was drawn in the main process and by the workers, by epoch."""
+    """The random numbers of the main process and of the workers, by epoch."""
 
     priority = 'VERY_LOW'
 

@@ -22,7 +22,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trainings(root, tmp_path_factory):
-    """Four iterations in one go, and in twice two with another number of workers."""
+    """Train four iterations at once, and two plus two with more or fewer workers."""
     whole, parts = (tmp_path_factory.mktemp(name) for name in ('whole', 'parts'))
     first = sr_runs.runner(root, whole, iters=4)
     first.train()

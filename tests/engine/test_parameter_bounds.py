@@ -11,7 +11,7 @@ from tests.engine import toy
 
 
 def excess(model):
-    """How far the worst bounded parameter lies outside of its bounds."""
+    """Return the largest distance of a bounded parameter from its bounds."""
     return max(
         max((low - p).max().item(), (p - high).max().item())
         for p, low, high in bounded_parameters(model)

@@ -33,7 +33,7 @@ def train(work_dir, epochs, **kwargs):
 
 @pytest.fixture(scope='module')
 def trainings(tmp_path_factory):
-    """Four epochs in one go, and in twice two."""
+    """Train four epochs at once, and two plus two."""
     folders = [tmp_path_factory.mktemp(name) for name in ('whole', 'parts')]
     whole = train(folders[0], 4)
     train(folders[1], 2)

@@ -33,7 +33,7 @@ def published(epoch):
 
 
 def build_schedulers(cfg, wrapper):
-    """As the runner does, in their order."""
+    """Build the schedulers like the runner, in their order."""
     return [
         PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=wrapper, epoch_length=2))
         for scheduler in cfg.param_scheduler

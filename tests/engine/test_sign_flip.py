@@ -12,7 +12,7 @@ FROZEN = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)))
 
 
 class Flip(Hook):
-    """Turn the first ``count`` weights of the first binary layer in every epoch."""
+    """Flip the first ``count`` weights of the first binary layer in every epoch."""
 
     def __init__(self, count):
         self.count = count

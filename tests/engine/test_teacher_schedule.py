@@ -9,7 +9,7 @@ from tests.engine import toy
 
 
 class Distilled(toy.ToyClassifier):
-    """A model that notes which assistant it is given."""
+    """A model that records the given assistants."""
 
     def __init__(self, assistants):
         super().__init__()
@@ -25,7 +25,7 @@ class Distilled(toy.ToyClassifier):
 
 
 def changes(assistants, epochs):
-    """Epochs at which another assistant takes over."""
+    """Return the epochs at which the assistant changes."""
     hook = TeacherScheduleHook()
     model = Distilled(assistants)
     runner = SimpleNamespace(model=model, train_loop=None, logger=None, max_epochs=epochs, epoch=0)

@@ -14,7 +14,7 @@ from tests.engine import toy
 
 
 def temperatures(model):
-    """The set of temperatures of all layers, as numbers."""
+    """Return the set of temperatures of all layers, as numbers."""
     return {weight.temperature.item() for weight in temperature_weights(model)}
 
 
@@ -23,7 +23,7 @@ def watch():
 
 
 def close(sets, values):
-    """Whether every set has one temperature, the one that is expected."""
+    """Check that every set has exactly one temperature, the expected one."""
     assert all(len(found) == 1 for found in sets), sets
     assert [found.pop() for found in sets] == pytest.approx(values, rel=1e-6)
 
@@ -147,7 +147,7 @@ def test_initial_temperatures_that_fit_no_schedule(tmp_path, options, message):
 
 
 def hardened(temperature=6.7e-10):
-    """A network whose weights have this temperature."""
+    """Return a network whose weights have this temperature."""
     model = toy.ToyClassifier()
     for weight in temperature_weights(model):
         weight.temperature.fill_(temperature)

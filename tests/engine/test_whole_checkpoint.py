@@ -16,7 +16,7 @@ from tests.engine import toy
 
 
 class Scores(BaseMetric):
-    """Gives one score after the other, by epoch (counted from 1)."""
+    """Returns the given scores in order, one per epoch (counted from 1)."""
 
     default_prefix = 'toy'
 
@@ -33,7 +33,7 @@ class Scores(BaseMetric):
 
 
 class Watch(Hook):
-    """What lies in the work dir when validations begin and end, by epoch."""
+    """Record the files in the work dir before and after each validation, by epoch."""
 
     priority = 'LOWEST'
 
@@ -94,7 +94,7 @@ class Died(BaseException):
 
 
 class Die(Hook):
-    """Ends the training in ``stage`` of an epoch."""
+    """End the training in ``stage`` of an epoch."""
 
     priority = 'LOWEST'
 
@@ -225,7 +225,7 @@ def test_an_end_before_old_ones_are_removed_is_made_up_for(tmp_path, monkeypatch
 
 @pytest.fixture
 def two_epochs(tmp_path):
-    """A work dir of a training that ended after two of four epochs."""
+    """Return the work dir of a training that ended after two of four epochs."""
     folder = tmp_path / 'work'
     killed(folder, 'before_train_epoch', 2, (1, 2, 3, 4))
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth']
@@ -237,7 +237,7 @@ def tear(path):
 
 
 def flip(path):
-    """As a disk that lost its power: the size is right, the content is not."""
+    """Damage a file like a disk after a power failure: right size, wrong content."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 512] = bytes(512)

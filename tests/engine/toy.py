@@ -33,7 +33,7 @@ class ToyClassifier(BaseModel):
 
 
 class PlainModel(BaseModel):
-    """One full-precision layer: nothing for the hooks to drive."""
+    """One full-precision layer, on which the hooks have no effect."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class PlainModel(BaseModel):
 
 
 class Record(Hook):
-    """Call ``look(runner)`` in every iteration and keep what it returns, by stage."""
+    """Call ``look(runner)`` in every iteration and keep its results, by stage."""
 
     priority = 'VERY_LOW'
 
@@ -81,7 +81,7 @@ def loader(dataset, batch_size=4, shuffle=True):
 
 
 def runner(work_dir, hooks, model=None, epochs=2, data=None, iters=None, val=False, **kw):
-    """A runner over two batches per epoch."""
+    """Return a runner with two batches per epoch."""
     data = images() if data is None else data
     options = dict(
         model=ToyClassifier() if model is None else model,
@@ -105,7 +105,7 @@ def runner(work_dir, hooks, model=None, epochs=2, data=None, iters=None, val=Fal
 
 
 def log_of(work_dir):
-    """What a runner logged, at its level or above."""
+    """Return a runner's log messages of its level or above."""
     return '\n'.join(path.read_text() for path in work_dir.rglob('*.log'))
 
 

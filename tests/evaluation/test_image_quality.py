@@ -18,7 +18,7 @@ BORDER = 4
 
 @pytest.fixture(scope='module')
 def pair():
-    """A photograph and a noisy, shifted version; uint8 (H, W, 3)."""
+    """Return a photograph and a noisy, shifted version; uint8 (H, W, 3)."""
     image = photograph(0)[60:180, 140:300].astype(int)
     noise = np.random.default_rng(0).normal(0, 12, image.shape)
     return (image.astype(np.uint8), np.clip(np.roll(image, 1, 1) + noise, 0, 255).astype(np.uint8))
@@ -29,7 +29,7 @@ def tensors(pair):
 
 
 def toolbox_luma(image):
-    """mmagic and BasicSR: of values in 0..1, then times 255."""
+    """Compute luma as mmagic and BasicSR: of values in 0..1, then times 255."""
     return (image / 255 @ np.array([65.481, 128.553, 24.966]) + 16.0) / 255 * 255
 
 
@@ -60,7 +60,7 @@ def test_psnr_on_rgb(pair):
 
 
 def toolbox_ssim(x, y):
-    """BasicSR's and mmagic's: a window over every place it fits, by a plain sum."""
+    """Compute BasicSR's and mmagic's SSIM: plain sums over all places of the window."""
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
     patches = (np.lib.stride_tricks.sliding_window_view(image, (11, 11)) for image in (x, y))

@@ -60,7 +60,7 @@ def test_missing_lpips_is_explained(monkeypatch):
 
 
 class Distance(torch.nn.Module):
-    """Stands for lpips: keeps what it gets, and is a distance."""
+    """Replaces lpips: keeps its inputs and returns a distance."""
 
     def __init__(self, net, verbose):
         super().__init__()

@@ -26,7 +26,7 @@ def keys(x):
 
 
 def matlab_line(line, new_length):
-    """imresize of one line, with MATLAB's one-based formulas, in Python's floats."""
+    """Resize one line with MATLAB's one-based formulas, in Python's floats."""
     length = len(line)
     scale = new_length / length
     shrink = min(scale, 1)
@@ -45,7 +45,7 @@ def matlab_line(line, new_length):
 
 
 def matlab(image, size):
-    """imresize of a (H, W) array: first the direction with the smaller scale."""
+    """Resize a (H, W) array like imresize: first the direction with the smaller scale."""
     order = sorted((0, 1), key=lambda axis: size[axis] / image.shape[axis])
     for axis in order:
         image = np.apply_along_axis(matlab_line, axis, image, size[axis])

@@ -22,7 +22,7 @@ READERS = [read_image_file, read_image, read_rgb]
 
 
 def png(width, height, content=b''):
-    """A PNG that declares a size, whatever it holds."""
+    """Return a PNG that declares a size independent of its content."""
 
     def chunk(name, data):
         sums = struct.pack('>I', zlib.crc32(name + data))

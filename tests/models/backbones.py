@@ -10,7 +10,7 @@ def binary_convs(model):
 
 
 def spread(model):
-    """Move every parameter, so that copies and channels differ."""
+    """Change every parameter, so that copies and channels differ."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -18,7 +18,7 @@ def spread(model):
 
 
 def step(model, x):
-    """Outputs of a forward pass, after a backward pass of unequal gradients."""
+    """Return the outputs of a forward pass, after a backward pass of unequal gradients."""
     outputs = model(x)
     generator = torch.Generator().manual_seed(7)
     loss = sum(

@@ -26,7 +26,7 @@ def norms(model):
 
 
 def starts(model):
-    """What the gains of norms that make copies start with: per channel, its copies."""
+    """Return the initial gains of norms that make copies, one row per copy."""
     return [m.weight.detach().view(m.copies, -1) for m in norms(model) if m.copies > 1]
 
 
@@ -50,7 +50,7 @@ def check_same_state(model, other):
 
 
 def recomputing(model, row, **changes):
-    """A network with the weights of ``model`` that recomputes."""
+    """Return a network with recomputation and the weights of ``model``."""
     saving = row.build(**changes, with_cp=True).train(model.training)
     saving.load_state_dict(model.state_dict())
     return saving

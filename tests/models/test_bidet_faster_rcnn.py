@@ -299,7 +299,7 @@ def test_head_computes_its_formula():
 
 
 def reference_entropy(head, logits, deltas, rois, result):
-    """The prior term of one image, written out."""
+    """Compute the prior term of one image by its formula."""
     scores, entropies = logits.softmax(1), []
     boxes = head.bbox_coder.decode(rois[:, 1:], deltas)
     labels = {}

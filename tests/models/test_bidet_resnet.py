@@ -28,7 +28,7 @@ def norm(x, state, name):
 
 
 def by_formula(state, x, tau, groups, stride):
-    """A unit's output in evaluation from its state dict."""
+    """Compute a unit's output in evaluation from its state dict."""
     weight = state['convs.0.weight']
     scale = weight.abs().mean((1, 2, 3), keepdim=True)
     padded = F.pad(sign(x), (1, 1, 1, 1), value=-1.0)

@@ -22,7 +22,7 @@ SSD = CONFIGS / 'bidet' / 'bidet-ssd300_2xb16-300k_voc0712.py'
 
 @pytest.fixture(autouse=True)
 def scope(no_runners):
-    """What a runner does for a config of mmdet's."""
+    """Set mmdet's default scope, as a runner does."""
     init_default_scope('mmdet')
 
 
@@ -32,7 +32,7 @@ def model_cfg():
 
 
 def build(model_cfg, **options):
-    """The published head on maps of 8 channels."""
+    """Build the published head for maps of 8 channels."""
     cfg = dict(
         model_cfg.bbox_head,
         in_channels=(8,) * 6,
@@ -48,7 +48,7 @@ def maps(count=2, channels=8):
 
 
 def predictions(classes=3, count=1, sharpness=2.0, kind=torch.float):
-    """Scores and means of boxes, and the same as the published network lists them."""
+    """Return scores and means of boxes, ours and in the published order."""
     scores = [
         sharpness * torch.randn(count, a * (classes + 1), s, s, dtype=kind)
         for a, s in zip(ANCHORS, SIZES)
@@ -64,7 +64,7 @@ def predictions(classes=3, count=1, sharpness=2.0, kind=torch.float):
 
 
 def sample(boxes, labels):
-    """An image with objects."""
+    """Return an image with objects."""
     found = DetDataSample(metainfo=META)
     found.gt_instances = InstanceData(
         bboxes=torch.tensor(boxes, dtype=torch.float).reshape(-1, 4),

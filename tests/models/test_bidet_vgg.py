@@ -27,7 +27,7 @@ def images(count=2, height=16, width=None):
 
 
 def load(model, state):
-    """Copy a published layer list into a backbone, in the order of both."""
+    """Copy a published layer list into a backbone; both have the same order."""
     values = iter(state.values())
     ours = model.state_dict()
     # both list convolution, norm, projection, norm, block by block

@@ -65,12 +65,12 @@ HEADS = {
 
 
 def binary(host=VIT, **options):
-    """With probabilities of 17 tokens in mind."""
+    """Return binary options for probabilities of 17 tokens."""
     return MODELS.build(dict(type='BinaryTransformer', backbone=host, clip=0.1, **options))
 
 
 def randomised(model):
-    """Float64 and in eval mode, with no parameter or statistic at its start value."""
+    """Return a float64 model in eval mode; all parameters and statistics are random."""
     model = model.double()
     model.eval()  # which returns nothing in mmpretrain's backbones
     for name, tensor in model.state_dict().items():
@@ -98,7 +98,7 @@ def sign(x):
 
 
 class Restatement:
-    """A Vision Transformer with binary layers, from a state dict and nothing else."""
+    """A Vision Transformer with binary layers, computed from a state dict only."""
 
     def __init__(self, state, tau):
         self.state, self.tau = state, tau
@@ -187,7 +187,7 @@ def test_output_is_that_of_a_plain_restatement(tau):
 
 
 def window_attention(state, x, mask):
-    """Of one window's ``(L, 8)``, two heads, masked by ``(L, L)``."""
+    """Compute attention of one window ``(L, 8)`` with two heads and mask ``(L, L)``."""
     by_name = Restatement(state, 1)
     x = x.unsqueeze(0)
     q, k, v = (by_name.unit(x, x, f'attention.{n}', 1) for n in ('query', 'key', 'value'))

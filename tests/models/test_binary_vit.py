@@ -72,7 +72,7 @@ def test_cost_of_the_published_size(tau, scope, some_fp, ops):
 
 @pytest.mark.parametrize('scope', SCOPES)
 def test_copies_differ_at_the_start(scope):
-    """They have equal affines, but what the layers after them see differs."""
+    """Their affine parameters are equal, but the inputs of the next layers differ."""
     model = narrow(tau=2, es_scope=scope)
     hidden = {}
 

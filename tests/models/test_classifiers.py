@@ -28,7 +28,7 @@ SIZE = 8
 
 
 class LinearTeacher(nn.Module):
-    """A teacher that is built in no time, and notes that it was."""
+    """A teacher that is built fast and records that it was built."""
 
     built = []
 
@@ -49,7 +49,7 @@ def linear(seed):
 
 
 def network(backbone, width, classes=CLASSES):
-    """Config of an ImageClassifier."""
+    """Return the config of an ImageClassifier."""
     return dict(
         type='ImageClassifier',
         backbone=backbone,
@@ -103,7 +103,7 @@ def losses(model, inputs, labels=LABELS):
 
 
 def expected_kd(model, inputs, seeds):
-    """The loss to LinearTeachers with these seeds, built here."""
+    """Return the loss for LinearTeachers with these seeds, built here."""
     with torch.no_grad():
         logits = model(inputs, mode='tensor')
         targets = [LinearTeacher(seed)(inputs) for seed in seeds]

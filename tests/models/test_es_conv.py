@@ -94,7 +94,7 @@ def test_mobilenets_depthwise_convolutions_stay_real(cfg):
 
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
-    """32 scanned digits of four classes as an image folder."""
+    """Write 32 scanned digits of four classes as an image folder."""
     root = tmp_path_factory.mktemp('digits')
     scans = load_digits(n_class=4)
     for i in range(32):

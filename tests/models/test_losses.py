@@ -18,7 +18,7 @@ def softmax(x, axis):
 
 
 def reference(logits, teachers, weighting):
-    """Loss and gradient with regard to ``logits``, in float64."""
+    """Return the loss and its gradient for ``logits``, in float64."""
     student = softmax(logits, 1)
     targets = np.stack([softmax(teacher, 1) for teacher in teachers])
     entropy = -(targets * np.log(student)).sum(2)  # (teachers, samples)
@@ -31,7 +31,7 @@ def reference(logits, teachers, weighting):
 
 
 def draw(count, scale=3.0):
-    """Logits of the student and of ``count`` teachers, as float64 tensors."""
+    """Draw logits of the student and of ``count`` teachers, as float64 tensors."""
     x = scale * torch.randn(count + 1, SAMPLES, CLASSES, dtype=torch.float64)
     # teachers that are unequally hard to follow, so that weights matter
     return x[0], [(i + 1) * teacher for i, teacher in enumerate(x[1:])]

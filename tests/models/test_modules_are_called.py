@@ -22,7 +22,7 @@ def named_with_parameters(model):
 
 
 def watch(model):
-    """Names of the modules that are called from here on."""
+    """Record the names of all modules that are called from now on."""
     called = set()
     for name, module in named_with_parameters(model).items():
         module.register_forward_hook(lambda *_, name=name: called.add(name))

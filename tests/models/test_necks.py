@@ -19,7 +19,7 @@ GEOMETRY = ((2, 1), (2, 1), (1, 0), (1, 0))
 
 @pytest.fixture(autouse=True)
 def scope(no_runners):
-    """What a runner does for a config of mmdet's."""
+    """Set mmdet's default scope, as a runner does."""
     init_default_scope('mmdet')
 
 
@@ -83,7 +83,7 @@ def test_every_convolution_is_binary_and_costs_what_the_baseline_costs(tau, grou
 
 
 class Caller(nn.Module):
-    """Calls the neck with the one input that OPs are counted for, and another."""
+    """Calls the neck with the input for which OPs are counted, and with a second one."""
 
     def __init__(self, neck):
         super().__init__()

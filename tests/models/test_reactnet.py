@@ -50,7 +50,7 @@ def tiled_norm(y, norm, copies):
 
 
 def by_formula(unit, x, expansion, stride):
-    """The unit's training output, from its parameters alone."""
+    """Compute the unit's training output from its parameters only."""
     tau, groups = expansion
     copies = tau * tau * groups
     state = dict(unit.named_parameters())

@@ -23,7 +23,7 @@ def assert_same(got, expected):
 
 
 def randomize(module):
-    """Give every parameter and running statistic a value of its own."""
+    """Give every parameter and running statistic a random value."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.8)
@@ -66,7 +66,7 @@ def batch_norm(x, norm, training):
 
 
 def pool(x):
-    """The mean of up to 2x2 pixels, fewer at an odd edge."""
+    """Return means of up to 2x2 pixels, fewer at an odd edge."""
     ones = F.pad(torch.ones_like(x), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
     x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
     return F.avg_pool2d(x, 2) / F.avg_pool2d(ones, 2)

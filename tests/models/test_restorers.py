@@ -48,7 +48,7 @@ def batch(count=3, side=16, scale=2):
 
 
 class Spy(torch.nn.Module):
-    """In the UNet's place: keeps what it is given, and predicts 0.25."""
+    """Replaces the UNet: keeps its inputs and predicts 0.25."""
 
     def __init__(self, unet):
         super().__init__()
@@ -62,7 +62,7 @@ class Spy(torch.nn.Module):
 
 
 def spied(seed=0, **kwargs):
-    """Loss of a step, and what is needed to compute it by hand, in float64."""
+    """Return the model, the data and the losses of one step."""
     model = make(**kwargs)
     model.unet = Spy(model.unet)
     data = model.data_preprocessor(batch(), True)
@@ -72,7 +72,7 @@ def spied(seed=0, **kwargs):
 
 
 def by_hand(model, data, timesteps):
-    """Signal ``a``, noise level, image, and the noise that was drawn."""
+    """Return signal ``a``, noise level, image and the noise that was drawn."""
     betas = torch.linspace(1e-3, 0.5, 20, dtype=torch.float64)
     a = torch.cumprod(1 - betas, 0)[timesteps].view(-1, 1, 1, 1)
     hr = data['data_samples']['hr'].double()

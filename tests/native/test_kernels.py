@@ -25,7 +25,7 @@ def signs(rng, *shape):
 
 
 def reference(x, weight, stride, padding, dilation, groups, pad_value):
-    """Sums of +-1 in float64, times the scale of each kernel in float32."""
+    """Return sums of +-1 in float64, times the scale of each kernel in float32."""
     vertical, horizontal = padding
     sides = (horizontal, horizontal, vertical, vertical)
     x = F.pad(torch.from_numpy(x).double(), sides, value=pad_value)

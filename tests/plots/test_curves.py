@@ -19,7 +19,7 @@ def write_run(work_dir, name, records):
 
 
 def training(epochs, first=0):
-    """Records of epochs with two iterations each."""
+    """Return records of epochs with two iterations each."""
     records = []
     for epoch in range(first, first + epochs):
         for step in (2 * epoch + 1, 2 * epoch + 2):

@@ -54,7 +54,7 @@ PUBLISHED = Network(64, (1, 2, 4, 8), 2, 16, (), (0, 1))
 
 
 def layers(net):
-    """Every layer in order: its prefix, its kind, its width, and its options."""
+    """Yield every layer in order: prefix, kind, width and options."""
     yield 'downs.0.', 'first', net.inner, {}
     index, last = 1, len(net.widths) - 1
     for level, width in enumerate(net.widths):
@@ -111,7 +111,7 @@ def _block_shapes(prefix, width, net, real=False, attn=False):
 
 
 def shapes(net):
-    """Names and shapes of a published file."""
+    """Return names and shapes of a published file."""
     inner = net.inner
     found = _affine('timestep_level_mlp.1.', 4 * inner, inner)
     found |= _affine('timestep_level_mlp.3.', inner, 4 * inner)
@@ -133,7 +133,7 @@ def shapes(net):
 
 
 def random_state(net, seed=0):
-    """A file with random entries, those of every bank different."""
+    """Return a file with random entries; the entries of every bank differ."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes(net).items():
@@ -167,7 +167,7 @@ def _norm(state, prefix, x, net):
 
 
 def _conv(state, prefix, x, bank):
-    """A binary convolution with its shortcut, or a plain one."""
+    """Compute a binary convolution with its shortcut, or a plain one."""
     if f'{prefix}weight' in state:
         weight = state[f'{prefix}weight']
         padding = weight.shape[-1] // 2
@@ -233,7 +233,7 @@ def _fuse(state, prefix, x, skip, bank):
 
 
 def predict(state, net, condition, noisy, t):
-    """The predicted noise, ``(N, C, H, W)``; the first timestep chooses the bank.
+    """Return the predicted noise, ``(N, C, H, W)``; the first timestep chooses the bank.
 
     Args:
         state: A published file's entries, float64.

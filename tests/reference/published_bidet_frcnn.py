@@ -17,7 +17,7 @@ from tests.reference.common import batch_norm, bidet_conv, norm_shapes
 
 @dataclass(frozen=True)
 class Network:
-    """What was passed to the published constructor, and its constants.
+    """Arguments and constants of the published constructor.
 
     Args:
         widths: Channels of the stem and the four stages.
@@ -35,7 +35,7 @@ class Network:
 
 
 def _blocks(net, stages):
-    """Of every convolution: prefix, inputs, outputs, stride."""
+    """Yield prefix, inputs, outputs and stride of every convolution."""
     for s, stage in enumerate(stages):
         for block in range(net.blocks[s]):
             first = block == 0
@@ -82,7 +82,7 @@ def classifier_shapes(net):
 
 
 def random_state(shapes, seed=0):
-    """A state dict of these shapes in double, with some weights exactly 0."""
+    """Return a state dict of these shapes in double, with some weights exactly 0."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():
@@ -114,7 +114,7 @@ def stage(state, net, index, stages, x):
 
 
 def base(state, net, images):
-    """The map of stride 16."""
+    """Return the map of stride 16."""
     x = F.conv2d(images, state['RCNN_base.0.weight'], None, 2, 3)
     x = F.max_pool2d(batch_norm(x, state, 'RCNN_base.1'), 3, 2, 1)
     for index in range(3):
@@ -123,7 +123,7 @@ def base(state, net, images):
 
 
 def rpn(state, net, features):
-    """Foreground probability (N, A, H, W), and mean of the boxes (N, 4 A, H, W)."""
+    """Return foreground probability (N, A, H, W) and box means (N, 4 A, H, W)."""
     prefix = 'RCNN_rpn.RPN_Conv.0'
     x = bidet_conv(features, state[f'{prefix}.weight'], state[f'{prefix}.bias'])
     x = batch_norm(x, state, 'RCNN_rpn.RPN_Conv.1')
@@ -140,7 +140,7 @@ def rpn(state, net, features):
 
 
 def regions(state, net, features, rois):
-    """Probabilities, background first, and mean of the boxes of regions (R, 5)."""
+    """Return probabilities, background first, and box means of regions (R, 5)."""
     x = roi_align(features, rois, 7, 1 / 16, sampling_ratio=0, aligned=False)
     x = stage(state, net, 3, DETECTOR, x).mean(3).mean(2)
     scores = F.linear(x, state['RCNN_cls_score.weight'], state['RCNN_cls_score.bias'])
@@ -149,7 +149,7 @@ def regions(state, net, features, rois):
 
 
 def logits(state, net, images):
-    """Of the classifier, which ends in log softmax."""
+    """Return the logits of the classifier, which ends in log softmax."""
     x = F.conv2d(images, state['conv1.weight'], None, 2, 3)
     x = F.max_pool2d(batch_norm(x, state, 'bn1'), 3, 2, 1)
     for index in range(4):

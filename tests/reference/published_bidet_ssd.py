@@ -43,7 +43,7 @@ class Network:
 
 
 def blocks(net):
-    """Of every block: index in the layer list, input and output width, stride."""
+    """Yield index in the layer list, input width, output width and stride of blocks."""
     index = 2
     for stage, depth in enumerate(net.depths):
         for i in range(depth):
@@ -58,7 +58,7 @@ def blocks(net):
 
 
 def base_shapes(net):
-    """Of the layer list alone, the published pretraining file: names without prefix."""
+    """Return the shapes of the published pretraining file: names without prefix."""
     shapes = {'0.weight': (net.widths[0], 3, 3, 3), **norm_shapes('1', net.widths[0])}
     for index, width, out, stride in blocks(net):
         shapes[f'{index}.conv.weight'] = (out, width, 3, 3)
@@ -78,7 +78,7 @@ def base_shapes(net):
 
 
 def shapes(net):
-    """Of the detector's file."""
+    """Return the shapes of the detector's file."""
     found = {f'vgg.layers.{name}': shape for name, shape in base_shapes(net).items()}
     found['L2Norm.weight'] = (net.sources[0],)
     width = net.tail
@@ -107,7 +107,7 @@ def _value(name, shape, generator):
 
 
 def random_state(net, seed=0, base_only=False):
-    """A state dict in the published format, in float64."""
+    """Return a state dict in the published format, in float64."""
     generator = torch.Generator().manual_seed(seed)
     found = base_shapes(net) if base_only else shapes(net)
     return {name: _value(name, shape, generator) for name, shape in found.items()}
@@ -117,7 +117,7 @@ def random_state(net, seed=0, base_only=False):
 
 
 def base(state, net, x, prefix='vgg.layers.'):
-    """The maps after the fourth stage and after the tail."""
+    """Return the maps after the fourth stage and after the tail."""
     state = {k.removeprefix(prefix): v for k, v in state.items()}
     x = batch_norm(F.conv2d(x, state['0.weight'], padding=1), state, '1')
     first, count = None, list(blocks(net))
@@ -140,7 +140,7 @@ def base(state, net, x, prefix='vgg.layers.'):
 
 
 def sources(state, net, x):
-    """The maps that the heads read."""
+    """Return the maps that the heads read."""
     first, x = base(state, net, x)
     length = first.pow(2).sum(1, keepdim=True).sqrt() + 1e-10
     maps = [state['L2Norm.weight'].view(1, -1, 1, 1) * first / length, x]
@@ -154,7 +154,7 @@ def sources(state, net, x):
 
 
 def raw_outputs(state, net, x):
-    """Box distributions ``(N, boxes, 8)`` and logits ``(N, boxes, classes)``."""
+    """Return box distributions ``(N, boxes, 8)`` and logits ``(N, boxes, classes)``."""
     maps = sources(state, net, x)
 
     def predict(part, size):
@@ -172,7 +172,7 @@ def raw_outputs(state, net, x):
 
 
 def default_boxes():
-    """All 8732, as (centre x, centre y, width, height) over the image's size."""
+    """Return all 8732: (centre x, centre y, width, height) over the image's size."""
     maps, steps = (38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300)
     small, large = (30, 60, 111, 162, 213, 264), (60, 111, 162, 213, 264, 315)
     ratios = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
@@ -189,7 +189,7 @@ def default_boxes():
 
 
 def decode(loc, priors):
-    """Corners of the boxes that the means ``(boxes, 4)`` stand for."""
+    """Return the corners of the boxes of the means ``(boxes, 4)``."""
     centre = priors[:, :2] + 0.1 * loc[:, :2] * priors[:, 2:]
     size = priors[:, 2:] * (0.2 * loc[:, 2:]).exp()
     return torch.cat([centre - size / 2, centre + size / 2], 1)
@@ -205,7 +205,7 @@ def iou(box, boxes):
 
 
 def suppress(boxes, scores, threshold, iou_threshold=0.45, top=200):
-    """Indices of one class's detections, by falling score."""
+    """Return the indices of one class's detections, by falling score."""
     order = scores.sort(descending=True).indices
     order = order[scores[order] > threshold][:top]
     kept = []
@@ -217,7 +217,7 @@ def suppress(boxes, scores, threshold, iou_threshold=0.45, top=200):
 
 
 def detections(loc, conf, threshold=0.01):
-    """Of one image: a list of (class, score, box), classes counted from 0."""
+    """Return a list of (class, score, box) of one image, classes counted from 0."""
     boxes, found = decode(loc[:, 4:], default_boxes().to(loc)), []
     scores = conf.softmax(1)[:, 1:]
     for label, column in enumerate(scores.unbind(1)):
@@ -244,7 +244,7 @@ def prior_loss(loc, conf, labels, threshold=0.03, weight=0.2):
 
 
 def match(boxes, labels, priors):
-    """Object and class of every default box; class 0 is the background.
+    """Return object and class of every default box; class 0 is the background.
 
     Args:
         boxes: Objects ``(n, 4)``, corners over the image's size.
@@ -260,7 +260,7 @@ def match(boxes, labels, priors):
 
 
 def multibox_loss(loc, conf, objects):
-    """The published classification and box losses of a batch.
+    """Return the published classification and box losses of a batch.
 
     Args:
         loc: Sampled boxes ``(N, boxes, 4)``.

@@ -19,7 +19,7 @@ TOKENS = (-1,)
 
 @dataclass(frozen=True)
 class Network:
-    """What was passed to the published constructor, sizes in pixels.
+    """Arguments of the published constructor, sizes in pixels.
 
     A published pyramid has four stages and images of 224 pixels; the plain network
     (``extra-res``) has one, patches of 16 pixels and no norm in its embedding.
@@ -45,7 +45,7 @@ class Network:
         return (self.image // self.patch // 2**stage) ** 2
 
     def layers(self):
-        """Of every layer: its prefix and its stage."""
+        """Yield the prefix and the stage of every layer."""
         stages = [s for s, depth in enumerate(self.depths) for _ in range(depth)]
         for i, stage in enumerate(stages):
             yield f'vit.encoder.layer.{i}.', stage
@@ -100,7 +100,7 @@ def _merging_shapes(prefix, width, out, tokens, some_fp):
 
 
 def shapes(net):
-    """Names and shapes of a published file."""
+    """Return names and shapes of a published file."""
     first = net.dims[0]
     embeddings = 'vit.embeddings.'
     result = {
@@ -141,7 +141,7 @@ DEAD = (
 
 
 def random_state(net, seed=0):
-    """A random file of ``net``, float64, that exercises every term of the forward.
+    """Return a random file of ``net``, float64, that uses every term of the forward.
 
     Rows of weights have a mean, and entries that are exactly 0 before or after it is
     subtracted; two channels of the first layer's input are exactly 0.
@@ -187,14 +187,14 @@ def _apply_scale(x, state, prefix):
 
 
 def _linear(x, weight):
-    """Binary linear layer of tokens whose threshold is applied."""
+    """Compute a binary linear layer of tokens whose threshold is applied."""
     scale = weight.abs().mean(1, keepdim=True)
     centred = weight - weight.mean(1, keepdim=True)
     return x.sign() @ (scale * centred.sign()).t()
 
 
 def _image(x):
-    """Map of tokens on a square."""
+    """Return the map of tokens on a square."""
     side = round(x.shape[1] ** 0.5)
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], side, side)
 
@@ -282,7 +282,7 @@ def _merge(x, state, prefix, some_fp):
 
 
 def logits(state, net, x):
-    """The published network's logits.
+    """Return the published network's logits.
 
     Args:
         state: A file's state dict, without ``module.``, float64.

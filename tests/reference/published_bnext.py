@@ -17,7 +17,7 @@ from tests.reference.common import batch_norm, halve, norm_shapes, uniform_numbe
 
 @dataclass(frozen=True)
 class Network:
-    """What was passed to the published constructor.
+    """Arguments of the published constructor.
 
     Args:
         channels: Stem's width, then that of every block, or of every stage in BNext-18.
@@ -49,7 +49,7 @@ class Network:
 
 
 def blocks(net):
-    """Of every block of T/S/M/L: prefix, input width, stride, is-scale, FFN names."""
+    """Yield prefix, input width, stride, is-scale and FFN names of T/S/M/L's blocks."""
     for i in range(1, len(net.channels)):
         width, out = net.channels[i - 1], net.channels[i]
         ffns = ['FFN'] if width == out else ['FFN_1', 'FFN_2']
@@ -58,7 +58,7 @@ def blocks(net):
 
 
 def blocks_18(net):
-    """Of every block of BNext-18: prefix, input width, output width, stride."""
+    """Yield prefix, input width, output width and stride of BNext-18's blocks."""
     for stage, depth in enumerate(net.depths):
         width, out = net.channels[stage : stage + 2]
         for block in range(depth):
@@ -127,7 +127,7 @@ def _body_shapes_18(net):
 
 
 def shapes(net):
-    """Names and shapes of a published file."""
+    """Return names and shapes of a published file."""
     body = _body_shapes_18(net) if net.depths else _body_shapes(net)
     quantized = {} if net.se_bits is None else {'fc.scale': ()}
     return {
@@ -141,14 +141,14 @@ def shapes(net):
 
 
 def _binary_weight(shape, rng):
-    """Magnitudes from 1e-9 to 3, so that every temperature saturates only some."""
+    """Return magnitudes from 1e-9 to 3, so that every temperature saturates only some."""
     magnitude = 10 ** (torch.rand(shape, generator=rng, dtype=torch.double) * 9.5 - 9)
     sign = torch.randint(-1, 2, shape, generator=rng)  # a third are exact zeros
     return magnitude * sign
 
 
 def random_state(net, temperature, seed=0):
-    """A random file of ``net``, float64, that exercises every term of the forward.
+    """Return a random file of ``net``, float64, that uses every term of the forward.
 
     Running statistics differ among copies; mixing scales leave [0, 1]; some weights
     and, through dead stem channels, some activations are exactly 0.
@@ -229,7 +229,7 @@ def _quantized_kernel(weight, bits, clip):
 
 
 def _gate_kernel(x, state, prefix, bits):
-    """A 1x1 convolution of squeeze-excite on vectors ``(N, C)``."""
+    """Apply a 1x1 convolution of squeeze-excite to vectors ``(N, C)``."""
     weight, bias = state[f'{prefix}.weight'], state[f'{prefix}.bias']
     if bits is not None:
         # the published layer takes three input channels for an image, which stays
@@ -266,7 +266,7 @@ def _trunk(x, state, prefix, net, stride):
 
 
 def _recouple(y, source, state, prefix, net, clamped):
-    """The trunk's output times the gate of its mixture with ``source``."""
+    """Return the trunk's output times the gate of its mixture with ``source``."""
     scale = state[f'{prefix}.scale']
     if clamped and net.se_bits is None:
         scale = scale.clamp(0, 1)
@@ -326,7 +326,7 @@ def _body_18(x, state, net):
 
 
 def logits(state, net, x):
-    """The published network's logits.
+    """Return the published network's logits.
 
     Args:
         state: A file's state dict, without ``module.``, float64.

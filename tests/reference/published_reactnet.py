@@ -17,7 +17,7 @@ from tests.reference.common import batch_norm, halve, norm_shapes, uniform_numbe
 
 @dataclass(frozen=True)
 class Network:
-    """Which published constructor made it, and with which widths.
+    """The published constructor and its widths.
 
     Args:
         channels: Stem's width, then that of every block, or of every stage in -18.
@@ -39,7 +39,7 @@ class Network:
 
 
 def blocks(net):
-    """Of every block of A: prefix, width, stride, whether it doubles."""
+    """Yield prefix, width, stride and the doubling of every block of A."""
     for i in range(1, len(net.channels)):
         width, out = net.channels[i - 1], net.channels[i]
         double = out == 2 * width
@@ -47,7 +47,7 @@ def blocks(net):
 
 
 def blocks_18(net):
-    """Of every block of -18: prefix, input width, output width, stride."""
+    """Yield prefix, input width, output width and stride of every block of -18."""
     width = net.channels[0]
     for stage, depth in enumerate(net.depths, start=1):
         for block in range(depth):
@@ -108,7 +108,7 @@ def _block_shapes_18(p, width, out, stride, net):
 
 
 def shapes(net):
-    """Names and shapes of a published file."""
+    """Return names and shapes of a published file."""
     stem, first = ('', 7) if net.depths else ('feature.0.', 3)
     width = net.channels[0]
     found = {f'{stem}conv1.weight': (width, 3, first, first)}
@@ -125,7 +125,7 @@ def shapes(net):
 
 
 def random_state(net, seed=0):
-    """A random file of ``net``, float64, that exercises every term of the forward.
+    """Return a random file of ``net``, float64, that uses every term of the forward.
 
     A third of the latent weights and, through dead stem channels, some activations are
     exactly 0.
@@ -219,7 +219,7 @@ def _block_18(x, state, p, out, stride, net):
 
 
 def logits(state, net, x):
-    """The published network's logits.
+    """Return the published network's logits.
 
     Args:
         state: A file's state dict, without ``module.``, float64.

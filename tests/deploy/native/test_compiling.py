@@ -68,7 +68,7 @@ def fastest_again():
 
 
 def typical_error(outputs, exact):
-    """Median over the images, since now and then a sign flips next to its threshold."""
+    """Return the median error of the images, since some signs flip at their threshold."""
     return np.median(np.abs(outputs - exact).max(1))
 
 

@@ -21,7 +21,7 @@ CHANNELS = [16, 32, 32, 64]
 
 
 class Features(nn.Module):
-    """A backbone's last map, averaged."""
+    """A backbone with its last map averaged."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -32,7 +32,7 @@ class Features(nn.Module):
 
 
 def check(backbone, size=32, **options):
-    """Convert, compare with float64, return the conversion."""
+    """Convert, compare with float64 and return the conversion."""
     model = Features(backbone)
     lifelike(model, torch.randn(2, 3, size, size))
     x = apart(model, lambda: torch.randn(2, 3, size, size))

@@ -22,7 +22,7 @@ def conv(x, outputs):
 
 
 def around(body, channels=8, size=(6, 4)):
-    """A graph with ``body`` between two convolutions, before and after the pass."""
+    """Return a graph with ``body`` between two convolutions, before and after the pass."""
     x = ops.parameter([2, 3, *size], np.float32)
     graph = ov.Model([conv(body(conv(x, channels)), 4)], [x])
     value = draw(2, 3, *size)
@@ -61,7 +61,7 @@ def pooled(x):
 
 
 def flipped(x):
-    """An operator the pass has no rule for."""
+    """Return an operator for which the pass has no rule."""
     return ops.transpose(ops.relu(x), ops.constant([0, 1, 3, 2]))
 
 

@@ -11,7 +11,7 @@ from tests.deploy.graphs import kinds, run_graph
 
 
 def gate(read_twice):
-    """``mean(a x + (1 - a) relu(x))``, and maybe the map itself."""
+    """Return ``mean(a x + (1 - a) relu(x))``, and the map itself if requested."""
     rng = np.random.default_rng(0)
     a = rng.random((1, 5, 1, 1), np.float32)
     x = ops.parameter([2, 5, 6, 7], np.float32)

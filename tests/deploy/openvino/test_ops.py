@@ -21,7 +21,7 @@ def signs(x):
 
 
 def reference(layer, x):
-    """The layer in float64, written from the formula."""
+    """Compute the layer in float64 by its formula."""
     weight = layer.effective_weight().detach().double()
     (top, left), value = layer.padding, float(layer.pad_value)
     x = F.pad(signs(x), (left, left, top, top), value=value)

@@ -58,7 +58,7 @@ PLAIN = dict(
 
 
 def changed(path, value):
-    """The plain config with one entry more, or another one."""
+    """Return the plain config with one entry added or changed."""
     config = copy.deepcopy(PLAIN)
     *parents, last = path.split('.')
     part = config
@@ -69,7 +69,7 @@ def changed(path, value):
 
 
 def stored(cfg, way):
-    """A config as a checkpoint or a packed file has it."""
+    """Return a config in the form of a checkpoint or a packed file."""
     if way == 'text':
         return parse_text(cfg.pretty_text)
     return from_json(to_json(kept_part(cfg.to_dict())))

@@ -47,7 +47,7 @@ BINARIZERS = [
 
 
 def shaken(model):
-    """``model``, binary and in eval mode, with no parameter or statistic left as is."""
+    """Return ``model``, binary and in eval mode, with random parameters and statistics."""
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     for module in model.modules():
@@ -60,7 +60,7 @@ def shaken(model):
 
 
 class Net(nn.Module):
-    """One of each kind of layer, around a tiled norm."""
+    """One layer of each kind and a tiled norm."""
 
     def __init__(self, binarizer):
         super().__init__()
@@ -86,7 +86,7 @@ class Net(nn.Module):
 
 
 def same_after_packing(model, fresh, x, path, **options):
-    """Pack ``model``, load into ``fresh``; return the outputs of both."""
+    """Pack ``model``, load it into ``fresh``; return the outputs of both."""
     report = pack(model, path, **options)
     assert report.size == path.stat().st_size
     loaded = load_packed(path, fresh)
@@ -669,7 +669,7 @@ def test_detectors(tmp_path):
 
 
 def two_stage(name):
-    """A narrow two-stage detector's config: of this repository, or of mmdet."""
+    """Return a narrow two-stage detector's config, of this repository or of mmdet."""
     from mmengine.config import Config
 
     if name == 'stock':

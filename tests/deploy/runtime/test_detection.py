@@ -104,7 +104,7 @@ def make_config(model, pipeline=PIPELINE):
 
 
 def build(cfg):
-    """The detector, with scores and boxes that are all but equal."""
+    """Build the detector; its scores and boxes are almost equal."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -154,7 +154,7 @@ def test_boxes_of_mmdet(network, tmp_path):
 
 
 def check_same(ours, theirs):
-    """Compare boxes in any order: where all is padding, many have the same score."""
+    """Compare boxes in any order, because many boxes of padding have equal scores."""
     last = theirs['scores'].min() + 1e-4  # of equal ones, either may be the last
     for box, score, label in zip(*(theirs[k] for k in ('bboxes', 'scores', 'labels'))):
         near = (np.abs(ours['bboxes'] - box) < 0.05).all(1) & (ours['labels'] == label)

@@ -16,7 +16,7 @@ def is_for_types(node):
 
 
 def imports(nodes, package):
-    """Full names, split at the dots, of all modules that nodes import when they run."""
+    """Yield the full names, split at the dots, of the modules that nodes import."""
     for node in nodes:
         if is_for_types(node):
             yield from imports(node.orelse, package)
@@ -32,14 +32,14 @@ def imports(nodes, package):
 
 
 def file_of(name, package):
-    """The file of a module of the package; None if it is a name in a module."""
+    """Return the file of a module, or None if the name is inside a module."""
     path = package.parent.joinpath(*name)
     files = [path.with_suffix('.py'), path / '__init__.py']
     return next((file for file in files if file.is_file()), None)
 
 
 def reached(folder, package=PACKAGE):
-    """Map each file that a folder's modules import, with their own, to what it imports."""
+    """Map a folder's modules, and all files that they import, to their imports."""
     left, known = sorted(folder.rglob('*.py')), {}
     while left:
         file = left.pop()

@@ -13,7 +13,7 @@ ov = pytest.importorskip('openvino')
 
 
 def compiled(count=2):
-    """A network of ``count`` binary convolutions in a row."""
+    """Compile a network of ``count`` binary convolutions in a row."""
     from openvino import opset13 as ops
     from openvino.opset1 import binary_convolution
 
@@ -29,7 +29,7 @@ def compiled(count=2):
 
 
 def pretended(*kinds):
-    """A network that says it was compiled to these layers and kernels."""
+    """Return a fake network that reports these layers and kernels."""
 
     def node(layer, kind):
         told = {'layerType': layer, 'primitiveType': kind}

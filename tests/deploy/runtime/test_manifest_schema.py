@@ -68,7 +68,7 @@ def test_what_the_exporters_write(kind):
 
 
 def changed(kind, path, value):
-    """A manifest in which the entry at ``path`` is another; ``...``: it is missing."""
+    """Return a manifest with the entry at ``path`` replaced, or removed (``...``)."""
     content = copy.deepcopy(MANIFESTS[kind])
     *above, last = path
     place = content

@@ -20,7 +20,7 @@ NONE = [0, 0, 0, 0]
 
 
 def content():
-    """Every step once: a 1x1 convolution, signs, a binary convolution, means."""
+    """Return every step once: a 1x1 convolution, signs, a binary convolution, means."""
     window = dict(kernel=[1, 1], stride=[1, 1], padding=[0, 0], dilation=[1, 1])
     shape = dict(height=4, width=4)
     sweep = [
@@ -140,7 +140,7 @@ def test_wrong_numbers_are_named(path, value, message):
 
 
 def places(value, path=()):
-    """Paths of all integers."""
+    """Yield the paths of all integers."""
     entries = value.items() if isinstance(value, dict) else enumerate(value)
     for key, entry in entries:
         if isinstance(entry, (dict, list)):
@@ -151,7 +151,7 @@ def places(value, path=()):
 
 @needs_library
 def test_the_library_takes_what_python_takes():
-    """And then it reads and writes nothing that is not its own."""
+    """The library then reads and writes only its own memory."""
     chance = random.Random(0)
     paths, accepted = list(places(content())), 0
     for path in paths:

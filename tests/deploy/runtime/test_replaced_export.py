@@ -16,7 +16,7 @@ from tests.deploy import exports
 
 @pytest.fixture
 def both(tmp_path):
-    """Two exports whose classes and weights differ."""
+    """Write two exports with different classes and weights."""
     folders = [tmp_path / name for name in ('first', 'second')]
     for folder, names, factor in zip(folders, ('abc', 'xyz'), (1, -3)):
         network = exports.Classifier()

@@ -23,12 +23,12 @@ from tests.deploy import exports
 
 
 def crops(count, size=(40, 50)):
-    """Crops of a photograph, each another."""
+    """Return different crops of a photograph."""
     return [photograph(0)[9 * i :][: size[0], 5 * i :][:, : size[1]] for i in range(count)]
 
 
 def as_input(image, size=(16, 16)):
-    """What the exports' preprocessing comes to."""
+    """Return the input that the exports' preprocessing makes."""
     x = resize(image, size).astype(np.float32)
     x = (x - np.float32([120, 110, 100])) / np.float32([60, 50, 40])
     return torch.from_numpy(x).permute(2, 0, 1)[None]
@@ -112,7 +112,7 @@ def test_the_first_of_a_stream_comes_before_the_last_is_read(classifier):
 
 
 def reference_boxes(network, image, size, settings):
-    """Boxes by torchvision's suppression."""
+    """Return boxes with torchvision's suppression."""
     from torchvision.ops import batched_nms
 
     x = torch.zeros(1, 3, 32, 48)

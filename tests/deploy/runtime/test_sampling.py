@@ -20,7 +20,7 @@ from mmesbnn.diffusion.schedule import make_scheduler
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """A network without signs, which would turn rounding into jumps."""
+    """A network without signs, because signs turn rounding errors into jumps."""
 
     size_factor = 8
 

@@ -17,7 +17,7 @@ THREADS = 8
 
 
 def together(jobs):
-    """Results of jobs that begin at once, a thread each."""
+    """Return the results of jobs that start at once, each in its thread."""
     barrier = Barrier(len(jobs))
 
     def begin(job):

@@ -36,7 +36,7 @@ def without_downloads(config):
 
 
 def stock(name, slim=True):
-    """A detector of mmdet with a narrow backbone, its statistics those of noise."""
+    """Build a detector of mmdet with a narrow backbone and statistics of noise."""
     cfg = Config.fromfile(next(iter(sorted(CONFIGS.glob(f'{name}*.py')))))
     without_downloads(cfg.model)
     if slim:

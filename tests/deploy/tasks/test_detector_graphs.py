@@ -19,7 +19,7 @@ SIZE = (64, 96)
 
 
 def detector(kind, **options):
-    """A narrow detector of the repository's configs, with drawn parameters."""
+    """Build a narrow detector from the repository's configs, with random parameters."""
     arch = dict(_delete_=True, channels=[8, 16, 32, 64, 128, 256])
     settings = {
         'model.backbone.init_cfg': None,

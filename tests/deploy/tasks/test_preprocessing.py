@@ -25,7 +25,7 @@ CONFIGS = ('es_bnext_tiny.py', 'demo/es_bnext_digits.py')
 
 
 def pipeline_input(cfg, path):
-    """What the config's own pipeline and preprocessor make of an image file."""
+    """Return the input that the config's own pipeline and preprocessor make of a file."""
     from mmengine.dataset import Compose, pseudo_collate
 
     model = build_model(cfg)
@@ -216,7 +216,7 @@ def test_pads_as_mmcv_does(options, shape):
 )
 @pytest.mark.parametrize('size', [(97, 131), (300, 200)])
 def test_stock_letterboxes(name, size, tmp_path):
-    """Pipelines of mmdet's own configs that fit into a square and fill it up."""
+    """Pipelines of mmdet's configs that scale to fit a square and pad it."""
     mmdet = pytest.importorskip('mmdet')
     from mmengine.dataset import Compose
     from mmengine.registry import init_default_scope
