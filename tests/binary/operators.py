@@ -28,7 +28,7 @@ class Recorder(TorchDispatchMode):
 
 
 def saved_bytes(run, model, recompute):
-    """Bytes that stay alive between the forward ``run()`` and the backward pass."""
+    """Return the bytes that stay allocated between ``run()`` and the backward pass."""
     storages = {}
 
     def keep(tensor):

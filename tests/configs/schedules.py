@@ -1,10 +1,10 @@
-"""Learning rates that a config's schedule gives."""
+"""Learning rates of a config's schedule."""
 
 from mmengine.registry import PARAM_SCHEDULERS
 
 
 def rates_of_epochs(cfg, wrapper):
-    """The learning rate of every epoch, by the only scheduler of a config."""
+    """Return the learning rate of every epoch; the config must have one scheduler."""
     (spec,) = cfg.param_scheduler
     scheduler = PARAM_SCHEDULERS.build(spec, default_args=dict(optimizer=wrapper))
     assert scheduler.by_epoch

@@ -110,7 +110,7 @@ def log_of(work_dir):
 
 
 def history(runner):
-    """All numbers that were logged, other than times."""
+    """Return all logged numbers except times."""
     return {
         name: buffer.data[0].tolist()
         for name, buffer in runner.message_hub.log_scalars.items()
@@ -119,7 +119,7 @@ def history(runner):
 
 
 def tensors(value, name=''):
-    """Name and value of every tensor in a checkpoint."""
+    """Return the name and value of every tensor in a checkpoint."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, (dict, list)):
