@@ -13,7 +13,7 @@ from typing import Any
 RENAMED = {'binary_transformer': 'BinaryTransformer'}
 
 
-#: Layers of Transformers that were told the value of sign(0) alone.
+#: Layers of Transformers that once took only the value of sign(0).
 _TRANSFORMERS = ('BinaryFeedForward', 'BinaryMultiheadAttention', 'BinaryTransformer')
 
 

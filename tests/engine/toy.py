@@ -119,7 +119,7 @@ def history(runner):
 
 
 def tensors(value, name=''):
-    """Return the name and value of every tensor in a checkpoint."""
+    """Yield the name and value of every tensor in a checkpoint."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, (dict, list)):

@@ -1,4 +1,4 @@
-"""From the sweeps of a schedule to instructions."""
+"""Translate the sweeps of a schedule to instructions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_of(index: np.ndarray) -> tuple[int, int] | None:
 
 
 def _cuts(wanted: Sequence[Wanted]) -> list[int]:
-    """Return where channels must be cut so that all reads are runs."""
+    """Return the channels at which to cut so that all reads are runs."""
     cuts = {0, wanted[0].channels}
     for one in wanted:
         for part in parts_of(one.value):
@@ -66,7 +66,7 @@ class _Writer:
         self.code: list[tuple[Any, ...]] = []
 
     def write(self, wanted: Sequence[Wanted]) -> None:
-        """Write instructions for all that is wanted."""
+        """Write the instructions for all wanted results."""
         order = sorted(wanted, key=lambda one: one.kind != 'store')
         for one in order:
             self._left[one.value] += 1
@@ -99,7 +99,7 @@ class _Writer:
         self.code.append((name, target, *filled))
 
     def _read(self, x: Expression) -> Operand:
-        """Return where an expression stands, after computing it."""
+        """Compute an expression and return its operand."""
         if isinstance(x, Apply) and x not in self._places:
             self._apply(x, None)
         return self._operand(x)
@@ -134,13 +134,13 @@ class _Writer:
         self._emit(name, target, *operands)
 
     def _only_here(self, x: Expression, name: str) -> Apply | None:
-        """Return ``x`` if it is an operator whose result nothing else reads."""
+        """Return ``x`` if it is operator ``name``, not computed yet, with one reader; else None."""
         if not isinstance(x, Apply) or x.name != name or x in self._places:
             return None
         return x if self._left[x] == 1 else None
 
     def _fused(self, x: Apply) -> tuple[str, tuple[Expression, ...]]:
-        """Return one operator for what several do, if nothing reads what is between."""
+        """Fuse several operators to one, if nothing else reads the results between them."""
         if x.name == 'prelu':
             name, arguments = self._sum(self._only_here(x.arguments[0], 'add'))
             if name == 'fma':
@@ -167,7 +167,7 @@ class _Writer:
 
 
 def _is_small(x: Expression) -> bool:
-    """Whether it is read from integers, which only the first operand is quickly."""
+    """Return true for reads of integers, which are fast only as the first operand."""
     return isinstance(x, Read) and x.map.kind == 'int16'
 
 
@@ -190,7 +190,7 @@ def _parts(one: Wanted, cuts: Iterable[int], expressions: Expressions) -> list[W
 
 
 def _shared(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
-    """Group what has as many channels and shares work."""
+    """Group results that have equally many channels and share work."""
     groups: list[tuple[set[Expression], list[Wanted]]] = []
     for one in wanted:
         inside = {x for x in parts_of(one.value) if not isinstance(x, Constant)}

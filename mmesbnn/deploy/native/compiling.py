@@ -1,4 +1,4 @@
-"""From a graph to a program and its data."""
+"""Compile a graph to a program and its data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEAVY: dict[str, type[Step]] = {'real_conv': RealConv, 'binary_conv': BinaryCon
 
 
 class _Data:
-    """Arrays one after the other, equal ones once."""
+    """Arrays in one buffer; equal arrays are stored once."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
@@ -50,12 +50,12 @@ class _Data:
         return self._known[digest]
 
     def whole(self) -> np.ndarray:
-        """Return all of it, uint8."""
+        """Return the whole buffer, uint8."""
         return np.frombuffer(b''.join(self._parts), np.uint8)
 
 
 class _Memory:
-    """Places of maps, which those that are no longer read give free.
+    """Places of maps in memory; a place is free again after the last read.
 
     Args:
         lives: Number of the first and last step of each map.
@@ -119,7 +119,7 @@ def _lives(network: Network, steps: Sequence[SweepPlan | Heavy]) -> dict[MapValu
 def _without_dead_stores(
     network: Network, steps: Sequence[SweepPlan | Heavy]
 ) -> list[SweepPlan | Heavy]:
-    """Leave out what is stored but was only read where it was made."""
+    """Remove stores of maps that no step reads."""
     read = {network.output}
     for step in steps:
         if isinstance(step, Heavy):
@@ -148,7 +148,7 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
         The program, and its data, uint8.
 
     Raises:
-        NotCovered: If the graph holds what the library has no form of.
+        NotCovered: If the library does not support a part of the graph.
     """
     network = Rules().follow(graph)
     steps = _without_dead_stores(network, schedule(network))

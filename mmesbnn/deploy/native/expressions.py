@@ -1,4 +1,4 @@
-"""Elementwise expressions on maps, in which equal ones are the same object.
+"""Elementwise expressions on maps; equal expressions are the same object.
 
 An expression has a value for every pixel and channel. It reads maps through arrays of
 channel numbers, so tiling, splitting, joining and reshaping of channels only change these
@@ -23,7 +23,7 @@ class MapValue:
     Attributes:
         kind: ``'float'``, ``'int16'`` or ``'bits'``.
         height, width, channels: Its size.
-        writers: What writes its parts, in the order of their channels.
+        writers: Writers of its parts, in the order of their channels.
     """
 
     kind: str
@@ -45,11 +45,11 @@ class Expression:
 
 @dataclass(frozen=True, eq=False)
 class Read(Expression):
-    """Channels of a map.
+    """Read of channels of a map.
 
     Attributes:
-        map: The map; one of a single pixel stands for all pixels.
-        index: Its channel for each of the expression's.
+        map: The map. A map of a single pixel counts for all pixels.
+        index: Channel of the map for each channel of the expression.
     """
 
     map: MapValue
@@ -57,7 +57,7 @@ class Read(Expression):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the map as it is."""
+        """Return true if it reads all channels of the map in order."""
         flat = self.index.ravel()
         return len(flat) == self.map.channels and bool((flat == np.arange(len(flat))).all())
 
@@ -81,7 +81,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Expressions:
-    """Makes expressions, of which equal ones are the same."""
+    """Maker of expressions; equal expressions are the same object."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Expression] = {}
@@ -99,11 +99,11 @@ class Expressions:
         return self._known.setdefault(key, Constant(value))
 
     def apply(self, name: str, *arguments: Expression) -> Expression:
-        """Apply an operator; of constants, at once.
+        """Apply an operator; results of constants are computed at once.
 
         Args:
             name: The operator.
-            *arguments: Of the same channels.
+            *arguments: Expressions with the same channels.
         """
         values = [x.value for x in arguments if isinstance(x, Constant)]
         if len(values) == len(arguments) and name in _FOLDED:
@@ -116,7 +116,7 @@ class Expressions:
 
         Args:
             x: The expression.
-            change: What is done to the arrays of channels.
+            change: Function of the arrays of channels.
         """
         done: dict[Expression, Expression] = {}
 
@@ -136,7 +136,7 @@ class Expressions:
     def replaced(
         self, x: Expression, replacement: Callable[[Read], Expression | None]
     ) -> Expression:
-        """Replace reads of maps, where ``replacement`` gives something."""
+        """Replace the reads for which ``replacement`` returns an expression."""
         done: dict[Expression, Expression] = {}
 
         def visit(x: Expression) -> Expression:
@@ -152,7 +152,7 @@ class Expressions:
         return visit(x)
 
     def joined(self, parts: Sequence[Expression], axis: int) -> Expression | None:
-        """Join expressions that differ in their arrays of channels only, else None."""
+        """Join expressions that differ only in their arrays of channels, or return None."""
         first = parts[0]
         if isinstance(first, Apply):
             same = [
@@ -188,7 +188,7 @@ _FOLDED: dict[str, Callable[..., np.ndarray]] = {
 
 
 def parts_of(x: Expression) -> Iterator[Expression]:
-    """Give an expression and all in it, each once, arguments first."""
+    """Yield an expression and all its parts, each once, arguments first."""
     seen: set[Expression] = set()
 
     def visit(x: Expression) -> Iterator[Expression]:

@@ -1,4 +1,4 @@
-"""A network between its graph and its program: heavy steps, and what sweeps must write."""
+"""Intermediate form of a network: heavy steps, and the results that sweeps must write."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .expressions import (
     reads_of,
 )
 
-#: Instructions that reading a map again may cost rather than storing a result.
+#: Up to this many instructions, a value is computed again instead of being stored.
 CHEAP = 4
 
 
 @dataclass(eq=False)
 class Heavy:
-    """A step that is no sweep.
+    """Step that is not a sweep.
 
     Attributes:
         kind: ``'real_conv'``, ``'binary_conv'`` or ``'pool'``.
@@ -34,8 +34,8 @@ class Heavy:
         to: The map it writes.
         at: First channel that it writes.
         channels: Number of channels that it writes.
-        settings: Its other settings, as the step of a program has them, without weights.
-        weights: Packed weights; None of a pool.
+        settings: Other settings of the program's step, without weights.
+        weights: Packed weights; None for a pool.
     """
 
     kind: str
@@ -49,12 +49,12 @@ class Heavy:
 
 @dataclass(eq=False)
 class Wanted:
-    """Something that a sweep writes.
+    """Result that a sweep must write.
 
     Attributes:
         kind: ``'store'``, ``'bits'``, ``'mean'`` or ``'pool'``.
         value: The expression, of flat channels.
-        limit: Of bits, what the value is compared with.
+        limit: Limit to compare the value with, for bits.
         size: Height and width of the sweep.
         to: The map it writes.
         at: First channel that it writes.
@@ -71,11 +71,11 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """An output of the graph.
+    """Output of a graph's node.
 
     Attributes:
-        expression: What it is.
-        height, width: Its pixels.
+        expression: Its expression.
+        height, width: Its size.
     """
 
     expression: Expression
@@ -90,7 +90,7 @@ class Value:
 
 @dataclass(eq=False)
 class Network:
-    """All that a program is made of, in the order of the graph."""
+    """All parts of a program, in the order of the graph."""
 
     expressions: Expressions = field(default_factory=Expressions)
     heavy: list[Heavy] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Network:
         return self.expressions.changed(x, np.ravel)
 
     def want(self, kind: str, value: Value, to: MapValue, at: int = 0) -> Wanted:
-        """Let a sweep write a value to a map, from the channel ``at`` on."""
+        """Let a sweep write a value to a map, starting at channel ``at``."""
         flat = self.flat(value.expression)
         one = Wanted(kind, flat, (value.height, value.width), to, at, _length(flat))
         to.writers.append(one)
@@ -114,7 +114,7 @@ class Network:
     def stored(self, value: Value) -> MapValue:
         """Return a float map that holds a value, with its channels in one axis."""
         flat = self.flat(value.expression)
-        # a map of one pixel that stands for all pixels of another is no such map
+        # excludes maps of one pixel that count for all pixels of another map
         is_map = isinstance(flat, Read) and flat.is_whole and flat.map.kind == 'float'
         if is_map and flat.map.pixels == value.pixels:
             return flat.map
@@ -125,17 +125,17 @@ class Network:
         return self._stored[key]
 
     def reading(self, source: MapValue, shape: tuple[int, ...]) -> Expression:
-        """Read a map whose channels take a shape."""
+        """Read a map, with its channels in the given shape."""
         return self.expressions.read(source, np.arange(source.channels).reshape(shape))
 
     def kept(self, value: Value) -> Value:
-        """Return a value that may be read again: stored, unless computing is cheap."""
+        """Return a value for several reads: it is stored, unless it is cheap to compute."""
         if _cost(value) <= CHEAP:
             return value
         return replace(value, expression=self._read_again(value))
 
     def vector(self, value: Value) -> Expression:
-        """Return what a value of one pixel is for larger maps: constant, or stored."""
+        """Return a value of one pixel for use with larger maps: a constant, or stored."""
         x = value.expression
         if isinstance(x, Constant) or (isinstance(x, Read) and x.map.kind == 'float'):
             return x
@@ -150,7 +150,7 @@ def _length(x: Expression) -> int:
 
 
 def _cost(value: Value) -> int:
-    """Return the instructions of a value; many if it reads several maps of its pixels."""
+    """Return the number of instructions of a value; high if it reads several full maps."""
     reads = reads_of(value.expression)
     if len({read.map for read in reads if read.map.pixels == value.pixels}) > 1:
         return CHEAP + 1

@@ -1,4 +1,4 @@
-"""What each operator of a graph becomes."""
+"""Rules that translate each operator of a graph."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _named(node: ov.Node) -> str:
 
 
 def _is_tiling(window: dict[str, Any], shape: Sequence[int]) -> bool:
-    """Whether windows stand side by side and fill a map."""
+    """Return true if the windows are adjacent and fill the map."""
     fills = all(side % k == 0 for side, k in zip(shape[-2:], window['kernel']))
     return fills and window['kernel'] == window['stride'] and not any(window['padding'])
 
@@ -79,10 +79,10 @@ def bits_of(node: ov.Node) -> np.ndarray:
 
 
 class Rules:
-    """Follows a graph in its order and notes what a program must do.
+    """Translator of a graph, node by node in its order.
 
     Attributes:
-        network: What was noted so far.
+        network: Result so far.
     """
 
     def __init__(self) -> None:
@@ -91,13 +91,13 @@ class Rules:
         self._bits: dict[tuple[str, int], MapValue] = {}
 
     def follow(self, graph: ov.Model) -> Network:
-        """Note all of a graph.
+        """Translate a whole graph.
 
         Args:
             graph: For one image; its binary convolutions read comparisons.
 
         Raises:
-            NotCovered: If it holds what is not known here.
+            NotCovered: If there is no rule for an operator.
         """
         for node in graph.get_ordered_ops():
             kind = node.get_type_name()
@@ -118,7 +118,7 @@ class Rules:
         self._values[key_of(node.output(0))] = value
 
     def value(self, output: ov.Output) -> Value:
-        """Return what was noted for an output."""
+        """Return the value of an output."""
         try:
             return self._values[key_of(output)]
         except KeyError:
@@ -140,7 +140,7 @@ class Rules:
         return Value(self.network.expressions.constant(constant.reshape(axes)), 1, 1)
 
     def parameter(self, node: ov.Node) -> Value:
-        """Note the image."""
+        """Translate the input image."""
         axes, (height, width) = split_shape(shape_of(node.output(0)), node)
         if self.network.image is not None or len(axes) != 1:
             raise NotCovered('the network takes more than one image')
@@ -149,13 +149,13 @@ class Rules:
         return Value(self.network.reading(image, axes), height, width)
 
     def result(self, node: ov.Node) -> None:
-        """Note the output."""
+        """Translate the output."""
         if self.network.output is not None:
             raise NotCovered('the network has more than one output')
         self.network.output = self.network.stored(self.value(node.input_value(0)))
 
     def elementwise(self, name: str, node: ov.Node) -> Value:
-        """Note an operator of two operands."""
+        """Translate an operator of two operands."""
         axes, size = split_shape(shape_of(node.output(0)), node)
         rank = len(shape_of(node.output(0)))
         pair = [self._operand(output, rank) for output in node.input_values()]
@@ -182,7 +182,7 @@ class Rules:
     def _with_one_factor(
         self, a: Expression, b: Expression, pixels: int
     ) -> tuple[Expression, Expression]:
-        """Multiply the factors that are the same for all pixels once, not at each pixel."""
+        """Multiply factors that are equal for all pixels once, not at each pixel."""
 
         def is_factor(x: Expression) -> bool:
             return isinstance(x, Constant) or (isinstance(x, Read) and x.map.pixels < pixels)
@@ -199,7 +199,7 @@ class Rules:
         return other, self.network.vector(product)
 
     def prelu(self, node: ov.Node) -> Value:
-        """Note a PReLU with a slope for each channel, or one."""
+        """Translate a PReLU with a slope for each channel, or one."""
         x, slope = self.value(node.input_value(0)), const_value(node.input_value(1))
         axes, size = split_shape(shape_of(node.output(0)), node)
         if slope is None or len(axes) != 1:
@@ -209,7 +209,7 @@ class Rules:
         return Value(expressions.apply('prelu', x.expression, constant), *size)
 
     def bounded(self, node: ov.Node, least: float | None, most: float | None) -> Value:
-        """Note limits of a value."""
+        """Limit a value."""
         value = self.value(node.input_value(0))
         axes, _ = split_shape(shape_of(node.output(0)), node)
         x, expressions = value.expression, self.network.expressions
@@ -219,14 +219,14 @@ class Rules:
         return replace(value, expression=x)
 
     def sigmoid(self, node: ov.Node) -> Value:
-        """Note a sigmoid."""
+        """Translate a sigmoid."""
         value = self.value(node.input_value(0))
         return replace(
             value, expression=self.network.expressions.apply('sigmoid', value.expression)
         )
 
     def reshaped(self, node: ov.Node) -> Value:
-        """Note another order of the axes of channels."""
+        """Translate a reshape or transpose of the axes of channels."""
         value = self.value(node.input_value(0))
         axes, size = split_shape(shape_of(node.output(0)), node)
         if size != (value.height, value.width):
@@ -238,7 +238,7 @@ class Rules:
         return replace(value, expression=x)
 
     def tile(self, node: ov.Node) -> Value:
-        """Note copies of channels."""
+        """Translate a tile, which copies channels."""
         value, counts = self.value(node.input_value(0)), const_value(node.input_value(1))
         rank = len(shape_of(node.output(0)))
         if counts is None or len(counts) != rank:
@@ -249,7 +249,7 @@ class Rules:
         return self._rearranged(value, lambda a: np.tile(a, axes))
 
     def slice(self, node: ov.Node) -> Value:
-        """Note a part of the channels."""
+        """Translate a slice of the channels."""
         value = self.value(node.input_value(0))
         rank = len(shape_of(node.input_value(0)))
         start, stop, step = (const_value(node.input_value(i)) for i in (1, 2, 3))
@@ -260,7 +260,7 @@ class Rules:
         return self._rearranged(value, lambda a: a[part])
 
     def split(self, node: ov.Node) -> None:
-        """Note parts of the channels."""
+        """Translate a split of the channels."""
         value, along = self.value(node.input_value(0)), const_value(node.input_value(1))
         rank = rank_of(node.input_value(0))
         if along is None or rank is None or int(along) % rank != 1:
@@ -274,7 +274,7 @@ class Rules:
             start += count
 
     def concat(self, node: ov.Node) -> Value:
-        """Note joined channels."""
+        """Translate a concatenation of channels."""
         rank = rank_of(node.output(0))
         values = [self.value(output) for output in node.input_values()]
         if node.get_attributes()['axis'] % (rank or 1) != 1:
@@ -316,7 +316,7 @@ class Rules:
         return self.network.reading(to, axes)
 
     def mean(self, node: ov.Node) -> Value:
-        """Note the mean over all pixels."""
+        """Translate the mean over all pixels."""
         value, rank = self.value(node.input_value(0)), rank_of(node.input_value(0))
         axes = axes_in(node.input_value(1), rank or 0)
         if rank is None or rank < 4 or axes is None or sorted(axes) != [rank - 2, rank - 1]:
@@ -327,12 +327,12 @@ class Rules:
         return Value(self.network.reading(to, shape), 1, 1)
 
     def compared(self, node: ov.Node) -> None:
-        """Note bits of a comparison."""
+        """Translate a comparison to bits."""
         value = self.value(node.input_value(0))
         low, high, zero, one = (const_value(node.input_value(i)) for i in range(1, 5))
         axes, size = split_shape(shape_of(node.output(0)), node)
         if low is None or high is None or zero is None or one is None or (low != high).any():
-            raise NotCovered(f'{_named(node)} is no comparison')
+            raise NotCovered(f'{_named(node)} is not a comparison')
         if node.get_attributes()['levels'] != 2 or zero.any() or (one != 1).any():
             raise NotCovered(f'{_named(node)} gives other than bits')
         to = MapValue('bits', *size, int(np.prod(axes)))
@@ -357,7 +357,7 @@ class Rules:
     def _result(
         self, node: ov.Node, kind: str, source: MapValue, number: str, **more: Any
     ) -> Value:
-        """Note a heavy step and return its result."""
+        """Add a heavy step and return its result."""
         axes, size = split_shape(shape_of(node.output(0)), node)
         to = MapValue(number, *size, axes[0])
         weights = more.pop('weights', None)
@@ -367,7 +367,7 @@ class Rules:
         return Value(self.network.reading(to, axes), *size)
 
     def convolution(self, node: ov.Node) -> Value:
-        """Note a real-valued convolution, or of groups of channels."""
+        """Translate a real-valued convolution, with or without groups."""
         weight = const_value(node.input_value(1))
         if weight is None or len(shape_of(node.output(0))) != 4:
             raise NotCovered(f'{_named(node)} has no constant weight of two dimensions')
@@ -386,7 +386,7 @@ class Rules:
         )
 
     def matmul(self, node: ov.Node) -> Value:
-        """Note a linear layer, which is a convolution of one pixel."""
+        """Translate a linear layer, which is a convolution of one pixel."""
         weight, attributes = const_value(node.input_value(1)), node.get_attributes()
         value = self.value(node.input_value(0))
         if weight is None or weight.ndim != 2 or value.pixels != 1 or attributes['transpose_a']:
@@ -407,7 +407,7 @@ class Rules:
         )
 
     def binary_convolution(self, node: ov.Node) -> Value:
-        """Note a convolution of bits."""
+        """Translate a convolution of bits."""
         source = self._bits.get(key_of(node.input_value(0)))
         constant = node.input_value(1).get_node()
         if source is None or constant.get_type_name() != 'Constant':
@@ -425,7 +425,7 @@ class Rules:
         )
 
     def pool(self, node: ov.Node) -> Value:
-        """Note the mean or maximum of windows."""
+        """Translate the mean or maximum of windows."""
         attributes, maximum = node.get_attributes(), node.get_type_name() == 'MaxPool'
         if any(d != 1 for d in attributes.get('dilations', ())):
             raise NotCovered(f'{_named(node)} is dilated')
@@ -451,7 +451,7 @@ class Rules:
         )
 
     def negative(self, node: ov.Node) -> Value:
-        """Note a value times -1."""
+        """Multiply a value by -1."""
         value = self.value(node.input_value(0))
         axes, _ = split_shape(shape_of(node.output(0)), node)
         expressions = self.network.expressions
@@ -459,7 +459,7 @@ class Rules:
         return replace(value, expression=expressions.apply('mul', value.expression, minus))
 
     def clamp(self, node: ov.Node) -> Value:
-        """Note limits on both sides."""
+        """Translate a clamp."""
         attributes = node.get_attributes()
         return self.bounded(node, float(attributes['min']), float(attributes['max']))
 

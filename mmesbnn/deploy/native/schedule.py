@@ -1,7 +1,7 @@
-"""The order of the steps: as early as what they read is there, and sweeps together.
+"""Schedule of the steps: each as early as possible, with sweeps merged.
 
-What a sweep stores is read from its registers by all that can run in the same sweep, so a
-residual map, the next layer's bits and the mean for a gate are made in one pass.
+Results that can be computed in the same sweep read each other from registers. One pass can
+therefore make a residual map, the next layer's bits and the mean for a gate.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .network import Heavy, Network, Wanted
 
 @dataclass(frozen=True, eq=False)
 class SweepPlan:
-    """A sweep.
+    """Planned sweep.
 
     Attributes:
         size: Height and width of its maps.
-        wanted: What it writes, whose expressions read nothing that it writes itself.
+        wanted: Its results. Their expressions read no map that the sweep itself writes.
     """
 
     size: tuple[int, int]
@@ -32,7 +32,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class _Place:
-    """A part of a map that one writer writes."""
+    """Part of a map that one writer writes."""
 
     writer: Any
     start: int
@@ -52,11 +52,11 @@ def _owners(read: Read) -> np.ndarray:
 
 
 def _pieces(wanted: Wanted, expressions: Expressions) -> list[Wanted]:
-    """Split what is wanted where its reads go on to what another writer wrote."""
+    """Split a result at the channels where its reads change from one writer to another."""
     cuts = {0, wanted.channels}
     for read in reads_of(wanted.value):
         cuts |= {int(i) + 1 for i in np.flatnonzero(np.diff(_owners(read)))}
-    # a map of parts that are read in turn would be cut to pieces for nothing
+    # splitting a map whose parts are read in turn would only make many small pieces
     edges = sorted(cuts)
     if len(edges) == 2 or len(edges) > 9:
         return [wanted]
@@ -88,7 +88,7 @@ class _Scheduler:
         self.done: set[Any] = set()
 
     def split(self) -> None:
-        # stores first, since what reads them is cut where they are
+        # stores first, because their readers are split at the same channels
         for kind in ('store', 'mean', 'pool', 'bits'):
             self.wanted = [
                 piece
@@ -104,11 +104,11 @@ class _Scheduler:
                     yield places[number].writer
 
     def _inlined(self, one: Wanted, fresh: dict[Wanted, Expression]) -> Expression | None:
-        """Return the value of what can be computed now, or None.
+        """Return the value of a result if it can be computed now, else None.
 
         Args:
-            one: What is wanted.
-            fresh: Values of what the sweep of these pixels stores.
+            one: The result.
+            fresh: Values that the current sweep stores.
         """
         reads = reads_of(one.value)
         for writer in self._writers(reads):
@@ -127,7 +127,7 @@ class _Scheduler:
         return None if left else value
 
     def _sweep(self) -> SweepPlan | None:
-        """Return all that can be swept now, of the first size of maps."""
+        """Return a sweep of all results that can be computed now, for one size of maps."""
         size: tuple[int, int] | None = None
         fresh: dict[Wanted, Expression] = {}
         taken: list[Wanted] = []
@@ -151,14 +151,14 @@ class _Scheduler:
         return None if size is None else SweepPlan(size, chosen)
 
     def steps(self) -> Iterator[SweepPlan | Heavy]:
-        """Give the steps in their order."""
+        """Yield the steps in order."""
         while self.wanted or self.heavy:
             plan = self._sweep()
             if plan is not None:
                 yield plan
                 continue
             ready = next((one for one in self.heavy if self._is_ready(one)), None)
-            assert ready is not None  # the graph has no circle
+            assert ready is not None  # the graph has no cycle
             self.heavy.remove(ready)
             self.done.add(ready)
             yield ready
@@ -168,7 +168,7 @@ class _Scheduler:
 
 
 def schedule(network: Network) -> list[SweepPlan | Heavy]:
-    """Return the steps of a network in their order."""
+    """Return the steps of a network in order."""
     scheduler = _Scheduler(network)
     scheduler.split()
     return list(scheduler.steps())

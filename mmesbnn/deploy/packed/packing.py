@@ -238,7 +238,7 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
 
 
 def _binarized(model: nn.Module) -> list[dict[str, Any]]:
-    """What ``binarize`` replaced, except with options that are modules, which no file holds."""
+    """List the layers that ``binarize`` replaced; a file cannot hold options that are modules."""
     parts = []
     for replaced in replaced_in(model):
         with contextlib.suppress(ValueError):

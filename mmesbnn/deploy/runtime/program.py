@@ -1,7 +1,7 @@
-"""A network as the native library runs it: steps on maps in one piece of memory.
+"""Program of a network for the native library: steps on maps in one block of memory.
 
-Maps hold the channels of a pixel side by side, as float32, int16, or bits in words of 64.
-A program handles one image. Its steps::
+A map stores the channels of a pixel next to each other, as float32, int16, or bits in words
+of 64. A program processes one image. Its steps::
 
     input        (C, H, W) of an image -> map
     real_conv    float map -> float map, of real weights
@@ -10,14 +10,14 @@ A program handles one image. Its steps::
     sweep        elementwise instructions for all pixels, see :class:`Sweep`
     output       map -> (C, H, W)
 
-A convolution writes ``kernels`` channels of its target from ``at`` on. Windows begin
-``padding`` pixels above and at the left of the map; what lies outside is zero, or of a
-binary convolution ``pad_value``.
+A convolution writes ``kernels`` channels of its target, starting at channel ``at``. Windows
+start ``padding`` pixels above and to the left of the map. Values outside of the map are 0,
+or ``pad_value`` for a binary convolution.
 
-Weights stand in the data that belongs to a program: of a real convolution float32
-``(groups, blocks, taps, channels, 16)`` at the index ``weights`` of its floats, with the
-kernels of a group in blocks of 16; of a binary one words ``(blocks, taps, words, 8)`` at
-the index ``weights`` of its words.
+The weights are in the program's data. A real convolution has float32 weights
+``(groups, blocks, taps, channels, 16)``, with the kernels of a group in blocks of 16;
+``weights`` is an index of the data's floats. A binary convolution has words
+``(blocks, taps, words, 8)``; ``weights`` is an index of the data's words.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from typing import Any, ClassVar
 
 from .schema import Flag, Integer, Kind, ListOf, Nested, OneOf, Part, Tagged, Unfit, entry, inside
 
-#: Bytes at whose multiples maps begin.
+#: Alignment of maps in bytes.
 ALIGNMENT = 64
 VERSION = 1
 #: Kernels in a block of packed weights.
 BINARY_LANES, REAL_LANES = 8, 16
 REGISTERS = 16
 MAP_KINDS = ('float', 'int16', 'bits')
-#: Largest sum of a binary convolution that a map of a kind holds.
+#: Largest sum of a binary convolution that a map of each kind can hold.
 LARGEST_SUM = {'int16': 2**15 - 1, 'float': 2**24}
 
 _MAPS, _STEPS, _CODE, _SIDE, _CHANNELS, _WINDOW = 2**16, 2**16, 2**12, 2**16, 2**20, 2**12
 MOST_MEMORY = 2**33
-#: Operators of a sweep by their numbers, with how many operands they read.
+#: Operators of a sweep in the order of their numbers, with their numbers of operands.
 OPERATORS = {
     'copy': 1,
     'add': 2,
@@ -67,7 +67,7 @@ def _pair(least: int, most: int = _WINDOW) -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Part):
-    """A map in the memory.
+    """Map in the memory.
 
     Attributes:
         kind: ``'float'``, ``'int16'`` or ``'bits'``.
@@ -96,18 +96,18 @@ class Map(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What steps are checked against.
+    """Maps and data, against which steps are checked.
 
     Attributes:
         maps: Maps of the program.
-        nbytes: Bytes of its data.
+        nbytes: Number of bytes of its data.
     """
 
     maps: tuple[Map, ...]
     nbytes: int
 
     def map(self, number: int, where: str, *kinds: str) -> Map:
-        """Return a map, which must be of one of some kinds."""
+        """Return map ``number``; it must have one of the given kinds."""
         if number >= len(self.maps) or self.maps[number].kind not in kinds:
             raise Unfit(where, number, f'the number of a map of {" or ".join(kinds)}')
         return self.maps[number]
@@ -120,11 +120,11 @@ class Step(Part):
     NUMBER: ClassVar[int]
 
     def check_sizes(self, data: Data) -> None:
-        """Raise :class:`Unfit` if it reads or writes what is not there."""
+        """Raise :class:`Unfit` if it reads or writes outside of its maps or data."""
         raise NotImplementedError
 
     def code(self) -> Iterator[int]:
-        """Give the step as the library reads it."""
+        """Yield the numbers of the step for the library."""
         yield self.NUMBER
         for one in fields(self):
             value = getattr(self, one.name)
@@ -133,7 +133,7 @@ class Step(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Input(Step):
-    """Takes the image to a map."""
+    """Copy the image to a map."""
 
     NUMBER = 0
 
@@ -145,7 +145,7 @@ class Input(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Step):
-    """Takes a map to the output."""
+    """Copy a map to the output."""
 
     NUMBER = 1
 
@@ -239,7 +239,7 @@ class Pool(Step):
 
 
 class _Instruction(Kind):
-    """``[operator, target, operand, ..]``, a target and an operand being four integers."""
+    """Kind ``[operator, target, operand, ..]``; targets and operands are four integers."""
 
     _numbers: ClassVar[Kind] = ListOf(Integer(0, MOST_MEMORY), 4, 4)
 
@@ -261,19 +261,20 @@ class Segment(Part):
 
     Attributes:
         channels: Number of channels.
-        code: Instructions: an operator, where its result goes, and what it reads, each
-            ``(what, number, offset, period)``: 0 nothing; 1 a register; 2 constants, of
-            the data's floats from ``number`` on; 3 a map, whose channel for the one
-            ``c`` of the segment is ``offset + c % period``, and one of one pixel
-            stands for all pixels. Results may go as well to 4, a map of one pixel,
-            as the mean of all pixels; and to 5, a smaller map, as means of windows.
+        code: Instructions: an operator, its target and its operands. Targets and operands
+            have the form ``(what, number, offset, period)``. ``what`` is 0 for nothing; 1
+            for a register; 2 for constants, the data's floats starting at ``number``; 3 for
+            a map, where channel ``c`` of the segment is channel ``offset + c % period`` of
+            the map, and a map of one pixel counts for all pixels. Targets may also be 4, a
+            map of one pixel that gets the mean of all pixels, and 5, a smaller map that
+            gets the means of windows.
     """
 
     channels: int = entry(Integer(1, _CHANNELS))
     code: tuple[tuple[Any, ...], ...] = entry(ListOf(_Instruction(), 1, _CODE))
 
     def check_sizes(self, data: Data, sweep: Sweep) -> None:
-        """Raise :class:`Unfit` if it reads or writes what is not there."""
+        """Raise :class:`Unfit` if it reads or writes outside of its maps or data."""
         for i, (name, to, *operands) in enumerate(self.code):
             with inside(f'code[{i}]'):
                 self._check_target(name, to, data, sweep)
@@ -329,7 +330,7 @@ class Sweep(Step):
 
     Attributes:
         height, width: Size of its maps.
-        segments: What is done with ranges of channels, one after the other.
+        segments: Instructions for ranges of channels, in order.
     """
 
     NUMBER = 5
@@ -359,7 +360,7 @@ class Sweep(Step):
         return self.height * self.width
 
     def has_windows_of(self, smaller: Map) -> bool:
-        """Return whether each pixel of a map stands for a window of the sweep's maps."""
+        """Return true if each pixel of a map matches a window of the sweep's maps."""
         return not self.height % smaller.height and not self.width % smaller.width
 
     def code(self) -> Iterator[int]:
@@ -384,7 +385,7 @@ STEPS: dict[str, type[Step]] = {
 
 
 class _AnyStep(Tagged):
-    """A step, named by its ``op``."""
+    """Kind of a step; ``op`` names the step."""
 
     def __init__(self) -> None:
         super().__init__('op', STEPS)
@@ -392,12 +393,12 @@ class _AnyStep(Tagged):
 
 @dataclass(frozen=True, kw_only=True)
 class Program(Part):
-    """A whole program.
+    """Whole program.
 
     Attributes:
         memory: Bytes of all maps.
         nbytes: Bytes of the data.
-        maps: Maps, which later ones may overlap once they are not read any more.
+        maps: Maps. Later maps may overlap maps that are no longer read.
         steps: Steps in their order.
         format: Version of the format.
     """
@@ -425,13 +426,13 @@ class Program(Part):
                 step.check_sizes(data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the program as JSON values."""
         names = {kind: name for name, kind in STEPS.items()}
         steps = [{'op': names[type(step)], **step.to_dict()} for step in self.steps]
         return {**super().to_dict(), 'format': self.format, 'steps': steps}
 
     def code(self) -> list[int]:
-        """Return it as the library reads it."""
+        """Return the numbers of the program for the library."""
         numbers = [VERSION, self.memory, len(self.maps)]
         for one in self.maps:
             kind = MAP_KINDS.index(one.kind)
