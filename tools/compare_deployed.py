@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'packed', type=options.name, help='packed file from tools/pack_checkpoint.py'
     )
-    parser.add_argument('export', type=options.name, help='folder from tools/export_openvino.py')
+    parser.add_argument('export', type=options.name, help='folder from tools/export.py')
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     return parser.parse_args()

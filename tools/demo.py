@@ -135,7 +135,7 @@ def main() -> None:
     run(
         'export to OpenVINO, binary layers as bits',
         'python',
-        'tools/export_openvino.py',
+        'tools/export.py',
         packed,
         '--out',
         str(export),

@@ -2,10 +2,10 @@
 
     python tools/infer.py DIR IMAGE... [--out FOLDER]
 
-DIR is a folder from tools/export_openvino.py. Prints one line per image. With --out, it
-also writes PNGs: images with labels or boxes, or upscaled images. It needs openvino, numpy
-and pillow, but neither torch nor OpenMMLab. An image that cannot be used is named and
-skipped. Exit status 1: some images were skipped; 2: no image could be processed.
+DIR is a folder from tools/export.py. Prints one line per image. With --out, it also writes
+PNGs: images with labels or boxes, or upscaled images. It needs numpy, pillow, and openvino
+or the native library, but neither torch nor OpenMMLab. An image that cannot be used is named
+and skipped. Exit status 1: some images were skipped; 2: no image could be processed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from mmesbnn import cli, options  # before the slow imports
 
 from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.runtime.images import MAX_PIXELS
+from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
 from mmesbnn.errors import sentence
 from mmesbnn.whole_files import check_file, whole_file
@@ -33,7 +34,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'folder', type=options.name, metavar='DIR', help='folder from tools/export_openvino.py'
+        'folder', type=options.name, metavar='DIR', help='folder from tools/export.py'
     )
     parser.add_argument(
         'images',
@@ -47,6 +48,11 @@ def parse_args():
     )
     parser.add_argument(
         '--json', type=options.name, metavar='FILE', help='write all results to this file'
+    )
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        help='engine of the network (default: native if possible, else openvino)',
     )
     parser.add_argument(
         '--threads', type=options.count, help='number of CPU threads (default: all)'
@@ -138,7 +144,11 @@ def main():
         check_file(args.json)
     files = list(find(args.images))
     runner = Runner(
-        args.folder, threads=args.threads, verify=not args.no_verify, max_pixels=args.max_pixels
+        args.folder,
+        engine=args.engine,
+        threads=args.threads,
+        verify=not args.no_verify,
+        max_pixels=args.max_pixels,
     )
     choices = Options(
         batch_size=args.batch, score_thr=args.score_thr, steps=args.steps, seed=args.seed
@@ -160,10 +170,11 @@ def main():
             text += f'  -> {path}'
         collected[str(file)] = content
         print(f'{file}  {text}')
-    return finish(files, collected, errors, args.json, time.perf_counter() - began)
+    took = time.perf_counter() - began
+    return finish(files, collected, errors, args.json, took, runner.engine)
 
 
-def finish(files, results, errors, json_file, took):
+def finish(files, results, errors, json_file, took, engine):
     """Write all results, list the skipped images and return the exit status."""
     if len(errors) == len(files) == 1:
         raise errors[0]
@@ -173,7 +184,7 @@ def finish(files, results, errors, json_file, took):
     for error in errors:
         print(f'infer.py: {sentence(error)}', file=sys.stderr)
     done = len(files) - len(errors)
-    print(f'{done} images in {took:.2f} s, reading and drawing included')
+    print(f'{done} images in {took:.2f} s, reading and drawing included, by the engine {engine}')
     if not errors:
         return 0
     print(f'infer.py: {len(errors)} of {len(files)} images skipped', file=sys.stderr)

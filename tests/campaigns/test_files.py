@@ -41,7 +41,7 @@ TOOLS = {
     'count': ('count_ops.py', ['{cfg}', '--json', '{out}'], False),
     'convert': ('convert_checkpoint.py', ['{in}/published.pth', '{out}'], False),
     'onnx': ('export_onnx.py', ['{packed}', '{out}', '--images', '1'], False),
-    'export': ('export_openvino.py', ['{packed}', '--out', '{out}', '--images', '1'], True),
+    'export': ('export.py', ['{packed}', '--out', '{out}', '--images', '1'], True),
     'infer': ('infer.py', ['{export}', '{image}', '--json', '{out}'], False),
     'draw': ('infer.py', ['{export}', '{image}', '--out', '{above}'], False),
     'upscale': (

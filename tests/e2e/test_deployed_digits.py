@@ -72,10 +72,10 @@ def test_every_test_digit(project, monkeypatch, capsys):
     run('pack_checkpoint.py', checkpoint, packed)
     options = ('--out', export, '--dynamic-batch')
     # a file does not say which images are read, unless its user trusts it
-    out = run('export_openvino.py', packed, *options)
+    out = run('export.py', packed, *options)
     assert 'bundled photographs' in out
     run('pack_checkpoint.py', checkpoint, packed, '--trust-stored-config')
-    out = run('export_openvino.py', packed, *options, '--trust-stored-config')
+    out = run('export.py', packed, *options, '--trust-stored-config')
     assert 'test images of the config' in out
     out = run('compare_deployed.py', config, checkpoint, packed, export)
     lines = [' '.join(line.split()) for line in out.splitlines()]

@@ -144,7 +144,7 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
     model = calibrated(cfg, size)
     torch.save(dict(state_dict=model.state_dict(), meta={}), weights)
     arguments = (
-        'export_openvino.py',
+        'export.py',
         config,
         weights,
         '--out',

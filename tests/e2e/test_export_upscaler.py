@@ -36,7 +36,7 @@ def project(tmp_path_factory):
 def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
     model, folder = project
     code = run_tool(
-        'export_openvino.py',
+        'export.py',
         CONFIG,
         folder / 'weights.pth',
         '--out',
@@ -85,7 +85,7 @@ def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
 )
 def test_what_is_refused(project, tmp_path, monkeypatch, capsys, arguments, words):
     code = run_tool(
-        'export_openvino.py',
+        'export.py',
         CONFIG,
         project[1] / 'weights.pth',
         '--out',

@@ -37,12 +37,12 @@ def project(tmp_path):
 TOOLS = {
     'pack_checkpoint.py': ('net.pth', 'net.safetensors'),
     'pack_checkpoint.py --config': ('net.pth', 'net.safetensors', '--config', 'config.py'),
-    'export_openvino.py': ('config.py', 'net.pth', '--out', 'exported'),
+    'export.py': ('config.py', 'net.pth', '--out', 'exported'),
     'export_onnx.py': ('config.py', 'net.pth', 'net.onnx'),
     'check_binary.py': ('config.py', 'net.pth'),
     'convert_checkpoint.py': ('published.pth', 'converted.pth'),
 }
-NEEDS = {'export_openvino.py': 'openvino', 'export_onnx.py': 'onnx'}
+NEEDS = {'export.py': 'openvino', 'export_onnx.py': 'onnx'}
 
 
 @pytest.mark.parametrize('tool', list(TOOLS))

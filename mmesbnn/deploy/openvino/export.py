@@ -15,23 +15,26 @@ from typing import Any, TypeVar
 
 import openvino as ov
 import torch
+from torch import Tensor
 
+from ... import native
 from ...checks import checked, instance
 from ...errors import sentence
 from ...whole_files import whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.manifest import ExportError, fitting, write_manifest
-from ..runtime.manifest_schema import Input, Manifest, Output
-from ..runtime.network import set_batch
+from ..runtime.manifest_schema import MODEL_FILES, NATIVE_FILE, Input, Manifest, Output
+from ..runtime.openvino_engine import set_batch
+from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
 from ..tasks.export_task import ExportTask
 from ..tasks.finite_weights import check_weights
-from .graph import Conversion, compile_graph, halve, to_openvino
-from .verify import verify
+from .graph import Conversion, compile_graph, to_openvino
+from .verify import verify, verify_native
 
 REPORT = 'report.json'
-_FILES = ('model.xml', 'model.bin', 'manifest.json', REPORT)
+_FILES = (*MODEL_FILES, NATIVE_FILE, 'manifest.json', REPORT)
 
 Port = TypeVar('Port', bound=Output)
 
@@ -47,6 +50,8 @@ class ExportReport:
         weights: Bytes of ``model.bin``.
         bits: Bytes of the binary weights in it.
         remarks: Sentences about using it.
+        native: A sentence about the form for the native library; None if none was wanted.
+        native_agreements: Comparisons of that form.
     """
 
     conversion: Conversion
@@ -55,6 +60,8 @@ class ExportReport:
     weights: int
     bits: int
     remarks: Sequence[str] = ()
+    native: str | None = None
+    native_agreements: Sequence[OutputAgreement] = ()
 
     def text(self) -> str:
         """Return the report for people."""
@@ -74,6 +81,9 @@ class ExportReport:
         )
         lines.append(f'compared with torch on {self.images}:')
         lines += [f'  {agreement}' for agreement in self.agreements]
+        if self.native is not None:
+            lines.append(self.native)
+            lines += [f'  {agreement}' for agreement in self.native_agreements]
         lines += self.remarks
         return '\n'.join(lines)
 
@@ -82,6 +92,8 @@ class ExportReport:
         return {
             'layers': [asdict(layer) for layer in self.conversion.layers],
             'agreements': [asdict(agreement) for agreement in self.agreements],
+            'native': self.native,
+            'native_agreements': [asdict(agreement) for agreement in self.native_agreements],
             'images': self.images,
             'bytes': {'model.bin': self.weights, 'binary weights': self.bits},
             'remarks': list(self.remarks),
@@ -225,6 +237,27 @@ def _check_batches(graph: ov.Model) -> None:
     raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
 
 
+def _write_native(
+    conversion: Conversion, folder: Path, task: ExportTask, examples: Sequence[tuple[Tensor, ...]]
+) -> tuple[str | None, list[OutputAgreement]]:
+    """Write the form for the native library, if there is one.
+
+    Returns:
+        A sentence for the report, and the comparison with torch.
+    """
+    if not isinstance(conversion.native, tuple):
+        why = conversion.native
+        return (f'no {NATIVE_FILE}: {why}' if why else None), []
+    program, data = conversion.native
+    write_program(folder / NATIVE_FILE, program, data)
+    size = (folder / NATIVE_FILE).stat().st_size
+    sentence = f'{NATIVE_FILE} {size / 1e6:.2f} MB, for mmesbnn.native'
+    if not native.available():
+        return f'{sentence}, not compared: the native library is not compiled here', []
+    names = task.output_names
+    return f'{sentence}:', verify_native(program, data, task.graph, examples, names)
+
+
 @checked(task=instance(ExportTask, 'a task of make_task'))
 def export(
     task: ExportTask,
@@ -233,6 +266,7 @@ def export(
     dynamic_batch: bool = False,
     half: bool = False,
     strict: bool = False,
+    with_native: bool = True,
     source: Mapping[str, str | None] | None = None,
 ) -> ExportReport:
     """Write a network as an export, after checking it against torch.
@@ -245,6 +279,8 @@ def export(
             stay in float32. Default False.
         strict: Whether a binary layer that stays in full precision is an error.
             Default False.
+        with_native: Whether to write the form for :mod:`mmesbnn.native` as well, if it can run
+            the network; the report says so. Default True.
         source: Names of config and checkpoint, for the manifest. Default None.
 
     Raises:
@@ -266,19 +302,22 @@ def export(
         input_names=task.input_names,
         output_names=task.output_names,
         dynamic_batch=dynamic_batch,
+        half=half,
+        with_native=with_native,
     )
     if strict:
         _check_strict(conversion)
-    if half:
-        halve(conversion.graph)
     with _written_whole(out) as folder:
         ov.save_model(conversion.graph, folder / 'model.xml', compress_to_fp16=False)
         agreements = verify(
             _compiled(folder / 'model.xml', dynamic_batch), task.graph, examples, task.output_names
         )
+        remark, native_agreements = _write_native(conversion, folder, task, examples)
         report = ExportReport(
             conversion=conversion,
             agreements=agreements,
+            native=remark,
+            native_agreements=native_agreements,
             images=f'{len(examples)} {task.source}',
             weights=(folder / 'model.bin').stat().st_size,
             bits=_bits(conversion),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import openvino as ov
 from torch import Tensor, nn
 
+from ... import native
 from ...analysis.operators import inference
 from ..output_agreement import OutputAgreement, compare_all
+from ..runtime.program import Program
 from ..tasks.detector_graphs import has_unordered_rows
 
 
@@ -37,13 +39,51 @@ def verify(
     Raises:
         ExportError: If an output differs for most of the images.
     """
+    request = compiled.create_infer_request()
+
+    def run(example: Sequence[Tensor]) -> list[np.ndarray]:
+        request.infer([x.numpy() for x in example], share_inputs=False)
+        return [np.array(output.data) for output in request.output_tensors]
+
+    return _compared('OpenVINO', run, model, examples, names)
+
+
+def verify_native(
+    program: Program,
+    data: np.ndarray,
+    model: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    names: Sequence[str],
+) -> list[OutputAgreement]:
+    """Compare a program of the native library with the model, as :func:`verify` does.
+
+    Args:
+        program: The program.
+        data: Its data.
+        model: The torch model.
+        examples: Inputs, of one image each.
+        names: Name of the output.
+    """
+    engine = native.Engine(np.array(program.code()), data)
+
+    def run(example: Sequence[Tensor]) -> list[np.ndarray]:
+        return [engine.run(example[0].numpy())[:, :, 0, 0]]
+
+    return _compared('the native library', run, model, examples, names)
+
+
+def _compared(
+    engine: str,
+    run: Callable[[Sequence[Tensor]], list[np.ndarray]],
+    model: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    names: Sequence[str],
+) -> list[OutputAgreement]:
     outputs: list[list[np.ndarray]] = []
     expected: list[list[np.ndarray]] = []
-    request = compiled.create_infer_request()
     with inference(model):
         for example in examples:
-            request.infer([x.numpy() for x in example], share_inputs=False)
-            outputs.append([np.array(output.data) for output in request.output_tensors])
+            outputs.append(run(example))
             tensors = _as_tuple(model(*example))
             expected.append([y.detach().float().numpy() for y in tensors])
-    return compare_all('OpenVINO', names, outputs, expected, unordered=has_unordered_rows(model))
+    return compare_all(engine, names, outputs, expected, unordered=has_unordered_rows(model))

@@ -90,7 +90,7 @@ from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
 from ...whole_files import whole_file
-from .manifest_schema import MODEL_FILES, Manifest
+from .manifest_schema import MODEL_FILES, NATIVE_FILE, Manifest
 from .schema import Unfit
 from .strict_json import parse_json
 
@@ -133,7 +133,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
     Args:
-        folder: Folder with ``model.xml`` and ``model.bin``.
+        folder: Folder with ``model.xml`` and ``model.bin``, and maybe ``model.native``.
         manifest: Manifest; the function sets ``versions['mmesbnn']`` and ``files``.
 
     Returns:
@@ -143,10 +143,11 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
         OSError: If it cannot be written, or the network is missing.
     """
     folder = Path(folder)
+    names = [*MODEL_FILES, *([NATIVE_FILE] if (folder / NATIVE_FILE).exists() else [])]
     whole = replace(
         manifest,
         versions={'mmesbnn': __version__, **manifest.versions},
-        files={name: sha256(folder / name) for name in MODEL_FILES},
+        files={name: sha256(folder / name) for name in names},
     )
     content = {'format': FORMAT, **whole.to_dict()}
     with whole_file(folder / NAME) as partial:
@@ -179,7 +180,7 @@ def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> Manife
         raise ExportError(f'{path}: format={content["format"]}, this mmesbnn reads up to {FORMAT}')
     with fitting(str(path)):
         manifest = Manifest.from_dict(content)
-    for name in MODEL_FILES:
+    for name in {**dict.fromkeys(MODEL_FILES), **(manifest.files or {})}:
         _check_file(folder / name, (manifest.files or {}).get(name), verify)
     return manifest
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Files of the network; the manifest holds their checksums.
 MODEL_FILES = ('model.xml', 'model.bin')
+#: The form for the native library, which not every network has.
+NATIVE_FILE = 'model.native'
 
 #: Limits far above the needs of all networks here, but within a computer's memory.
 _BATCH, _CLASSES, _ELEMENTS = 2**12, 10**5, 2**30
@@ -121,7 +123,7 @@ class Manifest(Part):
         Record({'config': _NAME, 'checkpoint': _NAME}), default=None
     )
     files: Mapping[str, str] | None = entry(
-        Record({name: Digits(64) for name in MODEL_FILES}), default=None
+        Record({name: Digits(64) for name in MODEL_FILES}, {NATIVE_FILE: Digits(64)}), default=None
     )
 
     @classmethod

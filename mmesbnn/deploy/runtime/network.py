@@ -1,37 +1,27 @@
-"""Network of an export, compiled by OpenVINO."""
+"""Network of an export, run by one of the engines."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ...optional import require
+from ... import native
 from ...whole_files import read_whole
-from .core import COMPILE_OPTIONS, shared_core
-from .kernels import warn_of_slow_kernels
+from .engine import Engine
 from .manifest import ExportError, read_manifest
-from .manifest_schema import Manifest
-from .network_check import check_network
+from .manifest_schema import NATIVE_FILE, Manifest
+from .native_engine import NativeEngine
+from .openvino_engine import OpenvinoEngine
 from .preprocessing import Preprocessor, Seen
-from .request_pool import RequestPool
 
 Extra = TypeVar('Extra')
 
-
-def set_batch(network: Any, count: int) -> None:
-    """Set the batch size of every input of an ``openvino.Model``."""
-    shapes = {}
-    for port in network.inputs:
-        shape = port.get_partial_shape()
-        shape[0] = count
-        shapes[port] = shape
-    network.reshape(shapes)
+#: Names of the engines.
+ENGINES = (NativeEngine.NAME, OpenvinoEngine.NAME)
 
 
 class Network:
@@ -39,6 +29,8 @@ class Network:
 
     Args:
         folder: Folder of the export.
+        engine: Name of the engine; None is native where the export and this installation
+            have it, else OpenVINO.
         threads: Number of CPU threads; None is all cores.
         device: OpenVINO's device.
         verify: Whether to check that the network is the exported one.
@@ -46,12 +38,14 @@ class Network:
 
     Attributes:
         manifest: Manifest of the export.
+        engine: What runs the network.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         *,
+        engine: str | None,
         threads: int | None,
         device: str,
         verify: bool,
@@ -59,14 +53,11 @@ class Network:
     ) -> None:
         self.folder, self.device, self.threads = Path(folder), device, threads
         self.max_pixels = max_pixels
-        self._openvino = require('openvino', 'deploy', 'Runner')
         self.manifest: Manifest
+        self.engine: Engine
         # reads one whole export, even if another one replaces it meanwhile
-        self.manifest, self._network = read_whole(folder, lambda: self._load(verify))
+        self.manifest, self.engine = read_whole(folder, lambda: self._load(engine, verify))
         self._preprocessor = Preprocessor(self.manifest, str(self.folder), max_pixels)
-        self._compiled: dict[tuple[str, int], RequestPool] = {}
-        self._compiling = Lock()
-        warn_of_slow_kernels(self._pool('LATENCY', self.batch_size(1)).network)
 
     def preprocess(self, source: Any) -> Seen:
         """Make the input array of an image."""
@@ -96,7 +87,7 @@ class Network:
         if len({len(array) for array in given}) > 1:
             counts = ', '.join(str(len(array)) for array in given)
             raise ValueError(f'arrays have different batches: {counts}')
-        return self._named(self._pool('LATENCY', len(given[0])).infer(given))
+        return self._named(self.engine.infer(given))
 
     def infer_many(
         self, batches: Iterable[tuple[np.ndarray | None, Extra]], batch_size: int, jobs: int | None
@@ -107,70 +98,35 @@ class Network:
             batches: Input arrays, each with any object that belongs to it. None instead of
                 an array gives no outputs.
             batch_size: Number of images per batch, if the export's batch size is open.
-            jobs: Number of batches that run at a time; None is OpenVINO's choice.
+            jobs: Number of batches that run at a time; None is the engine's choice.
         """
-        network = self._pool('THROUGHPUT', self.batch_size(batch_size)).network
-        queue = self._openvino.AsyncInferQueue(network, jobs or 0)
-        done: dict[int, tuple[dict[str, np.ndarray], Extra]] = {}
+        for values, extra in self.engine.infer_many(batches, self.batch_size(batch_size), jobs):
+            yield self._named(values), extra
 
-        def keep(request: Any, job: tuple[int, Extra]) -> None:
-            number, extra = job
-            values = [np.array(tensor.data) for tensor in request.output_tensors]
-            done[number] = self._named(values), extra
-
-        queue.set_callback(keep)
-        started = finished = 0
-        try:
-            for array, extra in batches:
-                if array is None:
-                    done[started] = {}, extra
-                else:
-                    queue.start_async([array], (started, extra))
-                started += 1
-                while finished in done:
-                    yield done.pop(finished)
-                    finished += 1
-        finally:
-            queue.wait_all()
-        for number in range(finished, started):
-            yield done.pop(number)
-
-    def _load(self, verify: bool) -> tuple[Manifest, Any]:
+    def _load(self, engine: str | None, verify: bool) -> tuple[Manifest, Engine]:
         """Read the manifest and the network."""
-        manifest, path = read_manifest(self.folder, verify), self.folder / 'model.xml'
-        with self._explained():
-            network = shared_core().read_model(str(path))
-        check_network(network, manifest, path)
-        return manifest, network
+        manifest = read_manifest(self.folder, verify)
+        if self._takes_native(engine, manifest):
+            return manifest, NativeEngine(self.folder, manifest, threads=self.threads)
+        return manifest, OpenvinoEngine(
+            self.folder, manifest, threads=self.threads, device=self.device
+        )
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of OpenVINO into errors that name the network."""
-        try:
-            yield
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+    def _takes_native(self, engine: str | None, manifest: Manifest) -> bool:
+        """Choose the engine.
+
+        Raises:
+            ExportError: If the native one is asked for and the export has no form for it.
+        """
+        has_form = NATIVE_FILE in (manifest.files or {})
+        if engine == NativeEngine.NAME and not has_form:
             raise ExportError(
-                f'{self.folder / "model.xml"}: OpenVINO {self._openvino.__version__} '
-                f'cannot load it on {self.device} ({reason})'
-            ) from error
-
-    def _pool(self, hint: str, batch: int) -> RequestPool:
-        """Return the network, compiled for latency or throughput."""
-        with self._compiling:
-            if (hint, batch) not in self._compiled:
-                self._compiled[hint, batch] = RequestPool(self._compile(hint, batch))
-            return self._compiled[hint, batch]
-
-    def _compile(self, hint: str, batch: int) -> Any:
-        options: dict[str, Any] = {**COMPILE_OPTIONS, 'PERFORMANCE_HINT': hint}
-        if self.threads is not None and self.device == 'CPU':
-            options['INFERENCE_NUM_THREADS'] = self.threads
-        with self._explained():
-            network = self._network.clone()
-            if self.manifest.image_shape[0] == -1:
-                set_batch(network, batch)  # binary kernels need a known batch size
-            return shared_core().compile_model(network, self.device, options)
+                f"{self.folder}: has no {NATIVE_FILE}, so engine='native' cannot run it; "
+                'its report.json says why'
+            )
+        if engine is None:
+            return has_form and native.available() and self.device == 'CPU'
+        return engine == NativeEngine.NAME
 
     def _named(self, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip((port.name for port in self.manifest.outputs), values))

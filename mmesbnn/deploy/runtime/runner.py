@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...checks import checked, filled_text, function, natural, optional, positive_int
+from ...checks import checked, filled_text, function, natural, one_of, optional, positive_int
 from .images import MAX_PIXELS
 from .manifest_schema import Manifest
-from .network import Network
+from .network import ENGINES, Network
 from .task import Options, Progress, Source, Task, find_task, uncounted
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ class Runner:
     runner.
 
     Args:
-        folder: Export made by ``tools/export_openvino.py``.
+        folder: Export made by ``tools/export.py``.
+        engine: ``'native'``, the library of :mod:`mmesbnn.native`, or ``'openvino'``.
+            Default None: native where the export and this installation have it, else
+            OpenVINO.
         threads: Number of CPU threads. Default None: all cores.
         device: OpenVINO's device. Only the CPU has binary kernels. Default ``'CPU'``.
         verify: Whether to check that the network is the exported one. Use False for an IR
@@ -46,21 +49,29 @@ class Runner:
             before they take memory. Default 2**26, 8192 x 8192.
 
     Attributes:
+        engine: Name of the engine that runs the network.
         manifest: Manifest of the export, a dataclass.
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 
     Raises:
-        ImportError: If openvino is not installed.
+        ImportError: If the engine is OpenVINO, and openvino is not installed.
+        NativeError: If the engine is to be native, and its library was not compiled.
         ExportError: If the folder is not an export, or was changed, or OpenVINO cannot
             load it, or it is not what the manifest describes.
         ValueError: If ``threads`` or ``max_pixels`` is not positive.
     """
 
-    @checked(threads=optional(positive_int), device=filled_text, max_pixels=positive_int)
+    @checked(
+        engine=optional(one_of(*ENGINES)),
+        threads=optional(positive_int),
+        device=filled_text,
+        max_pixels=positive_int,
+    )
     def __init__(
         self,
         folder: str | os.PathLike[str],
         *,
+        engine: str | None = None,
         threads: int | None = None,
         device: str = 'CPU',
         verify: bool = True,
@@ -69,8 +80,14 @@ class Runner:
         self.max_pixels = max_pixels
         self.folder, self.device, self.threads = Path(folder), device, threads
         self._network = Network(
-            folder, threads=threads, device=device, verify=verify, max_pixels=max_pixels
+            folder,
+            engine=engine,
+            threads=threads,
+            device=device,
+            verify=verify,
+            max_pixels=max_pixels,
         )
+        self.engine: str = self._network.engine.NAME
         self.manifest: Manifest = self._network.manifest
         self.task: str = self.manifest.task
         self._task: Task = find_task(self.task)(self._network)

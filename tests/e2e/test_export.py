@@ -1,4 +1,4 @@
-"""tools/export_openvino.py as a user runs it."""
+"""tools/export.py as a user runs it."""
 
 import sys
 
@@ -9,8 +9,10 @@ pytest.importorskip('openvino')
 
 import numpy as np
 
+from mmesbnn import native
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy import Runner
+from mmesbnn.deploy.runtime.network import ENGINES
 from tests.analysis.digits import build, run_tool, set_temperature, write_project
 from tests.deploy.apart import apart
 
@@ -30,7 +32,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def export(monkeypatch, capsys):
     def run(*args):
-        code = run_tool('export_openvino.py', *args, monkeypatch=monkeypatch)
+        code = run_tool('export.py', *args, monkeypatch=monkeypatch)
         return code, *capsys.readouterr()
 
     return run
@@ -43,11 +45,27 @@ def test_exports_verifies_and_runs(project, tmp_path, export):
     assert '8 of 8 binary layers run on bits' in out
     assert 'compared with torch on 4 test images of the config' in out
     assert ' of 4 examples; top-1 agrees for ' in out
-    runner = Runner(tmp_path / 'net', threads=1)
+    assert 'model.native' in out and 'for mmesbnn.native' in out
     x = apart(model, lambda: torch.randn(1, 3, 16, 20))
     with torch.no_grad():
         expected = model(x).numpy()
-    np.testing.assert_allclose(runner.infer(x.numpy())['logits'], expected, rtol=1e-3, atol=1e-5)
+    for engine in ENGINES if native.available() else ['openvino']:
+        runner = Runner(tmp_path / 'net', engine=engine, threads=1)
+        logits = runner.infer(x.numpy())['logits']
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_former_name_does_the_same(project, tmp_path, monkeypatch, capsys):
+    config, _, hard, _ = project
+    args = (config, hard, '--out', tmp_path / 'net', '--no-native', '--images', 1)
+    assert run_tool('export_openvino.py', *args, monkeypatch=monkeypatch) == 0
+    assert 'model.native' not in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / 'net').iterdir()) == [
+        'manifest.json',
+        'model.bin',
+        'model.xml',
+        'report.json',
+    ]
 
 
 def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export):

@@ -1,0 +1,98 @@
+"""Engine that runs an export in the native library."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ... import native
+from .engine import Batch, Engine, Extra, Results
+from .manifest import ExportError
+from .manifest_schema import NATIVE_FILE, Manifest
+from .program_file import ProgramError, read_program
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class NativeEngine(Engine):
+    """The network as a program of the native library.
+
+    Args:
+        folder: Folder of the export.
+        manifest: Manifest of the export, which has a native form.
+        threads: Number of threads; None is all cores.
+
+    Raises:
+        NativeError: If the library is not there.
+        ExportError: If the program is not that of the manifest.
+    """
+
+    NAME = 'native'
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int | None) -> None:
+        path = folder / NATIVE_FILE
+        self._threads = threads or usable_cores()
+        try:
+            program, data = read_program(path)
+        except ProgramError as error:
+            raise ExportError(str(error)) from error
+        self._program = native.Engine(np.array(program.code()), data)
+        self._shape = manifest.outputs[0].shape[1:]
+        _check(self._program, manifest, path)
+
+    def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._run(arrays[0], self._threads)]
+
+    def _run(self, images: np.ndarray, threads: int) -> np.ndarray:
+        outputs = self._program.run(images, threads=threads)
+        return outputs.reshape(len(images), *self._shape)
+
+    def infer_many(
+        self, batches: Iterable[Batch[Extra]], batch_size: int, jobs: int | None
+    ) -> Iterator[Results[Extra]]:
+        jobs = jobs or self._threads
+        threads = max(1, self._threads // jobs)
+        waiting: deque[tuple[Future[np.ndarray] | None, Extra]] = deque()
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for array, extra in batches:
+                    future = None if array is None else pool.submit(self._run, array, threads)
+                    waiting.append((future, extra))
+                    # one batch more than run, so that none waits for the reader of images
+                    while len(waiting) > jobs + 1:
+                        yield _result(*waiting.popleft())
+                while waiting:
+                    yield _result(*waiting.popleft())
+            finally:
+                for future, _ in waiting:
+                    if future is not None:
+                        future.cancel()
+
+
+def _result(future: Future[np.ndarray] | None, extra: Extra) -> Results[Extra]:
+    return [] if future is None else [future.result()], extra
+
+
+def _check(program: native.Engine, manifest: Manifest, path: Path) -> None:
+    """Compare a program with a manifest.
+
+    Raises:
+        ExportError: If inputs or outputs differ.
+    """
+    (image, *others), (output, *more) = manifest.inputs, manifest.outputs
+    fits = tuple(image.shape[1:]) == program.input_shape and not others
+    if not fits or more or int(np.prod(output.shape[1:])) != int(np.prod(program.output_shape)):
+        raise ExportError(
+            f'{path}: takes {list(program.input_shape)} and gives '
+            f'{list(program.output_shape)}; its manifest has other inputs or outputs'
+        )
