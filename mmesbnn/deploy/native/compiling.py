@@ -27,7 +27,7 @@ from .network import Heavy, Network
 from .rules import Rules
 from .schedule import SweepPlan, schedule
 
-_HEAVY: dict[str, type[Step]] = {'real_conv': RealConv, 'binary_conv': BinaryConv, 'pool': Pool}
+_HEAVY: dict[str, Any] = {'real_conv': RealConv, 'binary_conv': BinaryConv, 'pool': Pool}
 
 
 class _Data:

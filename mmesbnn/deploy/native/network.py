@@ -115,9 +115,9 @@ class Network:
         """Return a float map that holds a value, with its channels in one axis."""
         flat = self.flat(value.expression)
         # excludes maps of one pixel that count for all pixels of another map
-        is_map = isinstance(flat, Read) and flat.is_whole and flat.map.kind == 'float'
-        if is_map and flat.map.pixels == value.pixels:
-            return flat.map
+        source = flat.map if isinstance(flat, Read) and flat.is_whole else None
+        if source is not None and source.kind == 'float' and source.pixels == value.pixels:
+            return source
         key = (flat, value.height, value.width)
         if key not in self._stored:
             self._stored[key] = MapValue('float', value.height, value.width, _length(flat))

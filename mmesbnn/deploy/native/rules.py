@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -243,7 +244,7 @@ class Rules:
         rank = len(shape_of(node.output(0)))
         if counts is None or len(counts) != rank:
             raise NotCovered(f'{_named(node)} has counts that are not known')
-        axes, size = split_shape(counts, node)
+        axes, size = split_shape(counts.tolist(), node)
         if size != (1, 1):
             raise NotCovered(f'{_named(node)} copies pixels')
         return self._rearranged(value, lambda a: np.tile(a, axes))
@@ -270,7 +271,7 @@ class Rules:
         for output in node.outputs():
             count = shape_of(output)[1]
             part = slice(start, start + count)
-            self._values[key_of(output)] = self._rearranged(value, lambda a, part=part: a[part])
+            self._values[key_of(output)] = self._rearranged(value, itemgetter(part))
             start += count
 
     def concat(self, node: ov.Node) -> Value:

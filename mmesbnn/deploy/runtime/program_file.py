@@ -40,12 +40,12 @@ def write_program(path: str | os.PathLike[str], program: Program, data: np.ndarr
     Raises:
         OSError: If it cannot be written.
     """
-    content = {'sha256': hashlib.sha256(data).hexdigest(), **program.to_dict()}
+    content = {'sha256': hashlib.sha256(data.data).hexdigest(), **program.to_dict()}
     header = json.dumps(content, separators=(',', ':')).encode()
     header += b' ' * (-(len(MAGIC) + 8 + len(header)) % ALIGNMENT)
     with whole_file(Path(path)) as partial, partial.open('wb') as file:
         file.write(MAGIC + len(header).to_bytes(8, 'little') + header)
-        file.write(data)
+        file.write(data.data)
 
 
 def read_program(path: str | os.PathLike[str]) -> tuple[Program, np.ndarray]:
@@ -81,8 +81,8 @@ def _read(file: BinaryIO) -> tuple[Program, np.ndarray]:
     if left != program.nbytes:
         raise Unfit('nbytes', program.nbytes, f'{left}, which follow')
     data = aligned(program.nbytes)
-    if file.readinto(memoryview(data)) != program.nbytes:  # type: ignore[attr-defined]
+    if file.readinto(data.data) != program.nbytes:  # type: ignore[attr-defined]
         raise ValueError('it became shorter')
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data.data).hexdigest() != digest:
         raise ValueError('its data is not that of its sha256')
     return program, data

@@ -1,0 +1,157 @@
+// Calls the C interface with changed programs and with sizes at random, for sanitizers.
+//
+//     fuzz SECONDS PROGRAM...
+//
+// A program is a file of int64: length of the code, bytes of the data, the code, the data.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+extern "C" {
+int mmesbnn_use(const char* name);
+int mmesbnn_instruction_sets(char* names, size_t size);
+int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
+                       uint64_t*);
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, uint64_t*, float*);
+int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
+                     int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, float*);
+int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
+int mmesbnn_program_free(void*);
+int mmesbnn_program_sizes(const void*, int64_t*);
+int mmesbnn_program_run(const void*, char*, int64_t, const float*, int64_t, float*, int, double*);
+}
+
+namespace {
+
+std::mt19937_64 chance(1);
+
+int64_t up_to(int64_t most) { return static_cast<int64_t>(chance() % (most + 1)); }
+
+// Memory of exactly this size, so that a sanitizer sees every entry beyond it.
+template <class T>
+std::unique_ptr<T[]> exactly(int64_t count) {
+  std::unique_ptr<T[]> array(new T[count]);
+  for (int64_t i = 0; i < count; ++i) array[i] = static_cast<T>(up_to(2)) - static_cast<T>(1);
+  return array;
+}
+
+struct Seed {
+  std::vector<int64_t> code;
+  std::vector<uint8_t> data;
+};
+
+Seed read(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  int64_t sizes[2];
+  file.read(reinterpret_cast<char*>(sizes), sizeof sizes);
+  Seed seed{std::vector<int64_t>(sizes[0]), std::vector<uint8_t>(sizes[1])};
+  file.read(reinterpret_cast<char*>(seed.code.data()), 8 * sizes[0]);
+  file.read(reinterpret_cast<char*>(seed.data.data()), sizes[1]);
+  return seed;
+}
+
+int64_t some_number(const std::vector<int64_t>& code) {
+  static const int64_t kSpecial[] = {-1,     0,         1,       2,          3,          4,
+                                     5,      7,         8,       15,         16,         17,
+                                     63,     64,        65,      255,        1 << 12,    1 << 16,
+                                     1 << 20, INT32_MAX, 1LL << 33, INT64_MAX, INT64_MIN, -64};
+  switch (up_to(3)) {
+    case 0: return kSpecial[up_to(sizeof kSpecial / sizeof *kSpecial - 1)];
+    case 1: return code[up_to(code.size() - 1)];
+    default: return up_to(300);
+  }
+}
+
+// Returns whether the changed program was one that runs.
+bool run_changed(const Seed& seed, int changes) {
+  std::vector<int64_t> code = seed.code;
+  for (int i = 0; i < changes; ++i) {
+    int64_t& number = code[up_to(code.size() - 1)];
+    number = up_to(3) ? some_number(code) : number + up_to(2) - 1;
+  }
+  auto data = exactly<uint8_t>(seed.data.size());
+  std::memcpy(data.get(), seed.data.data(), seed.data.size());
+  int64_t wrong = 0, sizes[8];
+  void* program = nullptr;
+  if (mmesbnn_program_new(code.data(), code.size(), data.get(), seed.data.size(), &wrong,
+                          &program) != 0)
+    return false;
+  mmesbnn_program_sizes(program, sizes);
+  const int64_t input = sizes[0] * sizes[1] * sizes[2], output = sizes[3] * sizes[4] * sizes[5];
+  const bool small = sizes[6] < (1 << 24) && input < (1 << 20) && output < (1 << 20);
+  if (small) {
+    auto workspace = exactly<char>(sizes[6]);
+    auto from = exactly<float>(input), to = exactly<float>(output);
+    mmesbnn_program_run(program, workspace.get(), sizes[6], from.get(), 1, to.get(),
+                        1 + static_cast<int>(up_to(2)), nullptr);
+  }
+  mmesbnn_program_free(program);
+  return small;
+}
+
+bool convolve_something() {
+  const int64_t batch = 1 + up_to(1), groups = 1 + up_to(2), channels = 1 + up_to(140);
+  const int64_t height = 1 + up_to(8), width = 1 + up_to(8), kernels = 1 + up_to(20);
+  int32_t geometry[8];
+  for (int i = 0; i < 8; ++i)
+    geometry[i] = static_cast<int32_t>(i == 4 || i == 5 ? up_to(3) : up_to(3) + (up_to(9) != 0));
+  const int64_t taps = int64_t{geometry[0]} * geometry[1], words = (channels + 63) / 64;
+  if (taps == 0) return false;
+  int64_t out[2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t size = i ? width : height;
+    const int64_t reach = size + 2 * geometry[4 + i] - geometry[6 + i] * (geometry[i] - 1) - 1;
+    out[i] = reach < 0 || geometry[2 + i] == 0 ? 1 : reach / geometry[2 + i] + 1;
+  }
+  auto map = exactly<float>(batch * groups * channels * height * width);
+  auto limits = exactly<float>(groups * channels);
+  auto bits = exactly<uint64_t>(batch * height * width * groups * words);
+  mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width,
+                     up_to(1) ? limits.get() : nullptr, static_cast<int>(up_to(1)),
+                     1 + static_cast<int>(up_to(2)), bits.get());
+  auto real = exactly<float>(groups * kernels * channels * taps);
+  for (int64_t i = 0; i < groups * kernels * channels * taps; ++i)
+    if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;
+  auto weights = exactly<uint64_t>(groups * ((kernels + 7) / 8) * taps * words * 8);
+  auto scales = exactly<float>(groups * kernels);
+  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps, weights.get(), scales.get());
+  auto result = exactly<float>(batch * groups * kernels * out[0] * out[1]);
+  return mmesbnn_convolve(bits.get(), batch, height, width, groups, channels, weights.get(),
+                          kernels, geometry, static_cast<int>(up_to(4)) - 2,
+                          up_to(1) ? scales.get() : nullptr, out[0], out[1],
+                          1 + static_cast<int>(up_to(2)), result.get()) == 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const double seconds = std::atof(arguments[1]);
+  std::vector<Seed> seeds;
+  for (int i = 2; i < count; ++i) seeds.push_back(read(arguments[i]));
+  char names[256];
+  if (mmesbnn_instruction_sets(names, sizeof names) != 0) return 1;
+  std::vector<std::string> sets;
+  for (char* name = std::strtok(names, ","); name; name = std::strtok(nullptr, ","))
+    sets.push_back(name);
+  for (const Seed& seed : seeds)
+    if (!run_changed(seed, 0)) return 1;
+  int64_t runs = 0, convolutions = 0, calls = 0;
+  const auto began = std::chrono::steady_clock::now();
+  for (;; ++calls) {
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    if (took.count() > seconds) break;
+    mmesbnn_use(sets[up_to(sets.size() - 1)].c_str());
+    runs += run_changed(seeds[calls % seeds.size()], 1 + static_cast<int>(up_to(2)));
+    convolutions += convolve_something();
+  }
+  std::printf("%lld calls, %lld programs ran, %lld convolutions\n", (long long)calls,
+              (long long)runs, (long long)convolutions);
+  return 0;
+}
