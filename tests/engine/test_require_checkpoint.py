@@ -119,5 +119,5 @@ def test_a_test_of_half_a_checkpoint_stops(tmp_path, state):
 def test_a_checkpoint_of_another_tau_stops_without_a_hook(tmp_path):
     state = toy.ToyClassifier(tau=1).state_dict()
     for test in (False, True):
-        with pytest.raises(RuntimeError, match='of another tau or groups'):
+        with pytest.raises(RuntimeError, match='has another tau or groups'):
             start_from(tmp_path, toy.Record(lambda runner: None), state, test=test)

@@ -227,7 +227,7 @@ class Rules:
         )
 
     def reshaped(self, node: ov.Node) -> Value:
-        """Translate a reshape or transpose of the axes of channels."""
+        """Translate a reshape of the axes of channels."""
         value = self.value(node.input_value(0))
         axes, size = split_shape(shape_of(node.output(0)), node)
         if size != (value.height, value.width):
