@@ -268,7 +268,7 @@ def _status(main: Callable[[], int | None]) -> int | None:
     except (KeyboardInterrupt, Stopped) as error:
         return _stopped(error)
     except Exception as error:
-        if _Request.number is not None:  # of what was torn by the signal
+        if _Request.number is not None:  # an error caused by the signal
             return _stopped(error)
         _flushed()
         if isinstance(error, BrokenPipeError):

@@ -29,13 +29,13 @@ from .weight_reads import WeightReads, read_by_definition
 _MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 _Multiplier = nn.modules.conv._ConvNd | nn.Linear
 
-#: Attribute of a model with the reports of what was replaced in it, for files.
+#: Attribute of a model with the reports of its replaced layers, for files.
 REPORTS = '_binarize_reports'
 
 #: Layers that can become binary.
 _ELIGIBLE = (nn.Conv2d, nn.Linear)
 
-#: What it becomes.
+#: Classes of the layers that replace them.
 BINARY = (ESConv2d, ESLinear)
 
 
@@ -304,7 +304,7 @@ def _obstacle(
     readers: Mapping[int, str],
     expansion: Expansion,
 ) -> str | None:
-    """Return the text that says why ES cannot replace the layer, None if it can."""
+    """Return the reason why ES cannot replace the layer, or None if it can."""
     module = candidate.module
     kind = type(module)
     if isinstance(module, BinaryLayer):

@@ -93,8 +93,9 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     def init_weights(self) -> None:
         """Give gains their signs again, if an initialiser made them all equal.
 
-        A config such as ``dict(type='Constant', layer='BatchNorm2d', val=1)`` does. The
-        magnitude stays. Loaded gains are left alone, and those that differ.
+        A config such as ``dict(type='Constant', layer='BatchNorm2d', val=1)`` makes them
+        equal. Their magnitude does not change. Loaded gains and gains that differ do not
+        change at all.
         """
         if not self._loaded and (self.weight == self.weight[0]).all():
             self._draw_signs()

@@ -191,11 +191,11 @@ def read_archive(file: BinaryIO, size: int, budget: Budget, map_location: MapLoc
     Args:
         file: The open file.
         size: Its size.
-        budget: Counts what is made.
+        budget: Counts the memory of the results.
         map_location: As in ``torch.load``.
 
     Raises:
-        CheckpointError: If it is damaged or holds what is not read.
+        CheckpointError: If it is damaged or contains unsupported content.
     """
     archive = _Archive(file, size, budget)
     place = _Place(map_location)
@@ -238,11 +238,11 @@ def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLoca
     Args:
         file: The open file.
         size: Its size.
-        budget: Counts what is made.
+        budget: Counts the memory of the results.
         map_location: As in ``torch.load``.
 
     Raises:
-        CheckpointError: If it is damaged or holds what is not read.
+        CheckpointError: If it is damaged or contains unsupported content.
     """
     source, place, used = Source(file, 0, size), _Place(map_location), 0
     storages: dict[Any, Any] = {}

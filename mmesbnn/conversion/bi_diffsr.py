@@ -2,7 +2,7 @@
 
 As in ``bnext.py``, the model itself, built without memory, defines the required keys. In
 published files, shifts and activations have one module per bank. In our model they are rows
-of one tensor. Values that no file holds are those of the published configs: 16 groups of the
+of one tensor. Files do not hold these values of the published configs: 16 groups of the
 norms (or the largest number of them that divides the width), a dropout of 0.2, 2000
 timesteps. The magnification is set to 2, because files of all magnifications look the same.
 To use other numbers, change the resulting config; the state dict does not change.

@@ -1,8 +1,9 @@
-"""Published BinaryViT checkpoints, and those of its plain binary DeiT-S.
+"""Published checkpoints of BinaryViT and of its plain binary DeiT-S.
 
 As in ``bnext.py``, the model itself, built without memory, defines the required keys. Two
-numbers are in no file and are those of the published configs: heads are 64 channels wide,
-and attention with a spatial reduction reduces to the resolution of the last stage.
+numbers come from the published configs, because files do not hold them: heads are 64
+channels wide, and attention with a spatial reduction reduces to the resolution of the last
+stage.
 
 Source: the repository of Le and Li, "BinaryViT", arXiv 2306.16678
 (``transformer/modeling_vit_extra_res_pyramid.py``, ``modeling_vit_extra_res.py``).

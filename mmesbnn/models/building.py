@@ -14,7 +14,7 @@ from ..errors import sentence
 
 @contextmanager
 def naming(name: str, value: Any) -> Iterator[None]:
-    """Turn what is wrong with a part into a ``ValueError`` that names the argument.
+    """Turn errors about a part into a ``ValueError`` that names the argument.
 
     Args:
         name: The argument.

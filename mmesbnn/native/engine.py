@@ -11,7 +11,7 @@ import numpy as np
 from .kernels import _array, _check_threads, _pointer, _raise_for
 from .library import NativeError, library
 
-#: Bytes of a cache line, at which arrays begin.
+#: Size of a cache line in bytes. Arrays begin at a multiple of it.
 ALIGNMENT = 64
 
 
@@ -23,17 +23,17 @@ def aligned(count: int) -> np.ndarray:
 
 
 class Engine:
-    """A network as a program, which any number of threads may run at once.
+    """Network as a program; any number of threads may run it at once.
 
     The library checks every number of the program before it runs.
 
     Args:
-        code: The program, int64, as ``mmesbnn/native/src/program.cpp`` reads it.
+        code: The program, int64, in the format of ``mmesbnn/native/src/program.cpp``.
         data: Weights and other constants, uint8.
 
     Attributes:
         input_shape: Channels, height and width of an image.
-        output_shape: Likewise of an output.
+        output_shape: Channels, height and width of an output.
         steps: Number of steps.
 
     Raises:
@@ -73,7 +73,7 @@ class Engine:
     def run(
         self, images: np.ndarray, *, threads: int = 1, seconds: np.ndarray | None = None
     ) -> np.ndarray:
-        """Run the network, image by image.
+        """Run the network on one image after the other.
 
         Results do not depend on the number of threads.
 

@@ -126,7 +126,7 @@ def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> N
 def _compiled(
     graph: ov.Model, example: Sequence[Tensor], half: bool
 ) -> tuple[Program, np.ndarray] | str:
-    """Compile a graph for the native library, or say why that cannot be."""
+    """Compile a graph for the native library, or return the reason why this is impossible."""
     if len(example) != 1:
         return 'it has several inputs'
     single = graph.clone()
@@ -154,13 +154,13 @@ def binary_graph(
 ) -> tuple[ov.Model, list[LayerReport]]:
     """Convert ``model`` to a graph of comparisons and binary convolutions.
 
-    It is what both :func:`to_openvino` and
-    :func:`mmesbnn.deploy.native.compiling.compile_program` start from.
+    :func:`to_openvino` and :func:`mmesbnn.deploy.native.compiling.compile_program` both start
+    from this graph.
 
     Args:
-        model: As of :func:`to_openvino`.
-        example: Likewise.
-        dynamic_batch: Likewise. Default False.
+        model: See :func:`to_openvino`.
+        example: See :func:`to_openvino`.
+        dynamic_batch: See :func:`to_openvino`. Default False.
 
     Returns:
         The graph, and one report for every layer that runs a binary operator.

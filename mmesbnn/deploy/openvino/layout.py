@@ -1,14 +1,14 @@
 """Graph pass: channels last, so that binary convolutions need no copies around them.
 
-OpenVINO's binary convolution reads and writes the channels of one pixel side by side. The
-CPU plugin by itself keeps the element-wise operators between two of them in planes, since
-tiled channels give maps of five axes instead of four, and copies every map to planes and
-back. The pass changes the order of the maps in memory and nothing else::
+OpenVINO's binary convolution reads and writes the channels of one pixel side by side. Tiled
+channels give maps of five axes instead of four. For these, the CPU plugin computes the
+element-wise operators between two binary convolutions in planes, and copies every map to
+planes and back. The pass changes only the order of the maps in memory::
 
     (N, C, H, W)          ->  (N, H W, C)
     (N, copies, C, H, W)  ->  (N, H W, copies, C)
 
-At convolutions the maps are transposed, which the plugin recognises as no work. Copies of
+At convolutions the maps are transposed; the plugin skips these transposes. Copies of
 tiled channels stay a separate axis until combined with a map that is not tiled. So one
 kernel broadcasts a small map and applies the affine and activation of every copy.
 """

@@ -22,7 +22,7 @@ from .nodes import axes_in, const_value, constant, copy_of, is_mean_of_pixels, r
 
 Rule = Callable[[ov.Node, KnownMaps], 'list[ChannelsLastMap] | None']
 
-#: Operators that work entry by entry, in whatever order the entries are.
+#: Operators that work entry by entry, for any order of the entries.
 ELEMENTWISE = frozenset(
     (
         'Abs',

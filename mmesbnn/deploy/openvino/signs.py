@@ -1,7 +1,7 @@
 """Graph pass: replace ``bits(sign(x + b) > 0)`` by ``bits(x > -b)``.
 
 A traced network computes a map of signs in full precision, and then compares it. The pass
-compares what the sign read. With ``s(x) = 1 if x > 0 else -1``, and ``move`` any chain of
+compares the input of the sign. With ``s(x) = 1 if x > 0 else -1``, and ``move`` any chain of
 operators that only move entries::
 
     bits(move(s(x)) > 0)      ->  bits(move(x) > 0)
@@ -308,7 +308,7 @@ def _compare_argument(comparison: ov.Node, sign: _Sign) -> None:
 
 
 def compare_directly(graph: ov.Model) -> dict[str, int | None]:
-    """Let every comparison before a binary convolution read what the sign read.
+    """Let every comparison before a binary convolution read the input of the sign.
 
     Args:
         graph: Changed in place.

@@ -88,7 +88,7 @@ class _Converter:
 
         Raises:
             ExportError: If it is another operator, or has a weight of another shape. The
-                frontend reports it in words of its own, so it is kept in ``mismatch``.
+                frontend replaces the message, so the error is also kept in ``mismatch``.
         """
         position = len(self.converted)
         call = self._recorded[position] if position < len(self._recorded) else None
@@ -163,7 +163,7 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
         decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
         try:
             graph = frontend.convert(frontend.load(decoder))
-        except Exception as error:  # the frontend has exceptions of its own
+        except Exception as error:  # the frontend raises its own exceptions
             raise (converter.mismatch or _conversion_error(error)) from error
     converter.check_complete()
     return graph, converter.converted

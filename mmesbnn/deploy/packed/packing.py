@@ -296,7 +296,7 @@ def pack(
             Default None: the config that the model itself holds (from mmpretrain's
             ``get_model``, or of a ``BIDiffSRUNet``), or no config.
         dataset_meta: Meta data of the data set, such as ``{'classes': [...]}``. Default
-            None: those that the model itself holds, or none.
+            None: the model's own meta data, if it has any.
         half: Whether to store everything except the bits in half precision. It rounds
             parameters, scales and statistics by at most 2^-11 of their value, or by at
             most 2^-25 if they are below 2^-14. Tensors with values beyond 65504, and

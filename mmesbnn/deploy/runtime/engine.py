@@ -1,4 +1,4 @@
-"""Base of what runs the network of an export."""
+"""Base class of the engines that run the network of an export."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Results = tuple[list[np.ndarray], Extra]
 
 
 class Engine(ABC):
-    """A network that any number of threads can run."""
+    """Base class of a network that any number of threads can run."""
 
-    #: Name of the engine, as :class:`mmesbnn.deploy.Runner` takes it.
+    #: Name of the engine for :class:`mmesbnn.deploy.Runner`.
     NAME: ClassVar[str]
 
     @abstractmethod

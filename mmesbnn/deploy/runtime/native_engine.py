@@ -25,7 +25,7 @@ def usable_cores() -> int:
 
 
 class NativeEngine(Engine):
-    """The network as a program of the native library.
+    """Engine with the network as a program of the native library.
 
     Args:
         folder: Folder of the export.
@@ -33,8 +33,8 @@ class NativeEngine(Engine):
         threads: Number of threads; None is all cores.
 
     Raises:
-        NativeError: If the library is not there.
-        ExportError: If the program is not that of the manifest.
+        NativeError: If the library is missing.
+        ExportError: If the program does not match the manifest.
     """
 
     NAME = 'native'
@@ -68,7 +68,7 @@ class NativeEngine(Engine):
                 for array, extra in batches:
                     future = None if array is None else pool.submit(self._run, array, threads)
                     waiting.append((future, extra))
-                    # one batch more than run, so that none waits for the reader of images
+                    # one batch more than can run, so that no thread waits for the next images
                     while len(waiting) > jobs + 1:
                         yield _result(*waiting.popleft())
                 while waiting:

@@ -29,7 +29,7 @@ class Network:
 
     Args:
         folder: Folder of the export.
-        engine: Name of the engine; None is native where the export and this installation
+        engine: Name of the engine. None chooses native if the export and this installation
             have it, else OpenVINO.
         threads: Number of CPU threads; None is all cores.
         device: OpenVINO's device.
@@ -38,7 +38,7 @@ class Network:
 
     Attributes:
         manifest: Manifest of the export.
-        engine: What runs the network.
+        engine: Engine that runs the network.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Network:
         self.max_pixels = max_pixels
         self.manifest: Manifest
         self.engine: Engine
-        # reads one whole export, even if another one replaces it meanwhile
+        # reads one complete export, even if another one replaces it during the read
         self.manifest, self.engine = read_whole(folder, lambda: self._load(engine, verify))
         self._preprocessor = Preprocessor(self.manifest, str(self.folder), max_pixels)
 
@@ -116,7 +116,7 @@ class Network:
         """Choose the engine.
 
         Raises:
-            ExportError: If the native one is asked for and the export has no form for it.
+            ExportError: If the native engine is requested but the export has no form for it.
         """
         has_form = NATIVE_FILE in (manifest.files or {})
         if engine == NativeEngine.NAME and not has_form:

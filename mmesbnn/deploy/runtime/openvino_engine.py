@@ -1,4 +1,4 @@
-"""Engine that runs an export by OpenVINO."""
+"""Engine that runs an export in OpenVINO."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def set_batch(network: Any, count: int) -> None:
 
 
 class OpenvinoEngine(Engine):
-    """The network as OpenVINO's graph.
+    """Engine with the network as OpenVINO's graph.
 
     Args:
         folder: Folder of the export.
@@ -53,7 +53,7 @@ class OpenvinoEngine(Engine):
         check_network(self._network, manifest, self._path)
         self._compiled: dict[tuple[str, int], RequestPool] = {}
         self._compiling = Lock()
-        # the first image shall not wait for it
+        # so that the first image does not wait for it
         batch_size = max(manifest.image_shape[0], 1)
         warn_of_slow_kernels(self._pool('LATENCY', batch_size).network)
 

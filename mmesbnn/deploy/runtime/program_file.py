@@ -24,14 +24,14 @@ from .schema import Digits, Unfit
 from .strict_json import parse_json
 
 MAGIC = b'MMESBNN\n'
-#: Bytes of the largest header; that of the largest network here takes a fiftieth.
+#: Largest size of a header in bytes, about 50 times the header of our largest network.
 _LARGEST = 2**25
-#: Lists and dicts in each other; a header has 9.
+#: Largest depth of nested lists and dicts; a header has 9.
 _DEEPEST = 12
 
 
 class ProgramError(MmesbnnError):
-    """A file that is no program; the message says why."""
+    """Error about a file that is not a program; the message gives the reason."""
 
 
 def write_program(path: str | os.PathLike[str], program: Program, data: np.ndarray) -> None:
@@ -49,13 +49,13 @@ def write_program(path: str | os.PathLike[str], program: Program, data: np.ndarr
 
 
 def read_program(path: str | os.PathLike[str]) -> tuple[Program, np.ndarray]:
-    """Read a program, every number of which is checked, and its data.
+    """Read a program and its data, and check every number.
 
     Args:
-        path: The file, which may come from anywhere.
+        path: The file. Files from unknown sources are safe to read.
 
     Raises:
-        ProgramError: If it cannot be read, is no program, or was changed.
+        ProgramError: If it cannot be read, is not a program, or was changed.
     """
     try:
         with open_plain(path) as file:

@@ -26,8 +26,8 @@ class Candidates:
     Attributes:
         boxes: ``(N, K, 4)`` in pixels, or ``(N, K, classes, 4)``.
         scores: ``(N, K, classes)``.
-        factors: ``(N, K)``, multiplied with the scores once ``score_thr`` and ``nms_pre``
-            have chosen among them; None of heads that have none.
+        factors: ``(N, K)``, factors of the scores, applied after ``score_thr`` and
+            ``nms_pre`` have selected boxes; None for heads without factors.
         levels: Number of boxes of every level, in order; None where levels do not matter.
     """
 
@@ -73,7 +73,7 @@ class DetectorGraph(nn.Module):
 
 
 def takes_one_image(network: nn.Module) -> bool:
-    """Return whether ``network`` is a detector graph for one image at a time."""
+    """Return True if ``network`` is a detector graph for one image at a time."""
     return isinstance(network, DetectorGraph) and network.one_image
 
 
@@ -102,7 +102,7 @@ class OneStageGraph(DetectorGraph):
     """All boxes of a one-stage detector and their scores.
 
     For heads with the interface of mmdet's ``BaseDenseHead``: anchors or points on all
-    levels, class scores, box codes, and maybe a centerness.
+    levels, class scores, box codes, and optionally a centerness.
 
     Args:
         detector: A ``SingleStageDetector``.
@@ -172,7 +172,7 @@ class TwoStageGraph(DetectorGraph):
         size = _size_of(images)
         features = self.detector.extract_feat(images)
         boxes, valid = self.propose(features, size)
-        boxes = boxes * valid[:, None]  # none of those that were suppressed
+        boxes = boxes * valid[:, None]  # suppressed boxes become 0
         head = self.detector.roi_head
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], 1)
         pooled = self._pool(features, rois)
@@ -201,7 +201,7 @@ class TwoStageGraph(DetectorGraph):
         sides = boxes[:, 2:] - boxes[:, :2]
         least = max(cfg.get('min_bbox_size', 0), 0)
         scores = torch.where((sides > least).all(-1), scores, torch.zeros_like(scores))
-        # levels do not suppress each other: every level is moved to a place of its own
+        # move every level to a separate place, so that levels do not suppress each other
         separate = boxes + levels[:, None] * (max(size) + 1)
         kept = torchvision.ops.nms(separate, scores, cfg.nms.iou_threshold)
         alive = torch.zeros_like(scores).scatter(0, kept, torch.ones_like(scores[kept]))
