@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ('mmesbnn', 'tools', 'configs')
+    for folder in ('mmesbnn', 'tools', 'configs', 'tests')
     for path in (ROOT / folder).rglob('*.py')
 )
 PAGES = sorted(

@@ -277,11 +277,11 @@ def full(*_, **__):
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     path = tmp_path / 'x'
     path.write_text('old')
-    # as of a write, which knows no name
+    # an error of a write, which has no file name
     with pytest.raises(OSError) as caught, whole_file(path):
         full()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
-    # as told by the flush
+    # an error of the flush
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError) as caught:
         write(path, 'new')

@@ -1,8 +1,8 @@
 """Inputs for which rounding flips no sign, so that any two engines agree.
 
-Engines round differently, and so does one engine on two processors. Where what a sign
-is taken of lies that close to 0, it may come out as the other one, and outputs differ
-by more than rounding. Tests that want equal outputs draw inputs without such values.
+Two engines round differently, and one engine rounds differently on two processors. If the
+input of a sign is close to 0, rounding may flip the sign, and the outputs differ by more
+than rounding. Tests that need equal outputs therefore draw inputs without such values.
 """
 
 import copy
@@ -12,16 +12,15 @@ import torch
 
 from mmesbnn.binary.signs import HardTanhSign, IdentitySign, QuadraticSign
 
-#: Least distance of what signs are taken of from 0, in parts of its mean magnitude. In
-#: float32 that is computed to less than 1e-6.
+#: Least distance of a sign's input from 0, relative to the input's mean magnitude. The error
+#: in float32 is less than 1e-6.
 MARGIN = 3e-6
 
 
 def margin(model, *inputs):
     """Return the least such distance in ``model`` on ``inputs``, in float64.
 
-    Exact zeros do not count: they come from padding or a ReLU, and every engine has
-    the same ones.
+    Exact zeros do not count. They come from padding or a ReLU and are equal in all engines.
     """
     model, found = copy.deepcopy(model).double().eval(), [float('inf')]
 
@@ -42,8 +41,8 @@ def apart(model, draw, tries=400):
 
     Args:
         model: A network.
-        draw: Gives a tensor, or a tuple of them, another one each time.
-        tries: How often it is asked.
+        draw: Returns a new tensor, or a new tuple of tensors, at each call.
+        tries: Largest number of calls.
     """
     for _ in range(tries):
         inputs = draw()
@@ -55,13 +54,13 @@ def apart(model, draw, tries=400):
 def check_found(ours, theirs, size):
     """Check that an export finds the boxes of mmdet in an image.
 
-    Signs of a whole detector cannot be kept apart: among a million values some are next
-    to a threshold. A sign that flips changes one product of hundreds, so a few boxes
-    may differ a little, and suppression may then keep another one. So nine of ten boxes
-    must be equal but for rounding, and all but one of twenty be the same boxes.
+    A whole detector has a million values, so some are always close to a threshold. A flipped
+    sign changes one product of hundreds. A few boxes may therefore differ a little, and
+    suppression may keep another box. So 90 % of the boxes must be equal up to rounding, and
+    95 % must be the same boxes.
 
     Args:
-        ours: What the runner gives for an image.
+        ours: Result of the runner for an image.
         theirs: ``bboxes``, ``scores`` and ``labels`` of mmdet.
         size: Height and width of the image.
     """

@@ -57,7 +57,7 @@ def test_reads_files_as_opencv_does(tmp_path):
         expected = cv2.imread(str(path))[..., ::-1]
         found = read_image(path)
         assert found.shape == expected.shape, path.name
-        limit = 2 if path.suffix == '.jpg' else 0  # decoders of JPEG may round apart
+        limit = 2 if path.suffix == '.jpg' else 0  # decoders of JPEG may round differently
         assert np.abs(found.astype(int) - expected).max() <= limit, path.name
 
 
