@@ -74,6 +74,7 @@ EXCEPTIONS = {
     },
     'a base class: subclasses are attacked': {'BinaryLayer'},
     'fields are attacked one by one in tests/binary/test_options.py': {'BinaryOptions'},
+    'fields are attacked one by one in tests/deploy/runtime/test_manifest_schema.py': {'Manifest'},
     'takes a flag, any value of which is true or false': {'use_native'},
     'tables': {'FAMILIES', 'VOC_CLASSES'},
     'a sentence for an error, in a with statement': {'explained'},
