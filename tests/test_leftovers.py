@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from mmesbnn.whole_files import remove_leftovers, whole_file
+from mmesbnn.whole_files.partial import computer
 
 BEGIN = """
 import os, signal, sys
@@ -51,10 +52,22 @@ def test_a_number_that_this_process_got_again_is_no_other_process(tmp_path):
     assert remove_leftovers(tmp_path) == [tmp_path / name]
 
 
+def test_files_of_other_computers_stay(tmp_path, monkeypatch):
+    dead = begin(tmp_path / 'a.pth', 'die')
+    dead.wait()
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.startswith(f'.a.pth.{dead.pid}-')
+    with monkeypatch.context() as patch:
+        patch.setattr('socket.gethostname', lambda: 'another')
+        assert remove_leftovers(tmp_path) == []
+    assert remove_leftovers(tmp_path) == [partial]
+
+
 def test_other_files_stay(tmp_path):
-    names = ['a.pth', '.a.part', 'a.1-0a.part', '.a.1.part', '.a.x-0a.part']
+    here = f'{2**22 + 1}-{computer()}'
+    names = ['a.pth', '.a.part', f'a.{here}-0a.part', f'.a.{here}.part', '.a.x-0a.part']
     for name in names:
         (tmp_path / name).touch()
-    (tmp_path / f'.folder.{2**22 + 1}-0a.part').mkdir()
+    (tmp_path / f'.folder.{here}-0a.part').mkdir()
     assert remove_leftovers(tmp_path) == []
     assert len(list(tmp_path.iterdir())) == len(names) + 1

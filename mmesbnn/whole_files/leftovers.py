@@ -7,8 +7,10 @@ import os
 import re
 from pathlib import Path
 
-#: Pattern of ``partial_name``: ``.NAME.PROCESS-....part``.
-_PARTIAL = re.compile(r'\..+\.([0-9]+)-[0-9a-f]+\.part')
+from .partial import computer
+
+#: Pattern of ``partial_name``: ``.NAME.PROCESS-COMPUTER-....part``.
+_PARTIAL = re.compile(r'\..+\.([0-9]+)-([0-9a-f]{8})-[0-9a-f]+\.part')
 
 
 def _is_alive(process: int) -> bool:
@@ -29,8 +31,10 @@ def _is_alive(process: int) -> bool:
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     """Remove the partial files of :func:`~mmesbnn.whole_files.whole_file` in ``folder``.
 
-    These are files of processes that have ended. Files with the number of this process are
-    removed, too, because this process writes nothing there now and numbers are reused.
+    These are files of processes of this computer that have ended. Files with the number of
+    this process are removed, too, because this process writes nothing there now and numbers
+    are reused. Files of other computers stay, because a folder can be shared and their
+    processes are not visible here.
 
     Args:
         folder: Folder to clean, without subfolders.
@@ -41,7 +45,8 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     removed = []
     for path in Path(folder).iterdir():
         match = _PARTIAL.fullmatch(path.name)
-        if match and path.is_file() and not _is_alive(int(match[1])):
+        ours = match is not None and match[2] == computer()
+        if match and ours and path.is_file() and not _is_alive(int(match[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)

@@ -6,9 +6,11 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +26,15 @@ _PROBE = 1 << 20
 _unfinished: dict[Path, int] = {}
 
 
+def computer() -> str:
+    """Return eight characters for this computer, made of its name in the network."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
 def partial_name(path: Path) -> Path:
     """Return a new name next to ``path``; a rename is atomic within one file system only."""
-    # with the number of the process, later processes can see if it still writes
-    owner = f'{os.getpid()}-{secrets.token_hex(8)}'
+    # with computer and number of the process, later processes can see if it still writes
+    owner = f'{os.getpid()}-{computer()}-{secrets.token_hex(8)}'
     # bytes that are not text are removed, see speakable()
     kept = path.name[:_KEPT].encode(errors='ignore').decode() or 'x'
     return path.with_name(f'.{kept}.{owner}.part')

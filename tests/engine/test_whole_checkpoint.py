@@ -12,6 +12,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmesbnn.checkpoints import CheckpointError, read_checkpoint
 from mmesbnn.engine.hooks import EpochSeedHook, TemperatureHook, WholeCheckpointHook
 from mmesbnn.engine.resuming import read_pointer
+from mmesbnn.whole_files.partial import computer
 from tests.engine import toy
 
 
@@ -301,8 +302,8 @@ def test_an_explicit_checkpoint_is_resumed_as_it_is_given(tmp_path, two_epochs):
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    gone = tmp_path / f'.epoch_1.pth.{2**22 + 1}-0a.part'
-    own = tmp_path / '.last_checkpoint.1-0a.part'  # of a process that runs
+    gone = tmp_path / f'.epoch_1.pth.{2**22 + 1}-{computer()}-0a.part'
+    own = tmp_path / f'.last_checkpoint.1-{computer()}-0a.part'  # of a process that runs
     for path in (gone, own):
         path.write_bytes(b'PK')
     train(tmp_path, (1,))
