@@ -15,14 +15,51 @@ from ..errors import MmesbnnError, shorten
 
 _FORMATS = ('yaml', 'yml')
 _swapping = threading.RLock()
+#: Values of a file, each counted as often as an alias repeats it.
+_MOST_VALUES = 100_000
 
 
 class TagError(MmesbnnError):
     """Error about a YAML file with a tag that would build an object."""
 
 
+class AliasError(MmesbnnError):
+    """Error about a YAML file whose aliases stand for too many values, or for themselves."""
+
+
 class _PlainLoader(yaml.SafeLoader):
     """YAML loader of plain values, and of the tuples that mmengine itself writes."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return the number of values of ``node``, with aliases written out.
+
+    Args:
+        node: Node to count.
+        counts: Numbers of the nodes that were counted, by id; 0 while a node is counted.
+    """
+    known = counts.get(id(node))
+    if known:
+        return known
+    if known == 0:
+        raise AliasError('it or a YAML file it builds on has an alias that contains itself')
+    counts[id(node)] = 0
+    children = node.value if isinstance(node, yaml.CollectionNode) else []
+    flat = (x for child in children for x in (child if isinstance(child, tuple) else (child,)))
+    count = 1 + sum(_count(child, counts) for child in flat)
+    if count > _MOST_VALUES:
+        raise AliasError(
+            f'it or a YAML file it builds on has more than {_MOST_VALUES} values, '
+            'with aliases written out'
+        )
+    counts[id(node)] = count
+    return count
 
 
 def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
@@ -64,6 +101,8 @@ def plain_yaml() -> Iterator[None]:
 
     Raises:
         TagError: If a file has a tag that would build an object.
+        AliasError: If a file has more than 100,000 values, with aliases written out, or an
+            alias that contains itself.
     """
     with _swapping:
         usual = {name: file_handlers[name] for name in _FORMATS}

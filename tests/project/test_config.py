@@ -1,5 +1,7 @@
 """Models, sizes, weights and batches of configs."""
 
+import os
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -22,6 +24,12 @@ def test_options_change_entries(tmp_path):
     config = write_project(tmp_path)
     cfg = load_config(config, {'model.backbone.tau': 1})
     assert build_model(cfg).backbone.expansion.tau == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'config.py')
+    with pytest.raises(InputError, match=r'config\.py: a named pipe, not a file'):
+        load_config(tmp_path / 'config.py')
 
 
 def test_images_are_normalised_as_in_training(tmp_path):

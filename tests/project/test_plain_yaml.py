@@ -72,3 +72,33 @@ def test_aliases_still_work(tmp_path):
     path = tmp_path / 'config.yaml'
     path.write_text('a: &a {b: 1}\nmodel: {type: X, c: *a}\n')
     assert load_config(path).model.c == yaml.safe_load('{b: 1}')
+
+
+def bomb(levels):
+    """Ten times as many values a level, in a file of a few lines."""
+    lines = ['a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]']
+    lines += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]' for i in range(1, levels)]
+    return PLAIN + '\n'.join(lines)
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        (bomb(9), 'more than 100000 values'),
+        (PLAIN + 'a: &a [*a]', 'contains itself'),
+        (PLAIN + 'a: &a {<<: *a}', 'contains itself'),
+    ],
+)
+def test_aliases_that_fill_the_memory_are_refused(text, told, tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        load_config(path)
+
+
+def test_a_few_aliases_are_read(tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text(bomb(2) + '\nb: &b {x: 1}\nc: {<<: *b, y: 2}\n')
+    cfg = load_config(path)
+    assert cfg.a1 == [[1] * 10] * 10
+    assert cfg.c == dict(x=1, y=2)
