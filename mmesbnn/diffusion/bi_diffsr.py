@@ -19,6 +19,7 @@ from ..binary.arguments import checked_layer
 from ..binary.precision import wide_dtype
 from ..checks import natural, one_of, positive_int, probability, sequence
 from .bi_layers import CPDown, CPUp, CSFusion, DecoderLevel, EncoderLevel, ResBlock, contract
+from .folders import LocalModel
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
 MAX_PERIOD = 1e4
@@ -80,7 +81,7 @@ def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozense
     return frozenset(levels)
 
 
-class BIDiffSRUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config_names
+class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  # two config_names
     """UNet of BI-DiffSR, and its ES variant with ``tau > 1`` or ``groups > 1``.
 
     Level ``i`` has ``base_channels 2^i`` channels at ``1 / 2^i`` of the resolution. All

@@ -33,7 +33,7 @@ from ..binary.options import BinaryOptions, merged_options
 from ..binary.replaced import binarize_layers
 from ..checks import checked, either, filled_text, mapping, sequence, text
 from ..old_forms import current_options
-from .folders import UNETS, check_unet, load_unet
+from .folders import UNETS, LocalModel, check_unet, load_unet
 
 #: Key of a model's config that holds its binary layers. diffusers accepts unknown keys that
 #: begin with an underscore.
@@ -81,7 +81,7 @@ _REASONS = {
 }
 
 
-class _Binarized:
+class _Binarized(LocalModel):
     """Base of the model classes of diffusers that build binary layers from their config."""
 
     config: Any  # of the other base class

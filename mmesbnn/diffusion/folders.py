@@ -8,8 +8,9 @@ weights in safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,58 @@ def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
     Raises:
         FolderError: If weights and config do not match or are damaged.
     """
-    try:
+    with damage_explained(folder):
         return kind.from_pretrained(folder, **{**kwargs, **LOCAL})
-    except (ImportError, MemoryError):
+
+
+@contextlib.contextmanager
+def damage_explained(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what damaged files and wrong arguments raise, nearly anything, into a sentence.
+
+    Raises:
+        FolderError: For any error but a lack of a package or of memory.
+    """
+    try:
+        yield
+    except (FolderError, ImportError, MemoryError):
         raise
     except Exception as error:  # damaged weights and arguments raise many kinds of errors
         raise FolderError(f'{folder}: {sentence(error)}') from error
+
+
+class LocalModel:
+    """Base of diffusers' models that are read from folders, which are checked first."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load the model from a folder; nothing is fetched from a hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder that ``save_pretrained`` wrote.
+            subfolder: Where it is in there, as ``'unet'`` in a pipeline. Default None.
+            **kwargs: As any model's of diffusers, such as ``torch_dtype``.
+
+        Raises:
+            FileNotFoundError: If the folder, its config or its weights are missing.
+            ValueError: If it is that of another model, or damaged.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or '')
+        check_unet(folder, _related(cls))
+        with damage_explained(folder):
+            return super().from_pretrained(folder, **{**kwargs, **LOCAL})  # type: ignore[misc]
+
+
+def _related(kind: type) -> list[str]:
+    """Names of the model, of its base and of those derived from it: one set of weights."""
+    related = (*kind.__mro__, *kind.__subclasses__())
+    return [
+        one.__name__ for one in related if issubclass(one, LocalModel) and hasattr(one, 'config')
+    ]
 
 
 def _check_shards(index: Path) -> None:

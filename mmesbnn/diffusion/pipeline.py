@@ -19,11 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
-from ..errors import sentence
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
 from . import _LAZY
-from .folders import LOCAL, FolderError, check_pipeline
+from .folders import LOCAL, check_pipeline, damage_explained
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
 from .tiling import check_tiles, pad_reflect, tile_starts, tile_weights
@@ -142,12 +141,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
         # diffusers finds classes of other packages only in imported modules
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
-        try:
+        with damage_explained(folder):
             return super().from_pretrained(folder, **{**kwargs, **LOCAL})
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # damaged files raise many kinds of errors
-            raise FolderError(f'{folder}: {sentence(error)}') from error
 
     @torch.no_grad()
     @checked(

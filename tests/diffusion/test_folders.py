@@ -16,6 +16,7 @@ from mmesbnn.diffusion import (
     build_binarized_unet,
     load_binarized,
 )
+from mmesbnn.diffusion.binarized import BinarizedUNet2DModel
 from mmesbnn.errors import MmesbnnError
 
 
@@ -106,6 +107,8 @@ def test_a_part_that_is_missing_is_not_fetched(folder, name):
     'load',
     [
         SRDiffusionPipeline.from_pretrained,
+        BIDiffSRUNet.from_pretrained,
+        BinarizedUNet2DModel.from_pretrained,
         load_binarized,
         load_sr_pipeline,
         lambda name: build_binarized_unet(pretrained=name),
@@ -157,3 +160,24 @@ def test_damaged_weights_end_in_one_sentence(folder):
 def test_a_whole_folder_is_loaded(folder):
     assert SRDiffusionPipeline.from_pretrained(folder).unet.config.base_channels == 8
     assert load_sr_pipeline(folder / 'unet').unet.config.base_channels == 8
+
+
+@pytest.mark.parametrize('name', ['config.json', 'diffusion_pytorch_model.safetensors'])
+def test_a_unet_is_read_from_a_whole_folder_only(folder, name):
+    unet = BIDiffSRUNet.from_pretrained(folder, subfolder='unet')
+    for key, value in SRDiffusionPipeline.from_pretrained(folder).unet.state_dict().items():
+        assert torch.equal(unet.state_dict()[key], value)
+    path = folder / 'unet' / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(MmesbnnError, match='unet') as caught:
+        BIDiffSRUNet.from_pretrained(folder / 'unet')
+    assert '\n' not in str(caught.value)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r'no such|no weights'):
+        BIDiffSRUNet.from_pretrained(folder / 'unet')
+
+
+def test_a_unet_of_another_class_is_refused(folder):
+    change(folder / 'unet' / 'config.json', _class_name='UNet2DModel')
+    with pytest.raises(MmesbnnError, match='describes a UNet2DModel; known are BIDiffSR'):
+        BIDiffSRUNet.from_pretrained(folder / 'unet')
