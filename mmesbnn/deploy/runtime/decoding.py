@@ -141,7 +141,9 @@ def _picked(
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         chosen += list(of_class[suppress(boxes[of_class], decoding.iou_thr)])
-    kept = np.sort(np.asarray(chosen, int))[: decoding.max_per_image]
+    kept = np.sort(np.asarray(chosen, int))
+    if decoding.max_per_image > 0:
+        kept = kept[: decoding.max_per_image]
     return boxes[kept], scores[kept], labels[kept]
 
 

@@ -30,7 +30,7 @@ class DetectionDecoding(Part):
     Attributes:
         score_thr: Scores up to this value are dropped.
         iou_thr: A box is dropped if its overlap with a better box of its class is larger.
-        max_per_image: Largest number of boxes of an image.
+        max_per_image: Largest number of boxes of an image; 0 or -1 keeps all.
         min_size: Boxes with a side up to this number of pixels of the image are dropped;
             -1 drops none.
         levels: Number of boxes of each level, or None.

@@ -58,7 +58,7 @@ None if all pairs are kept. The runner works in this order:
 5. clip boxes to end ``border`` pixels before the end of the image (None: no clipping);
 6. drop boxes with a side up to ``min_size`` pixels of the image (-1: none);
 7. remove, class by class, boxes that overlap a better box by more than ``iou_thr``;
-8. keep the best ``max_per_image`` boxes.
+8. keep the best ``max_per_image`` boxes (0 or -1: all).
 
 If the IR chooses the boxes itself, ``decoding`` is ``{'final': True}``. The outputs are
 then ``boxes`` ``(N, K, 4)``, ``scores`` ``(N, K)`` and ``labels`` ``(N, K)``; the label is

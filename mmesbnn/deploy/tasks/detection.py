@@ -42,6 +42,19 @@ def _check_places(cfg: Config) -> None:
         )
 
 
+def _check_most(test: Mapping[str, Any]) -> None:
+    """Refuse numbers by which mmdet's dense heads leave out the last boxes."""
+    name, dense = 'test_cfg', test
+    if test.get('rcnn'):  # whose own number can be -1, for all
+        name, dense = 'test_cfg.rpn', test.get('rpn') or {}
+    most = dense.get('max_per_img', 1)
+    if most < 1:
+        raise ExportError(
+            f'{name}.max_per_img={most} must be 1 or more: mmdet takes it as the end of a '
+            'slice, and so leaves out boxes'
+        )
+
+
 def detection_decoding(cfg: Config) -> DetectionDecoding:
     """Return how the ``test_cfg`` of a config chooses boxes, without their ``levels``.
 
@@ -50,6 +63,7 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
     """
     _check_places(cfg)
     test = cfg.model.get('test_cfg') or {}
+    _check_most(test)
     head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
     # on proposals, mmdet does not check a size
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)

@@ -63,6 +63,8 @@ def test_only_the_same_class_suppresses():
     result = decode(dict(boxes=boxes, scores=scores))
     assert result['scores'].tolist() == np.float32([0.9, 0.7]).tolist()
     assert len(decode(dict(boxes=boxes, scores=scores), max_per_image=1)['labels']) == 1
+    for most in (-1, 0):  # all
+        assert len(decode(dict(boxes=boxes, scores=scores), max_per_image=most)['labels']) == 2
 
 
 def test_best_pairs_of_every_level():

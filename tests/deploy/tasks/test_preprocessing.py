@@ -149,6 +149,26 @@ def test_transforms_without_a_step(transform, words):
         steps_of([transform])
 
 
+@pytest.mark.parametrize(
+    ('test', 'name'),
+    [
+        (dict(max_per_img=-1), 'test_cfg'),
+        (dict(rcnn=dict(max_per_img=100), rpn=dict(max_per_img=-1)), r'test_cfg\.rpn'),
+    ],
+)
+def test_limits_by_which_mmdet_drops_boxes_are_refused(test, name):
+    model = dict(type='X', test_cfg=test)
+    with pytest.raises(ExportError, match=rf'{name}\.max_per_img=-1 must be 1 or more'):
+        detection_decoding(Config(dict(default_scope='mmdet', model=model)))
+
+
+def test_all_boxes_of_a_second_stage():
+    test = dict(rcnn=dict(max_per_img=-1), rpn=dict(max_per_img=100))
+    model = dict(type='FasterRCNN', test_cfg=test)
+    decoding = detection_decoding(Config(dict(default_scope='mmdet', model=model)))
+    assert decoding.max_per_image == -1
+
+
 def test_other_kinds_of_nms():
     model = dict(type='RetinaNet', test_cfg=dict(nms=dict(type='soft_nms')))
     with pytest.raises(ExportError, match="nms type 'soft_nms'"):
