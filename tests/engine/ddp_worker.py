@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.registry import HOOKS
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters
 from mmesbnn.engine.reach import temperature_weights
+from mmesbnn.models.backbones import BNext
 from tests.engine import sr_runs, toy
 
 WORLD = 2
@@ -40,12 +42,41 @@ def sgd_steps(model, call, inputs, labels):
         optimizer.zero_grad()
         call(inputs, labels, mode='loss')['loss_label'].backward()
         optimizer.step()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     return dict(gradients=gradients, state=model.state_dict())
 
 
 def train_synced(rank):
     model = synced_model()
+    ddp = DistributedDataParallel(model, find_unused_parameters=False)
+    return sgd_steps(model, ddp, *batch(rank, WORLD))
+
+
+class EarlyOutput(nn.Module):
+    """A loss of the first of two stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = BNext(
+            arch=dict(channels=[8, 8, 16], depths=[1, 1]),
+            se_ratio=4,
+            stem_stride=1,
+            norm_cfg=dict(type='SyncBN'),
+            out_indices=(0,),
+        )
+
+    def forward(self, inputs, labels, mode):
+        (out,) = self.backbone(inputs)
+        return dict(loss_label=(out.mean((1, 2, 3)) - labels).square().mean())
+
+
+def early_model():
+    torch.manual_seed(0)
+    return EarlyOutput().double()
+
+
+def train_early(rank):
+    model = early_model()
     ddp = DistributedDataParallel(model, find_unused_parameters=False)
     return sgd_steps(model, ddp, *batch(rank, WORLD))
 
@@ -150,6 +181,7 @@ def main():
     )
     result = dict(
         synced=train_synced(rank),
+        early=train_early(rank),
         hooked=train_hooked(folder / 'hooked'),
         nan=train_into_nan(folder / 'nan', rank),
         super_resolution=train_super_resolution(folder / 'sr'),

@@ -64,6 +64,21 @@ def test_synced_statistics_and_gradients_are_those_of_the_whole_batch(results, r
     assert min(grad.abs().max() for grad in whole['gradients'].values()) > 1e-8
 
 
+@pytest.mark.parametrize('rank', [0, 1])
+def test_stages_behind_the_last_output_are_not_waited_for(results, rank):
+    model = ddp_worker.early_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = ddp_worker.sgd_steps(model, model, *ddp_worker.batch())
+    early = results[rank]['early']
+    assert difference(early['gradients'], whole['gradients']) < 1e-10
+    assert difference(early['state'], whole['state']) < 1e-10
+    changed = {
+        name for name, value in early['state'].items() if not torch.equal(value, before[name])
+    }
+    assert any(name.startswith('backbone.stages.0.') for name in changed)
+    assert not any(name.startswith('backbone.stages.1.') for name in changed)
+
+
 def test_hooks_reach_layers_through_the_wrapper(results):
     for rank in results:
         hooked = rank['hooked']

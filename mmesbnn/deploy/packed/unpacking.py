@@ -119,7 +119,10 @@ def load_packed(
             model = _build(metadata, path, trust_stored_config)
         _binarize(model, metadata, path)
     if not binary_layers(model, every_name=True):
-        raise PackError(f'{type(model).__name__} has no binary layer')
+        raise PackError(
+            f'{path}: its network, {type(model).__name__}, has no binary layer: if '
+            'mmesbnn.binarize made it binary, pass one that it made binary as model='
+        )
     model.to(DTYPES[metadata['dtype']])
     _fix(model, stored, path)
     _fill(model, stored, path)

@@ -734,3 +734,52 @@ def test_es_bnext_tiny_takes_at_most_nine_megabytes(tmp_path):
     assert report.parts['bits of binary weights'] == 28_253_184 / 8
     assert report.kept_full == []
     assert report.size <= 9_000_000
+
+
+#: Of mmdet's own; with what makes the large ones small.
+BINARIZED = {
+    'tood/tood_r50_fpn_1x_coco': dict(depth=18),
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco': dict(depth=18),
+    'centernet/centernet_r18_8xb16-crop512-140e_coco': {},
+}
+
+
+def binarized_detector(name):
+    """A stock detector made binary, ready to find boxes whatever their scores; its config."""
+    import mmdet
+
+    cfg = load_config(Path(mmdet.__file__).parent / '.mim' / 'configs' / f'{name}.py')
+    cfg.model.backbone.update(BINARIZED[name], init_cfg=None)
+    if BINARIZED[name]:
+        cfg.model.neck.in_channels = [64, 128, 256, 512]
+    test = cfg.model.test_cfg
+    test.get('rcnn', test).score_thr = 0.0
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build_model(cfg)
+    mmesbnn.binarize(model, tau=2)
+    return model.eval(), cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', BINARIZED)
+def test_binarized_detectors(name, tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv.ops')
+    from mmdet.structures import DetDataSample
+
+    model, cfg = binarized_detector(name)
+    shaken(model)
+    path = tmp_path / 'net.safetensors'
+    pack(model, path, config=cfg)
+    loaded = load_packed(path, binarized_detector(name)[0])
+    x, size = torch.randn(1, 3, 96, 128), (96, 128)
+    meta = dict(img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=dict(meta, border=[0, 96, 0, 128]))
+    with torch.no_grad():
+        ours = model.predict(x, [sample.clone()])[0].pred_instances
+        theirs = loaded.predict(x, [sample.clone()])[0].pred_instances
+    assert len(ours) > 5
+    for key, value in ours.items():
+        assert torch.equal(theirs[key], value)
+    with pytest.raises(PackError, match=r'net\.safetensors: .* no binary layer: .* model='):
+        load_packed(path)  # a config says nothing of binarize
