@@ -12,12 +12,16 @@ if TYPE_CHECKING:  # exports run without mmengine
     from mmengine.registry import Registry
 
 
-def require(package: str, extra: str, needed_by: str = 'This part of mmesbnn') -> ModuleType:
+#: Packages that pip installs for what no extra of mmesbnn has.
+_PIP = {'mmseg': 'mmsegmentation ftfy regex'}
+
+
+def require(package: str, extra: str | None, needed_by: str = 'This part of mmesbnn') -> ModuleType:
     """Import ``package``; an error says in one sentence how to install it.
 
     Args:
         package: Name of the package, as imported.
-        extra: Extra of mmesbnn that installs it.
+        extra: Extra of mmesbnn that installs it; None for a package without one.
         needed_by: Part that needs the package, the subject of the sentence. Default 'This
             part of mmesbnn'.
 
@@ -37,9 +41,9 @@ def require(package: str, extra: str, needed_by: str = 'This part of mmesbnn') -
             raise
         missing = (error.name or '').partition('.')[0] == package
         reason = 'is not installed' if missing else f'cannot be imported ({error})'
+        what = _PIP[package] if extra is None else f"'mmesbnn[{extra}]'"
         raise ImportError(
-            f"{needed_by} needs {package}, which {reason}: pip install 'mmesbnn[{extra}]'",
-            name=package,
+            f'{needed_by} needs {package}, which {reason}: pip install {what}', name=package
         ) from (None if missing else error)
 
 

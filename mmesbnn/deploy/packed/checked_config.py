@@ -47,6 +47,8 @@ _PLACES = {
     'url',
     'weights_file',
 }
+#: Lists that mmseg reads from a file, even a pickle, if the value is a text.
+NO_WORDS = ('class_weight',)
 #: Arguments that say how images are read. They may name the disk only.
 _BACKENDS = ('backend_args', 'file_client_args')
 _DISK: tuple[dict[str, str] | None, ...] = (None, {}, {'backend': 'local'}, {'backend': 'disk'})
@@ -97,6 +99,8 @@ def _check(kind: str, key: str, value: Any, scope: str | None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([_check(kind, key, entry, scope) for entry in value])
     if isinstance(value, str):
+        if key in NO_WORDS:
+            _refuse(key, value, 'must be a list')
         _check_word(key, value)
     if type(value) is int and abs(value) > _LARGEST:
         _refuse(key, value, f'must be at most {_LARGEST}')

@@ -17,8 +17,8 @@ from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...optional import require
 
-#: Scopes that a config in a file may name, and the extras that install them.
-SCOPES = {'mmpretrain': 'cls', 'mmdet': 'det'}
+#: Scopes that a config in a file may name, and the extras that install them, if any do.
+SCOPES = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': None}
 
 _OWN = """
     BNext BiDetBBoxHead BiDetRPNHead BiDetResNet BiDetResStage BiDetRoIHead
@@ -87,6 +87,14 @@ _MMDET = """
     BatchFixedSizePad BatchResize BatchSyncRandomResize DetDataPreprocessor
     DropBlock FrozenBN NormedConv2d NormedLinear SinePositionalEncoding
 """
+_MMSEG = """
+    CascadeEncoderDecoder EncoderDecoder HRNet MixVisionTransformer MobileNetV2
+    MobileNetV3 ResNeSt ResNeXt ResNet ResNetV1c ResNetV1d SwinTransformer UNet FPN
+    Feature2Pyramid MultiLevelNeck ASPPHead DepthwiseSeparableASPPHead
+    DepthwiseSeparableFCNHead FCNHead FPNHead LRASPPHead OCRHead PSPHead
+    SegformerHead UPerHead CrossEntropyLoss DiceLoss FocalLoss LovaszLoss
+    TverskyLoss SegDataPreProcessor OHEMPixelSampler
+"""
 _TRANSFORMS_BASIC = """
     CenterCrop LoadAnnotations LoadImageFromFile Normalize Pad
     RandomChoiceResize RandomFlip RandomGrayscale RandomResize Resize
@@ -99,8 +107,12 @@ _TRANSFORMS_MMPRETRAIN = """
 _TRANSFORMS_MMDET = """
     Expand FilterAnnotations FixScaleResize FixShapeResize LoadAnnotations
     LoadEmptyAnnotations LoadImageFromNDArray MinIoURandomCrop PackDetInputs Pad
-    PhotoMetricDistortion RandomCrop RandomFlip Resize ResizeShortestEdge
+    PhotoMetricDistortion RandomCenterCropPad RandomCrop RandomFlip Resize ResizeShortestEdge
     ImageToTensor ToTensor
+"""
+_TRANSFORMS_MMSEG = """
+    LoadAnnotations PackSegInputs PhotoMetricDistortion RandomCrop RandomFlip Resize
+    ResizeShortestEdge ResizeToMultiple
 """
 #: Data sets; only their names of classes are read, and no data set is built.
 _DATASETS_MMPRETRAIN = """
@@ -113,6 +125,10 @@ _DATASETS_MMDET = """
     DeepFashionDataset LVISV05Dataset LVISV1Dataset Objects365V1Dataset
     Objects365V2Dataset OpenImagesDataset V3DetDataset VOCDataset WIDERFaceDataset
     XMLDataset
+"""
+_DATASETS_MMSEG = """
+    ADE20KDataset BaseSegDataset COCOStuffDataset CityscapesDataset
+    PascalContextDataset PascalVOCDataset
 """
 
 #: Values of ``type=`` that are not registered classes: functions and layers of mmcv's
@@ -131,18 +147,21 @@ LISTED: dict[str, dict[str, frozenset[str]]] = {
         'mmcv': frozenset(_BASIC.split()),
         'mmpretrain': frozenset(_MMPRETRAIN.split()),
         'mmdet': frozenset(_MMDET.split()),
+        'mmseg': frozenset(_MMSEG.split()),
     },
     'transform': {
         'mmesbnn': frozenset(),
         'mmcv': frozenset(_TRANSFORMS_BASIC.split()),
         'mmpretrain': frozenset(_TRANSFORMS_MMPRETRAIN.split()),
         'mmdet': frozenset(_TRANSFORMS_MMDET.split()),
+        'mmseg': frozenset(_TRANSFORMS_MMSEG.split()),
     },
     'dataset': {
         'mmesbnn': frozenset(['CheckedVOCDataset', 'PairedSRDataset', 'SeededConcatDataset']),
         'mmcv': frozenset(),
         'mmpretrain': frozenset(_DATASETS_MMPRETRAIN.split()),
         'mmdet': frozenset(_DATASETS_MMDET.split()),
+        'mmseg': frozenset(_DATASETS_MMSEG.split()),
     },
 }
 _ROOTS: dict[str, tuple[Registry, ...]] = {

@@ -2,13 +2,17 @@
 
 import copy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS
 
 import mmesbnn  # noqa: F401
+from mmesbnn.analysis import build_model
+from mmesbnn.deploy import load_packed, pack
 from mmesbnn.deploy.packed.checked_config import checked, names_only
 from mmesbnn.deploy.packed.stored_components import LISTED
 from mmesbnn.deploy.packed.stored_config import (
@@ -18,6 +22,8 @@ from mmesbnn.deploy.packed.stored_config import (
     parse_text,
     to_json,
 )
+from mmesbnn.project import scope_of
+from tests.analysis.digits import set_temperature
 
 pytest.importorskip('mmpretrain')
 
@@ -128,7 +134,8 @@ EVIL = dict(type='os.system', command='true')
         ('model.type', ['ImageClassifier'], 'is not a component'),
         ('model.type', 'TimmClassifier', 'is not a component'),
         ('model.type', 'mmpretrain.HuggingFaceClassifier', 'is not a component'),
-        ('model.type', 'mmseg.EncoderDecoder', 'is not a component'),
+        ('model.type', 'mmseg.VPD', 'is not a component'),
+        ('model.head.class_weight', 'weights', 'must be a list'),
         ('model.head.type', 'VQAGenerationHead', 'is not a component'),
         ('model.head.type', 'ArcFaceClsHead', 'is not a component'),
         ('model.head.loss', EVIL, 'is not a component'),
@@ -202,3 +209,61 @@ def test_names_are_not_imported(tmp_path, monkeypatch):
     assert 'NoSuchComponent' not in sys.modules
     # as before outside
     assert MODELS.get('torch.nn.Identity') is not None
+
+
+SEGMENTER = dict(
+    default_scope='mmseg',
+    model=dict(
+        type='EncoderDecoder',
+        data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 32)),
+        backbone=dict(
+            type='BNext', arch=dict(channels=[8, 8, 16], depths=[1, 1]), tau=2, se_ratio=4
+        ),
+        decode_head=dict(
+            type='FCNHead',
+            in_channels=16,
+            channels=8,
+            in_index=0,
+            num_convs=1,
+            num_classes=3,
+            norm_cfg=dict(type='BN'),
+            loss_decode=dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0, 1.0]),
+        ),
+        test_cfg=dict(mode='whole'),
+    ),
+    test_dataloader=dict(
+        dataset=dict(
+            type='CityscapesDataset',
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='Resize', scale=(32, 32)),
+                dict(type='LoadAnnotations'),
+                dict(type='PackSegInputs'),
+            ],
+        )
+    ),
+)
+
+
+@pytest.mark.skipif(find_spec('mmseg') is not None, reason='mmseg is installed')
+def test_without_mmseg_its_scope_says_how_to_install_it():
+    with pytest.raises(ImportError, match=r'needs mmseg.*pip install mmsegmentation'):
+        checked(SEGMENTER)
+
+
+def test_a_segmenter_is_built(tmp_path):
+    pytest.importorskip('mmseg')
+    cfg = Config(copy.deepcopy(SEGMENTER))
+    assert checked(SEGMENTER)['test_dataloader']['dataset']['metainfo']['classes'][0] == 'road'
+    with scope_of(cfg):
+        model = set_temperature(build_model(cfg).eval(), 0.0)
+    pack(model, tmp_path / 'net.safetensors', config=cfg)
+    loaded = load_packed(tmp_path / 'net.safetensors')
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+    for kind in ('mmseg.VPD', 'mmseg.BEiT', 'mmseg.SAN'):
+        other = copy.deepcopy(SEGMENTER)
+        other['model']['backbone'] = dict(type=kind)
+        with pytest.raises(ConfigError, match='is not a component'):
+            checked(other)
