@@ -13,6 +13,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Threads sleep while they wait for each other, here and in the tools that are started.
+# OpenMP's default is to spin, and in small networks beside other processes that takes
+# most of the time. OpenMP reads it when mmesbnn imports torch.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+# isort: split
+
 from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
@@ -34,13 +41,9 @@ NOISE = (
 
 
 def quiet_environment() -> dict[str, str]:
-    """Return environment variables that hide the known warnings of a tool.
-
-    They also make threads sleep while they wait for each other. By default OpenMP's threads
-    spin, which takes most of the time in small networks if other processes run.
-    """
+    """Return environment variables that hide the known warnings of a tool."""
     filters = ','.join(f'ignore:{text}:UserWarning' for text in NOISE)
-    return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONWARNINGS': filters}
+    return {**os.environ, 'PYTHONWARNINGS': filters}
 
 
 def be_quiet() -> None:
@@ -93,14 +96,19 @@ def predict(checkpoint: str, count: int = 20) -> list[tuple]:
     ]
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     os.chdir(ROOT)
     be_quiet()
     began = time.time()
     work_dir = Path(args.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)  # before the work
 
     if write_digits(DATA):
         print(f'wrote 1,797 scanned digits to {DATA}')

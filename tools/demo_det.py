@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmesbnn import cli, options  # before the slow imports
+from demo import ROOT, be_quiet, run  # first, because it sets how threads wait
 
 # isort: split
 
 import numpy as np
-from demo import ROOT, be_quiet, run
 
+from mmesbnn import cli, options
 from mmesbnn.datasets import write_mini_voc
 
 #: Configs by the name that the picture shows.

@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from mmesbnn import cli, options  # before the slow imports
+import demo  # first, because it sets how threads wait
+from demo import ROOT
 
 # isort: split
 
-import demo
-from demo import ROOT
 from mmengine.fileio import load
 
+from mmesbnn import cli, options
 from mmesbnn.datasets import write_photographs
 from mmesbnn.evaluation import psnr, ssim
 from mmesbnn.images.bicubic import resize

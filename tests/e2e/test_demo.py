@@ -1,27 +1,46 @@
-"""The environment and the processes of the demos' tools."""
+"""How threads wait in the demos, and in the tools that they start."""
 
-import runpy
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'demo.py'
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+HERE = 'import torch'
+STARTED = """
+import subprocess, sys
+done = subprocess.run(
+    [sys.executable, '-c', 'import torch'],
+    env={**demo.quiet_environment(), 'OMP_DISPLAY_ENV': 'VERBOSE'},
+    stderr=subprocess.PIPE, text=True)
+print(done.stderr)
+"""
+
+
+def settings(code, policy):
+    """What the OpenMP library says of itself when a demo has imported torch."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('OMP_')}
+    if policy:  # the user's own wish
+        env['OMP_WAIT_POLICY'] = policy
+    display = {'OMP_DISPLAY_ENV': 'VERBOSE'} if code is HERE else {}
+    done = subprocess.run(
+        [sys.executable, '-c', f'import demo\n{code}'],
+        capture_output=True,
+        text=True,
+        cwd=TOOLS,
+        env={**env, **display, 'PYTHONPATH': os.pathsep.join([str(TOOLS.parent), str(TOOLS)])},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize('policy', [None, 'ACTIVE'])
-def test_threads_of_tools_sleep_while_they_wait(policy, monkeypatch):
-    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
-    if policy:  # the user's own wish
-        monkeypatch.setenv('OMP_WAIT_POLICY', policy)
-    environment = runpy.run_path(str(TOOL))['quiet_environment']()
-    done = subprocess.run(
-        [sys.executable, '-c', 'import torch'],
-        capture_output=True,
-        text=True,
-        env={**environment, 'OMP_DISPLAY_ENV': 'VERBOSE'},
-    )
-    assert done.returncode == 0, done.stderr
-    # as the OpenMP library understood it: how long a thread spins before it sleeps
-    assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == (policy is None)
+@pytest.mark.parametrize('code', [HERE, STARTED], ids=['the demo', 'its tools'])
+def test_threads_sleep_while_they_wait(code, policy):
+    # how long a thread spins before it sleeps, as the library understood it
+    said = settings(code, policy)
+    assert 'GOMP_SPINCOUNT' in said
+    assert ("GOMP_SPINCOUNT = '0'" in said) == (policy is None)
