@@ -31,6 +31,7 @@ from .layers import LearnableShift, RPReLU, RSign
 from .shrunk import ShrunkLinear
 from .signs import straight_through
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled
+from .tracing import whole_layer
 
 RESIDUAL_POOLS = ('adjacent', 'replica')
 
@@ -153,6 +154,7 @@ class ResidualBinaryLinear(nn.Module):
         self.norm = TiledBatchNorm2d(wide, self.copies, **(norm or {}))
         self.act = RPReLU(wide, channels_last=True)
 
+    @whole_layer
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Multiply ``x`` and add ``residual``."""
         check_tokens(self, x, self.shift.bias.numel() // self.expand, 3)
@@ -253,6 +255,7 @@ class BinaryMultiheadAttention(nn.Module):
         self.act = RPReLU(embed_dims, channels_last=True)
         self.output = unit(False, True)
 
+    @whole_layer
     def forward(
         self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None
     ) -> Tensor:
@@ -389,6 +392,7 @@ class BinaryFeedForward(nn.Module):
             feedforward_dims, embed_dims, expanded_in=True, expanded_out=expanded, **options
         )
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output for the tokens ``x``."""
         check_tokens(self, x, self.down.act.slope.numel(), 3)

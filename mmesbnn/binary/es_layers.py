@@ -12,6 +12,7 @@ from .arguments import checked_layer
 from .expansion import Expansion, like_layout, spread_thresholds, tile
 from .inputs import check_maps, check_tokens
 from .shrunk import ShrunkConv2d, ShrunkLinear
+from .tracing import whole_layer
 
 
 class _ESLayer(nn.Module):
@@ -123,6 +124,7 @@ class ESConv2d(_ESLayer):
     def init_weights(self) -> None:
         """Keep the initialisation of construction; mmcv's does not suit this layer."""
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         check_maps(self, x, self.in_channels)
@@ -181,6 +183,7 @@ class ESLinear(_ESLayer):
         self.linear = ShrunkLinear(in_features, out_features, expansion=expansion, **kwargs)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
         check_tokens(self, x, self.in_features)

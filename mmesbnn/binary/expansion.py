@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_positive
+from .tracing import whole_function
 
 #: Choices of the initial gains of an output's copies, see :func:`copy_signs`.
 COPY_INITS = ('alike', 'signs', 'balanced')
@@ -90,6 +91,7 @@ class Expansion:
         return f'tau={self.tau}, es_groups={self.groups}, copies={self.copies}'
 
 
+@whole_function
 def like_layout(y: Tensor, x: Tensor) -> Tensor:
     """Return ``y`` in channels-last memory if ``x`` is; joining copies loses that layout."""
     if x.dim() != 4 or x.is_contiguous():
@@ -99,6 +101,7 @@ def like_layout(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last)
 
 
+@whole_function
 def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
     """Concatenate ``copies`` copies of ``x`` along ``dim``: ``[x_1 .. x_n, x_1 ..]``.
 

@@ -2,14 +2,15 @@
 
 Without a check, torch broadcasts an input of width 1 over all channels. For other wrong shapes it
 names an operator and not the layer. ``torch.compile`` and ``torch.func`` see shapes as plain
-integers, so the checks work there, too. ``torch.jit.trace`` would record shapes in its graph, so
-the checks do nothing while it runs.
+integers, so the checks work there, too. ``torch.jit.trace`` would record shapes in its graph, and
+``torch.fx`` has no shapes, so the checks do nothing while these run.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 
 def check_maps(layer: nn.Module, x: Tensor, channels: int, name: str = 'the input') -> None:
@@ -25,7 +26,7 @@ def check_maps(layer: nn.Module, x: Tensor, channels: int, name: str = 'the inpu
         TypeError: If ``x`` is not a tensor of floating numbers.
         ValueError: If ``x`` has another shape.
     """
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # not listed, but documented
+    if _is_traced(x):
         return
     if not (_is_floating(x) and x.dim() == 4 and x.shape[1] == channels):
         _refuse(layer, x, f'(N, {channels}, H, W)', name)
@@ -47,7 +48,7 @@ def check_tokens(
         TypeError: If ``x`` is not a tensor of floating numbers.
         ValueError: If ``x`` has another shape.
     """
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # not listed, but documented
+    if _is_traced(x):
         return
     fits = _is_floating(x) and x.dim() == (dims or max(x.dim(), 1)) and x.shape[-1] == channels
     if not fits:
@@ -57,6 +58,11 @@ def check_tokens(
 def check_channels(layer: nn.Module, x: Tensor, channels: int, last: bool) -> None:
     """Call :func:`check_tokens` if the channel is the last axis, else :func:`check_maps`."""
     (check_tokens if last else check_maps)(layer, x, channels)
+
+
+def _is_traced(x: Tensor) -> bool:
+    # not listed, but documented
+    return torch.jit.is_tracing() or isinstance(x, Proxy)  # type: ignore[attr-defined]
 
 
 def _is_floating(x: Tensor) -> bool:

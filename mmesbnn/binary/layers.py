@@ -14,6 +14,7 @@ from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
 from .signs import build_sign
+from .tracing import whole_layer
 from .weight_values import check_weight
 from .weights import (
     CentredSignWeight,
@@ -48,6 +49,7 @@ class LearnableShift(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channel_shape(channels, channels_last)))
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Add the shift to ``x``."""
         check_channels(self, x, self.bias.numel(), last=self.bias.dim() == 1)
@@ -78,6 +80,7 @@ class RSign(nn.Module):
         self.shift = LearnableShift(channels, channels_last)
         self.sign = build_sign(sign)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Shift and binarize ``x``."""
         check_channels(self, x, self.shift.bias.numel(), last=self.shift.bias.dim() == 1)
@@ -119,6 +122,7 @@ class RPReLU(nn.Module):
         self.slope = nn.Parameter(torch.full(channel_shape(channels, channels_last), 0.25))
         self.shift_out = LearnableShift(channels, channels_last)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shifted PReLU to ``x``."""
         check_channels(self, x, self.slope.numel(), last=self.slope.dim() == 1)
@@ -260,6 +264,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         self.pad_value = pad_value
         self.parameter_bounds = _bounds(latent_clip)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         check_maps(self, x, self.in_channels)
@@ -312,6 +317,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self.weight_binarizer = build_weight_binarizer(weight_binarizer)
         self.parameter_bounds = _bounds(latent_clip)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
         check_tokens(self, x, self.in_features)

@@ -13,6 +13,7 @@ from .expansion import Expansion
 from .functional import binary_linear
 from .inputs import check_tokens
 from .layers import BinaryConv2d, BinaryLinear
+from .tracing import whole_layer
 
 
 class ShrunkConv2d(BinaryConv2d):
@@ -113,6 +114,7 @@ class ShrunkLinear(BinaryLinear):
         super().__init__(in_features * expansion.tau, kernels, bias, **kwargs)
         self.expansion = expansion
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i tau g)``."""
         groups = self.expansion.groups

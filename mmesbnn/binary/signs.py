@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 
 from ..checks import check, shown
 from .arguments import BUILT, RULES, checked_layer
+from .tracing import whole_layer
 
 ZERO_CONVENTIONS = (-1, 0)
 
@@ -175,6 +176,7 @@ class HardTanhSign(Binarizer):
         super().__init__(zero)
         self.clip = clip
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return hard_tanh_sign(x, self.clip, self.zero)
@@ -186,6 +188,7 @@ class HardTanhSign(Binarizer):
 class QuadraticSign(Binarizer):
     """:func:`quadratic_sign` as a module; arguments as :class:`Binarizer`."""
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return quadratic_sign(x, self.zero)
@@ -194,6 +197,7 @@ class QuadraticSign(Binarizer):
 class IdentitySign(Binarizer):
     """:func:`identity_sign` as a module; arguments as :class:`Binarizer`."""
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, a tensor of any shape."""
         return identity_sign(x, self.zero)

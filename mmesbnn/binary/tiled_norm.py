@@ -15,6 +15,7 @@ from .expansion import copy_signs, tile, tiled_affine
 from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
+from .tracing import whole_layer
 
 
 class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
@@ -104,6 +105,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         self._loaded = self._loaded or f'{prefix}weight' in state
         super()._load_from_state_dict(state, prefix, *args)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
         check_maps(self, x, self.num_features // self.copies)

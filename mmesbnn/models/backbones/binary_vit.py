@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ...binary import (
     BinaryFeedForward,
@@ -27,6 +28,7 @@ from ...binary import (
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
 from ...binary.expansion import spread_thresholds
 from ...binary.inputs import check_maps
+from ...binary.tracing import whole_layer
 from ...checks import one_of, pair, positive_int, sequence
 from .base import (
     BackboneOptions,
@@ -133,6 +135,7 @@ class Positions(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, channels, *size))
         nn.init.trunc_normal_(self.bias, std=0.02)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Add the positions to the map ``x``; the result has its tokens in order."""
         bias: Tensor = self.bias
@@ -170,6 +173,7 @@ class PatchStem(nn.Module):
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm) if has_norm else None
         self.positions = Positions(wide, size)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Compute the first map of the images ``x``."""
         x = self.conv(x)
@@ -241,6 +245,7 @@ class PatchMerging(nn.Module):
         self.norm = TiledBatchNorm2d(wide, self.copies, **norm)
         self.positions = Positions(wide, size)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Compute the first map of the next stage."""
         x = self.norm_in(x)
@@ -337,6 +342,7 @@ class BinaryViTBlock(nn.Module):
         self.scale2 = scale()
         self.branches = PoolBranches(wide, pool_sizes)
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for the map ``x``."""
         size = (x.shape[2], x.shape[3])
@@ -478,7 +484,8 @@ class BinaryViT(ESBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
         check_maps(self, x, self.in_channels)
-        _check_size("the images' size", x.shape[2:], self.stride)
+        if not isinstance(x, Proxy):  # which has no size
+            _check_size("the images' size", x.shape[2:], self.stride)
         return super().forward(x)
 
 

@@ -9,6 +9,7 @@ from torch.nn.common_types import _size_2_t
 
 from ...binary.arguments import BITS, checked_layer
 from ...binary.signs import straight_through
+from ...binary.tracing import whole_layer
 
 #: Clipping ranges of the published quantised networks.
 CONV_CLIP, LINEAR_CLIP = 1000.0, 25.0
@@ -106,6 +107,7 @@ class MinMaxConv2d(nn.Conv2d):
         # squeeze-excite
         self.quantize_input = quantize_input and bits < 32 and self.in_channels != 3
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         if self.quantize_input:
@@ -141,6 +143,7 @@ class MinMaxLinear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.mac_bits = bits
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
         x = minmax_quantize(x, self.mac_bits, LINEAR_CLIP)

@@ -1,0 +1,51 @@
+"""Layers and functions that ``torch.fx.symbolic_trace`` keeps whole.
+
+Symbolic tracing calls a network with a ``Proxy``, which has no shape and no dtype. What asks
+for them becomes one node of the graph, as torch's own layers do.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.fx import Proxy
+
+_Function = TypeVar('_Function', bound=Callable[..., Any])
+
+
+def whole_function(function: _Function) -> _Function:
+    """Let a function whose first argument is a tensor be one node of a symbolic trace."""
+
+    @functools.wraps(function)
+    def wrapper(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(x, Proxy):
+            return x.tracer.create_proxy('call_function', wrapper, (x, *args), kwargs)
+        return function(x, *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def whole_layer(forward: _Function) -> _Function:
+    """Let a module with this ``forward`` be one node of a symbolic trace.
+
+    Raises:
+        TypeError: In a trace of the module itself, which would hold nothing but itself.
+    """
+
+    @functools.wraps(forward)
+    def wrapper(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Proxy):
+            return forward(self, x, *args, **kwargs)
+        root = getattr(x.tracer, 'root', None)
+        if root is self:
+            raise TypeError(
+                f'{type(self).__name__} asks for the shape of its input, so torch.fx can '
+                'trace the modules that hold it, but not the layer alone'
+            )
+        name = x.tracer.path_of_module(self)
+        return x.tracer.create_proxy('call_module', name, (x, *args), kwargs)
+
+    return wrapper  # type: ignore[return-value]
