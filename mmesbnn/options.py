@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .checks import Rule, filled_text, integer, number
@@ -53,3 +54,8 @@ positive = option(float, number(above=0))
 not_negative = option(float, number(least=0))
 #: A name or path, not empty: empty text is often a variable of a script that is not set.
 name = option(str, filled_text)
+
+
+def path(given: str) -> Path:
+    """As ``name``, a ``Path``: an empty one would be the current folder."""
+    return Path(name(given))

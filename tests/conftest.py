@@ -39,8 +39,8 @@ def pytest_addoption(parser):
     group.addoption(
         '--campaign-seconds',
         type=float,
-        default=2.0,
-        help='how long each campaign draws after its least number of cases (2)',
+        default=0.0,
+        help='how long each campaign draws on after its usual number of cases (0)',
     )
     group.addoption('--campaign-report', metavar='FILE', help='write the counts here')
 

@@ -1,4 +1,5 @@
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from mmesbnn import options
         ),
         (options.positive, [('3', 3.0)], ['0', 'nan', 'inf'], 'a finite number > 0'),
         (options.name, [('a b', 'a b')], [''], 'a text'),
+        (options.path, [('a/b', Path('a', 'b'))], [''], 'a text'),
     ],
 )
 def test_what_options_take(kind, good, bad, says):

@@ -16,6 +16,7 @@ import pytest
 
 from mmesbnn.whole_files import (
     check_file,
+    check_place,
     read_whole,
     remove_unfinished,
     swapping,
@@ -94,6 +95,23 @@ def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='No such folder') as caught:
         write(path, 'new')
     assert caught.value.filename == str(path)
+
+
+def test_a_place_for_files_is_checked_before_the_work(tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    assert check_place(tmp_path) == tmp_path  # with files in it
+    assert check_place(tmp_path / 'a' / 'b') == tmp_path / 'a' / 'b'
+    for name, error in {
+        'file': NotADirectoryError,
+        'file/x': NotADirectoryError,
+        'loop': OSError,
+        'n' * 300: OSError,
+    }.items():
+        with pytest.raises(error) as caught:
+            check_place(tmp_path / name)
+        assert caught.value.filename in (tmp_path / name, str(tmp_path / name))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'loop']
 
 
 def test_the_file_that_is_read_is_not_overwritten(tmp_path):

@@ -133,13 +133,18 @@ def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
     draw_detections(images, curves, picture, title)
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_det')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     os.chdir(ROOT)
     be_quiet()
     began, work_dir = time.time(), Path(args.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)  # before the work
 
     if count := write_mini_voc(DATA, **DEVKIT):
         print(f'wrote a devkit of {count} images to {DATA}')

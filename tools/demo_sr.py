@@ -121,15 +121,20 @@ def _middle(image):
     return middle.permute(1, 2, 0).numpy()
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_sr')
     parser.add_argument(
         '--iters', type=options.count, help="iterations of the training; default: the config's"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     os.chdir(ROOT)
     began, work_dir = time.time(), Path(args.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)  # before the work
     if write_photographs(DATA, SCALE):
         print(f'wrote six photographs to train on and three to test on to {DATA}')
 

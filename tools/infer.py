@@ -10,7 +10,6 @@ and skipped. Exit status 1: some images were skipped; 2: no image could be proce
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from mmesbnn.deploy.runtime.images import MAX_PIXELS
 from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
 from mmesbnn.errors import sentence
-from mmesbnn.whole_files import check_file, whole_file
+from mmesbnn.whole_files import check_file, check_place, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
@@ -135,12 +134,8 @@ def targets(out, files):
 
 def main():
     args = parse_args()
-    out = Path(args.out) if args.out else None
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise OSError(f'{out}: cannot be written to')
-    if args.json:
+    out = check_place(args.out) if args.out else None
+    if args.json and Path(args.json).parent != out:  # which is made for the first result
         check_file(args.json)
     files = list(find(args.images))
     runner = Runner(
@@ -165,6 +160,7 @@ def main():
             if isinstance(image, ImageError):
                 errors.append(image)
                 continue
+            path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as partial:
                 image.save(partial, format='PNG')
             text += f'  -> {path}'
@@ -179,6 +175,7 @@ def finish(files, results, errors, json_file, took, engine):
     if len(errors) == len(files) == 1:
         raise errors[0]
     if json_file:
+        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(json_file) as partial:
             partial.write_text(json.dumps(results, indent=1))
     for error in errors:

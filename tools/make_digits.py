@@ -9,10 +9,14 @@ from mmesbnn import cli, options  # before the slow imports
 from mmesbnn.datasets import write_digits
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', type=options.name, nargs='?', default='data/digits')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     count = write_digits(args.root)
     print(f'wrote {count} images to {args.root}' if count else f'{args.root} is there')
 

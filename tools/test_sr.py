@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from mmesbnn.analysis import build_model, explained, load_config, load_weights
 from mmesbnn.diffusion.saving import check_pipeline_folder, save_pipeline
+from mmesbnn.whole_files import check_place
 
 
 def parse_args():
@@ -61,6 +62,8 @@ def main():
     args = parse_args()
     if args.export:
         check_pipeline_folder(args.export)
+    for folder in filter(None, (args.out, args.work_dir)):
+        check_place(folder)
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher = args.launcher

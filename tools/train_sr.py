@@ -18,6 +18,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import explained, load_config
+from mmesbnn.whole_files import check_place
 
 
 def parse_args():
@@ -47,6 +48,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    if args.work_dir:
+        check_place(args.work_dir)
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     cfg.launcher, cfg.resume = args.launcher, args.resume

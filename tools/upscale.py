@@ -26,6 +26,7 @@ from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.errors import sentence
 from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
 from mmesbnn.images.tensors import write_png
+from mmesbnn.whole_files import check_place
 
 
 def parse_args():
@@ -128,6 +129,7 @@ def load_pipeline(model, config, max_bytes):
 
 def main():
     args = parse_args()
+    check_place(args.out)
     pipeline = load_pipeline(args.model, args.config, args.max_bytes)
     with explained(f'cannot use --device {args.device}'):
         pipeline.to(args.device)

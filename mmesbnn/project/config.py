@@ -15,11 +15,12 @@ from torch import nn
 from ..checks import checked, instance
 from ..models.classifiers import student_config
 from ..optional import require
+from ..plain_files import open_plain
 from .errors import InputError, explained
 from .plain_yaml import plain_yaml
 
-#: Extra of mmesbnn that installs the package of a config's default scope.
-EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det'}
+#: Extra of mmesbnn that installs the package of a config's default scope; None: none does.
+EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': None}
 
 
 #: Rules of arguments.
@@ -43,6 +44,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
             installed.
     """
     with explained(f'cannot read the config {path}'), plain_yaml():
+        open_plain(Path(path).expanduser()).close()  # mmengine would wait for a pipe
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope') or 'mmengine'

@@ -2,12 +2,21 @@
 
 from .leftovers import remove_leftovers
 from .partial import DISK_ERRORS, remove_unfinished
-from .writing import check_file, check_folder, is_filled, read_whole, whole_file, whole_folder
+from .writing import (
+    check_file,
+    check_folder,
+    check_place,
+    is_filled,
+    read_whole,
+    whole_file,
+    whole_folder,
+)
 
 __all__ = [
     'DISK_ERRORS',
     'check_file',
     'check_folder',
+    'check_place',
     'is_filled',
     'read_whole',
     'remove_leftovers',

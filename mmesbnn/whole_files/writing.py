@@ -170,12 +170,40 @@ def check_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Path
             _refuse(errno.EBUSY, root, 'The current folder cannot be replaced')
         if os.path.ismount(target):
             _refuse(errno.EBUSY, root, 'A mount point, so name a folder in it')
+    _check_above(target, root)
+    return target
+
+
+def _check_above(target: Path, root: Path) -> None:
     above = next(folder for folder in target.parents if folder.exists())
     if not above.is_dir():
         _refuse(errno.ENOTDIR, root)
     if not _allowed(above, os.W_OK | os.X_OK):
         _refuse(errno.EACCES, root)
-    return target
+
+
+def check_place(root: str | os.PathLike) -> Path:
+    """Raise the error of making ``root`` and writing files in it, before the work.
+
+    Args:
+        root: A folder, which may hold other files, or a name at which one can be made.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        OSError: If no file can be written there.
+    """
+    root = Path(root)
+    target = Path(os.path.realpath(root))
+    status = _status(target)
+    if status is None:
+        _check_above(target, root)
+    elif not stat.S_ISDIR(status.st_mode):
+        _refuse(errno.ENOTDIR, root)
+    elif not _allowed(target, os.W_OK | os.X_OK):
+        _refuse(errno.EACCES, root)
+    return root
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ A campaign's test takes the fixture ``campaign``:
             with campaign.attempt('a cut file'):
                 ...  # an assertion here counts as a bad case
 
-``pytest tests/campaigns`` takes about a minute in all. ``--campaign-seconds 600`` lets
-each test draw for ten minutes, ``--campaign-seed 7`` draws other cases, and
-``--campaign-report FILE`` writes how many were tried and how many went wrong.
+``pytest tests/campaigns`` tries these numbers of cases, the same ones in every run, in
+about a minute in all. ``--campaign-seconds 600`` lets each test draw on for ten minutes,
+``--campaign-seed 7`` draws other cases, and ``--campaign-report FILE`` writes how many
+were tried and how many went wrong.
 """
 
 import contextlib

@@ -14,3 +14,18 @@ def campaign(request):
     if option('--campaign-report'):
         campaign.report(option('--campaign-report'))
     campaign.finish()
+
+
+@pytest.fixture(scope='session')
+def bench(tmp_path_factory):
+    """A :class:`~tests.campaigns.bench.Bench`: tools, and what they read."""
+    from tests.campaigns.bench import Bench, Server, write_inputs
+
+    folder = tmp_path_factory.mktemp('bench')
+    server = Server(folder)
+    try:
+        write_inputs(folder)
+        server.wait_until_ready()
+        yield Bench(server, folder)
+    finally:
+        server.close()

@@ -113,6 +113,7 @@ def attack(parser, action, word):
         assert math.isfinite(x) and x >= 0, f'{x!r} is accepted'
         assert isinstance(x, float) or x <= 2**40, f'{x!r} is accepted'
     texts = value if isinstance(value, list) else [value]
+    texts = [str(x) if x != Path() else '' for x in texts]
     assert '' not in texts, 'an empty text is accepted'
 
 

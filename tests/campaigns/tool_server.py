@@ -47,6 +47,7 @@ def child(request):
     if 'limit' in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request['limit'],) * 2)
     sys.argv = [str(TOOLS / request['tool']), *request['args']]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as Python does
     # from here on a signal is the tool's
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     runpy.run_path(sys.argv[0], run_name='__main__')

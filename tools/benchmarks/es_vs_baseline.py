@@ -367,7 +367,7 @@ def parse_args() -> argparse.Namespace:
         "the networks' own: 0 (equal thresholds), for BinaryViT 0.5",
     )
     add('--quick', action='store_true', help='trial run: two epochs of few patches')
-    add('--out', type=Path, default=Path('work_dirs/es_vs_baseline'))
+    add('--out', type=options.path, default=Path('work_dirs/es_vs_baseline'))
     args = parser.parse_args()
     if args.quick:
         args.epochs, args.train_per_class, args.test_per_class = 2, 4, 4

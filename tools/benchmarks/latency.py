@@ -44,7 +44,7 @@ from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.optional import require
-from mmesbnn.whole_files import whole_file
+from mmesbnn.whole_files import check_place, whole_file
 
 SIZE = 224
 PUBLISHED, EAGER, COMPILED = 'published style, eager', 'ours, eager', 'torch.compile'
@@ -454,7 +454,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--config', type=options.name, default='configs/es_bnext_tiny.py')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/latency'))
+    parser.add_argument('--out', type=options.path, default=Path('work_dirs/latency'))
     parser.add_argument('--quick', action='store_true', help='one core, batch 1, few runs')
     parser.add_argument(
         '--seconds', type=options.positive, default=3.0, help='per contender and setting (3)'
@@ -494,7 +494,7 @@ def main() -> None:
         for name in CONTENDERS
         if name == BITS or (name in (args.only or CONTENDERS) and name not in skipped)
     ]
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_place(args.out)
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -525,6 +525,7 @@ def main() -> None:
         kernels=kernels,
         versions=_versions(),
     )
+    args.out.mkdir(parents=True, exist_ok=True)
     save_json(args.out / 'latency.json', content)
     draw(results, args.out / 'latency.png')
     print(f'\nwrote {args.out / "latency.json"} and {args.out / "latency.png"}')

@@ -20,7 +20,7 @@ from torch import Tensor
 from ... import native
 from ...checks import checked, instance
 from ...errors import sentence
-from ...whole_files import whole_folder
+from ...whole_files import check_folder, whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.manifest import ExportError, fitting, write_manifest
@@ -112,7 +112,11 @@ def _written_whole(out: Path) -> Iterator[Path]:
         with whole_folder(out, replace=True) as folder:
             yield folder
     except OSError as error:
-        raise ExportError(f'--out {out}: cannot be written ({error.strerror})') from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ExportError:
+    return ExportError(f'--out {out}: cannot be written ({error.strerror})')
 
 
 def check_output(out: str | os.PathLike[str]) -> None:
@@ -120,9 +124,10 @@ def check_output(out: str | os.PathLike[str]) -> None:
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise ExportError(f'--out {path}: is a file, and must be a folder')
-    parent = next(p for p in (path, *path.resolve().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise ExportError(f'--out {path}: {parent} cannot be written')
+    try:
+        check_folder(path, replace=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     if path.is_dir() and any(file.name not in _FILES for file in path.iterdir()):
         raise ExportError(f'--out {path}: holds other files than an export; name a new folder')
 
