@@ -2,7 +2,7 @@
 
 import os
 
-# Before torch is imported: with pytest-xdist every core runs a worker of its own.
+# Before torch is imported, because pytest-xdist runs one worker per core.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from tests.managers import forget_runners
 
-# A shell ignores these for what it runs in the background, and tools started by tests would too.
+# A shell ignores these signals for background jobs, and tools started by tests would inherit that.
 for _name, _handler in (('SIGINT', signal.default_int_handler), ('SIGHUP', signal.SIG_DFL)):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _handler)

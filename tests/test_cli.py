@@ -13,7 +13,7 @@ from mmesbnn import cli
 from mmesbnn.errors import MmesbnnError
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Those in tools/dev are for this repository's own pages.
+#: Tools in tools/dev are only for this repository.
 TOOLS = sorted(
     path
     for path in (ROOT / 'tools').rglob('*.py')
@@ -135,7 +135,7 @@ def main():
     'last',
     [
         'ready()',
-        # what was torn raises something else
+        # the interrupted code raises another error
         'try: ready()\n        except BaseException: raise RuntimeError("torn")',
     ],
 )
@@ -155,7 +155,7 @@ def test_a_second_signal_ends_what_does_not_listen(tmp_path, number):
     code, out, err = stopped(WRITE.format(last), tmp_path, number, times=3)
     assert (code, err) == (STATUS[number], f'script.py: {TOLD[number]}\n')
     assert out.startswith('not heard')
-    # the folder above can be of use to others by now
+    # other processes may use the parent folder by now
     assert [name for name in left(tmp_path) if name != 'a'] == []
 
 

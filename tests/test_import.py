@@ -89,6 +89,6 @@ def test_the_binary_folder_has_files():
 def test_binary_core_imports_torch_only(path):
     found = {name for name in imports(path) if not name.startswith('.')}
     assert found - sys.stdlib_module_names <= {'torch'}
-    # and nothing of mmesbnn outside its folder, but for what needs no torch
+    # and nothing of mmesbnn outside of its folder, except modules without torch
     outside = {name for name in imports(path) if name.startswith('..')}
     assert outside <= {'..checks', '..native'}

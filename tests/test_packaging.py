@@ -42,7 +42,7 @@ def repository_files():
 
 
 def is_file(name):
-    return (ROOT / name).is_file()  # not so for a tracked file that was deleted
+    return (ROOT / name).is_file()  # this excludes a tracked file that was deleted
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def find_installed(site_packages, cwd):
 
 @pytest.mark.parametrize('origin', ['repository', 'sdist'])
 def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, origin):
-    # What an editable install or a run leaves must not get into a wheel.
+    # Files of an editable install or a run must not get into a wheel.
     stray = sources / 'mmesbnn' / '.mim' / 'configs' / 'stray.py'
     cache = sources / 'tools' / '__pycache__' / 'train.cpython-311.pyc'
     for path in (stray, cache):
@@ -146,7 +146,7 @@ def test_editable_install_links_configs_and_tools(sources, environment, tmp_path
     package = sources / 'mmesbnn'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (package / '.mim' / name).samefile(sources / name)
-    # only the package itself becomes importable, nothing that lies beside it
+    # only the package becomes importable, not the folders beside it
     for name in ('tests', 'tools', 'configs', 'setup'):
         assert run([python, '-I', '-c', FIND.format(name)], tmp_path).strip() == 'None', name
 
@@ -210,7 +210,7 @@ def test_pins_lie_inside_the_ranges(metadata):
     for line in filter(None, map(str.strip, text.splitlines())):
         pin = Requirement(line)
         (only,) = pin.specifier
-        if only.operator == '<':  # keeps out what breaks a package that others install
+        if only.operator == '<':  # excludes versions that break other packages
             continue
         assert only.operator == '==', line
         assert pins.setdefault(canonicalize_name(pin.name), only.version)

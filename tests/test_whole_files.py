@@ -316,7 +316,7 @@ def test_a_limit_names_the_file(tmp_path, wrapped):
         try:
             new.write_bytes(bytes(5000))
         except OSError:
-            if wrapped:  # as by torch, whose message names nothing
+            if wrapped:  # like torch's error, whose message names no file
                 raise RuntimeError('unexpected pos 64') from None
             raise
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
@@ -326,7 +326,7 @@ def test_a_limit_names_the_file(tmp_path, wrapped):
 
 def test_a_limit_names_the_folder(tmp_path):
     root = tmp_path / 'x'
-    for ignored in (OSError, ()):  # by a writer that lets its errors go
+    for ignored in (OSError, ()):  # by a writer that ignores its errors
         with pytest.raises(OSError) as caught, file_limit(1000), whole_folder(root) as partial:
             (partial / 'small').touch()
             with contextlib.suppress(ignored):

@@ -174,7 +174,7 @@ def test_several_outputs():
             x = x * 2
             x = torch.cat([x, x], 1)
             return {
-                # with a copy, which a view alone could not be
+                # made by a copy, because a view cannot have this layout
                 'boxes': [self.boxes(x).permute(0, 2, 3, 1)[..., :4].reshape(1, -1)],
                 'scores': self.scores(x),
             }

@@ -38,7 +38,7 @@ def saved_bytes(run, model, recompute):
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, Recorder() as recorder:
         y = run()
-    # recomputation keeps the convolutions' outputs aside, not through hooks
+    # recomputation stores the outputs of convolutions without hooks
     for output in recorder.outputs(*CONVOLUTIONS) if recompute else ():
         keep(output)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -164,7 +164,7 @@ def test_thresholds_of_copies_start_apart(expanded_in, equal):
     assert (copies == copies[:, :1]).all()
     expected = torch.linspace(-0.3, 0.3, equal)
     torch.testing.assert_close(copies[:, 0], expected)
-    # so copies of one and the same input are not signed alike
+    # so copies of one input have different signs
     signed = sign(tile(torch.full((16 // equal,), 0.01), equal, -1) + copies.flatten())
     assert len(signed.unique()) == 2
 

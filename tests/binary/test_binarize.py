@@ -580,7 +580,7 @@ class Readers(nn.Module):
         self.listed = nn.ModuleList([nn.Linear(8, 8)])
 
     def init_weights(self):
-        nn.init.zeros_(self.plain.weight)  # initialising a layer is no obstacle
+        nn.init.zeros_(self.plain.weight)  # initialising a layer does not count as a use
 
     def forward(self, x):
         return self.last(self.plain(self._read(self.first(x))))

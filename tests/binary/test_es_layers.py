@@ -122,7 +122,7 @@ def test_bad_layers_are_refused(layer, options, message):
 
 @pytest.mark.parametrize('groups', [2, 32])
 def test_grouped_and_depthwise_convolutions_are_refused(groups):
-    # what is registered for conv_cfg keeps them real
+    # the layers for conv_cfg keep them real
     with pytest.raises(ValueError, match=f'groups={groups} must be 1'):
         ESConv2d(32, 32, 3, groups=groups, tau=2)
 

@@ -89,7 +89,7 @@ def test_signs_of_integers():
         binary.sign(torch.tensor([1, -1]))
 
 
-@pytest.mark.parametrize('index', [*range(13), 14, 15])  # attention warns of more
+@pytest.mark.parametrize('index', [*range(13), 14, 15])  # attention can also give other warnings
 def test_traces_do_not_see_the_checks(index):
     layer, shape = LAYERS[index]
     layer, x = layer.eval(), torch.randn(shape)

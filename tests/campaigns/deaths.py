@@ -144,7 +144,7 @@ class Trainings:
         """Wait until all processes end or one dies; kill one at the given time."""
         while any(process.is_alive() for process in processes):
             if any(process.exitcode not in (None, 0) for process in processes):
-                time.sleep(0.05)  # the others may notice, before they die too
+                time.sleep(0.05)  # the other processes may notice it before they die
                 return
             passed = time.monotonic() - start
             if kill_at is not None and passed >= kill_at:

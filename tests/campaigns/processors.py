@@ -13,10 +13,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name('older_processor.c')
 
-#: The processors that ``older_processor.c`` knows, and this one.
+#: The processors of ``older_processor.c``, and this processor.
 PROCESSORS = ('sse42', 'avx2', 'avx512', 'avx512_vnni', 'this one')
 
-#: Code with which a process ends that cannot hide what its processor can do.
+#: Exit code of a process that cannot hide instructions of its processor.
 IMPOSSIBLE = 77
 
 

@@ -125,7 +125,7 @@ def norms(module):
 BACKBONE = dict(in_channels=3, out_indices=(0,), norm_cfg=dict(type='BN'))
 ARCH = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_ratios=[2, 1])
 
-#: For every class a call that works, and what to do with the result.
+#: For every class a call that works, and a use of the result.
 CALLS = {
     binary.BinaryConv2d: (dict(in_channels=8, out_channels=4, kernel_size=3), maps),
     binary.BinaryLinear: (dict(in_features=8, out_features=4), tokens),
@@ -206,7 +206,7 @@ CALLS = {
 }
 
 
-#: Arguments that are nobody's to check here: mmengine reads them.
+#: Arguments that mmengine reads, so they are not checked here.
 FOREIGN = {'init_cfg', 'example', 'args', 'kwargs', 'device', 'dtype', 'padding_mode'}
 
 

@@ -85,7 +85,7 @@ def test_hostile_pickles(campaign, tmp_path):
             name, data = rng.choice(cases)
             group = name.partition(':')[0]
             if rng.random() < 0.7:
-                # two of them mixed, or one with damage in it
+                # two of them mixed, or a damaged one
                 other = rng.choice(cases)[1]
                 at, to = rng.randrange(2, len(data)), rng.randrange(2, len(other))
                 data = data[:at] + other[to:] if rng.random() < 0.5 else (damaged(rng, data)[1])

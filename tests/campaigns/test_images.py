@@ -92,7 +92,7 @@ def damaged(content, rng):
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     elif kind == 2:
         content[where:where] = rng.randbytes(rng.choice([1, 4, 100]))
-    elif kind == 3:  # sizes stand near the start
+    elif kind == 3:  # sizes are near the start
         place = rng.randrange(min(len(content), 40))
         content[place : place + 4] = rng.choice([b'\xff' * 4, b'\0' * 4, b'\x7f\xff'])
     return content

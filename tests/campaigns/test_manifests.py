@@ -20,7 +20,7 @@ pytest.importorskip('openvino')
 
 from tests.deploy import exports
 
-#: Values that entries are exchanged for.
+#: Values that replace entries.
 STRANGE = [
     None,
     True,
@@ -63,7 +63,7 @@ STRANGE = [
     {'type': 'pad'},
     {'x': {'y': []}},
 ]
-#: Texts that entries are exchanged for, in the file itself.
+#: Texts that replace entries in the file itself.
 TEXTS = [
     'NaN',
     'Infinity',

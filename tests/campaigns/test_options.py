@@ -102,10 +102,10 @@ def attack(parser, action, word):
         assert end.code == 2
         *_, last = said.getvalue().strip().rpartition('error: ')
         named = action.option_strings[-1:] or [action.metavar, action.dest]
-        # to argparse a word with a dash is an option, not the argument
+        # argparse reads a word with a dash as an option, not as an argument
         dashed = word.startswith('-') and not action.option_strings
         assert dashed or any(name in last for name in named if isinstance(name, str)), last[:300]
-        # a wrong choice is shown by argparse itself, whole
+        # argparse itself prints a wrong choice without shortening
         assert action.choices or len(last) < 700, f'{len(last)} characters'
         return
     value = getattr(args, action.dest)

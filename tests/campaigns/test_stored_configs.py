@@ -35,7 +35,7 @@ from tests.deploy.packed.test_checked_config import PLAIN
 pytest.importorskip('mmpretrain')
 safetensors = pytest.importorskip('safetensors.torch')
 
-#: Events that nothing in a file may cause, wherever they point.
+#: Events that a file must never cause, for any path.
 FORBIDDEN = {
     'os.system',
     'os.exec',
@@ -242,13 +242,13 @@ def hostile(rng, config, bait):
             value = dict(type='Pretrained', checkpoint=rng.choice(words))
         for _ in range(rng.choice([0, 0, 1, 2, 60])):
             value = rng.choice([[value], (value,), dict(a=value)])
-        value = copy.deepcopy(value)  # which may lie in there already
+        value = copy.deepcopy(value)  # it may already be there
         place = rng.choice(list(places(config)))
         if isinstance(place, list):
             place.insert(rng.randrange(len(place) + 1), value)
         else:
             place[rng.choice([*KEYS, *place])] = value
-    if rng.random() < 0.5:  # where components are built for sure
+    if rng.random() < 0.5:  # a place where components are always built
         owner, key = (
             rng.choice(
                 [
@@ -374,8 +374,8 @@ def test_networks_larger_than_their_weights(campaign, network, tmp_path):
             refused_or_harmless(lambda: load_packed(packed))
             refused_or_harmless(lambda: pack_checkpoint(source, tmp_path / 'out.safetensors'))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        gc.collect()  # errors hold the networks that were begun
-        # in KB: a few networks of 256 MB, which any file may describe
+        gc.collect()  # errors keep partly built networks alive
+        # in KB: a few networks of 256 MB, the size that any file may describe
         assert grown < 2**21, text
 
 

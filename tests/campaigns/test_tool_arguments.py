@@ -19,7 +19,7 @@ from mmesbnn.engine import hooks, optim
 from tests.campaigns.test_arguments import CALLS as LAYER_CALLS
 from tests.campaigns.test_arguments import WRONG, arguments_of
 
-#: Public names that take no argument of a caller, or none that is theirs to check.
+#: Public names without arguments, or without arguments that they must check.
 EXCEPTIONS = {
     'made by the package, for callers to read': {
         'BinarizeReport',
@@ -266,9 +266,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-#: What a call that is right but for the attacked argument may end with.
+#: Allowed errors of a call in which only the attacked argument is wrong.
 RIGHT = (OSError, ValueError, TypeError, ImportError, NotImplementedError)
-#: What others look at: mmengine, mmdet, mmpretrain, diffusers, lpips.
+#: Arguments that other packages check: mmengine, mmdet, mmpretrain, diffusers, lpips.
 FOREIGN = {
     'content',
     'batch',
@@ -309,7 +309,7 @@ def attack(kind, given, name, value):
         text = str(error)
         shown = str(value)[:20] if isinstance(value, (str, os.PathLike)) and value else name
         named = spec_of(kind, name) in text or shown in text
-        if not named:  # was it another argument, which is wrong in the call as it is?
+        if not named:  # is another argument wrong in the original call?
             try:
                 with DefaultScope.overwrite_default_scope(scope_of(kind)):
                     kind(**given)
@@ -317,7 +317,7 @@ def attack(kind, given, name, value):
                 named = type(without) is type(error) and str(without) == text
         assert named, f'does not name {name}: {type(error).__name__}: {text[:300]}'
         assert isinstance(error, RIGHT), repr(error)[:300]
-        if not isinstance(value, str):  # an operating system repeats a path whole
+        if not isinstance(value, str):  # errors of the operating system contain the whole path
             assert len(text) < 2500, f'a message of {len(text)} characters'
 
 

@@ -56,7 +56,7 @@ _hurry()
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 TASKS = ('classification', 'detection', 'super_resolution')
-#: The default one is for GPUs.
+#: The default backend is for GPUs.
 WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 #: Epochs, or iterations.
 EPOCHS, ITERATIONS = 4, 8
@@ -100,7 +100,7 @@ def _detection(cfg, data):
     cfg.train_cfg.update(max_epochs=EPOCHS, val_interval=1)
     cfg.param_scheduler[1].T_max = EPOCHS
     temperature_hook(cfg).binary_from = 2
-    # the best one changes between two checkpoints, too
+    # the best checkpoint also changes between two checkpoints
     return dict(interval=2, save_best='pascal_voc/mAP')
 
 

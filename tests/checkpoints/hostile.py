@@ -191,7 +191,7 @@ def programs():
     """Return pickles with ops in wrong order, endless structures or forbidden names."""
     bomb, deep = plain([]), b']' * 2000 + b'a' * 1999
     for _ in range(60):
-        # a list with twice what is on the stack, by the memo
+        # a list with the top of the stack twice, through the memo
         bomb += b'q\x00]h\x00ah\x00a'
     key = b')' + b'\x85' * 100_000
     history = name('mmengine.logging.history_buffer', 'HistoryBuffer')

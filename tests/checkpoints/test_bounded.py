@@ -8,7 +8,7 @@ from mmesbnn.checkpoints import CheckpointError
 from mmesbnn.checkpoints.bounded import bounded_build, size_of
 from mmesbnn.checkpoints.limits import SPARE
 
-HALF = SPARE // 8  # floats of half the memory that is spare
+HALF = SPARE // 8  # floats that take half of the spare memory
 
 
 @pytest.mark.parametrize(

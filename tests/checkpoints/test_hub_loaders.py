@@ -89,7 +89,7 @@ def test_a_published_checkpoint_loads(site, address):
 def test_a_hostile_one_is_refused(site, address, tmp_path):
     trace = tmp_path / 'trace'
     write_hostile(site[0] / 'x.pth', trace)
-    for _ in range(2):  # downloaded, and from the cache
+    for _ in range(2):  # first downloaded, then from the cache
         with pytest.raises(CheckpointError, match=r'x\.pth: .*mkdir'):
             load(address)
     assert not trace.exists()

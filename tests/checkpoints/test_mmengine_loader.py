@@ -58,7 +58,7 @@ def test_saved_again_and_read_again(saved, tmp_path):
     again = tmp_path / 'again.pth'
     save_checkpoint(load(saved), str(again))
     assert_is_hub(load(again)['message_hub'])
-    # and by pickle itself, so that nothing of ours is in it
+    # and by pickle itself, so that none of our code is in it
     assert_is_hub(torch.load(again, weights_only=False)['message_hub'])
 
 
@@ -114,7 +114,7 @@ class Reduced:
 def test_other_calls_are_refused(tmp_path, call):
     path = tmp_path / 'malicious.pth'
     torch.save(Reduced(*call), path)
-    torch.load(path, weights_only=False)  # without the check it would be done
+    torch.load(path, weights_only=False)  # without the check it would run
     with pytest.raises(CheckpointError):
         load(path)
 

@@ -278,7 +278,7 @@ def odd_devkit(devkit, tmp_path):
     replace_objects(paths[2], (50, 50, 50, 50), (20, 20, 100, 100))  # one pixel
     replace_objects(paths[3], (30, 30, 90, 90), difficult=1)
     replace_objects(paths[4], (1, 1, 256, 192))  # the whole image
-    replace_objects(paths[5], (10, 10, 11, 12))  # hardly anything
+    replace_objects(paths[5], (10, 10, 11, 12))  # almost nothing of the image
     return root
 
 

@@ -55,7 +55,7 @@ def test_learning_rate_of_every_epoch():
     assert type(wrapper.optimizer) is torch.optim.AdamW
     assert {group['weight_decay'] for group in wrapper.optimizer.param_groups} == {0}
     rates = rates_of_epochs(cfg, wrapper)
-    # stepped after the epoch it is meant for: epochs 0 and 1 are alike
+    # the step comes after its epoch, so epochs 0 and 1 are equal
     expected = [
         1e-5 + (5e-4 - 1e-5) * (1 + math.cos(math.pi * max(k - 1, 0) / 300)) / 2
         for k in range(epochs)

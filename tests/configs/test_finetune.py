@@ -61,7 +61,7 @@ def test_the_trained_network_stays_binary(cfg):
     assert binary_share(runner.model) == 1
     found = {w.temperature.item() for w in temperature_weights(runner.model)}
     assert max(found) < 1e-7
-    # the weights are those of the file, a few small steps on
+    # the weights equal the file's up to a few small steps
     key = 'backbone.stages.0.0.spatial.conv.weight'
     ours, theirs = runner.model.state_dict()[key], trained.state_dict()[key]
     assert (ours - theirs).abs().max() < 1e-3

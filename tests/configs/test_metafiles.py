@@ -14,7 +14,7 @@ FAMILIES = ('bnext', 'binary_vit', 'reactnet')
 ENTRIES = [
     entry for family in FAMILIES for entry in load(CONFIGS / family / 'metafile.yml')['Models']
 ]
-#: What the OPs of published networks should be, in 1e8.
+#: OPs of the published networks, in 1e8.
 OPERATIONS = {
     'bnext-tiny_8xb64_in1k': 0.886,
     'bnext-tiny-int8_8xb64_in1k': 0.769,

@@ -16,7 +16,7 @@ from tests.real_data import write_imagenet
 
 NAMES = [name for name in RECIPES if name.startswith('reactnet/')]
 SCRATCH = [name for name in NAMES if '_stage' not in name]
-#: An arch of the same layout that is built in no time.
+#: An arch of the same layout that is built fast.
 SMALL = {'A': dict(channels=[8, 16, 16]), '18': dict(channels=[8, 8, 16], depths=[1, 1])}
 
 
@@ -121,7 +121,7 @@ def run(name, root, work_dir, load_from=None):
     cfg = small(name)
     start = cfg.pop('load_from')
     cfg = shrink(cfg, root, work_dir)
-    # any network of a thousand classes will do as teacher
+    # any network with a thousand classes can be the teacher
     cfg.model.teachers.main.model = student_config(cfg.model)
     cfg.default_hooks.checkpoint.update(interval=1, save_best=None)
     cfg.load_from = load_from or start
@@ -151,7 +151,7 @@ def test_stage_2_starts_from_the_weights_of_stage_1(network, tmp_path):
     latent = [key for key in start if '.convs.' in key]
     assert latent
     for key in latent:
-        assert not torch.equal(end[key], start[key])  # and it goes on from there
+        assert not torch.equal(end[key], start[key])  # and it continues from there
 
 
 def test_stage_2_without_stage_1_does_not_begin(tmp_path, monkeypatch):

@@ -14,15 +14,15 @@ from tests.real_data import write_cifar, write_imagenet
 ModelHub = pytest.importorskip('mmpretrain').apis.ModelHub
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-#: The classifiers; other tasks have tests of their own.
+#: The classifiers; other tasks have separate tests.
 RECIPES = sorted(
     path.relative_to(CONFIGS).as_posix()
     for pattern in ('es_bnext*.py', 'bnext/*.py', 'binary_vit/*.py', 'reactnet/*.py')
     for path in CONFIGS.glob(pattern)
 )
-#: Without what is ReActNet-18's recipe but for a flag of the backbone.
+#: Without recipes that differ from ReActNet-18's only in a flag of the backbone.
 IMAGENET = [name for name in RECIPES if 'cifar' not in name and 'birealnet-18_stage' not in name]
-#: 64 pixels are enough to run every layer, and quick.
+#: 64 pixels are fast, and enough to run every layer.
 CROP = 64
 #: With the four keys that 64 pixels leave, all attention probabilities may exceed the
 #: clip, and then no gradient reaches queries and keys.
@@ -50,7 +50,7 @@ def shrink(cfg, root, work_dir):
     cfg.default_hooks.checkpoint.update(interval=-1, save_best=None)
     cfg.default_hooks.logger.interval = 1
     cfg.work_dir = str(work_dir)
-    if cfg.get('load_from'):  # weights of the stage before: same names, same shapes
+    if cfg.get('load_from'):  # weights of the previous stage: same names, same shapes
         work_dir.mkdir(parents=True)
         cfg.load_from = str(work_dir / 'start.pth')
         torch.save(MODELS.build(student_config(cfg.model)).state_dict(), cfg.load_from)

@@ -67,10 +67,10 @@ def test_raw_outputs_are_the_published_ones():
     for a, b, c in zip(ours, theirs, single):
         assert a.shape[:2] == (2, 8732)
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-        # what is rounded: the first map, by its normalisation in float32
+        # only the first map is rounded, by its normalisation in float32
         torch.testing.assert_close(c, b, rtol=0, atol=1e-6)
         assert b.std() > 0.1
-    # boxes of the network in use are the means
+    # in test mode the boxes are the means
     assert torch.equal(listed(model(x, mode='tensor')[1], 4), our_outputs(model, x, 5)[0][..., 4:])
 
 

@@ -42,7 +42,7 @@ def test_logits_are_the_published_ones(name):
     with torch.no_grad():
         ours, theirs = build(state)(x, mode='tensor'), logits(state, net, x)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
-    assert theirs.std(0).min() > 1e-3  # the images make a difference
+    assert theirs.std(0).min() > 1e-3  # the images influence the result
 
 
 def test_published_sign_of_zero_matters_here():

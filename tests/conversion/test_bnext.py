@@ -62,7 +62,7 @@ def test_logits_are_the_published_ones_at_every_temperature(name):
             ours, theirs = model(x, mode='tensor'), logits(state, net, x)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
         seen.append(theirs)
-    assert torch.stack(seen).std(0).min() > 1e-3  # not all alike by accident
+    assert torch.stack(seen).std(0).min() > 1e-3  # not all equal by accident
 
 
 @pytest.mark.filterwarnings('ignore:.*weights')

@@ -126,7 +126,7 @@ def test_real_weights_of_stage_1_are_kept_with_a_warning():
 
 def test_binarized_stage_1_has_the_logits_of_its_signs():
     state = random_state(NETWORKS['A, stage 1'])
-    # sign(0) is -1 now and 0 there: leave no zeros
+    # our sign(0) is -1 and theirs is 0, so remove all zeros
     state['feature.1.move11.bias'][:, :2] = 0.1
     for key in state:
         if '.binary_' in key:

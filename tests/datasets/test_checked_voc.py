@@ -110,7 +110,7 @@ def test_boxes_are_cut_in_training(root, warnings, box, expected):
     else:
         assert found[0] == expected
         assert not warnings
-    # a test looks at the annotation as it is
+    # in tests the annotation does not change
     assert boxes(build(root, test_mode=True))[0] == tuple(x - 1 for x in box)
 
 
@@ -207,7 +207,7 @@ def test_entities_that_grow_are_not_read(root):
     path.write_text(text)
     with pytest.raises(ValueError, match=r'000001.xml: .*it declares entities'):
         build(root)
-    # the parser refuses what cannot be seen in the bytes
+    # the parser refuses faults that are not visible in the bytes
     path.write_bytes(text.encode('utf-16'))
     with pytest.raises(ValueError, match=r'000001.xml: no VOC annotation'):
         build(root)

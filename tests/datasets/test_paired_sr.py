@@ -308,7 +308,7 @@ def test_a_folder_has_one_way_of_names(tmp_path):
     for name in ('1', '1x2'):
         hr = make(tmp_path, name)
         lr = make(tmp_path, name, 8, 8, 'LR')
-    # 1x2 is no partner of 1 here: 1x2 itself would have none
+    # 1x2 is not the partner of 1 here, because 1x2 would then have none
     same = [('1.png', '1.png'), ('1x2.png', '1x2.png')]
     assert pairs(PairedSRDataset(2, hr, lr)) == same
     (tmp_path / 'HR' / '1x2.png').unlink()
@@ -339,7 +339,7 @@ def test_images_that_differ_in_their_endings_only_are_refused(tmp_path, folder):
 
 
 def test_foreign_layouts(tmp_path):
-    hr = make(tmp_path, 'a{0}')  # a name is no format
+    hr = make(tmp_path, 'a{0}')  # a name is not a format
     lr = make(tmp_path, 'a{0}_LRBI_x2', 8, 8, 'LR')
     dataset = PairedSRDataset(2, hr, lr, filename_tmpl='{}_LRBI_x2')
     assert pairs(dataset) == [('a{0}.png', 'a{0}_LRBI_x2.png')]

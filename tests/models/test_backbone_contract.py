@@ -180,7 +180,7 @@ def test_sign_zero_reaches_every_sign(row, zero):
 
 @every_backbone
 def test_every_parameter_learns(row):
-    # biases before a norm shift what the norm takes away again
+    # the norm removes the shift of a bias before it
     still = ('stem.conv.bias', 'pointwise.bias')
     learns = set()
     for _ in range(4):  # a narrow gate can be closed by chance

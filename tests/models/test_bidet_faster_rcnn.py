@@ -215,7 +215,7 @@ def test_entropy_is_that_of_the_proposals_scores():
         p = found.scores / found.scores.sum()
         entropies.append(-(p * p.log()).sum() / count)
     torch.testing.assert_close(losses['loss_rpn_prior'], 2 * torch.stack(entropies).mean())
-    # and the proposals are those of mmdet's own prediction
+    # and the proposals equal mmdet's own prediction
     metas = [s.metainfo for s in (sample(TWO), sample(TWO))]
     plain = head.predict_by_feat(*head(x), batch_img_metas=metas, cfg=head.test_cfg)
     for ours, theirs in zip(proposals, plain):
@@ -231,7 +231,7 @@ def test_prior_has_gradients_unless_it_is_as_published(attached):
     losses['loss_rpn_prior'].backward()
     flows = head.rpn_cls.weight.grad.abs().sum() > 0
     assert bool(flows) is attached
-    assert head.rpn_reg.weight.grad is None  # no boxes in it
+    assert head.rpn_reg.weight.grad is None  # an image without boxes
 
 
 def test_terms_that_are_off_are_zero():

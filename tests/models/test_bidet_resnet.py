@@ -164,7 +164,7 @@ def test_copies_of_the_stage_start_as_copy_init_says():
     stage = BiDetResStage(8, 16, 2, tau=2, copy_init='balanced', init_cfg=init_cfg)
     stage.init_weights()
     tiled = [m for m in stage.modules() if isinstance(m, TiledBatchNorm2d)]
-    assert len(tiled) == 3  # a projection has one, too
+    assert len(tiled) == 3  # a projection also has one
     for m in tiled:
         assert m.weight.abs().eq(0.5).all()
         assert ((m.weight < 0).view(4, -1).sum(0) == 2).all()

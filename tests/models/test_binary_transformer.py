@@ -72,7 +72,7 @@ def binary(host=VIT, **options):
 def randomised(model):
     """Return a float64 model in eval mode; all parameters and statistics are random."""
     model = model.double()
-    model.eval()  # which returns nothing in mmpretrain's backbones
+    model.eval()  # eval() returns None in mmpretrain's backbones
     for name, tensor in model.state_dict().items():
         if name.endswith('running_var'):
             tensor.uniform_(0.5, 2)
@@ -246,7 +246,7 @@ def test_a_classifier_of_an_ordinary_config_trains_a_step(host, tau):
         found = [name for name, m in model.named_modules() if isinstance(m, kind)]
         assert len(found) == (4 if 'Swin' in host else 2)
         assert not any('tokens_to_token' in name for name in found)
-    # heads begin at zero, which lets no gradient through
+    # heads start at zero, so no gradient passes through them
     for name, parameter in model.head.named_parameters():
         if name.endswith('weight'):
             torch.nn.init.normal_(parameter, std=0.1)

@@ -62,7 +62,7 @@ def test_table_of_blocks(arch, count, halved):
     assert len(blocks) == count
     assert [i for i, block in numbered if block['stride'] == 2] == halved
     assert {block['stride'] for block in blocks} == {1, 2}
-    # what halves the resolution doubles the width, and so does the first block
+    # blocks that halve the resolution, and the first block, double the width
     assert [i for i, block in numbered if block['double']] == [1, *halved]
     evens = list(range(2, count + 1, 2))
     assert [i for i, block in numbered if block['elementwise']] == evens

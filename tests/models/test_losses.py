@@ -33,7 +33,7 @@ def reference(logits, teachers, weighting):
 def draw(count, scale=3.0):
     """Draw logits of the student and of ``count`` teachers, as float64 tensors."""
     x = scale * torch.randn(count + 1, SAMPLES, CLASSES, dtype=torch.float64)
-    # teachers that are unequally hard to follow, so that weights matter
+    # teachers of different difficulty, so that weights matter
     return x[0], [(i + 1) * teacher for i, teacher in enumerate(x[1:])]
 
 
@@ -78,7 +78,7 @@ def test_the_harder_teacher_weighs_more():
     logits = torch.tensor([[4.0, 0.0]], dtype=torch.float64, requires_grad=True)
     easy, hard = logits.detach().clone(), -logits.detach()
     HardnessWeightedKDLoss()(logits, [easy, hard]).backward()
-    # the easy teacher alone would leave the student where it is
+    # the easy teacher alone would not change the student
     alone = 0.5 * (logits.detach().softmax(1) - hard.softmax(1))
     share = (logits.grad / alone).unique()
     assert ((share > 0.9) & (share < 1)).all()

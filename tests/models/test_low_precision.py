@@ -34,7 +34,7 @@ def test_a_model_of_low_precision(name, hard, dtype):
         found = layers[key].effective_weight()
         assert found.dtype == dtype
         expected = layer.effective_weight()
-        # a centred weight is close to its mean, where rounding may turn its sign
+        # a centred weight is close to its mean, so rounding may flip its sign
         certain = layer.weight.abs() > 0
         if type(layer.weight_binarizer).__name__ == 'CentredSignWeight':
             centred = layer.weight - layer.weight.mean(1, keepdim=True)
@@ -80,7 +80,7 @@ def test_hardness_and_statistics_survive_a_round_trip():
     layer = BinaryConv2d(8, 8, 3, weight_binarizer='temperature')
     layer.weight_binarizer.temperature.fill_(6.7e-10)
     norm = TiledBatchNorm2d(8)
-    norm.running_var.fill_(1e5)  # more than float16 has
+    norm.running_var.fill_(1e5)  # more than the largest float16
     for module in (layer, norm):
         module.half().float()
     assert layer.weight_binarizer.temperature.item() == pytest.approx(6.7e-10)

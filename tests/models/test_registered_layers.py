@@ -68,7 +68,7 @@ def resnet(**kwargs):
 
 
 def test_resnet_trains_a_step():
-    # not zero: that starts with residual branches that carry no gradient
+    # not zero, because residual branches would then start without a gradient
     model = resnet(conv_cfg=ES, zero_init_residual=False)
     model.init_weights()
     convs = [m for m in model.modules() if isinstance(m, ESConv2d)]

@@ -146,7 +146,7 @@ def test_a_training_step_moves_every_parameter():
     model = make()
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(3):  # whatever banks the timesteps are in
+    for _ in range(3):  # for timesteps in any banks
         data = model.data_preprocessor(batch(6), True)
         loss = model(**data, mode='loss')['loss_l1']
         optimizer.zero_grad()

@@ -82,7 +82,7 @@ def test_image_size_is_read_from_the_pipelines():
     assert sizes(edge) == (235, 235)
     assert sizes(dict(type='mmdet.Resize', scale=(1333, 800))) == (800, 1333)
     assert sizes(crop, split='val') == (224, 224)
-    # CIFAR: test images are taken as they are, training images cropped to their size
+    # CIFAR: test images are not changed, training images are cropped to their size
     assert sizes(dict(type='RandomCrop', crop_size=32), split='train') == (32, 32)
     wrapped = dict(type='Repeat', dataset=dict(type='A', pipeline=[crop]))
     assert image_size(Config(dict(test_dataloader=dict(dataset=wrapped)))) == (224, 224)

@@ -27,7 +27,7 @@ PLAIN = 'model: {type: BNext, sizes: !!python/tuple [1, 2]}\n'
 def test_tags_are_refused(value, ending, base, tmp_path):
     trace, config = tmp_path / 'trace', tmp_path / f'evil.{ending}'
     config.write_text(PLAIN + f'x: {value.format(trace=trace)}\n')
-    if base:  # the file that the user names is another one
+    if base:  # the user's file is another one
         text = {
             'yaml': f'_base_: [./evil.{ending}]\n',
             'py': f"_base_ = ['./evil.{ending}']\n",

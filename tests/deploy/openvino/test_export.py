@@ -67,7 +67,7 @@ def test_what_the_folder_holds(exported):
     assert manifest.versions.keys() == {'mmesbnn', 'openvino', 'torch'}
     told = json.loads((out / 'report.json').read_text())
     assert len(told['layers']) == 9 and all(x['binary'] for x in told['layers'])
-    assert not list(out.parent.glob('.net*'))  # nothing half-written is left
+    assert not list(out.parent.glob('.net*'))  # no partly written file remains
 
 
 def test_weights_are_bits_in_the_file(exported):
