@@ -24,7 +24,7 @@ OLD = b'what was there before'
 #: Seconds after which a tool is killed, for it waits for something.
 PATIENCE = 120
 
-#: By name: the tool, its arguments, and whether it writes a folder.
+#: By name: the tool, its arguments, and True if it writes a folder.
 TOOLS = {
     'digits': ('make_digits.py', ['{out}'], True),
     'mini_voc': (
@@ -48,7 +48,7 @@ TOOLS = {
 }
 #: Results whose names the tool chooses.
 CHOSEN = {'draw': 'image.png', 'upscale': 'image_x4.png'}
-#: A former result that these replace; the others leave a filled folder alone.
+#: Tools that replace an old folder; the others refuse a folder with files.
 REPLACES = {'export', 'pipeline'}
 
 

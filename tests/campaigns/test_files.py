@@ -54,7 +54,7 @@ def test_limits_of_the_size(campaign, bench, tmp_path):
         out, target = bench.prepare(name, tmp_path / f'{i}', old)
         before = content(target)
         limit = rng.choice([0, rng.randrange(size_of(bench.whole[name]))])
-        # what is printed goes to a file, too
+        # the printed text also goes to a file
         limit = max(limit, 4096)
         status, _, err = bench.run(name, out, limit=limit)
         with campaign.attempt(f'a limit of the size, {name}'):

@@ -48,7 +48,7 @@ def child(request):
         resource.setrlimit(resource.RLIMIT_FSIZE, (request['limit'],) * 2)
     sys.argv = [str(TOOLS / request['tool']), *request['args']]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as Python does
-    # from here on a signal is the tool's
+    # from here on signals go to the tool
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     runpy.run_path(sys.argv[0], run_name='__main__')
 
@@ -81,7 +81,7 @@ def main():
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
-                cli.remove_unfinished()  # as at Python's end
+                cli.remove_unfinished()  # as when Python exits
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         print(pid, flush=True)
