@@ -47,7 +47,7 @@ LAYERS_18 = dict(arch=LAYERS, **TWO)
 VIT_32 = dict(arch=VIT, img_size=32, **TWO)
 VGG = dict(arch=dict(channels=[8, 8, 16, 32], depths=[1, 2]), out_indices=(0, 2))
 RESNET = dict(widths=[8, 16, 32], depths=[2, 2], **TWO)
-#: Backbones that the contract in tests/models/test_backbone_contract.py holds for.
+#: Backbones that fulfil the contract in tests/models/test_backbone_contract.py.
 BACKBONES = {
     'bnext': Backbone(BNext, A),
     'es-bnext': Backbone(BNext, dict(A, tau=2, se_ratio=4)),
@@ -124,7 +124,7 @@ def binarized():
 
 
 STEPS = torch.tensor([5, 1900])
-#: What to build, what to call it with, and the packages it takes.
+#: For each family: a function that builds it, its inputs, and the packages it needs.
 FAMILIES = {
     **{name: (row.build, row.images(), ()) for name, row in BACKBONES.items()},
     'bidet-res-stage': (lambda: BiDetResStage(8, 16, 2), image(8, 7), ()),
@@ -134,7 +134,7 @@ FAMILIES = {
     'hosted-vit': (hosted_vit, image(), ('mmpretrain',)),
     'binarized-resnet': (binarized, image(), ('torchvision',)),
 }
-#: Those whose packages are here.
+#: Families whose packages are installed.
 NAMES = [
     name
     for name, (_, _, packages) in FAMILIES.items()

@@ -1,4 +1,4 @@
-"""Tools, what they read, and a server that starts them quickly."""
+"""The tools, their input files, and a server that starts them quickly."""
 
 import contextlib
 import json

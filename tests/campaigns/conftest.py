@@ -18,7 +18,7 @@ def campaign(request):
 
 @pytest.fixture(scope='session')
 def bench(tmp_path_factory):
-    """A :class:`~tests.campaigns.bench.Bench`: tools, and what they read."""
+    """A :class:`~tests.campaigns.bench.Bench`: the tools and their input files."""
     from tests.campaigns.bench import Bench, Server, write_inputs
 
     folder = tmp_path_factory.mktemp('bench')

@@ -42,7 +42,7 @@ def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
     nodes = [node.op_type for node in onnx.load(path).graph.node]
     # one comparison for every layer that has a sign
     assert nodes.count('Greater') == nodes.count('Where') == 4
-    # the model is as it was
+    # the model has not changed
     assert type(model.wide.weight_binarizer).__name__ != 'FixedWeight'
 
 

@@ -182,7 +182,7 @@ def test_slopes_of_negative_copies_start_at_minus_one(copy_init):
         assert torch.equal(~negative, slopes[0] == 0.25)
         if copy_init == 'balanced':
             assert (negative.sum(0) == act.copies // 2).all()
-        # 0 is mapped to 0 all the same
+        # 0 is still mapped to 0
         zero = torch.zeros(1, act.slope.shape[1] // act.copies, 1, 1)
         assert act(zero, torch.tensor([1])).abs().max() < 1e-7
     assert any((act.slope == -1).any() for act in acts)
@@ -215,7 +215,7 @@ def test_every_binary_layer_is_binary():
     assert not check_binary(unet(tau=2), batch)
     published = unet(sign_zero=0)
     for parameter in published.conv_in.parameters():
-        nn.init.zeros_(parameter)  # nothing but zeros in the features
+        nn.init.zeros_(parameter)  # all features are zero
     finding = check_binary(published, batch)[0]
     assert 'inputs take values other than +-1' in str(finding)
 

@@ -146,7 +146,7 @@ def test_attention_attends_to_the_mean_of_the_copies(factor):
 
 
 def test_no_norm_of_a_residual_block_spans_two_copies():
-    # copies that are equal stay so, and do as one does
+    # equal copies stay equal and act like one copy
     torch.manual_seed(0)
     block = ResBlock(8, 4, 2, 0.0, False, options(tau=2, spread=0.0)).double()
     x = maps(8)

@@ -136,7 +136,7 @@ def test_a_perfect_network_gives_the_image_with_any_scheduler(name, kind):
 
 
 def test_noise_has_the_level_of_the_first_step_of_the_sampling():
-    # leading timesteps leave the noisiest ones out
+    # leading timesteps do not contain the noisiest steps
     config = make_scheduler(timestep_spacing='leading').config
     scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
     oracle = Oracle()

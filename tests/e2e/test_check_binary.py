@@ -27,7 +27,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def check(monkeypatch, capsys):
     def run(*args):
-        capsys.readouterr()  # what the test printed itself
+        capsys.readouterr()  # the text that the test printed itself
         code = run_tool('check_binary.py', *args, monkeypatch=monkeypatch)
         return code, *capsys.readouterr()
 
@@ -65,7 +65,7 @@ def test_one_bad_layer(project, tmp_path, check):
     torch.save(content, tmp_path / 'nan.pth')
     code, out, _ = check(config, tmp_path / 'nan.pth', '--batch', 2)
     assert code == 1
-    # the broken layer first, then those its NaNs reach
+    # first the broken layer, then the layers that its NaNs reach
     assert out.startswith(f'{name}: weights hold nan in output channel 3')
 
 

@@ -27,7 +27,7 @@ def run(*args, cwd):
     )
 
 
-#: Of each further family: the network's account, a network, its title.
+#: For each other family: the reference module, a network, its title.
 OTHERS = {
     'ReActNet-A': (
         published_reactnet,

@@ -23,7 +23,7 @@ print(done.stderr)
 def settings(code, policy):
     """What the OpenMP library says of itself when a demo has imported torch."""
     env = {k: v for k, v in os.environ.items() if not k.startswith('OMP_')}
-    if policy:  # the user's own wish
+    if policy:  # the user's own setting
         env['OMP_WAIT_POLICY'] = policy
     display = {'OMP_DISPLAY_ENV': 'VERBOSE'} if code is HERE else {}
     done = subprocess.run(
@@ -40,7 +40,7 @@ def settings(code, policy):
 @pytest.mark.parametrize('policy', [None, 'ACTIVE'])
 @pytest.mark.parametrize('code', [HERE, STARTED], ids=['the demo', 'its tools'])
 def test_threads_sleep_while_they_wait(code, policy):
-    # how long a thread spins before it sleeps, as the library understood it
+    # the library's value of the time that a thread spins before it sleeps
     said = settings(code, policy)
     assert 'GOMP_SPINCOUNT' in said
     assert ("GOMP_SPINCOUNT = '0'" in said) == (policy is None)

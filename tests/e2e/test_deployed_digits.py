@@ -71,7 +71,7 @@ def test_every_test_digit(project, monkeypatch, capsys):
 
     run('pack_checkpoint.py', checkpoint, packed)
     options = ('--out', export, '--dynamic-batch')
-    # a file does not say which images are read, unless its user trusts it
+    # a file cannot choose the images to read, unless the user trusts it
     out = run('export.py', packed, *options)
     assert 'bundled photographs' in out
     run('pack_checkpoint.py', checkpoint, packed, '--trust-stored-config')
@@ -84,9 +84,9 @@ def test_every_test_digit(project, monkeypatch, capsys):
     packed_same = re.search(f'{same}, scores differ by 0 at most', lines[1])
     assert packed_same[1] == '540'
     assert lines[2].startswith('OpenVINO ')
-    # a sign that rounding flips may change a digit that is as much a 3 as an 8
+    # a flipped sign may change the label of a digit between two classes
     assert int(re.search(same, lines[2])[1]) >= 535
-    # it learned something, so that the labels are not all one; guessing gives 10 %
+    # the network has learned, so that the labels are not all equal; guessing gives 10 %
     assert float(lines[0].split()[1].rstrip('%')) > 15
     assert lines[3].startswith('one image: torch ')
     # a drawn result, as a user would look at

@@ -174,7 +174,7 @@ def test_the_trained_detector_is_binary(project):
 def test_costs_name_the_input_size(project):
     done = tool(project, 'count_ops.py', 'config.py')
     assert done.returncode == 0, done.stdout
-    # a line of its own; libraries may warn before it
+    # a separate line; libraries may print warnings before it
     assert '\ninput 1 x 3 x 96 x 96' in '\n' + done.stdout
     assert 'regions' not in done.stdout
 

@@ -88,7 +88,7 @@ def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export)
     x = np.random.default_rng(0).standard_normal((3, 3, 24, 24), np.float32)
     together = runner.infer(x)['logits']
     alone = np.concatenate([runner.infer(image[None])['logits'] for image in x])
-    # but for a sign that flips
+    # except for flipped signs
     assert np.linalg.norm(together - alone) < 0.05 * np.linalg.norm(alone)
 
 

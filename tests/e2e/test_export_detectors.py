@@ -170,7 +170,7 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
         assert len(theirs['scores']) > 5
         check_found(ours, theirs, (2 * height, 2 * width))
     if 'ssd' in kind:
-        # boxes may reach beyond the image; the dilated convolution runs on bits
+        # boxes may extend outside of the image; the dilated convolution runs on bits
         assert ours['bboxes'].min() < 0
         layers = json.loads((tmp_path / 'net' / 'report.json').read_text())['layers']
         (dilated,) = (x for x in layers if x['layer'].endswith('stages.5.0.conv'))

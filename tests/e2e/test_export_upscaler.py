@@ -72,7 +72,7 @@ def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
     ).images[0]
     assert np.std(expected) > 0.05
     apart = np.abs(found - expected * 255)
-    # equal but for rounding to 256 values; a sign that flips changes a few pixels a bit
+    # equal up to rounding to 256 values; a flipped sign changes a few pixels slightly
     assert (apart <= 0.51).mean() > 0.95 and apart.max() < 8
 
 

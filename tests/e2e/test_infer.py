@@ -44,7 +44,7 @@ def infer(monkeypatch, capsys):
 
 
 def test_without_torch_in_a_process_of_its_own(project, tmp_path):
-    # as `python tools/infer.py`, but what a bare machine lacks cannot be imported
+    # like `python tools/infer.py`, but without the packages that a bare machine does not have
     code = f'{WITHOUT}\nimport runpy\nrunpy.run_path(sys.argv[0], run_name="__main__")'
     code = f'import sys; sys.argv = sys.argv[1:]\n{code}'
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_damaged_images_are_left_out(project, infer, tmp_path, task):
     assert out.splitlines()[-1].startswith('3 images in ')
     results = json.loads((tmp_path / 'all.json').read_text())
     assert [os.path.basename(name) for name in results] == ['0.png', '1.png', '2.png']
-    for file, result in results.items():  # none has another's result
+    for file, result in results.items():  # no image has the result of another
         alone = tmp_path / 'alone.json'
         assert infer(project / task, file, '--json', alone, *options)[0] == 0
         for key, value in json.loads(alone.read_text())[file].items():

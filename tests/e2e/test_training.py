@@ -156,7 +156,7 @@ def resumed(project):
     saved = Path((work_dir / 'last_checkpoint').read_text().strip()).stem
     epochs = int(saved.removeprefix('epoch_'))
     assert 1 <= epochs < EPOCHS
-    # as if writing the next one had been interrupted, on a disk that lost its power
+    # as if the write of the next checkpoint was interrupted by a power failure
     torn = work_dir / f'epoch_{epochs + 1}.pth'
     torn.write_bytes(b'PK')
     (work_dir / 'last_checkpoint').write_text(str(torn))
@@ -204,7 +204,7 @@ def test_binary_only_after_the_temperature_phase(project, whole, epoch, code, me
 def test_resumed_training_goes_on_after_its_last_whole_checkpoint(resumed):
     work_dir, epochs = resumed
     steps = [step for kind, step in logged(run_folders(work_dir)[-1]) if kind == 'val']
-    # what is resumed may not have been validated before the end
+    # the resumed checkpoint may not have been validated before the end
     assert steps == list(range(epochs, EPOCHS + 1))
 
 

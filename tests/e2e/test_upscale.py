@@ -120,7 +120,7 @@ def test_a_checkpoint_of_training_with_its_config(folder):
     ],
 )
 def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
-    # in this process: every start of the tool takes seconds
+    # in this process, because every start of the tool takes seconds
     (folder / 'sub').mkdir()
     (folder / 'text.png').write_text('no image')
     torch.save(dict(meta={}, state_dict={}), folder / 'iter_9.pth')
@@ -205,7 +205,7 @@ def test_other_files_are_refused(tmp_path):
     torch.save(bnext_state(BNext((16, 32)), 1e-8), tmp_path / 'bnext.pth')
     with pytest.raises(ValueError, match=r'a BNext.*, not a network for super-resol'):
         load_sr_pipeline(tmp_path / 'bnext.pth')
-    # a file must not make us build whatever it names
+    # a file must not choose the classes that are built
     model = dict(type='SRDiffusion', scale=2, unet=dict(type='os.system', command='ls'))
     torch.save(dict(meta=dict(model=model), state_dict={}), tmp_path / 'evil.pth')
     with pytest.raises(ValueError, match=r'evil.pth: its UNet is no BIDiffSRUNet'):

@@ -201,7 +201,7 @@ def test_factors_of_the_decay_multiply_the_parameters_own(model):
             assert decay == 0
         else:
             assert decay == own
-        # mmengine: biases but those of norms and of what a custom key names
+        # mmengine: biases, except those of norms and of custom keys
         is_bias = name.endswith('.bias') and '.norm' not in name
         custom = 'stem' in name or name.startswith('fc')
         assert lr == pytest.approx(3e-3 if is_bias and not custom else 1e-3)

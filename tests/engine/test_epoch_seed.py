@@ -100,7 +100,7 @@ def test_two_workers_draw_other_numbers(tmp_path):
 
 
 def test_without_the_hook_it_matters(tmp_path, monkeypatch):
-    # shows that the tests above would notice
+    # shows that the tests above can fail
     monkeypatch.setattr(EpochSeedHook, 'before_train_epoch', lambda *_: None)
     plain = train(tmp_path / 'plain', workers=0)
     other = train(tmp_path / 'other', workers=0, hooks=[Waste()])
@@ -126,7 +126,7 @@ def test_the_largest_seed(tmp_path):
 
 
 def test_without_the_hook_workers_repeat_their_numbers(tmp_path, monkeypatch):
-    # why the hook seeds the workers too
+    # the reason why the hook also seeds the workers
     monkeypatch.setattr(EpochSeedHook, 'before_train_epoch', lambda *_: None)
     numbers = train(tmp_path, epochs=2)
     assert numbers.worker[0] == numbers.worker[1]

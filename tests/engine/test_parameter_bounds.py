@@ -50,7 +50,7 @@ def test_clamped_before_training_and_after_every_step(tmp_path, hooked):
 
 
 def test_moving_average_and_checkpoint_get_clamped_values(tmp_path):
-    # registered before, so it is the priority that decides
+    # registered before, so the priority decides the order
     ema = EMAHook(momentum=0.5)
     toy.runner(
         tmp_path,

@@ -111,7 +111,7 @@ def test_new_names_are_a_list():
 def test_a_test_of_half_a_checkpoint_stops(tmp_path, state):
     half = {k: v for k, v in state.items() if k.startswith('backbone')}
     start_from(tmp_path, FittingCheckpointHook(), state, test=True)
-    start_from(tmp_path, FittingCheckpointHook(), half)  # to train from is allowed
+    start_from(tmp_path, FittingCheckpointHook(), half)  # training from it is allowed
     with pytest.raises(ValueError, match='2 are missing'):
         start_from(tmp_path, FittingCheckpointHook(), half, test=True)
 

@@ -219,7 +219,7 @@ def test_an_end_before_old_ones_are_removed_is_made_up_for(tmp_path, monkeypatch
         killed(tmp_path, 'before_val', 3, scores, **options)
     assert 'epoch_2.pth' in checkpoints(tmp_path)
     resume(tmp_path, scores, **options)
-    # epoch_1 is of a checkpoint before: a process dies once
+    # epoch_1 is an earlier checkpoint, because a process dies once
     assert 'epoch_2.pth' not in checkpoints(tmp_path)
     assert 'best_toy_score_epoch_1.pth' not in checkpoints(tmp_path)
 

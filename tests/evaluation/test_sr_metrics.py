@@ -87,7 +87,7 @@ def test_lpips_sees_rgb_from_minus_one_to_one(monkeypatch):
 
 def test_real_lpips_agrees_with_itself_on_equal_images(tmp_path, monkeypatch):
     lpips = pytest.importorskip('lpips')
-    # its own layers with random AlexNet weights: nothing is downloaded in a test
+    # its own layers with random AlexNet weights, because tests download nothing
     real = lpips.LPIPS
     monkeypatch.setattr(
         lpips, 'LPIPS', lambda net, verbose: real(net=net, verbose=verbose, pnet_rand=True)

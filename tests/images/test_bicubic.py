@@ -98,7 +98,7 @@ def test_inside_it_is_torchs_antialiased_bicubic(size):
     border = 8
     inside = (slice(None), slice(border, -border), slice(border, -border))
     assert (ours - theirs)[inside].abs().max() < 1e-13
-    # at the border torch leaves out what MATLAB mirrors
+    # at the border torch omits the pixels that MATLAB mirrors
     assert (ours - theirs).abs().max() > 1e-4
 
 

@@ -92,8 +92,8 @@ def test_what_is_no_file_is_refused_at_once(read, kind, tmp_path):
     began = time.monotonic()
     with pytest.raises((ImageError, OSError)) as caught:
         read(path)
-    assert time.monotonic() - began < 30  # the old ones wait for ever
-    if kind != 'socket':  # open() refuses it itself
+    assert time.monotonic() - began < 30  # older versions wait forever
+    if kind != 'socket':  # open() itself refuses it
         name = {'link': 'device'}.get(kind, kind)
         assert f'a {name}, not a file' in str(caught.value)
 
@@ -112,7 +112,7 @@ def test_pixels_of_unknown_range_are_refused(read, tmp_path):
 
 
 def test_formats_that_start_programs_are_not_read(tmp_path):
-    path = tmp_path / 'x.png'  # PIL asks the content, not the name
+    path = tmp_path / 'x.png'  # PIL looks at the content, not the name
     Image.fromarray(photograph(0)[:9, :9]).save(path, format='EPS')
     with pytest.raises(ImageError, match='not of a known format'):
         read_image_file(path)

@@ -107,7 +107,7 @@ def test_a_former_export_is_replaced_and_nothing_else(exported, tmp_path):
     with pytest.raises(ExportError, match='holds other files than an export'):
         export(make_task(), out)
     with pytest.raises(ExportError, match='holds other files than an export'):
-        check_output(out)  # which the tool asks before it loads the network
+        check_output(out)  # the tool calls this before it loads the network
     assert (out / 'thesis.tex').read_text() == 'years of work'
     (out / 'thesis.tex').rename(out / 'model.xml')
     export(make_task(), out)

@@ -45,7 +45,7 @@ def test_a_map_that_is_read_otherwise_stays():
 @pytest.mark.parametrize(('size', 'is_left_out'), [((6, 8), True), ((5, 8), False)])
 def test_the_mean_of_means_of_windows_is_that_of_the_map(size, is_left_out):
     x = ops.parameter([1, 4, *size], np.float32)
-    # as torch's: the windows at an odd end are smaller, so they count more
+    # like torch: windows at an odd end are smaller, so their pixels count more
     pooled = ops.avg_pool(ops.relu(x), [2, 2], [0, 0], [0, 0], [2, 2], True, 'ceil')
     mean = ops.reduce_mean(pooled, ops.constant(np.array([2, 3])), True)
     graph = ov.Model([mean], [x])

@@ -147,10 +147,10 @@ def test_scale_is_the_magnitude_of_every_output():
 @pytest.mark.parametrize(
     'options',
     [
-        dict(kernel_size=5, padding=6),  # wider than OpenVINO's kernel takes
+        dict(kernel_size=5, padding=6),  # wider than OpenVINO's kernel allows
         dict(kernel_size=3, padding=1, stride=3, dilation=2),
         dict(kernel_size=6, padding=1, stride=5),
-        dict(kernel_size=3, padding=8, dilation=8),  # rows beyond the map
+        dict(kernel_size=3, padding=8, dilation=8),  # rows outside of the map
         dict(kernel_size=9, padding=1, stride=2),
     ],
 )

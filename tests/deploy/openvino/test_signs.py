@@ -94,7 +94,7 @@ def test_signs_that_are_zero_at_zero(pad_value):
     with torch.no_grad():
         model[0].bias.fill_(1.0)
     x = torch.randn(1, 6, 8, 8).mul(2).round()
-    assert (x == -1).any()  # sign(0) really is asked for
+    assert (x == -1).any()  # the inputs really contain 0
     found, conversion = agrees(model, x)
     assert found['BinaryConvolution'] == 2
     (report,) = conversion.layers

@@ -222,7 +222,7 @@ def test_statistics_that_differ_are_stored_whole(tmp_path):
 
 def test_half_rounds_by_at_most_the_stated_amount(tmp_path):
     model = shaken(Net('scaled_sign'))
-    model.stem.bias.data[0] = 1e5  # beyond half precision
+    model.stem.bias.data[0] = 1e5  # outside of half precision
     model.norm.running_var[:] = 1e-6  # its ratio to eps matters
     model.wide.weight.data[0] *= 1e-5
     path = tmp_path / 'net.safetensors'
@@ -347,7 +347,7 @@ def test_a_float_network_is_binarized_as_the_packed_one_was(tmp_path):
     assert type(loaded[1]) is ESConv2d and type(loaded[3]) is nn.Linear
     assert loaded[1].conv.sign.clip == 1.5 and loaded[1].conv.pad_value == 1
     assert torch.equal(loaded(image), model(image))
-    # again, and into one that is binary already
+    # a second time, and into a network that is already binary
     pack(loaded, tmp_path / 'again.safetensors')
     again = load_packed(tmp_path / 'again.safetensors', binarized(**BINARIZED))
     assert torch.equal(again(image), model(image))
@@ -514,7 +514,7 @@ def test_a_classifier_comes_back_whole(classifier, tmp_path, monkeypatch):
     meta = {'classes': ('null', 'eins', 'zwei')}
     path = tmp_path / 'net.safetensors'
     pack(model, path, config=cfg, dataset_meta=meta)
-    # whatever scope is current
+    # for any current scope
     forget_runners(monkeypatch)
     loaded = load_packed(path)
     images = [str(file) for file in sorted(tmp_path.glob('val/*/*.png'))[:4]]
@@ -552,7 +552,7 @@ def test_what_a_config_may_not_build(classifier, tmp_path):
     with pytest.raises(PackError, match=r"type='os\.mkdir' .* is not a component"):
         load_packed(path)
     assert not trace.exists()
-    # nor is such a config packed
+    # such a config is not packed either
     cfg.model.head = dict(type='os.mkdir')
     with pytest.raises(PackError, match=r"type='os\.mkdir'"):
         pack(model, path, config=cfg)
@@ -574,7 +574,7 @@ def test_a_network_that_is_too_large_for_the_weights(classifier, tmp_path):
     with pytest.raises(PackError, match=words):
         load_packed(large)
     with pytest.raises(PackError, match='is not of this network'):
-        load_packed(large, max_bytes=2**30)  # who allows it gets the other reason
+        load_packed(large, max_bytes=2**30)  # a user who allows it gets the other reason
     state = dict(state_dict=model.state_dict())
     large = tmp_path / 'large.pth'
     torch.save({**state, 'meta': dict(model=config['model'])}, large)
@@ -736,7 +736,7 @@ def test_es_bnext_tiny_takes_at_most_nine_megabytes(tmp_path):
     assert report.size <= 9_000_000
 
 
-#: Of mmdet's own; with what makes the large ones small.
+#: mmdet's own components, with options that make large ones small.
 BINARIZED = {
     'tood/tood_r50_fpn_1x_coco': dict(depth=18),
     'mask_rcnn/mask-rcnn_r50_fpn_1x_coco': dict(depth=18),
@@ -782,4 +782,4 @@ def test_binarized_detectors(name, tmp_path):
     for key, value in ours.items():
         assert torch.equal(theirs[key], value)
     with pytest.raises(PackError, match=r'net\.safetensors: .* no binary layer: .* model='):
-        load_packed(path)  # a config says nothing of binarize
+        load_packed(path)  # a config does not record binarize

@@ -140,7 +140,7 @@ def test_boxes_of_mmdet(network, tmp_path):
     export(task, tmp_path / 'export')
     runner = Runner(tmp_path / 'export', threads=1)
     assert runner.manifest.classes == ('cat', 'dog', 'eel')
-    # that fill the network's input: mmdet pads others to other sizes
+    # images that fill the network's input; mmdet pads other images to other sizes
     for i, (height, width) in enumerate([(300, 400), (96, 128), (60, 80)]):
         path = tmp_path / f'{i}.png'
         Image.fromarray(photograph(i)[:height, :width]).save(path)
@@ -155,13 +155,13 @@ def test_boxes_of_mmdet(network, tmp_path):
 
 def check_same(ours, theirs):
     """Compare boxes in any order, because many boxes of padding have equal scores."""
-    last = theirs['scores'].min() + 1e-4  # of equal ones, either may be the last
+    last = theirs['scores'].min() + 1e-4  # of equal boxes, either may be the last
     for box, score, label in zip(*(theirs[k] for k in ('bboxes', 'scores', 'labels'))):
         near = (np.abs(ours['bboxes'] - box) < 0.05).all(1) & (ours['labels'] == label)
         assert score < last or (np.abs(ours['scores'][near] - score) < 1e-4).any()
 
 
-#: What fills images up before they are normalised, and the network's input.
+#: Padding of images before they are normalised, and the network's input.
 PADS = {
     'to a size': ([dict(type='Pad', size=(128, 128))], (128, 128)),
     'to a divisor': ([dict(type='Pad', size_divisor=64)], (128, 128)),

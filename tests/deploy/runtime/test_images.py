@@ -31,7 +31,7 @@ def test_resizes_as_opencv_does(size, name):
         assert found.dtype == np.uint8
         difference = np.abs(found.astype(int) - expected)
         if name == 'bicubic':
-            # grey levels, and share of the values that differ at all
+            # grey levels, and share of the values that differ
             assert difference.max() <= 1
             assert (difference > 0).mean() < 1e-3
         else:

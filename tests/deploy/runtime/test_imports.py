@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[3] / 'mmesbnn'
 FORBIDDEN = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'diffusers'}
-#: It runs with the package's name only, and imports nothing of these by itself.
+#: The root package. Its ``__init__`` imports none of these directly.
 ROOT = ('mmesbnn',)
 
 
@@ -49,7 +49,7 @@ def reached(folder, package=PACKAGE):
         known[file] = set(imports(ast.parse(file.read_text(encoding='utf-8')).body, inside[:-1]))
         ours = [name for name in known[file] if name[:1] == ROOT and len(name) > 1]
         for name in ours:
-            for length in range(2, len(name) + 1):  # packages on the way are imported, too
+            for length in range(2, len(name) + 1):  # parent packages are also imported
                 found = file_of(name[:length], package)
                 left += [found] if found else []
     return known

@@ -59,7 +59,7 @@ def content():
             dict(op='output', source=4),
         ],
     )  # fmt: skip
-    return copy.deepcopy(whole)  # with lists of its own, which tests change
+    return copy.deepcopy(whole)  # with separate lists, because tests change them
 
 
 def data():
@@ -81,7 +81,7 @@ def test_a_program_written_by_hand():
     signs = np.einsum('nchw,ck->nkhw', x, kernels) > floats[16:24, None, None]
     bits = (words[64:72, None] >> np.arange(8, dtype=np.uint64)) & np.uint64(1)
     sums = np.einsum('nchw,kc->nkhw', np.where(signs, 1, -1), np.where(bits, 1, -1))
-    # the kernels compare bits after the last channel, too, which are not 0 in these weights
+    # the kernels also compare the bits after the last channel, which are not 0 in these weights
     rest = words[64:72] >> np.uint64(8)
     sums = sums - 2 * np.array([bin(int(r)).count('1') for r in rest])[:, None, None]
     expected = sums.mean((2, 3)) * floats[:8] + floats[16:24]

@@ -258,7 +258,7 @@ def test_large_images_and_results_are_refused(classifier, tmp_path):
 
 
 def test_an_upscaler_of_one_multiple(tmp_path):
-    # tiles as large as the step between them: neighbours share nothing
+    # tiles as large as the step between them, so neighbours do not overlap
     exports.write_denoiser(tmp_path, size=8)
     found = Runner(tmp_path, threads=1).upscale(crops(1, (11, 14))[0], seed=0, steps=2)
     assert found.shape == (22, 28, 3)

@@ -43,7 +43,7 @@ def test_each_thread_gets_the_results_of_its_images(classifier):
     runner = Runner(classifier, threads=2)
     images = crops(40)
     expected = scores(map(runner, images))
-    # of each image another, so that a mixed-up result is seen
+    # different for each image, so that a mixed-up result is found
     assert len(np.unique(expected, axis=0)) == len(images)
     parts = [range(start, len(images), THREADS) for start in range(THREADS)]
 
@@ -59,7 +59,7 @@ def test_calls_batches_and_streams_beside_each_other(classifier):
     runner = Runner(classifier, threads=2)
     images = crops(24)
     expected = scores(map(runner, images))
-    runner = Runner(classifier, threads=2)  # compiles for each size while others wait
+    runner = Runner(classifier, threads=2)  # compiles for each size while other threads wait
     ways = [
         lambda: scores(map(runner, images)),
         lambda: scores(runner(images, batch_size=5)),

@@ -121,7 +121,7 @@ def test_suppressed_proposals_are_zero():
     suppressed = (scores[0] == 0).all(-1)
     assert 0 < suppressed.sum() < len(suppressed)
     assert (boxes[0][suppressed] == 0).all() and (boxes[0][~suppressed] != 0).any()
-    # any order of rows is the same result
+    # rows may have any order
     order = torch.randperm(boxes.shape[1])
     ours = [[boxes[:, order].numpy(), scores[:, order].numpy()]]
     agreements = compare_all(

@@ -46,7 +46,7 @@ def test_classifiers_see_what_they_see_in_mmpretrain(name, size, tmp_path):
     found = normalize(found, preprocessing).transpose(2, 0, 1)
     expected = pipeline_input(cfg, path)
     assert found.dtype == expected.dtype
-    # equal, but for a grey level here and there where OpenCV resizes bicubically
+    # equal, except for single grey levels where OpenCV resizes bicubically
     level = 1 / min(preprocessing.std)
     np.testing.assert_allclose(found, expected, atol=1.001 * level)
     assert (np.abs(found - expected) > 1e-6).mean() < 1e-3
