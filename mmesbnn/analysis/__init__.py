@@ -15,6 +15,7 @@ from ..project import (
     real_batch,
 )
 from .binary_check import Finding, check_binary, check_input
+from .capacity import LayerCapacity, measure_capacity
 from .ops import count_ops
 from .regions import most_regions
 from .report import LayerOps, OpsReport, representation_capacity, save_json
@@ -22,6 +23,7 @@ from .report import LayerOps, OpsReport, representation_capacity, save_json
 __all__ = [
     'Finding',
     'InputError',
+    'LayerCapacity',
     'LayerOps',
     'OpsReport',
     'build_model',
@@ -36,6 +38,7 @@ __all__ = [
     'load_config',
     'load_state',
     'load_weights',
+    'measure_capacity',
     'most_regions',
     'read_checkpoint',
     'real_batch',

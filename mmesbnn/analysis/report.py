@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import checked, natural
 from ..whole_files import whole_file
+
+if TYPE_CHECKING:
+    from .capacity import LayerCapacity
 
 CONVENTION = (
     'OPs = FP MACs + 8-bit MACs / 8 + BOPs / 64. Counted: multiply-accumulates of\n'
@@ -64,6 +67,10 @@ class LayerOps:
         taps: ``n = C_i/groups k_h k_w``, number of products that an output entry sums;
             with ES ``C_i tau k_h k_w``. None if they are not products of signs.
         capacity: Representation capacity, see :func:`representation_capacity`.
+        values: As :class:`LayerCapacity`'s. This and the next two are None unless
+            :meth:`OpsReport.add_capacity` sets them.
+        rank: Effective rank of the signs of its input.
+        copy_correlation: Correlation between the copies of a channel.
     """
 
     name: str
@@ -81,6 +88,9 @@ class LayerOps:
     bytes_packed: int
     taps: int | None
     capacity: int | None
+    values: float | None = None
+    rank: float | None = None
+    copy_correlation: float | None = None
 
     @property
     def ops(self) -> float:
@@ -94,6 +104,41 @@ class LayerOps:
 
 #: Start of the reason of a layer that is real only because the network defines it so.
 PLAIN = 'not a binary layer'
+
+
+class _Column(NamedTuple):
+    """A column of measured numbers.
+
+    Attributes:
+        name: Attribute of :class:`LayerOps`.
+        head: Heading.
+        form: Format of a number.
+        note: Explanation of the number, below the table.
+    """
+
+    name: str
+    head: str
+    form: str
+    note: str
+
+    def cell(self, entry: dict[str, Any]) -> str:
+        """Return the number of a row as text."""
+        value = entry.get(self.name)
+        return '-' if value is None else format(value, self.form)
+
+
+MEASURED = [
+    _Column(
+        'values', 'values', '.1f', 'values      values that an output entry takes on the data, mean'
+    ),
+    _Column('rank', 'rank', '.1f', 'rank        effective rank of the signs that the layer reads'),
+    _Column(
+        'copy_correlation',
+        'copies',
+        '.2f',
+        'copies      mean |correlation| between two copies of a channel',
+    ),
+]
 
 SUMMED = (
     'fp_macs',
@@ -125,6 +170,20 @@ class OpsReport:
     inputs: list[list[int]] = field(default_factory=list)
     other_params: int = 0
     buffer_bytes: int = 0
+
+    def add_capacity(self, found: Sequence[LayerCapacity]) -> None:
+        """Add the results of :func:`~mmesbnn.analysis.measure_capacity` to the layers."""
+        layers = {layer.name: layer for layer in self.layers}
+        for measured in found:
+            layer = layers[measured.name]
+            layer.values, layer.rank = measured.values, measured.rank
+            layer.copy_correlation = measured.copy_correlation
+
+    @property
+    def _extra(self) -> list[_Column]:
+        """Columns of the table for measured numbers; empty if nothing was measured."""
+        measured = any(layer.rank is not None for layer in self.layers)
+        return MEASURED if measured else []
 
     @property
     def total(self) -> dict[str, Any]:
@@ -159,8 +218,9 @@ class OpsReport:
         """Return the report as text: a line per layer, totals, and the counted operations."""
         total = self.total
         with_int = total['int_macs'] > 0
-        rows = [_header(with_int)]
-        rows += [_row(layer.to_dict(), with_int) for layer in self.layers]
+        extra = self._extra
+        rows = [_header(with_int, extra)]
+        rows += [_row(layer.to_dict(), with_int, extra) for layer in self.layers]
         others = dict(
             name='all other modules',
             kind='',
@@ -170,8 +230,8 @@ class OpsReport:
             bytes_fp32=4 * self.other_params,
             bytes_packed=4 * self.other_params,
         )
-        rows.append(_row(others, with_int))
-        rows.append(_row(dict(total, name='total', kind='', why=''), with_int))
+        rows.append(_row(others, with_int, extra))
+        rows.append(_row(dict(total, name='total', kind='', why=''), with_int, extra))
         lines = [_inputs(self.inputs), '', *_align(rows), '', *self._notes(total)]
         return '\n'.join(lines)
 
@@ -198,6 +258,7 @@ class OpsReport:
                 f'layers takes {total["capacity_min"]} to {total["capacity_max"]} '
                 f'values, median {total["capacity_median"]:g}'
             )
+        lines += [column.note for column in self._extra]
         lines += self._plain_layers(total['binary_layers'])
         return [*lines, '', CONVENTION]
 
@@ -241,7 +302,7 @@ def _inputs(shapes: Sequence[Sequence[int]]) -> str:
     return 'input ' + ', '.join(' x '.join(map(str, shape)) for shape in shapes)
 
 
-def _header(with_int: bool) -> list[str]:
+def _header(with_int: bool, extra: Sequence[_Column]) -> list[str]:
     macs = ['FP MACs', 'int MACs'] if with_int else ['FP MACs']
     return [
         'layer',
@@ -255,11 +316,12 @@ def _header(with_int: bool) -> list[str]:
         'bytes fp32',
         'bytes 1-bit',
         'capacity',
+        *(column.head for column in extra),
         'why not binary',
     ]
 
 
-def _row(entry: dict[str, Any], with_int: bool) -> list[str]:
+def _row(entry: dict[str, Any], with_int: bool, extra: Sequence[_Column]) -> list[str]:
     shape = entry.get('output_shape')
     macs = ('fp_macs', 'int_macs') if with_int else ('fp_macs',)
     numbers = (*macs, 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32', 'bytes_packed')
@@ -269,6 +331,7 @@ def _row(entry: dict[str, Any], with_int: bool) -> list[str]:
         'x'.join(map(str, shape)) if shape else '-',
         *(readable(entry[name]) if entry.get(name) else '-' for name in numbers),
         str(entry.get('capacity') or '-'),
+        *(column.cell(entry) for column in extra),
         entry['why'],
     ]
 

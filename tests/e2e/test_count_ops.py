@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from PIL import Image
 
-from tests.analysis.digits import TOOLS, run_tool, write_project
+from mmesbnn.analysis import build_model, load_config, measure_capacity, real_batch
+from tests.analysis.digits import TOOLS, run_tool, set_temperature, write_project
 
 TOTALS = {'fp_macs', 'bops', 'ops', 'fp_params', 'binary_params', 'bytes_fp32', 'bytes_packed'}
 
@@ -68,6 +71,10 @@ def test_says_when_the_size_is_a_guess(tmp_path, count):
         (['{config}', '--json', '/nowhere/ops.json'], 'No such folder: /nowhere'),
         (['{config}', '--shape', '0', '5'], "argument --shape: '0' must be"),
         (['nowhere.py'], 'cannot read the config nowhere.py'),
+        (['{config}', '--figure', 'c.png'], '--weights and --figure need --images'),
+        (['{config}', '--images', '0'], "argument --images: '0' must be"),
+        (['{config}', '--images', '2', '--baseline', 'b.py'], '--baseline needs --figure'),
+        (['{config}', '--baseline-weights', 'b.pth'], '--baseline-weights needs --baseline'),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, count, args, words):
@@ -76,3 +83,28 @@ def test_errors_are_one_sentence(tmp_path, count, args, words):
     assert code == 2
     assert words in err.strip().splitlines()[-1]
     assert 'Traceback' not in err
+
+
+def test_measured_on_data_and_drawn_beside_the_baseline(tmp_path, count):
+    pytest.importorskip('matplotlib')
+    config = write_project(tmp_path)
+    model = set_temperature(build_model(load_config(config)), 0.0)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'es.pth')
+    options = ('--weights', tmp_path / 'es.pth', '--images', 4)
+    files = ('--figure', tmp_path / 'c.png', '--json', tmp_path / 'ops.json')
+    code, out, err = count(config, *options, *files, '--baseline', config)
+    assert code == 0
+    assert 'no weights are given' in err, 'of the baseline'
+    head = next(line for line in out.splitlines() if line.startswith('layer '))
+    assert head.split()[-7:-3] == ['capacity', 'values', 'rank', 'copies']
+    assert 'mean |correlation| between two copies of a channel' in out
+    layers = json.loads((tmp_path / 'ops.json').read_text())['layers']
+    binary = [x for x in layers if x['kind'] == 'binary']
+    batch = real_batch(load_config(config), 4)
+    found = measure_capacity(model, lambda: model.test_step(batch))
+    assert [x['name'] for x in binary] == [x.name for x in found]
+    for layer, measured in zip(binary, found, strict=True):
+        assert layer['rank'] == pytest.approx(measured.rank)
+        assert layer['values'] == pytest.approx(measured.values)
+    assert all(x['rank'] is None for x in layers if x['kind'] != 'binary')
+    assert Image.open(tmp_path / 'c.png').size == (1500, 450)

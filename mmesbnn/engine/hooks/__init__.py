@@ -2,6 +2,7 @@
 
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
+from .copy_diversity import CopyDiversityHook
 from .copy_init import CopyInitHook
 from .epoch_seed import EpochSeedHook
 from .iter_seed import IterSeedHook
@@ -17,6 +18,7 @@ from .whole_checkpoint import WholeCheckpointHook
 __all__ = [
     'BottleneckHook',
     'ClassCountHook',
+    'CopyDiversityHook',
     'CopyInitHook',
     'EpochSeedHook',
     'FittingCheckpointHook',
