@@ -143,7 +143,7 @@ def call(rng, bench, tool, place):
 
 
 def test_wrong_paths_are_named(campaign, bench, tmp_path):
-    for i, rng in enumerate(campaign.draws(least=20)):
+    for i, rng in enumerate(campaign.draws(least=15)):
         place = tmp_path / f'{i}'
         place.mkdir()
         tool = rng.choice(list(CALLS))

@@ -365,7 +365,7 @@ def test_networks_larger_than_their_weights(campaign, network, tmp_path):
     metadata, tensors = read_packed(path)[1], safetensors.load_file(path)
     packed, source = tmp_path / 'evil.safetensors', tmp_path / 'evil.pth'
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for rng in campaign.draws(least=30):
+    for rng in campaign.draws(least=8):
         evil = huge(rng, config)
         text = json.dumps(evil)
         safetensors.save_file(tensors, packed, {**metadata, 'config': text})

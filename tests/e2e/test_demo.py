@@ -1,4 +1,4 @@
-"""How threads wait in the demos, and in the tools that they start."""
+"""Threads of the demos, and of the tools that they start, sleep while they wait."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ print(done.stderr)
 
 
 def settings(code, policy):
-    """What the OpenMP library says of itself when a demo has imported torch."""
+    """Return the settings that the OpenMP library prints after a demo has imported torch."""
     env = {k: v for k, v in os.environ.items() if not k.startswith('OMP_')}
     if policy:  # the user's own setting
         env['OMP_WAIT_POLICY'] = policy
