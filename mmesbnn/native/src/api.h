@@ -1,4 +1,4 @@
-// Marks of the C interface, and what its functions return.
+// Macros and return values of the C interface.
 #pragma once
 
 #if defined(_WIN32)

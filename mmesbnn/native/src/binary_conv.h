@@ -17,7 +17,7 @@ inline int64_t words_for(int64_t entries) { return (entries + 63) / 64; }
 
 inline int64_t blocks_for(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 
-// Where a convolution looks; pairs are (vertical, horizontal), padding is above and to the left.
+// Geometry of a convolution; pairs are (vertical, horizontal), padding is above and to the left.
 struct Window {
   int32_t kernel[2], stride[2], padding[2], dilation[2];
 
@@ -61,8 +61,8 @@ struct BinaryConv {
 
 constexpr int kRows = 32;
 
-// The words that the kernel sees at `count` output pixels from `begin` on, a row for each.
-// outside[p * taps + t]: whether a tap is a padded pixel. Returns whether any is.
+// Gathers the input words of `count` output pixels, starting at `begin`; one row per pixel.
+// outside[p * taps + t] is 1 if a tap is a padded pixel. Returns true if any tap is.
 inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int64_t begin,
                    int count, uint64_t* rows, uint8_t* outside) {
   const Window& w = conv.window;
@@ -104,7 +104,7 @@ inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int
 }
 
 // Calls store(image, group, begin, count, sums, lanes) with sums[p * lanes + o], the sum of
-// sign * sign of kernel o at pixel begin + p. Returns whether there was enough memory.
+// sign * sign of kernel o at pixel begin + p. Returns false if there is not enough memory.
 template <class Store>
 bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads,
                    Store store) {

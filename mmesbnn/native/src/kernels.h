@@ -10,7 +10,7 @@
 
 namespace mmesbnn {
 
-// Output channels that lie side by side in packed binary weights, and in real ones.
+// Output channels per block in packed binary weights, and in real weights.
 constexpr int kLanes = 8;
 constexpr int kRealLanes = 16;
 // Floats of a register of a sweep.
@@ -46,12 +46,12 @@ enum class Where {
   kPool   // the mean of windows that stand side by side
 };
 
-// What an instruction reads or writes, of the channels from the block's first one on.
+// Operand or target of an instruction, for the channels that start at the block's first one.
 struct Operand {
   Where where;
   int64_t at;      // number of the register; index of a constant; byte in the memory
   int64_t offset;  // first channel in the map
-  int64_t period;  // channels of the map from there on that are read again and again
+  int64_t period;  // number of channels after `offset` that are read repeatedly
   int64_t stride;  // channels of the map; of a mean: its place among the sums of a tile
   int64_t rows, columns;  // of a window of a pool
 };

@@ -1,4 +1,4 @@
-// NEON on 64-bit ARM, where it is always there.
+// NEON on 64-bit ARM, where it is always available.
 #include <cmath>
 
 #include "kernels.h"

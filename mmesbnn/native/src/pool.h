@@ -1,4 +1,4 @@
-// Threads that wait for work, as many as were ever asked for.
+// Threads that wait for work. Their number is the largest that a call has requested.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,7 @@ namespace {
 
 bool always() { return true; }
 
-// Without the processor's own instruction, which not all have; compilers vectorise it.
+// Uses no popcount instruction, because not all processors have one; compilers vectorise it.
 inline int population(uint64_t v) {
   v -= (v >> 1) & 0x5555555555555555u;
   v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
@@ -48,7 +48,7 @@ uint64_t compare(const float* x, int count, float threshold, bool* other) {
 
 namespace wide {
 
-// Four floats, which compilers put into a register where there are such.
+// Four floats, which compilers keep in a vector register if the processor has them.
 struct V {
   float at[4];
 };

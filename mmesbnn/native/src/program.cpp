@@ -1,4 +1,4 @@
-// Reads programs: numbers from outside, each checked before it is used.
+// Reads programs. They may come from unknown sources, so every number is checked before its use.
 #include "program.h"
 
 #include <chrono>
@@ -11,12 +11,12 @@ namespace {
 
 constexpr int64_t kVersion = 1, kMostMaps = 1 << 16, kMostSteps = 1 << 16, kMostCode = 1 << 12;
 constexpr int64_t kSide = 1 << 16, kMostChannels = 1 << 20, kMostMemory = int64_t{1} << 33;
-// Sums of a binary convolution: int16 holds the one, a float any integer of the other.
+// Largest sums of a binary convolution in int16, and in float, which holds all integers up to it.
 constexpr int64_t kMostInt16 = 32767, kMostFloat = 1 << 24;
 
 struct Wrong {};
 
-// Takes numbers one after the other; throws Wrong at one that is out of its range.
+// Takes the numbers in order; throws Wrong at a number that is out of its range.
 class Reader {
  public:
   Reader(const int64_t* code, int64_t length, Program& program)
@@ -50,7 +50,7 @@ class Reader {
     return value;
   }
 
-  // Stays at the last number if the condition does not hold.
+  // If the condition is false, goes back to the last number and throws Wrong.
   void require(bool condition) {
     if (condition) return;
     --position_;
@@ -67,8 +67,8 @@ class Reader {
     program_.maps.push_back(map);
   }
 
-  // What is made ready for a step is about as large as its weights, so they are limited together,
-  // though several steps may share some.
+  // The prepared data of a step are about as large as its weights. The sum over all steps is
+  // limited, even if several steps share weights.
   void weigh(int64_t bytes) {
     weighed_ += bytes;
     require(weighed_ <= 4 * program_.data_bytes);
@@ -136,7 +136,7 @@ class Reader {
     step->kernels /= step->groups;
     const int64_t depth = step->from.channels / step->groups;
     const int64_t blocks = (step->kernels + kRealLanes - 1) / kRealLanes * step->groups;
-    // divided, since the product might be too large for an integer
+    // a division, because the product could be too large for an integer
     const int64_t limit = program_.data_bytes / 4, row = depth * kRealLanes;
     require(step->window.taps() <= limit / row && blocks <= limit / (row * step->window.taps()));
     weigh(4 * blocks * row * step->window.taps());
@@ -209,7 +209,7 @@ class Reader {
     segment.code.push_back(one);
   }
 
-  // Operands are: what, number, first channel, period.
+  // An operand has four numbers: what, number, first channel, period.
   Operand read_operand(int64_t pixels, int64_t channels, bool needed) {
     Operand operand{Where::kNone, 0, 0, 1, 0, 1, 1};
     const int64_t what = next(needed ? 1 : 0, needed ? 3 : 0);
@@ -240,7 +240,7 @@ class Reader {
     return operand;
   }
 
-  // What is 1: a register, 3: a map, 4: the mean of all pixels, 5: means of windows.
+  // `what` is 1: a register, 3: a map, 4: the mean of all pixels, 5: means of windows.
   Operand read_target(Op op, SweepStep& sweep, int64_t channels) {
     Operand target{Where::kNone, 0, 0, channels, 0, 1, 1};
     const int64_t what = op == Op::kBits ? next(3, 3) : next(1, 5);
@@ -295,7 +295,7 @@ using mmesbnn::Map;
 using mmesbnn::Program;
 using namespace mmesbnn::status;
 
-// Reads a program. `data` is kept, and must stay; it must be aligned to 8 bytes.
+// Reads a program. `data` must be aligned to 8 bytes and must exist as long as the program.
 // wrong: the position of the first number that is wrong, if kBadSize is returned.
 API int mmesbnn_program_new(const int64_t* code, int64_t length, const uint8_t* data,
                             int64_t data_bytes, int64_t* wrong, Program** out) {
@@ -335,7 +335,7 @@ API int mmesbnn_program_sizes(const Program* program, int64_t* sizes) {
 }
 
 // Runs images (batch, C, H, W), one after the other. The workspace must be aligned to 8 bytes,
-// and is of one call at a time. seconds: null, or the time of each step is added there.
+// and only one call at a time may use it. seconds: null, or the time of each step is added to it.
 API int mmesbnn_program_run(const Program* program, char* workspace, int64_t workspace_bytes,
                             const float* input, int64_t batch, float* output, int threads,
                             double* seconds) {

@@ -23,7 +23,7 @@ struct Map {
   }
 };
 
-// What steps work on.
+// Memory and data of a run, shared by the steps.
 struct Run {
   char* memory;
   const float* constants;
@@ -35,7 +35,7 @@ struct Run {
 
 struct Step {
   virtual ~Step() = default;
-  // Returns whether there was enough memory.
+  // Returns false if there is not enough memory.
   virtual bool run(const Run& run) const = 0;
 };
 

@@ -145,7 +145,7 @@ int64_t SweepStep::pixels_at_once() const {
   return std::min<int64_t>(kRegister / channels_at_once(), pixels());
 }
 
-// It does not depend on the threads, so that neither does the order in which sums are made.
+// Independent of the number of threads, so that the order of summation is, too.
 int64_t SweepStep::tile() const {
   const int64_t once = rows > 1 ? rows * width : pixels_at_once();
   return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;

@@ -1,17 +1,17 @@
-// The steps of a program; a Reader has checked what they hold.
+// The steps of a program; a Reader has checked their numbers.
 #pragma once
 
 #include "program.h"
 
 namespace mmesbnn {
 
-// Takes an image (C, H, W) to a map.
+// Copies an image (C, H, W) to a map.
 struct InputStep : Step {
   Map to;
   bool run(const Run& run) const override;
 };
 
-// Takes a map to the output (C, H, W).
+// Copies a map to the output (C, H, W).
 struct OutputStep : Step {
   Map from;
   bool run(const Run& run) const override;
@@ -42,13 +42,13 @@ struct PoolStep : Step {
   bool run(const Run& run) const override;
 };
 
-// Instructions for a range of channels, from the first one of their operands on.
+// Instructions for a range of channels, starting at the first channel of their operands.
 struct Segment {
   int64_t channels;
   std::vector<Instruction> code;
 };
 
-// Mean that a sweep writes: `count` sums from `sum` on, to `to` in the memory.
+// Mean that a sweep writes: of `count` sums that start at `sum`, to `to` in the memory.
 struct MeanTarget {
   int64_t sum, count, to;
 };
