@@ -1,10 +1,10 @@
-# `make demo` and `make test` set up .venv when they first need it. There are two sizes:
-# the demos do with mmcv-lite, detection and the tests need mmcv, which is compiled.
+# `make demo` and `make test` set up .venv on their first run. There are two sizes: the demos
+# need only mmcv-lite; detection and the tests need mmcv, which is compiled.
 
-# python3.11 first: the pinned set is tested with it.
+# python3.11 first, because the pinned set is tested with it.
 PYTHON ?= $(or $(shell for python in python3.11 python3; do \
 	$$python -c '$(CHECK_PYTHON)' 2>/dev/null && echo $$python && break; done),python3)
-# Test processes beside each other, and more arguments for pytest or the demo.
+# Number of parallel test processes, and more arguments for pytest or the demo.
 JOBS ?= 2
 ARGS ?=
 
@@ -13,18 +13,18 @@ FULL_EXTRAS := all,test
 
 SHELL := /bin/bash
 VENV := .venv
-# Not .venv/bin/pip and the like: their first line breaks when the folder is moved.
+# Not .venv/bin/pip: the first line of such scripts is wrong after the folder has moved.
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install \
 	--progress-bar off -c constraints.txt
-# Of pip's many lines, keep those that show that long work goes on.
+# Show only the lines of pip that report progress of long work.
 SHORTLY := awk '/Downloading .*[MG]B\)/ { print "  " $$2, $$3, $$4; fflush() } \
 	/^Installing collected/ { print "  Installing"; fflush() }'
 # The pinned numpy needs 3.11.
 CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-# Compiled mmcv wheels are kept for later set-ups. pip's own cache would not do: it does
-# not know for which torch a wheel was compiled.
+# Compiled mmcv wheels are kept for later set-ups. pip's own cache cannot be used, because it
+# does not know for which torch a wheel was compiled.
 CACHE ?= $(HOME)/.cache/mmesbnn
 WHEELS = $(CACHE)/$(shell $(PY) -c 'import sysconfig; from importlib.metadata import version; \
 	print("torch" + version("torch"), sysconfig.get_config_var("SOABI"), sep="-")')
@@ -32,7 +32,7 @@ MMCV := $(shell grep '^mmcv==' constraints.txt)
 
 .PHONY: help demo demo-det demo-sr test lint format \
 	setup-demo setup-full install-mmcv clean distclean
-# Two set-ups in one environment must not run beside each other.
+# Two set-ups of one environment must not run at the same time.
 .NOTPARALLEL:
 
 help:  ## Show this list
@@ -48,7 +48,7 @@ demo-det: setup-full  ## Train a detector and its baseline
 demo-sr: setup-demo  ## Train a super-resolution network and its baseline
 	@$(PY) tools/demo_sr.py $(ARGS)
 
-# A process that dies shall end the run: pytest-xdist can wait for ever for its successor.
+# A dead process must end the run, because pytest-xdist can wait forever for a new one.
 test: setup-full lint  ## Lint, type-check and run all tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
@@ -61,12 +61,12 @@ format: setup-full  ## Rewrite the sources as lint wants them
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
-# The full environment serves the demos as well.
+# The demos can also use the full environment.
 setup-demo: $(or $(wildcard $(VENV)/.ready-full),$(VENV)/.ready-demo)  ## For the demos
 setup-full: $(VENV)/.ready-full  ## For everything
 
-# A stamp is touched last, so a broken-off set-up is taken up again. setuptools comes
-# first because it builds this project, in place and without asking the network.
+# A stamp is touched last, so an interrupted set-up runs again. setuptools comes first,
+# because it builds this project in place and without the network.
 define install
 @set -o pipefail; $(PIP_INSTALL) --no-build-isolation $(1) \
 	| tee $(VENV)/pip.log | $(SHORTLY) || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }
@@ -77,7 +77,7 @@ $(VENV)/.ready-demo: setup.py constraints.txt | $(VENV)/.python
 	$(call install,-e '.[$(DEMO_EXTRAS)]')
 	@touch $@
 
-# mmcv-lite and mmcv overwrite each other's files, so the one goes before the other comes.
+# mmcv-lite and mmcv overwrite each other's files, so one is removed before the other is installed.
 $(VENV)/.ready-full: setup.py constraints.txt | $(VENV)/.python
 	@echo 'Setting up $(VENV) with mmcv (the first time: 20 minutes, and 6 GB of disk)'
 	$(call install,torch torchvision ninja)
@@ -86,7 +86,7 @@ $(VENV)/.ready-full: setup.py constraints.txt | $(VENV)/.python
 	$(call install,-e '.[$(FULL_EXTRAS)]')
 	@touch $@
 
-# Built beside its place and moved, so that a broken-off build leaves nothing behind.
+# Built in another folder and then moved, so that an interrupted build leaves no files.
 install-mmcv: WHEEL = $(WHEELS)/$(subst ==,-,$(MMCV))-*.whl
 install-mmcv:
 	@ls $(WHEEL) >/dev/null 2>&1 || { \
