@@ -1,1 +1,1 @@
-"""Converting networks to OpenVINO graphs whose binary layers run on bits."""
+"""Conversion of networks to OpenVINO graphs whose binary layers run on bits."""

@@ -26,7 +26,7 @@ class BinaryCall:
         layer: Name of the layer that ran it.
         macs: Multiplications for one run of the example.
         exact_signs: Whether the input was exactly +-1 on the example.
-        reason: Why it stays in full precision; None if it becomes binary.
+        reason: Reason why it stays in full precision; None if it becomes binary.
     """
 
     operator: ClassVar[str]
@@ -80,7 +80,7 @@ class ConvCall(WeightedCall):
     """One binary convolution with a weight ``(C_o, C_i / groups, k_h, k_w)``.
 
     Attributes:
-        geometry: Places of the input that it reads.
+        geometry: Stride, padding, dilation, groups and padded value.
         pad_first: Whether to pad before the kernel, because the kernel would pad wrongly.
     """
 
@@ -136,10 +136,10 @@ _CALLS: dict[Any, Callable[..., BinaryCall]] = {
 
 
 def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
-    """Return why a weight stays in full precision, None if it is binary.
+    """Return the reason why a weight stays in full precision, or None if it is binary.
 
     Raises:
-        ExportError: If it should be binary and is not.
+        ExportError: If it should be binary but is not.
     """
     why = check_weight(weight)
     if why is None and not (weight != 0).all():

@@ -1,4 +1,4 @@
-"""Exporting a trained network as a folder that runs without torch.
+"""Export of a trained network as a folder that runs without torch.
 
 :mod:`mmesbnn.deploy.runtime.manifest` describes the folder.
 """
@@ -41,7 +41,7 @@ Port = TypeVar('Port', bound=Output)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The layers and sizes of an export, and how well it agrees with the model.
+    """Layers and sizes of an export, and its agreement with the model.
 
     Attributes:
         conversion: The graph and its layers.
@@ -49,8 +49,8 @@ class ExportReport:
         images: Number and name of the images that were compared.
         weights: Bytes of ``model.bin``.
         bits: Bytes of the binary weights in it.
-        remarks: Sentences about using it.
-        native: A sentence about the form for the native library; None if none was wanted.
+        remarks: Sentences about its use.
+        native: A sentence about the form for the native library; None if it was not requested.
         native_agreements: Comparisons of that form.
     """
 
@@ -64,7 +64,7 @@ class ExportReport:
     native_agreements: Sequence[OutputAgreement] = ()
 
     def text(self) -> str:
-        """Return the report for people."""
+        """Return the report as text."""
         layers = self.conversion.layers
         binary = [layer for layer in layers if layer.binary]
         macs, all_macs = sum(x.macs for x in binary), sum(x.macs for x in layers)
@@ -88,7 +88,7 @@ class ExportReport:
         return '\n'.join(lines)
 
     def content(self) -> dict[str, Any]:
-        """Return the report for programs."""
+        """Return the report as plain values."""
         return {
             'layers': [asdict(layer) for layer in self.conversion.layers],
             'agreements': [asdict(agreement) for agreement in self.agreements],
@@ -102,10 +102,10 @@ class ExportReport:
 
 @contextlib.contextmanager
 def _written_whole(out: Path) -> Iterator[Path]:
-    """Open a folder to write to, which takes the place of ``out`` at the end.
+    """Open a folder to write to; at the end it replaces ``out``.
 
     Raises:
-        ExportError: If it cannot, or :func:`check_output` refuses ``out``.
+        ExportError: If writing fails, or :func:`check_output` refuses ``out``.
     """
     check_output(out)
     try:
@@ -142,7 +142,7 @@ def _bits(conversion: Conversion) -> int:
 
 
 def _described(ports: Sequence[Any], kind: type[Port]) -> tuple[Port, ...]:
-    """Describe inputs or outputs for the manifest; sizes that are open are -1."""
+    """Describe inputs or outputs for the manifest; open sizes are -1."""
     return tuple(
         kind(
             name=port.get_any_name(),
@@ -160,7 +160,7 @@ def _manifest(
     """Describe the export.
 
     Raises:
-        ExportError: If the graph's inputs or outputs are not those of the task.
+        ExportError: If the graph's inputs or outputs differ from the task's.
     """
     with fitting('the manifest'):
         return Manifest(
@@ -200,7 +200,7 @@ def _check_strict(conversion: Conversion) -> None:
 
 
 def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
-    """Read the written graph again, and compile it for one image."""
+    """Read the written graph and compile it for one image."""
     graph = shared_core().read_model(path)
     if dynamic:
         _check_batches(graph)
@@ -223,7 +223,7 @@ def _lost_operator() -> ExportError:
 
 
 def _check_binary(graph: ov.Model, compiled: ov.CompiledModel) -> None:
-    """Refuse a version of OpenVINO that replaces binary operators by others."""
+    """Refuse a version of OpenVINO that replaces binary operators with others."""
     if any(node.get_type_name() == 'BinaryConvolution' for node in graph.get_ops()):
         kinds = {
             node.get_rt_info()['layerType'].astype(str)
@@ -274,12 +274,12 @@ def export(
     with_native: bool = True,
     source: Mapping[str, str | None] | None = None,
 ) -> ExportReport:
-    """Write a network as an export, after checking it against torch.
+    """Export a network, after a comparison with torch.
 
     Args:
         task: The network, see :func:`mmesbnn.deploy.make_task`.
         out: Folder to write; an earlier export there is replaced.
-        dynamic_batch: Whether the number of images is left open. Default False: 1.
+        dynamic_batch: Whether a batch can have any number of images. Default False: 1.
         half: Whether to round full-precision weights to half precision; computations
             stay in float32. Default False.
         strict: Whether a binary layer that stays in full precision is an error.
@@ -290,8 +290,8 @@ def export(
 
     Raises:
         ExportError: If the network cannot be exported, has weights that are NaN or
-            infinite, does not agree with torch, or cannot be written. The folder then
-            stays as it was.
+            infinite, differs from torch, or cannot be written. The folder then
+            does not change.
     """
     out = Path(out)
     check_output(out)

@@ -48,13 +48,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted model.
+    """Converted model.
 
     Attributes:
         graph: OpenVINO's graph.
         layers: One report for every layer that runs a binary operator.
-        native: Program and data for the native library, or why there is none; None if
-            it was not asked for.
+        native: Program and data for the native library, or the reason why there is none;
+            None if it was not requested.
     """
 
     graph: ov.Model
@@ -63,12 +63,12 @@ class Conversion:
 
     @property
     def not_binary(self) -> list[LayerReport]:
-        """The layers that stayed in full precision."""
+        """Layers that stayed in full precision."""
         return [layer for layer in self.layers if not layer.binary]
 
 
 def _remark(call: BinaryCall, zeros: dict[str, int | None]) -> str | None:
-    """Return why a call is not binary, or what makes a binary one slow, or None."""
+    """Return the reason why a call is not binary, or why a binary call is slow, or None."""
     if call.reason is not None:
         return call.reason
     reasons = []
@@ -113,7 +113,7 @@ def _merged(first: LayerReport, second: LayerReport) -> LayerReport:
 
 
 def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> None:
-    """Refuse inputs that are neither the result of a sign nor made of signs."""
+    """Refuse inputs that are not made of signs."""
     for call in calls:
         may_be_zero = zeros.get(call.layer) == 0
         if call.reason is None and not call.exact_signs and not may_be_zero:
@@ -199,18 +199,18 @@ def to_openvino(
 ) -> Conversion:
     """Convert ``model`` to a graph whose binary layers run on bits.
 
-    Every binary layer becomes ``bits(x > -b)`` and OpenVINO's ``BinaryConvolution`` (a
-    linear layer one with a 1x1 kernel), times the scale of its weights. Products of two
-    binary activations stay in full precision. Outputs differ from the model's by
-    rounding only, which may flip a sign where a value is that close to a threshold.
+    Every binary layer becomes ``bits(x > -b)`` and OpenVINO's ``BinaryConvolution``, times
+    the scale of its weights. For a linear layer the convolution has a 1x1 kernel. Products of
+    two binary activations stay in full precision. Outputs differ from the model's only by
+    rounding, which may flip the sign of a value that is very close to a threshold.
 
     Args:
         model: Takes the tensors of ``example``, returns a tensor or a tuple of them.
         example: Inputs; all but the first axis are the graph's shapes.
         input_names: Names of the inputs.
         output_names: Names of the outputs.
-        dynamic_batch: Whether the first axis is left open. OpenVINO's binary
-            convolution needs to know it: ``graph.reshape`` to a batch before compiling.
+        dynamic_batch: Whether the first axis can have any size. OpenVINO's binary
+            convolution must know the size, so call ``graph.reshape`` before compiling.
             Default False.
         half: Whether to round full-precision constants to half precision. Default False.
         with_native: Whether to compile the model for the native library, too. Default
@@ -233,7 +233,7 @@ def to_openvino(
 
 
 def _halved(graph: ov.Model) -> Iterator[tuple[ov.Node, np.ndarray]]:
-    """Give the full-precision constants that half precision can hold, and them in it."""
+    """Yield the constants that half precision can hold, and their rounded values."""
     for node in graph.get_ordered_ops():
         if node.get_type_name() != 'Constant' or node.get_element_type() != ov.Type.f32:
             continue
@@ -258,7 +258,7 @@ def _replace(graph: ov.Model, make: Callable[[np.ndarray], ov.Node]) -> None:
 def halve(graph: ov.Model) -> None:
     """Store full-precision constants in half precision; they are used in float32.
 
-    Thresholds of signs and what half precision cannot hold stay as they are.
+    Thresholds of signs, and values outside of half precision, do not change.
 
     Args:
         graph: Changed in place.
@@ -270,9 +270,9 @@ def compile_graph(graph: ov.Model, threads: int = 0, **options: Any) -> ov.Compi
     """Compile for the CPU, in float32.
 
     Args:
-        graph: With a known batch.
-        threads: How many; 0 lets OpenVINO choose. Default 0.
-        **options: Further properties of OpenVINO's CPU plugin.
+        graph: Graph with a known batch.
+        threads: Number of threads; 0 lets OpenVINO choose. Default 0.
+        **options: More properties of OpenVINO's CPU plugin.
     """
     settings: dict[str, Any] = {**COMPILE_OPTIONS, **options}
     if threads:

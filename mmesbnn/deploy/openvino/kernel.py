@@ -1,21 +1,21 @@
 """Cases that OpenVINO's binary convolution computes correctly on every processor.
 
-The CPU plugin's kernel (seen with OpenVINO 2026.4) computes ``u`` columns at a time: 4 with
-AVX-512, 2 with AVX2 and SSE4.2, or as many as there are if these are fewer.
+The CPU plugin's kernel (observed in OpenVINO 2026.4) computes ``u`` columns at a time: 4 with
+AVX-512, 2 with AVX2 and SSE4.2, or all columns if there are fewer.
 
 - It refuses horizontal padding wider than ``u``, and padding of kernels wider than 7 with
   strides other than 1.
-- With a padded value of 0 it counts the taps inside the map by dividing a difference
-  without its sign. From stride 3 on this gives a wrong number for a tap that is the stride
-  or more away from the end of the kernel's row, and the tap is not counted. The result is
+- With a padded value of 0 it counts the taps inside the map with an unsigned division of a
+  difference. With stride 3 or more, this gives a wrong number for a tap whose distance from
+  the end of the kernel's row is at least the stride; the tap is not counted. The result is
   **wrong without an error** if ``(k - 1) * dilation >= stride >= 3``, except for strides
   such as 4, where the bits happen to give a negative number.
 - With a padded value of 0 it computes at least one row of taps. If the map has fewer rows
-  than the dilation, all rows of taps may lie outside: **wrong without an error**.
+  than the dilation, all rows of taps may be outside: **wrong without an error**.
 - Numbers of channels that do not fill whole bytes are **wrong without an error**, see
   :func:`mmesbnn.deploy.openvino.ops.binary_conv`.
 
-Without padding, and with a padded value of -1 or 1, it is right in all other cases.
+Without padding, and with a padded value of -1 or 1, it is correct in all other cases.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ WIDEST = 7
 
 @dataclass(frozen=True)
 class Geometry:
-    """Places that a convolution reads; pairs are (vertical, horizontal).
+    """Geometry of a convolution; pairs are (vertical, horizontal).
 
     Attributes:
-        stride: Rows and columns from one place to the next.
+        stride: Rows and columns between neighbouring windows.
         padding: Rows and columns added on each side.
         dilation: Rows and columns between taps.
         groups: Groups of channels.
@@ -49,7 +49,7 @@ class Geometry:
 
 
 def pads_rightly(geometry: Geometry, kernel: tuple[int, int], rows: int, columns: int) -> bool:
-    """Return whether the kernel may be left to pad the map.
+    """Return whether OpenVINO's kernel pads the map correctly.
 
     Args:
         geometry: With padding or without.

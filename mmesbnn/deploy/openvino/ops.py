@@ -32,7 +32,7 @@ def bits(weight: np.ndarray) -> ov.Node:
     """
     packed = np.packbits(weight.reshape(-1) > 0, bitorder='little')
     tensor = ov.Tensor(packed, ov.Shape(weight.shape), ov.Type.u1)
-    # a tensor of bits shares the array's memory, which ends with this function
+    # a tensor of bits shares the array's memory, which is freed after this function
     return ov.op.Constant(tensor, shared_memory=False)
 
 
@@ -44,8 +44,8 @@ def binarize(x: ov.Output, threshold: np.ndarray | float, channels: int) -> ov.N
         threshold: One value per channel, or one for all.
         channels: ``C``.
     """
-    # One per channel, also where all are equal: OpenVINO moves a single one across a
-    # reshaping, and then it has five axes where the kernel takes four.
+    # One threshold per channel, even if all are equal. OpenVINO moves a single threshold
+    # across a reshape, and it then has five axes, but the kernel allows four.
     values = np.broadcast_to(np.asarray(threshold, np.float32).reshape(-1), channels)
     bound = constant(values.reshape(1, -1, 1, 1))
     return ops.fake_quantize(
@@ -68,7 +68,7 @@ def scale_of(weight: np.ndarray) -> np.ndarray:
 
 
 def scaled(y: ov.Node, scale: np.ndarray) -> ov.Node:
-    """Multiply ``y`` by a factor per channel (axis 1), if there is one that is not 1."""
+    """Multiply ``y`` by a factor per channel (axis 1), unless all factors are 1."""
     if (scale == 1).all():
         return y
     return ops.multiply(y, constant(scale.reshape(1, -1, 1, 1)))
@@ -120,9 +120,9 @@ def float_conv(x: ov.Output, weight: np.ndarray, geometry: Geometry) -> ov.Node:
 def _whole_bytes(x: ov.Output, kernels: np.ndarray) -> tuple[ov.Output, np.ndarray, float]:
     """Widen a convolution to a number of channels that fills whole bytes.
 
-    OpenVINO's kernel computes other numbers of channels wrongly, without an error. Channels
-    are added in pairs that have opposite weights and the same bit, so they add nothing, not
-    even at the borders. An odd number of channels is taken twice, and halved.
+    OpenVINO's kernel computes other numbers of channels wrongly, without an error. The added
+    channels are pairs with opposite weights and the same bit. They add nothing, also at the
+    borders. An odd number of channels is doubled, and the result is halved.
 
     Returns:
         The map, the kernels, and the factor that the result must be multiplied by.
@@ -141,10 +141,10 @@ def _whole_bytes(x: ov.Output, kernels: np.ndarray) -> tuple[ov.Output, np.ndarr
 
 
 def _padded(x: ov.Output, geometry: Geometry) -> tuple[ov.Output, Geometry]:
-    """Pad the map with a value beyond any threshold, of the sign of ``pad_value``.
+    """Pad the map with a value outside of all thresholds, with the sign of ``pad_value``.
 
     Returns:
-        The padded map, and the geometry that is left.
+        The padded map, and the remaining geometry.
     """
     pads = [0, 0, *geometry.padding]
     x = _pad(x, pads, pads, geometry.pad_value * float(np.finfo(np.float32).max))
@@ -156,15 +156,15 @@ def binary_conv(
 ) -> ov.Node:
     """Convolve the signs of ``x`` with binary weights.
 
-    ``scale * conv(sign(x), sign(weight))``. Groups are split, convolved one by one and
-    concatenated, since OpenVINO's operator has none.
+    The result is ``scale * conv(sign(x), sign(weight))``. Groups are split, convolved one by
+    one and concatenated, because OpenVINO's operator has no groups.
 
     Args:
         x: Map ``(N, C, H, W)``; only its signs matter.
         weight: Effective weight, ``-a`` and ``a`` per output channel.
         geometry: Stride, padding, dilation, groups and padded value.
         layer: Name of the layer.
-        pad_first: Whether to pad the map rather than let the kernel do it. The result for
+        pad_first: Whether to pad the map before the kernel. The result for
             padded zeros is then the mean of the results for -1 and 1. Default False.
     """
     inputs = [(x, geometry)]
@@ -189,9 +189,9 @@ def _convolved(
     Args:
         x: Map ``(N, C, H, W)``.
         weight: Effective weight.
-        geometry: Padding is left to the kernel.
+        geometry: Geometry; the kernel pads.
         layer: Name of the layer.
-        first: Number of the layer's convolutions before.
+        first: Number of earlier convolutions of the layer.
 
     Returns:
         The result, and the factor that it must be multiplied by.
@@ -203,7 +203,7 @@ def _convolved(
         part, kernels, factor = _whole_bytes(part, kernels)
         signs = binarize(part, 0.0, kernels.shape[1])
         signs.set_friendly_name(comparison_name(layer, index))
-        # zeros that are not padded cost time, and may be counted wrongly
+        # a padded value of 0 without padding costs time, and may be counted wrongly
         pad_value = geometry.pad_value if any(geometry.padding) else -1
         y = bit_convolution(signs, bits(kernels), geometry, pad_value)
         y.set_friendly_name(convolution_name(layer, index))
@@ -212,7 +212,7 @@ def _convolved(
 
 
 def bit_convolution(x: ov.Node, weight: ov.Node, geometry: Geometry, pad_value: float) -> ov.Node:
-    """Make OpenVINO's own operator, which has no groups.
+    """Build OpenVINO's own operator, which has no groups.
 
     Args:
         x: Bits, see :func:`binarize`.

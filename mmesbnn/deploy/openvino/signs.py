@@ -27,19 +27,19 @@ from .names import layer_of_comparison
 from .nodes import const_value, constant, copy_of, rank_of, sizes_of
 from .ops import binarize
 
-#: Operators that only move entries: comparing before or after them is the same.
+#: Operators that only move entries. A comparison gives the same result before and after them.
 _MOVING = frozenset(
     ('Concat', 'Pad', 'Reshape', 'Split', 'Squeeze', 'Transpose', 'Unsqueeze', 'VariadicSplit')
 )
 
 
 class _Sign(NamedTuple):
-    """A sign that a map is made from by moving entries.
+    """Sign whose moved entries make up a map.
 
     Attributes:
-        x: Its argument.
+        x: Argument of the sign.
         zero: The sign of 0.
-        path: The outputs passed on the way from the sign to the map.
+        path: Outputs on the way from the sign to the map.
     """
 
     x: ov.Output
@@ -98,7 +98,7 @@ def match_sign(output: ov.Output) -> tuple[ov.Output, int] | None:
 def _pads_harmlessly(node: ov.Node) -> bool:
     """Return whether a padded value has the same sign before and after any shift.
 
-    That holds for values beyond all thresholds, and for channels, which get a shift of 0.
+    This holds for values outside of all thresholds, and for channels, which get a shift of 0.
     """
     begin, end, value = (const_value(node.input_value(i)) for i in (1, 2, 3))
     if begin is None or end is None or value is None:
@@ -108,7 +108,7 @@ def _pads_harmlessly(node: ov.Node) -> bool:
 
 
 def _only_moves(node: ov.Node) -> bool:
-    """Return whether ``node`` moves entries of its first input only.
+    """Return whether ``node`` only moves entries of its first input.
 
     A concatenation does so if all its parts are the same map.
     """
@@ -120,7 +120,7 @@ def _only_moves(node: ov.Node) -> bool:
 
 
 def _sign_behind(output: ov.Output) -> _Sign | None:
-    """Return the sign that ``output`` is made from by moving entries, or None."""
+    """Return the sign whose moved entries make up ``output``, or None."""
     path: list[ov.Output] = []
     while (sign := match_sign(output)) is None:
         node = output.get_node()
@@ -133,7 +133,7 @@ def _sign_behind(output: ov.Output) -> _Sign | None:
 
 
 def _moved(x: ov.Output, path: list[ov.Output]) -> ov.Output:
-    """Move the entries of ``x`` as along ``path``."""
+    """Move the entries of ``x`` as ``path`` does."""
     for output in path:
         node = output.get_node()
         if node.get_type_name() == 'Concat':
@@ -145,7 +145,7 @@ def _moved(x: ov.Output, path: list[ov.Output]) -> ov.Output:
 
 
 def _per_channel(value: np.ndarray, rank: int, axis: int) -> np.ndarray | None:
-    """Return ``value`` as one number per channel, None if it varies along another axis."""
+    """Return ``value`` as one number per channel, or None if it varies along another axis."""
     shape = (1,) * (rank - value.ndim) + value.shape
     if any(size != 1 for i, size in enumerate(shape) if i != axis):
         return None
@@ -161,7 +161,7 @@ def _shifts_moved(shift: np.ndarray, path: list[ov.Output], rank: int) -> np.nda
         rank: Number of axes at its beginning.
 
     Returns:
-        One shift per channel, or one for all; None if they are not known.
+        One shift per channel, or one for all; None if they are unknown.
     """
     # a path with a transpose begins at tokens (..., C)
     transposes = any(o.get_node().get_type_name() == 'Transpose' for o in path)
@@ -178,7 +178,7 @@ def _shifts_moved(shift: np.ndarray, path: list[ov.Output], rank: int) -> np.nda
 
 
 def _axis_after(output: ov.Output, axis: int) -> int | None:
-    """Return which axis of ``output`` the axis of its node's input became, None if no single one.
+    """Return the axis of ``output`` that an axis of the input became, None if not a single one.
 
     Args:
         output: Of an operator that only moves entries.
@@ -202,7 +202,7 @@ def _axis_after(output: ov.Output, axis: int) -> int | None:
 
 
 def _count(sizes: list[int | None]) -> int | None:
-    """Return the number of entries in axes of these sizes, None if one is not known."""
+    """Return the number of entries in axes of these sizes, None if a size is unknown."""
     known = [size for size in sizes if size is not None]
     return math.prod(known) if len(known) == len(sizes) else None
 
@@ -219,7 +219,7 @@ def _for_all(shifts: np.ndarray, node: ov.Node) -> np.ndarray:
 
 
 def _shifts_joined(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarray | None:
-    """Repeat the shifts as ``concat([x, x, ..])`` does the channels."""
+    """Repeat the shifts like ``concat([x, x, ..])`` repeats the channels."""
     node = output.get_node()
     return np.tile(_for_all(shifts, node), node.get_input_size())
 
@@ -234,7 +234,7 @@ def _shifts_padded(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarr
 
 
 def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarray | None:
-    """Split the shifts as ``split(x)`` does the channels."""
+    """Split the shifts like ``split(x)`` splits the channels."""
     node, index = output.get_node(), output.get_index()
     along, rank = const_value(node.input_value(1)), rank_of(node.input_value(0))
     if along is None or rank is None or int(along) % rank != axis:
@@ -249,8 +249,8 @@ def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndar
     return np.split(shifts, np.cumsum(lengths)[:-1])[index]
 
 
-#: What an operator of a path does to the shifts, given its output and the axis of channels in
-#: its input; operators that are not named here leave them as they are.
+#: Effect of an operator of a path on the shifts, given its output and the axis of channels in
+#: its input. All other operators do not change the shifts.
 _SHIFT_RULES: dict[str, Callable[[np.ndarray, ov.Output, int], np.ndarray | None]] = {
     'Concat': _shifts_joined,
     'Pad': _shifts_padded,
@@ -275,10 +275,10 @@ def _threshold(x: ov.Output, path: list[ov.Output]) -> tuple[ov.Output, np.ndarr
 
 
 def _convolve_twice(comparison: ov.Node, negated: ov.Node) -> None:
-    """Make the convolutions of a comparison those of signs that are 0 at 0.
+    """Change the convolutions of a comparison to convolutions of signs with ``sign(0) = 0``.
 
-    ``sign(x) = (s(x) - s(-x)) / 2`` with the two-valued ``s``, so the convolution by it is
-    half the difference of two binary ones.
+    ``sign(x) = (s(x) - s(-x)) / 2`` with the two-valued ``s``. Its convolution is therefore
+    half the difference of two binary convolutions.
 
     Args:
         comparison: The bits of ``s(x)``.
@@ -287,7 +287,7 @@ def _convolve_twice(comparison: ov.Node, negated: ov.Node) -> None:
     for target in list(comparison.output(0).get_target_inputs()):
         conv = target.get_node()
         readers = list(conv.output(0).get_target_inputs())
-        # the padded value changes its sign, too
+        # the padded value also changes its sign
         pad_value = -conv.get_attributes()['pad_value']
         other = copy_of(conv, [negated, conv.input_value(1)], pad_value=pad_value)[0]
         half = ops.multiply(ops.subtract(conv, other), constant(0.5))
@@ -296,7 +296,7 @@ def _convolve_twice(comparison: ov.Node, negated: ov.Node) -> None:
 
 
 def _compare_argument(comparison: ov.Node, sign: _Sign) -> None:
-    """Let ``comparison`` read the argument of ``sign``, not the sign."""
+    """Let ``comparison`` read the argument of ``sign`` instead of the sign."""
     channels = comparison.input_value(1).get_shape()[1]
     if sign.zero == 0:
         negative = ops.negative(_moved(sign.x, sign.path)).output(0)
@@ -314,8 +314,8 @@ def compare_directly(graph: ov.Model) -> dict[str, int | None]:
         graph: Changed in place.
 
     Returns:
-        The sign of 0 in every layer; None where no sign was found, so that the comparison
-        reads the map that the layer was given.
+        The sign of 0 in every layer. It is None if no sign was found; the comparison then
+        reads the input of the layer.
     """
     zeros: dict[str, int | None] = {}
     for node in graph.get_ordered_ops():

@@ -1,9 +1,9 @@
-"""From a torch model to an OpenVINO graph whose binary layers are binary.
+"""Conversion of a torch model to an OpenVINO graph whose binary layers are binary.
 
-The model runs once, which records what each of its binary operators multiplies. Then it is
+The model runs once, and the operands of each binary operator are recorded. Then the model is
 traced, and OpenVINO's frontend converts the trace. Recording and conversion visit the
-operators in the same order, which is how they are matched; kind and shape of the weight are
-checked at each.
+operators in the same order, so they are matched by their position. The kind of operator and
+the shape of the weight are checked each time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Call = TypeVar('Call', bound=BinaryCall)
 
 
 def _swap_last_axes(context: Any) -> list[ov.Output]:
-    """Convert ``x.mT``, which OpenVINO's frontend does not know."""
+    """Convert ``x.mT``, which OpenVINO's frontend does not support."""
     x = context.get_input(0)
     order = list(range(x.get_partial_shape().rank.get_length()))
     order[-2:] = order[:-3:-1]
@@ -41,19 +41,19 @@ def _swap_last_axes(context: Any) -> list[ov.Output]:
 
 
 def _threshold(context: Any) -> list[ov.Output]:
-    """Convert ``where(x <= limit, value, x)``, which the frontend does not know either."""
+    """Convert ``where(x <= limit, value, x)``, which the frontend does not support either."""
     x, limit, value = (context.get_input(i) for i in range(3))
     return ops.select(ops.less_equal(x, limit), value, x).outputs()
 
 
 class _Converter:
-    """Converts the binary operators of a trace, for OpenVINO's frontend.
+    """Converter of the binary operators of a trace, for OpenVINO's frontend.
 
     Args:
         recorded: The calls of the model, in order.
 
     Attributes:
-        converted: The calls that were converted so far, with their final reasons.
+        converted: The calls that are already converted, with their final reasons.
         mismatch: The first difference between the trace and the recorded calls.
     """
 
@@ -132,18 +132,18 @@ class _Converter:
 
 
 def _conversion_error(error: Exception) -> ExportError:
-    """Say in one sentence what OpenVINO's frontend cannot convert."""
+    """Return an error that names the part that OpenVINO's frontend cannot convert."""
     text = ' '.join(str(error).split())
     rule = re.search(r'No conversion rule found for operations: (.+)', text)
     return ExportError(f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400])
 
 
 def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[BinaryCall]]:
-    """Convert ``model`` as it runs on ``example``.
+    """Trace ``model`` on ``example`` and convert the trace.
 
     Args:
         model: Takes the tensors of ``example``, returns a tensor or a tuple of them.
-        example: Real inputs, which stand for all later ones.
+        example: Real inputs. The trace must also be valid for all later inputs.
 
     Returns:
         The graph, with shapes as general as the trace allows, and its binary calls.
@@ -157,7 +157,7 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
     for extension in converter.extensions():
         frontend.add_extension(extension)
     with warnings.catch_warnings(), inference(model):
-        # branches on shapes and on settings, which the trace is made for
+        # torch warns of branches on shapes and settings, which are fixed in this trace
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(model, tuple(example), check_trace=False, strict=False)
         decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))

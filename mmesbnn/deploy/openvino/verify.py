@@ -1,4 +1,4 @@
-"""Comparing an exported graph with the torch model it was made from."""
+"""Comparison of an exported graph with its torch model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def verify(
     """Compare a compiled graph with the model, image by image.
 
     Args:
-        compiled: For batches of one image.
+        compiled: Graph compiled for batches of one image.
         model: The torch model.
-        examples: Inputs, of one image each.
+        examples: Inputs of one image each.
         names: Names of the outputs.
 
     Returns:
@@ -61,7 +61,7 @@ def verify_native(
         program: The program.
         data: Its data.
         model: The torch model.
-        examples: Inputs, of one image each.
+        examples: Inputs of one image each.
         names: Name of the output.
     """
     engine = native.Engine(np.array(program.code()), data)
