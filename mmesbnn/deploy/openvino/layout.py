@@ -1,4 +1,4 @@
-"""Graph pass: channels last, so that binary convolutions need no copies around them.
+"""Graph pass: channels last, so that maps are not copied before and after binary convolutions.
 
 OpenVINO's binary convolution reads and writes the channels of one pixel side by side. Tiled
 channels give maps of five axes instead of four. For these, the CPU plugin computes the
@@ -20,7 +20,7 @@ import openvino as ov
 from .layout_map import ChannelsLastMap, KnownMaps, is_map
 from .layout_rules import RULES, replace_mean_of_pixels
 
-#: Operators that stay as they are, and write their channels last in any case.
+#: Operators that do not change and always write channels last.
 STAYING = frozenset(('BinaryConvolution', 'Convolution', 'GroupConvolution', 'MaxPool', 'AvgPool'))
 
 
@@ -34,7 +34,7 @@ def _rewritten(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
 
 
 def _keep(node: ov.Node, maps: KnownMaps) -> None:
-    """Leave ``node`` as it is: give it planes to read."""
+    """Keep ``node`` unchanged; its inputs become planes."""
     for port, value in zip(node.inputs(), node.input_values()):
         planes = maps.planes(value)
         if planes != value:
@@ -44,7 +44,7 @@ def _keep(node: ov.Node, maps: KnownMaps) -> None:
 
 
 def channels_last(graph: ov.Model) -> None:
-    """Bring the maps between binary convolutions to channels-last order.
+    """Change the maps between binary convolutions to channels-last order.
 
     Args:
         graph: Changed in place; height and width of its maps should be known.

@@ -11,7 +11,7 @@ from .nodes import CHANNELS_FIRST, CHANNELS_LAST, key_of, reshaped, sizes_of, tr
 
 
 def _inner_sizes(output: ov.Output) -> tuple[int, ...] | None:
-    """Return the sizes of all axes but the first, or None if they are not known."""
+    """Return the sizes of all axes except the first, or None if they are unknown."""
     sizes = sizes_of(output)
     if sizes is None:
         return None
@@ -44,14 +44,14 @@ def channels_of(output: ov.Output) -> tuple[int, ...]:
 
 
 class ChannelsLastMap:
-    """A map ``(N, H W, *groups)``.
+    """Map ``(N, H W, *groups)``.
 
-    Reshaping is free, but the plugin copies a map that is reshaped twice. So other shapes
-    are made once, in a chain.
+    Reshaping is free, but the plugin copies a map that is reshaped twice. Each other shape is
+    therefore made only once, from the shape before it.
 
     Args:
         tensor: The map.
-        groups: How its channels are grouped; ``(C,)`` if they are not.
+        groups: Groups of its channels; ``(C,)`` without groups.
         size: Height and width.
         image: The map as ``(N, H, W, C)``, if there is one. Default None.
     """
@@ -110,18 +110,18 @@ class ChannelsLastMap:
 
 
 class KnownMaps:
-    """The outputs of a graph that have a channels-last form."""
+    """Outputs of a graph that have a channels-last form."""
 
     def __init__(self) -> None:
         self._maps: dict[tuple[str, int], ChannelsLastMap] = {}
         self._planes: dict[tuple[str, int], ov.Output] = {}
 
     def add(self, output: ov.Output, form: ChannelsLastMap) -> None:
-        """Note the channels-last form of ``output``."""
+        """Add the channels-last form of ``output``."""
         self._maps[key_of(output)] = form
 
     def add_planes(self, output: ov.Output) -> None:
-        """Note that ``output`` itself is made in planes, and give it a channels-last form."""
+        """Add a channels-last form of ``output``, which itself stays in planes."""
         self.add(output, ChannelsLastMap.from_planes(output))
         self._planes[key_of(output)] = output
 

@@ -1,8 +1,8 @@
-"""Rules that bring single operators to channels-last order.
+"""Rules that change single operators to channels-last order.
 
 A rule takes a node and the known maps. It builds the same operator on channels-last maps
-and returns one map per output, or None where the node has a form that the rule does not
-cover; the node then stays as it is. :data:`RULES` says which operator has which rule.
+and returns one map per output, or None if the rule does not cover the form of the node. The
+node then does not change. :data:`RULES` maps operators to rules.
 
 In the formulas ``x`` is a map ``(N, C, H, W)``, ``x'`` the same map as ``(N, H W, C)`` or,
 with grouped channels, ``(N, H W, copies, C)``.
@@ -71,7 +71,7 @@ ELEMENTWISE = frozenset(
 
 
 def _fitted(channels: tuple[int, ...], groups: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return how an operand's channels are grouped, so that they broadcast to ``groups``."""
+    """Return groups of an operand's channels that broadcast to ``groups``, or None."""
     if math.prod(channels) == math.prod(groups):
         return groups
     if len(channels) == len(groups):
@@ -82,7 +82,7 @@ def _fitted(channels: tuple[int, ...], groups: tuple[int, ...]) -> tuple[int, ..
 def _operand(
     value: ov.Output, maps: KnownMaps, *, rank: int, groups: tuple[int, ...], pixels: int
 ) -> ov.Output | None:
-    """Bring an operand of an element-wise operator to channels-last order.
+    """Change an operand of an element-wise operator to channels-last order.
 
     Args:
         value: A map, a constant, or one pixel.
@@ -92,7 +92,7 @@ def _operand(
         pixels: ``H W`` of these maps.
 
     Returns:
-        The operand, which broadcasts to ``(N, H W, *groups)``; None if it cannot be made.
+        The operand, which broadcasts to ``(N, H W, *groups)``; None if this is impossible.
     """
     sizes, data = sizes_of(value), const_value(value)
     if sizes is None or (len(sizes) != rank and (data is None or len(sizes) > rank)):
@@ -110,7 +110,7 @@ def _operand(
         return None
     if data is not None:
         return _constant_operand(data, rank, channels)
-    # the entries of one pixel are in the right order already
+    # the entries of one pixel already have the right order
     return reshaped(value, 0, 1, *channels) if area == 1 else None
 
 
@@ -126,8 +126,8 @@ def _constant_operand(data: np.ndarray, rank: int, channels: tuple[int, ...]) ->
 def elementwise(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
     """Rewrite ``f(x, y, ..)`` as ``f(x', y', ..)``, with constants reordered.
 
-    Where all operands are constants and maps of the same groups, the groups stay: a small
-    map is broadcast to its copies by the operator itself.
+    If all operands are constants and maps with the same groups, the groups stay. The operator
+    itself then broadcasts a small map to its copies.
     """
     values, groups = node.input_values(), channels_of(node.output(0))
     rank = len(groups) + 3
@@ -149,7 +149,7 @@ def prelu(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
     x, slope = maps.of(node.input_value(0)), const_value(node.input_value(1))
     if x is None or slope is None or slope.size not in (1, x.channels):
         return None
-    # a slope of one axis would be taken to belong to axis 1
+    # OpenVINO would apply a slope with one axis to axis 1
     groups = x.groups if slope.size > 1 else (1,) * len(x.groups)
     inputs = [x.tensor, ops.constant(slope.reshape(1, 1, *groups))]
     return [ChannelsLastMap(copy_of(node, inputs)[0], x.groups, x.size)]
@@ -168,7 +168,7 @@ def regroup(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
 
 
 def average_pooling(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
-    """Rewrite ``avg_pool(x)``, windows side by side, as ``depthwise_conv(x, 1 / (k_h k_w))``.
+    """Rewrite ``avg_pool(x)`` of adjacent windows as ``depthwise_conv(x, 1 / (k_h k_w))``.
 
     The plugin runs average pooling in planes, and a depthwise convolution with channels
     last.
@@ -205,12 +205,12 @@ def concatenation(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | Non
 
 
 def _cut_along_channels(node: ov.Node, maps: KnownMaps, axes: int) -> ChannelsLastMap | None:
-    """Return the map that ``node`` cuts along its channels, None if it does not.
+    """Return the map that ``node`` cuts along its channels, or None if it cuts another axis.
 
     Args:
-        node: Cuts its first input.
+        node: Node that cuts its first input.
         maps: The known maps.
-        axes: Number of the input that says along which axes.
+        axes: Number of the input with the axes of the cut.
     """
     if len(channels_of(node.output(0))) != 1 or axes_in(node.input_value(axes), rank=4) != [1]:
         return None
@@ -227,7 +227,7 @@ def slicing(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
 
 
 def splitting(node: ov.Node, maps: KnownMaps) -> list[ChannelsLastMap] | None:
-    """Rewrite ``split(x, axis=1)`` as ``split(x', axis=2)``, into equal parts or not."""
+    """Rewrite ``split(x, axis=1)`` as ``split(x', axis=2)``, for equal or unequal parts."""
     x = _cut_along_channels(node, maps, axes=1)
     if x is None:
         return None
@@ -256,13 +256,13 @@ RULES: dict[str, Rule] = {
 def replace_mean_of_pixels(node: ov.Node, maps: KnownMaps) -> None:
     """Replace ``mean_hw(x)`` by ``mean_w(sum_h(x')) / H``.
 
-    The result is not a map, so it takes the place of the node at once.
+    The result is not a map, so it replaces the node immediately.
     """
     x = maps.of(node.input_value(0))
     if x is None or not is_mean_of_pixels(node):
         return
-    # Sum in two steps, to limit rounding errors, and by two different operators, since the
-    # plugin would merge equal ones.
+    # Two steps of summation limit rounding errors. They use two different operators, because
+    # the plugin would merge two equal ones.
     rows = ops.reduce_sum(x.image(), constant([1], np.int64), False)
     mean = ops.reduce_mean(rows, constant([1], np.int64), False)
     mean = ops.multiply(mean, constant(1 / x.size[0])).output(0)

@@ -1,15 +1,15 @@
 """Graph pass: replace the mean of a sum by the sum of means.
 
-With means over the pixels of a map, and ``a`` and ``b`` the same for all pixels::
+Means are over the pixels of a map; ``a`` and ``b`` are equal for all pixels::
 
     mean(x + y)      ->  mean(x) + mean(y)
     mean(x - y)      ->  mean(x) - mean(y)
     mean(a * x)      ->  a * mean(x)
     mean(b)          ->  b
-    mean(pool(x))    ->  mean(x)    if the windows of an average fill the map side by side
+    mean(pool(x))    ->  mean(x)    if adjacent windows of an average pooling fill the map
 
-A squeeze-excite gate reads such a mean, in BNext of ``a x + (1 - a) y`` with one ``a``
-per channel. Where nothing else reads that map, it is not computed.
+A squeeze-excite gate reads such a mean. In BNext it is the mean of ``a x + (1 - a) y`` with
+one ``a`` per channel. If nothing else reads this map, it is not computed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .nodes import copy_of, is_mean_of_pixels, key_of, sizes_of
 
 
 def _is_pixel(output: ov.Output) -> bool:
-    """Return whether ``output`` is the same for all pixels of a map."""
+    """Return whether ``output`` is equal for all pixels of a map."""
     sizes = sizes_of(output)
     return sizes is not None and all(size == 1 for size in sizes[-2:])
 
@@ -39,7 +39,7 @@ def _is_linear(node: ov.Node) -> bool:
 
 
 def _averages_all_alike(node: ov.Node) -> bool:
-    """Return whether ``node`` averages windows in which every pixel is once."""
+    """Return whether ``node`` averages windows that contain every pixel exactly once."""
     if node.get_type_name() != 'AvgPool':
         return False
     attributes, sizes = node.get_attributes(), sizes_of(node.input_value(0))
@@ -80,9 +80,9 @@ class _Means:
 
 
 def push_means(graph: ov.Model) -> None:
-    """Take means over pixels before the maps are scaled and added.
+    """Compute means over pixels before the maps are scaled and added.
 
-    Only maps that are read by the mean alone are split.
+    This changes only maps that nothing except the mean reads.
 
     Args:
         graph: Changed in place.

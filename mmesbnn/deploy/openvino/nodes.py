@@ -55,18 +55,18 @@ def transposed(x: ov.Output, order: Sequence[int]) -> ov.Output:
 
 
 def key_of(output: ov.Output) -> tuple[str, int]:
-    """Return what identifies ``output`` in its graph: outputs are not hashable."""
+    """Return a key of ``output`` in its graph, because outputs are not hashable."""
     return output.get_node().get_name(), output.get_index()
 
 
 def rank_of(output: ov.Output) -> int | None:
-    """Return the number of axes, or None if it is not known."""
+    """Return the number of axes, or None if it is unknown."""
     rank = output.get_partial_shape().rank
     return None if rank.is_dynamic else rank.get_length()
 
 
 def sizes_of(output: ov.Output) -> list[int | None] | None:
-    """Return the size of every axis (None: not known), or None if the rank is not known."""
+    """Return the size of every axis (None: unknown), or None if the rank is unknown."""
     if rank_of(output) is None:
         return None
     shape = output.get_partial_shape()
@@ -74,11 +74,11 @@ def sizes_of(output: ov.Output) -> list[int | None] | None:
 
 
 def axes_in(output: ov.Output, rank: int) -> list[int] | None:
-    """Return the axes that a constant names, counted from 0, or None if it is not a constant.
+    """Return the axes in a constant, counted from 0, or None if ``output`` is not a constant.
 
     Args:
-        output: Holds numbers of axes; negative ones count from the end.
-        rank: Number of axes of the array they belong to.
+        output: Numbers of axes; negative numbers count from the end.
+        rank: Number of axes of their array.
     """
     axes = const_value(output)
     return None if axes is None else [int(axis) % rank for axis in axes.flat]
