@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import openvino as ov
 
 from ..runtime.program import (
     ALIGNMENT,
+    MAP,
     BinaryConv,
     Input,
     Map,
@@ -55,27 +56,82 @@ class _Data:
 
 
 class _Memory:
-    """Places of maps in memory; a place is free again after the last read.
+    """Places of maps, which those that are no longer read give free.
 
     Args:
         lives: Number of the first and last step of each map.
+
+    Attributes:
+        numbers: Numbers of the maps in the program.
     """
 
     def __init__(self, lives: dict[MapValue, tuple[int, int]]) -> None:
-        self.nbytes = 0
-        self.maps: list[Map] = []
-        self.numbers: dict[MapValue, int] = {}
-        placed: list[tuple[int, int, Map]] = []
-        for one, (first, last) in sorted(lives.items(), key=lambda item: item[1]):
-            busy = sorted((m.offset, m.offset + m.nbytes) for _, end, m in placed if end >= first)
-            made = Map(
-                kind=one.kind, height=one.height, width=one.width, channels=one.channels, offset=0
-            )
-            made = _moved(made, _gap(busy, made.nbytes))
-            placed.append((first, last, made))
-            self.numbers[one] = len(self.maps)
-            self.maps.append(made)
-            self.nbytes = max(self.nbytes, _round(made.offset + made.nbytes))
+        self._lives = dict(sorted(lives.items(), key=lambda item: item[1]))
+        self._maps = list(self._lives)
+        self.numbers = {one: number for number, one in enumerate(self._maps)}
+
+    def maps(self, steps: Sequence[Step]) -> tuple[Map, ...]:
+        """Return the maps with their places."""
+        instead = self._in_place(steps)
+        placed: list[tuple[int, Map]] = []
+        for number, one in enumerate(self._maps):
+            first, last = self._lives[one]
+            if number in instead:
+                offset = placed[instead[number]][1].offset
+            else:
+                busy = [(m.offset, m.offset + m.nbytes) for end, m in placed if end >= first]
+                offset = _gap(sorted(busy), _map(one, 0).nbytes)
+            placed.append((last, _map(one, offset)))
+        return tuple(one for _, one in placed)
+
+    def _in_place(self, steps: Sequence[Step]) -> dict[int, int]:
+        """Return maps that take the place of a map that the same sweep reads last.
+
+        So a residual map that is added to stays in the cache.
+        """
+        instead: dict[int, int] = {}
+        for number, step in enumerate(steps):
+            if not isinstance(step, Sweep):
+                continue
+            for to, source in _replaceable(step):
+                new, old = self._maps[to], self._maps[source]
+                same = (new.kind, new.channels, new.height, new.width) == (
+                    old.kind,
+                    old.channels,
+                    old.height,
+                    old.width,
+                )
+                ends = self._lives[new][0] == number == self._lives[old][1]
+                if same and ends and to not in instead and source not in instead.values():
+                    instead[to] = source
+        return instead
+
+
+def _replaceable(sweep: Sweep) -> Iterator[tuple[int, int]]:
+    """Give pairs of maps, of which the second is read before the first is written.
+
+    It must be read nowhere else in the sweep, and at the same pixels and channels.
+    """
+    reads: dict[int, list[tuple[int, int, bool]]] = {}
+    stores: list[tuple[int, int, int]] = []
+    for place, segment in enumerate(sweep.segments):
+        for line, (name, to, *operands) in enumerate(segment.code):
+            for what, number, offset, period in operands:
+                if what == MAP:
+                    is_whole = offset == 0 and period == segment.channels
+                    reads.setdefault(number, []).append((place, line, is_whole))
+            if to[0] == MAP and name != 'bits' and to[2] == 0:
+                stores.append((place, line, to[1]))
+    for place, line, to in stores:
+        for source, found in reads.items():
+            if all(p == place and i <= line and whole for p, i, whole in found):
+                yield to, source
+
+
+def _map(one: MapValue, offset: int) -> Map:
+    return Map(
+        kind=one.kind, height=one.height, width=one.width, channels=one.channels, offset=offset
+    )
 
 
 def _round(count: int) -> int:
@@ -90,12 +146,6 @@ def _gap(busy: Sequence[tuple[int, int]], size: int) -> int:
             break
         at = max(at, _round(stop))
     return at
-
-
-def _moved(one: Map, offset: int) -> Map:
-    return Map(
-        kind=one.kind, height=one.height, width=one.width, channels=one.channels, offset=offset
-    )
 
 
 def _touched(step: SweepPlan | Heavy) -> set[MapValue]:
@@ -157,8 +207,12 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
     for step in steps:
         made.append(_made(step, network, memory, data))
     made.append(Output(source=memory.numbers[network.output]))  # type: ignore[index]
+    maps = memory.maps(made)
     program = Program(
-        memory=memory.nbytes, nbytes=data.nbytes, maps=tuple(memory.maps), steps=tuple(made)
+        memory=max(_round(one.offset + one.nbytes) for one in maps),
+        nbytes=data.nbytes,
+        maps=maps,
+        steps=tuple(made),
     )
     return program, data.whole()
 

@@ -13,6 +13,8 @@ namespace mmesbnn {
 // Output channels per block in packed binary weights, and in real weights.
 constexpr int kLanes = 8;
 constexpr int kRealLanes = 16;
+// Pixels that a real-valued convolution computes at a time, each in a register of its own.
+constexpr int kRealPixels = 8;
 // Floats of a register of a sweep.
 constexpr int kRegister = 1024;
 constexpr int kRegisters = 16;
@@ -73,12 +75,12 @@ struct Block {
   int pixels, channels;
 };
 
-// A real-valued convolution of one block of kRealLanes output channels at up to 4 pixels.
+// A real-valued convolution of one block of kRealLanes output channels.
 struct RealTile {
-  const float* const* rows;  // (taps, 4): where the input channels of each tap stand
+  const float* const* rows;  // (taps, kRealPixels): where the channels of each tap begin
   int64_t taps, channels;
   const float* weights;  // (taps, channels, kRealLanes)
-  float out[4][kRealLanes];
+  float out[kRealPixels][kRealLanes];
 };
 
 struct Kernels {

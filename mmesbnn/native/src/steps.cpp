@@ -33,33 +33,34 @@ bool OutputStep::run(const Run& run) const {
 bool RealConvStep::run(const Run& run) const {
   const int64_t taps = window.taps(), depth = from.channels / groups, pixels = to.pixels();
   const int64_t blocks = (kernels + kRealLanes - 1) / kRealLanes;
-  const int64_t quads = (pixels + 3) / 4, parts = quads < 32 ? groups * blocks : 1;
+  const int64_t tiles = (pixels + kRealPixels - 1) / kRealPixels;
+  const int64_t parts = tiles < 32 ? groups * blocks : 1;
   const float* source = floats(run, from);
   float* target = floats(run, to);
   const Kernels& use = chosen_kernels();
   std::atomic<bool> full{false};
-  parallel(quads * parts, run.threads, [&](int64_t first, int64_t last) {
-    std::unique_ptr<const float*[]> rows(new (std::nothrow) const float*[taps * 4]);
+  parallel(tiles * parts, run.threads, [&](int64_t first, int64_t last) {
+    std::unique_ptr<const float*[]> rows(new (std::nothrow) const float*[taps * kRealPixels]);
     if (!rows) {
       full.store(true);
       return;
     }
     for (int64_t item = first; item < last; ++item) {
-      const int64_t begin = item / parts * 4;
-      const int count = static_cast<int>(std::min<int64_t>(4, pixels - begin));
+      const int64_t begin = item / parts * kRealPixels;
+      const int count = static_cast<int>(std::min<int64_t>(kRealPixels, pixels - begin));
       const int64_t from_block = parts == 1 ? 0 : item % parts;
       const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
       for (int64_t block = from_block, ready = -1; block < to_block; ++block) {
         const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
         for (int64_t t = 0; ready != group && t < taps; ++t)
-          for (int p = 0; p < 4; ++p) {
+          for (int p = 0; p < kRealPixels; ++p) {
             const int64_t pixel = begin + std::min(p, count - 1);
             const int64_t y = pixel / to.width * window.stride[0] - window.padding[0] +
                               t / window.kernel[1] * window.dilation[0];
             const int64_t x = pixel % to.width * window.stride[1] - window.padding[1] +
                               t % window.kernel[1] * window.dilation[1];
             const bool inside = y >= 0 && y < from.height && x >= 0 && x < from.width;
-            rows[t * 4 + p] =
+            rows[t * kRealPixels + p] =
                 inside ? source + (y * from.width + x) * from.channels + group * depth
                        : zeros.data();
           }

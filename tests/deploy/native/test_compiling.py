@@ -12,6 +12,7 @@ from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.native.compiling import compile_program
 from mmesbnn.deploy.native.rules import NotCovered
 from mmesbnn.deploy.openvino.graph import binary_graph
+from mmesbnn.deploy.runtime.program import MAP
 from mmesbnn.models.backbones import BNext, ReActNet
 
 needs_library = pytest.mark.skipif(
@@ -149,3 +150,18 @@ def test_single_operators(function):
     runs = engine(*compiled(Odd(function), x))
     ours = runs.run(x.numpy())[:, :, 0, 0]
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_residual_map_stays_in_its_place():
+    program, _ = compiled(classifier('bnext'), torch.randn(1, 3, 64, 64))
+    in_place = 0
+    for sweep in (step for step in program.steps if hasattr(step, 'segments')):
+        for segment in sweep.segments:
+            for name, to, *operands in segment.code:
+                if to[0] != MAP or name == 'bits' or sweep.pixels == 1:
+                    continue
+                offset = program.maps[to[1]].offset
+                read = {program.maps[x[1]].offset for x in operands if x[0] == MAP}
+                in_place += offset in read
+    # the one block of this small network whose width and resolution stay
+    assert in_place == 1
