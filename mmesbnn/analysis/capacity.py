@@ -11,17 +11,19 @@ Three numbers describe the signs that a layer reads, and its outputs:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..binary import BinaryLayer, Expansion, binary_layers
 from ..binary.modes import inference
-from ..checks import checked, instance, positive_int
+from ..checks import checked, flag, instance, positive_int
 from .report import representation_capacity
 
 #: Number of pixels or tokens of a layer that are measured.
@@ -172,9 +174,28 @@ def _measure(name: str, layer: BinaryLayer, x: Tensor, y: Tensor, positions: int
     )
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'), positions=positive_int)
+@contextlib.contextmanager
+def _own_statistics(model: nn.Module) -> Iterator[None]:
+    """Set ``model`` to eval mode except batch norms in training mode, and restore it."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    with inference(model):
+        for norm in norms:
+            norm.train()
+        try:
+            yield
+        finally:
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+
+
+@checked(model=instance(nn.Module, 'an nn.Module'), positions=positive_int, batch_statistics=flag)
 def measure_capacity(
-    model: nn.Module, run: Callable[[], object], positions: int = POSITIONS
+    model: nn.Module,
+    run: Callable[[], object],
+    positions: int = POSITIONS,
+    batch_statistics: bool = False,
 ) -> list[LayerCapacity]:
     """Measure how the binary layers of ``model`` use their capacity.
 
@@ -195,6 +216,9 @@ def measure_capacity(
             over the batch. Use several times the number of channels of the widest layer:
             with fewer, effective ranks are too small. The cost per layer is
             ``positions C^2`` multiplications. Default 4096.
+        batch_statistics: Whether batch norms that are in training mode normalise with the
+            statistics of the data, as in training. At the start of a training the running
+            statistics do not fit yet. Default False.
 
     Returns:
         One entry per binary layer, in the order of their runs.
@@ -215,7 +239,7 @@ def measure_capacity(
     for name, layer in binary_layers(model).items():
         watch(name, layer)
     try:
-        with inference(model):
+        with _own_statistics(model) if batch_statistics else inference(model):
             run()
     finally:
         for hook in hooks:

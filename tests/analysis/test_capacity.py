@@ -174,6 +174,29 @@ def test_the_network_is_as_before():
     ]
 
 
+def test_statistics_of_the_batch():
+    row = BACKBONES['es-reactnet-a']
+    model = row.build().train()
+    model.stages[0].eval()  # as norms that are frozen
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, TiledBatchNorm2d):
+            module.register_forward_hook(lambda m, x, y, name=name: seen.update({name: m.training}))
+    found = measure_capacity(model, lambda: model(*row.images()), batch_statistics=True)
+    assert seen and all(seen[name] != name.startswith('stages.0') for name in seen)
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    assert model.training and not model.stages[0].training
+    assert found != measure_capacity(model, lambda: model(*row.images()))
+    # norms in eval mode have no other statistics than the running ones
+    model.eval()
+    plain, own = (
+        measure_capacity(model, lambda: model(*row.images()), batch_statistics=flag)
+        for flag in (False, True)
+    )
+    assert plain == own
+
+
 def test_nothing_to_measure():
     model = nn.Linear(3, 2)
     with pytest.raises(ValueError, match='Linear runs no binary layer'):

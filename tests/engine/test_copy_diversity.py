@@ -32,7 +32,10 @@ def test_numbers_are_those_of_the_first_batch(tmp_path):
         tmp_path, CopyDiversityHook(positions=64), batches, epochs=1, model=model(), **FROZEN
     )
     assert [x['step'] for x in measured] == [0, 2], 'before and after'
-    found = measure_capacity(runner.model, lambda: runner.model(kept[0]['inputs']), positions=64)
+    model_now = runner.model.train()
+    found = measure_capacity(
+        model_now, lambda: model_now(kept[0]['inputs']), positions=64, batch_statistics=True
+    )
     last = measured[-1]
     for layer in found:
         assert last[RANK + layer.name] == pytest.approx(layer.rank / layer.channels)

@@ -31,9 +31,9 @@ class CopyDiversityHook(Hook):
     copies. See :mod:`mmesbnn.analysis.capacity`.
 
     The batch is the first one that the hook gets. The network runs on it in eval mode
-    without gradients: before the first iteration, and after every ``interval``-th epoch
-    or iteration. A measurement costs one inference, and ``positions C^2`` multiplications
-    per layer.
+    without gradients; batch norms use the statistics of the batch. It runs before the first
+    iteration, and after every ``interval``-th epoch or iteration. A measurement costs one
+    inference, and ``positions C^2`` multiplications per layer.
 
     The hook logs the means over layers, ``train/copy_correlation`` and
     ``train/rank_share``, the rank divided by ``C``. The visualizer gets
@@ -93,7 +93,7 @@ class CopyDiversityHook(Hook):
 
     def _measure(self, runner: Runner, step: int | None = None) -> None:
         run = tensor_mode(runner.model, self._batch)
-        found = measure_capacity(runner.model, run, self.positions)
+        found = measure_capacity(runner.model, run, self.positions, batch_statistics=True)
         step = runner.iter if step is None else step
         alike = [x.copy_correlation for x in found if x.copy_correlation is not None]
         shares = [x.rank / x.channels for x in found]
