@@ -160,7 +160,7 @@ BINARY_LINEAR = torch.ops.mmesbnn.binary_linear.default
 BINARY_MATMUL = torch.ops.mmesbnn.binary_matmul.default
 
 
-def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def autocast_operands(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Cast as torch casts a convolution's operands under autocast (float64 stays)."""
     kind = x.device.type
     if x.is_meta or x.dtype == torch.float64:  # torch raises when asked about 'meta'
@@ -210,7 +210,7 @@ def binary_conv2d(
         ValueError: If ``pad_value`` is not one of -1, 0, 1.
     """
     check_pad_value(pad_value)
-    x, weight = _autocast(x, weight)
+    x, weight = autocast_operands(x, weight)
     compute = plain_conv2d if is_transformed() else _binary_conv2d
     return compute(
         x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, float(pad_value)
@@ -227,7 +227,7 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Tensor ``(..., C_o)``.
     """
-    x, weight = _autocast(x, weight)
+    x, weight = autocast_operands(x, weight)
     return F.linear(x, weight) if is_transformed() else _binary_linear(x, weight)
 
 
@@ -247,5 +247,5 @@ def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: they cannot be multiplied')
-    a, b = _autocast(a, b)
+    a, b = autocast_operands(a, b)
     return a @ b if is_transformed() else _binary_matmul(a, b)

@@ -13,6 +13,7 @@ from .arguments import checked_layer
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
+from .prelus import prelu
 from .signs import build_sign
 from .tracing import whole_layer
 from .weight_values import check_weight
@@ -85,19 +86,6 @@ class RSign(nn.Module):
         """Shift and binarize ``x``."""
         check_channels(self, x, self.shift.bias.numel(), last=self.shift.bias.dim() == 1)
         return self.sign(self.shift(x))
-
-
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """Compute ``max(x, 0) + slope * min(x, 0)`` for a slope that broadcasts with ``x``.
-
-    Torch's own function accepts slopes along axis 1 only. The gradients are the same,
-    including at 0.
-
-    Args:
-        x: Tensor of any shape.
-        slope: Slopes for negative entries.
-    """
-    return x.relu() + slope * x.clamp(max=0)
 
 
 class RPReLU(nn.Module):

@@ -14,6 +14,8 @@ function uses the derivative of a smoother function, its *surrogate*.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.autograd import forward_ad
 
 from ..checks import check, shown
 from .arguments import BUILT, RULES, checked_layer
+from .estimators import Gradient, estimate, triangle_gradient, window_gradient
 from .tracing import whole_layer
 
 ZERO_CONVENTIONS = (-1, 0)
@@ -39,6 +42,15 @@ def is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
+
+
+def is_composed() -> bool:
+    """Return whether torch's operations compute gradients, not our single steps.
+
+    True for ``torch.func`` and forward-mode differentiation, which need plain operations,
+    and for ``torch.compile``, which fuses them.
+    """
+    return torch.compiler.is_compiling() or is_transformed()
 
 
 def needs_grad(x: Tensor) -> bool:
@@ -92,6 +104,39 @@ def finite(x: Tensor) -> Tensor:
     return x.clamp(-largest, largest)
 
 
+def with_surrogate(
+    x: Tensor,
+    compute: Callable[[Tensor], Tensor],
+    surrogate: Callable[[Tensor], Tensor],
+    gradient: Gradient | None = None,
+) -> Tensor:
+    """Compute ``compute(x)`` exactly, with the gradient of ``surrogate(x)``.
+
+    Args:
+        x: Tensor of any shape.
+        compute: Function that returns a new tensor of ``x``'s shape and dtype.
+        surrogate: Smoother function, in operations that torch differentiates.
+        gradient: Formula of the surrogate's gradient, see
+            :func:`mmesbnn.binary.estimators.estimate`. Default None: the gradient of the
+            identity.
+    """
+    if not needs_grad(x):
+        return compute(x)
+    if is_composed():
+        return straight_through(compute(x.detach()), surrogate(x))
+    return estimate(x, compute, gradient)
+
+
+def hard_tanh(x: Tensor, clip: float = 1.0) -> Tensor:
+    """Compute ``clamp(x, -clip, clip)``."""
+    return x.clamp(-clip, clip)
+
+
+def _parabolas(x: Tensor) -> Tensor:
+    clamped = x.clamp(-1, 1)
+    return clamped * (2 - clamped.abs())
+
+
 def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
     """Compute the sign, with the gradient of the hard tanh.
 
@@ -104,8 +149,12 @@ def hard_tanh_sign(x: Tensor, clip: float = 1.0, zero: int = -1) -> Tensor:
 
     Source: Hubara et al., "Binarized Neural Networks" (2016), eq. 4.
     """
-    value = sign(x, zero)
-    return straight_through(value, x.clamp(-clip, clip)) if needs_grad(x) else value
+    return with_surrogate(
+        x,
+        partial(sign, zero=zero),
+        partial(hard_tanh, clip=clip),
+        partial(window_gradient, clip=clip),
+    )
 
 
 def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
@@ -120,11 +169,7 @@ def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
 
     Source: Liu et al., "Bi-Real Net" (2018), eq. 7; also ReActNet and BiDet.
     """
-    value = sign(x, zero)
-    if not needs_grad(x):
-        return value
-    clamped = x.clamp(-1, 1)
-    return straight_through(value, clamped * (2 - clamped.abs()))
+    return with_surrogate(x, partial(sign, zero=zero), _parabolas, triangle_gradient)
 
 
 def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
@@ -137,8 +182,7 @@ def identity_sign(x: Tensor, zero: int = -1) -> Tensor:
     Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic
     Neurons" (2013); BNext's and BiDet's weights.
     """
-    value = sign(x, zero)
-    return straight_through(value, finite(x)) if needs_grad(x) else value
+    return with_surrogate(x, partial(sign, zero=zero), finite)
 
 
 class Binarizer(nn.Module):

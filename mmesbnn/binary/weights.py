@@ -7,6 +7,7 @@ channel.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,18 @@ from torch import Tensor, nn
 
 from ..checks import positive
 from .arguments import checked_layer
+from .estimators import window_gradient
 from .precision import KeepsFloat32, wide_dtype
-from .signs import Binarizer, build_from, finite, identity_sign, needs_grad, sign, straight_through
+from .signs import (
+    Binarizer,
+    build_from,
+    finite,
+    hard_tanh,
+    identity_sign,
+    is_composed,
+    sign,
+    with_surrogate,
+)
 
 #: Below this temperature BNext's weights are exactly their signs (the T/S/M/L networks;
 #: BNext-18 uses 1e-5).
@@ -38,16 +49,30 @@ def temperature_weight(
 
     Source: Guo et al., "BNext" (2022). The formula is that of its code.
     """
-    latent = weight.detach()
+    compute = partial(_hardened, temperature=temperature, binary_below=binary_below, zero=zero)
+    return with_surrogate(weight, compute, finite)
+
+
+def _hardened(weight: Tensor, temperature: Tensor, binary_below: float, zero: int) -> Tensor:
+    weight = weight.detach()
     # the lowest temperatures would be 0 in float16
-    wide = wide_dtype(latent.dtype)
+    wide = wide_dtype(weight.dtype)
     temperature = temperature.to(wide)
-    value = (latent.to(wide) / temperature.clamp(min=1e-8)).clamp_(-1, 1)
-    # lerp with weight 0 or 1 selects one of the two exactly, faster than torch.where
-    hard = (temperature < binary_below).to(wide)
-    value.lerp_(sign(latent, zero).to(wide), hard)
-    value = value.to(latent.dtype)
-    return straight_through(value, finite(weight)) if needs_grad(weight) else value
+    hard = temperature < binary_below
+    if _is_known(hard) and hard:
+        return sign(weight, zero)
+    value = (weight.to(wide) / temperature.clamp(min=1e-8)).clamp_(-1, 1)
+    if not _is_known(hard):
+        # lerp with weight 0 or 1 selects one of the two exactly, faster than torch.where
+        value.lerp_(sign(weight, zero).to(wide), hard.to(wide))
+    return value.to(weight.dtype)
+
+
+def _is_known(x: Tensor) -> bool:
+    """Return whether Python may read a value: it is on the CPU, and no graph is recorded."""
+    if torch.jit.is_tracing() or is_composed():  # type: ignore[attr-defined]
+        return False
+    return type(x) is Tensor and x.device.type == 'cpu'
 
 
 def per_output_mean_abs(weight: Tensor) -> Tensor:
@@ -72,11 +97,15 @@ def scaled_sign_weight(weight: Tensor, attached: bool = False, zero: int = -1) -
 
     Source: Rastegari et al., "XNOR-Net" (2016), eq. 6; ReActNet; BiDet.
     """
-    scale = per_output_mean_abs(weight)
     if attached:
-        return scale * identity_sign(weight, zero)
-    value = scale * sign(weight, zero)
-    return straight_through(value, weight.clamp(-1, 1)) if needs_grad(weight) else value
+        return per_output_mean_abs(weight) * identity_sign(weight, zero)
+    return with_surrogate(
+        weight, partial(_scaled, zero=zero), hard_tanh, partial(window_gradient, clip=1.0)
+    )
+
+
+def _scaled(weight: Tensor, zero: int) -> Tensor:
+    return per_output_mean_abs(weight) * sign(weight, zero)
 
 
 def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
@@ -91,14 +120,30 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
 
     Source: BinaryViT's linear layers (He et al., 2023).
     """
+    return with_surrogate(
+        weight, partial(_centred_signs, zero=zero), _centred_hard_tanh, _centred_gradient
+    )
+
+
+def _centred(weight: Tensor) -> Tensor:
     # a mean rounded to the dtype of the weights would change signs of weights near it
     wide = weight.to(wide_dtype(weight.dtype))
-    mean = wide.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
-    centred = wide - mean
-    value = per_output_mean_abs(weight) * sign(centred, zero).to(weight.dtype)
-    if not needs_grad(weight):
-        return value
-    return straight_through(value, centred.clamp(-1, 1).to(weight.dtype))
+    return wide - wide.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+
+
+def _centred_signs(weight: Tensor, zero: int) -> Tensor:
+    return per_output_mean_abs(weight) * sign(_centred(weight), zero).to(weight.dtype)
+
+
+def _centred_hard_tanh(weight: Tensor) -> Tensor:
+    return hard_tanh(_centred(weight)).to(weight.dtype)
+
+
+def _centred_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    centred = _centred(weight)
+    inside = window_gradient(grad.to(centred.dtype), centred, clip=1.0)
+    mean = inside.mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    return (inside - mean).to(weight.dtype)
 
 
 class TemperatureWeight(KeepsFloat32, Binarizer):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..binary import Expansion, ShrunkConv2d, tile
 from ..binary.arguments import checked_layer
 from ..binary.expansion import copy_signs, spread_thresholds
-from ..binary.layers import prelu
+from ..binary.prelus import prelu
 from ..checks import one_of, positive_int, probability
 
 #: Initial slope of the activations for negative inputs, torch's default for a PReLU.

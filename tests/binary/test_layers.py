@@ -18,7 +18,8 @@ from mmesbnn.binary import (
     build_sign,
     build_weight_binarizer,
 )
-from mmesbnn.binary.layers import binary_layers, prelu
+from mmesbnn.binary.layers import binary_layers
+from mmesbnn.binary.prelus import prelu
 
 SIGNS = ['quadratic', 'identity', dict(type='hard_tanh', clip=1.5, zero=0)]
 BINARIZERS = [

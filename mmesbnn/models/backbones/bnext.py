@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive
 from ..layers.recoupled_conv import RecoupledConv
 from .base import BackboneOptions, ESBackbone, Final, checked_backbone
@@ -163,7 +164,7 @@ class BNext(ESBackbone):
             stages=_stages_18(arch, unit) if 'depths' in arch else _stages(arch, unit),
             widths=stage_widths(arch),
             options=common,
-            final=Final('act', nn.PReLU if final_act else None),
+            final=Final('act', ChannelPReLU if final_act else None),
         )
         self.arch = arch
 

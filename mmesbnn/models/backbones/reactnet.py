@@ -17,6 +17,7 @@ from ...binary import (
     build_sign,
     normalize_tiled,
 )
+from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive_int
 from ..layers.float_layers import PooledProjection, average_pool
 from .base import BackboneOptions, ESBackbone, checked_backbone
@@ -130,7 +131,7 @@ class ReActUnit(nn.Module):
             # an RPReLU whose slopes are one-dimensional, so they do not get the kernels' decay
             self.act = nn.Sequential(
                 LearnableShift(branches * wide),
-                nn.PReLU(branches * wide),
+                ChannelPReLU(branches * wide),
                 LearnableShift(branches * wide),
             )
 

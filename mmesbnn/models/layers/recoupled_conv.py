@@ -16,6 +16,9 @@ from ...binary import (
     tile,
 )
 from ...binary.arguments import NORM, RULES, checked_layer
+from ...binary.precision import wide_dtype
+from ...binary.prelus import ChannelPReLU
+from ...binary.signs import is_composed, needs_grad
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
 
@@ -25,6 +28,15 @@ CONV = each(
     **{name: RULES[name] for name in ('sign', 'weight_binarizer', 'pad_value')},
     latent_clip=RULES['latent_clip'],
 )
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Compute the mean over positions, ``(N, C, 1, 1)``."""
+    if is_composed() or not needs_grad(x):
+        return x.mean((2, 3), keepdim=True)
+    # the division after the sum keeps the gradient from a division at every position
+    wide = x.sum((2, 3), keepdim=True, dtype=wide_dtype(x.dtype))
+    return (wide / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class SqueezeExcite(nn.Module):
@@ -75,8 +87,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of ``x``."""
-        x = x.mean((2, 3), keepdim=True)
-        x = tile(self.squeeze(x), self.copies).relu()
+        x = tile(self.squeeze(_mean(x)), self.copies).relu()
         return tile(self.excite(x), self.copies).sigmoid()
 
 
@@ -159,7 +170,7 @@ class RecoupledConv(nn.Module):
         self.elementwise = elementwise
         self.mix_residual = mix_residual
         self.copies = expansion.copies
-        self.act_in = nn.PReLU(wide_in) if elementwise else nn.Identity()
+        self.act_in = ChannelPReLU(wide_in) if elementwise else nn.Identity()
         self.pool = average_pool() if stride == 2 else nn.Identity()
         self.projection = None
         if out_channels != channels:
@@ -178,7 +189,7 @@ class RecoupledConv(nn.Module):
         )
         nn.init.normal_(self.conv.weight, std=0.001)
         self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
-        self.act = nn.PReLU(wide)
+        self.act = ChannelPReLU(wide)
         self.mix = nn.Parameter(torch.full((1, wide, 1, 1), 0.5))
         self.se = SqueezeExcite(out_channels, expansion, shrink, se_ratio, se_bits)
         self.norm2 = TiledBatchNorm2d(wide, **norm)
@@ -195,7 +206,9 @@ class RecoupledConv(nn.Module):
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
         source = residual if same else self.pool(x)
-        y = self.se(self.mix * source + (1 - self.mix) * y) * y
+        # the mean of a mixture is the mixture of the means, which are small
+        mixed = self.mix * _mean(source) + (1 - self.mix) * _mean(y)
+        y = self.se(mixed) * y
         if self.elementwise:
             y = y * residual
         return residual + self.norm2(y)

@@ -1,0 +1,77 @@
+"""PReLU as a single step of autograd.
+
+Torch's own backward pass of a PReLU with a slope per channel takes twenty times as long as an
+addition on a CPU. ``torch.compile``, ``torch.func`` and inference get plain operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .functional import autocast_operands
+from .signs import is_composed, needs_grad
+
+
+class _PReLU(torch.autograd.Function):
+    """Step ``max(x, 0) + slope * min(x, 0)`` for operands of one dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return torch._prelu_kernel(x, slope)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, slope = ctx.saved_tensors
+        positive = torch.ops.aten.threshold_backward(grad, x, 0)
+        negative = grad - positive
+        grad_slope = None
+        if ctx.needs_input_grad[1]:
+            grad_slope = x.clamp(max=0).mul_(grad).sum_to_size(slope.shape)
+        return positive.addcmul_(negative, slope), grad_slope
+
+
+def _is_one_step(x: Tensor, slope: Tensor) -> bool:
+    return (needs_grad(x) or needs_grad(slope)) and not is_composed()
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """Compute ``max(x, 0) + slope * min(x, 0)`` for a slope that broadcasts with ``x``.
+
+    Torch's own function accepts slopes along axis 1 only. The gradients are the same,
+    including at 0.
+
+    Args:
+        x: Tensor of any shape.
+        slope: Slopes for negative entries.
+
+    Returns:
+        Tensor of ``x``'s shape, in the dtype to which torch promotes the arguments.
+    """
+    if not _is_one_step(x, slope):
+        return x.relu() + slope * x.clamp(max=0)
+    dtype = torch.result_type(x, slope)
+    return _PReLU.apply(x.to(dtype), slope.to(dtype))
+
+
+class ChannelPReLU(nn.PReLU):
+    """``nn.PReLU`` of maps with a fast training step on a CPU.
+
+    Args:
+        num_parameters: Channels of the map.
+        init: Initial slope. Default 0.25.
+
+    Shape:
+        ``(N, C, H, W)`` to the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the PReLU to ``x``."""
+        if not _is_one_step(x, self.weight):
+            return super().forward(x)
+        # as torch casts them under autocast
+        x, slope = autocast_operands(x, self.weight)
+        return _PReLU.apply(x, slope.view(-1, *[1] * (x.dim() - 2)))

@@ -1,0 +1,97 @@
+"""PReLU against torch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmesbnn.binary.prelus import ChannelPReLU, prelu
+
+
+def double(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def pair(channels):
+    theirs = nn.PReLU(channels).double()
+    with torch.no_grad():
+        theirs.weight.uniform_(-1, 1)
+    ours = ChannelPReLU(channels).double()
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_values_and_gradients_of_both_orders_are_torchs(channels_last):
+    x = double(2, 3, 4, 5)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    u, v = double(2, 2, 3, 4, 5)
+    results = []
+    for layer in pair(3):
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        leaves = (leaf, layer.weight)
+        first = torch.autograd.grad(y, leaves, u, create_graph=True)
+        second = torch.autograd.grad((first[0] * v).sum() + first[1].sum(), leaves)
+        results.append((y, *first, *second))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_at_0_are_torchs():
+    for layer in pair(3):
+        x = torch.zeros(1, 3, 1, 2, dtype=torch.float64, requires_grad=True)
+        through_x, through_slope = torch.autograd.grad(layer(x).sum(), (x, layer.weight))
+        assert torch.equal(through_x, layer.weight.detach().view(3, 1, 1).expand(1, 3, 1, 2))
+        assert not through_slope.any()
+
+
+def test_a_slope_of_any_shape():
+    x, slope = double(2, 3, 4).requires_grad_(), double(4).requires_grad_()
+    u = double(2, 3, 4)
+    got = torch.autograd.grad(prelu(x, slope), (x, slope), u)
+    expected = torch.autograd.grad(F.prelu(x.mT, slope).mT, (x, slope), u)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_frozen_slope_or_input_gets_no_gradient():
+    ours, theirs = pair(3)
+    x, u = double(2, 3, 4, 5), double(2, 3, 4, 5)
+    for layer in (ours, theirs):
+        layer(x).backward(u)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    ours.weight.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    ours(leaf).backward(u)
+    torch.testing.assert_close(leaf.grad, u * torch.where(x > 0, 1.0, ours.weight.view(3, 1, 1)))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_dtypes_under_autocast_are_torchs(dtype):
+    ours, theirs = (layer.float() for layer in pair(3))
+    x = torch.randn(2, 3, 4, 5).to(dtype)
+    with torch.autocast('cpu', torch.bfloat16):
+        got, expected = ours(x), theirs(x)
+    assert got.dtype == expected.dtype
+    torch.testing.assert_close(got, expected)
+    got.sum().backward()
+    assert ours.weight.grad.dtype == torch.float32
+
+
+def test_a_slope_of_a_wider_dtype_widens_the_result():
+    x, slope = torch.randn(2, 3).bfloat16(), torch.rand(3, requires_grad=True)
+    y = prelu(x, slope)
+    assert y.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(y, prelu(x, slope))
+
+
+def test_only_the_input_and_the_slope_are_kept():
+    layer, saved = ChannelPReLU(3), []
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+        layer(x)
+    assert {t.untyped_storage().data_ptr() for t in saved} == {
+        t.untyped_storage().data_ptr() for t in (x, layer.weight)
+    }
