@@ -1,8 +1,8 @@
-"""Selective recomputation: store the convolutions' outputs, recompute the rest.
+"""Selective recomputation: store the outputs of large convolutions, recompute the rest.
 
 A binary network has about a dozen element-wise operations on full-precision maps between
-two convolutions. They are cheap to recompute but expensive to store; convolutions are the
-opposite.
+two convolutions. They are cheap to recompute but expensive to store. Convolutions are the
+opposite, except those that sum few products.
 
 The flag of :func:`is_recomputing` is global in the process, because ``torch.compile`` does
 not support a thread-local flag. Two threads must therefore not train with recomputation at
@@ -11,7 +11,7 @@ the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ from torch.utils.checkpoint import (
 
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 
-_SAVED = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
+_CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
+#: An output value that sums so many products or fewer is cheaper to recompute than to store.
+FEW_PRODUCTS = 256
 
 _recomputing = False
 
@@ -57,8 +59,18 @@ class _Recomputation(TorchDispatchMode):
         self.inner.__exit__(*error)
 
 
+def is_kept(op: Any, args: Sequence[Any]) -> bool:
+    """Return whether the output of an operator is stored, not computed a second time.
+
+    Args:
+        op: Overload of the operator.
+        args: Arguments of the call.
+    """
+    return op in _CONVOLUTIONS and args[1].numel() > FEW_PRODUCTS * args[1].shape[0]
+
+
 def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    if op in _SAVED:
+    if is_kept(op, args):
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE
 
@@ -69,10 +81,11 @@ def _contexts() -> tuple[Any, Any]:
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run ``function(x)``; store only the outputs of convolutions and binary linear layers.
+    """Run ``function(x)``; store only outputs of convolutions and binary linear layers.
 
-    The result and the gradients are those of ``function(x)``. All other operations run
-    again in the backward pass.
+    Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
+    :func:`is_kept`. The result and the gradients are those of ``function(x)``. All other
+    operations run again in the backward pass.
 
     Args:
         function: Function from one tensor to one tensor.

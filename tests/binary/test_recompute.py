@@ -13,10 +13,16 @@ from mmesbnn.binary import (
     ShrunkConv2d,
     TiledBatchNorm2d,
     is_recomputing,
+    recompute,
     recompute_elementwise,
 )
 from mmesbnn.binary.functional import BINARY_LINEAR
 from tests.binary.operators import CONVOLUTIONS, Recorder, saved_bytes
+
+
+@pytest.fixture(autouse=True)
+def every_convolution_is_large(monkeypatch):
+    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
 
 
 class Block(nn.Module):
@@ -77,6 +83,15 @@ def test_convolutions_run_once_and_the_rest_twice():
     assert recorder.count(*CONVOLUTIONS) == 2
     assert forward == 1
     assert recorder.count(torch.ops.aten._prelu_kernel.default) == 2
+
+
+def test_outputs_that_sum_few_products_are_computed_again(monkeypatch):
+    block, x = Block(), torch.randn(2, 8, 6, 6, requires_grad=True)
+    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 16)  # those of the 1x1 convolution
+    with Recorder() as recorder:
+        recompute_elementwise(block, x).sum().backward()
+    assert recorder.count(BINARY_CONV2D) == 1
+    assert recorder.count(torch.ops.aten.convolution.default) == 2
 
 
 def test_linears_run_once():

@@ -7,13 +7,15 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...binary import Expansion, recompute_elementwise, redraw_signs
+from ...binary import Expansion, binary_layers, recompute_elementwise, redraw_signs
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expansion import like_layout
 from ...binary.inputs import check_maps
@@ -100,26 +102,55 @@ def _stage_indices(out_indices: int | Sequence[int], count: int) -> tuple[int, .
     return tuple(sorted({i % count for i in indices}))
 
 
+#: Binary layers that are recomputed together. More of them mean fewer stored inputs, but
+#: more memory during the recomputation.
+LAYERS_PER_SEGMENT = 4
+
+
+def _segments(blocks: Sequence[nn.Module]) -> list[slice]:
+    """Divide ``blocks`` into runs of about ``LAYERS_PER_SEGMENT`` binary layers."""
+    bounds, layers = [0], 0
+    for i, block in enumerate(blocks):
+        layers += len(binary_layers(block))
+        if layers >= LAYERS_PER_SEGMENT or i == len(blocks) - 1:
+            bounds.append(i + 1)
+            layers = 0
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _in_turn(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+
+
 class Stage(nn.Sequential):
     """Sequence of blocks.
 
     Args:
         *blocks: Blocks, in order.
-        with_cp: Whether to store only the convolutions' outputs of every block for the
-            backward pass and recompute the rest. Default False.
+        with_cp: Whether to store only the input of every few blocks and the outputs of
+            large convolutions for the backward pass and recompute the rest. Default
+            False.
     """
 
     def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
         super().__init__(*blocks)
         self.with_cp = with_cp
+        self._segments = _segments(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output of the last block for ``x``."""
-        for block in self:
-            if self.with_cp and x.requires_grad:
-                x = recompute_elementwise(block, x)
-            else:
-                x = block(x)
+        if not self.with_cp:
+            return super().forward(x)
+        blocks = list(self)
+        for segment in self._segments:
+            run = functools.partial(_in_turn, blocks[segment])
+            x = recompute_elementwise(run, x) if x.requires_grad else run(x)
         return x
 
 
@@ -141,8 +172,8 @@ class BackboneOptions:
             ``momentum``, ``requires_grad``. ``SyncBN`` shares statistics among
             processes, also on CPUs. Default ``dict(type='BN')``.
         norm_eval: Whether norms stay in eval mode in training. Default False.
-        with_cp: Whether to store only the outputs of convolutions and linear layers for
-            the backward pass and recompute the rest. Default False.
+        with_cp: Whether to store only the outputs of large convolutions and linear
+            layers for the backward pass and recompute the rest. Default False.
         init_cfg: mmengine initialisation config. Default None: torch's initialisation.
 
     Raises:
@@ -284,7 +315,10 @@ class ESBackbone(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices`` for the images ``x``."""
         check_maps(self, x, self.in_channels)
-        x = self.stem(x)
+        if self.with_cp and _is_trained(self.stem):
+            x = recompute_elementwise(self.stem, x)
+        else:
+            x = self.stem(x)
         outputs = []
         for i, stage in enumerate(self._used_stages()):
             x = stage(x)
