@@ -70,6 +70,7 @@ def run_tool(name, *args, monkeypatch):
     """Run a tool in this process, without new imports; return its exit status."""
     forget_runners(monkeypatch)
     monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+    monkeypatch.syspath_prepend(str((TOOLS / name).parent))  # as python does
     try:
         runpy.run_path(str(TOOLS / name), run_name='__main__')
     except SystemExit as end:

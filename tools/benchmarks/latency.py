@@ -16,7 +16,6 @@ On a machine that is busy with other work, the ratios mean little.
 from __future__ import annotations
 
 import argparse
-import copy
 import ctypes
 import os
 import platform
@@ -36,13 +35,12 @@ from mmesbnn import cli, options  # before the slow imports
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from published_style import published_style
 from torch import Tensor, nn
 
 import mmesbnn
 from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
-from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
 from mmesbnn.optional import require
 from mmesbnn.whole_files import check_place, whole_file
 
@@ -56,56 +54,6 @@ RIVALS = {
 CONTENDERS = (PUBLISHED, EAGER, COMPILED, FLOAT, BITS, ONNX, *RIVALS)
 
 Run = Callable[[], Any]
-
-
-# ------------------------------------------------------------------ the networks
-
-
-class PublishedConv(nn.Module):
-    """A binary convolution as the research code writes it.
-
-    The sign is ``(sign(c) - c).detach() + c`` of the clipped input, the weight is
-    binarized in every forward, and the convolution is a plain one.
-    """
-
-    def __init__(self, layer: BinaryConv2d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.effective_weight().detach().clone())
-        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
-        self.groups = layer.groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        clipped = x.clamp(-1.5, 1.5)
-        x = (torch.sign(clipped) - clipped).detach() + clipped
-        weight = (torch.sign(self.weight) - self.weight).detach() + self.weight
-        return F.conv2d(
-            x,
-            weight,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
-
-
-def _plain_norm(norm: TiledBatchNorm2d) -> nn.BatchNorm2d:
-    """Return a plain norm of the repeated map, so that the blocks repeat before it."""
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps)
-    plain.load_state_dict(norm.state_dict())
-    return plain
-
-
-def published_style(model: nn.Module) -> nn.Module:
-    """Copy a model so that, like the published code, it repeats maps before the norms."""
-    model = copy.deepcopy(model)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BinaryConv2d):
-                setattr(parent, name, PublishedConv(child))
-            elif isinstance(child, TiledBatchNorm2d):
-                setattr(parent, name, _plain_norm(child))
-    return model.eval()
 
 
 # ------------------------------------------------------------------ contenders

@@ -1,0 +1,400 @@
+"""Time and memory of training steps: our networks against the published style.
+
+    python tools/benchmarks/training.py [--out DIR] [--networks ...] [--sizes ...] [--forms ...]
+
+A step is forward pass, cross-entropy of 1000 classes, backward pass, AdamW and the clamping of
+bounded parameters. The forms of a network run in turn in one process: as the published code
+computes it, ours, ours with recomputation (`with_cp`) and channels last, each of them eager and
+compiled, in float32 and under bfloat16 autocast. A real-valued ResNet-18 stands beside them.
+For every form the script prints the least and the median seconds of a step, images per second,
+the bytes that the forward pass saves for the backward pass, the rise of the process's memory
+in a step, and the seconds of the first step, in which a compiled form is compiled. Saves
+DIR/training.json and training.png after every row; rows of other settings that are there
+already stay, so a long benchmark can be run in pieces.
+
+On a machine that is busy with other work only the ratios mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmesbnn import cli, options  # before what takes time to import
+
+# isort: split
+
+import torch
+import torch.nn.functional as F
+from published_style import published_style
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mmesbnn
+from mmesbnn.analysis import save_json
+from mmesbnn.binary import TemperatureWeight
+from mmesbnn.binary.recompute import is_kept
+from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
+from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
+from mmesbnn.whole_files import whole_file
+
+NARROW = [16, 32, 64, 64, 128]
+NARROW_18 = dict(channels=[16, 16, 32, 64], depths=[2, 2, 2])
+NARROW_VIT = dict(dims=[32, 64], depths=[2, 2], heads=[1, 2], ffn_dims=[128, 256], sr_ratios=[2, 1])
+#: For images of 224 pixels, and narrow ones for 32.
+WIDE: dict[str, Callable[..., nn.Module]] = {
+    'BNext-T': lambda **more: BNext('tiny', **more),
+    'ES-BNext-T': lambda **more: BNext('tiny', tau=2, **more),
+    'ReActNet-18': lambda **more: ReActNet('18', **more),
+    'BinaryViT': lambda **more: BinaryViT('small', **more),
+}
+SMALL: dict[str, Callable[..., nn.Module]] = {
+    'BNext-T': lambda **more: BNext(dict(channels=NARROW), stem_stride=1, **more),
+    'ES-BNext-T': lambda **more: BNext(dict(channels=NARROW), tau=2, stem_stride=1, **more),
+    'ReActNet-18': lambda **more: ReActNet(NARROW_18, stem_stride=1, **more),
+    'BinaryViT': lambda **more: BinaryViT(NARROW_VIT, img_size=32, **more),
+}
+REAL = 'ResNet-18'
+NETWORKS = (*WIDE, REAL)
+PUBLISHED, OURS, RECOMPUTING, LAST = 'published', 'ours', 'with_cp', 'channels_last'
+STYLES = (PUBLISHED, OURS, RECOMPUTING, LAST, f'{RECOMPUTING}+{LAST}')
+COMPILED = '+compiled'
+FORMS = (*STYLES, *(style + COMPILED for style in STYLES))
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+CLASSES = 1000
+
+
+# ------------------------------------------------------------------ the contenders
+
+
+class Classifier(nn.Module):
+    """A backbone, the mean over positions, and a linear layer."""
+
+    def __init__(self, backbone: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(channels, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
+        y = self.backbone(x)
+        return self.head((y[-1] if isinstance(y, tuple) else y).mean((2, 3)))
+
+
+def classifier(network: str, size: int) -> nn.Module:
+    """Build a network with weights that are signs, as for most of its training."""
+    torch.manual_seed(0)
+    if network == REAL:
+        from torchvision.models import resnet18
+
+        return Classifier(nn.Sequential(*list(resnet18().children())[:-2]), 512)
+    backbone = (SMALL if size < 64 else WIDE)[network]()
+    for module in backbone.modules():
+        if isinstance(module, TemperatureWeight):
+            module.temperature.zero_()
+    return Classifier(backbone, backbone.out_channels[-1])
+
+
+class Training:
+    """One contender: a network, its optimizer, and a batch.
+
+    Args:
+        network: One of ``NETWORKS``.
+        form: One of ``FORMS``.
+        dtype: Of autocast; float32 means none.
+        size: Height and width of the images.
+        batch: Number of images.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, network: str, form: str, dtype: torch.dtype, size: int, batch: int, device: str
+    ) -> None:
+        style, self.compiled = form.removesuffix(COMPILED), form.endswith(COMPILED)
+        model = classifier(network, size).to(device)
+        self.recomputes = RECOMPUTING in style
+        if style == PUBLISHED:
+            model = published_style(model)
+        if self.recomputes:
+            model.backbone.with_cp = True
+        self.x = torch.randn(batch, 3, size, size, device=device)
+        if LAST in style:
+            model = model.to(memory_format=torch.channels_last)
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(CLASSES, (batch,), device=device)
+        self.model, self.device, self.dtype = model, device, dtype
+        # the published code takes torch's default
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1e-4, fused=True if style != PUBLISHED else None
+        )
+        self.bounded = bounded_parameters(model)
+        self.call = torch.compile(model) if self.compiled else model
+
+    def forward(self) -> Tensor:
+        """Compute the loss."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype != torch.float32):
+            return F.cross_entropy(self.call(self.x), self.labels)
+
+    def step(self) -> None:
+        """Train for one step."""
+        self.optimizer.zero_grad()
+        self.forward().backward()
+        self.optimizer.step()
+        clamp_parameters(self.bounded)
+        if self.device != 'cpu':
+            torch.cuda.synchronize()
+
+
+# ------------------------------------------------------------------ measuring
+
+
+class _Kept(TorchDispatchMode):
+    """Outputs of the operators that recomputation keeps; no hook sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if is_kept(func, args):
+            self.outputs.append(output)
+        return output
+
+
+def saved_bytes(training: Training) -> int:
+    """Bytes that a forward pass saves for the backward pass, parameters and images aside."""
+    known = {
+        t.untyped_storage().data_ptr()
+        for t in (*training.model.parameters(), *training.model.buffers(), training.x)
+    }
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in known:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    outside = training.recomputes and not training.compiled
+    recorder = _Kept() if outside else contextlib.nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), recorder:
+        loss = training.forward()
+    if outside:
+        for output in recorder.outputs:
+            keep(output)
+    loss.backward()
+    training.optimizer.zero_grad()
+    return sum(t.untyped_storage().nbytes() for t in saved.values())
+
+
+def _resident(name: str) -> int:
+    text = Path('/proc/self/status').read_text()
+    found = re.search(rf'{name}:\s+(\d+) kB', text)
+    return 1024 * int(found[1]) if found else 0
+
+
+def peak_bytes(training: Training) -> int | None:
+    """Rise of the memory in use during a step; None where the system does not tell."""
+    gc.collect()
+    if training.device != 'cpu':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        training.step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')  # the peak is now what is in use
+    except (OSError, AttributeError):
+        return None
+    before = _resident('VmRSS')
+    training.step()
+    return _resident('VmHWM') - before
+
+
+def measure(trainings: dict[str, Training], steps: int) -> dict[str, dict[str, Any]]:
+    """Measure the contenders, in turn step by step.
+
+    Args:
+        trainings: The contenders by form.
+        steps: How many steps of each are timed.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for form, training in trainings.items():
+        begin = time.perf_counter()
+        training.step()
+        first = time.perf_counter() - begin
+        training.step()
+        results[form] = dict(first_s=first, saved_bytes=saved_bytes(training))
+        results[form]['peak_bytes'] = peak_bytes(training)
+    times: dict[str, list[float]] = {form: [] for form in trainings}
+    for _ in range(steps):
+        for form, training in trainings.items():
+            begin = time.perf_counter()
+            training.step()
+            times[form].append(time.perf_counter() - begin)
+    for form, taken in times.items():
+        batch = len(trainings[form].x)
+        results[form].update(
+            least_s=min(taken),
+            median_s=median(taken),
+            images_per_s=batch / median(taken),
+            times_s=taken,
+        )
+    return results
+
+
+# ------------------------------------------------------------------ reporting
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the settings that name a row."""
+    return tuple(row[name] for name in ('network', 'batch', 'size', 'dtype', 'device'))
+
+
+def saved_rows(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Read the rows of earlier runs."""
+    if not path.exists():
+        return {}
+    return {key_of(row): row for row in json.loads(path.read_text())['rows']}
+
+
+def _ratio(row: dict[str, Any], form: str, value: str) -> str:
+    base, own = row['forms'].get(PUBLISHED), row['forms'][form]
+    if base is None or not base[value]:
+        return ''
+    ratio = base[value] / own[value] if value.endswith('_s') else own[value] / base[value]
+    return f'{ratio:.2f}'
+
+
+def table(row: dict[str, Any]) -> str:
+    """Format one row: how many times faster than the published style, and its share of bytes."""
+    lines = [
+        f'{row["network"]}, {row["batch"]} x {row["size"]}x{row["size"]}, {row["dtype"]}',
+        f'  {"":<32}{"least s":>9}{"median s":>10}{"images/s":>10}{"faster":>8}'
+        f'{"saved MB":>10}{"share":>7}{"peak MB":>9}{"first s":>9}',
+    ]
+    for form, found in row['forms'].items():
+        peak = '' if found['peak_bytes'] is None else f'{found["peak_bytes"] / 1e6:.0f}'
+        lines.append(
+            f'  {form:<32}{found["least_s"]:>9.3f}{found["median_s"]:>10.3f}'
+            f'{found["images_per_s"]:>10.1f}{_ratio(row, form, "least_s"):>8}'
+            f'{found["saved_bytes"] / 1e6:>10.1f}{_ratio(row, form, "saved_bytes"):>7}'
+            f'{peak:>9}{found["first_s"]:>9.1f}'
+        )
+    return '\n'.join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw seconds per image and saved megabytes per image, one line of panels for every row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 0.6 + 2.3 * len(rows)), layout='constrained')
+    axes: Any = figure.subplots(len(rows), 2, squeeze=False)
+    for line, row in zip(axes, rows):
+        forms = list(row['forms'])[::-1]
+        colours = ['tab:gray' if f.startswith(PUBLISHED) else 'tab:red' for f in forms]
+        for axis, value, unit in (
+            (line[0], 'least_s', 'ms per image'),
+            (line[1], 'saved_bytes', 'saved MB per image'),
+        ):
+            factor = 1e3 if value == 'least_s' else 1e-6
+            values = [factor * row['forms'][f][value] / row['batch'] for f in forms]
+            axis.bar_label(
+                axis.barh(forms, values, color=colours), [f'{v:.1f}' for v in values], padding=2
+            )
+            axis.margins(x=0.15)
+            axis.set_title(f'{row["network"]}, {row["batch"]} x {row["size"]}, {row["dtype"]}')
+            axis.set_xlabel(unit)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=90, format='png')
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f'{text!r} must be BATCHxPIXELS, such as 4x224')
+    return int(found[1]), int(found[2])
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/training_speed'))
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS)
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=_size,
+        metavar='BATCHxPIXELS',
+        default=[(4, 224), (32, 224), (32, 32)],
+        help='below 64 pixels networks are narrow (4x224 32x224 32x32)',
+    )
+    parser.add_argument(
+        '--forms', nargs='+', choices=FORMS, default=FORMS, metavar='FORM', help=', '.join(FORMS)
+    )
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=list(DTYPES))
+    parser.add_argument('--steps', type=options.count, default=5, help='timed per form (5)')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    return parser.parse_args()
+
+
+def _forms(network: str, forms: list[str]) -> Iterator[str]:
+    """The forms that a network has: a real one has no signs, and nothing to recompute."""
+    for form in forms:
+        if network != REAL or (RECOMPUTING not in form and PUBLISHED not in form):
+            yield form
+
+
+def main() -> None:
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    machine = dict(
+        device=args.device,
+        processor=_processor(args.device),
+        threads=torch.get_num_threads(),
+        mmesbnn=mmesbnn.__version__,
+        torch=torch.__version__,
+    )
+    rows = saved_rows(args.out / 'training.json')
+    for batch, size in args.sizes:
+        for network in args.networks:
+            for dtype in args.dtypes:
+                torch._dynamo.reset()
+                trainings = {
+                    form: Training(network, form, DTYPES[dtype], size, batch, args.device)
+                    for form in _forms(network, args.forms)
+                }
+                results = measure(trainings, args.steps)
+                row = dict(network=network, batch=batch, size=size, dtype=dtype, **machine)
+                row['forms'] = results
+                rows[key_of(row)] = row
+                print(table(row), flush=True)
+                save_json(args.out / 'training.json', dict(rows=list(rows.values())))
+                draw(list(rows.values()), args.out / 'training.png')
+    print(f'\nwrote {args.out / "training.json"} and {args.out / "training.png"}')
+
+
+def _processor(device: str) -> str:
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == '__main__':
+    cli.run(main)
