@@ -72,7 +72,8 @@ val_evaluator = [
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0)
+    type='OptimWrapper',
+    optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0, fused=True),
 )
 # a constant learning rate
 param_scheduler = []

@@ -51,7 +51,7 @@ test_dataloader = val_dataloader
 max_epochs = 24
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=1e-3),
+    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=1e-3, fused=True),
     clip_grad=dict(max_norm=5.0),
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-8),

@@ -4,7 +4,7 @@ _base_ = ['./classifier_runtime.py']
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3, fused=True),
     clip_grad=dict(max_norm=5.0),
     # weight decay: 1e-8 for 4-D parameters and latent weights, 1e-3 for the rest
     constructor='BinaryOptimWrapperConstructor',

@@ -38,8 +38,8 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='Adam', lr=2.5e-3, weight_decay=0.0),
-    # only kernels and shifts have weight decay
+    optimizer=dict(type='Adam', lr=2.5e-3, weight_decay=0.0, fused=True),
+    # only kernels and shifts decay
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-5),
 )

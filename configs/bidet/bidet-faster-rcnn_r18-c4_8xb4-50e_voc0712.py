@@ -98,7 +98,9 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0))
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3, weight_decay=0.0, fused=True)
+)
 milestones = [12, 24, 36, 48]
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=0.1)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)

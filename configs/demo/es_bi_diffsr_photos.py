@@ -65,8 +65,8 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    # the errors of the images are small, so the gradients are small, too
-    optimizer=dict(type='Adam', lr=3e-3, betas=(0.9, 0.99), eps=1e-12),
+    # errors of the images are small, and so are gradients
+    optimizer=dict(type='Adam', lr=3e-3, betas=(0.9, 0.99), eps=1e-12, fused=True),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=20),

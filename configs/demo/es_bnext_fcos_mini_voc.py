@@ -121,7 +121,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-3),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-3, fused=True),
     clip_grad=dict(max_norm=5.0),
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-8),

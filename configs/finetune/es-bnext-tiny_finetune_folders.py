@@ -45,7 +45,7 @@ test_dataloader = val_dataloader
 # learning rate: a tenth of the training's, and a hundredth for the binary backbone
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-3),
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-3, fused=True),
     clip_grad=dict(max_norm=5.0),
     constructor='BinaryOptimWrapperConstructor',
     paramwise_cfg=dict(kernel_decay=1e-8, custom_keys={'backbone': dict(lr_mult=0.1)}),

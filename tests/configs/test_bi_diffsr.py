@@ -44,7 +44,7 @@ def test_recipe_is_the_published_one(name, scale, tau):
     cfg = load(name)
     assert (cfg.model.scale, cfg.model.unet.get('tau')) == (scale, tau)
     assert cfg.optim_wrapper.optimizer == dict(
-        type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0
+        type='Adam', lr=1e-4, betas=(0.9, 0.99), weight_decay=0, fused=True
     )
     assert not cfg.param_scheduler
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (10**6, 20_000)

@@ -68,7 +68,7 @@ def logged(runner, name):
 @pytest.mark.parametrize('name', RECIPES)
 def test_the_recipe_is_the_published_one(name):
     cfg = Config.fromfile(CONFIGS / name)
-    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3, weight_decay=0.0)
+    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3, weight_decay=0.0, fused=True)
     assert cfg.optim_wrapper.get('clip_grad') is None
     (schedule,) = cfg.param_scheduler
     assert (schedule.milestones, schedule.gamma) == ([30_000, 80_000, 200_000], 0.1)

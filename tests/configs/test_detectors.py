@@ -119,7 +119,7 @@ def train(cfg):
 @pytest.mark.parametrize('name', BIDET)
 def test_the_bidet_recipe_is_what_the_readme_says(name):
     cfg = Config.fromfile(CONFIGS / name)
-    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3, weight_decay=0.0)
+    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3, weight_decay=0.0, fused=True)
     (schedule,) = cfg.param_scheduler
     assert (schedule.milestones, schedule.gamma) == ([12, 24, 36, 48], 0.1)
     assert cfg.train_cfg.max_epochs == 50
