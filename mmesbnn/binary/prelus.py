@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .functional import autocast_operands
 from .signs import is_composed, needs_grad
+from .tracing import whole_layer
 
 
 class _PReLU(torch.autograd.Function):
@@ -68,6 +69,7 @@ class ChannelPReLU(nn.PReLU):
         ``(N, C, H, W)`` to the same.
     """
 
+    @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Apply the PReLU to ``x``."""
         if not _is_one_step(x, self.weight):

@@ -16,7 +16,7 @@ from mmesbnn.binary import (
     recompute,
     recompute_elementwise,
 )
-from mmesbnn.binary.functional import BINARY_LINEAR
+from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import CONVOLUTIONS, Recorder, saved_bytes
 
 

@@ -19,6 +19,7 @@ from ...binary.arguments import NORM, RULES, checked_layer
 from ...binary.precision import wide_dtype
 from ...binary.prelus import ChannelPReLU
 from ...binary.signs import is_composed, needs_grad
+from ...binary.tracing import whole_function
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
 
@@ -30,6 +31,7 @@ CONV = each(
 )
 
 
+@whole_function
 def _mean(x: Tensor) -> Tensor:
     """Compute the mean over positions, ``(N, C, 1, 1)``."""
     if is_composed() or not needs_grad(x):
