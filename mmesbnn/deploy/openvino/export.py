@@ -23,6 +23,7 @@ from ...errors import sentence
 from ...whole_files import check_folder, whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
+from ..runtime.kernels import lost_operator
 from ..runtime.manifest import ExportError, fitting, write_manifest
 from ..runtime.manifest_schema import MODEL_FILES, NATIVE_FILE, Input, Manifest, Output
 from ..runtime.openvino_engine import set_batch
@@ -209,17 +210,10 @@ def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
         compiled = compile_graph(graph)
     except RuntimeError as error:
         if 'BinaryConvolution' in str(error):
-            raise _lost_operator() from error
+            raise ExportError(lost_operator(ov.__version__)) from error
         raise ExportError(f'OpenVINO cannot compile the network ({sentence(error)})') from error
     _check_binary(graph, compiled)
     return compiled
-
-
-def _lost_operator() -> ExportError:
-    return ExportError(
-        f'OpenVINO {ov.__version__} does not run the operator BinaryConvolution, so '
-        'binary layers would not run on bits: use a version that has it, such as 2026.4'
-    )
 
 
 def _check_binary(graph: ov.Model, compiled: ov.CompiledModel) -> None:
@@ -230,7 +224,7 @@ def _check_binary(graph: ov.Model, compiled: ov.CompiledModel) -> None:
             for node in compiled.get_runtime_model().get_ops()
         }
         if 'BinaryConvolution' not in kinds:
-            raise _lost_operator()
+            raise ExportError(lost_operator(ov.__version__))
 
 
 def _check_batches(graph: ov.Model) -> None:

@@ -27,6 +27,14 @@ def binary_kernels(network: Any) -> dict[str, int]:
     )
 
 
+def lost_operator(version: str) -> str:
+    """Explain that a version of OpenVINO cannot run binary layers on bits."""
+    return (
+        f'OpenVINO {version} does not run the operator BinaryConvolution, so binary layers '
+        'would not run on bits: use a version that has it, such as 2026.4'
+    )
+
+
 def warn_of_slow_kernels(network: Any) -> None:
     """Warn if OpenVINO has no fast binary kernels for this processor.
 

@@ -13,7 +13,7 @@ import numpy as np
 from ...optional import require
 from .core import COMPILE_OPTIONS, shared_core
 from .engine import Batch, Engine, Extra, Results
-from .kernels import warn_of_slow_kernels
+from .kernels import lost_operator, warn_of_slow_kernels
 from .manifest import ExportError
 from .manifest_schema import Manifest
 from .network_check import check_network
@@ -94,6 +94,9 @@ class OpenvinoEngine(Engine):
         try:
             yield
         except RuntimeError as error:
+            if 'BinaryConvolution' in str(error):
+                message = lost_operator(self._openvino.__version__)
+                raise ExportError(f'{self._path}: {message}') from error
             reason = str(error).strip().splitlines()[-1]
             raise ExportError(
                 f'{self._path}: OpenVINO {self._openvino.__version__} '

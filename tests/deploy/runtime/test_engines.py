@@ -14,6 +14,7 @@ pytest.importorskip('openvino')
 from mmesbnn import native
 from mmesbnn.deploy import ExportError, Runner
 from mmesbnn.deploy.openvino.export import export
+from mmesbnn.deploy.runtime import openvino_engine
 from mmesbnn.deploy.runtime.manifest import write_manifest
 from tests.deploy.openvino.test_export import make_task
 
@@ -88,6 +89,16 @@ def test_an_export_without_the_native_form(folder, tmp_path):
     report = export(make_task(), tmp_path / 'other', with_native=False)
     assert report.native is None
     assert not (tmp_path / 'other' / 'model.native').exists()
+
+
+def test_a_version_of_openvino_that_lost_the_operator(folder, monkeypatch):
+    class Core:
+        def read_model(self, path):
+            raise RuntimeError('Cannot create BinaryConvolution layer from unsupported opset')
+
+    monkeypatch.setattr(openvino_engine, 'shared_core', Core)
+    with pytest.raises(ExportError, match='does not run the operator BinaryConvolution'):
+        Runner(folder, engine='openvino')
 
 
 def test_an_engine_that_is_none(folder):
