@@ -8,7 +8,7 @@ A campaign's test takes the fixture ``campaign``:
                 ...  # an assertion here counts as a bad case
 
 ``pytest tests/campaigns`` tries these numbers of cases, the same ones in every run, in
-about a minute in all. ``--campaign-seconds 600`` lets each test draw on for ten minutes,
+one to three minutes in all. ``--campaign-seconds 600`` lets each test draw on for ten minutes,
 ``--campaign-seed 7`` draws other cases, and ``--campaign-report FILE`` writes how many
 were tried and how many went wrong.
 """
