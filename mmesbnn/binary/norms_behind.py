@@ -167,8 +167,10 @@ def start_copies(
     started = dict.fromkeys(layers.values(), False)
     if copy_init == 'alike' or not layers:
         return started
-    for layer, norms in norms_behind(model, list(layers), run).items():
-        if all(map(_is_fresh, norms)):
+    found = norms_behind(model, list(layers), run)
+    for layer in layers:
+        norms = found.get(layer, [])
+        if norms and all(map(_is_fresh, norms)):
             tau, features = layer.expansion.tau, norms[0].num_features
             flip_channels(norms, draw(features // tau, tau, copy_init))
             started[layers[layer]] = True
