@@ -383,7 +383,7 @@ def binary_transformer(
     _replace(model, hosted)
     _skip_own_initialisation(model, feed_forwards)
     if copy_init != 'alike' and isinstance(model, BaseModule):
-        model.init_weights = partial(_initialise, model)  # type: ignore[method-assign]
+        model.init_weights = partial(_initialise, model)
     print_log(
         f'{type(model).__name__}: {len(attentions)} attentions and '
         f'{len(feed_forwards)} feed-forwards are binary',
