@@ -29,8 +29,8 @@ TEST = ('chelsea', 'china', 'flower')
 TILE = 120
 
 
-def _load(name: str) -> Tensor:
-    """Load a photograph as uint8 ``(3, H, W)``."""
+def load_photograph(name: str) -> Tensor:
+    """Load a photograph, named as in ``TRAIN`` and ``TEST``, as uint8 ``(3, H, W)``."""
     require('skimage', 'demo')
     require('sklearn', 'demo')
     from skimage import data
@@ -84,11 +84,11 @@ def write_photographs(root: str | os.PathLike[str], scale: int = 2, test_size: i
         return 0
     with whole_folder(root) as folder:
         for name in TRAIN:
-            for i, tile in enumerate(_tiles(_load(name), TILE)):
+            for i, tile in enumerate(_tiles(load_photograph(name), TILE)):
                 path = folder / 'train' / 'HR' / f'{name}_s{i + 1:03}.png'
                 write_png(path, tile, durable=False)  # the whole folder is flushed later
         for name in TEST:
-            image = _middle(_load(name), test_size)
+            image = _middle(load_photograph(name), test_size)
             write_png(folder / 'test' / 'HR' / f'{name}.png', image, durable=False)
             small = resize(image, (test_size // scale, test_size // scale))
             lr = folder / 'test' / 'LR_bicubic' / f'X{scale}' / f'{name}.png'

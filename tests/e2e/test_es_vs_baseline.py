@@ -2,28 +2,25 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 
 import pytest
+from es.records import Records
+from es.summary import summarise, table
 from PIL import Image
-
-from tools.benchmarks.paired import paired_difference
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('skimage')
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'tools' / 'benchmarks' / 'es_vs_baseline.py'
-SMALL = ('--quick', '--seeds', '2', '--forms', '2x1')
 
 
 def run(folder, *options):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, options)],
+        [sys.executable, str(SCRIPT), '--preset', 'tiny', *options],
         cwd=folder,
         text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
@@ -35,83 +32,66 @@ def run(folder, *options):
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bench')
-    done = run(folder, *SMALL, '--families', 'ReActNet', '--out', 'out')
+    done = run(folder, '--out', 'results/tiny')
     assert done.returncode == 0, done.stderr[-3000:]
-    return (folder, done.stdout, json.loads((folder / 'out' / 'results.json').read_text()))
+    return folder / 'results' / 'tiny', done.stdout
 
 
-def test_the_table_shows_what_the_file_holds(done):
-    _, output, results = done
-    lines = [x for x in output.splitlines() if re.match(r'ReActNet +\d', x)]
-    assert len(lines) == len(results['summary']) == 2
-    for line, row in zip(lines, results['summary']):
-        shown = [float(x) for x in re.findall(r'[-+]?\d+\.?\d*', line.replace(',', ''))]
-        expected = [
-            row['tau'],
-            row['groups'],
-            row['ops'] / 1e6,
-            row['binary_params'],
-            row['capacity'],
-        ]
-        for part in ('train', 'test'):
-            expected += [row[part]['mean'], row[part]['std']]
-            if row['tau'] == 2:
-                difference = row[part]['difference']
-                expected += [difference[name] for name in ('mean', 'low', 'high')]
-        assert shown == pytest.approx(expected, abs=0.0051)
-
-
-@pytest.mark.parametrize('part', ['train', 'test'])
-def test_the_summary_follows_from_the_runs(done, part):
-    _, _, results = done
-    accuracies = {
-        tau: [
-            results['runs'][f'ReActNet tau={tau} groups=1 seed={seed}'][part] for seed in range(2)
-        ]
-        for tau in (1, 2)
+def test_every_training_is_a_line_with_its_figures_and_costs(done):
+    lines = [json.loads(x) for x in done[0].with_suffix('.jsonl').read_text().splitlines()]
+    assert len(lines) == 8
+    assert {(x['task'], x['form'], x['seed']) for x in lines} == {
+        (task, form, seed)
+        for task in ('regions', 'denoising')
+        for form in ('1x1', '2x1+signs')
+        for seed in (0, 1)
     }
-    baseline, row = (row[part] for row in results['summary'])
-    assert baseline['all'] == accuracies[1] and 'difference' not in baseline
-    assert row['all'] == accuracies[2]
-    assert row['mean'] == pytest.approx(mean(accuracies[2]))
-    assert row['std'] == pytest.approx(stdev(accuracies[2]))
-    expected = paired_difference(accuracies[2], accuracies[1])
-    assert row['difference']['mean'] == pytest.approx(expected.mean)
-    assert row['difference']['low'] == pytest.approx(expected.low)
+    for task in ('regions', 'denoising'):
+        assert len({(x['ops'], x['binary_params']) for x in lines if x['task'] == task}) == 1
+    for x in lines:
+        assert x['fit']['loss'] > 0 and x['test']['loss'] > 0 and x['seconds'] > 0
+        assert len(x['curve']) and len(x['diversity']['end']['rank']) == 2
+    assert len({x['fit']['loss'] for x in lines}) == 8
 
 
-def test_forms_cost_the_same(done):
-    baseline, row = done[2]['summary']
-    for name in ('ops', 'bops', 'fp_macs', 'binary_params'):
-        assert baseline[name] == row[name] > 0
-    assert row['capacity'] > baseline['capacity']
+def test_the_table_follows_from_the_file(done):
+    path, output = done
+    assert table(summarise(Records(path.with_suffix('.jsonl')))) in output
+    assert output.count('`2x1+signs` | 2 |') == 2
 
 
 def test_there_is_a_picture(done):
-    with Image.open(done[0] / 'out' / 'results.png') as image:
+    with Image.open(done[0].with_suffix('.png')) as image:
         assert image.format == 'PNG' and image.size[0] >= 800
         assert len(image.convert('RGB').getcolors(1 << 20)) > 10
 
 
-def test_what_is_there_is_not_trained_again_but_a_new_seed_is(done):
-    folder, _, results = done
-    options = ['3' if x == '2' and SMALL[i - 1] == '--seeds' else x for i, x in enumerate(SMALL)]
-    more = run(folder, *options, '--families', 'ReActNet', '--out', 'out')
+def figures(lines):
+    return sorted(json.dumps({**json.loads(line), 'seconds': None}) for line in lines)
+
+
+def test_nothing_is_trained_twice_and_two_processes_train_what_is_missing(done):
+    path, _ = done
+    file = path.with_suffix('.jsonl')
+    lines = file.read_text().splitlines()
+    again = run(path.parent, '--out', 'tiny')
+    assert again.returncode == 0 and ': loss' not in again.stdout
+    assert file.read_text().splitlines() == lines
+    file.write_text('\n'.join(lines[:-2]) + '\n')
+    more = run(path.parent, '--out', 'tiny', '--jobs', '2')
     assert more.returncode == 0, more.stderr[-3000:]
-    assert 'seed=0' not in more.stdout and 'seed=2' in more.stdout
-    runs = json.loads((folder / 'out' / 'results.json').read_text())['runs']
-    assert len(runs) == 6 and results['runs'].items() <= runs.items()
+    assert '2 of 2' in more.stdout
+    # the same figures, whoever computes them
+    assert figures(file.read_text().splitlines()) == figures(lines)
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (('--lr', '0.1', '--out', 'out'), '--out out holds results of other settings'),
-        (('--forms', '3x1', '--out', 'new'), 'tau=3 does not divide'),
-        (('--seeds', '1'), '--seeds must be at least 2'),
-    ],
-)
-def test_bad_options_end_with_one_sentence(done, options, message):
-    failed = run(done[0], *SMALL, '--families', 'ReActNet', *options)
-    assert failed.returncode != 0
-    assert message in failed.stderr and 'Traceback' not in failed.stderr
+def test_it_ends_in_time(done):
+    stopped = run(done[0].parent, '--out', 'new', '--minutes', '0.001')
+    assert stopped.returncode == 0, stopped.stderr[-3000:]
+    assert 'trainings are left: the same command goes on' in stopped.stdout
+
+
+def test_an_unknown_preset_is_refused(done):
+    failed = run(done[0].parent, '--preset', 'cluster')
+    assert failed.returncode == 2 and 'cluster' in failed.stderr
+    assert 'Traceback' not in failed.stderr

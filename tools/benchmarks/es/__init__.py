@@ -1,0 +1,1 @@
+"""Baseline against ES forms at equal operations: what is trained, and how it is judged."""

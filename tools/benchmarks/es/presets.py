@@ -1,0 +1,103 @@
+"""Presets: the settings, forms and seeds that a command trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .forms import BASELINE, FAMILIES, TASKS, Form, Setting, form_of
+
+Training = tuple[Setting, Form, int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Forms that are compared to the baseline in one setting.
+
+    Attributes:
+        setting: What the trainings share.
+        forms: The forms, without the baseline.
+        seeds: A training of every form each.
+    """
+
+    setting: Setting
+    forms: tuple[Form, ...]
+    seeds: tuple[int, ...]
+
+    def trainings(self) -> Iterator[Training]:
+        """List what has to be trained, all forms of a seed first."""
+        for seed in self.seeds:
+            for form in (BASELINE, *self.forms):
+                yield self.setting, form, seed
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The trainings of one command.
+
+    Attributes:
+        says: What it is for, and how long it takes.
+        studies: What is compared.
+    """
+
+    says: str
+    studies: tuple[Study, ...]
+
+
+def study(forms: str, seeds: Iterable[int], **setting: Any) -> Study:
+    """Make a study of forms as they are written, with some of ``Setting``'s arguments."""
+    return Study(Setting(**setting), tuple(map(form_of, forms.split())), tuple(seeds))
+
+
+TINY = dict(width=16, depth=2, iters=4, batch=8)
+#: Where the pilot found the decisive pairs; other seeds judge them.
+LONG = dict(iters=1500)
+BNEXT = dict(family='BNext', iters=800)
+GPU = dict(size=32, shrink=1, batch=256, iters=6000)
+JUDGES = range(1, 5)
+
+PRESETS = {
+    'tiny': Preset(
+        'a trial in seconds, of no meaning',
+        tuple(study('2x1+signs', range(2), task=task, **TINY) for task in TASKS),
+    ),
+    'demo': Preset(
+        'the pair that `make demo-es` shows, 12 minutes of one core',
+        (study('2x1+balanced', range(1, 3), **LONG),),
+    ),
+    'pilot': Preset(
+        'form and learning rate with one seed, 25 minutes of one core',
+        (
+            *(study('2x1+balanced', [0], lr=lr) for lr in (2e-3, 5e-3, 1e-2, 2e-2)),
+            study('2x1 2x1+signs 2x1+balanced', [0], lr=5e-3),
+            study('2x1 2x1+balanced', [0], task='denoising'),
+            study('2x1+balanced', [0], family='BNext'),
+        ),
+    ),
+    'cpu': Preset(
+        'the decisive pairs, 1 hour of one core',
+        (
+            study('2x1+balanced', JUDGES, **LONG),
+            study('2x1+balanced', JUDGES, **BNEXT),
+            study('2x1+balanced', JUDGES, task='denoising', family='BiReal'),
+            study('2x1+balanced', JUDGES, task='denoising'),
+        ),
+    ),
+    'axes': Preset(
+        'gains against width, depth, length and tau, 4 hours of one core (an estimate)',
+        (
+            *(study('2x1+balanced', JUDGES, width=width, **LONG) for width in (32, 128)),
+            *(study('2x1+balanced', JUDGES, depth=depth, **LONG) for depth in (4, 16)),
+            *(study('2x1+balanced', JUDGES, iters=iters) for iters in (600, 3000)),
+            study('2x1+balanced 4x1+balanced 1x2+balanced', JUDGES, **LONG),
+        ),
+    ),
+    'gpu': Preset(
+        'all families at 128 channels and 16 units; never timed on a GPU',
+        tuple(
+            study('2x1 2x1+balanced', JUDGES, family=family, width=128, depth=16, **GPU)
+            for family in FAMILIES
+        ),
+    ),
+}

@@ -1,0 +1,50 @@
+"""Trainings that are done, a line of JSON each, so that none is done twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmesbnn.whole_files import whole_file
+
+from .forms import Form, Setting
+
+Key = tuple[Setting, str, int]
+
+
+def key_of(record: dict[str, Any]) -> Key:
+    """Return what a record is a training of."""
+    setting = Setting(**{name: record[name] for name in asdict(Setting())})
+    return setting, record['form'], record['seed']
+
+
+@dataclass
+class Records:
+    """The file of records.
+
+    Args:
+        path: ``NAME.jsonl``; made with the first record.
+    """
+
+    path: Path
+    found: dict[Key, dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.found = {key_of(record): record for record in self._read()}
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def get(self, setting: Setting, form: Form, seed: int) -> dict[str, Any] | None:
+        """Return the record of a training, None if it was not done."""
+        return self.found.get((setting, str(form), seed))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a record, beside those that another process wrote meanwhile."""
+        self.found |= {key_of(x): x for x in self._read()} | {key_of(record): record}
+        with whole_file(self.path) as partial:
+            partial.write_text(''.join(json.dumps(x) + '\n' for x in self.found.values()))
