@@ -30,7 +30,7 @@ WHEELS = $(CACHE)/$(shell $(PY) -c 'import sysconfig; from importlib.metadata im
 	print("torch" + version("torch"), sysconfig.get_config_var("SOABI"), sep="-")')
 MMCV := $(shell grep '^mmcv==' constraints.txt)
 
-.PHONY: help demo demo-det demo-sr test lint format \
+.PHONY: help demo demo-det demo-es demo-sr test lint format \
 	setup-demo setup-full install-mmcv clean distclean
 # Two set-ups of one environment must not run at the same time.
 .NOTPARALLEL:
@@ -44,6 +44,9 @@ demo: setup-demo  ## Train, check, pack and export a classifier
 
 demo-det: setup-full  ## Train a detector and its baseline
 	@$(PY) tools/demo_det.py $(ARGS)
+
+demo-es: setup-demo  ## Train a network and its ES form at equal operations
+	@$(PY) tools/demo_es.py $(ARGS)
 
 demo-sr: setup-demo  ## Train a super-resolution network and its baseline
 	@$(PY) tools/demo_sr.py $(ARGS)
