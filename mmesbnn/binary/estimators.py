@@ -33,7 +33,7 @@ class _Estimator(torch.autograd.Function):
         return compute(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.gradient is None:
             return grad, None, None
         (x,) = ctx.saved_tensors

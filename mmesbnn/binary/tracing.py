@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
-from torch.fx import Proxy
+from torch.fx import Proxy, Tracer
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
@@ -45,7 +45,8 @@ def whole_layer(forward: _Function) -> _Function:
                 f'{type(self).__name__} asks for the shape of its input, so torch.fx can '
                 'trace the modules that hold it, but not the layer alone'
             )
-        name = x.tracer.path_of_module(self)
-        return x.tracer.create_proxy('call_module', name, (x, *args), kwargs)
+        tracer = cast(Tracer, x.tracer)  # only a tracer of modules calls a module
+        name = tracer.path_of_module(self)
+        return tracer.create_proxy('call_module', name, (x, *args), kwargs)
 
     return wrapper  # type: ignore[return-value]

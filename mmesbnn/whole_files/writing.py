@@ -182,7 +182,7 @@ def _check_above(target: Path, root: Path) -> None:
         _refuse(errno.EACCES, root)
 
 
-def check_place(root: str | os.PathLike) -> Path:
+def check_place(root: str | os.PathLike[str]) -> Path:
     """Raise the error of making ``root`` and writing files in it, before the work.
 
     Args:
