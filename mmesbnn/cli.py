@@ -83,6 +83,22 @@ def _install(handler: Handler) -> dict[int, Any]:
     return before
 
 
+def _forget() -> None:
+    """Let the child of a fork end by signals as it would without our handlers.
+
+    ``multiprocessing`` ends its workers by SIGTERM. One that waits for a lock, below
+    Python, would never run a handler.
+    """
+    for name in ('SIGTERM', 'SIGHUP'):
+        number = getattr(signal, name, None)
+        if number is not None and hasattr(signal.getsignal(number), 'ends'):
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget)
+
+
 def _end_now(number: int, frame: FrameType | None) -> None:
     """Remove partial files and end the process at once."""
     remove_unfinished()

@@ -233,6 +233,22 @@ def wait():
     assert (status, out, err) == (0, f'ready\nTrue {int(expected)}\n', '')
 
 
+def test_a_child_process_has_no_handler_that_a_lock_holds_up(tmp_path):
+    # multiprocessing ends a worker that waits for a lock, where no handler runs
+    code = """
+def main():
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        print(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+    else:
+        default = [signal.getsignal(n) is signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGHUP)]
+        print(*default, flush=True)
+        os._exit(0)
+"""
+    assert run(code, tmp_path) == (0, 'True True\nTrue\n', '')
+
+
 PRINT = 'def main(): print("caf\\udce9 \\u4e8c")'
 
 
