@@ -494,7 +494,7 @@ def binarize(
     **Initialisation**: latent weights are the float weights, arranged for the copies as
     in :func:`shrunk_weight`. With ``tau = 1`` signs and scales ``mean|w|`` are therefore
     those of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
-    input lie evenly in ``[-spread, spread]``; a single copy has the threshold 0. Norms do
+    input lie evenly in ``[0, 2 spread]``; a single copy has the threshold 0. Norms do
     not change, so train the model, or run some batches in training mode, before you judge
     the result.
 

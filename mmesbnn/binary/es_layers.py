@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
 from .arguments import checked_layer
-from .expansion import Expansion, like_layout, spread_thresholds, tile
+from .expansion import Expansion, like_layout, one_sided_thresholds, tile
 from .inputs import check_maps, check_tokens
 from .shrunk import ShrunkConv2d, ShrunkLinear
 from .tracing import whole_layer
@@ -61,8 +61,9 @@ class ESConv2d(_ESLayer):
         bias: Whether to add a real bias to the ``C_o`` outputs. Default False.
         tau: ES factor. Default 1.
         es_groups: ES groups ``g``. Default 1.
-        spread: Initial thresholds lie evenly in ``[-spread, spread]``. Default 0.5, for
-            inputs of about unit variance.
+        spread: Initial thresholds lie evenly in ``[0, 2 spread]``, so that a copy of what
+            a ReLU gives is not +1 everywhere. Default 0.5, for inputs of about unit
+            variance.
         **kwargs: ``sign``, ``weight_binarizer``, ``pad_value`` and ``latent_clip`` of
             :class:`BinaryConv2d`.
 
@@ -106,7 +107,7 @@ class ESConv2d(_ESLayer):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.groups = groups
-        self.shift = nn.Parameter(spread_thresholds(in_channels, expansion.factor, spread))
+        self.shift = nn.Parameter(one_sided_thresholds(in_channels, expansion.factor, spread))
         self.conv = ShrunkConv2d(
             in_channels,
             out_channels,
@@ -149,7 +150,7 @@ class ESLinear(_ESLayer):
             ``nn.Linear``.
         tau: ES factor. Default 1.
         es_groups: ES groups ``g``. Default 1.
-        spread: Initial thresholds lie evenly in ``[-spread, spread]``. Default 0.5.
+        spread: Initial thresholds lie evenly in ``[0, 2 spread]``. Default 0.5.
         **kwargs: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
             :class:`BinaryLinear`.
 
@@ -179,7 +180,7 @@ class ESLinear(_ESLayer):
         self.expansion = expansion = Expansion(tau, es_groups)
         self.in_features = in_features
         self.out_features = out_features
-        self.shift = nn.Parameter(spread_thresholds(in_features, expansion.factor, spread))
+        self.shift = nn.Parameter(one_sided_thresholds(in_features, expansion.factor, spread))
         self.linear = ShrunkLinear(in_features, out_features, expansion=expansion, **kwargs)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 

@@ -150,6 +150,25 @@ def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
     return (spread * steps).repeat_interleave(channels)
 
 
+def one_sided_thresholds(channels: int, copies: int, spread: float) -> Tensor:
+    """Return initial shifts of ``copies`` copies, evenly from ``-2 spread`` to 0.
+
+    For layers that do not know what their input has passed. The output of a ReLU is never
+    negative, that of a SiLU or GELU hardly is, so a copy with a positive shift would have
+    the sign +1 everywhere.
+
+    Args:
+        channels: Channels of one copy.
+        copies: Number of copies; a single copy has the shift 0.
+        spread: Half of the range, in units of the input.
+
+    Returns:
+        Tensor ``(copies * channels,)``, copy by copy.
+    """
+    shifts = spread_thresholds(channels, copies, spread)
+    return shifts - shifts.max()
+
+
 def copy_signs(channels: int, copies: int, copy_init: str) -> Tensor:
     """Draw the initial signs of the gains of ``copies`` copies.
 

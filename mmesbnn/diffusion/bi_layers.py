@@ -154,6 +154,10 @@ class BIConv(nn.Module):
         spread: Range of the copies' initial shifts, see :class:`TimestepRPReLU`.
         sign_zero: Value of sign(0), -1 or 0.
         copy_init: As :class:`TimestepRPReLU`'s. Default ``'alike'``.
+        after_silu: Whether the input is the output of a SiLU, which is never below -0.28:
+            with a shift of 0.5 a copy would have the sign +1 everywhere. The initial
+            thresholds are then the SiLU's outputs at ``-spread`` to ``spread``. Default
+            False.
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide ``channels``.
@@ -175,9 +179,13 @@ class BIConv(nn.Module):
         spread: float,
         sign_zero: int,
         copy_init: str = 'alike',
+        after_silu: bool = False,
     ) -> None:
         super().__init__()
         self.shift = TimestepShift(channels, banks, expansion.factor, spread)
+        if after_silu:
+            with torch.no_grad():
+                self.shift.bias.copy_(-F.silu(-self.shift.bias))
         self.conv = ShrunkConv2d(
             channels,
             channels,
@@ -216,11 +224,13 @@ class FloatConv(nn.Conv2d):
         return super().forward(x)
 
 
-def make_conv(channels: int, kernel_size: int, binary: dict[str, Any] | None) -> nn.Module:
+def make_conv(
+    channels: int, kernel_size: int, binary: dict[str, Any] | None, **options: Any
+) -> nn.Module:
     """Build a :class:`BIConv` with the arguments ``binary``; with None a :class:`FloatConv`."""
     if binary is None:
         return FloatConv(channels, kernel_size)
-    return BIConv(channels, kernel_size, **binary)
+    return BIConv(channels, kernel_size, **binary, **options)
 
 
 def expansion_factor(binary: dict[str, Any] | None) -> int:
@@ -296,11 +306,11 @@ class ResBlock(nn.Module):
         super().__init__()
         self.factor = factor = expansion_factor(binary)
         self.norm1 = nn.GroupNorm(norm_groups * factor, channels * factor)
-        self.conv1 = make_conv(channels, 3, binary)
+        self.conv1 = make_conv(channels, 3, binary, after_silu=True)
         self.time = nn.Linear(time_channels, channels)
         self.norm2 = nn.GroupNorm(norm_groups * factor, channels * factor)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = make_conv(channels, 3, binary)
+        self.conv2 = make_conv(channels, 3, binary, after_silu=True)
         self.attention = Attention(channels, norm_groups, factor) if attention else None
 
     def forward(self, x: Tensor, time: Tensor, bank: Tensor) -> Tensor:

@@ -264,8 +264,8 @@ def binarize_unet(
             feed-forward, too. Default False.
         shortcuts: Whether to replace the 1x1 convolutions of shortcuts, too. Default
             False.
-        spread: Initial thresholds of the input's copies lie evenly in ``[-spread,
-            spread]``. Default 0.5.
+        spread: Initial thresholds of the input's copies lie evenly in ``[0,
+            2 spread]``. Default 0.5.
         sign: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict. Default
             ``'quadratic'``.
         weight_binarizer: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict.

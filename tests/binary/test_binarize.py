@@ -86,7 +86,7 @@ def test_expanded_layers_apply_a_kernel_to_every_copy_of_the_input(tau, groups):
     net = Net(conv, nn.Conv2d(16, 8, 1)).double()
     x = torch.randn(2, 8, 5, 5).double()
     binarize(net, tau=tau, es_groups=groups, spread=0.75)
-    shifts = torch.linspace(-0.75, 0.75, tau * groups) if tau * groups > 1 else [0.0]
+    shifts = torch.linspace(-1.5, 0.0, tau * groups) if tau * groups > 1 else [0.0]
     count = 16 // tau
     for j in range(16):
         kernels = conv.weight[j % count :: count]
@@ -367,7 +367,7 @@ def test_options_reach_the_layers_and_are_not_shared():
         latent_clip=1.0,
     )
     a, b = net.middle
-    assert (a.expansion.tau, a.expansion.groups, a.shift.max()) == (2, 2, 0.25)
+    assert (a.expansion.tau, a.expansion.groups, a.shift.min()) == (2, 2, -0.5)
     assert a.conv.sign.clip == 1.5 and a.conv.pad_value == -1
     assert a.conv.parameter_bounds == {'weight': (-1.0, 1.0)}
     assert a.conv.weight_binarizer is not b.conv.weight_binarizer is not binarizer

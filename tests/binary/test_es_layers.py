@@ -83,9 +83,9 @@ def test_es_linear_runs_one_binary_product_per_group(groups):
 
 
 @pytest.mark.parametrize('layer', [ESConv2d(3, 4, 1, tau=2, es_groups=2), ESLinear(3, 4, tau=4)])
-def test_thresholds_start_apart(layer):
+def test_thresholds_start_apart_and_where_a_relu_has_values(layer):
     thresholds = layer.shift.detach().view(4, 3)
-    expected = torch.tensor([-0.5, -1 / 6, 1 / 6, 0.5]).view(4, 1).expand(4, 3)
+    expected = torch.tensor([-1.0, -2 / 3, -1 / 3, 0.0]).view(4, 1).expand(4, 3)
     torch.testing.assert_close(thresholds, expected)
 
 

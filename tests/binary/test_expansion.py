@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn.binary import Expansion, ShrunkConv2d, ShrunkLinear, tile
-from mmesbnn.binary.expansion import copy_signs, spread_thresholds, tiled_affine
+from mmesbnn.binary.expansion import (
+    copy_signs,
+    one_sided_thresholds,
+    spread_thresholds,
+    tiled_affine,
+)
 from tests.binary.es_reference import assert_same, double
 
 
@@ -74,6 +79,12 @@ def test_tile_order_is_copy_by_copy():
     x = torch.tensor([1, 2, 3]).view(1, 3, 1, 1)
     assert tile(x, 2).flatten().tolist() == [1, 2, 3, 1, 2, 3]
     assert tile(x, 1) is x
+
+
+def test_one_sided_thresholds_end_at_0():
+    assert one_sided_thresholds(2, 3, 4.0).tolist() == [-8, -8, -4, -4, 0, 0]
+    assert one_sided_thresholds(3, 1, 4.0).tolist() == [0, 0, 0]
+    assert one_sided_thresholds(2, 2, 0.0).tolist() == [0, 0, 0, 0]
 
 
 def test_spread_thresholds_formula():

@@ -107,6 +107,20 @@ def test_a_fresh_activation_maps_0_to_0_and_bends_apart():
     assert not TimestepRPReLU(2, 3).shift_in.any()
 
 
+@pytest.mark.parametrize('groups', [1, 2])
+def test_no_copy_of_a_residual_blocks_convolutions_starts_constant(groups):
+    # SiLU is never below -0.28: with the threshold -0.5 every sign would be +1
+    block = ResBlock(8, 4, 2, 0.0, False, options(tau=2, groups=groups)).double()
+    n = torch.tensor([-2.0, -0.6, -0.4, 0.4, 0.6]).double()
+    for conv in (block.conv1, block.conv2):
+        thresholds = conv.shift.bias[0].unflatten(0, (2 * groups, 8))[:, 0]
+        signs = F.silu(n) + thresholds[:, None] > 0
+        lowest, highest = signs[-1].tolist(), signs[0].tolist()
+        assert lowest == [False, False, True, True, True]
+        assert highest == [False, False, False, False, True]
+    assert not ResBlock(8, 4, 2, 0.0, False, options()).conv1.shift.bias.any()
+
+
 # ------------------------------------------------------------------ blocks
 
 

@@ -37,7 +37,7 @@ def test_dense_convolutions_become_es_ones(options, groups):
     layer = es_conv2d(8, 16, 3, 2, 1, bias=True, tau=2, spread=0.25, **options)
     assert type(layer) is ESConv2d
     assert (layer.expansion.tau, layer.expansion.groups) == (2, groups)
-    assert layer.shift.max() == 0.25 and layer.bias is not None
+    assert layer.shift.min() == -0.5 and layer.shift.max() == 0 and layer.bias is not None
     assert layer(torch.randn(2, 8, 9, 9)).shape == (2, 16, 5, 5)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmdet.models.necks import SSDNeck
 from torch import Tensor, nn
@@ -54,9 +53,8 @@ class BiDetSSDNeck(SSDNeck):
 
     With ``tau > 1`` or ``groups > 1`` every convolution is a
     :class:`~mmesbnn.binary.ESConv2d`, which makes the copies of its input itself. The
-    thresholds of the copies start at different values, evenly in ``[-spread, spread]``.
-    The first layer reads the output of a ReLU, so its thresholds lie in
-    ``[0, 2 spread]``. Binary multiplications and weight bits are those of
+    thresholds of the copies start at different values, evenly in ``[0, 2 spread]``. Binary
+    multiplications and weight bits are those of
     ``tau = groups = 1``, which has no thresholds, as published.
 
     Args:
@@ -137,11 +135,6 @@ class BiDetSSDNeck(SSDNeck):
         if hasattr(self, 'l2_norm'):
             # mmdet leaves this memory uninitialised until init_weights
             nn.init.constant_(self.l2_norm.weight, self.l2_norm.scale)
-        if expanded:
-            # a ReLU gives no negative values: with thresholds around 0, half of the
-            # copies would be +1 everywhere
-            with torch.no_grad():
-                self.extra_layers[0][0].conv.shift.sub_(spread)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute all maps from the maps of the backbone."""
