@@ -1,0 +1,64 @@
+"""Trainings of several forms are stored once each and compared pair by pair."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('scipy')
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks'))
+from seeded_forms import BASELINE, draw, pairs, read, table, train_missing
+
+
+def line(form, seed, loss):
+    return dict(form=form, seed=seed, loss=loss)
+
+
+LINES = [
+    line(BASELINE, 1, 2.0),
+    line('other', 0, 1.5),
+    line('other', 1, 1.0),
+    line(BASELINE, 0, 2.5),
+    line('other', 2, 9.0),  # without a partner
+]
+
+
+def test_no_training_is_done_twice(tmp_path):
+    done = []
+
+    def train(form, seed, iters):
+        done.append((form, seed, iters))
+        return {'loss': 0.5}
+
+    path = tmp_path / 'results.jsonl'
+    for seeds in (range(1), range(2)):
+        train_missing(path, train, [BASELINE, 'other'], seeds, iters=3)
+    assert done == [(form, seed, 3) for seed in range(2) for form in (BASELINE, 'other')]
+    assert read(path)[0] == dict(form=BASELINE, seed=0, iters=3, loss=0.5)
+    train_missing(path, train, ['other'], [0], iters=4)
+    assert done[-1] == ('other', 0, 4)
+    assert [json.loads(x) for x in path.read_text().splitlines()] == read(path)
+
+
+def test_a_missing_file_holds_nothing(tmp_path):
+    assert read(tmp_path / 'results.jsonl') == []
+
+
+def test_pairs_share_their_seed():
+    assert pairs(LINES, 'other', 'loss') == ([1.5, 1.0], [2.5, 2.0])
+    assert pairs(LINES, 'absent', 'loss') == ([], [])
+
+
+def test_the_table_gives_means_and_differences_of_pairs():
+    rows = table(LINES, [BASELINE, 'other', 'absent'], ['loss']).splitlines()
+    assert rows[2:] == [
+        '| baseline | 2 | 2.250 |  |',
+        '| other | 2 | 1.250 | -1.000 [-1.000, -1.000] * |',
+    ]
+
+
+def test_the_picture_shows_every_form(tmp_path):
+    path = tmp_path / 'picture.png'
+    draw(LINES, [BASELINE, 'other'], {'loss': 'loss'}, path)
+    assert path.read_bytes().startswith(b'\x89PNG')

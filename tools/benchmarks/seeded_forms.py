@@ -1,0 +1,122 @@
+"""Trainings of several forms of a network: stored one by one, compared pair by pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from paired import PairedDifference, paired_difference
+
+from mmesbnn.whole_files import whole_file
+
+#: The form that all others are compared with.
+BASELINE = 'baseline'
+
+Line = dict[str, Any]
+
+
+def read(path: Path) -> list[Line]:
+    """Read the results in ``path``; there are none if the file does not exist."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def train_missing(
+    path: Path,
+    train: Callable[..., Line],
+    forms: Iterable[str],
+    seeds: Iterable[int],
+    **setting: Any,
+) -> None:
+    """Train what ``path`` does not hold, seed by seed, and add one line for each training.
+
+    Args:
+        path: File of JSON lines.
+        train: Called with ``form``, ``seed`` and ``setting``; returns measurements.
+        forms: Names of forms.
+        seeds: The seeds.
+        **setting: What else tells one training from another.
+    """
+    for seed in seeds:
+        for form in forms:
+            key = dict(form=form, seed=seed, **setting)
+            if any(key.items() <= line.items() for line in read(path)):
+                continue
+            line = key | train(**key)
+            print(json.dumps(line), flush=True)
+            with whole_file(path) as partial:
+                partial.write_text(''.join(json.dumps(x) + '\n' for x in [*read(path), line]))
+
+
+def pairs(lines: list[Line], form: str, metric: str) -> tuple[list[float], list[float]]:
+    """Return the values of ``form`` and of the baseline for all seeds that both have."""
+    runs = {(line['form'], line['seed']): line[metric] for line in lines}
+    seeds = sorted(seed for name, seed in runs if name == form and (BASELINE, seed) in runs)
+    return [runs[form, seed] for seed in seeds], [runs[BASELINE, seed] for seed in seeds]
+
+
+def in_words(difference: PairedDifference) -> str:
+    """Write a difference with its interval, and a star if that excludes 0."""
+    text = f'{difference.mean:+.3f}'
+    if difference.pairs > 1:
+        text += f' [{difference.low:+.3f}, {difference.high:+.3f}]'
+    return text + (' *' if difference.clear else '')
+
+
+def table(lines: list[Line], forms: Iterable[str], metrics: Sequence[str]) -> str:
+    """Write the means of the forms, and their differences to the baseline, as Markdown."""
+    head = ['form', 'seeds', *(cell for metric in metrics for cell in (metric, 'difference'))]
+    rows = [head, ['---'] * len(head)]
+    for form in forms:
+        row = []
+        for metric in metrics:
+            own, baseline = pairs(lines, form, metric)
+            if own:
+                difference = paired_difference(own, baseline)
+                shown = '' if form == BASELINE else in_words(difference)
+                row += [f'{mean(own):.3f}', shown]
+        if row:
+            rows.append([form, str(len(own)), *row])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def draw(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], path: Path) -> None:
+    """Draw the difference of each form to the baseline: every pair, mean and interval.
+
+    Args:
+        lines: Results.
+        forms: Names of forms.
+        metrics: Titles by the names of measurements; one panel each.
+        path: The PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [
+        form for form in forms if form != BASELINE and pairs(lines, form, next(iter(metrics)))[0]
+    ]
+    figure = Figure(
+        figsize=(4.6 * len(metrics) + 1.5, 0.42 * len(shown) + 1.6), layout='constrained'
+    )
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, (metric, title) in zip(axes, metrics.items()):
+        for y, form in enumerate(shown):
+            own, baseline = pairs(lines, form, metric)
+            d = paired_difference(own, baseline)
+            axis.plot(
+                [a - b for a, b in zip(own, baseline)], [y] * len(own), 'o', color='C0', alpha=0.4
+            )
+            if d.pairs > 1:
+                axis.plot([d.low, d.high], [y, y], color='C0', linewidth=2)
+            axis.plot(d.mean, y, '|', color='C0', markersize=16, markeredgewidth=2)
+        axis.axvline(0, color='grey', linewidth=1)
+        axis.grid(alpha=0.3)
+        axis.set(title=title, xlabel='difference to the baseline')
+    names = [f'{form} ({len(pairs(lines, form, next(iter(metrics)))[0])})' for form in shown]
+    axes[0].set_yticks(range(len(shown)), names)
+    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format='png')
