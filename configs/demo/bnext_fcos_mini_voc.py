@@ -2,6 +2,4 @@
 # of operations.
 _base_ = ['./es_bnext_fcos_mini_voc.py']
 
-model = dict(
-    backbone=dict(tau=1), neck=dict(conv_cfg=dict(tau=1)), bbox_head=dict(conv_cfg=dict(tau=1))
-)
+model = dict(backbone=dict(tau=1))

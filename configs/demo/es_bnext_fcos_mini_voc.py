@@ -5,13 +5,13 @@ _base_ = ['mmdet::_base_/default_runtime.py', '../_base_/fcos.py']
 
 custom_imports = dict(imports=['mmesbnn'])
 
-tau = 2
 max_epochs = 18
 size = (96, 96)
 strides = [8, 16]
 classes = ('0', '1', '2')
 norm_cfg = dict(type='BN')
-binary_conv = dict(type='ESConv2d', tau=tau)
+# ES in the backbone only: see docs/es_detection.md
+binary_conv = dict(type='ESConv2d', tau=1)
 
 model = dict(
     type='FCOS',
@@ -24,7 +24,8 @@ model = dict(
     backbone=dict(
         type='BNext',
         arch=dict(channels=[16, 16, 32, 64], depths=[1, 1, 1]),
-        tau=tau,
+        tau=2,
+        copy_init='balanced',
         out_indices=(1, 2),
     ),
     neck=dict(
