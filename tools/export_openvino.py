@@ -1,7 +1,10 @@
 """Run tools/export.py, which had this name before."""
 
-import runpy
-from pathlib import Path
+from mmesbnn import cli  # before what takes time to import
+
+# isort: split
+
+from export import main
 
 if __name__ == '__main__':
-    runpy.run_path(str(Path(__file__).with_name('export.py')), run_name='__main__')
+    cli.run(main)

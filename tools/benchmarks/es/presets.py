@@ -53,7 +53,6 @@ def study(forms: str, seeds: Iterable[int], **setting: Any) -> Study:
 TINY = dict(width=16, depth=2, iters=4, batch=8)
 #: Where the pilot found the decisive pairs; other seeds judge them.
 LONG = dict(iters=1500)
-BNEXT = dict(family='BNext', iters=800)
 GPU = dict(size=32, shrink=1, batch=256, iters=6000)
 JUDGES = range(1, 5)
 
@@ -79,8 +78,9 @@ PRESETS = {
         'the decisive pairs, 1 hour of one core',
         (
             study('2x1+balanced', JUDGES, **LONG),
-            study('2x1+balanced', JUDGES, **BNEXT),
             study('2x1+balanced', JUDGES, task='denoising', family='BiReal'),
+            study('2x1+balanced', JUDGES, family='BNext', **LONG),
+            study('2x1 2x1+balanced', JUDGES, **LONG),
             study('2x1+balanced', JUDGES, task='denoising'),
         ),
     ),
