@@ -294,7 +294,7 @@ def test_other_folders_are_refused(tmp_path):
     plain().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match='describes a UNet2DModel, which binarize_un'):
         load_binarized(tmp_path)
-    with pytest.raises(ValueError, match='does not say which layers are binary'):
+    with pytest.raises(ValueError, match='describes a UNet2DModel; known are Binarized'):
         Binarized.from_pretrained(tmp_path)
 
 

@@ -102,7 +102,7 @@ class Network(nn.Module):
                 module.shift.bias.data.copy_(start(CHANNELS, self.factor, 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What ``x``, ``(N, 3, H, W)`` in [0, 1], lacks, in units of 0.05."""
+        """Predict the details that ``x``, ``(N, 3, H, W)`` in [0, 1], lacks, in units of 0.05."""
         h = tile(self.conv_in((x - 0.5) * 4), self.factor)
         time, bank = x.new_zeros(len(x), CHANNELS), torch.zeros(len(x), dtype=torch.long)
         for block in self.blocks:
