@@ -70,8 +70,8 @@ MUTANTS = (
     ),
     Mutant(
         'gate-mix',
-        'self.mix * source + (1 - self.mix) * y',
-        '(1 - self.mix) * source + self.mix * y',
+        'self.mix * _mean(source) + (1 - self.mix) * _mean(y)',
+        '(1 - self.mix) * _mean(source) + self.mix * _mean(y)',
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(
@@ -88,8 +88,8 @@ MUTANTS = (
     ),
     Mutant(
         'recomputation',
-        'x = recompute_elementwise(block, x)',
-        'x = recompute_elementwise(block, x.detach())',
+        'x = recompute_elementwise(run, x) if x.requires_grad',
+        'x = recompute_elementwise(run, x.detach()) if x.requires_grad',
         'tests/models/test_backbone_contract.py',
     ),
     Mutant(
@@ -148,6 +148,30 @@ MUTANTS = (
         'tests/deploy/openvino/test_ops.py',
     ),
     Mutant('suppression', '<= iou_thr]', '>= iou_thr]', 'tests/deploy/runtime/test_decoding.py'),
+    Mutant(
+        'sign-step',
+        'x.abs().mul_(-2).add_(2).relu_()',
+        'x.abs().mul_(-2).add_(1.5).relu_()',
+        'tests/binary/test_signs.py tests/binary/test_estimators.py',
+    ),
+    Mutant(
+        'slope-step',
+        'x.clamp(max=0).mul_(grad).sum_to_size',
+        'x.clamp(min=0).mul_(grad).sum_to_size',
+        'tests/binary/test_prelus.py',
+    ),
+    Mutant(
+        'balanced-copies',
+        'negative = order < copies // 2',
+        'negative = order <= copies // 2',
+        'tests/binary/test_expansion.py tests/binary/test_tiled_norm.py',
+    ),
+    Mutant(
+        'effective-rank',
+        'total.square() / matrix.square().sum()',
+        'total / matrix.square().sum()',
+        'tests/analysis/test_capacity.py',
+    ),
 )
 
 
