@@ -75,12 +75,11 @@ PRESETS = {
         ),
     ),
     'cpu': Preset(
-        'the decisive pairs, 1 hour of one core',
+        'the decisive pairs, 1.5 hours of one core (an estimate)',
         (
-            study('2x1+balanced', JUDGES, **LONG),
+            study('2x1 2x1+balanced', JUDGES, **LONG),
             study('2x1+balanced', JUDGES, task='denoising', family='BiReal'),
             study('2x1+balanced', JUDGES, family='BNext', **LONG),
-            study('2x1 2x1+balanced', JUDGES, **LONG),
             study('2x1+balanced', JUDGES, task='denoising'),
         ),
     ),
