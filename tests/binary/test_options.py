@@ -59,7 +59,7 @@ def test_binarize_and_conv_cfg_take_them_whole_or_by_keyword(whole):
         assert report.options == BinaryOptions(**OTHERS)
         for layer in (model[1], es_conv2d(8, 8, 1, **options)):
             assert (layer.expansion.tau, layer.expansion.groups) == (2, 4)
-            assert layer.shift.max() == 0.25 and layer.conv.pad_value == -1
+            assert layer.shift.min() == -0.5 and layer.conv.pad_value == -1
             assert layer.conv.sign.clip == 1.5
             assert layer.conv.parameter_bounds == {'weight': (-1.0, 1.0)}
 
