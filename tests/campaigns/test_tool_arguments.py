@@ -27,6 +27,7 @@ EXCEPTIONS = {
         'Conversion',
         'Family',
         'Finding',
+        'LayerCapacity',
         'LayerOps',
         'OpsReport',
         'PackReport',
@@ -47,6 +48,13 @@ EXCEPTIONS = {
         'straight_through',
         'temperature_weight',
         'tile',
+    },
+    'not attacked yet: tests of their own give wrong arguments': {
+        'CopyDiversityHook',
+        'CopyInitHook',
+        'measure_capacity',
+        'redraw_signs',
+        'start_copies',
     },
     'takes no argument': {
         'ClassCountHook',
