@@ -155,16 +155,9 @@ class Output(Step):
         data.map(self.source, 'source', 'float')
 
 
-def _check_target(step: Any, to: Map) -> None:
-    if step.at + step.kernels > to.channels:
-        raise Unfit('at', step.at, f'so that {step.kernels} of {to.channels} channels follow')
-
-
 @dataclass(frozen=True, kw_only=True)
-class RealConv(Step):
-    """A real-valued convolution."""
-
-    NUMBER = 2
+class _Conv(Step):
+    """A convolution, which writes ``kernels`` channels of ``to``, starting at ``at``."""
 
     source: int = entry(_NUMBER)
     to: int = entry(_NUMBER)
@@ -174,12 +167,25 @@ class RealConv(Step):
     stride: tuple[int, int] = entry(_pair(1))
     padding: tuple[int, int] = entry(_pair(0))
     dilation: tuple[int, int] = entry(_pair(1))
+
+    def check_target(self, to: Map) -> None:
+        """Raise :class:`Unfit` if ``to`` has too few channels."""
+        if self.at + self.kernels > to.channels:
+            raise Unfit('at', self.at, f'so that {self.kernels} of {to.channels} channels follow')
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealConv(_Conv):
+    """A real-valued convolution."""
+
+    NUMBER = 2
+
     groups: int = entry(Integer(1, _CHANNELS))
     weights: int = entry(_INDEX)
 
     def check_sizes(self, data: Data) -> None:
         source = data.map(self.source, 'source', 'float')
-        _check_target(self, data.map(self.to, 'to', 'float'))
+        self.check_target(data.map(self.to, 'to', 'float'))
         if source.channels % self.groups or self.kernels % self.groups:
             raise Unfit('groups', self.groups, f'a divisor of {source.channels}, {self.kernels}')
         blocks = self.groups * -(-self.kernels // self.groups // REAL_LANES)
@@ -190,26 +196,18 @@ class RealConv(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryConv(Step):
+class BinaryConv(_Conv):
     """A convolution of signs."""
 
     NUMBER = 3
 
-    source: int = entry(_NUMBER)
-    to: int = entry(_NUMBER)
-    at: int = entry(Integer(0, _CHANNELS))
-    kernels: int = entry(Integer(1, _CHANNELS))
-    kernel: tuple[int, int] = entry(_pair(1))
-    stride: tuple[int, int] = entry(_pair(1))
-    padding: tuple[int, int] = entry(_pair(0))
-    dilation: tuple[int, int] = entry(_pair(1))
     pad_value: int = entry(Integer(-1, 1))
     weights: int = entry(_INDEX)
 
     def check_sizes(self, data: Data) -> None:
         source = data.map(self.source, 'source', 'bits')
         to = data.map(self.to, 'to', 'int16', 'float')
-        _check_target(self, to)
+        self.check_target(to)
         taps = self.kernel[0] * self.kernel[1]
         if source.channels * taps > LARGEST_SUM[to.kind]:
             raise Unfit('to', self.to, f'a map that holds {source.channels * taps}')
