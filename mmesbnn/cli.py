@@ -224,6 +224,24 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cfg_options(parser: argparse.ArgumentParser, example: str = '') -> None:
+    """Add ``--cfg-options``, for tools that read a config.
+
+    Args:
+        parser: Parser of the tool.
+        example: Change that the help shows. Default ``''``: none.
+    """
+    from mmengine.config import DictAction  # slow
+
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change entries of the config' + (f', for example {example}' if example else ''),
+    )
+
+
 def add_max_bytes(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-bytes``, for tools that read checkpoints or packed files."""
     parser.add_argument(

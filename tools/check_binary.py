@@ -14,7 +14,6 @@ from mmesbnn import cli, options  # before the slow imports
 # isort: split
 
 import torch
-from mmengine.config import DictAction
 
 from mmesbnn.analysis import (
     build_model,
@@ -36,13 +35,7 @@ def parse_args():
     parser.add_argument(
         '--batch', type=options.count, default=8, metavar='N', help='number of images (default: 8)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config, for example test_dataloader.dataset.data_root=x',
-    )
+    cli.add_cfg_options(parser, 'test_dataloader.dataset.data_root=x')
     cli.add_max_bytes(parser)
     args = parser.parse_args()
     return args

@@ -21,8 +21,6 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmengine.config import DictAction
-
 from mmesbnn.analysis import (
     build_model,
     count_ops,
@@ -56,13 +54,7 @@ def parse_args():
     parser.add_argument(
         '--json', type=options.name, metavar='FILE', help='also write the numbers to this file'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config, for example model.backbone.tau=4',
-    )
+    cli.add_cfg_options(parser, 'model.backbone.tau=4')
     group = parser.add_argument_group('measured on data')
     group.add_argument(
         '--images',

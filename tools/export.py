@@ -18,8 +18,6 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmengine.config import DictAction
-
 from mmesbnn.optional import require
 
 
@@ -58,13 +56,7 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='number of images for the comparison (default: 4)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config',
-    )
+    cli.add_cfg_options(parser)
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     args = parser.parse_args()

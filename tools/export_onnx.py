@@ -17,8 +17,6 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmengine.config import DictAction
-
 from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.tasks.make import make_task
 from mmesbnn.deploy.tasks.trained import load_trained
@@ -51,13 +49,7 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='number of images for the comparison (default: 4)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config',
-    )
+    cli.add_cfg_options(parser)
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     args = parser.parse_args()

@@ -15,7 +15,6 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmengine.config import DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -44,13 +43,7 @@ def parse_args():
         default='none',
         help='launcher of a distributed test',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config, for example model.sampling.num_inference_steps=10',
-    )
+    cli.add_cfg_options(parser, 'model.sampling.num_inference_steps=10')
     cli.add_max_bytes(parser)
     args = parser.parse_args()
     if args.no_test and not args.export:

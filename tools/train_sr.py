@@ -14,7 +14,6 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import explained, load_config
@@ -36,13 +35,7 @@ def parse_args():
         default='none',
         help='launcher of a distributed training',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change entries of the config, for example model.unet.tau=4',
-    )
+    cli.add_cfg_options(parser, 'model.unet.tau=4')
     return parser.parse_args()
 
 
