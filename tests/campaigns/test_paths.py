@@ -61,7 +61,7 @@ CALLS = {
         'into:x',
     ],
     'benchmarks/latency.py': ['--quick', '--config', 'file:config.py', '--out', 'into:x'],
-    'benchmarks/es_vs_baseline.py': ['--quick', '--out', 'into:x'],
+    'benchmarks/es_vs_baseline.py': ['--preset', 'tiny', '--out', 'into:x/name'],
 }
 
 
@@ -132,13 +132,16 @@ def call(rng, bench, tool, place):
     """The words of the call, the wrong path in it, and what is wrong."""
     words = CALLS[tool]
     attacked = rng.choice([i for i, word in enumerate(words) if ':' in word])
-    wrong, what = wrong_path(rng, *words[attacked].split(':'), place)
+    kind, right = words[attacked].split(':')
+    wrong, what = wrong_path(rng, kind, right, place)
+    # a name in the folder that is attacked
+    given = wrong.joinpath(*Path(right).parts[1:]) if kind == 'into' else wrong
     read = ('file', 'folder', 'either')
     args = []
     for i, word in enumerate(words):
         kind, _, path = word.rpartition(':')
         above = bench.folder if kind in read else place
-        args.append(str(wrong) if i == attacked else str(above / path) if kind else word)
+        args.append(str(given) if i == attacked else str(above / path) if kind else word)
     return args, wrong, f'{tool} {words[attacked]}: {what}'
 
 

@@ -34,6 +34,8 @@ from es.summary import summarise, table
 from es.training import check_costs, train
 from mmengine.logging import MMLogger
 
+from mmesbnn.whole_files import check_place
+
 
 class Clock:
     """The time that trainings took, and the time that is left.
@@ -119,6 +121,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_place(args.out.parent)
     prepare()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     records = Records(args.out.with_suffix('.jsonl'))

@@ -165,7 +165,7 @@ def train(setting: Setting, form: Form, seed: int, device: str = 'cpu') -> dict[
     )
     start = time.perf_counter()
     record['curve'] = _fit(model, task, setting, form, seed)
-    record['seconds'] = round(time.perf_counter() - start, 1)
+    record['seconds'] = round(time.perf_counter() - start, 3)
     record['diversity']['end'] = diversity(model, probe)
     findings = check_binary(model, probe[:2])
     if bool(findings) != form.real:
