@@ -12,7 +12,7 @@ from es.forms import BASELINE, FAMILIES, Form, Setting, form_of
 from es.networks import Network
 from es.presets import PRESETS
 from es.records import Records
-from es.summary import in_words, summarise, table
+from es.summary import summarise, table
 from es.training import check_costs, diversity
 from paired import paired_difference
 
@@ -148,7 +148,7 @@ def test_gains_are_paired_by_seed_and_more_is_better(tmp_path):
     assert row.gains['capacity'] == expected and expected.mean > 0
     assert row.gains['score'].mean == pytest.approx(100 * expected.mean)
     assert row.gains['held_out'].mean == pytest.approx(50 * expected.mean)
-    assert in_words(expected, 4) in table([baseline, row])
+    assert expected.in_words(4) in table([baseline, row])
 
 
 def test_intervals_grow_with_the_number_of_forms(tmp_path):

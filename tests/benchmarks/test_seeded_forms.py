@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip('scipy')
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks'))
-from seeded_forms import BASELINE, draw, pairs, read, table, train_missing
+from json_lines import read
+from seeded_forms import BASELINE, draw, pairs, table, train_missing
 
 
 def line(form, seed, loss):

@@ -17,7 +17,6 @@ correlations `C` over the pixels of a training batch.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -25,15 +24,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli  # before what takes time to import
 
 # isort: split
 
 import torch
+from json_lines import read
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from seeded_forms import BASELINE, draw, read, table, train_missing
+from seeded_forms import BASELINE, parser_of, show, train_missing
 from torch import Tensor, nn
 
 from mmesbnn.datasets import write_mini_voc
@@ -180,22 +180,9 @@ def print_ranks(forms: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        '--forms',
-        nargs='*',
-        choices=FORMS,
-        default=list(FORMS),
-        metavar='NAME',
-        help=f'of {", ".join(FORMS)}; none: print the table only',
-    )
-    add('--seeds', type=options.count, default=4, help='trainings of every form')
-    add('--ranks', action='store_true', help='print effective ranks; train nothing')
-    add('--first-seed', type=int, default=0)
-    add('--out', type=Path, default=ROOT / 'docs/es_detection.jsonl')
+    parser = parser_of(__doc__, FORMS, ROOT / 'docs/es_detection.jsonl', seeds=4)
+    parser.add_argument('--ranks', action='store_true', help='print effective ranks; train nothing')
+    parser.add_argument('--first-seed', type=int, default=0)
     args = parser.parse_args()
     out = args.out.resolve()
     os.chdir(ROOT)
@@ -210,8 +197,7 @@ def main() -> None:
         return print_ranks(args.forms)
     train_missing(out, train, args.forms, seeds)
     lines = read(out)
-    draw(lines, FORMS, METRICS, out.with_suffix('.png'))
-    print(table(lines, FORMS, METRICS))
+    show(lines, FORMS, METRICS, out)
 
 
 if __name__ == '__main__':

@@ -10,18 +10,18 @@ loss and accuracy on the test digits. What FILE holds already is not trained aga
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mmesbnn import cli, options  # before what takes time to import
+from mmesbnn import cli  # before what takes time to import
 
 # isort: split
 
 import torch
 import torch.nn.functional as F
-from seeded_forms import BASELINE, draw, read, table, train_missing
+from json_lines import read
+from seeded_forms import BASELINE, parser_of, show, train_missing
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -46,7 +46,8 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in range(2))
         if around_0:
             for conv in self.convs:
-                conv.shift.data.copy_(spread_thresholds(CHANNELS, conv.expansion.factor, 0.5))
+                with torch.no_grad():
+                    conv.shift.copy_(spread_thresholds(CHANNELS, conv.expansion.factor, 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``, which is not negative."""
@@ -105,19 +106,11 @@ def train(form: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = ', '.join(FORMS)
-    add = parser.add_argument
-    add('--forms', nargs='*', choices=FORMS, default=list(FORMS), metavar='NAME', help=names)
-    add('--seeds', type=options.count, default=4, help='trainings of every form')
-    add('--out', type=Path, default=ROOT / 'docs/es_drop_in.jsonl')
+    parser = parser_of(__doc__, FORMS, ROOT / 'docs/es_drop_in.jsonl', seeds=4)
     args = parser.parse_args()
     train_missing(args.out, train, args.forms, range(args.seeds))
     lines = read(args.out)
-    draw(lines, FORMS, METRICS, args.out.with_suffix('.png'))
-    print(table(lines, FORMS, METRICS))
+    show(lines, FORMS, METRICS, args.out)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,6 @@ paired differences to `baseline` with their 95 % confidence intervals.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -30,7 +29,8 @@ from mmesbnn import cli, options  # before what takes time to import
 
 import torch
 import torch.nn.functional as F
-from seeded_forms import BASELINE, draw, read, table, train_missing
+from json_lines import read
+from seeded_forms import BASELINE, parser_of, show, train_missing
 from torch import Tensor, nn
 
 from mmesbnn.binary import Expansion, tile
@@ -201,29 +201,15 @@ def train(form: str, seed: int, iters: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        '--forms',
-        nargs='*',
-        choices=FORMS,
-        default=list(FORMS),
-        metavar='NAME',
-        help=f'of: {"; ".join(FORMS)}; none: print the table only',
-    )
-    add('--seeds', type=options.count, default=3, help='trainings of every form')
-    add('--iters', type=options.count, default=400)
-    add('--out', type=Path, default=ROOT / 'docs/es_super_resolution.jsonl')
+    parser = parser_of(__doc__, FORMS, ROOT / 'docs/es_super_resolution.jsonl', seeds=3)
+    parser.add_argument('--iters', type=options.count, default=400)
     args = parser.parse_args()
     out = args.out.resolve()
     os.chdir(ROOT)
     write_photographs(DATA, SCALE)
     train_missing(out, train, args.forms, range(args.seeds), iters=args.iters)
     lines = [line for line in read(out) if line['iters'] == args.iters]
-    draw(lines, FORMS, METRICS, out.with_suffix('.png'))
-    print(table(lines, FORMS, METRICS))
+    show(lines, FORMS, METRICS, out)
 
 
 if __name__ == '__main__':

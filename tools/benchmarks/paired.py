@@ -31,6 +31,13 @@ class PairedDifference:
         """Return whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
+    def in_words(self, digits: int) -> str:
+        """Return ``+0.10 [+0.05, +0.15] *``; the star: the interval excludes 0."""
+        text = f'{self.mean:+.{digits}f}'
+        if self.pairs > 1:
+            text += f' [{self.low:+.{digits}f}, {self.high:+.{digits}f}]'
+        return text + (' *' if self.clear else '')
+
 
 def paired_difference(
     values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from paired import PairedDifference, paired_difference
+from json_lines import Line, read, write
+from paired import paired_difference
 
+from mmesbnn import options
 from mmesbnn.whole_files import whole_file
 
 #: The form that all others are compared with.
 BASELINE = 'baseline'
 
-Line = dict[str, Any]
 
+def parser_of(text: str, forms: Iterable[str], out: Path, seeds: int) -> argparse.ArgumentParser:
+    """Return a parser of ``--forms``, ``--seeds`` and ``--out``.
 
-def read(path: Path) -> list[Line]:
-    """Read the results in ``path``; there are none if the file does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    Args:
+        text: Docstring of the script.
+        forms: Names of all its forms.
+        out: Default of ``--out``.
+        seeds: Default of ``--seeds``.
+    """
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = list(forms)
+    parser.add_argument(
+        '--forms',
+        nargs='*',
+        choices=names,
+        default=names,
+        metavar='NAME',
+        help=f'of: {"; ".join(names)}; none: print the table only',
+    )
+    parser.add_argument(
+        '--seeds', type=options.count, default=seeds, help='trainings of every form'
+    )
+    parser.add_argument('--out', type=Path, default=out)
+    return parser
 
 
 def train_missing(
@@ -48,8 +70,7 @@ def train_missing(
                 continue
             line = key | train(**key)
             print(json.dumps(line), flush=True)
-            with whole_file(path) as partial:
-                partial.write_text(''.join(json.dumps(x) + '\n' for x in [*read(path), line]))
+            write(path, [*read(path), line])
 
 
 def pairs(lines: list[Line], form: str, metric: str) -> tuple[list[float], list[float]]:
@@ -57,14 +78,6 @@ def pairs(lines: list[Line], form: str, metric: str) -> tuple[list[float], list[
     runs = {(line['form'], line['seed']): line[metric] for line in lines}
     seeds = sorted(seed for name, seed in runs if name == form and (BASELINE, seed) in runs)
     return [runs[form, seed] for seed in seeds], [runs[BASELINE, seed] for seed in seeds]
-
-
-def in_words(difference: PairedDifference) -> str:
-    """Write a difference with its interval, and a star if that excludes 0."""
-    text = f'{difference.mean:+.3f}'
-    if difference.pairs > 1:
-        text += f' [{difference.low:+.3f}, {difference.high:+.3f}]'
-    return text + (' *' if difference.clear else '')
 
 
 def table(lines: list[Line], forms: Iterable[str], metrics: Sequence[str]) -> str:
@@ -77,7 +90,7 @@ def table(lines: list[Line], forms: Iterable[str], metrics: Sequence[str]) -> st
             own, baseline = pairs(lines, form, metric)
             if own:
                 difference = paired_difference(own, baseline)
-                shown = '' if form == BASELINE else in_words(difference)
+                shown = '' if form == BASELINE else difference.in_words(3)
                 row += [f'{mean(own):.3f}', shown]
         if row:
             rows.append([form, str(len(own)), *row])
@@ -120,3 +133,9 @@ def draw(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], path:
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=100, format='png')
+
+
+def show(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], out: Path) -> None:
+    """Draw the results beside ``out`` and print their table; arguments as :func:`draw`."""
+    draw(lines, forms, metrics, out.with_suffix('.png'))
+    print(table(lines, forms, metrics))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmesbnn.whole_files import whole_file
+from json_lines import read, write
 
 from .forms import Form, Setting
 
@@ -32,12 +31,7 @@ class Records:
     found: dict[Key, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.found = {key_of(record): record for record in self._read()}
-
-    def _read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        self.found = {key_of(record): record for record in read(self.path)}
 
     def get(self, setting: Setting, form: Form, seed: int) -> dict[str, Any] | None:
         """Return the record of a training, None if it was not done."""
@@ -45,6 +39,5 @@ class Records:
 
     def add(self, record: dict[str, Any]) -> None:
         """Write a record, beside those that another process wrote meanwhile."""
-        self.found |= {key_of(x): x for x in self._read()} | {key_of(record): record}
-        with whole_file(self.path) as partial:
-            partial.write_text(''.join(json.dumps(x) + '\n' for x in self.found.values()))
+        self.found |= {key_of(x): x for x in read(self.path)} | {key_of(record): record}
+        write(self.path, self.found.values())

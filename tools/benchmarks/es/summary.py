@@ -86,14 +86,6 @@ def _row(setting: Setting, form: Form, own: dict, baseline: dict, k: int) -> Row
     return Row(setting, form, tuple(seeds), chosen[0]['ops'] / 1e6, means, gains)
 
 
-def in_words(gain: PairedDifference, digits: int) -> str:
-    """Return ``+0.10 [+0.05, +0.15] *``; the star: the interval is clear of 0."""
-    text = f'{gain.mean:+.{digits}f}'
-    if gain.pairs > 1:
-        text += f' [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]'
-    return text + (' *' if gain.clear else '')
-
-
 def table(rows: list[Row]) -> str:
     """Return all rows as Markdown tables, one per setting."""
     lines: list[str] = []
@@ -112,6 +104,6 @@ def table(rows: list[Row]) -> str:
         cells = [f'`{row.form}`', str(len(row.seeds) or 1)]
         for name, digits in (('capacity', 4), ('score', 2), ('held_out', 2)):
             cells.append(f'{row.means[name]:.{digits}f}')
-            cells.append(in_words(row.gains[name], digits) if row.gains else '')
+            cells.append(row.gains[name].in_words(digits) if row.gains else '')
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines[1:])
