@@ -21,6 +21,9 @@ class Engine(ABC):
     #: Name of the engine for :class:`mmesbnn.deploy.Runner`.
     NAME: ClassVar[str]
 
+    def prepare(self) -> None:  # noqa: B027  (not every engine has to)
+        """Do what the first image would wait for. It reads no file of the export."""
+
     @abstractmethod
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run the network on arrays of the manifest's shapes, float32.

@@ -57,6 +57,7 @@ class Network:
         self.engine: Engine
         # reads one complete export, even if another one replaces it during the read
         self.manifest, self.engine = read_whole(folder, lambda: self._load(engine, verify))
+        self.engine.prepare()  # compiles, which takes longer than the read
         self._preprocessor = Preprocessor(self.manifest, str(self.folder), max_pixels)
 
     def preprocess(self, source: Any) -> Seen:

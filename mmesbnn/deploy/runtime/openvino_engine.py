@@ -53,8 +53,9 @@ class OpenvinoEngine(Engine):
         check_network(self._network, manifest, self._path)
         self._compiled: dict[tuple[str, int], RequestPool] = {}
         self._compiling = Lock()
-        # so that the first image does not wait for it
-        batch_size = max(manifest.image_shape[0], 1)
+
+    def prepare(self) -> None:
+        batch_size = max(self.manifest.image_shape[0], 1)
         warn_of_slow_kernels(self._pool('LATENCY', batch_size).network)
 
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
