@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..optional import require
 from ..whole_files import whole_file
 
-if TYPE_CHECKING:
-    from ..analysis import LayerCapacity
-
 #: Prefixes of the keys of a layer's numbers in the log of ``CopyDiversityHook``.
 CORRELATION, RANK = 'copies/correlation/', 'copies/rank_share/'
+
+
+class MeasuredLayer(Protocol):
+    """The numbers of a layer that are drawn, see :class:`mmesbnn.analysis.LayerCapacity`."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def possible(self) -> int: ...
+    @property
+    def values(self) -> float | None: ...
+    @property
+    def rank(self) -> float: ...
+    @property
+    def copy_correlation(self) -> float | None: ...
 
 
 def _new_figure(title: str, count: int) -> tuple[Any, Any]:
@@ -37,7 +49,7 @@ def _save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def draw_capacity(
-    networks: Mapping[str, Sequence[LayerCapacity]], path: str | os.PathLike[str], title: str = ''
+    networks: Mapping[str, Sequence[MeasuredLayer]], path: str | os.PathLike[str], title: str = ''
 ) -> None:
     """Draw how networks use their capacity, layer by layer, as a PNG.
 

@@ -19,7 +19,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'mmesbnn'
 #: Floors from top to bottom. A room may only import rooms of lower floors.
 FLOORS = (
     ('conversion', 'deploy'),
-    ('analysis', 'engine'),
+    ('engine',),
+    ('analysis',),
     ('project',),
     ('models',),
     ('diffusion', 'evaluation'),
