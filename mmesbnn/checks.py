@@ -266,6 +266,16 @@ def each(mapping_rule: Rule, **rules: Rule) -> Rule:
     )
 
 
+def _takes_nothing(value: Any) -> bool:
+    try:
+        inspect.signature(value).bind()
+    except TypeError:  # no function, or one with arguments
+        return False
+    except ValueError:  # some built-in functions have no signature
+        return True
+    return True
+
+
 none = Rule('None', lambda value: value is None)
 flag = Rule('True or False', lambda value: isinstance(value, bool))
 text = instance(str, 'a text')
@@ -274,6 +284,7 @@ path = Rule(
     'a path', lambda value: isinstance(value, (str, os.PathLike)) and bool(os.fspath(value))
 )
 function = Rule('a function', callable)
+procedure = Rule('a function that needs no argument', _takes_nothing)
 positive_int = integer(1)
 natural = integer(0)
 positive = number(above=0)

@@ -20,6 +20,7 @@ from mmesbnn.checks import (
     pair,
     path,
     positive_int,
+    procedure,
     sequence,
 )
 
@@ -35,6 +36,12 @@ OPTIONS = each(mapping(['kind'], ['size']), size=positive_int)
         (integer(1, 32), [1, 32], [0, 33, NAN], 'an integer from 1 to 32'),
         (number(), [0, -1.5, np.float32(2)], [NAN, INF, True, '1'], 'a finite number'),
         (SHARE, [0.5], [0, 1, NAN], 'a number between 0 and 1'),
+        (
+            procedure,
+            [dict, lambda: 1, lambda x=1: x],
+            [len, lambda x: x, 'x', None, 3],
+            'a function that needs no argument',
+        ),
         (flag, [True, False], [0, 1, 'no', None], 'True or False'),
         (one_of(1, 3), [1, 3], [True, 2, [1]], '1 or 3'),
         (one_of('a', 'b', 'c'), ['a'], ['d', 1], r"one of \('a', 'b', 'c'\)"),

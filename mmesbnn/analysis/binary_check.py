@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..binary.arguments import MODULE
 from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.weight_values import check_weight
@@ -140,7 +141,7 @@ def _run(model: nn.Module, batch: Any) -> None:
         model(*batch)
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'))
+@checked(model=MODULE)
 def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     """Check that every binary layer of ``model`` multiplies signs with signs.
 

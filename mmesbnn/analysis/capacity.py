@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..binary import BinaryLayer, Expansion, binary_layers
+from ..binary.arguments import MODULE
 from ..binary.modes import inference
-from ..checks import checked, flag, instance, positive_int
+from ..checks import checked, flag, positive_int, procedure
 from .report import representation_capacity
 
 #: Number of pixels or tokens of a layer that are measured.
@@ -190,7 +191,7 @@ def _own_statistics(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(old)
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'), positions=positive_int, batch_statistics=flag)
+@checked(model=MODULE, run=procedure, positions=positive_int, batch_statistics=flag)
 def measure_capacity(
     model: nn.Module,
     run: Callable[[], object],

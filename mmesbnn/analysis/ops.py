@@ -33,6 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..binary.arguments import MODULE
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..checks import check, checked, either, instance, natural, sequence
@@ -279,7 +280,7 @@ def _buffer_bytes(model: nn.Module) -> int:
 INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'))
+@checked(model=MODULE)
 def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import checked, instance, positive_int, sequence
+from ..binary.arguments import MODULE
+from ..checks import checked, positive_int, sequence
 
 #: Overlap that no two boxes exceed, so that suppression keeps all of them.
 NEVER = 1.0
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'), shape=sequence(positive_int, length=3))
+@checked(model=MODULE, shape=sequence(positive_int, length=3))
 def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str, Any]]:
     """Make a two-stage detector process its largest number of regions for any input.
 

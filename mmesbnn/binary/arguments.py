@@ -29,7 +29,8 @@ from ..checks import (
 from .expansion import COPY_INITS
 
 #: A sign or a weight binarizer: a name, a dict with ``type``, or a module.
-BUILT = either(filled_text, mapping(), instance(nn.Module, 'an nn.Module'))
+MODULE = instance(nn.Module, 'an nn.Module')
+BUILT = either(filled_text, mapping(), MODULE)
 COPY_INIT = one_of(*COPY_INITS)
 #: Keyword arguments of ``TiledBatchNorm2d``.
 NORM = each(

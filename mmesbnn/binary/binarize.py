@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from ..checks import either, filled_text, instance, sequence, shown, text
-from .arguments import checked_layer
+from ..checks import either, filled_text, sequence, shown, text
+from .arguments import MODULE, checked_layer
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, copy_signs
 from .layers import BinaryLayer
@@ -444,7 +444,7 @@ def _has_binary_layer(model: nn.Module) -> bool:
     return any(isinstance(m, BINARY) for m in model.modules())
 
 
-@checked_layer(model=instance(nn.Module, 'an nn.Module'), keep=either(text, sequence(filled_text)))
+@checked_layer(model=MODULE, keep=either(text, sequence(filled_text)))
 def binarize(
     model: nn.Module,
     tau: int = 1,

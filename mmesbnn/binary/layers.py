@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
-from ..checks import checked, instance
-from .arguments import checked_layer
+from ..checks import checked
+from .arguments import MODULE, checked_layer
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
@@ -179,7 +179,7 @@ class BinaryLayer(KeepsSigns):
         return check_weight(self.effective_weight())
 
 
-@checked(model=instance(nn.Module, 'an nn.Module'))
+@checked(model=MODULE)
 def binary_layers(model: nn.Module, every_name: bool = False) -> dict[str, BinaryLayer]:
     """Return the layers of ``model`` that binarize their weight, by name.
 

@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .arguments import checked_layer
+from ..checks import function, procedure
+from .arguments import MODULE, checked_layer
 from .es_layers import ESConv2d, ESLinear
 from .expansion import copy_signs
 from .modes import inference
@@ -127,7 +128,7 @@ def _is_fresh(norm: _BatchNorm) -> bool:
     return bool((norm.weight == norm.weight[0]).all() and norm.weight[0] != 0)
 
 
-@checked_layer()
+@checked_layer(model=MODULE, run=procedure, draw=function)
 def start_copies(
     model: nn.Module,
     copy_init: str,

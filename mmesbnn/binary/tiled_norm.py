@@ -10,7 +10,7 @@ import torch.distributed.nn.functional as dist_f
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import checked_layer
+from .arguments import MODULE, checked_layer
 from .expansion import copy_signs, tile, tiled_affine
 from .inputs import check_maps
 from .precision import KeepsFloat32
@@ -178,6 +178,7 @@ def normalize_tiled(x: Tensor, norm: nn.Module, copies: int) -> Tensor:
     return norm(tile(x, copies))
 
 
+@checked_layer(module=MODULE)
 def redraw_signs(module: nn.Module) -> None:
     """Call :meth:`TiledBatchNorm2d.init_weights` of all norms in ``module``.
 

@@ -20,6 +20,7 @@ from torch.onnx import symbolic_helper
 from torch.utils._pytree import tree_leaves
 
 from ..analysis.operators import inference
+from ..binary.arguments import MODULE
 from ..binary.layers import binary_layers
 from ..binary.weights import FixedWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
@@ -177,7 +178,7 @@ def _outputs(
 
 
 @checked(
-    network=instance(nn.Module, 'an nn.Module'),
+    network=MODULE,
     examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
     input_names=sequence(filled_text),
     output_names=optional(sequence(filled_text)),

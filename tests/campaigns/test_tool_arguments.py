@@ -49,13 +49,6 @@ EXCEPTIONS = {
         'temperature_weight',
         'tile',
     },
-    'not attacked yet: tests of their own give wrong arguments': {
-        'CopyDiversityHook',
-        'CopyInitHook',
-        'measure_capacity',
-        'redraw_signs',
-        'start_copies',
-    },
     'takes no argument': {
         'ClassCountHook',
         'EpochSeedHook',
@@ -127,6 +120,8 @@ def layer_calls():
             norm={},
         ),
         losses.BottleneckTerm: dict(loss_weight=0.1),
+        hooks.CopyDiversityHook: dict(interval=1),
+        hooks.CopyInitHook: dict(copy_init='signs'),
         hooks.SaveImagesHook: dict(out_dir='images'),
         hooks.RequireCheckpointHook: dict(new=('head.',)),
         hooks.WholeCheckpointHook: dict(interval=1, save_best='auto', rule='less'),
@@ -137,9 +132,15 @@ def layer_calls():
         evaluation.luma: dict(image=torch.zeros(3, 8, 8, dtype=torch.uint8)),
         evaluation.psnr: dict(image=picture(), reference=picture(), crop_border=1),
         evaluation.ssim: dict(image=picture(), reference=picture(), crop_border=1),
+        binary.redraw_signs: dict(module=network()),
+        binary.start_copies: dict(model=network(), copy_init='signs', run=nothing),
         binary.build_sign: dict(spec='quadratic'),
         binary.build_weight_binarizer: dict(spec='real'),
     }
+
+
+def nothing():
+    """Run no network."""
 
 
 def picture():
@@ -167,6 +168,7 @@ def file_calls():
         analysis.check_weight: dict(weight=torch.ones(2, 2)),
         mmesbnn.binary.binary_layers: dict(model=network()),
         analysis.count_ops: dict(model=network()),
+        analysis.measure_capacity: dict(model=network(), run=nothing, positions=64),
         analysis.most_regions: dict(model=network(), shape=(3, 9, 9)),
         analysis.representation_capacity: dict(taps=3),
         analysis.save_json: dict(path='x.json', content={}),

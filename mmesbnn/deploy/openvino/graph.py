@@ -12,6 +12,7 @@ from openvino import opset13 as ops
 from openvino._offline_transformations import apply_moc_transformations
 from torch import Tensor, nn
 
+from ...binary.arguments import MODULE
 from ...checks import checked, filled_text, instance, sequence
 from ..native.compiling import compile_program
 from ..native.rules import NotCovered
@@ -182,7 +183,7 @@ def binary_graph(
 
 
 @checked(
-    model=instance(nn.Module, 'an nn.Module'),
+    model=MODULE,
     example=sequence(instance(Tensor, 'a tensor'), shortest=1),
     input_names=sequence(filled_text),
     output_names=sequence(filled_text),

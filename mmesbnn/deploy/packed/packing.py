@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from ...binary.arguments import MODULE
 from ...binary.layers import BinaryLayer, binary_layers
 from ...binary.replaced import replaced_in
 from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
-from ...checks import Rule, checked, instance, mapping, optional, positive_int
+from ...checks import Rule, checked, mapping, optional, positive_int
 from ...optional import require
 from ...plain_values import ConfigError, check_plain
 from ...project import (
@@ -270,11 +271,7 @@ def _verify(path: Path, model: nn.Module, half: bool) -> None:
 CONFIG = Rule('a config with a model', lambda x: isinstance(x, (Config, Mapping)) and 'model' in x)
 
 
-@checked(
-    model=instance(nn.Module, 'an nn.Module'),
-    config=optional(CONFIG),
-    dataset_meta=optional(mapping()),
-)
+@checked(model=MODULE, config=optional(CONFIG), dataset_meta=optional(mapping()))
 def pack(
     model: nn.Module,
     path: str | os.PathLike[str],

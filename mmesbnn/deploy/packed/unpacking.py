@@ -12,13 +12,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...binary.arguments import MODULE
 from ...binary.expansion import tile
 from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
 from ...checkpoints.bounded import bounded_build, size_of
-from ...checks import check, checked, each, instance, mapping, optional, positive_int, sequence
+from ...checks import check, checked, each, mapping, optional, positive_int, sequence
 from ...errors import sentence
 from ...plain_values import ConfigError
 from ...project import dataset_meta, deployed_config, scope_of
@@ -67,7 +68,7 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-@checked(model=optional(instance(nn.Module, 'an nn.Module')), max_bytes=optional(positive_int))
+@checked(model=optional(MODULE), max_bytes=optional(positive_int))
 def load_packed(
     path: str | os.PathLike[str],
     model: nn.Module | None = None,

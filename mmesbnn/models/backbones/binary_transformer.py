@@ -23,11 +23,11 @@ from ...binary import (
     redraw_signs,
     tile,
 )
-from ...binary.arguments import checked_layer
+from ...binary.arguments import MODULE, checked_layer
 from ...binary.attention import RESIDUAL_POOLS
 from ...binary.binarize import shrunk_weight
 from ...binary.options import merged_options
-from ...checks import either, instance, mapping, one_of, sequence, text
+from ...checks import either, mapping, one_of, sequence, text
 from ...old_forms import current_transformer
 from ...optional import require
 from ..building import build_part
@@ -276,7 +276,7 @@ def _initialise(model: BaseModule) -> None:
 
 @MODELS.register_module(name=['BinaryTransformer', 'binary_transformer'])
 @checked_layer(
-    backbone=either(mapping(), instance(nn.Module, 'an nn.Module')),
+    backbone=either(mapping(), MODULE),
     keep=either(text, sequence(text)),
     residual_pool=one_of(*RESIDUAL_POOLS),
 )
