@@ -120,7 +120,8 @@ SIGNS = [[1 - 2 * (n >> i & 1) for i in range(4)] for n in range(16)]
 def test_a_bias_and_a_scale_change_no_number_of_values():
     x = independent(16).view(16, 4, 32, 32).transpose(0, 1)
     plain, biased = layer(), layer(bias=True)
-    biased.weight.data.copy_(3.7 * plain.weight.data)
+    with torch.no_grad():
+        biased.weight.copy_(3.7 * plain.weight)
     found = [measure_capacity(m, lambda m=m: m(x))[0] for m in (plain, biased)]
     assert found[0] == found[1]
     assert 10 < found[0].values <= 17

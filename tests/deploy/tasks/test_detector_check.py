@@ -56,7 +56,8 @@ def stock(name, slim=True):
     for part in ('cls', 'rpn_cls', 'reg', 'fc'):
         for key, module in model.named_modules():
             if f'{part}' in key.rpartition('.')[2] and hasattr(module, 'weight'):
-                module.weight.data.mul_(0.1)
+                with torch.no_grad():
+                    module.weight.mul_(0.1)
     model.train()
     with torch.no_grad():
         for _ in range(3):
