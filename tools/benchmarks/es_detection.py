@@ -36,6 +36,7 @@ from mmengine.runner import Runner
 from seeded_forms import BASELINE, parser_of, show, train_missing
 from torch import Tensor, nn
 
+from mmesbnn.analysis.capacity import correlations, effective_rank
 from mmesbnn.datasets import write_mini_voc
 from mmesbnn.engine.hooks import CopyInitHook
 
@@ -138,13 +139,6 @@ def train(form: str, seed: int) -> dict[str, Any]:
     }
 
 
-def effective_rank(maps: Tensor) -> float:
-    """Return ``n^2 / sum_ij c_ij^2`` of the ``n`` channels that are not constant."""
-    channels = maps.detach().transpose(0, 1).flatten(1).double()
-    correlations = torch.corrcoef(channels[channels.std(1) > 1e-6])
-    return float(len(correlations) ** 2 / correlations.square().sum())
-
-
 def ranks(form: str) -> dict[str, float]:
     """Return the effective rank of the input of some layers of an untrained network."""
     found: dict[str, float] = {}
@@ -156,7 +150,9 @@ def ranks(form: str) -> dict[str, float]:
 
         def look(name: str) -> Any:
             def hook(module: nn.Module, args: tuple[Tensor]) -> None:
-                found.setdefault(name, effective_rank(args[0]))  # the first of two levels
+                # the first of two levels
+                channels = args[0].transpose(0, 1).flatten(1).double()
+                found.setdefault(name, effective_rank(correlations(channels)))
 
             return hook
 
