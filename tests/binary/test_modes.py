@@ -1,0 +1,46 @@
+"""Tools restore the modes and switches that they change."""
+
+import threading
+
+import torch
+from torch import nn
+
+from mmesbnn.binary.modes import inference
+
+
+def test_the_last_thread_turns_fused_attention_on_again():
+    """The second thread enters while the first is inside, and leaves after it."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second():
+        with inference(nn.Linear(2, 2)):
+            entered.set()
+            assert left.wait(60)
+
+    thread = threading.Thread(target=second)
+    with inference(nn.Linear(2, 2)):
+        thread.start()
+        assert entered.wait(60)
+    assert not torch.backends.mha.get_fastpath_enabled()  # The second still needs it off.
+    left.set()
+    thread.join(60)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_switch_that_was_off_stays_off():
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with inference(nn.Linear(2, 2)):
+            pass
+        assert not torch.backends.mha.get_fastpath_enabled()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_every_module_gets_its_mode_back():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    with inference(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert torch.is_grad_enabled()
