@@ -9,7 +9,7 @@ JOBS ?= 2
 ARGS ?=
 
 DEMO_EXTRAS := cls,sr,deploy,demo
-FULL_EXTRAS := all,test
+FULL_EXTRAS := all,test,docs
 
 SHELL := /bin/bash
 VENV := .venv
@@ -30,7 +30,7 @@ WHEELS = $(CACHE)/$(shell $(PY) -c 'import sysconfig; from importlib.metadata im
 	print("torch" + version("torch"), sysconfig.get_config_var("SOABI"), sep="-")')
 MMCV := $(shell grep '^mmcv==' constraints.txt)
 
-.PHONY: help demo demo-det demo-es demo-sr test lint format \
+.PHONY: help demo demo-det demo-es demo-sr test lint format docs \
 	setup-demo setup-full install-mmcv clean distclean
 # Two set-ups of one environment must not run at the same time.
 .NOTPARALLEL:
@@ -63,6 +63,11 @@ lint: setup-full  ## Check style, format and types
 format: setup-full  ## Rewrite the sources as lint wants them
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
+
+# The variable silences an advertisement of the theme. Warnings are errors.
+docs: setup-full  ## Build the documentation site in build/site
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	$(PY) tools/docs/check_links.py build/site
 
 # The demos can also use the full environment.
 setup-demo: $(or $(wildcard $(VENV)/.ready-full),$(VENV)/.ready-demo)  ## For the demos

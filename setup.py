@@ -31,6 +31,7 @@ SR = ['diffusers>=0.30', 'safetensors', 'pillow']
 # Binary layers run on OpenVINO's BinaryConvolution, which a later year may drop.
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
+DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
 TEST = ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy']
 
 EXTRAS = {
@@ -44,6 +45,7 @@ EXTRAS = {
     # [all], never [cls,det].
     'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
     'test': [*TEST, 'safetensors'],
+    'docs': DOCS,
 }
 
 
