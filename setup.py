@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MIM_ENTRIES = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
+MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 
 # Requirements of the `mim` command line. opendatalab 0.0.10 requires openxlab, which
 # requires setuptools 60 and old releases of requests, rich and packaging. This project uses

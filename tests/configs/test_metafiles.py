@@ -8,9 +8,29 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmesbnn.analysis import count_ops
 from mmesbnn.models.classifiers import student_config
+from mmesbnn.version import __version__
 from tests.configs.test_recipes import CONFIGS, RECIPES
 
 FAMILIES = ('bnext', 'binary_vit', 'reactnet')
+#: All models of the index, with the collection that each belongs to.
+MODELS_AND_COLLECTIONS = [
+    (model, collection)
+    for name in load(CONFIGS.parent / 'model-index.yml')['Import']
+    for content in [load(CONFIGS.parent / name)]
+    for model in content['Models']
+    for collection in content['Collections']
+    if collection['Name'] == model['In Collection']
+]
+ES_PAPER = 'https://arxiv.org/abs/2503.23709'
+PAPERS = {
+    'BNext': '2211.12933',
+    'BinaryViT': '2306.16678',
+    'ReActNet': '2003.03488',
+    'Bi-Real Net': '1808.00278',
+    'BI-DiffSR': '2406.05723',
+    'BiDet': '2003.03961',
+    'BNext detectors': '2211.12933',
+}
 ENTRIES = [
     entry for family in FAMILIES for entry in load(CONFIGS / family / 'metafile.yml')['Models']
 ]
@@ -79,3 +99,63 @@ def test_every_finished_network_is_listed():
     listed = {entry['Config'] for entry in ENTRIES}
     expected = {f'configs/{name}' for name in RECIPES if '_stage1_' not in name}
     assert listed == expected
+
+
+def test_every_model_has_a_collection_that_exists():
+    models = [
+        model['Name']
+        for name in load(CONFIGS.parent / 'model-index.yml')['Import']
+        for model in load(CONFIGS.parent / name)['Models']
+    ]
+    assert [model['Name'] for model, _ in MODELS_AND_COLLECTIONS] == models
+    assert len(set(models)) == len(models)
+
+
+def all_entries(test):
+    decorate = pytest.mark.parametrize(
+        ('model', 'collection'),
+        MODELS_AND_COLLECTIONS,
+        ids=[model['Name'] for model, _ in MODELS_AND_COLLECTIONS],
+    )
+    return decorate(test)
+
+
+@all_entries
+def test_the_paper_is_that_of_the_method(model, collection):
+    is_es = collection['Name'].startswith('ES-')
+    cfg = Config.fromfile(CONFIGS.parent / model['Config'])
+    assert is_es == (max(find_all(cfg.model, 'tau'), default=1) > 1)
+    techniques = collection['Metadata']['Architecture']
+    assert is_es == ('Expanding and Shrinking' in techniques)
+    number = PAPERS[collection['Name'].removeprefix('ES-')]
+    expected = ES_PAPER if is_es else f'https://arxiv.org/abs/{number}'
+    assert collection['Paper']['URL'] == expected
+    assert expected in (CONFIGS.parent / collection['README']).read_text()
+
+
+@all_entries
+def test_the_code_exists_in_the_version(model, collection):
+    code = model.get('Code') or collection['Code']
+    assert (CONFIGS.parent / code['URL']).is_file()
+    assert code['Version'] == f'v{__version__}'
+
+
+@all_entries
+def test_the_teacher_is_mentioned_if_there_is_one(model, collection):
+    cfg = Config.fromfile(CONFIGS.parent / model['Config'])
+    techniques = [
+        *collection['Metadata']['Training Techniques'],
+        *model['Metadata'].get('Training Techniques', []),
+    ]
+    has_teacher = any(find_all(cfg.model, 'teachers'))
+    assert techniques.count('Knowledge Distillation') == has_teacher
+
+
+def find_all(value, name):
+    """List all values of a key in nested dictionaries and lists."""
+    if isinstance(value, dict):
+        own = [value[name]] if name in value else []
+        return own + [found for child in value.values() for found in find_all(child, name)]
+    if isinstance(value, (list, tuple)):
+        return [found for child in value for found in find_all(child, name)]
+    return []

@@ -26,8 +26,9 @@ def zoo_page(root: Path) -> str:
     parts = [ZOO]
     for name in index['Import']:
         found = yaml.safe_load((root / name).read_text(encoding='utf-8'))
-        (family,) = found['Collections']
-        parts += [_family(family), _table(found['Models'])]
+        for family in found['Collections']:
+            models = [each for each in found['Models'] if each['In Collection'] == family['Name']]
+            parts += [_family(family), _table(models)]
     return '\n'.join(parts)
 
 
