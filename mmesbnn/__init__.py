@@ -6,7 +6,7 @@ networks, see :mod:`mmesbnn.deploy`.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # first, so that a signal ends a tool with one line even while the rest is imported
 from . import cli  # noqa: F401
@@ -19,10 +19,28 @@ except ModuleNotFoundError as error:
     if error.name not in ('torch', 'mmengine'):
         raise
 
-__all__ = ['__version__', 'binarize', 'datasets', 'diffusion', 'engine', 'evaluation', 'models']
+if TYPE_CHECKING:
+    from .pretrained import from_pretrained, save_pretrained
+
+__all__ = [
+    '__version__',
+    'binarize',
+    'datasets',
+    'diffusion',
+    'engine',
+    'evaluation',
+    'from_pretrained',
+    'models',
+    'save_pretrained',
+]
+
+#: Names that are imported at their first use, because they import much.
+_PRETRAINED = ('from_pretrained', 'save_pretrained')
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PRETRAINED:
+        return getattr(import_module('.pretrained', __name__), name)
     if name in __all__:  # the import above failed; raise its error again
         if name == 'binarize':
             return import_module('.binary', __name__).binarize

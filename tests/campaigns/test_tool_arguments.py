@@ -199,6 +199,13 @@ def deploy_calls():
     }
 
 
+def pretrained_calls():
+    return {
+        mmesbnn.from_pretrained: dict(source='filled'),
+        mmesbnn.save_pretrained: dict(model=network(), folder='new', config=NETWORK),
+    }
+
+
 def diffusion_calls():
     unet = diffusion.BIDiffSRUNet(**UNET)
     small = dict(
@@ -259,6 +266,7 @@ def calls():
         **layer_calls(),
         **file_calls(),
         **deploy_calls(),
+        **pretrained_calls(),
         **diffusion_calls(),
         **openmmlab_calls(),
     }

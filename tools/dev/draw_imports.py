@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'mmesbnn'
 
 #: Floors from top to bottom. A room may only import rooms of lower floors.
 FLOORS = (
+    ('pretrained',),
     ('conversion', 'deploy'),
     ('engine',),
     ('analysis',),

@@ -113,6 +113,30 @@ def load_packed(
     """
     path = Path(path)
     stored, metadata = read_packed(path, max_bytes)
+    return unpack(
+        stored, metadata, path, model, trust_stored_config=trust_stored_config, max_bytes=max_bytes
+    )
+
+
+def unpack(
+    stored: dict[str, Tensor],
+    metadata: Mapping[str, str],
+    path: Path,
+    model: nn.Module | None = None,
+    *,
+    trust_stored_config: bool = False,
+    max_bytes: int | None = None,
+) -> nn.Module:
+    """Build the network of a packed file that was read; see :func:`load_packed`.
+
+    Args:
+        stored: Tensors of the file.
+        metadata: Metadata of the file, with the config to build.
+        path: Name of the file in errors.
+        model: As in :func:`load_packed`.
+        trust_stored_config: As in :func:`load_packed`.
+        max_bytes: As in :func:`load_packed`.
+    """
     by_size = bounded_build(_unpacked_size(stored), max_bytes)
     by_size = contextlib.nullcontext() if trust_stored_config else by_size
     with by_size:
@@ -124,6 +148,26 @@ def load_packed(
             f'{path}: its network, {type(model).__name__}, has no binary layer: if '
             'mmesbnn.binarize made it binary, pass one that it made binary as model='
         )
+    return fill(model, stored, metadata, path)
+
+
+def fill(
+    model: nn.Module, stored: dict[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> nn.Module:
+    """Load the tensors of a packed file into a network with the same layers.
+
+    Args:
+        model: Network to load into.
+        stored: Tensors of the file.
+        metadata: Metadata of the file.
+        path: Name of the file in errors.
+
+    Returns:
+        ``model`` in eval mode.
+
+    Raises:
+        PackError: If tensors and network do not fit.
+    """
     model.to(DTYPES[metadata['dtype']])
     _fix(model, stored, path)
     _fill(model, stored, path)
