@@ -13,7 +13,7 @@ from . import cli  # noqa: F401
 from .version import __version__
 
 try:
-    from . import datasets, diffusion, engine, evaluation, models
+    from . import datasets, diffusion, engine, evaluation, models, registry
     from .binary import binarize
 except ModuleNotFoundError as error:
     if error.name not in ('torch', 'mmengine'):
@@ -31,6 +31,7 @@ __all__ = [
     'evaluation',
     'from_pretrained',
     'models',
+    'registry',
     'save_pretrained',
 ]
 

@@ -13,8 +13,8 @@ from ..binary.arguments import MODULE
 from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.weight_values import check_weight
-from ..checks import checked, instance
-from .operators import OperatorMode, inference, is_binary
+from ..checks import checked, instance, one_of
+from .operators import Forms, OperatorMode, inference, is_binary
 
 TENSOR = instance(Tensor, 'a tensor')
 
@@ -37,22 +37,25 @@ class Finding:
         return f'{self.layer}: {self.message}' if self.layer else self.message
 
 
-@checked(x=TENSOR)
-def check_input(x: Tensor) -> str | None:
+@checked(x=TENSOR, low=one_of(-1, 0))
+def check_input(x: Tensor, low: int = -1) -> str | None:
     """Return a sentence that says why a binary operator's input is not binary, else None.
 
-    Every entry must be exactly -1 or +1. Padding is added inside the operator, so it is
-    not checked.
+    Every entry must be exactly one of the two values. Padding is added inside the operator,
+    so it is not checked.
 
     Args:
         x: Input of the operator, of any shape.
+        low: The smaller value: -1, or 0 behind a sign that gives 0 and 1. The other is 1.
+            Default -1.
     """
-    other = x.detach()[x.detach().abs() != 1]
+    found = x.detach()
+    other = found[found.abs() != 1] if low else found[(found != 0) & (found != 1)]
     if other.numel() == 0:
         return None
     share = 100 * other.numel() / x.numel()
     return (
-        f'inputs take values other than +-1, e.g. {other[0].item():g} '
+        f'inputs take values other than {"+-1" if low else "0 and 1"}, e.g. {other[0].item():g} '
         f'({share:.2g} % of the entries)'
     )
 
@@ -83,7 +86,10 @@ def _hint(layer: nn.Module) -> str:
         return ''
     if layer.temperature is not None:
         return f' (temperature {layer.temperature:.3g})'
-    return ' (its weight_binarizer is "real")' if layer.has_real_weights else ''
+    if layer.has_real_weights:
+        return f' (its weight_binarizer is {layer.binarizer_name})'
+    values = layer.weight_form.values or 2
+    return f' ({layer.binarizer_name} gives {values} values)' if values > 2 else ''
 
 
 class _Inspector:
@@ -98,7 +104,7 @@ class _Inspector:
         self.findings: dict[tuple[str, str], Finding] = {}
         self.checked: set[str] = set()
 
-    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+    def visit(self, operator: Any, args: Any, out: Any, layer: str, forms: Forms) -> None:
         """Check the operands of ``operator`` if it is a binary one."""
         if not is_binary(operator):
             return
@@ -107,7 +113,11 @@ class _Inspector:
             for factor in args[:2]:
                 self._note(layer, 'input', check_activation(factor))
             return
-        self._note(layer, 'input', check_input(args[0]))
+        form = forms[0]
+        message = check_input(args[0], low=form.low) if form.bits == 1 else check_input(args[0])
+        if message is not None and form.bits > 1:
+            message += f': its sign gives {form}'
+        self._note(layer, 'input', message)
         self._check_weight(layer, args[1])
 
     def check_idle(self) -> None:
@@ -146,9 +156,10 @@ def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     """Check that every binary layer of ``model`` multiplies signs with signs.
 
     The network runs on ``batch`` in eval mode. The operands of its binary operators are
-    checked: inputs must be exactly +-1, weights must be ``-a`` or ``+a`` per output
-    channel. Latent weights are not inspected. The weights of binary layers that do not run
-    on this batch are checked, too. A network without a binary operator is a finding.
+    checked: inputs must be exactly +-1 (0 and 1 behind a sign that says so), weights must be
+    ``-a`` or ``+a`` per output channel. Latent weights are not inspected. The weights of
+    binary layers that do not run on this batch are checked, too. A network without a binary
+    operator is a finding.
 
     Args:
         model: Any module.

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..binary import BinaryLayer, Expansion, binary_layers
 from ..binary.arguments import MODULE
+from ..binary.forms import input_form
 from ..binary.modes import inference
 from ..checks import checked, flag, positive_int, procedure
 from .report import representation_capacity
@@ -118,7 +119,7 @@ class LayerCapacity:
             :func:`~mmesbnn.analysis.representation_capacity`.
         values: Number of values that an output entry takes on the data, mean over output
             channels. It cannot exceed the number of positions. None if the weights of the
-            layer are not binary.
+            layer are not binary, or its inputs have several bits.
         rank: Effective rank of the signs of its input, see :func:`effective_rank`.
         copy_correlation: See :func:`copy_correlation`. None if there are no copies.
     """
@@ -155,10 +156,12 @@ def _copies(layer: BinaryLayer, channels: int) -> int:
 def _measure(name: str, layer: BinaryLayer, x: Tensor, y: Tensor, positions: int) -> LayerCapacity:
     is_map = isinstance(layer, nn.Conv2d)
     signs: Any = layer.sign
-    matrix = correlations(_columns(signs(x), positions, is_map))
+    form, read = input_form(signs), signs(x)
+    matrix = correlations(_columns(read, positions, is_map))
     weight = layer.effective_weight().flatten(1)
     values = None
-    if layer.why_not_binary() is None and y.numel():
+    # sums of other inputs are not multiples of the weight's magnitude
+    if layer.why_not_binary() is None and torch.equal(read, read.round()) and y.numel():
         columns = _columns(y, positions, is_map)
         if isinstance(layer.bias, Tensor):
             columns = columns - layer.bias.unsqueeze(1)
@@ -168,7 +171,7 @@ def _measure(name: str, layer: BinaryLayer, x: Tensor, y: Tensor, positions: int
         name=name,
         channels=len(matrix),
         copies=copies,
-        possible=representation_capacity(weight.shape[1]),
+        possible=representation_capacity(weight.shape[1], form.bits, form.low),
         values=values,
         rank=effective_rank(matrix),
         copy_correlation=copy_correlation(matrix, copies),

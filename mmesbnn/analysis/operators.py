@@ -6,11 +6,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ..binary.modes import inference
+from .counters import COUNTERS
 
 __all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary']
 
@@ -18,8 +22,11 @@ __all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary'
 #: the last operator they are two binary activations.
 BINARY_OPERATORS = (BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL)
 
-#: Function of the operator, its arguments, its result and the name of the layer.
-Visit = Callable[[Any, tuple[Any, ...], Any, str], None]
+#: Forms of the first two operands of a binary operator, as far as they are activations.
+Forms = tuple[InputForm, InputForm]
+#: Function of the operator, its arguments, its result, the name of the layer, and the forms of
+#: its operands.
+Visit = Callable[[Any, tuple[Any, ...], Any, str, Forms], None]
 
 
 def is_binary(operator: Any) -> bool:
@@ -44,9 +51,14 @@ class OperatorMode(TorchDispatchMode):
     a child without calling the child belong to the parent. Operators are observed below
     autograd, so a convolution is one operator for every way of calling it.
 
+    The form of an operand is that of the sign it comes from, a module with a ``form``. Between
+    them may be any operators but multiplications of the kind that is counted. Activations from
+    anywhere else count as -1 and 1.
+
     Args:
         model: Network; it has forward hooks while the mode is active.
-        visit: Function to call with operator, arguments, result and the layer's name.
+        visit: Function to call with operator, arguments, result, the layer's name, and the
+            forms of the first two operands.
     """
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
@@ -55,13 +67,18 @@ class OperatorMode(TorchDispatchMode):
         self.visit = visit
         self._layers = ['']
         self._hooks = contextlib.ExitStack()
+        self._forms = WeakTensorKeyDictionary()  # of tensors that are not -1 and 1
 
     def _watch(self, name: str, module: nn.Module) -> None:
         def enter(*_: Any) -> None:
             self._layers.append(name)
 
-        def leave(*_: Any) -> None:
+        form = getattr(module, 'form', None)
+
+        def leave(_module: nn.Module, _args: Any, out: Any) -> None:
             self._layers.pop()
+            if isinstance(form, InputForm) and isinstance(out, Tensor):
+                self._mark(out, form)
 
         self._hooks.enter_context(module.register_forward_pre_hook(enter, prepend=True))
         self._hooks.enter_context(module.register_forward_hook(leave, always_call=True))
@@ -80,5 +97,25 @@ class OperatorMode(TorchDispatchMode):
     ) -> Any:
         """Run ``operator``, then call ``visit``."""
         out = operator(*args, **(kwargs or {}))
-        self.visit(operator, args, out, self._layers[-1])
+        forms = (self._form_of(args[:1]), self._form_of(args[1:2]))
+        self.visit(operator, args, out, self._layers[-1], forms)
+        if self._forms and operator not in COUNTERS:
+            form = self._form_of((args, kwargs))
+            for result in tree_leaves(out):
+                if isinstance(result, Tensor):
+                    self._mark(result, form)
         return out
+
+    def _mark(self, x: Tensor, form: InputForm) -> None:
+        if form.is_sign:
+            self._forms.pop(x, None)
+        else:
+            self._forms[x] = form
+
+    def _form_of(self, operands: Any) -> InputForm:
+        """Return the form with the most bits among the operands'."""
+        if not self._forms:
+            return SIGNS_ONLY
+        tensors = [x for x in tree_leaves(operands) if isinstance(x, Tensor)]
+        forms = [self._forms[x] for x in tensors if x in self._forms]
+        return max(forms, key=lambda form: (form.bits, form.low), default=SIGNS_ONLY)

@@ -3,7 +3,10 @@
 Operations are counted at the operators, so the count needs no knowledge of the model:
 
 - a binary operator (``mmesbnn::binary_conv2d``, ``mmesbnn::binary_linear``,
-  ``mmesbnn::binary_matmul``) has *BOPs*, one per product of two signs;
+  ``mmesbnn::binary_matmul``) has *BOPs*, one per product of two signs. A product of
+  activations with ``k`` bits and weights with ``b`` bits has ``k b`` BOPs, because kernels for
+  bits multiply every pair of bits. Signs and weight binarizers say their bits, see
+  :mod:`mmesbnn.binary.forms`;
 - any other convolution, matrix product or attention kernel has *MACs*, one per
   multiply-accumulate. They are full precision, or have ``b`` bits if the layer has an
   attribute ``mac_bits`` (:class:`mmesbnn.models.layers.minmax.MinMaxConv2d`).
@@ -13,7 +16,7 @@ for BNext's quantised variant. As in the papers, signs, norms, activations, pool
 and element-wise products are not counted.
 
 Source: Bi-Real Net (Liu et al., 2018) and later papers for ``BOPs/64``; BNext (Guo et al.,
-2022) for 8-bit MACs.
+2022) for 8-bit MACs; DoReFa-Net (Zhou et al., 2016), section 2.1, for ``k b`` BOPs.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.arguments import MODULE
+from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
-from .operators import OperatorMode, inference, is_binary
+from .operators import Forms, OperatorMode, inference, is_binary
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
 #: Modules whose weight multiplies. They have a row even if they did not run.
@@ -62,7 +66,9 @@ class _Tally:
         reads_input: True if the layer reads the network's input.
         of_activations: True if the layer multiplies two activations.
         macs: Number of multiplications that are not binary.
-        bops: Number of binary multiplications.
+        products: Number of multiplications of binary operators.
+        input_form: Form of the activations that they read.
+        input_bits: Bits of a product's activations: those of one, or ``a b`` for two.
         taps: Number of binary products that an output entry sums.
     """
 
@@ -72,7 +78,9 @@ class _Tally:
     reads_input: bool
     of_activations: bool
     macs: int = 0
-    bops: int = 0
+    products: int = 0
+    input_form: InputForm = SIGNS_ONLY
+    input_bits: int = 1
     taps: int | None = None
 
 
@@ -89,7 +97,7 @@ class _Census:
         self.batch = inputs[0].shape[0] if inputs[0].dim() else 1
         self.makers = WeakTensorKeyDictionary()
 
-    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+    def visit(self, operator: Any, args: Any, out: Any, layer: str, forms: Forms) -> None:
         """Count ``operator`` for ``layer``; for a view, record the layer of its source."""
         binary, count = is_binary(operator), COUNTERS.get(operator)
         if count is None:
@@ -101,7 +109,10 @@ class _Census:
             self.tallies[layer] = self._start(operator, args, result)
         tally = self.tallies[layer]
         if binary:
-            tally.bops += count(args, out)
+            tally.products += count(args, out)
+            bits = forms[0].bits * (forms[1].bits if operator is BINARY_MATMUL else 1)
+            tally.input_bits = max(tally.input_bits, bits)
+            tally.input_form = max(tally.input_form, forms[0], key=lambda x: (x.bits, x.low))
             summed = args[0].shape[-1:] if operator is BINARY_MATMUL else None
             tally.taps = (summed or args[1].shape[1:]).numel()
         else:
@@ -151,10 +162,18 @@ def _has_real_weights(module: nn.Module) -> bool:
     return isinstance(module, BinaryLayer) and module.has_real_weights
 
 
+def _weight_bits(module: nn.Module) -> int:
+    """Return the bits of a weight of a binary operator."""
+    return module.weight_form.bits if isinstance(module, BinaryLayer) else 1
+
+
 def _kind(module: nn.Module, tally: _Tally | None, bits: int) -> str:
-    signed = tally.bops > 0 if tally else _binarizes(module)
+    signed = tally.products > 0 if tally else _binarizes(module)
     if signed and not _has_real_weights(module):
-        return 'mixed' if tally and tally.macs else 'binary'
+        if tally and tally.macs:
+            return 'mixed'
+        of_bits = ((tally.input_bits if tally else 1), _weight_bits(module))
+        return 'binary' if of_bits == (1, 1) else f'{of_bits[0]}x{of_bits[1]}-bit'
     return 'full precision' if bits >= 32 else f'{bits}-bit'
 
 
@@ -206,15 +225,17 @@ def _layer(
     """Return the entry of one layer."""
     bits = getattr(module, 'mac_bits', 32)
     kind = _kind(module, tally, bits)
-    macs, bops, taps = (tally.macs, tally.bops, tally.taps) if tally else (0, 0, None)
+    macs, products, taps = (tally.macs, tally.products, tally.taps) if tally else (0, 0, None)
     if _has_real_weights(module):
-        macs, bops, taps = macs + bops, 0, None
+        macs, products, taps = macs + products, 0, None
+    weight_bits = _weight_bits(module)
+    bops = products * weight_bits * (tally.input_bits if tally else 1)
     binary, other, scales = _own_parameters(module, seen)
     return LayerOps(
         name=name or type(module).__name__,
         type=type(module).__name__,
         kind=kind,
-        why='' if kind == 'binary' and tally else _why(name, module, tally, is_output),
+        why='' if bops and not macs else _why(name, module, tally, is_output),
         output_shape=list(tally.output_shape) if tally else None,
         fp_macs=macs if bits >= 32 else 0,
         int_macs=macs if bits < 32 else 0,
@@ -223,10 +244,17 @@ def _layer(
         fp_params=other,
         binary_params=binary,
         bytes_fp32=4 * (binary + other),
-        bytes_packed=math.ceil(binary / 8) + scales + 4 * other,
+        bytes_packed=math.ceil(binary * weight_bits / 8) + scales + 4 * other,
         taps=taps,
-        capacity=None if taps is None else representation_capacity(taps),
+        capacity=_capacity(module, tally, taps),
     )
+
+
+def _capacity(module: nn.Module, tally: _Tally | None, taps: int | None) -> int | None:
+    """Return the capacity of sums of ``taps`` products, None if weights are no signs."""
+    if taps is None or tally is None or _weight_bits(module) > 1:
+        return None
+    return representation_capacity(taps, tally.input_form.bits, tally.input_form.low)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..checks import checked, natural
+from ..checks import checked, integer, natural, one_of
 from ..whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ CONVENTION = (
 )
 
 
-@checked(taps=natural)
-def representation_capacity(taps: int) -> int:
+@checked(taps=natural, bits=integer(1, 8), low=one_of(-1, 0))
+def representation_capacity(taps: int, bits: int = 1, low: int = -1) -> int:
     """Return the number of different values of a sum of ``n`` sign products: ``n + 1``.
 
-    The values are ``-n, -n + 2, ..., n``. This number is the argument for ES: an output
+    The values are ``-n, -n + 2, ..., n``. If the activations have ``k`` bits, with ``s = 2^k -
+    1`` steps from -1 to 1, the number is ``n s + 1``. If they are from 0 to 1, it is ``2 n s +
+    1``, because a product can also be 0. This number is the argument for ES: an output
     entry of a binary layer can take few values only, ``C_i k_h k_w + 1``. With factor
     ``tau`` and the same number of operations it can take ``C_i tau k_h k_w + 1``. Zero
     padding removes some products at the border; this is ignored. A scale per channel
@@ -34,11 +36,13 @@ def representation_capacity(taps: int) -> int:
 
     Args:
         taps: ``n``, number of products.
+        bits: ``k``, bits of an activation, 1 to 8. Default 1.
+        low: Smallest activation, -1 or 0; the largest is 1. Default -1.
 
     Source: Shi et al., "Expanding-and-Shrinking Binary Neural Networks",
     arXiv 2503.23709.
     """
-    return taps + 1
+    return taps * (2**bits - 1) * (1 if low else 2) + 1
 
 
 @dataclass
@@ -48,7 +52,8 @@ class LayerOps:
     Attributes:
         name: Name of the layer in the network.
         type: Name of its class.
-        kind: ``'binary'``, ``'full precision'``, ``'8-bit'`` (or another number of bits),
+        kind: ``'binary'``; ``'4x1-bit'`` for activations of 4 bits and binary weights (or
+            other numbers of bits); ``'full precision'``; ``'8-bit'`` (or another number);
             or ``'mixed'`` for a module with binary products and others.
         why: Reason why it is not binary, as far as the network shows it. Empty if it is
             binary.
@@ -56,13 +61,13 @@ class LayerOps:
         fp_macs: Multiply-accumulates at full precision.
         int_macs: Multiply-accumulates at ``bits`` bits.
         bits: Bits of the MACs, 32 for full precision.
-        bops: Binary operations.
+        bops: Binary operations; a product of ``k`` and ``b`` bits has ``k b``.
         fp_params: Number of its own learnable parameters that are not binary.
         binary_params: Number of its own binary weights.
         bytes_fp32: Bytes of all these parameters at 4 bytes each.
-        bytes_packed: One bit per binary weight, rounded up to bytes, plus 4 bytes per
-            output channel if the binary weight has a scale, plus 4 bytes per other
-            parameter. Weights of 8-bit layers need 4 bytes, too: they are stored in full
+        bytes_packed: One bit per binary weight (or as many as it has), rounded up to bytes,
+            plus 4 bytes per output channel if the binary weight has a scale, plus 4 bytes per
+            other parameter. Weights of 8-bit layers need 4 bytes, too: they are stored in full
             precision and rounded when they multiply.
         taps: ``n = C_i/groups k_h k_w``, number of products that an output entry sums;
             with ES ``C_i tau k_h k_w``. None if they are not products of signs.

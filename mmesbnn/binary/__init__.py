@@ -9,6 +9,7 @@ from .attention import (
 from .binarize import BinarizedLayer, BinarizeReport, binarize
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
+from .forms import InputForm, WeightForm
 from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import (
     BinaryConv2d,
@@ -28,6 +29,7 @@ from .signs import (
     HardTanhSign,
     IdentitySign,
     QuadraticSign,
+    Sign,
     build_sign,
     hard_tanh_sign,
     identity_sign,
@@ -42,6 +44,7 @@ from .weights import (
     RealWeight,
     ScaledSignWeight,
     TemperatureWeight,
+    WeightBinarizer,
     build_weight_binarizer,
     centred_sign_weight,
     scaled_sign_weight,
@@ -64,6 +67,7 @@ __all__ = [
     'FixedWeight',
     'HardTanhSign',
     'IdentitySign',
+    'InputForm',
     'LearnableShift',
     'QuadraticSign',
     'RPReLU',
@@ -73,8 +77,11 @@ __all__ = [
     'ScaledSignWeight',
     'ShrunkConv2d',
     'ShrunkLinear',
+    'Sign',
     'TemperatureWeight',
     'TiledBatchNorm2d',
+    'WeightBinarizer',
+    'WeightForm',
     'binarize',
     'binary_conv2d',
     'binary_layers',

@@ -10,6 +10,7 @@ from torch.nn.common_types import _size_2_t
 
 from ..checks import checked
 from .arguments import MODULE, checked_layer
+from .forms import WeightForm, weight_form
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
@@ -17,13 +18,7 @@ from .prelus import prelu
 from .signs import build_sign
 from .tracing import whole_layer
 from .weight_values import check_weight
-from .weights import (
-    CentredSignWeight,
-    FixedWeight,
-    RealWeight,
-    ScaledSignWeight,
-    build_weight_binarizer,
-)
+from .weights import RealWeight, build_weight_binarizer
 
 
 def channel_shape(channels: int, channels_last: bool) -> tuple[int, ...]:
@@ -144,16 +139,22 @@ class BinaryLayer(KeepsSigns):
         return self.weight_binarizer(self.weight)
 
     @property
+    def weight_form(self) -> WeightForm:
+        """Values of the effective weight, as the binarizer says them."""
+        return weight_form(self.weight_binarizer)
+
+    @property
     def has_real_weights(self) -> bool:
         """True if the layer is meant to multiply with its real latent weight."""
-        return isinstance(self.weight_binarizer, RealWeight)
+        return self.weight_form.is_real
 
     @property
     def has_scales(self) -> bool:
         """True if the effective weight has a scale per output channel."""
-        if isinstance(self.weight_binarizer, FixedWeight):
-            return not bool((self.weight.abs() == 1).all())
-        return isinstance(self.weight_binarizer, (ScaledSignWeight, CentredSignWeight))
+        scaled = self.weight_form.scaled
+        if scaled is None:
+            return not bool((self.effective_weight().detach().abs() == 1).all())
+        return scaled
 
     @property
     def temperature(self) -> float | None:
@@ -161,22 +162,26 @@ class BinaryLayer(KeepsSigns):
         temperature = getattr(self.weight_binarizer, 'temperature', None)
         return float(temperature.flatten()[0]) if isinstance(temperature, Tensor) else None
 
+    @property
+    def binarizer_name(self) -> str:
+        """Weight binarizer, as messages name it."""
+        kind = type(self.weight_binarizer)
+        return '"real"' if kind is RealWeight else kind.__name__
+
     def why_not_binary(self) -> str | None:
         """Return a sentence that says why the effective weight is not binary, else None.
 
         It is binary if every output channel holds only ``-a`` and ``+a``. Each channel
-        can have another ``a``.
+        can have another ``a``. A weight binarizer with a method ``why_not_binary()`` gives
+        reasons of its own.
         """
         if self.has_real_weights:
-            return 'its weights are real (weight_binarizer="real")'
+            return f'its weights are real (weight_binarizer={self.binarizer_name})'
         if not torch.isfinite(self.weight).all():
             return 'its weights hold NaN or infinity'
-        limit, temperature = getattr(self.weight_binarizer, 'binary_below', None), self.temperature
-        # a temperature of NaN is not below the limit
-        if limit is not None and temperature is not None and not temperature < limit:
-            given = f'its temperature is {temperature:.3g}'
-            return f'{given}, but weights are signs only below {limit:.3g}'
-        return check_weight(self.effective_weight())
+        own_reason = getattr(self.weight_binarizer, 'why_not_binary', None)
+        reason = own_reason() if callable(own_reason) else None
+        return reason or check_weight(self.effective_weight())
 
 
 @checked(model=MODULE)
@@ -248,7 +253,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         self.sign = nn.Identity() if sign is None else build_sign(sign)
-        self.weight_binarizer = build_weight_binarizer(weight_binarizer)
+        self.weight_binarizer = build_weight_binarizer(weight_binarizer, len(self.weight))
         self.pad_value = pad_value
         self.parameter_bounds = _bounds(latent_clip)
 
@@ -302,7 +307,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias)
         self.sign = nn.Identity() if sign is None else build_sign(sign)
-        self.weight_binarizer = build_weight_binarizer(weight_binarizer)
+        self.weight_binarizer = build_weight_binarizer(weight_binarizer, len(self.weight))
         self.parameter_bounds = _bounds(latent_clip)
 
     @whole_layer

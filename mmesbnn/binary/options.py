@@ -47,7 +47,7 @@ class BinaryOptions:
             check(name, value, RULES[name])
         if self.sign is not None:
             build_sign(self.sign)
-        build_weight_binarizer(self.weight_binarizer)
+        build_weight_binarizer(self.weight_binarizer, channels=1)
 
     def arguments(self) -> dict[str, Any]:
         """Return the options as keyword arguments of :class:`ESConv2d`."""

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ..checks import check, shown
-from .arguments import BUILT, RULES, checked_layer
+from ..checks import shown
+from .arguments import RULES, checked_layer
+from .entries import SIGNS
 from .estimators import Gradient, estimate, triangle_gradient, window_gradient
+from .forms import InputForm
 from .tracing import whole_layer
 
 ZERO_CONVENTIONS = (-1, 0)
@@ -204,7 +206,18 @@ class Binarizer(nn.Module):
         return f'zero={self.zero}'
 
 
-class HardTanhSign(Binarizer):
+class Sign(Binarizer):
+    """Base of signs of activations; arguments as :class:`Binarizer`.
+
+    Attributes:
+        form: Values of the outputs. Default: -1 and 1.
+    """
+
+    form = InputForm()
+
+
+@SIGNS.add('hard_tanh')
+class HardTanhSign(Sign):
     """:func:`hard_tanh_sign` as a module.
 
     Args:
@@ -229,7 +242,8 @@ class HardTanhSign(Binarizer):
         return f'clip={self.clip}, {super().extra_repr()}'
 
 
-class QuadraticSign(Binarizer):
+@SIGNS.add('quadratic')
+class QuadraticSign(Sign):
     """:func:`quadratic_sign` as a module; arguments as :class:`Binarizer`."""
 
     @whole_layer
@@ -238,7 +252,8 @@ class QuadraticSign(Binarizer):
         return quadratic_sign(x, self.zero)
 
 
-class IdentitySign(Binarizer):
+@SIGNS.add('identity')
+class IdentitySign(Sign):
     """:func:`identity_sign` as a module; arguments as :class:`Binarizer`."""
 
     @whole_layer
@@ -247,38 +262,15 @@ class IdentitySign(Binarizer):
         return identity_sign(x, self.zero)
 
 
-SIGNS: dict[str, type[nn.Module]] = {
-    'hard_tanh': HardTanhSign,
-    'quadratic': QuadraticSign,
-    'identity': IdentitySign,
-}
-
-
-def build_from(table: dict[str, type[nn.Module]], name: str, spec: Any) -> nn.Module:
-    """Build a module from its name or a dict with ``type``; return a module unchanged.
+def build_sign(spec: Any) -> nn.Module:
+    """Build a sign.
 
     Args:
-        table: Classes by name.
-        name: Argument that holds ``spec``, for the error message.
-        spec: ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)`` or a module.
+        spec: Name of a sign, such as ``'hard_tanh'``; a dict with ``type`` and arguments,
+            such as ``dict(type='hard_tanh', clip=1.5)``; or a module. The type is a name of
+            ``docs/binarizers.md`` or of :data:`mmesbnn.registry.SIGNS`, or a class.
 
     Raises:
-        ValueError: If ``table`` does not have the name, or the class does not take the
-            arguments.
+        ValueError: If the name is unknown, or the class does not take the arguments.
     """
-    if isinstance(spec, nn.Module):
-        return spec
-    check(name, spec, BUILT)
-    options = {'type': spec} if isinstance(spec, str) else dict(spec)
-    kind = options.pop('type', None)
-    if not isinstance(kind, str) or kind not in table:
-        raise ValueError(f'{shown(name, spec)}: the type must be one of {sorted(table)}')
-    try:
-        return table[kind](**options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{shown(name, spec)}: {error}') from error
-
-
-def build_sign(spec: Any) -> nn.Module:
-    """Build a sign from ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)``, ..."""
-    return build_from(SIGNS, 'sign', spec)
+    return SIGNS.build(spec)

@@ -15,18 +15,11 @@ from torch import Tensor, nn
 
 from ..checks import positive
 from .arguments import checked_layer
+from .entries import WEIGHT_BINARIZERS
 from .estimators import window_gradient
+from .forms import WeightForm
 from .precision import KeepsFloat32, wide_dtype
-from .signs import (
-    Binarizer,
-    build_from,
-    finite,
-    hard_tanh,
-    identity_sign,
-    is_composed,
-    sign,
-    with_surrogate,
-)
+from .signs import Binarizer, finite, hard_tanh, identity_sign, is_composed, sign, with_surrogate
 
 #: Below this temperature BNext's weights are exactly their signs (the T/S/M/L networks;
 #: BNext-18 uses 1e-5).
@@ -146,7 +139,22 @@ def _centred_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     return (inside - mean).to(weight.dtype)
 
 
-class TemperatureWeight(KeepsFloat32, Binarizer):
+class WeightBinarizer(nn.Module):
+    """Base of weight binarizers. It is not needed: any module with a ``form`` is one.
+
+    Attributes:
+        form: Values of the effective weight.
+    """
+
+    form = WeightForm()
+
+    def why_not_binary(self) -> str | None:
+        """Return a sentence that says why weights are not binary yet, None if they are."""
+        return None
+
+
+@WEIGHT_BINARIZERS.add('temperature')
+class TemperatureWeight(KeepsFloat32, Binarizer, WeightBinarizer):
     """:func:`temperature_weight` as a module; the temperature is a buffer.
 
     The buffer is part of the state dict, as in the published files. It starts at 1.
@@ -162,6 +170,7 @@ class TemperatureWeight(KeepsFloat32, Binarizer):
         ValueError: If ``zero`` is not one of -1, 0.
     """
 
+    form = WeightForm(scaled=False)
     temperature: Tensor
 
     @checked_layer(binary_below=positive)
@@ -174,11 +183,20 @@ class TemperatureWeight(KeepsFloat32, Binarizer):
         """Return the effective weight, of ``weight``'s shape."""
         return temperature_weight(weight, self.temperature, self.binary_below, self.zero)
 
+    def why_not_binary(self) -> str | None:
+        """Return a sentence with the temperature if that is too high, else None."""
+        temperature = float(self.temperature.flatten()[0])
+        if temperature < self.binary_below:  # a NaN is not
+            return None
+        given = f'its temperature is {temperature:.3g}'
+        return f'{given}, but weights are signs only below {self.binary_below:.3g}'
+
     def extra_repr(self) -> str:
         return f'binary_below={self.binary_below}, {super().extra_repr()}'
 
 
-class ScaledSignWeight(Binarizer):
+@WEIGHT_BINARIZERS.add('scaled_sign')
+class ScaledSignWeight(Binarizer, WeightBinarizer):
     """:func:`scaled_sign_weight` as a module.
 
     Args:
@@ -188,6 +206,8 @@ class ScaledSignWeight(Binarizer):
     Raises:
         ValueError: If ``zero`` is not one of -1, 0.
     """
+
+    form = WeightForm(scaled=True)
 
     @checked_layer()
     def __init__(self, attached: bool = False, zero: int = -1) -> None:
@@ -202,27 +222,34 @@ class ScaledSignWeight(Binarizer):
         return f'attached={self.attached}, {super().extra_repr()}'
 
 
-class CentredSignWeight(Binarizer):
+@WEIGHT_BINARIZERS.add('centred_sign')
+class CentredSignWeight(Binarizer, WeightBinarizer):
     """:func:`centred_sign_weight` as a module; arguments as :class:`Binarizer`."""
+
+    form = WeightForm(scaled=True)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the effective weight, of ``weight``'s shape."""
         return centred_sign_weight(weight, self.zero)
 
 
-class RealWeight(nn.Module):
+@WEIGHT_BINARIZERS.add('real')
+class RealWeight(WeightBinarizer):
     """Weight binarizer that returns the latent weight: the weights stay real.
 
     The first stage of ReActNet's training uses it, with binary activations.
     ``check_binary`` reports such layers.
     """
 
+    form = WeightForm(values=None, scaled=False)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return ``weight``."""
         return weight
 
 
-class FixedWeight(nn.Module):
+@WEIGHT_BINARIZERS.add('fixed')
+class FixedWeight(WeightBinarizer):
     """Weight binarizer for a weight that is already ``-a`` or ``+a`` per output channel.
 
     It returns the weight unchanged. :func:`mmesbnn.deploy.load_packed` uses it to restore
@@ -235,15 +262,19 @@ class FixedWeight(nn.Module):
         return weight
 
 
-WEIGHT_BINARIZERS: dict[str, type[nn.Module]] = {
-    'temperature': TemperatureWeight,
-    'scaled_sign': ScaledSignWeight,
-    'centred_sign': CentredSignWeight,
-    'real': RealWeight,
-    'fixed': FixedWeight,
-}
+def build_weight_binarizer(spec: Any, channels: int | None = None) -> nn.Module:
+    """Build a weight binarizer.
 
+    Args:
+        spec: Name of a binarizer, such as ``'temperature'``; a dict with ``type`` and
+            arguments, such as ``dict(type='scaled_sign', attached=True)``; or a module. The
+            type is a name of ``docs/binarizers.md`` or of
+            :data:`mmesbnn.registry.WEIGHT_BINARIZERS`, or a class.
+        channels: Output channels of the weight, for classes that have an argument
+            ``channels``. Default None: unknown.
 
-def build_weight_binarizer(spec: Any) -> nn.Module:
-    """Build a binarizer from ``'temperature'``, ``dict(type='scaled_sign')``, ..."""
-    return build_from(WEIGHT_BINARIZERS, 'weight_binarizer', spec)
+    Raises:
+        ValueError: If the name is unknown, or the class does not take the arguments.
+    """
+    known = {} if channels is None else {'channels': channels}
+    return WEIGHT_BINARIZERS.build(spec, **known)

@@ -23,7 +23,7 @@ class Nested(nn.Module):
 
 def run(model, **kwargs):
     seen = []
-    mode = OperatorMode(model, lambda op, args, out, layer: seen.append((layer, op)))
+    mode = OperatorMode(model, lambda op, args, out, layer, forms: seen.append((layer, op)))
     with inference(model), mode:
         model(torch.randn(1, 1, 2, 2), **kwargs)
     return seen

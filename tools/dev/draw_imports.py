@@ -25,7 +25,7 @@ FLOORS = (
     ('project',),
     ('models',),
     ('diffusion', 'evaluation'),
-    ('datasets',),
+    ('datasets', 'registry'),
     ('binary', 'checkpoints', 'images', 'plots'),
     ('cli', 'native'),
     ('options',),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from ...analysis.operators import OperatorMode, inference, is_binary
+from ...analysis.operators import Forms, OperatorMode, inference, is_binary
 from ...binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ...binary.layers import BinaryLayer
 from ...binary.weight_values import check_weight
@@ -148,7 +148,7 @@ def _reason(layer: str, module: nn.Module, weight: Tensor) -> str | None:
         return None
     if isinstance(module, BinaryLayer):
         if module.has_real_weights:
-            return 'its weight_binarizer is "real"'
+            return f'its weight_binarizer is {module.binarizer_name}'
         why = module.why_not_binary() or why
     raise ExportError(f'{layer}: {why}')
 
@@ -160,7 +160,7 @@ class _Recorder:
         self.layers = dict(model.named_modules())
         self.calls: list[BinaryCall] = []
 
-    def visit(self, operator: Any, args: Any, out: Any, layer: str) -> None:
+    def visit(self, operator: Any, args: Any, out: Any, layer: str, forms: Forms) -> None:
         """Record a binary operator and its operands."""
         if not is_binary(operator):
             return
@@ -169,6 +169,8 @@ class _Recorder:
             reason: str | None = 'OpenVINO has no binary product of two activations'
         else:
             reason = _reason(layer, self.layers[layer], other)
+            if reason is None and not forms[0].is_sign:
+                reason = f'its inputs are {forms[0]}, and the kernels multiply -1 and 1 only'
         exact_signs = bool((x.abs() == 1).all())
         self.calls.append(
             _CALLS[operator](args, out, layer=layer, exact_signs=exact_signs, reason=reason)

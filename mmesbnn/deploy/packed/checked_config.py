@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import mmengine.registry.registry as mmengine_registry
 
+from ...binary.entries import own_entries_only
 from ...errors import shorten
 from ...models.classifiers import student_config
 from ...plain_values import ConfigError
@@ -220,11 +221,13 @@ def names_only() -> Iterator[None]:
     """Let registries find registered names only, without importing modules by name.
 
     Otherwise mmengine interprets a name that is not registered as the path of an object
-    and imports its module, also from the current folder.
+    and imports its module, also from the current folder. Signs and weight binarizers are
+    those of this package.
     """
     mmengine_registry.get_object_from_string = _unless_names_only
     token = _names_only.set(True)
     try:
-        yield
+        with own_entries_only():
+            yield
     finally:
         _names_only.reset(token)

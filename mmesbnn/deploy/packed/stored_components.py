@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
+from ...binary.entries import SIGNS, WEIGHT_BINARIZERS
 from ...optional import require
 
 #: Scopes that a config in a file may name, and the extras that install them, if any do.
@@ -131,14 +132,11 @@ _DATASETS_MMSEG = """
     PascalContextDataset PascalVOCDataset
 """
 
-#: Values of ``type=`` that are not registered classes: functions and layers of mmcv's
-#: operators, and signs and weight binarizers of ``mmesbnn.binary``.
-_WORDS = """
-    nms soft_nms RoIAlign RoIPool
-    hard_tanh identity quadratic
-    centred_sign fixed real scaled_sign temperature
-"""
-WORDS = frozenset(_WORDS.split())
+#: Values of ``type=`` that are not in the registries below: functions and layers of mmcv's
+#: operators, and the signs and weight binarizers of this package. Those of other packages are
+#: not among them.
+_FUNCTIONS = 'nms soft_nms RoIAlign RoIPool'
+WORDS = frozenset([*_FUNCTIONS.split(), *SIGNS.own, *WEIGHT_BINARIZERS.own])
 
 #: Names by kind of component, registries and package of the module.
 LISTED: dict[str, dict[str, frozenset[str]]] = {

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.arguments import MODULE
+from ...binary.entries import own_entries_only
 from ...binary.expansion import tile
 from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
@@ -142,7 +143,8 @@ def unpack(
     with by_size:
         if model is None:
             model = _build(metadata, path, trust_stored_config)
-        _binarize(model, metadata, path)
+        with contextlib.nullcontext() if trust_stored_config else own_entries_only():
+            _binarize(model, metadata, path)
     if not binary_layers(model, every_name=True):
         raise PackError(
             f'{path}: its network, {type(model).__name__}, has no binary layer: if '
