@@ -20,23 +20,25 @@ except ModuleNotFoundError as error:
         raise
 
 if TYPE_CHECKING:
-    from .pretrained import from_pretrained, save_pretrained
+    from .pretrained import create_model, from_pretrained, list_models, save_pretrained
 
 __all__ = [
     '__version__',
     'binarize',
+    'create_model',
     'datasets',
     'diffusion',
     'engine',
     'evaluation',
     'from_pretrained',
+    'list_models',
     'models',
     'registry',
     'save_pretrained',
 ]
 
 #: Names that are imported at their first use, because they import much.
-_PRETRAINED = ('from_pretrained', 'save_pretrained')
+_PRETRAINED = ('create_model', 'from_pretrained', 'list_models', 'save_pretrained')
 
 
 def __getattr__(name: str) -> Any:

@@ -201,6 +201,8 @@ def deploy_calls():
 
 def pretrained_calls():
     return {
+        mmesbnn.create_model: dict(name='bnext-18_b512_cifar10'),
+        mmesbnn.list_models: dict(pattern='*'),
         mmesbnn.from_pretrained: dict(source='filled'),
         mmesbnn.save_pretrained: dict(model=network(), folder='new', config=NETWORK),
     }
