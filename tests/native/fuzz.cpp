@@ -2,37 +2,14 @@
 //
 //     fuzz SECONDS PROGRAM...
 //
-// A program is a file of int64: length of the code, bytes of the data, the code, the data.
+// interface.h describes the file of a program.
 #include <chrono>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <memory>
-#include <random>
-#include <string>
-#include <vector>
 
-extern "C" {
-int mmesbnn_use(const char* name);
-int mmesbnn_instruction_sets(char* names, size_t size);
-int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
-                       uint64_t*);
-int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, uint64_t*, float*);
-int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
-                     int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, float*);
-int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
-int mmesbnn_program_free(void*);
-int mmesbnn_program_sizes(const void*, int64_t*);
-int mmesbnn_program_run(const void*, char*, int64_t, const float*, int64_t, float*, int, double*);
-}
+#include "interface.h"
 
 namespace {
-
-std::mt19937_64 chance(1);
-
-int64_t up_to(int64_t most) { return static_cast<int64_t>(chance() % (most + 1)); }
 
 // Memory of exactly this size, so that a sanitizer sees every entry beyond it.
 template <class T>
@@ -40,21 +17,6 @@ std::unique_ptr<T[]> exactly(int64_t count) {
   std::unique_ptr<T[]> array(new T[count]);
   for (int64_t i = 0; i < count; ++i) array[i] = static_cast<T>(up_to(2)) - static_cast<T>(1);
   return array;
-}
-
-struct Seed {
-  std::vector<int64_t> code;
-  std::vector<uint8_t> data;
-};
-
-Seed read(const char* path) {
-  std::ifstream file(path, std::ios::binary);
-  int64_t sizes[2];
-  file.read(reinterpret_cast<char*>(sizes), sizeof sizes);
-  Seed seed{std::vector<int64_t>(sizes[0]), std::vector<uint8_t>(sizes[1])};
-  file.read(reinterpret_cast<char*>(seed.code.data()), 8 * sizes[0]);
-  file.read(reinterpret_cast<char*>(seed.data.data()), sizes[1]);
-  return seed;
 }
 
 int64_t some_number(const std::vector<int64_t>& code) {
@@ -134,12 +96,12 @@ bool convolve_something() {
 int main(int count, char** arguments) {
   const double seconds = std::atof(arguments[1]);
   std::vector<Seed> seeds;
-  for (int i = 2; i < count; ++i) seeds.push_back(read(arguments[i]));
-  char names[256];
-  if (mmesbnn_instruction_sets(names, sizeof names) != 0) return 1;
-  std::vector<std::string> sets;
-  for (char* name = std::strtok(names, ","); name; name = std::strtok(nullptr, ","))
-    sets.push_back(name);
+  for (int i = 2; i < count; ++i) {
+    std::ifstream file(arguments[i], std::ios::binary);
+    seeds.push_back(read_seed(file));
+  }
+  const std::vector<std::string> sets = instruction_sets();
+  if (sets.empty()) return 1;
   for (const Seed& seed : seeds)
     if (!run_changed(seed, 0)) return 1;
   int64_t runs = 0, convolutions = 0, calls = 0;

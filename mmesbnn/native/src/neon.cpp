@@ -60,8 +60,9 @@ inline V add(V a, V b) { return vaddq_f32(a, b); }
 inline V sub(V a, V b) { return vsubq_f32(a, b); }
 inline V mul(V a, V b) { return vmulq_f32(a, b); }
 inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
-inline V max(V a, V b) { return vmaxq_f32(a, b); }
-inline V min(V a, V b) { return vminq_f32(a, b); }
+// Comparisons, because NEON's own maximum treats NaN and the sign of 0 as no other set does.
+inline V max(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline V min(V a, V b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline unsigned above(V a, V b) {
   const uint32x4_t places = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(vcgtq_f32(a, b), places));

@@ -1,0 +1,60 @@
+// What the programs of these tests share: the C interface, numbers by chance, files of programs.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+extern "C" {
+int mmesbnn_use(const char* name);
+int mmesbnn_instruction_sets(char* names, size_t size);
+int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
+                       uint64_t*);
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, uint64_t*, float*);
+int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
+                     int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, float*);
+int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
+int mmesbnn_program_free(void*);
+int mmesbnn_program_sizes(const void*, int64_t*);
+int mmesbnn_program_run(const void*, char*, int64_t, const float*, int64_t, float*, int, double*);
+}
+
+inline std::mt19937_64 chance(1);
+
+// A number from 0 to `most`.
+inline int64_t up_to(int64_t most) { return static_cast<int64_t>(chance() % (most + 1)); }
+
+struct Seed {
+  std::vector<int64_t> code;
+  std::vector<uint8_t> data;
+};
+
+template <class T>
+std::vector<T> read_some(std::ifstream& file, int64_t count) {
+  std::vector<T> values(count);
+  file.read(reinterpret_cast<char*>(values.data()), sizeof(T) * count);
+  return values;
+}
+
+// A program in a file: length of the code and bytes of the data as int64, the code, the data.
+inline Seed read_seed(std::ifstream& file) {
+  const auto sizes = read_some<int64_t>(file, 2);
+  Seed seed;
+  seed.code = read_some<int64_t>(file, sizes[0]);
+  seed.data = read_some<uint8_t>(file, sizes[1]);
+  return seed;
+}
+
+// Names of the instruction sets of this processor, the fastest first.
+inline std::vector<std::string> instruction_sets() {
+  char names[256];
+  std::vector<std::string> sets;
+  if (mmesbnn_instruction_sets(names, sizeof names) != 0) return sets;
+  for (char* name = std::strtok(names, ","); name; name = std::strtok(nullptr, ","))
+    sets.push_back(name);
+  return sets;
+}

@@ -1,0 +1,184 @@
+// Compares the functions of an instruction set with the portable ones, bit for bit.
+//
+// Numbers are multiples of 1/2 between -2 and 2, and windows have a power of two of pixels. So
+// all results are exact, although some instruction sets round a * b + c once and others twice.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "../../mmesbnn/native/src/kernels.h"
+#include "interface.h"
+
+namespace agreement {
+
+using namespace mmesbnn;
+
+inline float some_float() {
+  const float value = 0.5f * static_cast<float>(up_to(8) - 4);
+  return up_to(1) ? value : -value;  // 0 of both signs
+}
+
+inline std::vector<float> some_floats(int64_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) value = some_float();
+  return values;
+}
+
+// Words at random, or all bits 0, or all 1.
+inline std::vector<uint64_t> some_words(int64_t count) {
+  const int64_t kind = up_to(4);
+  std::vector<uint64_t> words(count);
+  for (uint64_t& word : words) word = kind == 0 ? 0 : kind == 1 ? ~uint64_t{0} : chance();
+  return words;
+}
+
+template <class T>
+bool same(const std::vector<T>& a, const std::vector<T>& b) {
+  return std::memcmp(a.data(), b.data(), sizeof(T) * a.size()) == 0;
+}
+
+inline bool counts_agree(const Kernels& kernels) {
+  const int rows = 1 + static_cast<int>(up_to(8)), blocks = 1 + static_cast<int>(up_to(8));
+  const int words = 1 + static_cast<int>(up_to(99));
+  const int64_t row_stride = words + up_to(2), out_stride = blocks * kLanes + up_to(3);
+  const auto x = some_words(rows * row_stride), w = some_words(int64_t{blocks} * words * kLanes);
+  std::vector<int32_t> expected(rows * out_stride, -1), found = expected;
+  kPortable.count(x.data(), row_stride, rows, w.data(), words, blocks, expected.data(), out_stride);
+  kernels.count(x.data(), row_stride, rows, w.data(), words, blocks, found.data(), out_stride);
+  return same(expected, found);
+}
+
+inline bool comparisons_agree(const Kernels& kernels) {
+  static const float kSpecial[] = {1.0f, -1.0f, 0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-42f};
+  const int count = 1 + static_cast<int>(up_to(63));
+  std::vector<float> x(count);
+  const bool only_signs = up_to(1) != 0;
+  for (float& value : x) {
+    value = up_to(1) ? 1.0f : -1.0f;
+    if (!only_signs && up_to(3) == 0) value = kSpecial[up_to(7)];
+  }
+  const float limit = up_to(1) ? x[up_to(count - 1)] : some_float();
+  bool odd[2] = {false, false};
+  return kPortable.compare(x.data(), count, limit, odd) ==
+             kernels.compare(x.data(), count, limit, odd + 1) &&
+         odd[0] == odd[1];
+}
+
+inline bool tiles_agree(const Kernels& kernels) {
+  RealTile tile;
+  tile.taps = 1 + up_to(9), tile.channels = 1 + up_to(70);
+  const auto values = some_floats(tile.channels * 20);
+  const auto weights = some_floats(tile.taps * tile.channels * kRealLanes);
+  std::vector<const float*> rows(tile.taps * kRealPixels);
+  for (const float*& row : rows) row = values.data() + up_to(19) * tile.channels;
+  tile.rows = rows.data(), tile.weights = weights.data();
+  RealTile other = tile;
+  kPortable.convolve(tile);
+  kernels.convolve(other);
+  return std::memcmp(tile.out, other.out, sizeof tile.out) == 0;
+}
+
+// One or two instructions at random, and all that they read and write.
+class Sweep {
+ public:
+  Sweep() {
+    rows_ = int64_t{1} << up_to(2), columns_ = int64_t{1} << up_to(2);
+    width_ = columns_ * (1 + up_to(2)), height_ = rows_ * (1 + up_to(2));
+    whole_ = 1 + up_to(199);
+    first_ = up_to(1) ? up_to((whole_ - 1) / 64) * 64 : up_to(whole_ - 1);
+    channels_ = std::min<int64_t>(whole_ - first_, up_to(1) ? 64 : 1 + up_to(99));
+    // few pixels, so that sums are exact
+    const int64_t most = std::min({width_ * height_, kRegister / channels_, int64_t{16}});
+    pixels_ = 1 + up_to(most - 1);
+    pixel_ = up_to(width_ * height_ - pixels_);
+    stride_ = whole_ + up_to(70);
+    const int64_t length = 1 + up_to(1);
+    area_ = 8 * width_ * height_ * stride_;
+    sums_ = some_floats(whole_), constants_ = some_floats(4 * whole_);
+    registers_ = some_floats(kAllRegisters * kRegister);
+    memory_ = some_floats(3 * area_ / 4);
+    auto* integers = reinterpret_cast<int16_t*>(memory_.data() + kIntegers * area_ / 4);
+    const int64_t most_integer = length > 1 ? 4 : 1000;
+    for (int64_t i = 0; i < area_ / 2; ++i)
+      integers[i] = static_cast<int16_t>(up_to(2 * most_integer) - most_integer);
+    for (int64_t i = 0; i < length; ++i) code_.push_back(instruction(i + 1 == length));
+  }
+
+  bool agrees(const Kernels& kernels) const {
+    Sweep expected = *this, found = *this;
+    expected.run(kPortable);
+    found.run(kernels);
+    // kernels may leave anything in registers of their own
+    for (Sweep* one : {&expected, &found}) one->registers_.resize(kRegisters * kRegister);
+    return same(expected.memory_, found.memory_) && same(expected.sums_, found.sums_) &&
+           same(expected.registers_, found.registers_);
+  }
+
+  Op last() const { return code_.back().op; }
+
+ private:
+  enum Area { kSource, kTarget, kIntegers };
+
+  int64_t rows_, columns_, width_, height_, whole_, first_, channels_, pixels_, pixel_, stride_;
+  int64_t area_;  // bytes of each map
+  std::vector<float> sums_, constants_, registers_, memory_;
+  std::vector<Instruction> code_;
+
+  void run(const Kernels& kernels) {
+    Block block;
+    block.code = code_.data(), block.length = static_cast<int>(code_.size());
+    block.memory = reinterpret_cast<char*>(memory_.data());
+    block.constants = constants_.data(), block.registers = registers_.data();
+    block.sums = sums_.data(), block.width = width_;
+    block.pixel = pixel_, block.pixels = static_cast<int>(pixels_);
+    block.channel = first_, block.channels = static_cast<int>(channels_);
+    kernels.run(block);
+  }
+
+  Operand map(Where where, Area area) const {
+    return {where, area * area_, up_to(stride_ - whole_), whole_, stride_, rows_, columns_};
+  }
+
+  Instruction instruction(bool last) {
+    Instruction one{};
+    // only the last one may be a sigmoid, because its results are not exact
+    do one.op = static_cast<Op>(up_to(static_cast<int>(Op::kCount) - 1));
+    while (one.op == Op::kSigmoid && !last);
+    for (Operand* operand : {&one.a, &one.b, &one.c, &one.d}) *operand = this->operand();
+    one.to = target(one.op);
+    // in place, if nothing else reads this map
+    const auto reads = [](const Operand& x) {
+      return x.where == Where::kMap || x.where == Where::kVector;
+    };
+    if (one.to.where == Where::kMap && one.a.where == Where::kMap && one.a.period == whole_ &&
+        !reads(one.b) && !reads(one.c) && !reads(one.d))
+      one.to = one.a;
+    return one;
+  }
+
+  Operand operand() const {
+    switch (up_to(4)) {
+      case 0: return {Where::kRegister, up_to(3), 0, 1, 0, 1, 1};
+      case 1: return {Where::kConstant, up_to(3 * whole_), 0, 1, 0, 1, 1};
+      case 2: return {Where::kVector, 0, up_to(stride_ - whole_), whole_, stride_, 1, 1};
+      default: {
+        Operand operand = up_to(1) ? map(Where::kMap, kSource) : map(Where::kMap16, kIntegers);
+        operand.period = up_to(1) ? whole_ : 1 + up_to(whole_ - 1);
+        return operand;
+      }
+    }
+  }
+
+  Operand target(Op op) const {
+    if (op == Op::kBits) return map(Where::kBitMap, kTarget);
+    switch (up_to(3)) {
+      case 0: return {Where::kRegister, up_to(3), 0, 1, 0, 1, 1};
+      case 1: return map(Where::kMap, kTarget);
+      case 2: return {Where::kMean, 0, 0, whole_, 0, 1, 1};
+      default: return map(Where::kPool, kTarget);
+    }
+  }
+};
+
+}  // namespace agreement
