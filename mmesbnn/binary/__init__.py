@@ -20,10 +20,20 @@ from .layers import (
     RSign,
     binary_layers,
 )
+from .levels import DoReFa, Heaviside, dorefa, heaviside
 from .native_mode import use_native
 from .norms_behind import start_copies
 from .options import BinaryOptions
+from .progress import Scheduled
 from .recompute import is_recomputing, recompute_elementwise
+from .scaled_weights import (
+    LearnedScaleWeight,
+    MagnitudeAwareWeight,
+    RankOneScale,
+    SignWeight,
+    magnitude_aware_weight,
+    sign_weight,
+)
 from .shrunk import ShrunkConv2d, ShrunkLinear
 from .signs import (
     HardTanhSign,
@@ -37,6 +47,17 @@ from .signs import (
     sign,
     straight_through,
 )
+from .smooth_signs import (
+    EDESign,
+    FDASign,
+    ReSTESign,
+    SwishSign,
+    ede_sign,
+    fda_sign,
+    reste_sign,
+    swish_sign,
+)
+from .standardized import BalancedWeight, ReCUWeight, balanced_weight, recu_weight
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled, redraw_signs
 from .weights import (
     CentredSignWeight,
@@ -52,6 +73,7 @@ from .weights import (
 )
 
 __all__ = [
+    'BalancedWeight',
     'BinarizeReport',
     'BinarizedLayer',
     'BinaryConv2d',
@@ -61,27 +83,40 @@ __all__ = [
     'BinaryMultiheadAttention',
     'BinaryOptions',
     'CentredSignWeight',
+    'DoReFa',
+    'EDESign',
     'ESConv2d',
     'ESLinear',
     'Expansion',
+    'FDASign',
     'FixedWeight',
     'HardTanhSign',
+    'Heaviside',
     'IdentitySign',
     'InputForm',
     'LearnableShift',
+    'LearnedScaleWeight',
+    'MagnitudeAwareWeight',
     'QuadraticSign',
     'RPReLU',
     'RSign',
+    'RankOneScale',
+    'ReCUWeight',
+    'ReSTESign',
     'RealWeight',
     'ResidualBinaryLinear',
     'ScaledSignWeight',
+    'Scheduled',
     'ShrunkConv2d',
     'ShrunkLinear',
     'Sign',
+    'SignWeight',
+    'SwishSign',
     'TemperatureWeight',
     'TiledBatchNorm2d',
     'WeightBinarizer',
     'WeightForm',
+    'balanced_weight',
     'binarize',
     'binary_conv2d',
     'binary_layers',
@@ -90,18 +125,27 @@ __all__ = [
     'build_sign',
     'build_weight_binarizer',
     'centred_sign_weight',
+    'dorefa',
+    'ede_sign',
     'elastic_binarize',
+    'fda_sign',
     'hard_tanh_sign',
+    'heaviside',
     'identity_sign',
     'is_recomputing',
+    'magnitude_aware_weight',
     'normalize_tiled',
     'quadratic_sign',
     'recompute_elementwise',
+    'recu_weight',
     'redraw_signs',
+    'reste_sign',
     'scaled_sign_weight',
     'sign',
+    'sign_weight',
     'start_copies',
     'straight_through',
+    'swish_sign',
     'temperature_weight',
     'tile',
     'use_native',

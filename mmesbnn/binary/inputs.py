@@ -26,7 +26,7 @@ def check_maps(layer: nn.Module, x: Tensor, channels: int, name: str = 'the inpu
         TypeError: If ``x`` is not a tensor of floating numbers.
         ValueError: If ``x`` has another shape.
     """
-    if _is_traced(x):
+    if is_traced(x):
         return
     if not (_is_floating(x) and x.dim() == 4 and x.shape[1] == channels):
         _refuse(layer, x, f'(N, {channels}, H, W)', name)
@@ -48,7 +48,7 @@ def check_tokens(
         TypeError: If ``x`` is not a tensor of floating numbers.
         ValueError: If ``x`` has another shape.
     """
-    if _is_traced(x):
+    if is_traced(x):
         return
     fits = _is_floating(x) and x.dim() == (dims or max(x.dim(), 1)) and x.shape[-1] == channels
     if not fits:
@@ -60,7 +60,8 @@ def check_channels(layer: nn.Module, x: Tensor, channels: int, last: bool) -> No
     (check_tokens if last else check_maps)(layer, x, channels)
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
+    """Return whether a trace is recorded, in which shapes are not known or not checked."""
     # not listed, but documented
     return torch.jit.is_tracing() or isinstance(x, Proxy)  # type: ignore[attr-defined]
 

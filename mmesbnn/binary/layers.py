@@ -10,7 +10,7 @@ from torch.nn.common_types import _size_2_t
 
 from ..checks import checked
 from .arguments import MODULE, checked_layer
-from .forms import WeightForm, weight_form
+from .forms import WeightForm, input_form, weight_form
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
 from .precision import KeepsSigns
@@ -254,6 +254,11 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         )
         self.sign = nn.Identity() if sign is None else build_sign(sign)
         self.weight_binarizer = build_weight_binarizer(weight_binarizer, len(self.weight))
+        if pad_value < input_form(self.sign).low:
+            raise ValueError(
+                f'pad_value={pad_value} must be 0 or 1, because the sign gives '
+                f'{input_form(self.sign)}'
+            )
         self.pad_value = pad_value
         self.parameter_bounds = _bounds(latent_clip)
 

@@ -169,7 +169,8 @@ def quadratic_sign(x: Tensor, zero: int = -1) -> Tensor:
         x: Tensor of any shape.
         zero: Value of sign(0), -1 or 0. Default -1.
 
-    Source: Liu et al., "Bi-Real Net" (2018), eq. 7; also ReActNet and BiDet.
+    Source: Liu et al., "Bi-Real Net" (2018), eq. 7, where it is called ApproxSign; also
+    ReActNet, BiDet, and larq's ``ApproxSign``.
     """
     return with_surrogate(x, partial(sign, zero=zero), _parabolas, triangle_gradient)
 
@@ -242,7 +243,7 @@ class HardTanhSign(Sign):
         return f'clip={self.clip}, {super().extra_repr()}'
 
 
-@SIGNS.add('quadratic')
+@SIGNS.add('quadratic', 'approx')
 class QuadraticSign(Sign):
     """:func:`quadratic_sign` as a module; arguments as :class:`Binarizer`."""
 

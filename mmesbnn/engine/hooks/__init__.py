@@ -5,6 +5,7 @@ from .class_count import ClassCountHook
 from .copy_diversity import CopyDiversityHook
 from .copy_init import CopyInitHook
 from .epoch_seed import EpochSeedHook
+from .estimator_progress import EstimatorProgressHook
 from .iter_seed import IterSeedHook
 from .nan_guard import NaNGuardHook
 from .parameter_bounds import ParameterBoundsHook
@@ -21,6 +22,7 @@ __all__ = [
     'CopyDiversityHook',
     'CopyInitHook',
     'EpochSeedHook',
+    'EstimatorProgressHook',
     'FittingCheckpointHook',
     'IterSeedHook',
     'NaNGuardHook',

@@ -1,5 +1,6 @@
-"""Optimizer constructors."""
+"""Optimizers and their constructors."""
 
 from .binary_constructor import BinaryOptimWrapperConstructor
+from .bop import Bop, BopOptimWrapperConstructor
 
-__all__ = ['BinaryOptimWrapperConstructor']
+__all__ = ['BinaryOptimWrapperConstructor', 'Bop', 'BopOptimWrapperConstructor']

@@ -1,0 +1,37 @@
+"""Base of signs and weight binarizers that change in the course of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .precision import KeepsFloat32, wide_dtype
+
+
+class Scheduled(KeepsFloat32):
+    """Base of signs and weight binarizers whose formula depends on the training's progress.
+
+    Only :class:`mmesbnn.engine.hooks.EstimatorProgressHook` changes the progress; ``forward``
+    never does. Without the hook it stays 0.
+
+    Attributes:
+        progress: Buffer with one entry, from 0 (start of the training) to 1 (end).
+        progress_is_saved: Whether it is part of the state dict. It is if values depend on it,
+            and not only gradients.
+    """
+
+    progress_is_saved = False
+    progress: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer('progress', torch.zeros(1), persistent=self.progress_is_saved)
+
+
+def progress_of(progress: Tensor | float, like: Tensor) -> Tensor:
+    """Return the progress as a tensor with one entry, in ``like``'s dtype or float32."""
+    if not isinstance(progress, Tensor):
+        progress = torch.tensor([progress], device=like.device)
+    return progress.to(wide_dtype(like.dtype))

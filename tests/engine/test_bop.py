@@ -1,0 +1,139 @@
+"""Bop flips weights by its formula, and is AdamW for everything else."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmesbnn.analysis import check_binary
+from mmesbnn.binary import BinaryConv2d
+from mmesbnn.engine.hooks import SignFlipHook
+from mmesbnn.engine.optim import Bop
+from tests.engine import toy
+
+CONFIG = dict(
+    optimizer=dict(type='Bop', lr=1e-2, gamma=0.1, threshold=1e-4),
+    constructor='BopOptimWrapperConstructor',
+)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        binarizer = dict(type='plain_sign', clip=None)
+        self.conv = BinaryConv2d(3, 8, 3, weight_binarizer=binarizer)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, toy.CLASSES)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        logits = self.fc(self.norm(self.conv(inputs)).mean((2, 3)))
+        return {'loss': F.cross_entropy(logits, labels)} if mode == 'loss' else logits
+
+
+def test_flips_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    w = rng.choice([-1.0, 1.0], (4, 5)) * 0.7
+    weight = nn.Parameter(torch.tensor(w))
+    optimizer = Bop([dict(params=[weight], flips=True)], gamma=0.2, threshold=0.3)
+    m, flips = np.zeros_like(w), 0
+    for _ in range(50):
+        g = rng.normal(size=w.shape)
+        m = 0.8 * m + 0.2 * g
+        flip = (np.abs(m) > 0.3) & (np.sign(m) == np.sign(w))
+        w, flips = np.where(flip, -w, w), flips + flip.sum()
+        weight.grad = torch.tensor(g)
+        optimizer.step()
+        np.testing.assert_array_equal(weight.detach().numpy(), w)
+    assert 20 < flips < 500
+
+
+def test_other_parameters_take_the_steps_of_adamw():
+    torch.manual_seed(0)
+    flipped, other = (nn.Parameter(torch.randn(5)) for _ in range(2))
+    twin = nn.Parameter(other.detach().clone())
+    options = dict(lr=0.1, betas=(0.8, 0.9), weight_decay=0.3)
+    bop = Bop([dict(params=[flipped], flips=True), dict(params=[other])], **options)
+    adamw = torch.optim.AdamW([twin], **options)
+    for _ in range(5):
+        flipped.grad, other.grad = torch.randn(5), torch.randn(5)
+        twin.grad = other.grad.clone()
+        bop.step()
+        adamw.step()
+        assert torch.equal(other, twin)
+
+
+def test_weights_without_a_gradient_stay():
+    weight = nn.Parameter(torch.ones(3))
+    Bop([dict(params=[weight], flips=True)]).step()
+    assert weight.tolist() == [1, 1, 1]
+
+
+def test_the_constructor_finds_the_binary_weights():
+    model = Model()
+    model.norm.bias.requires_grad_(False)
+    optimizer = build_optim_wrapper(model, copy.deepcopy(CONFIG)).optimizer
+    first, second = optimizer.param_groups
+    assert [p is model.conv.weight for p in first['params']] == [True]
+    assert (first['flips'], second['flips']) == (True, False)
+    expected = [model.norm.weight, *model.fc.parameters()]
+    assert all(a is b for a, b in zip(second['params'], expected, strict=True))
+    assert (first['gamma'], first['threshold'], second['lr']) == (0.1, 1e-4, 1e-2)
+
+
+def losses(runner):
+    return runner.message_hub.log_scalars['train/loss'].data[0].tolist()
+
+
+def test_a_training_learns_and_goes_on_after_a_resume(tmp_path):
+    def train(folder, **options):
+        torch.manual_seed(0)
+        save = dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=4)))
+        runner = toy.runner(
+            tmp_path / folder,
+            [SignFlipHook()],
+            model=Model(),
+            epochs=8,
+            optim_wrapper=copy.deepcopy(CONFIG),
+            **save,
+            **options,
+        )
+        runner.train()
+        return runner
+
+    torch.manual_seed(0)
+    magnitudes = Model().conv.weight.detach().abs()
+    whole = train('whole')
+    found = losses(whole)
+    assert np.mean(found[-4:]) < np.mean(found[:4])
+    assert torch.equal(whole.model.conv.weight.detach().abs(), magnitudes)
+    rates = whole.message_hub.log_scalars['train/flip_rate'].data[0]
+    assert (rates > 0).any()
+    assert check_binary(whole.model, torch.randn(2, 3, 8, 8)) == []
+    again = train('again', load_from=str(tmp_path / 'whole' / 'epoch_4.pth'), resume=True)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(gamma=1.5), 'gamma=1.5'),
+        (dict(threshold=-1.0), 'threshold=-1'),
+        (dict(), 'no parameter group has flips=True'),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        Bop([nn.Parameter(torch.ones(1))], **options)
+
+
+def test_what_the_constructor_refuses():
+    with pytest.raises(ValueError, match='no binary weight'):
+        build_optim_wrapper(nn.Linear(3, 3), copy.deepcopy(CONFIG))
+    with pytest.raises(ValueError, match='paramwise_cfg'):
+        build_optim_wrapper(Model(), dict(copy.deepcopy(CONFIG), paramwise_cfg=dict(a=1)))
