@@ -66,7 +66,7 @@ format: setup-full  ## Rewrite the sources as lint wants them
 
 # The variable silences an advertisement of the theme. Warnings are errors.
 docs: setup-full  ## Build the documentation site in build/site
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	$(PY) tools/docs/check_links.py build/site
 
 # The demos can also use the full environment.

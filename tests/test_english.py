@@ -16,7 +16,7 @@ SOURCES = sorted(
 )
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ('*.md', 'docs/*.md', 'configs/**/*.md')
+    for pattern in ('*.md', 'docs/**/*.md', 'configs/**/*.md')
     for path in ROOT.glob(pattern)
 )
 

@@ -27,7 +27,7 @@ def test_the_site_is_built_without_warnings_and_its_links_are_correct(tools, tmp
     pytest.importorskip('mkdocs', reason='the extra `docs` is not installed')
     check_links, _, _ = tools
     done = subprocess.run(
-        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-d', tmp_path / 'site'],
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-d', tmp_path / 'site'],
         cwd=ROOT,
         env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
         capture_output=True,
