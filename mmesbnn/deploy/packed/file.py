@@ -25,19 +25,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...binary.tiled_norm import TiledBatchNorm2d
 from ...checkpoints import CheckpointError, check_finite, read_tensors
+from ...checkpoints.bits import BITS, SCALE, unpack_bits
 from ...errors import MmesbnnError, shorten
 from .layout import check_checksum, unflatten
 
 FORMAT = 'mmesbnn-packed-1'
-#: Suffixes of the entries that store a binary weight.
-PARTS = BITS, SCALE = 'weight.bits', 'weight.scale'
 DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -71,25 +69,6 @@ def tiled_statistics(model: nn.Module) -> Iterator[tuple[str, int]]:
         if isinstance(module, TiledBatchNorm2d) and module.copies > 1:
             for statistic in _STATISTICS:
                 yield f'{name}.{statistic}'.removeprefix('.'), module.copies
-
-
-def pack_bits(weight: Tensor) -> Tensor:
-    """Pack one bit per entry, 1 if positive, as uint8, least significant bit first."""
-    positive = (weight.detach() > 0).cpu().numpy()
-    return torch.from_numpy(np.packbits(positive, bitorder='little'))
-
-
-def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Unpack the bits of :func:`pack_bits` to signs +1 or -1 in float32.
-
-    Raises:
-        ValueError: If the number of bits does not match ``shape``.
-    """
-    count = shape.numel()
-    if bits.numel() != -(-count // 8):
-        raise ValueError(f'{bits.numel()} bytes of bits for {count} weights')
-    flat = np.unpackbits(bits.cpu().numpy(), count=count, bitorder='little')
-    return torch.from_numpy(flat).to(torch.float32).mul_(2).sub_(1).view(shape)
 
 
 def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
@@ -137,8 +116,6 @@ def stored_weight(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tens
     """Return the effective weight of layer ``name``, with shape and dtype of ``like``."""
     key = f'{name}.' if name else ''
     bits, scale = stored[f'{key}{BITS}'], stored.get(f'{key}{SCALE}')
-    if bits.dtype != torch.uint8:
-        raise ValueError(f'bits of {bits.dtype}, not of torch.uint8')
     signs = unpack_bits(bits, like.shape).to(like.dtype)
     if scale is not None and scale.shape != like.shape[:1]:
         raise ValueError(f'scales of shape {tuple(scale.shape)} for {len(like)}')

@@ -20,6 +20,7 @@ from ...binary.arguments import MODULE
 from ...binary.layers import BinaryLayer, binary_layers
 from ...binary.replaced import replaced_in
 from ...checkpoints import CheckpointError, state_dict_of
+from ...checkpoints.bits import BITS, SCALE, pack_bits
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import Rule, checked, mapping, optional, positive_int
 from ...optional import require
@@ -36,17 +37,7 @@ from ...project import (
 from ...version import __version__
 from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
-from .file import (
-    BITS,
-    FORMAT,
-    SCALE,
-    PackError,
-    pack_bits,
-    read_packed,
-    stored_weight,
-    tiled_statistics,
-    unused_keys,
-)
+from .file import FORMAT, PackError, read_packed, stored_weight, tiled_statistics, unused_keys
 from .layout import CHECKSUM, checksum, flatten
 
 #: Number of binary weights above which packing shows a progress bar.

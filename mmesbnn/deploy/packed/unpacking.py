@@ -19,22 +19,14 @@ from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
+from ...checkpoints.bits import BITS, PARTS
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import check, checked, each, mapping, optional, positive_int, sequence
 from ...errors import sentence
 from ...plain_values import ConfigError
 from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
-from .file import (
-    BITS,
-    DTYPES,
-    PARTS,
-    PackError,
-    read_packed,
-    stored_weight,
-    tiled_statistics,
-    unused_keys,
-)
+from .file import DTYPES, PackError, read_packed, stored_weight, tiled_statistics, unused_keys
 
 _PARTS = each(mapping(['parts']), parts=sequence(mapping()))
 

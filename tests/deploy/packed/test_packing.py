@@ -28,8 +28,9 @@ from mmesbnn.binary import (
     ShrunkConv2d,
     TiledBatchNorm2d,
 )
+from mmesbnn.checkpoints.bits import pack_bits, unpack_bits
 from mmesbnn.deploy import PackError, load_packed, pack, pack_checkpoint
-from mmesbnn.deploy.packed.file import pack_bits, read_packed, unpack_bits
+from mmesbnn.deploy.packed.file import read_packed
 from mmesbnn.deploy.packed.layout import checksum
 from tests.analysis.digits import set_temperature, write_project
 from tests.managers import forget_runners
