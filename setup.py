@@ -27,7 +27,9 @@ MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 MIM = ['openmim>=0.3', 'opendatalab!=0.0.10', 'setuptools<82']
 CLS = ['mmpretrain>=1.0', 'torchvision', *MIM]
 DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
-SR = ['diffusers>=0.30', 'safetensors', 'pillow']
+# BinaryConfig needs diffusers 0.39, see mmesbnn/diffusion/registration.py. With any
+# quantization_config, from_pretrained of diffusers needs accelerate.
+SR = ['diffusers>=0.30', 'accelerate', 'safetensors', 'pillow']
 # Binary layers run on OpenVINO's BinaryConvolution, which a later year may drop.
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']

@@ -48,4 +48,6 @@ def __getattr__(name: str) -> Any:
         if name == 'binarize':
             return import_module('.binary', __name__).binarize
         return import_module(f'.{name}', __name__)
+    if name == 'BinaryConfig':  # imports diffusers, so it is no part of __all__
+        return import_module('.diffusion', __name__).BinaryConfig
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -85,6 +85,27 @@ class BinaryOptions:
         return cls(**options)
 
 
+def refuse_both(short: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    """Check that no keyword argument is given beside one object with all options.
+
+    Args:
+        short: Keyword arguments.
+        default: Their defaults.
+
+    Raises:
+        ValueError: If one of them does not have its default.
+    """
+    both = [
+        name
+        for name, value in short.items()
+        if value is not default.get(name) and value != default.get(name)
+    ]
+    if both:
+        raise ValueError(
+            f'options and {", ".join(both)} are both given: put {both[0]} into options'
+        )
+
+
 def merged_options(
     options: BinaryOptions | Mapping[str, Any] | None,
     short: Mapping[str, Any],
@@ -105,15 +126,7 @@ def merged_options(
     if options is None:
         return BinaryOptions.from_dict({**default, **short})
     check('options', options, either(instance(BinaryOptions, 'a BinaryOptions'), mapping()))
-    both = [
-        name
-        for name, value in short.items()
-        if value is not default.get(name) and value != default.get(name)
-    ]
-    if both:
-        raise ValueError(
-            f'options and {", ".join(both)} are both given: put {both[0]} into options'
-        )
+    refuse_both(short, default)
     if isinstance(options, BinaryOptions):
         return options
     return BinaryOptions.from_dict({**default, **options})

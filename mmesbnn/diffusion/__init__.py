@@ -11,9 +11,12 @@ from torch import nn
 from ..checks import checked, mapping, optional
 from ..optional import require
 from .folders import check_unet, load_unet
+from .registration import register, require_quantizers
 
 #: Names that need diffusers, and their modules.
 _LAZY = {
+    'BinaryConfig': 'quantization_config',
+    'BinaryQuantizer': 'quantizer',
     'BIDiffSRResidualUNet': 'residual',
     'BIDiffSRUNet': 'bi_diffsr',
     'SRDiffusionPipeline': 'pipeline',
@@ -21,6 +24,8 @@ _LAZY = {
     'load_binarized': 'binarized',
     'make_scheduler': 'schedule',
 }
+#: Those that need the quantizers of later releases of diffusers.
+_QUANTIZERS = ('BinaryConfig', 'BinaryQuantizer')
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +33,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     require('diffusers', 'sr', name)
+    if name in _QUANTIZERS:
+        require_quantizers(name)
     return getattr(import_module(f'.{_LAZY[name]}', __name__), name)
 
 
@@ -69,5 +76,7 @@ def build_binarized_unet(
     __getattr__('binarize_unet')(unet, **(binarize or {}))
     return unet
 
+
+register()
 
 __all__ = ['build_bi_diffsr_unet', 'build_binarized_unet', *_LAZY]

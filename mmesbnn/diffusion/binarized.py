@@ -7,78 +7,30 @@ float classes, for example in ``EMAModel(model_cls=UNet2DConditionModel)``.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from diffusers import ControlNetModel
-from diffusers.models.attention import FeedForward
-from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import Downsample2D
 
 # diffusers looks ModelMixin up in this module when it loads a whole pipeline
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.models.upsampling import Upsample2D
-from torch import nn
 
 from ..binary.arguments import checked_layer
-from ..binary.binarize import REPORTS, BinarizeReport
-from ..binary.options import BinaryOptions, merged_options
-from ..binary.replaced import binarize_layers
-from ..checks import checked, either, filled_text, mapping, sequence, text
+from ..binary.binarize import BinarizeReport
+from ..binary.options import BinaryOptions, merged_options, refuse_both
+from ..checks import checked
 from ..old_forms import current_options
 from .folders import UNETS, LocalModel, check_unet, load_unet
+from .layer_choice import eligible_layers, replace_layers
+from .named import KEEP, NAMED, is_ours
 
 #: Key of a model's config that holds its binary layers. diffusers accepts unknown keys that
 #: begin with an underscore.
 CONFIG_KEY = '_mmesbnn_binarized'
-
-#: A sign or weight binarizer that the config of a model can store.
-NAMED = dataclasses.replace(
-    either(filled_text, mapping()), says='a name or a dict, which the config of the model can store'
-)
-
-#: Children of these modules that become binary.
-_CONVOLUTIONS: dict[type[nn.Module], tuple[str, ...]] = {
-    ResnetBlock2D: ('conv1', 'conv2'),
-    ResnetBlockCondNorm2D: ('conv1', 'conv2'),
-    Downsample2D: ('conv',),
-    Upsample2D: ('conv', 'Conv2d_0'),
-}
-_SHORTCUTS: dict[type[nn.Module], tuple[str, ...]] = {
-    ResnetBlock2D: ('conv_shortcut',),
-    ResnetBlockCondNorm2D: ('conv_shortcut',),
-}
-_PROJECTIONS: dict[type[nn.Module], tuple[str, ...]] = {
-    Attention: (
-        'to_q',
-        'to_k',
-        'to_v',
-        'to_out.0',
-        'add_q_proj',
-        'add_k_proj',
-        'add_v_proj',
-        'to_add_out',
-    ),
-    FeedForward: ('net.0.proj', 'net.2'),
-    Transformer2DModel: ('proj_in', 'proj_out'),
-}
-
-#: Reasons for keeping the other layers, by a part of their name.
-_REASONS = {
-    'conv_in': 'first layer',
-    'conv_out': 'last layer',
-    'conv_shortcut': 'shortcut; shortcuts=True replaces it',
-    'time': 'timestep embedding',
-    'class_embedding': 'class embedding',
-    'attention': 'attention; attention=True replaces it',
-}
 
 
 class _Binarized(LocalModel):
@@ -100,7 +52,7 @@ class _Binarized(LocalModel):
                 f'binary: it lacks {CONFIG_KEY}'
             )
         options = BinaryOptions.from_dict(current_options(done['options']))
-        _replace(model, done['layers'], (), options)
+        replace_layers(model, done['layers'], (), options)
         return result
 
 
@@ -123,6 +75,20 @@ _CLASSES: dict[type[Any], type[Any]] = {
 }
 
 
+def _quantize(model: Any) -> None:
+    """Make a new model binary whose config names the layers.
+
+    ``from_pretrained`` builds on the meta device, and replaces layers itself.
+    """
+    from .quantization_config import BinaryConfig
+    from .quantizer import apply_config
+
+    stored = model.config['quantization_config']
+    config = BinaryConfig.from_dict(stored) if isinstance(stored, Mapping) else stored
+    if config.layers is not None and not next(model.parameters()).is_meta:
+        apply_config(model, config)
+
+
 def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
     """Make ``plain.from_config`` build ``binary`` if the config describes one."""
 
@@ -133,7 +99,10 @@ def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
         if cls is plain and isinstance(config, Mapping) and CONFIG_KEY in config:
             return binary.from_config(config, return_unused_kwargs, **kwargs)
         of_base: Any = super(plain, cls)
-        return of_base.from_config(config, return_unused_kwargs, **kwargs)
+        result = of_base.from_config(config, return_unused_kwargs, **kwargs)
+        if isinstance(config, Mapping) and is_ours(config.get('quantization_config')):
+            _quantize(result[0] if return_unused_kwargs else result)
+        return result
 
     plain.from_config = classmethod(from_config)
 
@@ -149,16 +118,25 @@ def _from_unet(
     cls: type, unet: Any, *args: Any, load_weights_from_unet: bool = True, **kwargs: Any
 ) -> Any:
     """Build a ControlNet for ``unet``, with the same binary layers if ``unet`` is binary."""
-    if not isinstance(unet, _Binarized):
+    quantizer = getattr(unet, 'hf_quantizer', None)
+    of_quantizer = quantizer is not None and is_ours(quantizer.quantization_config)
+    if not isinstance(unet, _Binarized) and not of_quantizer:
         return _controlnet_from_unet(
             cls, unet, *args, load_weights_from_unet=load_weights_from_unet, **kwargs
         )
     model = _controlnet_from_unet(cls, unet, *args, load_weights_from_unet=False, **kwargs)
-    done = unet.config[CONFIG_KEY]
     names = dict(model.named_modules())
-    layers = [name for name in done['layers'] if name in names]
-    options = BinaryOptions.from_dict(current_options(done['options']))
-    _mark(model, _replace(model, layers, (), options), options)
+    if of_quantizer:
+        from .quantizer import apply_config
+
+        config = cast(Any, quantizer).quantization_config.copy()
+        config.layers = [name for name in config.layers if name in names]
+        apply_config(model, config)
+    else:
+        done = unet.config[CONFIG_KEY]
+        layers = [name for name in done['layers'] if name in names]
+        options = BinaryOptions.from_dict(current_options(done['options']))
+        _mark(model, replace_layers(model, layers, (), options), options)
     if load_weights_from_unet:
         own, source = model.state_dict().keys(), cast(Any, unet)
         state = {name: x for name, x in source.state_dict().items() if name in own}
@@ -176,49 +154,7 @@ def _mark(model: ModelMixin, report: BinarizeReport, options: BinaryOptions) -> 
     model.register_to_config(**{CONFIG_KEY: done})
 
 
-def _found(unet: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
-    """Yield the names of the layers of ``unet`` that ``table`` describes."""
-    for name, module in unet.named_modules():
-        for child in table.get(type(module), ()):
-            try:
-                layer = module.get_submodule(child)
-            except AttributeError:  # an optional part
-                continue
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                yield f'{name}.{child}'
-            elif any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in layer.modules()):
-                raise ValueError(
-                    f'unet: {name}.{child} is a {type(layer).__name__} of '
-                    f'{type(layer).__module__.partition(".")[0]} around the layer, such as '
-                    'a LoRA adapter: binarize first and then add adapters, or merge and '
-                    'unload them first'
-                )
-
-
-def _reason(name: str) -> str:
-    return next((why for part, why in _REASONS.items() if part in name), 'other layer')
-
-
-def _replace(
-    unet: nn.Module, layers: Sequence[str], keep: Sequence[str], options: BinaryOptions
-) -> BinarizeReport:
-    """Replace ``layers``, except those that ``keep`` matches; report reasons for the rest."""
-    report = binarize_layers(unet, layers, options, keep)
-    # the config describes the binary layers, so the model can be saved
-    del unet.save_pretrained
-    delattr(unet, REPORTS)
-    return BinarizeReport(
-        [
-            layer
-            if layer.replaced or layer.name in layers
-            else dataclasses.replace(layer, why=_reason(layer.name))
-            for layer in report
-        ],
-        options,
-    )
-
-
-@checked_layer(keep=either(text, sequence(filled_text)), sign=NAMED, weight_binarizer=NAMED)
+@checked_layer(keep=KEEP, sign=NAMED, weight_binarizer=NAMED)
 def binarize_unet(
     unet: ModelMixin,
     tau: int = 2,
@@ -273,7 +209,11 @@ def binarize_unet(
         pad_value: As :class:`~mmesbnn.binary.BinaryConv2d`'s: -1, 0 or 1. Default 0.
         latent_clip: As :class:`~mmesbnn.binary.BinaryConv2d`'s. Default None.
         options: Options ``tau``, ``es_groups`` and ``spread`` to ``latent_clip`` in one
-            object or mapping, in place of these arguments. Default None.
+            object or mapping, in place of these arguments. With a
+            :class:`~mmesbnn.diffusion.quantization_config.BinaryConfig`, in place of all
+            arguments, the model is as ``from_pretrained(quantization_config=...)`` makes
+            it: it can be of any class, keeps its class, and is saved as bits. Default
+            None.
 
     Returns:
         Report of the replaced layers and the kept layers, with reasons. It prints as a
@@ -284,13 +224,6 @@ def binarize_unet(
             replace; if an argument is not one of the allowed values; or if a pattern in
             ``keep`` matches nothing. The model has not changed then.
     """
-    if isinstance(unet, tuple(_CLASSES.values())):
-        raise ValueError(f'unet is a {type(unet).__name__}: it is already binary')
-    if type(unet) not in _CLASSES:
-        names = ' or a '.join(known.__name__ for known in _CLASSES)
-        raise ValueError(
-            f'unet is a {type(unet).__name__}, not a {names}; mmesbnn.binarize takes any module'
-        )
     short = dict(
         tau=tau,
         es_groups=es_groups,
@@ -300,19 +233,26 @@ def binarize_unet(
         pad_value=pad_value,
         latent_clip=latent_clip,
     )
-    options = merged_options(options, short, BinaryOptions(tau=2))
-    options.to_dict()  # raises an error for an option that the config cannot store
-    tables = [_CONVOLUTIONS]
-    tables += [_PROJECTIONS] if attention else []
-    tables += [_SHORTCUTS] if shortcuts else []
-    layers = [name for table in tables for name in _found(unet, table)]
-    if not layers:
+    default = BinaryOptions(tau=2)
+    if is_ours(options):  # old releases of diffusers have no BinaryConfig
+        choice = dict(keep=keep, attention=attention, shortcuts=shortcuts)
+        plain = dict(keep=(), attention=False, shortcuts=False)
+        refuse_both({**choice, **short}, {**plain, **default.arguments()})
+        from .quantizer import apply_config
+
+        return apply_config(unet, cast(Any, options))
+    if isinstance(unet, tuple(_CLASSES.values())):
+        raise ValueError(f'unet is a {type(unet).__name__}: it is already binary')
+    if type(unet) not in _CLASSES:
+        names = ' or a '.join(known.__name__ for known in _CLASSES)
         raise ValueError(
-            f'this {type(unet).__name__} has no layer to binarize: it has no residual block, '
-            'downsampler or upsampler with a convolution'
+            f'unet is a {type(unet).__name__}, not a {names}; mmesbnn.binarize takes any module'
         )
+    options = merged_options(options, short, default)
+    options.to_dict()  # raises an error for an option that the config cannot store
+    layers = eligible_layers(unet, attention, shortcuts)
     keep = [keep] if isinstance(keep, str) else list(keep)
-    report = _replace(unet, layers, keep, options)
+    report = replace_layers(unet, layers, keep, options)
     _mark(unet, report, options)
     return report
 

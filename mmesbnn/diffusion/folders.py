@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import MmesbnnError, sentence, shorten
 from ..plain_values import read_json
+from .named import is_ours
 
 #: UNets, and the module that ``model_index.json`` names for each.
 UNETS = {
@@ -62,7 +63,8 @@ def _described(path: Path) -> dict[str, Any]:
     """Read a JSON file of diffusers; keys that load code raise an error."""
     content = read_json(path)
     for key in _FOREIGN:
-        if content.get(key) is not None:
+        own = key == 'quantization_config' and is_ours(content.get(key))
+        if content.get(key) is not None and not own:
             raise FolderError(f'{path}: {key} is not supported')
     if not isinstance(content.get('_class_name'), str):
         found = shorten(repr(content.get('_class_name')), 60)
