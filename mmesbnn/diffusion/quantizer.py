@@ -42,6 +42,7 @@ class BinaryQuantizer(DiffusersQuantizer):
         report: Replaced and kept layers; None before the model is loaded.
     """
 
+    quantization_config: BinaryConfig
     requires_calibration = False
     required_packages = ['accelerate']
     #: Modules that a float model keeps in float32 stay there.
