@@ -10,6 +10,7 @@ from torch import nn
 
 import mmesbnn
 from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryOptions,
@@ -23,6 +24,7 @@ from mmesbnn.binary import (
     sign,
     straight_through,
 )
+from mmesbnn.binary.entries import WEIGHT_BINARIZERS as OWN
 from mmesbnn.deploy.onnx import with_constant_weights
 from mmesbnn.deploy.packed.file import PackError
 from mmesbnn.deploy.packed.packing import pack
@@ -234,3 +236,16 @@ def test_forms_of_inputs(form, values):
 def test_wrong_forms(build, name):
     with pytest.raises(ValueError, match=name):
         build()
+
+
+@pytest.mark.parametrize('name', sorted(set(OWN.own) - {'fixed', 'real'}))
+def test_packed_files_of_all_weight_binarizers(name, tmp_path):
+    torch.manual_seed(0)
+    config = dict(model=dict(REACTNET, weight_binarizer=dict(type=name)))
+    model = lifelike(MODELS.build(config['model']), torch.randn(4, 3, 16, 16))
+    x = torch.randn(2, 3, 16, 16)
+    assert check_binary(model, x) == []
+    pack(model, tmp_path / 'net.safetensors', config=config)
+    twin = load_packed(tmp_path / 'net.safetensors')  # its config is not trusted
+    assert torch.equal(twin(x)[-1], model(x)[-1])
+    assert count_ops(twin, (3, 16, 16)).total['ops'] == count_ops(model, (3, 16, 16)).total['ops']

@@ -16,7 +16,7 @@ for BNext's quantised variant. As in the papers, signs, norms, activations, pool
 and element-wise products are not counted.
 
 Source: Bi-Real Net (Liu et al., 2018) and later papers for ``BOPs/64``; BNext (Guo et al.,
-2022) for 8-bit MACs; DoReFa-Net (Zhou et al., 2016), section 2.1, for ``k b`` BOPs.
+2022) for 8-bit MACs; DoReFa-Net (Zhou et al., 2016) for ``k b`` BOPs.
 """
 
 from __future__ import annotations

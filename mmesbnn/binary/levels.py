@@ -97,7 +97,7 @@ def dorefa(x: Tensor, bits: int = 2) -> Tensor:
         x: Tensor of any shape.
         bits: ``k``, 1 to 8. Default 2.
 
-    Source: Zhou et al., "DoReFa-Net" (2016), eq. 5 and 11; larq's ``DoReFa``.
+    Source: Zhou et al., "DoReFa-Net" (2016); larq's ``DoReFa``.
     """
     return with_surrogate(x, partial(_levels, steps=2**bits - 1), _unit, _unit_gradient)
 

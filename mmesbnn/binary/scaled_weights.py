@@ -83,8 +83,7 @@ def magnitude_aware_weight(weight: Tensor, clip: float = 1.0, zero: int = -1) ->
         clip: Half width of the window that lets gradients pass, > 0. Default 1.
         zero: Value of sign(0), -1 or 0. Default -1.
 
-    Source: Liu et al., "Bi-Real Net" (2018), section 3.3, in the form of larq's
-    ``MagnitudeAwareSign``.
+    Source: Liu et al., "Bi-Real Net" (2018), in the form of larq's ``MagnitudeAwareSign``.
     """
     return with_surrogate(
         weight,
@@ -138,7 +137,7 @@ class LearnedScaleWeight(Binarizer, WeightBinarizer):
         ValueError: If ``channels`` or ``clip`` is not positive, or ``zero`` not one of -1, 0;
             when called, if the weight has another number of output channels.
 
-    Source: Bulat and Tzimiropoulos, "XNOR-Net++" (2019), section 4, case 1.
+    Source: Bulat and Tzimiropoulos, "XNOR-Net++" (2019), case 1.
     """
 
     form = WeightForm(scaled=True)
@@ -180,7 +179,7 @@ class RankOneScale(nn.Module):
     Shape:
         ``(N, channels, height, width)`` to the same.
 
-    Source: Bulat and Tzimiropoulos, "XNOR-Net++" (2019), section 4, case 4.
+    Source: Bulat and Tzimiropoulos, "XNOR-Net++" (2019), case 4.
     """
 
     @checked_layer(height=positive_int, width=positive_int)

@@ -54,7 +54,7 @@ def swish_sign(x: Tensor, beta: float = 5.0, zero: int = -1) -> Tensor:
         beta: Steepness, > 0. Default 5.
         zero: Value of sign(0), -1 or 0. Default -1.
 
-    Source: Darabi et al., "BNN+: Improved Binary Network Training" (2018), eq. 4; larq's
+    Source: Darabi et al., "BNN+: Improved Binary Network Training" (2018); larq's
     ``SwishSign``.
     """
     return with_surrogate(
@@ -123,7 +123,7 @@ def ede_sign(
         zero: Value of sign(0), -1 or 0. Default -1.
 
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural
-    Networks" (IR-Net, 2020), eq. 10 to 12.
+    Networks" (IR-Net, 2020).
     """
     t = sharpness(progress, x, start, end)
     return with_surrogate(

@@ -78,7 +78,7 @@ def balanced_weight(
         zero: Value of sign(0), -1 or 0. Default -1.
 
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural
-    Networks" (IR-Net, 2020), eq. 6 to 9.
+    Networks" (IR-Net, 2020).
     """
     standard = standardize(weight)
     t = sharpness(progress, standard, start, end)

@@ -262,3 +262,15 @@ def test_strides(arch, stem_stride, strides):
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         narrow(**options)
+
+
+@pytest.mark.parametrize('generalized', [False, True])
+def test_the_sign_is_an_option(generalized):
+    options = dict(arch=dict(channels=[8, 8, 16], depths=[1, 1]), generalized=generalized)
+    own, other = ReActNet(**options), ReActNet(sign=dict(type='dorefa', bits=3), **options)
+    other.load_state_dict(own.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    assert not torch.equal(own.eval()(x)[-1], other.eval()(x)[-1])
+    ones, threes = (count_ops(model, (3, 32, 32)).total for model in (own, other))
+    assert threes['bops'] == 3 * ones['bops'] > 0
+    assert threes['fp_macs'] == ones['fp_macs']

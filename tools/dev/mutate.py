@@ -172,6 +172,66 @@ MUTANTS = (
         'total / matrix.square().sum()',
         'tests/analysis/test_capacity.py',
     ),
+    Mutant(
+        'estimator-swish',
+        '2 * beta * slope * (2 - u * (u / 2).tanh())',
+        '2 * beta * slope * (2 - u * u.tanh())',
+        'tests/binary/test_smooth_signs.py',
+    ),
+    Mutant(
+        'estimator-ede',
+        't.clamp(min=1) * (1 - (t * x).tanh().square())',
+        't * (1 - (t * x).tanh().square())',
+        'tests/binary/test_smooth_signs.py',
+    ),
+    Mutant(
+        'estimator-reste',
+        'steep = root * size.clamp',
+        'steep = size.clamp',
+        'tests/binary/test_smooth_signs.py',
+    ),
+    Mutant(
+        'estimator-fda',
+        '(2 * terms.to(x.dtype) * turns).sinc()',
+        '(terms.to(x.dtype) * turns).sinc()',
+        'tests/binary/test_smooth_signs.py',
+    ),
+    Mutant(
+        'estimator-dorefa',
+        '(x.clamp(0, 1) * steps).round_() / steps',
+        '(x.clamp(0, 1) * steps).floor_() / steps',
+        'tests/binary/test_levels.py',
+    ),
+    Mutant(
+        'estimator-balanced',
+        '.log2().round().exp2()',
+        '.log2().exp2()',
+        'tests/binary/test_standardized.py',
+    ),
+    Mutant(
+        'estimator-recu',
+        '-(2 - 2 * tau).log()',
+        '-(2 - tau).log()',
+        'tests/binary/test_standardized.py',
+    ),
+    Mutant(
+        'estimator-magnitude',
+        'per_output_mean_abs(weight.detach()) * window_gradient(',
+        'window_gradient(',
+        'tests/binary/test_scaled_weights.py',
+    ),
+    Mutant(
+        'estimator-bop',
+        '(momentum * weight > 0)',
+        '(momentum * weight < 0)',
+        'tests/engine/test_bop.py',
+    ),
+    Mutant(
+        'bits-of-activations',
+        'bops = products * weight_bits * (tally.input_bits',
+        'bops = products * weight_bits * (1 + 0 * tally.input_bits',
+        'tests/binary/test_levels.py',
+    ),
 )
 
 

@@ -46,7 +46,7 @@ class Bop(torch.optim.AdamW):
             ``flips=True``.
 
     Source: Helwegen et al., "Latent Weights Do Not Exist: Rethinking Binarized Neural Network
-    Optimization" (2019), algorithm 1.
+    Optimization" (2019).
     """
 
     @checked(gamma=number(0, 1), threshold=not_negative)

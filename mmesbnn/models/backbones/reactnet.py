@@ -180,13 +180,16 @@ class ReActNet(ESBackbone):
         generalized: Whether signs have learnable thresholds and blocks end in shifted
             PReLUs (ReActNet). With False they have neither, so ``arch='18'`` is
             Bi-Real-18. Default True.
+        sign: Sign of the activations, see :func:`mmesbnn.binary.build_sign`. Default
+            ``'quadratic'``.
         weight_binarizer: ``'scaled_sign'``, or ``'real'`` for the first stage, see
             :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``.
         in_channels: Channels of the image. Default 3.
         stem_stride: Total stride of the stem: 2 (ImageNet) or 1 (32x32 images). In the
             layout of ReActNet-18 it is 4 (7x7 convolution and max-pool) or 1. Default
             None: the stride for ImageNet, 2 or 4.
-        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
+        sign_zero: Value of sign(0) of the default sign and weight binarizer: -1, or 0 as in
+            the published code. Default -1.
         **options: Arguments of :class:`BackboneOptions`, such as ``tau`` and ``groups``.
             Without ``init_cfg`` weights get torch's initialisation, as in the published
             first stage. (The published code initialises the second stage uniformly in
@@ -210,6 +213,7 @@ class ReActNet(ESBackbone):
         arch: str | dict[str, Any] = 'A',
         *,
         generalized: bool = True,
+        sign: Any = 'quadratic',
         weight_binarizer: Any = 'scaled_sign',
         in_channels: int = 3,
         stem_stride: int | None = None,
@@ -220,11 +224,13 @@ class ReActNet(ESBackbone):
         arch = resolve_arch(arch, ARCHS)
         if weight_binarizer == 'scaled_sign':
             weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
+        if sign == 'quadratic':
+            sign = dict(type='quadratic', zero=sign_zero)
         unit = dict(
             generalized=generalized,
             expansion=common.expansion,
             norm=common.norm,
-            sign=dict(type='quadratic', zero=sign_zero),
+            sign=sign,
             weight_binarizer=weight_binarizer,
         )
         super().__init__(
