@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
@@ -111,6 +112,40 @@ def test_names_of_the_package_mean_the_same_classes():
 def test_a_sign_of_a_user(spec):
     assert type(build_sign(spec)) is CubeSign
     assert BinaryConv2d(4, 4, 3, sign=dict(type='CubeSign', factor=2.0)).sign.factor == 2
+
+
+@pytest.mark.usefixtures('registered')
+def test_the_conv_cfg_of_a_network():
+    cfg = dict(type='ESConv2d', tau=2, sign=dict(type='CubeSign', factor=3.0))
+    layer = MODELS.build(dict(cfg, in_channels=4, out_channels=8, kernel_size=3))
+    assert type(layer.conv.sign) is CubeSign and layer.conv.sign.factor == 3
+
+
+USERS_MODULE = """
+from mmesbnn.binary import InputForm, QuadraticSign
+from mmesbnn.registry import SIGNS
+
+@SIGNS.register_module()
+class WideSign(QuadraticSign):
+    def forward(self, x):
+        return super().forward(x / 2)
+"""
+
+
+@pytest.mark.usefixtures('registered')
+def test_a_config_imports_the_module_of_a_user(tmp_path, monkeypatch):
+    (tmp_path / 'users_signs.py').write_text(USERS_MODULE)
+    (tmp_path / 'config.py').write_text(
+        "custom_imports = dict(imports=['mmesbnn', 'users_signs'])\n"
+        f'model = dict({REACTNET!r}, sign=dict(type="WideSign"))\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = MODELS.build(Config.fromfile(tmp_path / 'config.py').model)
+    names = {type(module).__name__ for module in model.modules()}
+    assert 'WideSign' in names and 'QuadraticSign' not in names
+    x = torch.randn(1, 3, 16, 16, requires_grad=True)
+    model(x)[-1].sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.usefixtures('registered')
