@@ -190,8 +190,9 @@ def _built(
     with scope_of(config):
         model = build_model(config)
     if pretrained is None:
+        init_weights: Any = model.init_weights
         with _without_log():
-            model.init_weights()
+            init_weights()
     else:
         load_into(model, pretrained, new_head=new_head, max_bytes=max_bytes)
     model._config = config

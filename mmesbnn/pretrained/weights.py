@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..binary.layers import binary_layers
 from ..checkpoints import CheckpointError, state_dict_of, strip_wrapper
-from ..deploy.packed.file import FORMAT, PARTS, PackError, read_packed
+from ..checkpoints.bits import PARTS
+from ..deploy.packed.file import FORMAT, PackError, read_packed
 from ..deploy.packed.unpacking import fill
 from ..errors import sentence
 from ..plain_files import open_plain
