@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from site_api import api_pages
 from site_links import FIXED, replace_links, resolved, site_path, targets
 from site_pages import notebook_page, source_page, zoo_page
 
@@ -26,6 +27,8 @@ def on_files(files: Files, config: Any) -> Files:
     for file in files.documentation_pages():
         _SOURCES[file.src_uri] = f'docs/{file.src_uri}'
     _add(files, config, 'model_zoo.md', 'docs/model_zoo.md', zoo_page(ROOT))
+    for name, text in api_pages(ROOT).items():
+        _add(files, config, f'api/{name}.md', f'docs/api/{name}.md', text)
     for path in [*FIXED, *_below('configs/*/README.md')]:
         _add_file(files, config, path)
     for path in _below('docs/notebooks/*.ipynb'):
