@@ -54,9 +54,9 @@ def _module(root: Path, module: str) -> str:
 
 
 def public_names(tree: ast.Module) -> list[str]:
-    """List the classes and functions that a module offers, with the module below it if lazy.
+    """List the names that a module offers; lazy ones with the module that has them.
 
-    Names of submodules are left out, and so are constants.
+    Names of submodules are left out.
     """
     values = {
         node.targets[0].id: node.value
@@ -77,9 +77,10 @@ def public_names(tree: ast.Module) -> list[str]:
         for name, module in ast.literal_eval(values[key]).items()
     }
     listed = values.get('__all__')
-    names = []
-    for node in listed.elts if isinstance(listed, ast.List) else ():
-        if isinstance(node, ast.Constant) and not node.value.isupper():
-            names.append(node.value)
+    names = [
+        node.value
+        for node in (listed.elts if isinstance(listed, ast.List) else ())
+        if isinstance(node, ast.Constant)
+    ]
     own = [name for name in names if name in imported | defined and name not in lazy]
     return own + sorted(lazy.values(), key=lambda path: path.rpartition('.')[2].lower())
