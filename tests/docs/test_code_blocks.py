@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS
 
+from mmesbnn.registry import SIGNS, WEIGHT_BINARIZERS
 from tests.docs import blocks
 from tests.docs.blocks import PAGES, ROOT
 
@@ -106,6 +108,18 @@ def runnable():
     return pages
 
 
+@pytest.fixture
+def registries():
+    """Forget the classes that a page registers."""
+    places = (SIGNS, WEIGHT_BINARIZERS, MODELS, HOOKS)
+    before = [(place, dict(place.module_dict)) for place in places]
+    yield
+    for place, entries in before:
+        place.module_dict.clear()
+        place.module_dict.update(entries)
+
+
+@pytest.mark.usefixtures('registries')
 @pytest.mark.parametrize('page', runnable())
 def test_code_runs(page, tmp_path, monkeypatch):
     """Run the code of a page from top to bottom, in a folder with configs and tools."""
