@@ -44,7 +44,6 @@ class BinaryQuantizer(DiffusersQuantizer):
 
     quantization_config: BinaryConfig
     requires_calibration = False
-    required_packages = ['accelerate']
     #: Modules that a float model keeps in float32 stay there.
     use_keep_in_fp32_modules = True
 
@@ -82,7 +81,7 @@ class BinaryQuantizer(DiffusersQuantizer):
         elif isinstance(devices, str):
             raise ValueError(f'device_map={devices!r} must name one device for a binary model')
 
-    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> Any:
         """Return ``torch_dtype``, the dtype of the loaded weights."""
         self._dtype = torch_dtype
         return torch_dtype
@@ -156,14 +155,14 @@ class BinaryQuantizer(DiffusersQuantizer):
             return
         from .layer_choice import replace_layers  # imports models, which import quantizers
 
-        config = self.quantization_config
+        config, layers = self.quantization_config, self.quantization_config.layers or []
         if config.packed:
             config.weight_binarizer = 'learned_scale'
         with torch.device('meta'):
-            self.report = replace_layers(model, config.layers, (), config.options)
+            self.report = replace_layers(model, layers, (), config.options)
         self._layers = binary_layers(model, every_name=True)
         entries = {layer.name: layer for layer in self.report}
-        for name in config.layers:
+        for name in layers:
             entry = entries.get(name)
             if entry is None or not entry.replaced:
                 why = entry.why if entry else 'another name of a layer'
