@@ -69,6 +69,7 @@ def draw(runs: Runs, path: Path) -> None:
     right.set_xticks([x + 0.2 for x in range(len(seeds))], [f'seed {x}' for x in seeds])
     left.set(title='loss while training', xlabel='step', ylabel='cross entropy', ylim=(None, 4.2))
     right.set(title='fresh crops of the training part', ylabel='% right, chance is 1 %')
+    right.margins(y=0.12)  # room for the labels of the bars
     left.legend()
     left.grid(alpha=0.3)
     figure.suptitle(f'Binary ReActNet, 64 channels, 8 units, {ops:.4f} M operations each')

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -93,3 +95,23 @@ def test_missing_matplotlib_is_explained(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=message):
         draw_training(training(1), tmp_path / 'a.png', 'title')
     assert not list(tmp_path.iterdir())
+
+
+def test_titles_are_whole_and_do_not_touch(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))
+    )
+    draw_training(training(3), tmp_path / 'x.png', 'title', samples(20))
+    (figure,) = figures
+    figure.draw_without_rendering()
+    for part in figure.subfigs:
+        for line in {axis.get_subplotspec().rowspan.start for axis in part.axes}:
+            boxes = [
+                axis.title.get_window_extent()
+                for axis in part.axes
+                if axis.get_subplotspec().rowspan.start == line
+            ]
+            assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

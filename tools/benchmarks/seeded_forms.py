@@ -128,6 +128,7 @@ def draw(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], path:
         axis.axvline(0, color='grey', linewidth=1)
         axis.grid(alpha=0.3)
         axis.set(title=title, xlabel='difference to the baseline')
+        axis.locator_params(axis='x', nbins=5)  # more labels would overlap
     names = [f'{form} ({len(pairs(lines, form, next(iter(metrics)))[0])})' for form in shown]
     axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)

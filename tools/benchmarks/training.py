@@ -313,7 +313,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axis.bar_label(
                 axis.barh(forms, values, color=colours), [f'{v:.1f}' for v in values], padding=2
             )
-            axis.margins(x=0.15)
+            axis.margins(x=0.25)  # room for the labels of the bars
             axis.set_title(f'{row["network"]}, {row["batch"]} x {row["size"]}, {row["dtype"]}')
             axis.set_xlabel(unit)
     with whole_file(path) as partial:
