@@ -31,6 +31,20 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
 
 
+def _pieces(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return the number of tensors into which an operation cuts its input, 1 if it does not.
+
+    A loop over a tensor cuts it into rows. They are views without memory of their own, but
+    each is an object of several hundred bytes.
+    """
+    if operation._schema.name.rpartition('::')[2] not in ('unbind', 'unbind_copy', 'split'):
+        return 1
+    names = (argument.name for argument in operation._schema.arguments)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    length, step = given['self'].shape[given.get('dim', 0)], given.get('split_size', 1)
+    return -(-length // max(step, 1))
+
+
 def _result_size(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return the bytes that an operation of torch will allocate."""
     schema = operation._schema
@@ -58,10 +72,14 @@ class _Counted(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.used += _OPERATION + _result_size(func, args, dict(kwargs))
+        self._use(_OPERATION * _pieces(func, args, kwargs))
+        self._use(_result_size(func, args, dict(kwargs)))
+        return func(*args, **kwargs)
+
+    def _use(self, size: int) -> None:
+        self.used += size
         if self.used > self.limit:
             raise CheckpointError(self.sentence)
-        return func(*args, **kwargs)
 
 
 def bounded_build(

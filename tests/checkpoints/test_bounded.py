@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.checkpoints import CheckpointError
+from mmesbnn.checkpoints import CheckpointError, bounded
 from mmesbnn.checkpoints.bounded import bounded_build, size_of
 from mmesbnn.checkpoints.limits import SPARE
 
@@ -26,7 +26,8 @@ HALF = SPARE // 8  # floats that take half of the spare memory
         lambda: torch.cat([torch.ones(1).expand(2**30)] * 64),
         lambda: torch.stack(torch.meshgrid(torch.ones(2**15), torch.ones(2**15), indexing='ij')),
         lambda: [torch.empty(HALF) for _ in range(3)],
-        lambda: [nn.Linear(1, 1) for _ in range(2**20)],
+        lambda: list(torch.ones(1).expand(2**26)),
+        lambda: torch.ones(1).expand(2**26).split(2),
         lambda: nn.Linear(2**20, 2**20),
         lambda: nn.Embedding(2**40, 8),
     ],
@@ -34,6 +35,18 @@ HALF = SPARE // 8  # floats that take half of the spare memory
 def test_too_much_is_refused_before_it_is_taken(ask):
     with pytest.raises(CheckpointError, match='more than 268435456 bytes'), bounded_build(0):
         ask()
+
+
+def test_many_small_layers_are_counted(monkeypatch):
+    monkeypatch.setattr(bounded, 'SPARE', 2**22)
+    with pytest.raises(CheckpointError, match='more than 4194304 bytes'), bounded_build(0):
+        [nn.Linear(1, 1) for _ in range(2**14)]
+
+
+def test_rows_of_a_large_tensor_are_counted_as_rows():
+    with bounded_build(0):
+        assert len(list(torch.zeros(2, 2**20))) == 2
+        assert len(torch.zeros(2, 2**20).split(2**19, dim=1)) == 2
 
 
 def test_good_networks_are_built_and_are_the_same():
