@@ -17,7 +17,7 @@ class Scheduled(KeepsFloat32):
     never does. Without the hook it stays 0.
 
     Attributes:
-        progress: Buffer with one entry, from 0 (start of the training) to 1 (end).
+        progress: Buffer without axes, from 0 (start of the training) to 1 (end).
         progress_is_saved: Whether it is part of the state dict. It is if values depend on it,
             and not only gradients.
     """
@@ -27,11 +27,13 @@ class Scheduled(KeepsFloat32):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_buffer('progress', torch.zeros(1), persistent=self.progress_is_saved)
+        # not on the device of a context: no file restores it in a model that is built on 'meta'
+        start = torch.zeros((), device='cpu')
+        self.register_buffer('progress', start, persistent=self.progress_is_saved)
 
 
 def progress_of(progress: Tensor | float, like: Tensor) -> Tensor:
-    """Return the progress as a tensor with one entry, in ``like``'s dtype or float32."""
+    """Return the progress as a tensor without axes, in ``like``'s dtype or float32."""
     if not isinstance(progress, Tensor):
-        progress = torch.tensor([progress], device=like.device)
+        progress = torch.tensor(progress)
     return progress.to(wide_dtype(like.dtype))

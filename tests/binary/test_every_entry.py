@@ -162,3 +162,13 @@ def test_equal_weights_give_finite_values_and_gradients(spec):
         y = binarizer(w)
         y.sum().backward()
         assert y.isfinite().all() and w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('spec', ['ede', 'reste', 'fda'])
+def test_a_schedule_starts_in_a_model_that_is_built_without_memory(spec):
+    with torch.device('meta'):
+        conv = BinaryConv2d(4, 6, 3, sign=spec)
+    conv.load_state_dict(BinaryConv2d(4, 6, 3).state_dict(), assign=True)
+    x = torch.randn(1, 4, 5, 5, requires_grad=True)
+    conv(x).sum().backward()
+    assert x.grad.abs().sum() > 0
