@@ -42,6 +42,12 @@ def test_the_site_is_built_without_warnings_and_its_links_are_correct(tools, tmp
     assert 'es-reactnet-a_stage2_8xb32_in1k' in zoo
 
 
+def test_no_page_is_twice_in_the_navigation():
+    lines = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:\n')[2].splitlines()
+    pages = [line.rpartition(': ')[2] for line in lines if line.endswith('.md')]
+    assert len(pages) > 30 and len(set(pages)) == len(pages)
+
+
 def test_wrong_links_are_found(tools, tmp_path):
     check_links, _, _ = tools
     (tmp_path / 'index.html').write_text(
