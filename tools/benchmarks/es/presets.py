@@ -86,10 +86,10 @@ PRESETS = {
     'axes': Preset(
         'gains against width, depth, length and tau, 4 hours of one core (an estimate)',
         (
+            study('2x1+balanced 4x1+balanced 1x2+balanced', JUDGES, **LONG),
             *(study('2x1+balanced', JUDGES, width=width, **LONG) for width in (32, 128)),
             *(study('2x1+balanced', JUDGES, depth=depth, **LONG) for depth in (4, 16)),
             *(study('2x1+balanced', JUDGES, iters=iters) for iters in (600, 3000)),
-            study('2x1+balanced 4x1+balanced 1x2+balanced', JUDGES, **LONG),
         ),
     ),
     'gpu': Preset(
