@@ -30,6 +30,8 @@ DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
 # BinaryConfig needs diffusers 0.39, see mmesbnn/diffusion/registration.py. With any
 # quantization_config, from_pretrained of diffusers needs accelerate.
 SR = ['diffusers>=0.30', 'accelerate', 'safetensors', 'pillow']
+# For names on a hub; folders need safetensors only.
+HUB = ['huggingface_hub>=0.26', 'safetensors']
 # Binary layers run on OpenVINO's BinaryConvolution, which a later year may drop.
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
@@ -42,10 +44,11 @@ EXTRAS = {
     'det': DET,
     'sr': SR,
     'deploy': DEPLOY,
+    'hub': HUB,
     'demo': DEMO,
     # Full mmcv instead of mmcv-lite, because the two overwrite each other's files. Install
     # [all], never [cls,det].
-    'all': [*CLS, *DET, *SR, *DEPLOY, *DEMO],
+    'all': [*CLS, *DET, *SR, *DEPLOY, *HUB, *DEMO],
     'test': [*TEST, 'safetensors'],
     'docs': DOCS,
 }

@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
         raise
 
 if TYPE_CHECKING:
-    from .pretrained import create_model, from_pretrained, list_models, save_pretrained
+    from .pretrained import create_model, from_pretrained, list_models, push_to_hub, save_pretrained
 
 __all__ = [
     '__version__',
@@ -33,12 +33,13 @@ __all__ = [
     'from_pretrained',
     'list_models',
     'models',
+    'push_to_hub',
     'registry',
     'save_pretrained',
 ]
 
 #: Names that are imported at their first use, because they import much.
-_PRETRAINED = ('create_model', 'from_pretrained', 'list_models', 'save_pretrained')
+_PRETRAINED = ('create_model', 'from_pretrained', 'list_models', 'push_to_hub', 'save_pretrained')
 
 
 def __getattr__(name: str) -> Any:

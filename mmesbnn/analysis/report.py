@@ -240,7 +240,9 @@ class OpsReport:
         lines = [_inputs(self.inputs), '', *_align(rows), '', *self._notes(total)]
         return '\n'.join(lines)
 
-    def _ops_formula(self, total: dict[str, Any]) -> str:
+    def formula(self) -> str:
+        """Return the sum of operations as text: ``OPs = FP MACs + ... + BOPs / 64``."""
+        total = self.total
         terms = [f'{readable(total["fp_macs"])} FP MACs']
         for bits in sorted({x.bits for x in self.layers if x.int_macs}):
             macs = sum(x.int_macs for x in self.layers if x.bits == bits)
@@ -251,7 +253,7 @@ class OpsReport:
     def _notes(self, total: dict[str, Any]) -> list[str]:
         fp, binary = total['fp_params'], total['binary_params']
         lines = [
-            f'OPs         {self._ops_formula(total)}',
+            f'OPs         {self.formula()}',
             f'parameters  {readable(fp + binary)} = {readable(fp)} full precision + '
             f'{readable(binary)} binary',
             f'weights     {total["bytes_fp32"]} bytes in fp32, {total["bytes_packed"]} '

@@ -2,6 +2,15 @@
 
 from .creating import create_model, list_models
 from .errors import PretrainedError
-from .folder import from_pretrained, save_pretrained
+from .loading import from_pretrained
+from .saving import save_pretrained
+from .sharing import push_to_hub
 
-__all__ = ['PretrainedError', 'create_model', 'from_pretrained', 'list_models', 'save_pretrained']
+__all__ = [
+    'PretrainedError',
+    'create_model',
+    'from_pretrained',
+    'list_models',
+    'push_to_hub',
+    'save_pretrained',
+]

@@ -30,6 +30,7 @@ from ..checks import (
 from ..models.hub import recipes
 from ..optional import require
 from ..project import build_model, deployed_config, explained, scope_of
+from .loading import HUB
 from .weights import load_into
 
 _INDICES = either(integer(), sequence(integer(), shortest=1), none)
@@ -104,12 +105,25 @@ def _backbone(config: Config) -> Config:
     return Config(content)
 
 
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep mmengine from printing three lines for each parameter that is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @checked(
     name=filled_text,
     num_classes=optional(positive_int),
     out_indices=_INDICES,
     pretrained=optional(path),
     max_bytes=optional(positive_int),
+    **HUB,
 )
 def create_model(
     name: str,
@@ -118,6 +132,11 @@ def create_model(
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     pretrained: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
     max_bytes: int | None = None,
     **backbone: Any,
 ) -> nn.Module:
@@ -135,11 +154,17 @@ def create_model(
         features_only: Whether to build the backbone only. Default False.
         out_indices: Stages whose maps the backbone returns. Default None: the last. Needs
             ``features_only``.
-        pretrained: Weights: a folder of :func:`save_pretrained`, a packed file, or a
-            checkpoint. A file may hold a whole classifier or a backbone. If its head has
+        pretrained: Weights: a folder of :func:`save_pretrained`, its name on a hub, a packed
+            file, or a checkpoint. A file may hold a whole classifier or a backbone. If its head has
             another number of classes than ``num_classes``, the head starts anew. Binary
             weights of packed files are fixed; those of a checkpoint can be trained. Default
             None: the weights start as in a training from scratch.
+        revision: This argument and the next four are those of :func:`from_pretrained`, for a
+            name on a hub.
+        cache_dir: Folder of downloaded files.
+        local_files_only: Whether to read the cache only.
+        token: Token of the hub.
+        endpoint: Address of the hub.
         max_bytes: Largest memory of the content of the file with weights in bytes. Default
             None: four times its size plus 256 MB.
         **backbone: Arguments of the backbone that differ from the recipe, such as
@@ -153,7 +178,7 @@ def create_model(
         ValueError: If there is no model of this name, or an argument of the backbone is
             wrong.
         ImportError: If mmpretrain is not installed; the recipes build on its configs.
-        PretrainedError: If the weights do not fit the network.
+        PretrainedError: If the weights do not fit the network, or the hub does not have them.
         OSError: If there are no weights at ``pretrained``.
     """
     if out_indices is not None:
@@ -168,25 +193,6 @@ def create_model(
         _fit_head(config)
     if num_classes is not None and not features_only:
         config = _with_classes(config, num_classes)
-    return _built(config, pretrained, num_classes is not None, max_bytes)
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep mmengine from printing three lines for each parameter that is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _built(
-    config: Config, pretrained: str | os.PathLike[str] | None, new_head: bool, max_bytes: int | None
-) -> nn.Module:
-    """Build the network of a config, and load or initialise its weights."""
     with scope_of(config):
         model = build_model(config)
     if pretrained is None:
@@ -194,6 +200,16 @@ def _built(
         with _without_log():
             init_weights()
     else:
-        load_into(model, pretrained, new_head=new_head, max_bytes=max_bytes)
+        load_into(
+            model,
+            pretrained,
+            new_head=num_classes is not None,
+            max_bytes=max_bytes,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            endpoint=endpoint,
+        )
     model._config = config
     return model.train()

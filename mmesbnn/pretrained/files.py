@@ -47,6 +47,18 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         )
 
 
+def architecture(metadata: Mapping[str, str], model: nn.Module) -> str:
+    """Return the name of the class that is built; a training can use another, with teachers.
+
+    Args:
+        metadata: Metadata of the packed file.
+        model: Network in it.
+    """
+    if 'config' not in metadata:
+        return type(model).__name__
+    return json.loads(metadata['config'])['model']['type'].rpartition('.')[2]
+
+
 def description(metadata: Mapping[str, str], model: nn.Module) -> str:
     """Return the text of ``config.json``.
 
@@ -54,15 +66,12 @@ def description(metadata: Mapping[str, str], model: nn.Module) -> str:
         metadata: Metadata of the packed file.
         model: Network in it.
     """
-    parts = {key: json.loads(metadata[key]) for key in _PARTS if key in metadata}
-    # the class to build: training can use another one, with teachers
-    kind = parts['config']['model']['type'] if 'config' in parts else type(model).__name__
     content = {
         'library_name': LIBRARY,
         'mmesbnn_version': __version__,
-        'architecture': kind.rpartition('.')[2],
-        **parts,
+        'architecture': architecture(metadata, model),
     }
+    content.update((key, json.loads(metadata[key])) for key in _PARTS if key in metadata)
     return json.dumps(content, indent=2) + '\n'
 
 

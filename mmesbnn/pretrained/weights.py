@@ -19,6 +19,7 @@ from ..plain_files import open_plain
 from ..project import InputError, load_state, read_checkpoint
 from .errors import PretrainedError
 from .files import read_folder
+from .loading import local_folder
 
 _BACKBONE, _HEAD = 'backbone.', 'head.'
 
@@ -70,23 +71,24 @@ def load_into(
     *,
     new_head: bool = False,
     max_bytes: int | None = None,
+    **hub: Any,
 ) -> None:
     """Load pretrained weights into a classifier or a backbone.
 
     Args:
         model: Network to load into.
-        source: Folder of :func:`~mmesbnn.save_pretrained`, packed file or checkpoint.
+        source: Folder of :func:`~mmesbnn.save_pretrained`, its name on a hub, packed file or
+            checkpoint.
         new_head: Whether a head of another shape in the file is left out. Default False.
         max_bytes: Largest memory of the content of a file in bytes. Default None: four
             times its size plus 256 MB.
+        **hub: Arguments of :func:`~mmesbnn.pretrained.hub.download`.
 
     Raises:
-        PretrainedError: If the weights do not fit or are damaged.
+        PretrainedError: If the hub does not have the weights, or if they do not fit or are damaged.
         OSError: If there is no such file or folder.
     """
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f'pretrained={str(source)!r}: no such file or folder')
+    path = Path(source) if Path(source).is_file() else local_folder(source, **hub)
     try:
         if path.is_dir() or _is_packed(path):
             read: Any = read_folder if path.is_dir() else read_packed

@@ -79,10 +79,10 @@ def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, 
     """Return channels, height and width of the model's input.
 
     Args:
-        cfg: Config of the model.
+        cfg: Config of the model, which may be a backbone.
         size: Height and width. Default None: :func:`image_size`, or 224 x 224.
     """
-    channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
+    channels = (cfg.model.get('backbone') or cfg.model).get('in_channels', 3)
     return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
 
 

@@ -204,7 +204,12 @@ def pretrained_calls():
         mmesbnn.create_model: dict(name='bnext-18_b512_cifar10'),
         mmesbnn.list_models: dict(pattern='*'),
         mmesbnn.from_pretrained: dict(source='filled'),
-        mmesbnn.save_pretrained: dict(model=network(), folder='new', config=NETWORK),
+        mmesbnn.push_to_hub: dict(
+            model=network(), repo_id='me/net', endpoint='http://127.0.0.1:1', input_shape=(3, 9, 9)
+        ),
+        mmesbnn.save_pretrained: dict(
+            model=network(), folder='new', config=NETWORK, input_shape=(3, 9, 9)
+        ),
     }
 
 

@@ -13,6 +13,7 @@ from mmesbnn.deploy import PackError, load_packed
 from mmesbnn.pretrained import PretrainedError
 from tests.pretrained.networks import (
     BACKBONE,
+    SHAPE,
     backbone,
     classifier,
     classifier_config,
@@ -29,7 +30,7 @@ pytest.importorskip('safetensors')
 def saved(tmp_path):
     """Return a folder with a backbone, and the backbone."""
     model = backbone()
-    mmesbnn.save_pretrained(model, tmp_path / 'net', config=BACKBONE)
+    mmesbnn.save_pretrained(model, tmp_path / 'net', config=BACKBONE, input_shape=SHAPE)
     return tmp_path / 'net', model
 
 
@@ -66,7 +67,7 @@ def test_a_classifier_comes_back_equal_with_its_classes(tmp_path):
 
 def test_a_loaded_network_can_be_saved_again_without_its_config(saved, tmp_path):
     folder, model = saved
-    mmesbnn.save_pretrained(mmesbnn.from_pretrained(folder), tmp_path / 'again')
+    mmesbnn.save_pretrained(mmesbnn.from_pretrained(folder), tmp_path / 'again', input_shape=SHAPE)
     assert equal(mmesbnn.from_pretrained(tmp_path / 'again'), model)
     files = (folder / 'config.json', tmp_path / 'again' / 'config.json')
     first, second = (json.loads(file.read_text())['config']['model'] for file in files)
@@ -98,7 +99,8 @@ def test_the_config_in_config_json_is_the_one_that_is_built(saved):
 
 def test_a_config_of_mmengine_with_tuples_comes_back(tmp_path):
     config = Config(dict(model=dict(BACKBONE, out_indices=(0, 1))))
-    mmesbnn.save_pretrained(backbone(out_indices=(0, 1)), tmp_path / 'net', config=config)
+    model = backbone(out_indices=(0, 1))
+    mmesbnn.save_pretrained(model, tmp_path / 'net', config=config, input_shape=SHAPE)
     loaded = mmesbnn.from_pretrained(tmp_path / 'net')
     assert loaded._config.model.out_indices == (0, 1)
     assert len(outputs(loaded)) == 2
@@ -120,7 +122,7 @@ class Own(nn.Module):
 def test_a_network_without_a_config_is_loaded_into_one(tmp_path):
     model = trained(Own())
     with pytest.warns(UserWarning, match='holds no config of the Own, so from_pretrained'):
-        mmesbnn.save_pretrained(model, tmp_path / 'net')
+        mmesbnn.save_pretrained(model, tmp_path / 'net', input_shape=SHAPE)
     assert equal(mmesbnn.from_pretrained(tmp_path / 'net', model=Own()), model)
     with pytest.raises(PackError, match='holds no config: pass the model to load into'):
         mmesbnn.from_pretrained(tmp_path / 'net')
@@ -136,13 +138,15 @@ def test_replaced_layers_are_replaced_again(tmp_path):
     mmesbnn.binarize(model, tau=2)
     trained(model)
     with pytest.warns(UserWarning, match='holds no config'):
-        mmesbnn.save_pretrained(model, tmp_path / 'net')
+        mmesbnn.save_pretrained(model, tmp_path / 'net', input_shape=SHAPE)
     assert equal(mmesbnn.from_pretrained(tmp_path / 'net', model=plain()), model)
 
 
 def test_half_precision_makes_the_file_smaller(saved, tmp_path):
     folder, model = saved
-    report = mmesbnn.save_pretrained(model, tmp_path / 'half', config=BACKBONE, half=True)
+    report = mmesbnn.save_pretrained(
+        model, tmp_path / 'half', config=BACKBONE, input_shape=SHAPE, half=True
+    )
     size = (tmp_path / 'half' / 'model.safetensors').stat().st_size
     assert report.size == size < (folder / 'model.safetensors').stat().st_size
     near, exact = mmesbnn.from_pretrained(tmp_path / 'half'), dict(model.named_parameters())
@@ -159,16 +163,16 @@ def test_real_weights_are_refused_and_nothing_is_written(tmp_path):
         if name.endswith('temperature'):
             buffer.fill_(1.0)
     with pytest.raises(PackError, match='cannot pack'):
-        mmesbnn.save_pretrained(model, tmp_path / 'net', config=BACKBONE)
+        mmesbnn.save_pretrained(model, tmp_path / 'net', config=BACKBONE, input_shape=SHAPE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_network_is_replaced_but_no_other_folder(saved):
     folder, model = saved
-    mmesbnn.save_pretrained(model, folder, config=BACKBONE)
+    mmesbnn.save_pretrained(model, folder, config=BACKBONE, input_shape=SHAPE)
     (folder / 'notes.txt').write_text('mine')
     with pytest.raises(PretrainedError, match=r'do not belong to a network \(notes.txt\)'):
-        mmesbnn.save_pretrained(model, folder, config=BACKBONE)
+        mmesbnn.save_pretrained(model, folder, config=BACKBONE, input_shape=SHAPE)
     assert (folder / 'notes.txt').read_text() == 'mine'
 
 

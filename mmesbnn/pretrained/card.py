@@ -1,0 +1,260 @@
+"""Model card of a network: its measured size, operations and signs, in Markdown and YAML.
+
+The YAML at the beginning has the form that Hugging Face's hub reads: ``library_name``,
+``pipeline_tag``, ``tags`` and, if metrics are given, ``model-index``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..analysis import Finding, OpsReport, check_binary, count_ops
+from ..analysis.operators import inference
+from ..binary.layers import binary_layers
+from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
+from ..deploy import PackReport
+from ..errors import MmesbnnError, sentence
+from ..version import __version__
+from .errors import PretrainedError
+from .files import LIBRARY
+
+#: Names of tasks on the hub, and in words.
+_TASKS = {
+    'image-classification': 'Image Classification',
+    'image-feature-extraction': 'Image Feature Extraction',
+}
+#: Seed of the image on which networks are measured.
+SEED = 0
+#: Number of findings of check_binary that a card shows.
+_SHOWN = 3
+
+
+def _hub_word(says: str, pattern: str) -> Rule:
+    return Rule(says, lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None)
+
+
+DATASET = _hub_word("a name on the hub, such as 'cifar10'", r'(?:[\w-]+/)?[\w.-]+')
+LICENSE = _hub_word("a license of the hub, such as 'apache-2.0'", r'[a-z0-9][a-z0-9.+-]*')
+METRICS = Rule(
+    "a dict of names and numbers, such as {'accuracy/top1': 0.75}",
+    lambda x: (
+        mapping().accepts(x)
+        and all(filled_text.accepts(k) and number().accepts(v) for k, v in x.items())
+    ),
+)
+INPUT_SHAPE = sequence(positive_int, length=3)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of a network on one image of normal noise.
+
+    Attributes:
+        image: The image, ``(1, C, H, W)``.
+        outputs: Tensors that the network returns.
+        ops: Count of the operations.
+        findings: Findings of :func:`~mmesbnn.analysis.check_binary`.
+    """
+
+    image: Tensor
+    outputs: list[Tensor]
+    ops: OpsReport
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Facts about a network that its card shows.
+
+    Attributes:
+        name: Name on the hub, or of the folder.
+        architecture: Name of the network's class.
+        config: Config in ``config.json``, empty if there is none.
+        report: Sizes of the parts of ``model.safetensors``.
+        measured: Measurements of the network.
+        is_equal: Whether the saved network was loaded again and gave equal outputs.
+        metrics: Numbers by name, given by the author.
+        dataset: Name of the data set of the metrics on the hub.
+        license: Name of the license on the hub.
+    """
+
+    name: str
+    architecture: str
+    config: Mapping[str, Any]
+    report: PackReport
+    measured: Measured
+    is_equal: bool
+    metrics: Mapping[str, float]
+    dataset: str | None
+    license: str | None
+
+    @property
+    def task(self) -> str:
+        """Name of the task on the hub: a single ``(1, classes)`` is that of a classifier."""
+        outputs = self.measured.outputs
+        is_classifier = len(outputs) == 1 and outputs[0].dim() == 2
+        return list(_TASKS)[0 if is_classifier else 1]
+
+
+def run(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """Return the tensors that ``model`` computes for ``image`` in eval mode."""
+    with inference(model):
+        return [x for x in tree_leaves(model(image)) if isinstance(x, Tensor)]
+
+
+def measure(model: nn.Module, shape: Sequence[int]) -> Measured:
+    """Run a network on an image of normal noise, count its operations, and check its signs.
+
+    Args:
+        model: Network with binary layers.
+        shape: Channels, height and width of the image.
+
+    Raises:
+        PretrainedError: If the network cannot process the image.
+    """
+    weight = next(iter(binary_layers(model).values())).weight
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(SEED))
+    image = noise.to(weight)
+    try:
+        return Measured(
+            image, run(model, image), count_ops(model, image), check_binary(model, image)
+        )
+    except MmesbnnError:
+        raise
+    except Exception as error:  # a network of a user can raise anything
+        raise PretrainedError(
+            f'{type(model).__name__} cannot process an image of input_shape='
+            f'{tuple(shape)}: {sentence(error)}'
+        ) from error
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    """Return the YAML part of a card."""
+    data: dict[str, Any] = {'library_name': LIBRARY, 'pipeline_tag': facts.task}
+    if facts.license:
+        data['license'] = facts.license
+    data['tags'] = ['binary-neural-network', LIBRARY]
+    if not facts.metrics or not facts.dataset:
+        return data
+    kinds = [name.partition('/')[0] for name in facts.metrics]
+    data['datasets'] = [facts.dataset]
+    data['metrics'] = list(dict.fromkeys(kinds))
+    result = {
+        'task': {'type': facts.task, 'name': _TASKS[facts.task]},
+        'dataset': {'type': facts.dataset, 'name': facts.dataset},
+        'metrics': [
+            {'type': kind, 'value': value, 'name': name}
+            for kind, (name, value) in zip(kinds, facts.metrics.items())
+        ],
+    }
+    data['model-index'] = [{'name': facts.name, 'results': [result]}]
+    return data
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    shapes = ['(' + ', '.join(['N', *map(str, x.shape[1:])]) + ')' for x in tensors]
+    return ', '.join(shapes)
+
+
+def _usage(facts: Facts) -> str:
+    """Return the lines that load and run the network."""
+    extras = ['cls', 'hub'] if facts.config.get('default_scope') == 'mmpretrain' else ['hub']
+    own = '' if facts.config else ', model=model'
+    comment = f'  # model: your own {facts.architecture}' if own else ''
+    return f"""\
+```shell
+pip install 'mmesbnn[{','.join(extras)}]'
+```
+
+```python
+import mmesbnn
+
+model = mmesbnn.from_pretrained({facts.name!r}{own}){comment}
+outputs = model(images)  # {_shapes([facts.measured.image])} -> {_shapes(facts.measured.outputs)}
+```
+"""
+
+
+def _preparation(config: Mapping[str, Any]) -> str:
+    """Return a sentence about the images that the network expects, or ''."""
+    model = config.get('model') or {}
+    steps = config.get('data_preprocessor') or model.get('data_preprocessor') or {}
+    if not steps.get('mean') or not steps.get('std'):
+        return ''
+    order = 'RGB' if steps.get('to_rgb') else 'BGR'
+    mean, std = list(steps['mean']), list(steps['std'])
+    return (
+        f'`images` are {order} from 0 to 255, normalized as `(image - mean) / std` with mean '
+        f'{mean} and std {std}.\n'
+    )
+
+
+def _verdict(facts: Facts) -> str:
+    findings = facts.measured.findings
+    count = facts.measured.ops.total['binary_layers']
+    if not findings:
+        return f'binary: all {count} binary layers multiply signs with signs'
+    more = f' and {len(findings) - _SHOWN} more' if len(findings) > _SHOWN else ''
+    return 'not binary: ' + '; '.join(map(str, findings[:_SHOWN])) + more
+
+
+def _table(facts: Facts) -> str:
+    report, ops = facts.report, facts.measured.ops
+    shape = ' x '.join(map(str, facts.measured.image.shape[1:]))
+    rows = [
+        ('size of `model.safetensors`', f'{report.size} bytes'),
+        (
+            'size of the full-precision state dict',
+            f'{report.full_size} bytes, {report.full_size / report.size:.1f} times as many',
+        ),
+        ('parameters', f'{ops.total["fp_params"]} real, {ops.total["binary_params"]} binary'),
+        (f'operations (`count_ops`, {shape})', ops.formula()),
+        (f'signs (`check_binary`, noise of {shape})', _verdict(facts)),
+    ]
+    if report.rounding:
+        rows.append(('rounding', f'half precision, by {report.rounding:.2g} of a value at most'))
+    if facts.is_equal:
+        rows.append(('loaded again', 'equal outputs, bit for bit'))
+    cells = [(name, value.replace('|', r'\|')) for name, value in rows]
+    return '\n'.join(['| measured | |', '|---|---|', *(f'| {a} | {b} |' for a, b in cells)]) + '\n'
+
+
+def _given(facts: Facts) -> str:
+    if not facts.metrics:
+        return ''
+    rows = [f'| {name} | {value} |' for name, value in facts.metrics.items()]
+    return '\n'.join(
+        [
+            f'Given by the author, on {facts.dataset}; {LIBRARY} did not measure it:',
+            '',
+            '| metric | value |',
+            '|---|---|',
+            *rows,
+            '',
+        ]
+    )
+
+
+def text(facts: Facts) -> str:
+    """Return the card of a network."""
+    head = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
+    kind = 'A classifier' if facts.task == next(iter(_TASKS)) else 'A backbone'
+    parts = [
+        f'---\n{head}---\n',
+        f'# {facts.name}\n',
+        f'{kind} ({facts.architecture}) with one bit per binary weight, written by '
+        f'{LIBRARY} {__version__}.\n',
+        _usage(facts),
+        _preparation(facts.config),
+        _table(facts),
+        _given(facts),
+    ]
+    return '\n'.join(filter(None, parts))
