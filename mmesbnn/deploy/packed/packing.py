@@ -346,6 +346,30 @@ def pack_checkpoint(
     """
     path, checkpoint = Path(path), Path(checkpoint)
     check_file(path, checkpoint)
+    model, cfg, dataset_meta = read_network(
+        checkpoint, config=config, trust_stored_config=trust_stored_config, max_bytes=max_bytes
+    )
+    return pack(model, path, config=cfg, dataset_meta=dataset_meta, half=half)
+
+
+def read_network(
+    checkpoint: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    trust_stored_config: bool = False,
+    max_bytes: int | None = None,
+) -> tuple[nn.Module, Config, dict[str, Any]]:
+    """Build the network of a checkpoint, with its weights.
+
+    Arguments are those of :func:`pack_checkpoint`.
+
+    Returns:
+        Network in eval mode, its config, and the meta data of the data set.
+
+    Raises:
+        InputError: If checkpoint or config cannot be used.
+    """
+    checkpoint = Path(checkpoint)
     content = read_checkpoint(checkpoint, max_bytes)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
@@ -362,8 +386,7 @@ def pack_checkpoint(
     except InputError as error:
         raise InputError(f'{checkpoint if config is None else config}: {error}') from error
     load_state(model, content, checkpoint)
-    dataset_meta = _plain_meta(meta.get('dataset_meta'))
-    return pack(model.eval(), path, config=cfg, dataset_meta=dataset_meta, half=half)
+    return model.eval(), cfg, _plain_meta(meta.get('dataset_meta'))
 
 
 def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager[Any]:
