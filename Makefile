@@ -31,12 +31,13 @@ WHEELS = $(CACHE)/$(shell $(PY) -c 'import sysconfig; from importlib.metadata im
 MMCV := $(shell grep '^mmcv==' constraints.txt)
 
 .PHONY: help demo demo-det demo-es demo-sr test lint format docs \
+	release-check test-min test-newest test-onedl \
 	setup-demo setup-full install-mmcv clean distclean
 # Two set-ups of one environment must not run at the same time.
 .NOTPARALLEL:
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' \
 		$(firstword $(MAKEFILE_LIST))
 
 demo: setup-demo  ## Train, check, pack and export a classifier
@@ -68,6 +69,51 @@ format: setup-full  ## Rewrite the sources as lint wants them
 docs: setup-full  ## Build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	$(PY) tools/docs/check_links.py build/site
+
+# Leaves the checked files in dist/.
+release-check: setup-full  ## Build dist/, install it elsewhere and try it
+	$(PY) -m pytest tests/e2e/test_release.py tests/test_packaging.py tests/test_repository.py
+	rm -rf dist
+	$(PY) -m build --no-isolation --outdir dist .
+	$(PY) -m twine check --strict dist/*
+
+# Environments beside .venv, for other versions than the pinned ones. PYTHON selects theirs.
+# Tests that need a missing package are skipped.
+TESTS ?= $(addprefix tests/,analysis binary checkpoints conversion engine models native project \
+	test_errors.py test_import.py test_optional.py test_whole_files.py)
+SETUPTOOLS := 'setuptools>=70.1,<82'
+TEST_TOOLS := pytest pytest-xdist hypothesis packaging safetensors scikit-image scikit-learn
+# $(call in-environment,NAME,arguments of Python): run the Python of .venv-NAME.
+in-environment = .venv-$(1)/bin/python $(2)
+pip-in = $(call in-environment,$(1),-m pip --disable-pip-version-check --no-input install \
+	--quiet --progress-bar off $(2))
+run-tests = $(call in-environment,$(1),-m pytest -n $(JOBS) --dist loadfile \
+	--max-worker-restart 0 -m 'not slow' $(TESTS) $(ARGS))
+
+.venv-%/bin/python:
+	$(PYTHON) -m venv .venv-$*
+
+test-min: .venv-min/bin/python  ## Test the core with the lowest versions
+	$(call pip-in,min,$(SETUPTOOLS))
+	$(call in-environment,min,tools/dev/lowest.py) > .venv-min/lowest.txt
+	$(call pip-in,min,--no-build-isolation -c .venv-min/lowest.txt -e . $(TEST_TOOLS))
+	$(call run-tests,min)
+
+test-newest: .venv-newest/bin/python  ## Test the core with the newest versions
+	$(call pip-in,newest,$(SETUPTOOLS))
+	$(call pip-in,newest,--no-build-isolation --upgrade -e '.[deploy]' torchvision $(TEST_TOOLS))
+	$(call run-tests,newest)
+
+# The forks have the names of their originals for Python, but not for pip. So this package is
+# used without an install, which would add the originals. mmcv is built in isolation, where it
+# finds no torch and so leaves out its operators, which take long to compile. Tests of detectors
+# need them and are skipped.
+ONEDL := onedl-mmengine onedl-mmdetection onedl-mmpretrain ftfy regex
+test-onedl: .venv-onedl/bin/python  ## Test with the OneDL forks of OpenMMLab
+	$(call pip-in,onedl,-c constraints.txt setuptools ninja torch torchvision $(TEST_TOOLS))
+	$(call pip-in,onedl,--no-build-isolation -c constraints.txt $(ONEDL))
+	$(call pip-in,onedl,-c constraints.txt onedl-mmcv)
+	$(call run-tests,onedl)
 
 # The demos can also use the full environment.
 setup-demo: $(or $(wildcard $(VENV)/.ready-full),$(VENV)/.ready-demo)  ## For the demos
@@ -120,5 +166,5 @@ clean:  ## Remove caches and build leftovers, not .venv or work_dirs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find mmesbnn configs tools tests -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove .venv too
-	rm -rf $(VENV) mmesbnn.egg-info mmesbnn/.mim
+distclean: clean  ## Remove .venv and its like too
+	rm -rf $(VENV) $(wildcard .venv-*) mmesbnn.egg-info mmesbnn/.mim

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -36,7 +37,11 @@ HUB = ['huggingface_hub>=0.26', 'safetensors']
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
-TEST = ['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy']
+TEST = [
+    *['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy'],
+    # of releases, and of the schemas of files for GitHub
+    *['build', 'twine', 'check-jsonschema', 'pyyaml'],
+]
 
 EXTRAS = {
     # mmcv-lite is pure Python and enough for classification. Compiling mmcv takes long.
@@ -102,7 +107,8 @@ class BuildWithMim(build_py):
 class BuildKernels(build_ext):
     """Compile the native kernels, a plain shared library that ctypes loads.
 
-    They are optional: without a compiler, setuptools prints a warning and continues.
+    They are optional: without a compiler, setuptools prints the error and continues. The build
+    fails without them if ``MMESBNN_REQUIRE_KERNELS`` is 1.
     """
 
     def build_extension(self, extension: Extension) -> None:
@@ -110,8 +116,19 @@ class BuildKernels(build_ext):
             extension.extra_compile_args = ['/std:c++17', '/O2', '/EHsc']
         super().build_extension(extension)
 
+    def get_ext_filename(self, fullname: str) -> str:
+        # without the version of Python, because the library does not use Python
+        return os.path.join(*fullname.split('.')) + ('.pyd' if os.name == 'nt' else '.so')
+
     def get_export_symbols(self, extension: Extension) -> list:
         return []  # not a Python module, so it has no PyInit function
+
+
+class WheelOfAnyPython(bdist_wheel):
+    """Name the wheel by its platform only, because its library works with every Python."""
+
+    def get_tag(self) -> tuple:
+        return 'py3', 'none', super().get_tag()[2]
 
 
 KERNELS = Extension(
@@ -125,7 +142,7 @@ KERNELS = Extension(
     # -g0: Python's own flags ask for debug symbols, which are twenty times the code
     extra_compile_args=['-std=c++17', '-O3', '-g0', '-fvisibility=hidden', '-pthread', '-w'],
     extra_link_args=[] if os.name == 'nt' else ['-pthread'],
-    optional=True,
+    optional=os.environ.get('MMESBNN_REQUIRE_KERNELS') != '1',
 )
 
 readme = ROOT / 'README.md'
@@ -142,17 +159,22 @@ setup(
     packages=find_packages(include=['mmesbnn', 'mmesbnn.*']),
     package_data={'mmesbnn': ['py.typed']},  # type checkers read the package's types
     # No mmcv here: a plain install must leave the user's mmcv or mmcv-lite alone.
-    # torch 2.4 is the first with torch.library.custom_op.
-    install_requires=['torch>=2.4', 'mmengine>=0.8.3,<1.0', 'numpy'],
+    # The lowest versions with which `make test-min` passes. torch 2.4 has no checkpoint policies,
+    # and 2.5 counts batches of recomputed norms twice in a compiled graph.
+    install_requires=['torch>=2.6', 'mmengine>=0.10.0,<1.0', 'numpy>=1.24.0'],
     extras_require=EXTRAS,
     ext_modules=[KERNELS],
-    cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels},
+    cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels, 'bdist_wheel': WheelOfAnyPython},
     zip_safe=False,
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
         'Operating System :: OS Independent',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
 )

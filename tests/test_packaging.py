@@ -226,3 +226,21 @@ def test_pins_lie_inside_the_ranges(metadata):
 def test_version_is_that_of_the_package(metadata):
     version = runpy.run_path(str(ROOT / 'mmesbnn' / 'version.py'))['__version__']
     assert metadata['version'] == version
+
+
+def test_the_lowest_versions_are_those_that_are_required(metadata):
+    tool = ROOT / 'tools' / 'dev' / 'lowest.py'
+    pins = list(map(Requirement, run([sys.executable, tool], cwd=ROOT).split()))
+    required = list(map(Requirement, metadata['install_requires']))
+    assert [pin.name for pin in pins] == [each.name for each in required]
+    for pin, requirement in zip(pins, required, strict=True):
+        (only,) = pin.specifier
+        lower = [each for each in requirement.specifier if each.operator == '>=']
+        assert [each.version for each in lower] == [only.version]
+
+
+def test_a_requirement_without_a_lower_bound_is_refused():
+    lowest = runpy.run_path(str(ROOT / 'tools' / 'dev' / 'lowest.py'))['lowest']
+    assert lowest(['a>=1.2,<3', 'b-c>=0.1']) == ['a==1.2', 'b-c==0.1']
+    with pytest.raises(ValueError, match=r"'numpy' in setup\.py must begin with NAME>=VERSION"):
+        lowest(['numpy'])

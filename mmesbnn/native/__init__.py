@@ -1,7 +1,8 @@
 """Binary convolutions on packed bits, and whole networks, in C++ with a C interface.
 
 The package needs numpy and the compiled library, but neither torch nor OpenVINO. Without a
-compiler ``pip install`` skips the library, and :func:`available` returns False.
+compiler ``pip install`` skips the library, :func:`available` returns False, and
+:func:`problem` gives the reason.
 """
 
 from .engine import Engine
@@ -14,7 +15,7 @@ from .kernels import (
     pack_weights,
     use_instruction_set,
 )
-from .library import NativeError, available
+from .library import NativeError, available, problem
 
 __all__ = [
     'Engine',
@@ -26,5 +27,6 @@ __all__ = [
     'instruction_sets',
     'pack_signs',
     'pack_weights',
+    'problem',
     'use_instruction_set',
 ]

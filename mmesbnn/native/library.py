@@ -76,7 +76,8 @@ class NativeError(MmesbnnError):
 
 def _path() -> Path | None:
     folder = Path(__file__).parent
-    paths = (folder / f'_kernels{suffix}' for suffix in EXTENSION_SUFFIXES)
+    # the shortest suffix first; the others are of builds by earlier releases
+    paths = (folder / f'_kernels{suffix}' for suffix in reversed(EXTENSION_SUFFIXES))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -98,7 +99,13 @@ def _load() -> ctypes.CDLL | str:
 
 def available() -> bool:
     """Return True if the compiled kernels can be used."""
-    return not isinstance(_load(), str)
+    return problem() is None
+
+
+def problem() -> str | None:
+    """Return the reason why the compiled kernels cannot be used, or None if they can."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else None
 
 
 def library() -> ctypes.CDLL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,9 +126,17 @@ class Network:
                 f"{self.folder}: has no {NATIVE_FILE}, so engine='native' cannot run it; "
                 'its report.json says why'
             )
-        if engine is None:
-            return has_form and native.available() and self.device == 'CPU'
-        return engine == NativeEngine.NAME
+        if engine is not None:
+            return engine == NativeEngine.NAME
+        fits = has_form and self.device == 'CPU'
+        if fits and not native.available():
+            # Python shows a warning of one line once
+            warnings.warn(
+                f'the network runs in OpenVINO instead of the native kernels: {native.problem()}',
+                stacklevel=2,
+            )
+            return False
+        return fits
 
     def _named(self, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip((port.name for port in self.manifest.outputs), values))

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,14 @@ def test_a_stream_keeps_the_order(folder, jobs, tmp_path):
         np.testing.assert_array_equal(one['pred_scores'], two['pred_scores'])
 
 
-def test_openvino_is_taken_where_the_library_is_not(folder, monkeypatch):
+def test_openvino_is_taken_where_the_library_is_not_and_the_reason_is_given(folder, monkeypatch):
     monkeypatch.setattr(native, 'available', lambda: False)
-    assert Runner(folder).engine == 'openvino'
+    monkeypatch.setattr(native, 'problem', lambda: 'they were not compiled')
+    with pytest.warns(UserWarning, match='OpenVINO instead of .* kernels: they were not compiled'):
+        assert Runner(folder).engine == 'openvino'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert Runner(folder, engine='openvino').engine == 'openvino'
 
 
 def without_native(folder, tmp_path):
