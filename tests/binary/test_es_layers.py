@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmesbnn.binary import ESConv2d, ESLinear, Expansion, scaled_sign_weight
@@ -140,8 +139,11 @@ def test_es_conv_shows_the_attributes_of_a_conv():
 
 
 def test_mmcv_builds_the_es_conv():
+    cnn = pytest.importorskip('mmcv.cnn')
     conv_cfg = dict(type='ESConv2d', tau=2, es_groups=2, spread=0.25)
-    module = ConvModule(4, 8, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=dict(type='BN'))
+    module = cnn.ConvModule(
+        4, 8, 3, stride=2, padding=1, conv_cfg=conv_cfg, norm_cfg=dict(type='BN')
+    )
     weight = module.conv.conv.weight.clone()
     module.init_weights()
     assert torch.equal(module.conv.conv.weight, weight)

@@ -1,6 +1,9 @@
 """Converted BiDet Faster R-CNNs compute the published outputs; wrong files fail."""
 
 import pytest
+
+pytest.importorskip('torchvision')
+
 import torch
 from mmengine.registry import init_default_scope
 

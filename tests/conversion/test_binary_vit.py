@@ -3,6 +3,9 @@
 from argparse import Namespace
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 from mmpretrain.registry import MODELS
 

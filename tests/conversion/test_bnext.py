@@ -1,6 +1,9 @@
 """Converted networks compute the published logits; wrong files are refused."""
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 from mmpretrain.registry import MODELS
 

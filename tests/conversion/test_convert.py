@@ -1,6 +1,9 @@
 """Conversion from file to file, for OpenMMLab's tools."""
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 from mmengine import Config
 from mmengine.runner import load_checkpoint

@@ -3,6 +3,9 @@
 import dataclasses
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 from mmpretrain.registry import MODELS
 

@@ -20,7 +20,7 @@ TRY_KERNELS = ROOT / 'tools' / 'dev' / 'try_kernels.py'
 HAS_COMPILER = bool(shutil.which('c++'))
 
 CONFIG = """
-_base_ = ['mmesbnn::demo/es_bnext_digits.py']
+_base_ = [{base!r}]
 data = dict(dataset=dict(data_root='digits'))
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False, **data)
 val_dataloader = dict(num_workers=0, persistent_workers=False, **data)
@@ -152,7 +152,8 @@ def test_mim_trains_a_config_of_the_package(environment):
         for images in (environment.folder / 'digits' / split).iterdir():
             for image in sorted(images.iterdir())[8:]:
                 image.unlink()
-    (environment.folder / 'config.py').write_text(CONFIG)
+    base = environment.package / '.mim' / 'configs' / 'demo' / 'es_bnext_digits.py'
+    (environment.folder / 'config.py').write_text(CONFIG.format(base=str(base)))
     command = ['train', 'mmpretrain', 'config.py', '--work-dir', 'work']
     environment.run('-m', 'mim', *command)
     assert (environment.folder / 'work' / 'epoch_1.pth').is_file()

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config

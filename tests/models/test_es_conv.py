@@ -3,6 +3,9 @@
 import re
 
 import pytest
+
+pytest.importorskip('mmcv')
+
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.config import Config

@@ -3,6 +3,9 @@
 import copy
 
 import pytest
+
+pytest.importorskip('mmcv')
+
 import torch
 from mmcv.cnn import fuse_conv_bn
 from torch import nn

@@ -1,6 +1,9 @@
 """The min-max quantized head."""
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS

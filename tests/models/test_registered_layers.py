@@ -1,6 +1,9 @@
 """Networks of mmcv and mmpretrain take binary convolutions through ``conv_cfg``."""
 
 import pytest
+
+pytest.importorskip('mmpretrain')
+
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.registry import MODELS
