@@ -159,9 +159,9 @@ setup(
     packages=find_packages(include=['mmesbnn', 'mmesbnn.*']),
     package_data={'mmesbnn': ['py.typed']},  # type checkers read the package's types
     # No mmcv here: a plain install must leave the user's mmcv or mmcv-lite alone.
-    # The lowest versions with which `make test-min` passes. torch 2.4 has no checkpoint policies,
-    # and 2.5 counts batches of recomputed norms twice in a compiled graph.
-    install_requires=['torch>=2.6', 'mmengine>=0.10.0,<1.0', 'numpy>=1.24.0'],
+    # The lowest versions with which `make test-min` passes. torch 2.4 has no checkpoint policies.
+    # mmengine 0.10.3 gives a shared parameter to the optimizer twice.
+    install_requires=['torch>=2.5.0', 'mmengine>=0.10.4,<1.0', 'numpy>=1.24.0'],
     extras_require=EXTRAS,
     ext_modules=[KERNELS],
     cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels, 'bdist_wheel': WheelOfAnyPython},

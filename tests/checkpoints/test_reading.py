@@ -86,6 +86,8 @@ def assert_equal(a, b):
 def test_all_values_are_those_of_torch(tmp_path, legacy):
     path = tmp_path / 'a.pth'
     saved = content() if legacy else {**content(), **TORCH_ONLY}
+    if torch.__version__ < '2.6':  # torch cannot save it
+        saved.pop('uint16', None)
     torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
     read = read_checkpoint(path)
     assert_equal(read, torch.load(path, weights_only=False))
@@ -93,6 +95,7 @@ def test_all_values_are_those_of_torch(tmp_path, legacy):
     assert read['view'].data_ptr() == read['large'].data_ptr() + 12
 
 
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='this torch always writes checksums')
 def test_files_without_checksums_are_read(tmp_path):
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
