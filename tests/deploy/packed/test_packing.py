@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
@@ -28,7 +26,6 @@ from mmesbnn.binary import (
     ShrunkConv2d,
     TiledBatchNorm2d,
 )
-from mmesbnn.checkpoints.bits import pack_bits, unpack_bits
 from mmesbnn.deploy import PackError, load_packed, pack, pack_checkpoint
 from mmesbnn.deploy.packed.file import read_packed
 from mmesbnn.deploy.packed.layout import checksum
@@ -183,21 +180,6 @@ def test_loaded_networks_are_binary_and_frozen(tmp_path):
     report = pack(loaded, tmp_path / 'again.safetensors')
     assert report.parts['bits of binary weights'] > 0
     assert (tmp_path / 'again.safetensors').stat().st_size == path.stat().st_size
-
-
-@given(st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5]), min_size=1))
-def test_bits_are_least_significant_first(values):
-    weight = torch.tensor(values)
-    bits = pack_bits(weight)
-    for i, value in enumerate(values):
-        assert bool(bits[i // 8] >> (i % 8) & 1) == (value > 0)
-    signs = unpack_bits(bits, weight.shape)
-    assert torch.equal(signs, torch.where(weight > 0, 1.0, -1.0))
-
-
-def test_bits_must_be_as_many_as_weights():
-    with pytest.raises(ValueError, match='2 bytes of bits for 17 weights'):
-        unpack_bits(torch.zeros(2, dtype=torch.uint8), torch.Size([17]))
 
 
 def test_statistics_of_copies_are_stored_once(tmp_path):
