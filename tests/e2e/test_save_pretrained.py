@@ -53,7 +53,7 @@ def test_a_checkpoint_becomes_a_folder(project, save, tmp_path):
 
 def test_push_uploads_the_folder(project, save, tmp_path, monkeypatch):
     pytest.importorskip('huggingface_hub')
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_DISABLE_XET', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_DISABLE_XET', True, raising=False)
     monkeypatch.setenv('HF_TOKEN', TOKEN)
     checkpoint, model = project
     with fake_hub() as hub:
