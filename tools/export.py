@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--half',
         action='store_true',
-        help='round full-precision weights to half precision in the files',
+        help='round full-precision weights to half precision; model.native keeps 32 bits for each',
     )
     parser.add_argument('--no-native', action='store_true', help='write the form for OpenVINO only')
     parser.add_argument(

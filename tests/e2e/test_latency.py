@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mmesbnn import native
+
 pytest.importorskip('openvino')
 
 from tests.analysis.digits import run_tool, write_project
@@ -38,6 +40,12 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
         'OpenVINO fp32',
         'OpenVINO 1-bit',
     }
+    settings = [(one['engine'], one['threads'], one['images']) for one in saved['runner']]
+    assert ('openvino', 1, 1) in settings and ('openvino', 1, 4) in settings
+    assert (('native', 1, 4) in settings) == native.available()
+    for one in saved['runner']:
+        if (one['threads'], one['images']) == (1, 1):
+            assert one['wall_ratio'] == one['cpu_ratio'] == 1
     kernels = saved['kernels']
     assert 0 < kernels['binary_share'] < 1 and kernels['binary_macs'] > 1e6
     assert (tmp_path / 'out' / 'latency.png').stat().st_size > 5000

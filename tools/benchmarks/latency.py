@@ -5,10 +5,11 @@
 The contenders run in turn, on one core and on all, with batches of 1 and 16: the network as
 the published code computes it, the eager model, torch.compile, OpenVINO in full precision,
 OpenVINO with 1-bit layers, ONNX Runtime, and MobileNetV3-Large and ResNet-18 of mmpretrain in
-OpenVINO. The script prints medians and ratios, the time of every kind of operator in the 1-bit
-network, and how much longer its binary kernels take than a loop of xor and popcount on this
-machine. Weights are random; thresholds, slopes and statistics are drawn so that nothing is
-trivially equal. Saves DIR/latency.json and latency.png.
+OpenVINO. The script prints medians and ratios, the effect of batches and cores on both engines
+of a Runner, the time of every kind of operator in the 1-bit network, and how much longer its
+binary kernels take than a loop of xor and popcount on this machine. Weights are random;
+thresholds, slopes and statistics are drawn so that nothing is trivially equal. Saves
+DIR/latency.json and latency.png.
 
 On a machine that is busy with other work, the ratios mean little.
 """
@@ -36,6 +37,7 @@ from mmesbnn import cli, options  # before the slow imports
 import numpy as np
 import torch
 from published_style import published_style
+from runner_ratios import report, write_export
 from torch import Tensor, nn
 
 import mmesbnn
@@ -160,7 +162,10 @@ class Networks:
         self.model = lifelike(model, torch.randn(2, 3, SIZE, SIZE))
         self.published = published_style(self.model)
         example = torch.randn(1, 3, SIZE, SIZE)
-        conversion = to_openvino(self.model, [example], dynamic_batch=True)
+        conversion = to_openvino(self.model, [example], dynamic_batch=True, with_native=True)
+        self.export = folder / 'export'
+        self.export.mkdir()
+        write_export(self.export, conversion)
         self.layers = conversion.layers
         self.graphs = {BITS: conversion.graph}
         if FLOAT in contenders:
@@ -464,12 +469,14 @@ def main() -> None:
                     runs={name: len(taken) for name, taken in times.items()},
                 )
             )
+        runner = report(networks.export, 4 if args.quick else 16, 3 if args.quick else 10)
         kernels = report_kernels(networks, folder, 10 if args.quick else 40, 1.0)
     content = dict(
         config=args.config,
         processor=_processor(),
         size=SIZE,
         results=results,
+        runner=runner,
         kernels=kernels,
         versions=_versions(),
     )

@@ -38,6 +38,8 @@ class ImageTask(Task):
     def stream(
         self, sources: Iterable[Source], batch_size: int, jobs: int | None, return_errors: bool
     ) -> Iterator[Any]:
+        if self.network.engine.single_images:
+            batch_size = 1
         batches = self._batches(sources, batch_size, return_errors)
         for outputs, entries in self.network.infer_many(batches, batch_size, jobs):
             yield from self._decoded(outputs, entries)

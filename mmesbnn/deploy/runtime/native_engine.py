@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,17 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ... import native
-from .engine import Batch, Engine, Extra, Results
+from .engine import Batch, Engine, Extra, Results, image_by_image, usable_cores
 from .manifest import ExportError
 from .manifest_schema import NATIVE_FILE, Manifest
 from .program_file import ProgramError, read_program
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class NativeEngine(Engine):
@@ -38,6 +30,7 @@ class NativeEngine(Engine):
     """
 
     NAME = 'native'
+    single_images = True
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int | None) -> None:
         path = folder / NATIVE_FILE
@@ -51,7 +44,17 @@ class NativeEngine(Engine):
         _check(self._program, manifest, path)
 
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [self._run(arrays[0], self._threads)]
+        (images,), threads = arrays, self._threads
+        # As many images as threads, one thread each, need no waiting at the end of every step.
+        # All threads share each of the images that are left.
+        side_by_side = len(images) // threads * threads if threads > 1 else 0
+        parts = []
+        if side_by_side:
+            first = [images[:side_by_side]]
+            parts += image_by_image(lambda one: [self._run(one[0], 1)], first, threads)
+        if side_by_side < len(images):
+            parts.append(self._run(images[side_by_side:], threads))
+        return [np.concatenate(parts)]
 
     def _run(self, images: np.ndarray, threads: int) -> np.ndarray:
         outputs = self._program.run(images, threads=threads)

@@ -100,7 +100,7 @@ class Network:
             batches: Input arrays, each with any object that belongs to it. None instead of
                 an array gives no outputs.
             batch_size: Number of images per batch, if the export's batch size is open.
-            jobs: Number of batches that run at a time; None is the engine's choice.
+            jobs: Number of batches that run at a time; None is one for each thread.
         """
         for values, extra in self.engine.infer_many(batches, self.batch_size(batch_size), jobs):
             yield self._named(values), extra

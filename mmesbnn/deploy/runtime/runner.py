@@ -133,7 +133,9 @@ class Runner:
         Args:
             source: An image, or a list of images.
             batch_size: Number of images per batch, if the export's batch size is open.
-                Only images of the same size share a batch. Default 1.
+                Only images of the same size share a batch. The native engine, and OpenVINO
+                for networks with binary layers, run the images of a batch one by one, one
+                on each core, because that is faster. Default 1.
 
         Returns:
             A result, or a list of results.
@@ -157,13 +159,13 @@ class Runner:
     ) -> Iterator[Any]:
         """Yield the results of many images, in order, with the highest throughput.
 
-        Several batches run at a time (OpenVINO's throughput mode) while the next images
-        are read. Only the images that are needed at a time are in memory.
+        Several batches run at a time, one on each core, while the next images are read. Only
+        the images that are needed at a time are in memory.
 
         Args:
             sources: Any iterable of images.
             batch_size: As in a call. Default 1.
-            jobs: Number of batches that run at a time. Default None: OpenVINO's choice.
+            jobs: Number of batches that run at a time. Default None: one for each thread.
             return_errors: Whether to yield the :class:`ImageError` of an unusable image
                 instead of a result, and to continue with the other images. Default False:
                 the error is raised.

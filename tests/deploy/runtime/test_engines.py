@@ -17,6 +17,8 @@ from mmesbnn.deploy import ExportError, Runner
 from mmesbnn.deploy.openvino.export import export
 from mmesbnn.deploy.runtime import openvino_engine
 from mmesbnn.deploy.runtime.manifest import write_manifest
+from mmesbnn.deploy.runtime.request_pool import RequestPool
+from tests.deploy import exports
 from tests.deploy.openvino.test_export import make_task
 
 needs_library = pytest.mark.skipif(
@@ -65,6 +67,76 @@ def test_a_stream_keeps_the_order(folder, jobs, tmp_path):
     assert len(results) == 12 and 'broken.png' in str(results[9])
     for one, two in zip([*alone, *alone[:2]], [*results[:9], *results[10:]]):
         np.testing.assert_array_equal(one['pred_scores'], two['pred_scores'])
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ('threads', 'count', 'calls'),
+    [(1, 5, [(5, 1)]), (2, 5, [(1, 1)] * 4 + [(1, 2)]), (3, 2, [(2, 3)]), (2, 1, [(1, 2)])],
+)
+def test_images_of_a_batch_share_the_cores(folder, monkeypatch, threads, count, calls):
+    expected, runner = Runner(folder, threads=1)(images(count)), Runner(folder, threads=threads)
+    seen, run = [], native.Engine.run
+
+    def spied(self, batch, *, threads):
+        seen.append((len(batch), threads))
+        return run(self, batch, threads=threads)
+
+    monkeypatch.setattr(native.Engine, 'run', spied)
+    results = runner(images(count), batch_size=count)
+    assert sorted(seen) == calls
+    for one, two in zip(results, expected):
+        np.testing.assert_array_equal(one['pred_scores'], two['pred_scores'])
+
+
+@needs_library
+def test_both_engines_use_weights_rounded_to_half_precision(folder, tmp_path):
+    report = export(make_task(), tmp_path / 'half', half=True)
+    assert len(report.native_agreements) == 1
+    scores = {
+        (path.name, engine): np.stack(
+            [result['pred_scores'] for result in Runner(path, engine=engine)(images())]
+        )
+        for path in (folder, tmp_path / 'half')
+        for engine in ('native', 'openvino')
+    }
+    ours, other = scores['half', 'native'], scores['half', 'openvino']
+    whole = scores[folder.name, 'native']
+    np.testing.assert_allclose(ours, other, atol=1e-5)
+    assert 1e-5 < np.abs(ours - whole).max() < 1e-2
+
+
+def shapes_that_run(monkeypatch):
+    """Return a list that grows by the shape of every array that OpenVINO runs."""
+    seen, infer = [], RequestPool.infer
+
+    def spied(self, arrays):
+        seen.append(arrays[0].shape)
+        return infer(self, arrays)
+
+    monkeypatch.setattr(RequestPool, 'infer', spied)
+    return seen
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_openvino_runs_binary_batches_image_by_image(folder, monkeypatch, threads):
+    runner = Runner(folder, engine='openvino', threads=threads)
+    alone = runner(images())
+    seen = shapes_that_run(monkeypatch)
+    batches, stream = runner(images(), batch_size=5), list(runner.stream(images(), 5))
+    assert seen == [(1, 3, 32, 32)] * 5
+    for found in (batches, stream):
+        for one, two in zip(alone, found):
+            np.testing.assert_allclose(one['pred_scores'], two['pred_scores'], atol=1e-3)
+    engine = runner._network.engine
+    assert engine._pool('THROUGHPUT', 1).network.get_property('NUM_STREAMS') == threads
+
+
+def test_openvino_runs_float_batches_as_a_whole(tmp_path, monkeypatch):
+    exports.write_classifier(tmp_path)
+    seen = shapes_that_run(monkeypatch)
+    Runner(tmp_path, threads=2)([image[:16, :16] for image in images()], batch_size=5)
+    assert seen == [(5, 3, 16, 16)]
 
 
 def test_openvino_is_taken_where_the_library_is_not_and_the_reason_is_given(folder, monkeypatch):

@@ -1,0 +1,116 @@
+"""Ratios of a Runner's times: batches to single images, and all cores to one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mmesbnn import native
+from mmesbnn.deploy import Manifest, Runner, write_manifest
+from mmesbnn.deploy.runtime.manifest_schema import NATIVE_FILE
+from mmesbnn.deploy.runtime.program_file import write_program
+
+#: Engine, number of threads and number of images of a run.
+Setting = tuple[str, int, int]
+
+
+def write_export(folder: Path, conversion: Any) -> None:
+    """Write a classifier with an open batch as an export.
+
+    Args:
+        folder: Folder to write to.
+        conversion: Result of ``to_openvino``, with the form for the native library if it has one.
+    """
+    import openvino as ov
+
+    graph = conversion.graph
+    ov.save_model(graph, folder / 'model.xml', compress_to_fp16=False)
+    if isinstance(conversion.native, tuple):
+        write_program(folder / NATIVE_FILE, *conversion.native)
+    (image,), (logits,) = graph.inputs, graph.outputs
+    sides = [size.get_length() for size in list(image.get_partial_shape())[1:]]
+    classes = logits.get_partial_shape()[1].get_length()
+    content = dict(
+        task='classification',
+        inputs=[{'name': 'input', 'shape': [-1, *sides]}],
+        outputs=[{'name': 'output', 'shape': [-1, classes]}],
+        preprocessing=dict(steps=[], mean=[0.0], std=[1.0], to_rgb=True),
+        classes=None,
+        decoding={'activation': None},
+    )
+    write_manifest(folder, Manifest.from_dict(content))
+
+
+def runs_of(folder: Path, batch: int) -> dict[Setting, Callable[[], Any]]:
+    """Return a function for every engine, number of threads and number of images."""
+    threads = sorted({1, len(os.sched_getaffinity(0))})
+    has_native = (folder / NATIVE_FILE).exists() and native.available()
+    runs = {}
+    for engine in ('native', 'openvino')[not has_native :]:
+        for count in threads:
+            runner = Runner(folder, engine=engine, threads=count)
+            shape = runner.manifest.image_shape[1:]
+            for images in (1, batch):
+                x = np.random.default_rng(0).standard_normal((images, *shape)).astype(np.float32)
+                runs[engine, count, images] = lambda runner=runner, x=x: runner.infer(x)
+    return runs
+
+
+def in_turn(runs: dict[Setting, Callable[[], Any]], rounds: int) -> dict[Setting, Any]:
+    """Measure times in ms per image: wall time and CPU time of the process, for each round."""
+    times: dict[Setting, list[tuple[float, float]]] = {setting: [] for setting in runs}
+    for run in runs.values():
+        run()
+    for _ in range(rounds):
+        for setting, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            times[setting].append((1e3 * spent[0] / setting[2], 1e3 * spent[1] / setting[2]))
+    return times
+
+
+def _ratio(times: Iterable[float], to: Iterable[float]) -> float:
+    """Return the median of the ratios in the same round."""
+    return median(a / b for a, b in zip(times, to))
+
+
+def report(folder: Path, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Print and return times per image, and their ratios to one image on one core.
+
+    Args:
+        folder: Export with an open batch.
+        batch: Number of images of a batch.
+        rounds: Number of rounds; in each, every setting runs once.
+    """
+    times = in_turn(runs_of(folder, batch), rounds)
+    print(f'\nRunner, ms per image, and ratios to one image on one core ({rounds} rounds in turn)')
+    print(
+        f'  {"engine":<10}{"threads":>8}{"images":>8}{"wall":>9}{"CPU":>9}{"wall x":>9}{"CPU x":>9}'
+    )
+    results = []
+    for setting, taken in times.items():
+        engine, threads, images = setting
+        (wall, cpu), (wall_1, cpu_1) = zip(*taken), zip(*times[engine, 1, 1])
+        one = dict(
+            engine=engine,
+            threads=threads,
+            images=images,
+            wall_ms=median(wall),
+            cpu_ms=median(cpu),
+            wall_ratio=_ratio(wall, wall_1),
+            cpu_ratio=_ratio(cpu, cpu_1),
+        )
+        results.append(one)
+        print(
+            f'  {engine:<10}{threads:>9}{images:>9}{one["wall_ms"]:>9.2f}{one["cpu_ms"]:>9.2f}'
+            f'{one["wall_ratio"]:>9.2f}{one["cpu_ratio"]:>9.2f}',
+            flush=True,
+        )
+    return results
