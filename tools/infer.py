@@ -167,10 +167,10 @@ def main():
         collected[str(file)] = content
         print(f'{file}  {text}')
     took = time.perf_counter() - began
-    return finish(files, collected, errors, args.json, took, runner.engine)
+    return finish(files, collected, errors, args.json, took, runner)
 
 
-def finish(files, results, errors, json_file, took, engine):
+def finish(files, results, errors, json_file, took, runner):
     """Write all results, list the skipped images and return the exit status."""
     if len(errors) == len(files) == 1:
         raise errors[0]
@@ -181,7 +181,10 @@ def finish(files, results, errors, json_file, took, engine):
     for error in errors:
         print(f'infer.py: {sentence(error)}', file=sys.stderr)
     done = len(files) - len(errors)
-    print(f'{done} images in {took:.2f} s, reading and drawing included, by the engine {engine}')
+    print(
+        f'{done} images in {took:.2f} s, reading and drawing included, by the engine '
+        f'{runner.engine} ({runner.engine_reason})'
+    )
     if not errors:
         return 0
     print(f'infer.py: {len(errors)} of {len(files)} images skipped', file=sys.stderr)

@@ -159,6 +159,8 @@ def test_finds_what_mmdet_finds(kind, tmp_path, monkeypatch, capsys):
     assert code == 0, told
     assert 'in full precision' not in printed
     runner = Runner(tmp_path / 'net', threads=1)
+    assert runner.engine == 'openvino'
+    assert 'outputs, and the native library supports one' in runner.engine_reason
     init_default_scope('mmdet')
     height, width = size
     paths = [tmp_path / f'{i}.png' for i in range(2)]

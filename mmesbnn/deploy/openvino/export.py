@@ -25,7 +25,7 @@ from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.kernels import lost_operator
 from ..runtime.manifest import ExportError, fitting, write_manifest
-from ..runtime.manifest_schema import MODEL_FILES, NATIVE_FILE, Input, Manifest, Output
+from ..runtime.manifest_schema import MODEL_FILES, NATIVE_FILE, REPORT, Input, Manifest, Output
 from ..runtime.openvino_engine import set_batch
 from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
@@ -34,7 +34,6 @@ from ..tasks.finite_weights import check_weights
 from .graph import Conversion, compile_graph, to_openvino
 from .verify import verify, verify_native
 
-REPORT = 'report.json'
 _FILES = (*MODEL_FILES, NATIVE_FILE, 'manifest.json', REPORT)
 
 Port = TypeVar('Port', bound=Output)
@@ -156,13 +155,14 @@ def _described(ports: Sequence[Any], kind: type[Port]) -> tuple[Port, ...]:
 
 
 def _manifest(
-    task: ExportTask, graph: ov.Model, source: Mapping[str, str | None] | None
+    task: ExportTask, conversion: Conversion, source: Mapping[str, str | None] | None
 ) -> Manifest:
     """Describe the export.
 
     Raises:
         ExportError: If the graph's inputs or outputs differ from the task's.
     """
+    graph = conversion.graph
     with fitting('the manifest'):
         return Manifest(
             task=task.RUNNER.NAME,
@@ -173,7 +173,14 @@ def _manifest(
             decoding=task.decoding,
             versions={'openvino': ov.__version__, 'torch': str(torch.__version__)},
             source=source or {'config': None, 'checkpoint': None},
+            no_native=None if isinstance(conversion.native, tuple) else _no_native(conversion),
         )
+
+
+def _no_native(conversion: Conversion) -> str:
+    """Return the reason why there is no form for the native library, as a manifest holds it."""
+    reason = conversion.native or 'only the form for OpenVINO was requested'
+    return ''.join(c if c.isprintable() else '?' for c in str(reason))[:1000]
 
 
 def _remarks(task: ExportTask, conversion: Conversion, dynamic_batch: bool) -> list[str]:
@@ -323,5 +330,5 @@ def export(
             remarks=_remarks(task, conversion, dynamic_batch),
         )
         (folder / REPORT).write_text(json.dumps(report.content(), indent=1), encoding='utf-8')
-        write_manifest(folder, _manifest(task, conversion.graph, source))
+        write_manifest(folder, _manifest(task, conversion, source))
     return report

@@ -128,8 +128,9 @@ def _compiled(
     graph: ov.Model, example: Sequence[Tensor], half: bool
 ) -> tuple[Program, np.ndarray] | str:
     """Compile a graph for the native library, or return the reason why this is impossible."""
-    if len(example) != 1:
-        return 'it has several inputs'
+    for ports, name in ((graph.inputs, 'inputs'), (graph.outputs, 'outputs')):
+        if len(ports) != 1:
+            return f'the network has {len(ports)} {name}, and the native library supports one'
     single = graph.clone()
     single.reshape(ov.PartialShape([1, *example[0].shape[1:]]))
     _clean(single)

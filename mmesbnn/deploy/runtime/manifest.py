@@ -1,6 +1,7 @@
 """Format of an export: a folder with a network and the settings to run it.
 
     model.xml, model.bin    OpenVINO IR
+    model.native            program for mmesbnn.native, if it can run the network
     manifest.json           settings, see below
     report.json             list of binary layers and of other layers, for people
 
@@ -10,7 +11,8 @@
     task            'classification', 'detection' or 'super_resolution'
     versions        {'mmesbnn': '0.1.0', 'openvino': ..., 'torch': ...}
     source          {'config': file name or None, 'checkpoint': file name or None}
-    files           {'model.xml': sha256, 'model.bin': sha256}
+    files           {'model.xml': sha256, 'model.bin': sha256}, and 'model.native' if it exists
+    no_native       reason why there is no model.native
     inputs          in the IR's order: [{'name', 'shape', 'dtype'}]; axis 0 is the batch;
                     -1 in a shape is any size
     outputs         in the IR's order: [{'name', 'shape'}]

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 MODEL_FILES = ('model.xml', 'model.bin')
 #: The form for the native library, which not every network has.
 NATIVE_FILE = 'model.native'
+#: The report for people.
+REPORT = 'report.json'
 
 #: Limits far above the needs of all networks here, but within a computer's memory.
 _BATCH, _CLASSES, _ELEMENTS = 2**12, 10**5, 2**30
@@ -104,6 +106,7 @@ class Manifest(Part):
         versions: Versions of the packages that made the export.
         source: Names of config and checkpoint.
         files: sha256 of the network's files.
+        no_native: Reason why there is no form for the native library, or None.
     """
 
     CLOSED = False
@@ -125,6 +128,7 @@ class Manifest(Part):
     files: Mapping[str, str] | None = entry(
         Record({name: Digits(64) for name in MODEL_FILES}, {NATIVE_FILE: Digits(64)}), default=None
     )
+    no_native: str | None = entry(Maybe(Text(1000)), default=None)
 
     @classmethod
     def from_dict(cls, content: Any, where: str = '') -> Self:

@@ -14,7 +14,7 @@ from ... import native
 from ...whole_files import read_whole
 from .engine import Engine
 from .manifest import ExportError, read_manifest
-from .manifest_schema import NATIVE_FILE, Manifest
+from .manifest_schema import NATIVE_FILE, REPORT, Manifest
 from .native_engine import NativeEngine
 from .openvino_engine import OpenvinoEngine
 from .preprocessing import Preprocessor, Seen
@@ -40,6 +40,7 @@ class Network:
     Attributes:
         manifest: Manifest of the export.
         engine: Engine that runs the network.
+        engine_reason: Reason for this engine, a clause without a period.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Network:
         self.max_pixels = max_pixels
         self.manifest: Manifest
         self.engine: Engine
+        self.engine_reason: str
         # reads one complete export, even if another one replaces it during the read
         self.manifest, self.engine = read_whole(folder, lambda: self._load(engine, verify))
         self.engine.prepare()  # compiles, which takes longer than the read
@@ -108,35 +110,40 @@ class Network:
     def _load(self, engine: str | None, verify: bool) -> tuple[Manifest, Engine]:
         """Read the manifest and the network."""
         manifest = read_manifest(self.folder, verify)
-        if self._takes_native(engine, manifest):
+        name, self.engine_reason = self._choice(engine, manifest)
+        if name == NativeEngine.NAME:
             return manifest, NativeEngine(self.folder, manifest, threads=self.threads)
         return manifest, OpenvinoEngine(
             self.folder, manifest, threads=self.threads, device=self.device
         )
 
-    def _takes_native(self, engine: str | None, manifest: Manifest) -> bool:
-        """Choose the engine.
+    def _choice(self, engine: str | None, manifest: Manifest) -> tuple[str, str]:
+        """Return the name of the engine, and the reason for it.
 
         Raises:
             ExportError: If the native engine is requested but the export has no form for it.
         """
-        has_form = NATIVE_FILE in (manifest.files or {})
-        if engine == NativeEngine.NAME and not has_form:
-            raise ExportError(
-                f"{self.folder}: has no {NATIVE_FILE}, so engine='native' cannot run it; "
-                'its report.json says why'
-            )
+        form = None
+        if NATIVE_FILE not in (manifest.files or {}):
+            form = f'has no {NATIVE_FILE}: {manifest.no_native or f"see its {REPORT}"}'
+        if engine == NativeEngine.NAME and form is not None:
+            raise ExportError(f"{self.folder}: engine='native' cannot run it, because it {form}")
         if engine is not None:
-            return engine == NativeEngine.NAME
-        fits = has_form and self.device == 'CPU'
-        if fits and not native.available():
+            return engine, f'engine={engine!r} was requested'
+        if form is not None:
+            return OpenvinoEngine.NAME, f'the export {form}'
+        if self.device != 'CPU':
+            reason = f'device={self.device!r} is not a device of the native library'
+            return OpenvinoEngine.NAME, reason
+        if not native.available():
+            problem = native.problem()
             # Python shows a warning of one line once
             warnings.warn(
-                f'the network runs in OpenVINO instead of the native kernels: {native.problem()}',
+                f'the network runs in OpenVINO instead of the native kernels: {problem}',
                 stacklevel=2,
             )
-            return False
-        return fits
+            return OpenvinoEngine.NAME, f'the native kernels cannot be used: {problem}'
+        return NativeEngine.NAME, f'the export has {NATIVE_FILE}'
 
     def _named(self, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip((port.name for port in self.manifest.outputs), values))

@@ -50,6 +50,8 @@ class Runner:
 
     Attributes:
         engine: Name of the engine that runs the network.
+        engine_reason: Reason for this engine, such as ``'the export has no model.native:
+            the network has 2 outputs, and the native library supports one'``.
         manifest: Manifest of the export, a dataclass.
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 
@@ -88,6 +90,7 @@ class Runner:
             max_pixels=max_pixels,
         )
         self.engine: str = self._network.engine.NAME
+        self.engine_reason: str = self._network.engine_reason
         self.manifest: Manifest = self._network.manifest
         self.task: str = self.manifest.task
         self._task: Task = find_task(self.task)(self._network)

@@ -11,7 +11,7 @@ from mmesbnn import native
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.native.compiling import compile_program
 from mmesbnn.deploy.native.rules import NotCovered
-from mmesbnn.deploy.openvino.graph import binary_graph
+from mmesbnn.deploy.openvino.graph import binary_graph, compile_graph, to_openvino
 from mmesbnn.deploy.runtime.program import MAP
 from mmesbnn.models.backbones import BNext, ReActNet
 
@@ -90,6 +90,19 @@ def test_outputs_are_as_near_to_float64_as_those_of_torch(name):
         for threads in (2, 3):
             again = runs.run(x.numpy(), threads=threads)[:, :, 0, 0]
             np.testing.assert_array_equal(again, ours)
+
+
+@needs_library
+def test_weights_are_rounded_to_half_precision_as_in_openvino():
+    model, x = classifier('bnext tau'), torch.randn(9, 3, 70, 64)
+    conversion = to_openvino(model, [x[:1]], half=True, with_native=True)
+    request = compile_graph(conversion.graph, 1).create_infer_request()
+    other = np.concatenate([request.infer([one[None].numpy()])[0] for one in x])
+    ours = engine(*conversion.native).run(x.numpy())[:, :, 0, 0]
+    with torch.no_grad():
+        whole = model(x).numpy()
+    assert typical_error(ours, whole) > 1e-5
+    assert typical_error(ours, other) < typical_error(ours, whole) / 10
 
 
 def test_weights_are_bits_in_the_data():

@@ -45,6 +45,8 @@ def images(count=5):
 def test_both_engines_give_the_same_results(folder):
     runner, other = Runner(folder), Runner(folder, engine='openvino')
     assert (runner.engine, other.engine) == ('native', 'openvino')
+    assert runner.engine_reason == 'the export has model.native'
+    assert other.engine_reason == "engine='openvino' was requested"
     ours = runner(images(), batch_size=3)
     for one, two in zip(ours, other(images(), batch_size=3)):
         assert one['pred_label'] == two['pred_label']
@@ -89,23 +91,6 @@ def test_images_of_a_batch_share_the_cores(folder, monkeypatch, threads, count, 
         np.testing.assert_array_equal(one['pred_scores'], two['pred_scores'])
 
 
-@needs_library
-def test_both_engines_use_weights_rounded_to_half_precision(folder, tmp_path):
-    report = export(make_task(), tmp_path / 'half', half=True)
-    assert len(report.native_agreements) == 1
-    scores = {
-        (path.name, engine): np.stack(
-            [result['pred_scores'] for result in Runner(path, engine=engine)(images())]
-        )
-        for path in (folder, tmp_path / 'half')
-        for engine in ('native', 'openvino')
-    }
-    ours, other = scores['half', 'native'], scores['half', 'openvino']
-    whole = scores[folder.name, 'native']
-    np.testing.assert_allclose(ours, other, atol=1e-5)
-    assert 1e-5 < np.abs(ours - whole).max() < 1e-2
-
-
 def shapes_that_run(monkeypatch):
     """Return a list that grows by the shape of every array that OpenVINO runs."""
     seen, infer = [], RequestPool.infer
@@ -143,7 +128,9 @@ def test_openvino_is_taken_where_the_library_is_not_and_the_reason_is_given(fold
     monkeypatch.setattr(native, 'available', lambda: False)
     monkeypatch.setattr(native, 'problem', lambda: 'they were not compiled')
     with pytest.warns(UserWarning, match='OpenVINO instead of .* kernels: they were not compiled'):
-        assert Runner(folder).engine == 'openvino'
+        runner = Runner(folder)
+    assert runner.engine == 'openvino'
+    assert runner.engine_reason == 'the native kernels cannot be used: they were not compiled'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert Runner(folder, engine='openvino').engine == 'openvino'
@@ -161,12 +148,17 @@ def without_native(folder, tmp_path):
 
 def test_an_export_without_the_native_form(folder, tmp_path):
     copy = without_native(folder, tmp_path)
-    assert Runner(copy).engine == 'openvino'
-    with pytest.raises(ExportError, match=r"has no model\.native, so engine='native'"):
+    runner = Runner(copy)
+    assert runner.engine == 'openvino'
+    # an export of an earlier version, whose manifest has no reason
+    assert runner.engine_reason == 'the export has no model.native: see its report.json'
+    with pytest.raises(ExportError, match=r"engine='native' cannot run it, because it has no"):
         Runner(copy, engine='native')
     report = export(make_task(), tmp_path / 'other', with_native=False)
     assert report.native is None
     assert not (tmp_path / 'other' / 'model.native').exists()
+    reason = 'the export has no model.native: only the form for OpenVINO was requested'
+    assert Runner(tmp_path / 'other').engine_reason == reason
 
 
 def test_a_version_of_openvino_that_lost_the_operator(folder, monkeypatch):
