@@ -53,7 +53,8 @@ def push_to_hub(
         commit_message: First line of the commit. Default None: a sentence with the version
             of this package.
         token: Token of the hub with the right to write. Default None: the stored one.
-        endpoint: Address of the hub. Default None: ``HF_ENDPOINT``, or huggingface.co.
+        endpoint: Address of the hub. Old releases of huggingface_hub (seen with 0.26) need
+            ``HF_ENDPOINT`` instead. Default None: ``HF_ENDPOINT``, or huggingface.co.
         **saving: Arguments of :func:`save_pretrained`, such as ``config``, ``metrics`` and
             ``license``.
 
