@@ -88,7 +88,10 @@ def load_into(
         PretrainedError: If the hub does not have the weights, or if they do not fit or are damaged.
         OSError: If there is no such file or folder.
     """
-    path = Path(source) if Path(source).is_file() else local_folder(source, **hub)
+    try:
+        path = Path(source) if Path(source).is_file() else local_folder(source, **hub)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'pretrained={str(source)!r}: no such file or folder') from error
     try:
         if path.is_dir() or _is_packed(path):
             read: Any = read_folder if path.is_dir() else read_packed
