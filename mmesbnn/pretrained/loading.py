@@ -9,18 +9,22 @@ from typing import Any
 from torch import nn
 
 from ..binary.arguments import MODULE
-from ..checks import checked, either, filled_text, flag, none, optional, positive_int
+from ..checks import Rule, checked, either, filled_text, flag, none, optional, positive_int
 from ..checks import path as path_rule
 from ..deploy.packed.unpacking import unpack
 from .files import read_folder
 from .hub import download, is_hub_name
 
+_ADDRESS = Rule(
+    'an address with http:// or https://',
+    lambda value: isinstance(value, str) and value.startswith(('http://', 'https://')),
+)
 #: Rules of the arguments for a hub, which huggingface_hub interprets.
 HUB = dict(
     revision=optional(filled_text),
     cache_dir=optional(path_rule),
     token=either(filled_text, flag, none),
-    endpoint=optional(filled_text),
+    endpoint=optional(_ADDRESS),
 )
 
 

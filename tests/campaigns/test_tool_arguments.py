@@ -33,19 +33,29 @@ EXCEPTIONS = {
         'PackReport',
     },
     'arithmetic on tensors in every forward: the layers look first': {
+        'balanced_weight',
         'binary_conv2d',
         'binary_linear',
         'binary_matmul',
         'centred_sign_weight',
+        'dorefa',
+        'ede_sign',
         'elastic_binarize',
+        'fda_sign',
         'hard_tanh_sign',
+        'heaviside',
         'identity_sign',
+        'magnitude_aware_weight',
         'normalize_tiled',
         'quadratic_sign',
         'recompute_elementwise',
+        'recu_weight',
+        'reste_sign',
         'scaled_sign_weight',
         'sign',
+        'sign_weight',
         'straight_through',
+        'swish_sign',
         'temperature_weight',
         'tile',
     },
@@ -73,7 +83,13 @@ EXCEPTIONS = {
         'SeededConcatDataset',
         'SRDataPreprocessor',
     },
-    'a base class: subclasses are attacked': {'BinaryLayer'},
+    'a base class: subclasses are attacked': {
+        'BinaryLayer',
+        'Scheduled',
+        'Sign',
+        'WeightBinarizer',
+    },
+    'made by diffusers, from a config that is attacked': {'BinaryQuantizer'},
     'fields are attacked one by one in tests/binary/test_options.py': {'BinaryOptions'},
     'fields are attacked one by one in tests/deploy/runtime/test_manifest_schema.py': {'Manifest'},
     'takes a flag, any value of which is true or false': {'use_native'},
@@ -125,6 +141,11 @@ def layer_calls():
         hooks.SaveImagesHook: dict(out_dir='images'),
         hooks.RequireCheckpointHook: dict(new=('head.',)),
         hooks.WholeCheckpointHook: dict(interval=1, save_best='auto', rule='less'),
+        hooks.EstimatorProgressHook: dict(by_epoch=True),
+        optim.Bop: dict(params=parameters(), lr=0.1, gamma=1e-3, threshold=1e-8),
+        optim.BopOptimWrapperConstructor: dict(
+            optim_wrapper_cfg=dict(optimizer=dict(type='Bop', lr=0.1)), paramwise_cfg=None
+        ),
         optim.BinaryOptimWrapperConstructor: dict(
             optim_wrapper_cfg=dict(optimizer=dict(type='SGD', lr=0.1)), paramwise_cfg=None
         ),
@@ -141,6 +162,10 @@ def layer_calls():
 
 def nothing():
     """Run no network."""
+
+
+def parameters():
+    return [nn.Parameter(torch.ones(2))]
 
 
 def picture():
@@ -223,6 +248,7 @@ def diffusion_calls():
         layers_per_block=1,
     )
     return {
+        mmesbnn.BinaryConfig: dict(tau=2, es_groups=1, layers=['conv'], keep=['x'], spread=0.5),
         diffusion.BIDiffSRUNet: UNET,
         diffusion.SRDiffusionPipeline: dict(unet=unet),
         diffusion.make_scheduler: dict(total_steps=10),
@@ -293,14 +319,17 @@ def folder(tmp_path, monkeypatch):
 
 #: Allowed errors of a call in which only the attacked argument is wrong.
 RIGHT = (OSError, ValueError, TypeError, ImportError, NotImplementedError)
-#: Arguments that other packages check: mmengine, mmdet, mmpretrain, diffusers, lpips.
+#: Arguments that other packages check: mmengine, mmdet, mmpretrain, diffusers, lpips. Without
+#: an endpoint the public hub is asked.
 FOREIGN = {
+    'endpoint',
     'content',
     'batch',
     'device',
     'optim_wrapper_cfg',
     'data_preprocessor',
     'init_cfg',
+    'params',
     'published_keys',
     'lazy_init',
     'ann_file',

@@ -267,3 +267,11 @@ def test_a_copied_snapshot_is_a_folder_of_its_own(push, pull, tmp_path):
     shutil.copytree(snapshot, tmp_path / 'copy')
     assert equal(mmesbnn.from_pretrained(tmp_path / 'copy'), model)
     assert equal(mmesbnn.from_pretrained(snapshot), model)
+
+
+@pytest.mark.parametrize('endpoint', ['hub.example', 'ftp://hub.example', 7])
+def test_an_endpoint_that_is_no_address_is_named(endpoint):
+    with pytest.raises(ValueError, match=r'endpoint=.*must be an address'):
+        mmesbnn.from_pretrained('me/net', endpoint=endpoint)
+    with pytest.raises(ValueError, match=r'endpoint=.*must be an address'):
+        mmesbnn.push_to_hub(backbone(), 'me/net', endpoint=endpoint)

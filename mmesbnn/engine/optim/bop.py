@@ -121,8 +121,9 @@ class BopOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
     ) -> None:
-        if paramwise_cfg:
-            raise ValueError(f'{type(self).__name__}: paramwise_cfg={paramwise_cfg} must be None')
+        if not (paramwise_cfg is None or (isinstance(paramwise_cfg, dict) and not paramwise_cfg)):
+            given = repr(paramwise_cfg)[:80]
+            raise ValueError(f'{type(self).__name__}: paramwise_cfg={given} must be None')
         super().__init__(optim_wrapper_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
