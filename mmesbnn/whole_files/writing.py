@@ -17,7 +17,7 @@ from .swapping import swap
 T = TypeVar('T')
 
 #: Number of attempts to read a folder that changes while it is read.
-_READS = 20
+_READS = 100
 
 
 def _refuse(number: int, path: Path, text: str | None = None) -> None:
@@ -301,7 +301,7 @@ def read_whole(root: str | os.PathLike[str], read: Callable[[], T]) -> T:
 
     Raises:
         Exception: Error that ``read`` raised while the folder stayed the same.
-        OSError: If it was replaced at every one of 20 attempts.
+        OSError: If it was replaced at every one of 100 attempts.
     """
     root = Path(root)
     for _ in range(_READS):

@@ -75,6 +75,7 @@ def test_a_runner_reads_one_export_while_they_change(both, tmp_path):
         while not stop.is_set():
             for source in reversed(both):
                 put(source, out)
+                stop.wait(0.01)  # about as long as a read, which could otherwise never end
 
     thread = threading.Thread(target=replace)
     thread.start()
