@@ -113,7 +113,7 @@ def parse_args() -> argparse.Namespace:
     )
     add('--jobs', type=options.count, default=1, help='trainings at once; on one GPU, too')
     add('--minutes', type=options.positive, default=1e6, help='start nothing that ends later')
-    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add('--device', type=options.name, default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--summary', action='store_true', help='train nothing, show what is there')
     add('--out', type=options.path, default=Path('work_dirs/es_vs_baseline'), metavar='DIR/NAME')
     return parser.parse_args()

@@ -43,7 +43,7 @@ def parser_of(text: str, forms: Iterable[str], out: Path, seeds: int) -> argpars
     parser.add_argument(
         '--seeds', type=options.count, default=seeds, help='trainings of every form'
     )
-    parser.add_argument('--out', type=Path, default=out)
+    parser.add_argument('--out', type=options.path, default=out)
     return parser
 
 

@@ -44,6 +44,7 @@ import mmesbnn
 from mmesbnn.analysis import save_json
 from mmesbnn.binary import TemperatureWeight
 from mmesbnn.binary.recompute import is_kept
+from mmesbnn.checks import Rule
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
 from mmesbnn.whole_files import whole_file
@@ -320,18 +321,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(partial, dpi=90, format='png')
 
 
+_FORM = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})')
+_size_text = options.option(
+    str, Rule('BATCHxPIXELS, such as 4x224', lambda text: _FORM.fullmatch(text) is not None)
+)
+
+
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f'{text!r} must be BATCHxPIXELS, such as 4x224')
-    return int(found[1]), int(found[2])
+    batch, pixels = _size_text(text).split('x')
+    return int(batch), int(pixels)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/training_speed'))
+    parser.add_argument('--out', type=options.path, default=Path('work_dirs/training_speed'))
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS)
     parser.add_argument(
         '--sizes',
