@@ -13,9 +13,9 @@ from .entries import WEIGHT_BINARIZERS
 from .estimators import window_gradient
 from .forms import WeightForm
 from .inputs import check_maps, is_traced
-from .signs import Binarizer, hard_tanh, hard_tanh_sign, identity_sign, sign, with_surrogate
+from .signs import Binarizer, hard_tanh, hard_tanh_sign, identity_sign, with_surrogate
 from .tracing import whole_layer
-from .weights import WeightBinarizer, per_output_mean_abs
+from .weights import WeightBinarizer, per_output_mean_abs, scaled_signs
 
 
 def sign_weight(weight: Tensor, clip: float | None = 1.0, zero: int = -1) -> Tensor:
@@ -60,10 +60,6 @@ class SignWeight(Binarizer, WeightBinarizer):
         return f'clip={self.clip}, {super().extra_repr()}'
 
 
-def _scaled(weight: Tensor, zero: int) -> Tensor:
-    return per_output_mean_abs(weight) * sign(weight, zero)
-
-
 def _scaled_hard_tanh(weight: Tensor, clip: float) -> Tensor:
     return per_output_mean_abs(weight.detach()) * hard_tanh(weight, clip)
 
@@ -87,7 +83,7 @@ def magnitude_aware_weight(weight: Tensor, clip: float = 1.0, zero: int = -1) ->
     """
     return with_surrogate(
         weight,
-        partial(_scaled, zero=zero),
+        partial(scaled_signs, zero=zero),
         partial(_scaled_hard_tanh, clip=clip),
         partial(_scaled_window, clip=clip),
     )

@@ -18,7 +18,7 @@ from .precision import wide_dtype
 from .progress import Scheduled, progress_of
 from .signs import Binarizer, finite, sign, with_surrogate
 from .smooth_signs import decaying_tanh, decaying_tanh_gradient, sharpness
-from .weights import WeightBinarizer, per_output_mean_abs
+from .weights import WeightBinarizer, per_output_mean_abs, scaled_signs
 
 #: Smallest deviation of an output channel. A channel of equal weights is divided by it.
 _SMALLEST = 1e-8
@@ -122,10 +122,6 @@ class BalancedWeight(Scheduled, Binarizer, WeightBinarizer):
 # rectified clamp unit -----------------------------------------------------------------
 
 
-def _scaled(clamped: Tensor, zero: int) -> Tensor:
-    return per_output_mean_abs(clamped) * sign(clamped, zero)
-
-
 def _scaled_identity(clamped: Tensor) -> Tensor:
     return per_output_mean_abs(clamped.detach()) * finite(clamped)
 
@@ -167,7 +163,9 @@ def recu_weight(
     tau = start + (end - start) * grown
     bound = -(2 - 2 * tau).log() * standard.detach().abs().mean()
     clamped = standard.clamp(-bound, bound)
-    value = with_surrogate(clamped, partial(_scaled, zero=zero), _scaled_identity, _scaled_gradient)
+    value = with_surrogate(
+        clamped, partial(scaled_signs, zero=zero), _scaled_identity, _scaled_gradient
+    )
     return value.to(weight.dtype)
 
 

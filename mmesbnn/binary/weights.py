@@ -93,11 +93,12 @@ def scaled_sign_weight(weight: Tensor, attached: bool = False, zero: int = -1) -
     if attached:
         return per_output_mean_abs(weight) * identity_sign(weight, zero)
     return with_surrogate(
-        weight, partial(_scaled, zero=zero), hard_tanh, partial(window_gradient, clip=1.0)
+        weight, partial(scaled_signs, zero=zero), hard_tanh, partial(window_gradient, clip=1.0)
     )
 
 
-def _scaled(weight: Tensor, zero: int) -> Tensor:
+def scaled_signs(weight: Tensor, zero: int) -> Tensor:
+    """Compute ``mean|w| * sign(w)`` with the mean per output channel."""
     return per_output_mean_abs(weight) * sign(weight, zero)
 
 
