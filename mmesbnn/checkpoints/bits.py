@@ -16,6 +16,20 @@ def pack_bits(weight: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(positive, bitorder='little'))
 
 
+def parts_of(weight: Tensor) -> dict[str, Tensor]:
+    """Return the entries of a file for a binary weight, by their suffix.
+
+    Args:
+        weight: Effective weight ``(C_o, ...)``. Scales that are all 1 are not stored.
+    """
+    weight = weight.detach()
+    parts = {BITS: pack_bits(weight)}
+    scale = weight.flatten(1).abs().amax(1)
+    if not (scale == 1).all():
+        parts[SCALE] = scale
+    return parts
+
+
 def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
     """Unpack the bits of :func:`pack_bits` to signs +1 or -1 in float32.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..binary import BinarizeReport, BinaryLayer, binary_layers
 from ..binary.precision import keep_signs
-from ..checkpoints.bits import BITS, SCALE, pack_bits, unpack_bits
+from ..checkpoints.bits import BITS, SCALE, parts_of, unpack_bits
 from ..errors import MmesbnnError, shorten
 from ..optional import require
 from .quantization_config import BinaryConfig
@@ -214,6 +214,7 @@ class BinaryQuantizer(DiffusersQuantizer):
                     )
         return True
 
+    @torch.no_grad()
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Any], safe_serialization: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -225,7 +226,8 @@ class BinaryQuantizer(DiffusersQuantizer):
         for key, value in state_dict.items():
             name = key.removesuffix('.weight')
             if name != key and name in self._layers:
-                stored.update(_packed(f'{name}.', self._layers[name]))
+                parts = parts_of(self._layers[name].effective_weight())
+                stored.update((f'{name}.{suffix}', part) for suffix, part in parts.items())
             elif not key.startswith(binarizers):
                 stored[key] = value
         return stored, {}
@@ -263,16 +265,6 @@ def _scales(scale: Tensor, weight: Tensor) -> Tensor:
     if not torch.isfinite(scale).all() or (scale < 0).any():
         raise ValueError('scales must be finite and not negative')
     return scale
-
-
-@torch.no_grad()
-def _packed(prefix: str, layer: BinaryLayer) -> dict[str, Tensor]:
-    weight = layer.effective_weight()
-    entries = {f'{prefix}{BITS}': pack_bits(weight)}
-    scale = weight.flatten(1).abs().amax(1)
-    if not (scale == 1).all():
-        entries[f'{prefix}{SCALE}'] = scale
-    return entries
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmesbnn.checkpoints.bits import pack_bits, unpack_bits
+from mmesbnn.checkpoints.bits import BITS, SCALE, pack_bits, parts_of, unpack_bits
 
 
 @given(st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5]), min_size=1))
@@ -32,3 +32,11 @@ def test_bits_must_be_bytes(bits):
 def test_bits_must_be_flat():
     with pytest.raises(ValueError, match='2 bytes of bits for 16 weights'):
         unpack_bits(torch.zeros(1, 2, dtype=torch.uint8), torch.Size([16]))
+
+
+def test_scales_of_1_are_no_part():
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert parts_of(signs).keys() == {BITS}
+    parts = parts_of(signs * torch.tensor([[0.5], [1.0]]))
+    assert torch.equal(parts[BITS], pack_bits(signs))
+    assert parts[SCALE].tolist() == [0.5, 1.0]

@@ -20,7 +20,7 @@ from ...binary.arguments import MODULE
 from ...binary.layers import BinaryLayer, binary_layers
 from ...binary.replaced import replaced_in
 from ...checkpoints import CheckpointError, state_dict_of
-from ...checkpoints.bits import BITS, SCALE, pack_bits
+from ...checkpoints.bits import BITS, SCALE, parts_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import Rule, checked, mapping, optional, positive_int
 from ...optional import require
@@ -154,11 +154,9 @@ def _progress(layers: Mapping[str, BinaryLayer], what: str) -> Iterable[tuple[st
 
 def _add_weight(tensors: _Tensors, name: str, layer: BinaryLayer) -> None:
     key = f'{name}.' if name else ''
-    weight = layer.effective_weight().detach()
-    tensors.add('bits of binary weights', f'{key}{BITS}', pack_bits(weight))
-    scale = weight.flatten(1).abs().amax(1)
-    if not (scale == 1).all():
-        tensors.add('scales of binary weights', f'{key}{SCALE}', scale)
+    kinds = {BITS: 'bits of binary weights', SCALE: 'scales of binary weights'}
+    for suffix, part in parts_of(layer.effective_weight()).items():
+        tensors.add(kinds[suffix], f'{key}{suffix}', part)
 
 
 def _collect(model: nn.Module, half: bool) -> _Tensors:
