@@ -22,6 +22,7 @@ from mmesbnn.optional import require
 from mmesbnn.pretrained import save_pretrained
 from mmesbnn.pretrained.files import check_target
 from mmesbnn.pretrained.hub import upload
+from mmesbnn.pretrained.loading import ADDRESS
 
 
 def metric(given):
@@ -75,7 +76,9 @@ def parse_args():
         '--revision', type=options.name, metavar='BRANCH', help='branch to write; default: main'
     )
     group.add_argument('--create-pr', action='store_true', help='open a pull request instead')
-    group.add_argument('--endpoint', type=options.name, metavar='URL', help='address of the hub')
+    group.add_argument(
+        '--endpoint', type=options.option(str, ADDRESS), metavar='URL', help='address of the hub'
+    )
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     args = parser.parse_args()

@@ -15,7 +15,8 @@ from ..deploy.packed.unpacking import unpack
 from .files import read_folder
 from .hub import download, is_hub_name
 
-_ADDRESS = Rule(
+#: Rule of the address of a hub.
+ADDRESS = Rule(
     'an address with http:// or https://',
     lambda value: isinstance(value, str) and value.startswith(('http://', 'https://')),
 )
@@ -24,7 +25,7 @@ HUB = dict(
     revision=optional(filled_text),
     cache_dir=optional(path_rule),
     token=either(filled_text, flag, none),
-    endpoint=optional(_ADDRESS),
+    endpoint=optional(ADDRESS),
 )
 
 

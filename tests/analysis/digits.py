@@ -48,6 +48,22 @@ def write_project(folder):
     return config
 
 
+def write_trained(folder, path):
+    """Write a project, and weights of its model as mmengine saves them to ``path``.
+
+    Returns:
+        Path of the config, and the model.
+    """
+    config = write_project(folder)
+    model = set_temperature(build(config), 0.0).eval()
+    meta = {
+        'cfg': Config.fromfile(config).pretty_text,
+        'dataset_meta': {'classes': ['0', '1', '2']},
+    }
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, path)
+    return config, model
+
+
 def build(config):
     """Build the config's model and initialise it."""
     cfg = Config.fromfile(config)

@@ -6,11 +6,10 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.deploy import load_packed
-from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_project
+from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_trained
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('safetensors')
@@ -20,14 +19,8 @@ pytest.importorskip('safetensors')
 def project(tmp_path_factory):
     """Return config, checkpoint as mmengine saves it, and its model."""
     folder = tmp_path_factory.mktemp('project')
-    config = write_project(folder)
-    model = set_temperature(build(config), 0.0).eval()
-    meta = {
-        'cfg': Config.fromfile(config).pretty_text,
-        'dataset_meta': {'classes': ['0', '1', '2']},
-    }
     path = folder / 'epoch_1.pth'
-    torch.save({'meta': meta, 'state_dict': model.state_dict()}, path)
+    config, model = write_trained(folder, path)
     return config, path, model
 
 

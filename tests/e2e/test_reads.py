@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
 
-from tests.analysis.digits import build, run_tool, set_temperature, write_project
+from tests.analysis.digits import run_tool, write_trained
 from tests.reference import published_binary_vit
 
 pytest.importorskip('mmpretrain')
@@ -27,10 +26,7 @@ sys.addaudithook(note)
 
 @pytest.fixture
 def project(tmp_path):
-    config = write_project(tmp_path)
-    model = set_temperature(build(config), 0.0)
-    meta = {'cfg': Config.fromfile(config).pretty_text, 'dataset_meta': {'classes': list('012')}}
-    torch.save({'meta': meta, 'state_dict': model.state_dict()}, tmp_path / 'net.pth')
+    write_trained(tmp_path, tmp_path / 'net.pth')
     return tmp_path
 
 

@@ -1,11 +1,9 @@
 """tools/save_pretrained.py as a user runs it."""
 
 import pytest
-import torch
-from mmengine.config import Config
 
 import mmesbnn
-from tests.analysis.digits import build, run_tool, set_temperature, write_project
+from tests.analysis.digits import run_tool, write_trained
 from tests.pretrained.fake_hub import TOKEN, fake_hub
 from tests.pretrained.networks import equal
 
@@ -17,14 +15,8 @@ pytest.importorskip('safetensors')
 def project(tmp_path_factory):
     """Return a checkpoint as mmengine saves it, and its model."""
     folder = tmp_path_factory.mktemp('project')
-    config = write_project(folder)
-    model = set_temperature(build(config), 0.0).eval()
-    meta = {
-        'cfg': Config.fromfile(config).pretty_text,
-        'dataset_meta': {'classes': ['0', '1', '2']},
-    }
-    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'epoch_1.pth')
-    return folder / 'epoch_1.pth', model
+    path = folder / 'epoch_1.pth'
+    return path, write_trained(folder, path)[1]
 
 
 @pytest.fixture
@@ -76,6 +68,7 @@ def test_push_uploads_the_folder(project, save, tmp_path, monkeypatch):
         (['--private'], 'need --push'),
         (['--metric', 'accuracy=1'], '--metric and --dataset need each other'),
         (['--metric', 'accuracy'], 'must be NAME=NUMBER'),
+        (['--push', 'me/net', '--endpoint', 'hub.example'], 'must be an address'),
     ],
 )
 def test_wrong_options_are_named(save, options, said):
