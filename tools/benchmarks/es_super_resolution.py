@@ -99,7 +99,8 @@ class Network(nn.Module):
         self.conv_out = nn.Conv2d(CHANNELS, 3, 3, padding=1)
         for module in self.modules():
             if start and isinstance(module, BIConv):
-                module.shift.bias.data.copy_(start(CHANNELS, self.factor, 0.5))
+                with torch.no_grad():
+                    module.shift.bias.copy_(start(CHANNELS, self.factor, 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the details that ``x``, ``(N, 3, H, W)`` in [0, 1], lacks, in units of 0.05."""

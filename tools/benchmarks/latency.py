@@ -43,6 +43,7 @@ from torch import Tensor, nn
 import mmesbnn
 from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
+from mmesbnn.deploy.runtime.engine import usable_cores
 from mmesbnn.optional import require
 from mmesbnn.whole_files import check_place, whole_file
 
@@ -434,7 +435,7 @@ def settings(quick: bool) -> list[tuple[int, int]]:
     """Return threads and batch of every setting."""
     if quick:
         return [(1, 1)]
-    threads = sorted({1, len(os.sched_getaffinity(0))})
+    threads = sorted({1, usable_cores()})
     return [(count, batch) for count in threads for batch in (1, 16)]
 
 

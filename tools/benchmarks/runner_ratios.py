@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from mmesbnn import native
 from mmesbnn.deploy import Manifest, Runner, write_manifest
+from mmesbnn.deploy.runtime.engine import usable_cores
 from mmesbnn.deploy.runtime.manifest_schema import NATIVE_FILE
 from mmesbnn.deploy.runtime.program_file import write_program
 
@@ -49,7 +49,7 @@ def write_export(folder: Path, conversion: Any) -> None:
 
 def runs_of(folder: Path, batch: int) -> dict[Setting, Callable[[], Any]]:
     """Return a function for every engine, number of threads and number of images."""
-    threads = sorted({1, len(os.sched_getaffinity(0))})
+    threads = sorted({1, usable_cores()})
     has_native = (folder / NATIVE_FILE).exists() and native.available()
     runs = {}
     for engine in ('native', 'openvino')[not has_native :]:

@@ -321,15 +321,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(partial, dpi=90, format='png')
 
 
-_FORM = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})')
-_size_text = options.option(
-    str, Rule('BATCHxPIXELS, such as 4x224', lambda text: _FORM.fullmatch(text) is not None)
-)
+def _numbers(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', text) is None:
+        raise ValueError
+    return tuple(map(int, text.split('x')))
 
 
-def _size(text: str) -> tuple[int, int]:
-    batch, pixels = _size_text(text).split('x')
-    return int(batch), int(pixels)
+_size = options.option(_numbers, Rule('BATCHxPIXELS, such as 4x224', bool))
 
 
 def parse_args() -> argparse.Namespace:
