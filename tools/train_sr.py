@@ -26,7 +26,10 @@ def parse_args():
     )
     parser.add_argument('config', type=options.name, help='config file')
     parser.add_argument(
-        '--work-dir', type=options.name, metavar='DIR', help='default: work_dirs/NAME OF THE CONFIG'
+        '--work-dir',
+        type=options.name,
+        metavar='DIR',
+        help='default: the work_dir of the config, else work_dirs/NAME OF THE CONFIG',
     )
     parser.add_argument('--resume', action='store_true', help='continue after the last checkpoint')
     parser.add_argument(
@@ -41,10 +44,10 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if args.work_dir:
-        check_place(args.work_dir)
     cfg = load_config(args.config, args.cfg_options)
-    cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
+    default = cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = args.work_dir or default
+    check_place(cfg.work_dir)
     cfg.launcher, cfg.resume = args.launcher, args.resume
     if args.resume:
         cfg.load_from = None  # mmengine would resume it instead of the last checkpoint

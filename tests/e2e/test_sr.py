@@ -51,11 +51,19 @@ def run(folder, tool, *args):
         return output.getvalue()
 
 
-def write_config(folder, root, name='config.py', **kwargs):
-    cfg = sr_runs.config(root, None, iters=ITERS, log_level='INFO', **kwargs)
-    cfg.pop('work_dir')
+def write_config(folder, root, name='config.py', work_dir=None, **kwargs):
+    cfg = sr_runs.config(root, work_dir, iters=ITERS, log_level='INFO', **kwargs)
+    if work_dir is None:
+        cfg.pop('work_dir')
     Config(cfg).dump(folder / name)
     return folder / name
+
+
+def test_a_config_names_its_work_dir(root, tmp_path):
+    config = write_config(tmp_path, root, work_dir='named')
+    run(tmp_path, 'train_sr.py', config)
+    assert (tmp_path / 'named' / f'iter_{ITERS}.pth').is_file()
+    assert not (tmp_path / 'work_dirs').exists()
 
 
 @pytest.fixture(scope='module')
