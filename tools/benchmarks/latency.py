@@ -4,12 +4,12 @@
 
 The contenders run in turn, on one core and on all, with batches of 1 and 16: the network as
 the published code computes it, the eager model, torch.compile, OpenVINO in full precision,
-OpenVINO with 1-bit layers, ONNX Runtime, and MobileNetV3-Large and ResNet-18 of mmpretrain in
-OpenVINO. The script prints medians and ratios, the effect of batches and cores on both engines
-of a Runner, the time of every kind of operator in the 1-bit network, and how much longer its
-binary kernels take than a loop of xor and popcount on this machine. Weights are random;
-thresholds, slopes and statistics are drawn so that nothing is trivially equal. Saves
-DIR/latency.json and latency.png.
+OpenVINO with 1-bit layers, the native engine, ONNX Runtime, and MobileNetV3-Large and
+ResNet-18 of mmpretrain in OpenVINO. The script prints medians and ratios, the effect of
+batches and cores on both engines of a Runner, the time of every kind of operator in the 1-bit
+network, and how much longer its binary kernels take than a loop of xor and popcount on this
+machine. Weights are random; thresholds, slopes and statistics are drawn so that nothing is
+trivially equal. Saves DIR/latency.json and latency.png.
 
 On a machine that is busy with other work, the ratios mean little.
 """
@@ -41,20 +41,24 @@ from runner_ratios import report, write_export
 from torch import Tensor, nn
 
 import mmesbnn
+from mmesbnn import native
 from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
+from mmesbnn.deploy import Runner
 from mmesbnn.deploy.runtime.engine import usable_cores
+from mmesbnn.deploy.runtime.manifest_schema import NATIVE_FILE
 from mmesbnn.optional import require
 from mmesbnn.whole_files import check_place, whole_file
 
 SIZE = 224
 PUBLISHED, EAGER, COMPILED = 'published style, eager', 'ours, eager', 'torch.compile'
 FLOAT, BITS, ONNX = 'OpenVINO fp32', 'OpenVINO 1-bit', 'ONNX Runtime fp32'
+NATIVE = 'native 1-bit'
 RIVALS = {
     'MobileNetV3-Large, OpenVINO fp32': 'mobilenet-v3-large_8xb128_in1k',
     'ResNet-18, OpenVINO fp32': 'resnet18_8xb32_in1k',
 }
-CONTENDERS = (PUBLISHED, EAGER, COMPILED, FLOAT, BITS, ONNX, *RIVALS)
+CONTENDERS = (PUBLISHED, EAGER, COMPILED, FLOAT, BITS, NATIVE, ONNX, *RIVALS)
 
 Run = Callable[[], Any]
 
@@ -143,6 +147,15 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
     return lambda: session.run(None, inputs)
 
 
+def native_run(export: Path, x: Tensor, threads: int) -> Run | None:
+    """Return a function that runs the native engine once; None if it does not run here."""
+    if not ((export / NATIVE_FILE).exists() and native.available()):
+        return None
+    runner = Runner(export, engine='native', threads=threads)
+    array = x.numpy()
+    return lambda: runner.infer(array)
+
+
 class Networks:
     """Convert the contenders once and keep them.
 
@@ -180,6 +193,8 @@ class Networks:
         """Return a function that runs a contender once on ``x``, or None if it cannot run."""
         if name in self.graphs:
             return openvino_run(self.graphs[name], x, threads)
+        if name == NATIVE:
+            return native_run(self.export, x, threads)
         if name == ONNX:
             return None if self.onnx is None else onnx_run(self.onnx, x, threads)
         if name == COMPILED and len(x) > 1 and not self.compile_batches:
@@ -354,7 +369,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     for panel, result in zip(panels[0], results):
         names = [name for name in CONTENDERS if name in result['median_ms']][::-1]
         values = [result['median_ms'][name] / result['batch'] for name in names]
-        colours = ['tab:red' if name == BITS else 'tab:gray' for name in names]
+        colours = ['tab:red' if name in (BITS, NATIVE) else 'tab:gray' for name in names]
         bars = panel.barh(names, values, color=colours)
         panel.bar_label(bars, [f'{value:.1f}' for value in values], padding=2)
         panel.set_xscale('log')
