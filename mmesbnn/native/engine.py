@@ -33,7 +33,7 @@ class Engine:
 
     Attributes:
         input_shape: Channels, height and width of an image.
-        output_shape: Channels, height and width of an output.
+        output_shapes: Channels, height and width of each output.
         steps: Number of steps.
 
     Raises:
@@ -57,13 +57,14 @@ class Engine:
         if wrong.value >= 0:
             raise NativeError(f'the program is wrong at its number {wrong.value}')
         _raise_for(status, 'the program')
-        sizes = np.zeros(8, np.int64)
+        sizes = np.zeros(3, np.int64)
         self._library.mmesbnn_program_sizes(self._program, _pointer(sizes, c_int64))
-        shapes = tuple(sizes.tolist())
-        self.input_shape: tuple[int, int, int] = shapes[:3]
-        self.output_shape: tuple[int, int, int] = shapes[3:6]
-        self.steps: int = shapes[7]
-        self._workspace_bytes: int = shapes[6]
+        self._workspace_bytes, self.steps, outputs = map(int, sizes)
+        shapes = np.zeros((1 + outputs, 3), np.int64)
+        self._library.mmesbnn_program_shapes(self._program, _pointer(shapes, c_int64))
+        first, *others = map(tuple, shapes.tolist())
+        self.input_shape: tuple[int, int, int] = first
+        self.output_shapes: list[tuple[int, int, int]] = others
         self._idle: deque[np.ndarray] = deque()  # append and pop are atomic
 
     def __del__(self) -> None:
@@ -72,7 +73,7 @@ class Engine:
 
     def run(
         self, images: np.ndarray, *, threads: int = 1, seconds: np.ndarray | None = None
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         """Run the network on one image after the other.
 
         Results do not depend on the number of threads.
@@ -84,7 +85,7 @@ class Engine:
                 Default None.
 
         Returns:
-            float32 ``(N, C, H, W)``.
+            The outputs, float32 ``(N, C, H, W)``.
 
         Raises:
             NativeError: If a shape does not fit, or there is not enough memory.
@@ -97,7 +98,8 @@ class Engine:
             )
         if seconds is not None and (seconds.shape != (self.steps,) or seconds.dtype != np.float64):
             raise NativeError(f'seconds must be float64 of the shape ({self.steps},)')
-        out = np.empty((len(images), *self.output_shape), np.float32)
+        outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
+        pointers = [_pointer(output, c_float) for output in outputs]
         try:
             workspace = self._idle.pop()
         except IndexError:
@@ -108,13 +110,13 @@ class Engine:
             len(workspace),
             _pointer(images, c_float),
             len(images),
-            _pointer(out, c_float),
+            (ctypes.POINTER(c_float) * len(outputs))(*pointers),
             _check_threads(threads),
             None if seconds is None else _pointer(seconds, c_double),
         )
         self._idle.append(workspace)
         _raise_for(status, 'run')
-        return out
+        return outputs
 
     def _workspace(self) -> np.ndarray:
         try:

@@ -126,19 +126,19 @@ bool network_agrees(const std::string& set, const char* path) {
   const int64_t count = sizes[0], inputs = sizes[1], outputs = sizes[2];
   const auto images = read_some<float>(file, count * inputs);
   const auto expected = read_some<float>(file, count * outputs);
-  int64_t wrong = 0, found[8];
+  int64_t wrong = 0, found[3];
   void* program = nullptr;
   if (!file || mmesbnn_program_new(seed.code.data(), seed.code.size(), seed.data.data(),
                                    seed.data.size(), &wrong, &program) != 0)
     return differs(set, "the form of a network");
   mmesbnn_program_sizes(program, found);
-  const bool fits = found[0] * found[1] * found[2] == inputs &&
-                    found[3] * found[4] * found[5] == outputs;
-  std::vector<uint64_t> workspace(found[6] / 8 + 1);
+  const bool fits = values_of(program) == std::vector<int64_t>{inputs, outputs};
+  std::vector<uint64_t> workspace(found[0] / 8 + 1);
   std::vector<float> values(count * outputs, NAN), errors;
+  float* const to[] = {values.data()};
   const int status =
-      !fits || mmesbnn_program_run(program, reinterpret_cast<char*>(workspace.data()), found[6],
-                                   images.data(), count, values.data(), 2, nullptr);
+      !fits || mmesbnn_program_run(program, reinterpret_cast<char*>(workspace.data()), found[0],
+                                   images.data(), count, to, 2, nullptr);
   mmesbnn_program_free(program);
   float most = 0.0f;
   for (int64_t i = 0; i < count * outputs; ++i) {

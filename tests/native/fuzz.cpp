@@ -3,6 +3,7 @@
 //     fuzz SECONDS PROGRAM...
 //
 // interface.h describes the file of a program.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -40,18 +41,25 @@ bool run_changed(const Seed& seed, int changes) {
   }
   auto data = exactly<uint8_t>(seed.data.size());
   std::memcpy(data.get(), seed.data.data(), seed.data.size());
-  int64_t wrong = 0, sizes[8];
+  int64_t wrong = 0, sizes[3];
   void* program = nullptr;
   if (mmesbnn_program_new(code.data(), code.size(), data.get(), seed.data.size(), &wrong,
                           &program) != 0)
     return false;
   mmesbnn_program_sizes(program, sizes);
-  const int64_t input = sizes[0] * sizes[1] * sizes[2], output = sizes[3] * sizes[4] * sizes[5];
-  const bool small = sizes[6] < (1 << 24) && input < (1 << 20) && output < (1 << 20);
+  const std::vector<int64_t> values = values_of(program);
+  const int64_t batch = 1 + up_to(1), most = *std::max_element(values.begin(), values.end());
+  const bool small = sizes[0] < (1 << 24) && most < (1 << 20);
   if (small) {
-    auto workspace = exactly<char>(sizes[6]);
-    auto from = exactly<float>(input), to = exactly<float>(output);
-    mmesbnn_program_run(program, workspace.get(), sizes[6], from.get(), 1, to.get(),
+    auto workspace = exactly<char>(sizes[0]);
+    auto from = exactly<float>(batch * values[0]);
+    std::vector<std::unique_ptr<float[]>> outputs;
+    std::vector<float*> to;
+    for (size_t i = 1; i < values.size(); ++i) {
+      outputs.push_back(exactly<float>(batch * values[i]));
+      to.push_back(outputs.back().get());
+    }
+    mmesbnn_program_run(program, workspace.get(), sizes[0], from.get(), batch, to.data(),
                         1 + static_cast<int>(up_to(2)), nullptr);
   }
   mmesbnn_program_free(program);

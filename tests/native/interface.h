@@ -20,7 +20,9 @@ int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_
 int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
 int mmesbnn_program_free(void*);
 int mmesbnn_program_sizes(const void*, int64_t*);
-int mmesbnn_program_run(const void*, char*, int64_t, const float*, int64_t, float*, int, double*);
+int mmesbnn_program_shapes(const void*, int64_t*);
+int mmesbnn_program_run(const void*, char*, int64_t, const float*, int64_t, float* const*, int,
+                        double*);
 }
 
 inline std::mt19937_64 chance(1);
@@ -47,6 +49,17 @@ inline Seed read_seed(std::ifstream& file) {
   seed.code = read_some<int64_t>(file, sizes[0]);
   seed.data = read_some<uint8_t>(file, sizes[1]);
   return seed;
+}
+
+// Values of the input of a program, then of each output.
+inline std::vector<int64_t> values_of(const void* program) {
+  int64_t sizes[3];
+  mmesbnn_program_sizes(program, sizes);
+  std::vector<int64_t> shapes(3 * (1 + sizes[2])), values;
+  mmesbnn_program_shapes(program, shapes.data());
+  for (size_t i = 0; i < shapes.size(); i += 3)
+    values.push_back(shapes[i] * shapes[i + 1] * shapes[i + 2]);
+  return values;
 }
 
 // Names of the instruction sets of this processor, the fastest first.

@@ -157,12 +157,13 @@ def _touched(step: SweepPlan | Heavy) -> set[MapValue]:
 
 
 def _lives(network: Network, steps: Sequence[SweepPlan | Heavy]) -> dict[MapValue, tuple[int, int]]:
-    assert network.image is not None and network.output is not None
+    assert network.image is not None
     lives = {network.image: (0, 0)}
     for number, step in enumerate(steps, start=1):
         for one in _touched(step):
             lives[one] = (lives.get(one, (number, number))[0], number)
-    lives[network.output] = (lives[network.output][0], len(steps) + 1)
+    for output in network.outputs:
+        lives[output] = (lives[output][0], len(steps) + 1)
     return lives
 
 
@@ -170,7 +171,7 @@ def _without_dead_stores(
     network: Network, steps: Sequence[SweepPlan | Heavy]
 ) -> list[SweepPlan | Heavy]:
     """Remove stores of maps that no step reads."""
-    read = {network.output}
+    read = set(network.outputs)
     for step in steps:
         if isinstance(step, Heavy):
             read.add(step.source)
@@ -191,8 +192,8 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
     """Compile a graph for the native library.
 
     Args:
-        graph: Of one image and one output, its binary convolutions reading comparisons,
-            before its maps are brought to channels last.
+        graph: For one image, with any number of outputs; its binary convolutions read
+            comparisons. Its maps are not yet channels last.
 
     Returns:
         The program, and its data, uint8.
@@ -206,7 +207,7 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
     made: list[Step] = [Input(to=memory.numbers[network.image])]  # type: ignore[index]
     for step in steps:
         made.append(_made(step, network, memory, data))
-    made.append(Output(source=memory.numbers[network.output]))  # type: ignore[index]
+    made += [Output(source=memory.numbers[output]) for output in network.outputs]
     maps = memory.maps(made)
     program = Program(
         memory=max(_round(one.offset + one.nbytes) for one in maps),

@@ -96,7 +96,7 @@ class Network:
     heavy: list[Heavy] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     image: MapValue | None = None
-    output: MapValue | None = None
+    outputs: list[MapValue] = field(default_factory=list)
     _stored: dict[Any, MapValue] = field(default_factory=dict)
 
     def flat(self, x: Expression) -> Expression:

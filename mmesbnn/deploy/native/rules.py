@@ -102,15 +102,17 @@ class Rules:
         """
         for node in graph.get_ordered_ops():
             kind = node.get_type_name()
-            if kind == 'Constant':
+            if kind in ('Constant', 'Result'):
                 continue
             if kind not in _RULES:
                 raise NotCovered(f'no native form of {_named(node)}')
             value = _RULES[kind](self, node)
             if value is not None:
                 self._keep(node, value)
-        if self.network.image is None or self.network.output is None:
+        if self.network.image is None or not graph.outputs:
             raise NotCovered('the network has no input or no output')
+        for node in graph.get_results():
+            self.result(node)
         return self.network
 
     def _keep(self, node: ov.Node, value: Value) -> None:
@@ -150,10 +152,8 @@ class Rules:
         return Value(self.network.reading(image, axes), height, width)
 
     def result(self, node: ov.Node) -> None:
-        """Translate the output."""
-        if self.network.output is not None:
-            raise NotCovered('the network has more than one output')
-        self.network.output = self.network.stored(self.value(node.input_value(0)))
+        """Translate an output. Outputs keep their order in the graph."""
+        self.network.outputs.append(self.network.stored(self.value(node.input_value(0))))
 
     def elementwise(self, name: str, node: ov.Node) -> Value:
         """Translate an operator of two operands."""
@@ -469,7 +469,6 @@ _Rule = Callable[[Rules, ov.Node], 'Value | None']
 
 _RULES: dict[str, _Rule] = {
     'Parameter': Rules.parameter,
-    'Result': Rules.result,
     'Add': lambda rules, node: rules.elementwise('add', node),
     'Subtract': lambda rules, node: rules.elementwise('sub', node),
     'Multiply': lambda rules, node: rules.elementwise('mul', node),

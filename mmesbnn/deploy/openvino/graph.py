@@ -128,9 +128,8 @@ def _compiled(
     graph: ov.Model, example: Sequence[Tensor], half: bool
 ) -> tuple[Program, np.ndarray] | str:
     """Compile a graph for the native library, or return the reason why this is impossible."""
-    for ports, name in ((graph.inputs, 'inputs'), (graph.outputs, 'outputs')):
-        if len(ports) != 1:
-            return f'the network has {len(ports)} {name}, and the native library supports one'
+    if len(graph.inputs) != 1:
+        return f'the network has {len(graph.inputs)} inputs, and the native library supports one'
     single = graph.clone()
     single.reshape(ov.PartialShape([1, *example[0].shape[1:]]))
     _clean(single)

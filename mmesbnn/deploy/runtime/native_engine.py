@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,7 +41,7 @@ class NativeEngine(Engine):
         except ProgramError as error:
             raise ExportError(str(error)) from error
         self._program = native.Engine(np.array(program.code()), data)
-        self._shape = manifest.outputs[0].shape[1:]
+        self._shapes = [output.shape[1:] for output in manifest.outputs]
         _check(self._program, manifest, path)
 
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -51,21 +52,21 @@ class NativeEngine(Engine):
         parts = []
         if side_by_side:
             first = [images[:side_by_side]]
-            parts += image_by_image(lambda one: [self._run(one[0], 1)], first, threads)
+            parts.append(image_by_image(lambda one: self._run(one[0], 1), first, threads))
         if side_by_side < len(images):
             parts.append(self._run(images[side_by_side:], threads))
-        return [np.concatenate(parts)]
+        return [np.concatenate(outputs) for outputs in zip(*parts)]
 
-    def _run(self, images: np.ndarray, threads: int) -> np.ndarray:
+    def _run(self, images: np.ndarray, threads: int) -> list[np.ndarray]:
         outputs = self._program.run(images, threads=threads)
-        return outputs.reshape(len(images), *self._shape)
+        return [y.reshape(len(y), *shape) for y, shape in zip(outputs, self._shapes)]
 
     def infer_many(
         self, batches: Iterable[Batch[Extra]], batch_size: int, jobs: int | None
     ) -> Iterator[Results[Extra]]:
         jobs = jobs or self._threads
         threads = max(1, self._threads // jobs)
-        waiting: deque[tuple[Future[np.ndarray] | None, Extra]] = deque()
+        waiting: deque[tuple[Future[list[np.ndarray]] | None, Extra]] = deque()
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 for array, extra in batches:
@@ -82,8 +83,8 @@ class NativeEngine(Engine):
                         future.cancel()
 
 
-def _result(future: Future[np.ndarray] | None, extra: Extra) -> Results[Extra]:
-    return [] if future is None else [future.result()], extra
+def _result(future: Future[list[np.ndarray]] | None, extra: Extra) -> Results[Extra]:
+    return [] if future is None else future.result(), extra
 
 
 def _check(program: native.Engine, manifest: Manifest, path: Path) -> None:
@@ -92,10 +93,12 @@ def _check(program: native.Engine, manifest: Manifest, path: Path) -> None:
     Raises:
         ExportError: If inputs or outputs differ.
     """
-    (image, *others), (output, *more) = manifest.inputs, manifest.outputs
+    image, *others = manifest.inputs
     fits = tuple(image.shape[1:]) == program.input_shape and not others
-    if not fits or more or int(np.prod(output.shape[1:])) != int(np.prod(program.output_shape)):
+    described = [math.prod(output.shape[1:]) for output in manifest.outputs]
+    if not fits or described != [math.prod(shape) for shape in program.output_shapes]:
+        gives = ', '.join(str(list(shape)) for shape in program.output_shapes)
         raise ExportError(
-            f'{path}: takes {list(program.input_shape)} and gives '
-            f'{list(program.output_shape)}; its manifest has other inputs or outputs'
+            f'{path}: takes {list(program.input_shape)} and gives {gives}; its manifest has '
+            'other inputs or outputs'
         )

@@ -8,7 +8,7 @@ of 64. A program processes one image. Its steps::
     binary_conv  bits -> int16 or float map: sums of products of signs
     pool         float map -> float map: mean or maximum of windows
     sweep        elementwise instructions for all pixels, see :class:`Sweep`
-    output       map -> (C, H, W)
+    output       map -> (C, H, W); a program has one or more outputs, in the order of these steps
 
 A convolution writes ``kernels`` channels of its target, starting at channel ``at``. Windows
 start ``padding`` pixels above and to the left of the map. Values outside of the map are 0,
@@ -145,7 +145,7 @@ class Input(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Step):
-    """Copy a map to the output."""
+    """Copy a map to the next output."""
 
     NUMBER = 1
 
@@ -414,10 +414,13 @@ class Program(Part):
             if one.offset % ALIGNMENT or one.offset + one.nbytes > self.memory:
                 rule = f'a multiple of {ALIGNMENT}, {one.nbytes} bytes before the end'
                 raise Unfit(f'maps[{i}].offset', one.offset, rule)
-        for kind in (Input, Output):
-            count = sum(isinstance(step, kind) for step in self.steps)
-            if count != 1:
-                raise Unfit('steps', f'{count} of {kind.__name__}', 'one')
+        inputs, outputs = (
+            sum(isinstance(step, kind) for step in self.steps) for kind in (Input, Output)
+        )
+        if inputs != 1:
+            raise Unfit('steps', f'{inputs} of Input', 'one')
+        if outputs == 0:
+            raise Unfit('steps', '0 of Output', 'one or more')
         data = Data(maps=self.maps, nbytes=self.nbytes)
         for i, step in enumerate(self.steps):
             with inside(f'steps[{i}]'):

@@ -51,7 +51,7 @@ class Runner:
     Attributes:
         engine: Name of the engine that runs the network.
         engine_reason: Reason for this engine, such as ``'the export has no model.native:
-            the network has 2 outputs, and the native library supports one'``.
+            the network has 2 inputs, and the native library supports one'``.
         manifest: Manifest of the export, a dataclass.
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 

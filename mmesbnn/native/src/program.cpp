@@ -32,7 +32,7 @@ class Reader {
     for (int64_t i = 0; i < maps; ++i) read_map();
     const int64_t steps = next(2, kMostSteps);
     for (int64_t i = 0; i < steps; ++i) read_step();
-    if (position_ != length_ || program_.input < 0 || program_.output < 0) throw Wrong();
+    if (position_ != length_ || program_.input < 0 || program_.outputs.empty()) throw Wrong();
   }
 
  private:
@@ -109,8 +109,8 @@ class Reader {
   void read_output() {
     auto step = std::make_unique<OutputStep>();
     step->from = map_of(MapKind::kFloat);
-    require(program_.output < 0);
-    program_.output = static_cast<int>(code_[position_ - 1]);
+    step->number = program_.outputs.size();
+    program_.outputs.push_back(static_cast<int>(code_[position_ - 1]));
     add(std::move(step));
   }
 
@@ -320,37 +320,43 @@ API int mmesbnn_program_free(Program* program) {
   return kOk;
 }
 
-// sizes: channels, height and width of the input and of the output, bytes of the workspace,
-// number of steps.
+// sizes: bytes of the workspace, number of steps, number of outputs.
 API int mmesbnn_program_sizes(const Program* program, int64_t* sizes) {
-  for (const int number : {program->input, program->output}) {
-    const Map& map = program->maps[number];
-    *sizes++ = map.channels;
-    *sizes++ = map.height;
-    *sizes++ = map.width;
-  }
-  *sizes++ = program->memory + 4 * program->sums;
-  *sizes = static_cast<int64_t>(program->steps.size());
+  sizes[0] = program->memory + 4 * program->sums;
+  sizes[1] = static_cast<int64_t>(program->steps.size());
+  sizes[2] = static_cast<int64_t>(program->outputs.size());
   return kOk;
 }
 
-// Runs images (batch, C, H, W), one after the other. The workspace must be aligned to 8 bytes,
-// and only one call at a time may use it. seconds: null, or the time of each step is added to it.
+// shapes: channels, height and width of the input, then of each output.
+API int mmesbnn_program_shapes(const Program* program, int64_t* shapes) {
+  const auto write = [&](const Map& map) {
+    *shapes++ = map.channels;
+    *shapes++ = map.height;
+    *shapes++ = map.width;
+  };
+  write(program->maps[program->input]);
+  for (const int number : program->outputs) write(program->maps[number]);
+  return kOk;
+}
+
+// Runs images (batch, C, H, W), one after the other. outputs: an array (batch, C, H, W) for each
+// output. The workspace must be aligned to 8 bytes, and only one call at a time may use it.
+// seconds: null, or the time of each step is added to it.
 API int mmesbnn_program_run(const Program* program, char* workspace, int64_t workspace_bytes,
-                            const float* input, int64_t batch, float* output, int threads,
-                            double* seconds) {
+                            const float* input, int64_t batch, float* const* outputs,
+                            int threads, double* seconds) {
   if (workspace_bytes < program->memory + 4 * program->sums || batch < 0 || threads < 1 ||
       reinterpret_cast<uintptr_t>(workspace) % 8)
     return kBadSize;
-  const Map &from = program->maps[program->input], &to = program->maps[program->output];
   mmesbnn::Run run;
   run.memory = workspace;
   run.sums = reinterpret_cast<float*>(workspace + program->memory);
   run.constants = reinterpret_cast<const float*>(program->data);
+  run.input = input;
+  run.outputs = outputs;
   run.threads = threads;
-  for (int64_t image = 0; image < batch; ++image) {
-    run.input = input + image * from.pixels() * from.channels;
-    run.output = output + image * to.pixels() * to.channels;
+  for (run.image = 0; run.image < batch; ++run.image) {
     for (size_t i = 0; i < program->steps.size(); ++i) {
       const auto began = std::chrono::steady_clock::now();
       if (!program->steps[i]->run(run)) return kNoMemory;

@@ -23,13 +23,14 @@ struct Map {
   }
 };
 
-// Memory and data of a run, shared by the steps.
+// Memory and data of a run, shared by the steps. Input and outputs are those of the whole batch.
 struct Run {
   char* memory;
   const float* constants;
   float* sums;
   const float* input;
-  float* output;
+  float* const* outputs;
+  int64_t image;  // number of the image that runs
   int threads;
 };
 
@@ -46,7 +47,8 @@ struct Program {
   int64_t data_bytes;
   int64_t memory = 0;    // bytes of all maps
   int64_t sums = 0;      // floats of the largest sweep's sums
-  int input = -1, output = -1;  // numbers of maps
+  int input = -1;            // number of a map
+  std::vector<int> outputs;  // numbers of maps
 };
 
 // Reads a program. Returns -1, or the position of the first number that is wrong.

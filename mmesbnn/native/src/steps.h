@@ -11,9 +11,10 @@ struct InputStep : Step {
   bool run(const Run& run) const override;
 };
 
-// Copies a map to the output (C, H, W).
+// Copies a map to an output (C, H, W).
 struct OutputStep : Step {
   Map from;
+  size_t number;  // of the output
   bool run(const Run& run) const override;
 };
 

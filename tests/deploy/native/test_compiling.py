@@ -85,11 +85,46 @@ def test_outputs_are_as_near_to_float64_as_those_of_torch(name):
     assert of_torch < 1e-5
     for instructions in native.instruction_sets():
         native.use_instruction_set(instructions)
-        ours = runs.run(x.numpy())[:, :, 0, 0]
+        ours = runs.run(x.numpy())[0][:, :, 0, 0]
         assert typical_error(ours, exact) <= 3 * of_torch, instructions
         for threads in (2, 3):
-            again = runs.run(x.numpy(), threads=threads)[:, :, 0, 0]
+            again = runs.run(x.numpy(), threads=threads)[0][:, :, 0, 0]
             np.testing.assert_array_equal(again, ours)
+
+
+class Maps(nn.Module):
+    """A backbone that gives the maps of some stages, in any order."""
+
+    def __init__(self, backbone, stages):
+        super().__init__()
+        self.backbone, self.stages = backbone, stages
+        backbone.out_indices = tuple(range(len(backbone.stages)))
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        return tuple(maps[i] for i in self.stages)
+
+
+@needs_library
+@pytest.mark.parametrize('stages', [(0, -1), (-1, 0), (0, 0, -1)])
+@pytest.mark.parametrize('name', ['bnext tau', 'bnext groups', 'reactnet tau', 'bi-real'])
+def test_the_maps_of_several_stages(name, stages):
+    torch.manual_seed(0)
+    model, x = Maps(NETWORKS[name](), stages), torch.randn(5, 3, 70, 64)
+    lifelike(model, torch.randn(2, 3, 70, 64))
+    runs = engine(*compiled(model, x))
+    with torch.no_grad():
+        maps = [y.numpy() for y in model(x)]
+        exact = [y.numpy() for y in model.double()(x.double())]
+    assert runs.output_shapes == [y.shape[1:] for y in maps]
+    ours = runs.run(x.numpy())
+    for one, two, best in zip(ours, maps, exact):
+        error, of_torch = (
+            np.median(np.abs(y - best).max((1, 2, 3))) / np.abs(best).max() for y in (one, two)
+        )
+        assert error <= max(3 * of_torch, 1e-6)
+    for one, two in zip(ours, runs.run(x.numpy(), threads=3)):
+        np.testing.assert_array_equal(one, two)
 
 
 @needs_library
@@ -98,7 +133,7 @@ def test_weights_are_rounded_to_half_precision_as_in_openvino():
     conversion = to_openvino(model, [x[:1]], half=True, with_native=True)
     request = compile_graph(conversion.graph, 1).create_infer_request()
     other = np.concatenate([request.infer([one[None].numpy()])[0] for one in x])
-    ours = engine(*conversion.native).run(x.numpy())[:, :, 0, 0]
+    ours = engine(*conversion.native).run(x.numpy())[0][:, :, 0, 0]
     with torch.no_grad():
         whole = model(x).numpy()
     assert typical_error(ours, whole) > 1e-5
@@ -161,7 +196,7 @@ def test_what_is_not_covered_is_named(function, message):
 def test_single_operators(function):
     x = torch.randn(2, 3, 12, 10)
     runs = engine(*compiled(Odd(function), x))
-    ours = runs.run(x.numpy())[:, :, 0, 0]
+    ours = runs.run(x.numpy())[0][:, :, 0, 0]
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -57,6 +57,7 @@ def content():
                 maximum=True, count_padding=False,
             ),
             dict(op='output', source=4),
+            dict(op='output', source=1),
         ],
     )  # fmt: skip
     return copy.deepcopy(whole)  # with separate lists, because tests change them
@@ -74,19 +75,24 @@ def engine(program):
 @needs_library
 def test_a_program_written_by_hand():
     runs = engine(Program.from_dict(content()))
-    assert (runs.input_shape, runs.output_shape, runs.steps) == ((3, 4, 4), (8, 1, 1), 8)
+    assert (runs.input_shape, runs.output_shapes) == ((3, 4, 4), [(8, 1, 1), (8, 4, 4)])
+    assert runs.steps == 9
     x = np.random.default_rng(1).standard_normal((2, 3, 4, 4)).astype(np.float32)
     floats, words = data().view(np.float32), data().view(np.uint64)
     kernels = floats[64 : 64 + 48].reshape(3, 16)[:, :8]
-    signs = np.einsum('nchw,ck->nkhw', x, kernels) > floats[16:24, None, None]
+    real = np.einsum('nchw,ck->nkhw', x.astype(np.float64), kernels)
+    signs = real > floats[16:24, None, None]
     bits = (words[64:72, None] >> np.arange(8, dtype=np.uint64)) & np.uint64(1)
     sums = np.einsum('nchw,kc->nkhw', np.where(signs, 1, -1), np.where(bits, 1, -1))
     # the kernels also compare the bits after the last channel, which are not 0 in these weights
     rest = words[64:72] >> np.uint64(8)
     sums = sums - 2 * np.array([bin(int(r)).count('1') for r in rest])[:, None, None]
     expected = sums.mean((2, 3)) * floats[:8] + floats[16:24]
-    np.testing.assert_allclose(runs.run(x)[:, :, 0, 0], expected, rtol=1e-5, atol=1e-5)
-    seconds = np.zeros(8)
+    for threads in (1, 2):
+        means, maps = runs.run(x, threads=threads)
+        np.testing.assert_allclose(means[:, :, 0, 0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(maps, real, rtol=1e-5, atol=1e-5)
+    seconds = np.zeros(9)
     runs.run(x, seconds=seconds)
     assert (seconds > 0).all()
 
@@ -137,6 +143,17 @@ def test_wrong_numbers_are_named(path, value, message):
     place[path[-1]] = value
     with pytest.raises(Unfit, match=message):
         Program.from_dict(changed)
+
+
+def test_a_program_has_one_input_and_an_output():
+    steps = content()['steps']
+    for wrong, message in (
+        (steps[:-2], "steps='0 of Output' must be one or more"),
+        (steps[1:], "steps='0 of Input' must be one"),
+        ([steps[0], *steps], "steps='2 of Input' must be one"),
+    ):
+        with pytest.raises(Unfit, match=message):
+            Program.from_dict({**content(), 'steps': wrong})
 
 
 def places(value, path=()):
