@@ -14,7 +14,6 @@ arXiv 2503.23709, in our interpretation, because their Transformer code is not r
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -135,9 +134,8 @@ class ResidualBinaryLinear(nn.Module):
             in_features,
             out_features,
             expansion=expansion,
-            # one that is given as a module is not shared
-            sign=copy.deepcopy(sign),
-            weight_binarizer=copy.deepcopy(weight_binarizer),
+            sign=sign,
+            weight_binarizer=weight_binarizer,
             latent_clip=latent_clip,
         )
         if expanded_in and in_features % tau:
@@ -243,7 +241,7 @@ class BinaryMultiheadAttention(nn.Module):
             )
 
         def threshold() -> RSign:
-            return RSign(embed_dims, copy.deepcopy(sign), channels_last=True)
+            return RSign(embed_dims, sign, channels_last=True)
 
         self.query = unit(True)
         self.reduction = unit(True) if sr_ratio > 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -376,8 +375,7 @@ def _binary_layer(
 
     With ``signs`` the output channels of ``module`` are multiplied by these signs first.
     """
-    # copied, so that layers do not share a sign or binarizer that is given as a module
-    options = {name: copy.deepcopy(value) for name, value in options.items()}
+    options = dict(options)
     bias = module.bias is not None
     new: ESConv2d | ESLinear
     inner: nn.Conv2d | nn.Linear

@@ -6,6 +6,7 @@ The tables need torch only. :mod:`mmesbnn.registry` adds mmengine's registries t
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -70,26 +71,41 @@ class Entries:
             listed.update(self.others[1]())
         return sorted(listed)
 
+    def filled(self, spec: Any, **known: Any) -> Any:
+        """Return ``spec`` as a dict with further arguments; return a module unchanged.
+
+        Args:
+            spec: As :meth:`build`'s.
+            **known: Arguments that the caller knows. The dict gets those that the constructor
+                of its class has and that ``spec`` does not give.
+
+        Raises:
+            ValueError: If the name is unknown.
+        """
+        check(self.argument, spec, BUILT)
+        if isinstance(spec, nn.Module):
+            return spec
+        options = {'type': spec} if isinstance(spec, str) else dict(spec)
+        parameters = inspect.signature(self._class(options.get('type'), spec)).parameters
+        return {**{name: x for name, x in known.items() if name in parameters}, **options}
+
     def build(self, spec: Any, **known: Any) -> nn.Module:
-        """Build a module from its name or a dict with ``type``; return a module unchanged.
+        """Build a module from its name or a dict with ``type``; copy a module.
+
+        Layers therefore never share a module, whose parameters or state could differ.
 
         Args:
             spec: ``'hard_tanh'``, ``dict(type='hard_tanh', clip=1.5)``, ``dict(type=MySign)``
                 or a module.
-            **known: Arguments that the caller knows. A class gets those that its constructor
-                has and that ``spec`` does not give.
+            **known: As :meth:`filled`'s.
 
         Raises:
             ValueError: If the name is unknown, or the class does not take the arguments.
         """
         if isinstance(spec, nn.Module):
-            return spec
-        check(self.argument, spec, BUILT)
-        options = {'type': spec} if isinstance(spec, str) else dict(spec)
-        kind = self._class(options.pop('type', None), spec)
-        for name, value in known.items():
-            if name in inspect.signature(kind).parameters:
-                options.setdefault(name, value)
+            return copy.deepcopy(spec)
+        options = self.filled(spec, **known)
+        kind = self._class(options.pop('type'), spec)
         try:
             module = kind(**options)
         except (TypeError, ValueError) as error:
@@ -117,3 +133,28 @@ class Entries:
 SIGNS = Entries('sign')
 #: Binarizers of weights.
 WEIGHT_BINARIZERS = Entries('weight_binarizer')
+
+
+def with_zero(sign: Any, weight_binarizer: Any, sign_zero: int) -> dict[str, Any]:
+    """Return a network's sign and weight binarizer as arguments of its layers.
+
+    Args:
+        sign: As :func:`mmesbnn.binary.build_sign`'s ``spec``.
+        weight_binarizer: As :func:`mmesbnn.binary.build_weight_binarizer`'s ``spec``.
+        sign_zero: Value of sign(0), -1 or 0. A class with an argument ``zero`` gets it, unless
+            the spec gives another one.
+
+    Raises:
+        ValueError: If a name is unknown, or if ``sign_zero`` is 0 and neither takes it.
+    """
+    parts = dict(
+        sign=SIGNS.filled(sign, zero=sign_zero),
+        weight_binarizer=WEIGHT_BINARIZERS.filled(weight_binarizer, zero=sign_zero),
+    )
+    taken = [part.get('zero') == sign_zero for part in parts.values() if isinstance(part, dict)]
+    if sign_zero != -1 and not any(taken):
+        raise ValueError(
+            f'{shown("sign_zero", sign_zero)} has no effect: {shown("sign", sign)} and '
+            f'{shown("weight_binarizer", weight_binarizer)} have a zero of their own or none'
+        )
+    return parts

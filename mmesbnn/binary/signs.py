@@ -268,8 +268,8 @@ def build_sign(spec: Any) -> nn.Module:
 
     Args:
         spec: Name of a sign, such as ``'hard_tanh'``; a dict with ``type`` and arguments,
-            such as ``dict(type='hard_tanh', clip=1.5)``; or a module. The type is a name of
-            ``docs/binarizers.md`` or of :data:`mmesbnn.registry.SIGNS`, or a class.
+            such as ``dict(type='hard_tanh', clip=1.5)``; or a module, which is copied. The type is
+            a name of ``docs/binarizers.md`` or of :data:`mmesbnn.registry.SIGNS`, or a class.
 
     Raises:
         ValueError: If the name is unknown, or the class does not take the arguments.

@@ -283,7 +283,9 @@ def fda_sign(
 
     The wave changes its sign twice per period. The gradient therefore ends at a quarter of the
     period, where it is 0. ``n`` grows with the progress, ``n = round(n_0 + p (n_1 - n_0))``.
-    The noise adaptation of the paper, a small network that corrects gradients, is not here.
+    The noise adaptation module of the paper is not here: two linear layers and a shortcut that
+    correct gradients. It has weights of the layer's width, which files would store although
+    inference never reads them.
 
     Args:
         x: Tensor of any shape.

@@ -268,8 +268,8 @@ def build_weight_binarizer(spec: Any, channels: int | None = None) -> nn.Module:
 
     Args:
         spec: Name of a binarizer, such as ``'temperature'``; a dict with ``type`` and
-            arguments, such as ``dict(type='scaled_sign', attached=True)``; or a module. The
-            type is a name of ``docs/binarizers.md`` or of
+            arguments, such as ``dict(type='scaled_sign', attached=True)``; or a module, which
+            is copied. The type is a name of ``docs/binarizers.md`` or of
             :data:`mmesbnn.registry.WEIGHT_BINARIZERS`, or a class.
         channels: Output channels of the weight, for classes that have an argument
             ``channels``. Default None: unknown.

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from ..binary import Expansion, tile
 from ..binary.arguments import checked_layer
+from ..binary.entries import with_zero
 from ..binary.precision import wide_dtype
 from ..checks import natural, one_of, positive_int, probability, sequence
 from .bi_layers import CPDown, CPUp, CSFusion, DecoderLevel, EncoderLevel, ResBlock, contract
 from .folders import LocalModel
+from .named import NAMED
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
 MAX_PERIOD = 1e4
@@ -121,6 +123,11 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
         copy_init: Initial slopes of the copies of a convolution's output: ``'alike'``,
             ``'signs'`` or ``'balanced'``, see
             :class:`~mmesbnn.diffusion.bi_layers.TimestepRPReLU`. Default ``'alike'``.
+        sign: Sign of the activations, a name or a dict of
+            :func:`mmesbnn.binary.build_sign`. Default ``'quadratic'``, as published.
+        weight_binarizer: Binarizer of the weights, a name or a dict of
+            :func:`mmesbnn.binary.build_weight_binarizer`. Default ``'scaled_sign'``, as
+            published.
 
     Raises:
         ValueError: At construction, if an argument is not one of the allowed values, or
@@ -150,6 +157,8 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
         fp_levels=sequence(natural),
         total_steps=positive_int,
         bank_from=one_of('each', 'first'),
+        sign=NAMED,
+        weight_binarizer=NAMED,
     )
     def __init__(
         self,
@@ -170,6 +179,8 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
         spread: float = 0.5,
         sign_zero: int = -1,
         copy_init: str = 'alike',
+        sign: str | dict[str, Any] = 'quadratic',
+        weight_binarizer: str | dict[str, Any] = 'scaled_sign',
     ) -> None:
         super().__init__()
         if base_channels % 2 or base_channels % norm_groups:
@@ -183,8 +194,8 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
             banks=banks,
             expansion=self.expansion,
             spread=spread,
-            sign_zero=sign_zero,
             copy_init=copy_init,
+            **with_zero(sign, weight_binarizer, sign_zero),
         )
         self._attn = _check_levels('attn_levels', attn_levels, num_levels)
         self._plain = _check_levels('fp_levels', fp_levels, num_levels)

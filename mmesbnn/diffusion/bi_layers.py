@@ -152,7 +152,8 @@ class BIConv(nn.Module):
         banks: ``K``.
         expansion: ES parameters.
         spread: Range of the copies' initial shifts, see :class:`TimestepRPReLU`.
-        sign_zero: Value of sign(0), -1 or 0.
+        sign: Sign of the input, see :func:`mmesbnn.binary.build_sign`.
+        weight_binarizer: As :class:`~mmesbnn.binary.BinaryConv2d`'s.
         copy_init: As :class:`TimestepRPReLU`'s. Default ``'alike'``.
         after_silu: Whether the input is the output of a SiLU, which is never below -0.28:
             with a shift of 0.5 a copy would have the sign +1 everywhere. The initial
@@ -177,7 +178,8 @@ class BIConv(nn.Module):
         banks: int,
         expansion: Expansion,
         spread: float,
-        sign_zero: int,
+        sign: Any,
+        weight_binarizer: Any,
         copy_init: str = 'alike',
         after_silu: bool = False,
     ) -> None:
@@ -192,8 +194,8 @@ class BIConv(nn.Module):
             kernel_size,
             padding=kernel_size // 2,
             expansion=expansion,
-            sign=dict(type='quadratic', zero=sign_zero),
-            weight_binarizer=dict(type='scaled_sign', zero=sign_zero),
+            sign=sign,
+            weight_binarizer=weight_binarizer,
         )
         self.act = TimestepRPReLU(
             self.conv.out_channels, banks, expansion.copies, spread, copy_init

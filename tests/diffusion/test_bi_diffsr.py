@@ -13,6 +13,7 @@ from torch import nn
 pytest.importorskip('diffusers')
 
 from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.binary import BalancedWeight, binary_layers
 from mmesbnn.conversion.bi_diffsr import convert
 from mmesbnn.diffusion import BIDiffSRUNet
 from mmesbnn.diffusion.bi_diffsr import bank_of, encode_timesteps
@@ -245,6 +246,20 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path, dtype):
         assert_same(ours, loadeds)
 
 
+def test_sign_and_weight_binarizer_are_options_that_a_folder_stores(tmp_path):
+    kinds = dict(sign=dict(type='reste', power=2.0), weight_binarizer='balanced')
+    model = unet(tau=2, **kinds).eval()
+    layers = list(binary_layers(model).values())
+    assert all(layer.sign.power == 2 for layer in layers)
+    assert {type(layer.weight_binarizer) for layer in layers} == {BalancedWeight}
+    sample, own = torch.cat(images(), 1).float(), unet(tau=2).eval()
+    own.load_state_dict(model.state_dict())
+    model.save_pretrained(tmp_path)
+    loaded = BIDiffSRUNet.from_pretrained(tmp_path)
+    assert torch.equal(loaded(sample, 9).sample, model(sample, 9).sample)
+    assert not torch.equal(own(sample, 9).sample, model(sample, 9).sample)
+
+
 @pytest.mark.parametrize('tau', [1, 2])
 def test_gradient_checkpointing_changes_no_gradient(tau):
     model = unet(tau=tau, dropout=0.3).double().train()
@@ -354,6 +369,10 @@ def test_it_is_registered_and_its_dropout_drops():
         (dict(spread=-1.0), 'spread=-1.0 must be a finite number >= 0'),
         (dict(copy_init='both'), "copy_init='both' must be"),
         (dict(sign_zero=1), 'sign_zero=1 must be -1 or 0'),
+        (dict(sign='none'), "sign='none': the type must be one of"),
+        (dict(weight_binarizer=3), 'weight_binarizer=3 must be a name or a dict'),
+        (dict(sign=nn.Identity()), 'sign=.* must be a name or a dict with type, which the config'),
+        (dict(sign='dorefa', weight_binarizer='real', sign_zero=0), 'sign_zero=0 has no effect'),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

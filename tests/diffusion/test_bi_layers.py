@@ -24,7 +24,8 @@ BANK = torch.tensor([1, 0, 2])
 
 
 def options(tau=1, groups=1, banks=3, spread=0.5):
-    return dict(banks=banks, expansion=Expansion(tau, groups), spread=spread, sign_zero=-1)
+    kinds = dict(sign='quadratic', weight_binarizer='scaled_sign')
+    return dict(banks=banks, expansion=Expansion(tau, groups), spread=spread, **kinds)
 
 
 def maps(channels, n=3, size=(4, 6)):

@@ -12,8 +12,17 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmesbnn.binary import HardTanhSign, QuadraticSign, TiledBatchNorm2d, binary_layers
-from mmesbnn.models.backbones import BinaryViT, BNext
+from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.binary import (
+    InputForm,
+    LearnedScaleWeight,
+    SignWeight,
+    SwishSign,
+    TiledBatchNorm2d,
+    binary_layers,
+)
+from mmesbnn.deploy import load_packed, pack
+from mmesbnn.models.backbones import BiDetResNet, BiDetVGG, BinaryViT, BNext
 from tests.families import BACKBONES
 from tests.models.backbones import binary_convs, spread, step
 
@@ -167,12 +176,73 @@ def test_es_widens_and_adds_no_weight(row, tau, groups):
 
 @every_backbone
 @pytest.mark.parametrize('zero', [-1, 0])
-def test_sign_zero_reaches_every_sign(row, zero):
-    model = row.build(sign_zero=zero)
-    signs = [m for m in model.modules() if isinstance(m, (HardTanhSign, QuadraticSign))]
-    assert signs
-    binarizers = [layer.weight_binarizer for layer in binary_layers(model).values()]
-    assert {part.zero for part in (*signs, *binarizers)} == {zero}
+@pytest.mark.parametrize('given', [{}, dict(sign='ede', weight_binarizer='balanced')], ids=str)
+def test_sign_zero_reaches_every_sign(row, zero, given):
+    model = row.build(sign_zero=zero, **given)
+    assert {part.zero for part in (*signs(model), *binarizers(model))} == {zero}
+
+
+# other signs and weight binarizers -------------------------------------------------
+
+
+def signs(model):
+    found = [m for m in model.modules() if isinstance(getattr(m, 'form', None), InputForm)]
+    assert found
+    return found
+
+
+def binarizers(model):
+    return [layer.weight_binarizer for layer in binary_layers(model).values()]
+
+
+@every_backbone
+def test_another_sign_and_weight_binarizer_train_count_and_pack(row, tmp_path):
+    options = dict(sign=dict(type='swish', beta=3.0), weight_binarizer='learned_scale')
+    config = dict(model=dict(type=row.cls.__name__, **row.options, **options, out_copies='all'))
+    model = spread(MODELS.build(config['model']))
+    assert {(type(sign), sign.beta) for sign in signs(model)} == {(SwishSign, 3.0)}
+    assert {type(binarizer) for binarizer in binarizers(model)} == {LearnedScaleWeight}
+    step(model, *row.images())
+    assert all(layer.weight.grad.any() for layer in binary_layers(model).values())
+
+    (x,) = row.images()
+    shape = tuple(x.shape[1:])
+    own, ours = (count_ops(net, shape).total for net in (row.build(), model))
+    assert all(ours[name] == own[name] for name in ('bops', 'ops', 'binary_params'))
+    assert check_binary(model.eval(), x) == []
+    pack(model, tmp_path / 'net.safetensors', config=config)
+    twin = load_packed(tmp_path / 'net.safetensors')  # its config is not trusted
+    assert all(map(torch.equal, twin(x), model(x)))
+
+
+@every_backbone
+def test_layers_do_not_share_a_given_module(row):
+    model = row.build(sign=SwishSign(), weight_binarizer=SignWeight())
+    for parts, kind in ((signs(model), SwishSign), (binarizers(model), SignWeight)):
+        assert len({id(part) for part in parts}) == len(parts)
+        assert {type(part) for part in parts} == {kind}
+
+
+@every_backbone
+def test_several_bits_are_counted_or_refused(row):
+    several = dict(sign=dict(type='dorefa', bits=2))
+    if row.cls in (BiDetResNet, BiDetVGG):
+        with pytest.raises(ValueError, match=r'sign=.*dorefa.* gives 4 values from 0 to 1: BiDet'):
+            row.build(**several)
+        return
+    shape = (3, row.size, row.size)
+    one, two = (count_ops(row.build(**options), shape) for options in ({}, several))
+    pairs = [(a, b) for a, b in zip(one.layers, two.layers, strict=True) if a.bops]
+    # scores of attention multiply two activations
+    factors = {b.bops / a.bops for a, b in pairs}
+    assert factors == ({2, 4} if row.cls is BinaryViT else {2})
+
+
+@every_backbone
+@pytest.mark.parametrize('name', ['sign', 'weight_binarizer'])
+def test_unknown_signs_and_weight_binarizers_are_named(row, name):
+    with pytest.raises(ValueError, match=f"{name}='none': the type must be one of"):
+        row.build(**{name: 'none'})
 
 
 # training -------------------------------------------------------------------------

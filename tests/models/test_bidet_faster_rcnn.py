@@ -180,6 +180,13 @@ def test_norms_may_stay_untrained():
     assert head.rpn_conv.weight.requires_grad
 
 
+def test_sign_and_weight_binarizer_of_the_rpn_are_options():
+    conv = make_rpn(sign=dict(type='swish', beta=2.0), weight_binarizer='learned_scale').rpn_conv
+    assert conv.sign.beta == 2 and conv.weight_binarizer.scale.shape == (16,)
+    with pytest.raises(ValueError, match="sign='heaviside' gives 0 and 1: BiDet pads with -1"):
+        make_rpn(sign='heaviside')
+
+
 def test_copies_of_the_rpn_start_as_copy_init_says():
     alike, head = make_rpn(tau=2), make_rpn(tau=2, copy_init='balanced')
     assert alike.norm.weight.eq(1).all()

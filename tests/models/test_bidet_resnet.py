@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 import mmesbnn  # noqa: F401 (registers the backbone)
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d, TiledBatchNorm2d
+from mmesbnn.binary import BinaryConv2d, ReCUWeight, TiledBatchNorm2d, binary_layers
 from mmesbnn.models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
 
 NARROW = dict(widths=(8, 8, 16, 32), depths=(2, 1, 1))
@@ -145,6 +145,7 @@ def test_stage_takes_any_number_of_regions(count):
         ('BiDetResStage', dict(stride=3), 'stride=3 must be 1 or 2'),
         ('BiDetResStage', dict(depth=0), 'depth=0 must be an integer >= 1'),
         ('BiDetResStage', dict(tau=3), 'tau=3 does not divide'),
+        ('BiDetResStage', dict(sign='dorefa'), "sign='dorefa' gives 4 values from 0 to 1: BiDet"),
     ],
 )
 def test_bad_arguments_are_named(kind, options, message):
@@ -168,3 +169,9 @@ def test_copies_of_the_stage_start_as_copy_init_says():
     for m in tiled:
         assert m.weight.abs().eq(0.5).all()
         assert ((m.weight < 0).view(4, -1).sum(0) == 2).all()
+
+
+def test_sign_and_weight_binarizer_of_the_stage_are_options():
+    stage = BiDetResStage(8, 16, 2, sign=dict(type='swish', beta=2.0), weight_binarizer='recu')
+    assert {unit.sign.beta for unit in stage} == {2.0}
+    assert {type(layer.weight_binarizer) for layer in binary_layers(stage).values()} == {ReCUWeight}

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmesbnn.analysis import count_ops
-from mmesbnn.binary import BinaryConv2d, ESConv2d
+from mmesbnn.binary import BinaryConv2d, ESConv2d, binary_layers
 
 WIDTHS = (16, 32, 16, 8, 8, 8)
 #: Of the four extra levels: stride and padding of the second convolution.
@@ -40,6 +40,17 @@ def binary_conv(x, weight, stride=1, padding=0, zero=-1):
     signs = F.pad(signs, (padding,) * 4, value=-1)
     scale = weight.abs().mean((1, 2, 3), keepdim=True)
     return F.conv2d(signs, scale * weight.sign(), stride=stride)
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_sign_and_weight_binarizer_are_options(tau):
+    neck = build(tau=tau, sign=dict(type='swish', beta=2.0), weight_binarizer='learned_scale')
+    layers = list(binary_layers(neck).values())
+    assert layers and all(layer.sign.beta == 2 and layer.pad_value == -1 for layer in layers)
+    sum(y.square().mean() for y in neck(maps())).backward()
+    assert all(layer.weight_binarizer.scale.grad.any() for layer in layers)
+    with pytest.raises(ValueError, match="sign='heaviside' gives 0 and 1: BiDet pads with -1"):
+        build(sign='heaviside')
 
 
 @pytest.mark.parametrize('zero', [-1, 0])

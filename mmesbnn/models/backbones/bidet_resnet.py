@@ -11,8 +11,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary import Expansion, redraw_signs
+from ...binary.entries import SIGNS, with_zero
+from ...binary.forms import input_form
 from ...binary.inputs import check_maps
-from ...checks import one_of, positive_int, sequence
+from ...checks import one_of, positive_int, sequence, shown
 from ..layers.float_layers import Stem
 from .base import BackboneOptions, ESBackbone, checked_backbone, norm_options
 from .reactnet import ReActUnit
@@ -30,17 +32,29 @@ HE = dict(
 )
 
 
-def bidet_conv(sign_zero: int) -> dict[str, Any]:
-    """Return the sign, the weight binarizer and the padding of BiDet's convolutions.
+#: Weights of the published networks: ``mean|w| sign(w)``, with gradients through the mean, too.
+WEIGHTS = dict(type='scaled_sign', attached=True)
 
-    The input's sign has the quadratic surrogate. The weight is ``mean|w| sign(w)``, and
-    gradients also flow through the mean. Padded pixels are -1.
+
+def bidet_conv(sign: Any, weight_binarizer: Any, sign_zero: int) -> dict[str, Any]:
+    """Return arguments of BiDet's convolutions, whose padded pixels are -1.
+
+    Args:
+        sign: As :class:`BiDetResNet`'s.
+        weight_binarizer: As :class:`BiDetResNet`'s.
+        sign_zero: As :class:`BiDetResNet`'s.
+
+    Raises:
+        ValueError: If a name is unknown, or if the sign never gives -1.
     """
-    return dict(
-        sign=dict(type='quadratic', zero=sign_zero),
-        weight_binarizer=dict(type='scaled_sign', attached=True, zero=sign_zero),
-        pad_value=-1,
-    )
+    parts = with_zero(sign, weight_binarizer, sign_zero)
+    form = input_form(SIGNS.build(parts['sign']))
+    if form.low != -1:
+        raise ValueError(
+            f'{shown("sign", sign)} gives {form}: BiDet pads with -1, so the smallest value must '
+            'be -1'
+        )
+    return dict(parts, pad_value=-1)
 
 
 def make_stage(
@@ -51,7 +65,7 @@ def make_stage(
     stride: int,
     expansion: Expansion,
     norm: dict[str, Any],
-    sign_zero: int,
+    conv: dict[str, Any],
 ) -> nn.Sequential:
     """Build units of one convolution and one shortcut; the first changes width and size.
 
@@ -65,9 +79,9 @@ def make_stage(
         stride: Stride of the first unit.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        sign_zero: Value of sign(0).
+        conv: Arguments of the convolutions, see :func:`bidet_conv`.
     """
-    unit = dict(generalized=False, expansion=expansion, norm=norm, **bidet_conv(sign_zero))
+    unit = dict(generalized=False, expansion=expansion, norm=norm, **conv)
     return nn.Sequential(
         ReActUnit(channels, 3, stride, out_channels, project=stride == 2, **unit),
         *(ReActUnit(out_channels, 3, **unit) for _ in range(1, depth)),
@@ -95,6 +109,11 @@ class BiDetResNet(ESBackbone):
             layers that follow. With ``'first'`` it has the first ``C``. Default
             ``'all'``.
         in_channels: Channels of the image. Default 3.
+        sign: Sign of the activations, see :func:`mmesbnn.binary.build_sign`. It must give
+            -1 and 1. Default ``'quadratic'``, as published.
+        weight_binarizer: Binarizer of the weights, see
+            :func:`mmesbnn.binary.build_weight_binarizer`. Default
+            ``dict(type='scaled_sign', attached=True)``, as published.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         init_cfg: mmengine initialisation config. Default: normal with variance ``2 /
             (k_h k_w C_o)``, as published.
@@ -123,6 +142,8 @@ class BiDetResNet(ESBackbone):
         *,
         out_copies: str = 'all',
         in_channels: int = 3,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = WEIGHTS,
         sign_zero: int = -1,
         init_cfg: dict[str, Any] | list[Any] | None = HE,
         **options: Any,
@@ -134,7 +155,9 @@ class BiDetResNet(ESBackbone):
                 f'widths={widths} must be one for the stem and one for each of depths={depths}'
             )
         unit: dict[str, Any] = dict(
-            expansion=common.expansion, norm=common.norm, sign_zero=sign_zero
+            expansion=common.expansion,
+            norm=common.norm,
+            conv=bidet_conv(sign, weight_binarizer, sign_zero),
         )
         stem = Stem(
             in_channels,
@@ -171,6 +194,8 @@ class BiDetResStage(Sequential):
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         norm_cfg: As :class:`BiDetResNet`'s. Default ``dict(type='BN')``.
         init_cfg: mmengine initialisation config. Default: as :class:`BiDetResNet`'s.
+        sign: As :class:`BiDetResNet`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BiDetResNet`'s.
 
     Raises:
         ValueError: If an argument is not one of the allowed values or ``tau`` or
@@ -196,6 +221,8 @@ class BiDetResStage(Sequential):
         sign_zero: int = -1,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | list[Any] | None = HE,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = WEIGHTS,
     ) -> None:
         norm, trained = norm_options(norm_cfg)
         stage = make_stage(
@@ -205,7 +232,7 @@ class BiDetResStage(Sequential):
             stride=stride,
             expansion=Expansion(tau, groups),
             norm=dict(norm, copy_init=copy_init),
-            sign_zero=sign_zero,
+            conv=bidet_conv(sign, weight_binarizer, sign_zero),
         )
         super().__init__(*stage, init_cfg=init_cfg)
         self.in_channels = Expansion(tau, groups).width(in_channels)

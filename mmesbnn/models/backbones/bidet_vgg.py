@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
 from ..layers.float_layers import Stem, float_conv
 from .base import BackboneOptions, ESBackbone, are_widths, checked_backbone, named_arch
-from .bidet_resnet import bidet_conv, make_stage
+from .bidet_resnet import WEIGHTS, bidet_conv, make_stage
 
 ARCHS: dict[str, dict[str, Any]] = {
     '16': dict(channels=[64, 64, 128, 256, 512, 512, 1024], depths=[1, 3, 4, 4, 4])
@@ -57,7 +57,8 @@ class DilatedTail(nn.Module):
         out_channels: Channels of both convolutions before expansion.
         expansion: ES parameters.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`.
-        sign_zero: Value of sign(0).
+        conv: Arguments of the convolution, see
+            :func:`mmesbnn.models.backbones.bidet_resnet.bidet_conv`.
 
     Raises:
         ValueError: If ``tau`` or ``groups`` do not divide the channels.
@@ -74,19 +75,13 @@ class DilatedTail(nn.Module):
         *,
         expansion: Expansion,
         norm: dict[str, Any],
-        sign_zero: int,
+        conv: dict[str, Any],
     ) -> None:
         super().__init__()
         wide, self.copies = expansion.width(out_channels), expansion.copies
         self.pool = nn.MaxPool2d(3, 1, 1)
         self.conv = ShrunkConv2d(
-            channels,
-            out_channels,
-            3,
-            padding=6,
-            dilation=6,
-            expansion=expansion,
-            **bidet_conv(sign_zero),
+            channels, out_channels, 3, padding=6, dilation=6, expansion=expansion, **conv
         )
         self.norm1 = TiledBatchNorm2d(wide, self.copies, **norm)
         self.pointwise = float_conv(wide, expansion.kernels(out_channels), groups=expansion.groups)
@@ -127,6 +122,8 @@ class BiDetVGG(ESBackbone):
             ``channels``, the widths of the stem, of every stage and of the tail. Default
             ``'16'``.
         in_channels: Channels of the image. Default 3.
+        sign: As :class:`BiDetResNet`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BiDetResNet`'s.
         sign_zero: Value of sign(0). With -1 every binary convolution reads -1 and +1, as
             packing and export do. 0 is the published value. The difference matters after
             a ReLU, where half of the values are 0: the first extra layer of the published
@@ -156,6 +153,8 @@ class BiDetVGG(ESBackbone):
         arch: str | dict[str, Any] = '16',
         *,
         in_channels: int = 3,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = WEIGHTS,
         sign_zero: int = -1,
         out_indices: int | Sequence[int] = (3, 5),
         init_cfg: dict[str, Any] | list[Any] | None = XAVIER,
@@ -165,7 +164,9 @@ class BiDetVGG(ESBackbone):
         arch = resolve_arch(arch)
         first, *widths, tail = arch['channels']
         unit: dict[str, Any] = dict(
-            expansion=common.expansion, norm=common.norm, sign_zero=sign_zero
+            expansion=common.expansion,
+            norm=common.norm,
+            conv=bidet_conv(sign, weight_binarizer, sign_zero),
         )
         stem = Stem(
             in_channels,

@@ -25,11 +25,13 @@ from ...binary import (
     normalize_tiled,
     tile,
 )
+from ...binary.arguments import BUILT
 from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
+from ...binary.entries import with_zero
 from ...binary.expansion import spread_thresholds
 from ...binary.inputs import check_maps
 from ...binary.tracing import whole_layer
-from ...checks import one_of, pair, positive_int, sequence
+from ...checks import either, none, one_of, pair, positive_int, sequence
 from .base import (
     BackboneOptions,
     ESBackbone,
@@ -215,8 +217,8 @@ class PatchMerging(nn.Module):
         expansion: Expansion,
         full_precision: bool,
         spread: float,
-        sign: dict[str, Any],
-        weight_binarizer: dict[str, Any],
+        sign: Any,
+        weight_binarizer: Any,
         norm: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -387,6 +389,12 @@ class BinaryViT(ESBackbone):
         layer_scale: Whether branches are scaled. Default True.
         pool_sizes: Odd sizes of the pooling branches. Default (3, 5).
         in_channels: Channels of the image. Default 3.
+        sign: Sign of the activations, see :func:`mmesbnn.binary.build_sign`; in attention
+            also that of queries, keys and values. Default ``'quadratic'``, as published.
+        weight_binarizer: Binarizer of all binary weights, see
+            :func:`mmesbnn.binary.build_weight_binarizer`. Default None: as published,
+            ``'centred_sign'`` in linear layers, and ``'scaled_sign'`` in the convolutions
+            between stages.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         final_norm: Whether to apply a norm to the last stage's output. The published head
             begins with it. Default True.
@@ -415,6 +423,7 @@ class BinaryViT(ESBackbone):
         es_scope=one_of('ffn', 'all'),
         pool_sizes=sequence(positive_int),
         residual_pool=one_of(*RESIDUAL_POOLS),
+        weight_binarizer=either(BUILT, none),
     )
     def __init__(
         self,
@@ -428,6 +437,8 @@ class BinaryViT(ESBackbone):
         layer_scale: bool = True,
         pool_sizes: Sequence[int] = (3, 5),
         in_channels: int = 3,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = None,
         sign_zero: int = -1,
         final_norm: bool = True,
         **options: Any,
@@ -445,17 +456,14 @@ class BinaryViT(ESBackbone):
         stream = replace(common, tau=common.tau if es_scope == 'all' else 1, groups=1)
         stride = arch['patch_size'] * 2 ** (len(arch['dims']) - 1)
         size = _map_size(img_size, arch['patch_size'], stride)
-        unit = dict(
-            expansion=stream.expansion,
-            norm=stream.norm,
-            spread=spread,
-            sign=dict(type='quadratic', zero=sign_zero),
+        unit = dict(expansion=stream.expansion, norm=stream.norm, spread=spread)
+        linear, conv = (
+            with_zero(sign, own if weight_binarizer is None else weight_binarizer, sign_zero)
+            for own in ('centred_sign', 'scaled_sign')
         )
-        merging = dict(
-            full_precision=some_fp, weight_binarizer=dict(type='scaled_sign', zero=sign_zero)
-        )
+        merging = dict(conv, full_precision=some_fp)
         block = dict(
-            weight_binarizer=dict(type='centred_sign', zero=sign_zero),
+            linear,
             ffn=common.expansion,
             layer_scale=layer_scale,
             pool_sizes=pool_sizes,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...binary.entries import WEIGHT_BINARIZERS, with_zero
 from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive
 from ..layers.recoupled_conv import RecoupledConv
@@ -22,6 +22,9 @@ ARCHS: dict[str, dict[str, Any]] = {
     'large': dict(channels=[64, 128, *[256] * 4, *[512] * 4, *[1024] * 16, *[2048] * 4]),
     '18': dict(channels=[64, 64, 128, 256, 512], depths=[2, 2, 2, 2]),
 }
+
+#: Sign of the published networks.
+SIGN = dict(type='hard_tanh', clip=1.5)
 
 #: Temperature below which BNext-18's weights are their signs (T/S/M/L: 1e-7).
 BINARY_BELOW_18 = 1e-5
@@ -100,6 +103,12 @@ class BNext(ESBackbone):
             precision. Default None.
         se_bits: Bits of squeeze-excite (8 in the quantised variant). None is full
             precision. Default None.
+        sign: Sign of the activations, see :func:`mmesbnn.binary.build_sign`. Default
+            ``dict(type='hard_tanh', clip=1.5)``, as published.
+        weight_binarizer: Binarizer of the weights, see
+            :func:`mmesbnn.binary.build_weight_binarizer`. Only ``'temperature'`` has a
+            temperature, which ``TemperatureHook`` lowers; with another one leave the hook
+            out. Default ``'temperature'``, as published.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         latent_clip: Bound of the latent weights' magnitude, applied by
             ``ParameterBoundsHook``. Default 1.5.
@@ -137,6 +146,8 @@ class BNext(ESBackbone):
         se_ratio: int = 8,
         stem_bits: int | None = None,
         se_bits: int | None = None,
+        sign: Any = SIGN,
+        weight_binarizer: Any = 'temperature',
         sign_zero: int = -1,
         latent_clip: float = 1.5,
         final_act: bool = True,
@@ -145,23 +156,24 @@ class BNext(ESBackbone):
         shrink = es_mode == 'shrunk'
         common = BackboneOptions(out_copies=out_copies or ('first' if shrink else 'all'), **options)
         arch = resolve_arch(arch, ARCHS)
+        is_18 = 'depths' in arch
+        if is_18:
+            weight_binarizer = WEIGHT_BINARIZERS.filled(
+                weight_binarizer, binary_below=BINARY_BELOW_18
+            )
         unit = dict(
             expansion=common.expansion,
             shrink=shrink,
             se_ratio=se_ratio,
             se_bits=se_bits,
             norm=common.norm,
-            conv=dict(
-                sign=dict(type='hard_tanh', clip=1.5, zero=sign_zero),
-                weight_binarizer=dict(type='temperature', zero=sign_zero),
-                latent_clip=latent_clip,
-            ),
+            conv=dict(with_zero(sign, weight_binarizer, sign_zero), latent_clip=latent_clip),
         )
         super().__init__(
             stem=make_stem(
                 arch, in_channels=in_channels, stride=stem_stride, options=common, bits=stem_bits
             ),
-            stages=_stages_18(arch, unit) if 'depths' in arch else _stages(arch, unit),
+            stages=_stages_18(arch, unit) if is_18 else _stages(arch, unit),
             widths=stage_widths(arch),
             options=common,
             final=Final('act', ChannelPReLU if final_act else None),
@@ -177,7 +189,5 @@ def _stages(arch: dict[str, Any], unit: dict[str, Any]) -> list[list[nn.Module]]
 
 
 def _stages_18(arch: dict[str, Any], unit: dict[str, Any]) -> list[list[nn.Module]]:
-    conv = copy.deepcopy(unit['conv'])
-    conv['weight_binarizer']['binary_below'] = BINARY_BELOW_18
-    unit = dict(unit, mix_residual=True, conv=conv)
+    unit = dict(unit, mix_residual=True)
     return [[BNext18Block(**setting, **unit) for setting in stage] for stage in unit_settings(arch)]

@@ -17,6 +17,7 @@ from ...binary import (
     build_sign,
     normalize_tiled,
 )
+from ...binary.entries import with_zero
 from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive_int
 from ..layers.float_layers import PooledProjection, average_pool
@@ -188,8 +189,7 @@ class ReActNet(ESBackbone):
         stem_stride: Total stride of the stem: 2 (ImageNet) or 1 (32x32 images). In the
             layout of ReActNet-18 it is 4 (7x7 convolution and max-pool) or 1. Default
             None: the stride for ImageNet, 2 or 4.
-        sign_zero: Value of sign(0) of the default sign and weight binarizer: -1, or 0 as in
-            the published code. Default -1.
+        sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1.
         **options: Arguments of :class:`BackboneOptions`, such as ``tau`` and ``groups``.
             Without ``init_cfg`` weights get torch's initialisation, as in the published
             first stage. (The published code initialises the second stage uniformly in
@@ -222,16 +222,11 @@ class ReActNet(ESBackbone):
     ) -> None:
         common = BackboneOptions(**options)
         arch = resolve_arch(arch, ARCHS)
-        if weight_binarizer == 'scaled_sign':
-            weight_binarizer = dict(type='scaled_sign', zero=sign_zero)
-        if sign == 'quadratic':
-            sign = dict(type='quadratic', zero=sign_zero)
         unit = dict(
             generalized=generalized,
             expansion=common.expansion,
             norm=common.norm,
-            sign=sign,
-            weight_binarizer=weight_binarizer,
+            **with_zero(sign, weight_binarizer, sign_zero),
         )
         super().__init__(
             stem=make_stem(arch, in_channels=in_channels, stride=stem_stride, options=common),

@@ -14,7 +14,7 @@ from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
 from ...binary.arguments import checked_layer
 from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
-from ..backbones.bidet_resnet import bidet_conv
+from ..backbones.bidet_resnet import WEIGHTS, bidet_conv
 from ..building import build_part
 from ..losses import VariationalBoxes
 
@@ -54,6 +54,8 @@ class BiDetRPNHead(RPNHead):
         norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. Default
             ``dict(type='BN')``.
         init_cfg: mmengine initialisation config. Default: normal, 0.01, as published.
+        sign: As :class:`BiDetResNet`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BiDetResNet`'s.
         **kwargs: As :class:`mmdet.models.RPNHead`'s.
 
     Raises:
@@ -78,10 +80,12 @@ class BiDetRPNHead(RPNHead):
         sign_zero: int = -1,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | list[Any] | None = None,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = WEIGHTS,
         **kwargs: Any,
     ) -> None:
         self.expansion = Expansion(tau, groups)
-        self._conv_options = bidet_conv(sign_zero)
+        self._conv_options = bidet_conv(sign, weight_binarizer, sign_zero)
         self._box_channels = 4 if sigma is None else 8
         options, trained = norm_options(norm_cfg or dict(type='BN'))
         self._norm_options = dict(options, copy_init=copy_init)

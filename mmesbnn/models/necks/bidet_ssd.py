@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...binary import Expansion
 from ...binary.arguments import checked_layer
 from ...checks import mapping, natural, optional, positive_int, sequence, shown
-from ..backbones.bidet_resnet import bidet_conv
+from ..backbones.bidet_resnet import WEIGHTS, bidet_conv
 from ..building import naming
 
 #: Published initialisation. The list names the classes that have a kernel.
@@ -66,6 +66,8 @@ class BiDetSSDNeck(SSDNeck):
         tau: ES factor. Default 1, the baseline.
         groups: ES groups. Default 1.
         spread: Initial thresholds, see above. Default 0.5.
+        sign: As :class:`BiDetVGG`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`BiDetVGG`'s.
         sign_zero: Value of sign(0): -1, or 0 as in the published code. Default -1. The
             first layer reads the output of a ReLU. Its signs are therefore in {-1, 1}
             with -1, and in {0, 1} with 0.
@@ -105,6 +107,8 @@ class BiDetSSDNeck(SSDNeck):
         tau: int = 1,
         groups: int = 1,
         spread: float = 0.5,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = WEIGHTS,
         sign_zero: int = -1,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: list[dict[str, Any]] | None = None,
@@ -115,7 +119,7 @@ class BiDetSSDNeck(SSDNeck):
         with naming('norm_cfg', norm_cfg):
             for width in out_channels[len(in_channels) :]:
                 build_norm_layer(norm_cfg, width // 2), build_norm_layer(norm_cfg, width)
-        conv_cfg = dict(type='BinaryConv2d', **bidet_conv(sign_zero))
+        conv_cfg = dict(type='BinaryConv2d', **bidet_conv(sign, weight_binarizer, sign_zero))
         expanded = Expansion(tau, groups).factor > 1
         if expanded:
             conv_cfg.update(type='ESConv2d', tau=tau, es_groups=groups, spread=spread)

@@ -30,9 +30,9 @@ PREPROCESSING = Preprocessing(steps=(), mean=(0.0,) * 3, std=(255.0,) * 3, to_rg
 
 
 class Classifier(nn.Module):
-    def __init__(self, **options):
+    def __init__(self, backbone=None, **options):
         super().__init__()
-        self.backbone = BNext(dict(channels=[16, 32, 32, 64]), tau=2)
+        self.backbone = BNext(dict(channels=[16, 32, 32, 64]), tau=2, **(backbone or {}))
         self.extra = BinaryConv2d(64, 10, 1, **options)
 
     def forward(self, x):
@@ -98,6 +98,21 @@ def test_strict_names_the_layers_that_stay_real(tmp_path):
     assert not (tmp_path / 'net').exists()
     report = export(task, tmp_path / 'net')
     assert 'extra (in full precision): its weight_binarizer is "real"' in report.text()
+
+
+def test_a_backbone_with_another_sign_and_weight_binarizer(tmp_path):
+    task = make_task(backbone=dict(sign='ede', weight_binarizer='balanced'))
+    report = export(task, tmp_path / 'net', strict=True)
+    assert '9 of 9 binary layers run on bits' in report.text()
+    assert report.agreements[0].top1 == 1.0
+
+
+def test_layers_that_read_several_bits_stay_in_full_precision(tmp_path):
+    report = export(make_task(backbone=dict(sign='dorefa')), tmp_path / 'net')
+    assert '1 of 9 binary layers run on bits' in report.text()
+    assert 'stages.0.0.spatial.conv (in full precision): ' in report.text()
+    assert '4 values from 0 to 1' in report.text()
+    assert report.agreements[0].top1 == 1.0
 
 
 def test_a_former_export_is_replaced_and_nothing_else(exported, tmp_path):
