@@ -65,6 +65,28 @@ def read_version() -> str:
     return re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE).group(1)
 
 
+#: Links and pictures of Markdown whose addresses are paths of the repository.
+RELATIVE = re.compile(r'(!?)\[([^]]*)\]\((?!https?://|#)([^)]+)\)')
+
+
+def long_description(version: str, address: str) -> str:
+    """Return the README for a package index, where a path of the repository leads nowhere.
+
+    Paths become addresses in the repository, at the tag of the version. Without an address the
+    text keeps the words of links and no pictures.
+    """
+    readme = ROOT / 'README.md'
+
+    def absolute(found: re.Match) -> str:
+        picture, words, path = found.groups()
+        if not address:
+            return '' if picture else words
+        place = f'{address}/{"raw" if picture else "blob"}/v{version}/{path}'
+        return f'{picture}[{words}]({place})'
+
+    return RELATIVE.sub(absolute, readme.read_text(encoding='utf-8')) if readme.exists() else ''
+
+
 def remove(path: Path) -> None:
     """Remove a file, link or folder if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -145,13 +167,15 @@ KERNELS = Extension(
     optional=os.environ.get('MMESBNN_REQUIRE_KERNELS') != '1',
 )
 
-readme = ROOT / 'README.md'
+# Workflows of a repository on GitHub set it. It has no / at the end.
+REPOSITORY = os.environ.get('MMESBNN_REPOSITORY', '').rstrip('/')
 
 setup(
     name='mmesbnn',
     version=read_version(),
+    url=REPOSITORY or None,
     description='Expanding-and-shrinking binary neural networks for OpenMMLab',
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description=long_description(read_version(), REPOSITORY),
     long_description_content_type='text/markdown',
     author='mmesbnn contributors',
     license='Apache-2.0',

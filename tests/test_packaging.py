@@ -55,15 +55,20 @@ def sources(tmp_path):
     return copy
 
 
-@pytest.fixture(scope='module')
-def metadata():
-    """Return the keywords that setup.py gives to setuptools."""
+def read_metadata(address=''):
+    """Return the keywords that setup.py gives to setuptools, in a repository with an address."""
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MMESBNN_REPOSITORY', address)
         patch.setattr(setuptools, 'setup', lambda **keywords: seen.update(keywords))
         patch.chdir(ROOT)
         runpy.run_path(str(ROOT / 'setup.py'))
     return seen
+
+
+@pytest.fixture(scope='module')
+def metadata():
+    return read_metadata()
 
 
 def names(requirements):
@@ -226,6 +231,39 @@ def test_pins_lie_inside_the_ranges(metadata):
 def test_version_is_that_of_the_package(metadata):
     version = runpy.run_path(str(ROOT / 'mmesbnn' / 'version.py'))['__version__']
     assert metadata['version'] == version
+
+
+CODE = re.compile(r'```.*?```', re.DOTALL)
+LINK = re.compile(r'(!?)\[[^]]*\]\(([^)]+)\)')
+
+
+@pytest.mark.parametrize(
+    'address', ['https://code.example.org/a/b', 'https://code.example.org/a/b/']
+)
+def test_a_package_index_gets_addresses_in_the_repository(address):
+    text = (ROOT / 'README.md').read_text()
+    data = read_metadata(address)
+    assert data['url'] == 'https://code.example.org/a/b'
+    before, after = LINK.findall(text), LINK.findall(data['long_description'])
+    assert len(before) == len(after) and any(picture for picture, _ in before)
+    for (picture, path), (_, moved) in zip(before, after):
+        if path.startswith('https://'):
+            assert moved == path
+            continue
+        assert (ROOT / path).is_file()
+        kind = 'raw' if picture else 'blob'
+        assert moved == f'{data["url"]}/{kind}/v{data["version"]}/{path}'
+    assert CODE.findall(data['long_description']) == CODE.findall(text)
+
+
+def test_without_an_address_a_package_index_gets_no_paths(metadata):
+    text = metadata['long_description']
+    assert metadata['url'] is None
+    links = LINK.findall(text)
+    assert links and all(path.startswith('https://') and not picture for picture, path in links)
+    assert 'docs/' not in CODE.sub('', text)
+    assert '| Get started | pip, an existing' in text
+    assert CODE.findall(text) == CODE.findall((ROOT / 'README.md').read_text())
 
 
 def test_the_lowest_versions_are_those_that_are_required(metadata):
