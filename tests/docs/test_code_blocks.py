@@ -179,6 +179,13 @@ def test_blocks_are_read():
     assert not blocks.Block(1, 'python', 'x  # needs a file').needs
 
 
+@pytest.mark.parametrize('page', PAGES)
+def test_lines_of_code_fit_on_the_page(page):
+    for block in blocks.blocks(page):
+        for number, line in enumerate(block.text.splitlines(), block.line):
+            assert len(line) <= 98, f'{page}:{number} has {len(line)} characters'
+
+
 def test_wrong_commands_are_found(parse):
     for words in (
         ['make', 'nothing'],
