@@ -3,11 +3,12 @@
     python tools/export.py CONFIG CHECKPOINT --out DIR
     python tools/export.py PACKED.safetensors --out DIR
 
-Writes model.xml, model.bin, manifest.json and report.json to DIR, and for a classifier
-model.native, the form for mmesbnn.native. tools/infer.py and mmesbnn.deploy.Runner run them
-without torch and OpenMMLab. Before the files are written, both forms are compared with torch
-on test images of the config, or on bundled photographs if the config has none. Exit status 0:
-the files are written; 2: they are not written, and the message says why.
+Writes model.xml, model.bin, manifest.json and report.json to DIR, and model.native, the form
+for mmesbnn.native: a whole classifier, or the backbone of a detector with its neck and heads in
+head.xml and head.bin. tools/infer.py and mmesbnn.deploy.Runner run them without torch and
+OpenMMLab. Before the files are written, both forms are compared with torch on test images of
+the config, or on bundled photographs if the config has none. Exit status 0: the files are
+written; 2: they are not written, and the message says why.
 """
 
 import argparse

@@ -4,8 +4,9 @@
 
 DIR is a folder from tools/export.py. Prints one line per image. With --out, it also writes
 PNGs: images with labels or boxes, or upscaled images. It needs numpy, pillow, and openvino
-or the native library, but neither torch nor OpenMMLab. An image that cannot be used is named
-and skipped. Exit status 1: some images were skipped; 2: no image could be processed.
+or, for classifiers, the native library, but neither torch nor OpenMMLab. An image that cannot
+be used is named and skipped. Exit status 1: some images were skipped; 2: no image could be
+processed.
 """
 
 import argparse

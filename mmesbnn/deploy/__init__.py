@@ -1,7 +1,7 @@
 """Deployment of trained networks: 1-bit files, exports, and the runner of exports.
 
-:class:`Runner` needs openvino, numpy and PIL, but neither torch nor OpenMMLab. Names are
-therefore imported at their first use.
+:class:`Runner` needs numpy, PIL, and openvino or the native library, but neither torch nor
+OpenMMLab. Names are therefore imported at their first use.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import openvino as ov
 
 from ..openvino.nodes import axes_in, const_value, key_of, rank_of
 from ..runtime.program import BINARY_LANES, LARGEST_SUM, REAL_LANES
+from .borders import Bits, Bordered, compared_border
 from .expressions import Apply, Constant, Expression, MapValue, Read
 from .network import Heavy, Network, Value
 
@@ -89,7 +90,8 @@ class Rules:
     def __init__(self) -> None:
         self.network = Network()
         self._values: dict[tuple[str, int], Value] = {}
-        self._bits: dict[tuple[str, int], MapValue] = {}
+        self._bits: dict[tuple[str, int], Bits] = {}
+        self._bordered: dict[tuple[str, int], Bordered] = {}
 
     def follow(self, graph: ov.Model) -> Network:
         """Translate a whole graph.
@@ -262,7 +264,8 @@ class Rules:
 
     def split(self, node: ov.Node) -> None:
         """Translate a split of the channels."""
-        value, along = self.value(node.input_value(0)), const_value(node.input_value(1))
+        source = self._with_border(node.input_value(0))
+        value, along = source.value, const_value(node.input_value(1))
         rank = rank_of(node.input_value(0))
         if along is None or rank is None or int(along) % rank != 1:
             raise NotCovered(f'{_named(node)} splits other than channels')
@@ -270,9 +273,27 @@ class Rules:
         start = 0
         for output in node.outputs():
             count = shape_of(output)[1]
-            part = slice(start, start + count)
-            self._values[key_of(output)] = self._rearranged(value, itemgetter(part))
+            part = self._rearranged(value, itemgetter(slice(start, start + count)))
+            self._keep_border(output, replace(source, value=part))
             start += count
+
+    def _with_border(self, output: ov.Output) -> Bordered:
+        """Return the value of an output for operators that also take padded maps."""
+        return self._bordered.get(key_of(output)) or Bordered(self.value(output))
+
+    def _keep_border(self, output: ov.Output, result: Bordered) -> None:
+        """Keep a result; one with padding is kept for operators that take it."""
+        if result.outside is None and not result.extra:
+            self._values[key_of(output)] = result.value
+        else:
+            self._bordered[key_of(output)] = result
+
+    def pad(self, node: ov.Node) -> None:
+        """Translate padding before a comparison."""
+        source = self._with_border(node.input_value(0)).padded(node)
+        if source is None:
+            raise NotCovered(f'{_named(node)} pads other than pixels or the last channels')
+        self._keep_border(node.output(0), source)
 
     def concat(self, node: ov.Node) -> Value:
         """Translate a concatenation of channels."""
@@ -329,18 +350,21 @@ class Rules:
 
     def compared(self, node: ov.Node) -> None:
         """Translate a comparison to bits."""
-        value = self.value(node.input_value(0))
+        source = self._with_border(node.input_value(0))
         low, high, zero, one = (const_value(node.input_value(i)) for i in range(1, 5))
-        axes, size = split_shape(shape_of(node.output(0)), node)
+        axes, _ = split_shape(shape_of(node.output(0)), node)
         if low is None or high is None or zero is None or one is None or (low != high).any():
             raise NotCovered(f'{_named(node)} is not a comparison')
         if node.get_attributes()['levels'] != 2 or zero.any() or (one != 1).any():
             raise NotCovered(f'{_named(node)} gives other than bits')
-        to = MapValue('bits', *size, int(np.prod(axes)))
+        value, limits = source.value, np.broadcast_to(low.reshape(-1), np.prod(axes))
+        to = MapValue('bits', value.height, value.width, len(limits) - source.extra)
+        bits = compared_border(source, limits, to)
+        if bits is None:
+            raise NotCovered(f'{_named(node)} gives padding several signs')
         wanted = self.network.want('bits', value, to)
-        limits = np.broadcast_to(low.reshape(-1), to.channels)
-        wanted.limit = self.network.expressions.constant(limits)
-        self._bits[key_of(node.output(0))] = to
+        wanted.limit = self.network.expressions.constant(limits[: to.channels])
+        self._bits[key_of(node.output(0))] = bits
 
     def _window(self, node: ov.Node, kernel: Sequence[int]) -> dict[str, Any]:
         attributes = node.get_attributes()
@@ -413,16 +437,25 @@ class Rules:
         constant = node.input_value(1).get_node()
         if source is None or constant.get_type_name() != 'Constant':
             raise NotCovered(f'{_named(node)} has no bits to read')
-        weight, pad_value = bits_of(constant), int(node.get_attributes()['pad_value'])
+        weight = source.weights(bits_of(constant))
+        if weight is None:
+            raise NotCovered(f'{_named(node)} has padded channels that count')
+        window, pad_value = self._window(node, weight.shape[2:]), source.pad_value
+        if pad_value is None:
+            pad_value = int(node.get_attributes()['pad_value'])
+        elif any(window['padding']):
+            raise NotCovered(f'{_named(node)} pads a padded map')
+        else:
+            window['padding'] = source.begin
         number = 'int16' if weight[0].size <= LARGEST_SUM['int16'] else 'float'
         return self._result(
             node,
             'binary_conv',
-            source,
+            source.map,
             number,
             pad_value=pad_value,
             weights=pack_binary(weight),
-            **self._window(node, weight.shape[2:]),
+            **window,
         )
 
     def pool(self, node: ov.Node) -> Value:
@@ -484,6 +517,7 @@ _RULES: dict[str, _Rule] = {
     'Unsqueeze': Rules.reshaped,
     'Tile': Rules.tile,
     'Slice': Rules.slice,
+    'Pad': Rules.pad,
     'Split': Rules.split,
     'VariadicSplit': Rules.split,
     'Concat': Rules.concat,

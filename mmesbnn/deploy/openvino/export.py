@@ -25,16 +25,25 @@ from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.kernels import lost_operator
 from ..runtime.manifest import ExportError, fitting, write_manifest
-from ..runtime.manifest_schema import MODEL_FILES, NATIVE_FILE, REPORT, Input, Manifest, Output
-from ..runtime.openvino_engine import set_batch
+from ..runtime.manifest_schema import (
+    HEAD_FILES,
+    MODEL_FILES,
+    NATIVE_FILE,
+    REPORT,
+    Input,
+    Manifest,
+    Output,
+)
+from ..runtime.openvino_graph import set_batch
 from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
 from ..tasks.export_task import ExportTask
 from ..tasks.finite_weights import check_weights
 from .graph import Conversion, compile_graph, to_openvino
+from .parts import with_parts
 from .verify import verify, verify_native
 
-_FILES = (*MODEL_FILES, NATIVE_FILE, 'manifest.json', REPORT)
+_FILES = (*MODEL_FILES, NATIVE_FILE, *HEAD_FILES, 'manifest.json', REPORT)
 
 Port = TypeVar('Port', bound=Output)
 
@@ -173,6 +182,7 @@ def _manifest(
             decoding=task.decoding,
             versions={'openvino': ov.__version__, 'torch': str(torch.__version__)},
             source=source or {'config': None, 'checkpoint': None},
+            maps=None if conversion.head is None else _described(conversion.head.inputs, Output),
             no_native=None if isinstance(conversion.native, tuple) else _no_native(conversion),
         )
 
@@ -246,7 +256,7 @@ def _check_batches(graph: ov.Model) -> None:
 def _write_native(
     conversion: Conversion, folder: Path, task: ExportTask, examples: Sequence[tuple[Tensor, ...]]
 ) -> tuple[str | None, list[OutputAgreement]]:
-    """Write the form for the native library, if there is one.
+    """Write the form for the native library, if there is one, and the head beside it.
 
     Returns:
         A sentence for the report, and the comparison with torch.
@@ -256,12 +266,20 @@ def _write_native(
         return (f'no {NATIVE_FILE}: {why}' if why else None), []
     program, data = conversion.native
     write_program(folder / NATIVE_FILE, program, data)
-    size = (folder / NATIVE_FILE).stat().st_size
-    sentence = f'{NATIVE_FILE} {size / 1e6:.2f} MB, for mmesbnn.native'
+    sentence, head = f'{_megabytes(folder, NATIVE_FILE)}, for mmesbnn.native', None
+    if conversion.head is not None:
+        ov.save_model(conversion.head, folder / HEAD_FILES[0], compress_to_fp16=False)
+        head = _compiled(folder / HEAD_FILES[0], dynamic=False)
+        heads = _megabytes(folder, HEAD_FILES[1])
+        sentence = f'{sentence} (the backbone); {heads}, for OpenVINO (neck and heads)'
     if not native.available():
         return f'{sentence}, not compared: the native library is not compiled here', []
     names = task.output_names
-    return f'{sentence}:', verify_native(program, data, task.graph, examples, names)
+    return f'{sentence}:', verify_native(program, data, head, task.graph, examples, names)
+
+
+def _megabytes(folder: Path, name: str) -> str:
+    return f'{name} {(folder / name).stat().st_size / 1e6:.2f} MB'
 
 
 @checked(task=instance(ExportTask, 'a task of make_task'))
@@ -286,7 +304,7 @@ def export(
         strict: Whether a binary layer that stays in full precision is an error.
             Default False.
         with_native: Whether to write the form for :mod:`mmesbnn.native` as well, if it can run
-            the network; the report says so. Default True.
+            the network, or a detector's backbone; the report says so. Default True.
         source: Names of config and checkpoint, for the manifest. Default None.
 
     Raises:
@@ -309,8 +327,12 @@ def export(
         output_names=task.output_names,
         dynamic_batch=dynamic_batch,
         half=half,
-        with_native=with_native,
+        with_native=with_native and task.parts is None,
     )
+    if with_native and task.parts is not None:
+        conversion = with_parts(
+            conversion, task.parts, examples[0], output_names=task.output_names, half=half
+        )
     if strict:
         _check_strict(conversion)
     with _written_whole(out) as folder:

@@ -56,11 +56,14 @@ class Conversion:
         layers: One report for every layer that runs a binary operator.
         native: Program and data for the native library, or the reason why there is none;
             None if it was not requested.
+        head: Graph of a detector's neck and heads, which reads the outputs of ``native``; None
+            if ``native`` is the whole model. See :mod:`mmesbnn.deploy.openvino.parts`.
     """
 
     graph: ov.Model
     layers: list[LayerReport]
     native: tuple[Program, np.ndarray] | str | None = None
+    head: ov.Model | None = None
 
     @property
     def not_binary(self) -> list[LayerReport]:
@@ -124,10 +127,19 @@ def _check_signs(calls: Sequence[BinaryCall], zeros: dict[str, int | None]) -> N
             )
 
 
-def _compiled(
+def native_form(
     graph: ov.Model, example: Sequence[Tensor], half: bool
 ) -> tuple[Program, np.ndarray] | str:
-    """Compile a graph for the native library, or return the reason why this is impossible."""
+    """Compile a graph for the native library.
+
+    Args:
+        graph: Graph of :func:`binary_graph`.
+        example: See :func:`to_openvino`.
+        half: See :func:`to_openvino`.
+
+    Returns:
+        Program and data, or the reason why this is impossible.
+    """
     if len(graph.inputs) != 1:
         return f'the network has {len(graph.inputs)} inputs, and the native library supports one'
     single = graph.clone()
@@ -222,7 +234,7 @@ def to_openvino(
             cannot be converted.
     """
     graph, layers = binary_graph(model, example, dynamic_batch=dynamic_batch)
-    native = _compiled(graph, example, half) if with_native else None
+    native = native_form(graph, example, half) if with_native else None
     if any(layer.binary for layer in layers):
         channels_last(graph)
     _clean(graph)

@@ -51,6 +51,7 @@ def verify(
 def verify_native(
     program: Program,
     data: np.ndarray,
+    head: ov.CompiledModel | None,
     model: nn.Module,
     examples: Sequence[tuple[Tensor, ...]],
     names: Sequence[str],
@@ -60,14 +61,18 @@ def verify_native(
     Args:
         program: The program.
         data: Its data.
+        head: Graph that reads the outputs of the program; None if they are those of the model.
         model: The torch model.
         examples: Inputs of one image each.
-        names: Name of the output.
+        names: Names of the outputs.
     """
     engine = native.Engine(np.array(program.code()), data)
 
     def run(example: Sequence[Tensor]) -> list[np.ndarray]:
-        return [y.reshape(len(y), -1) for y in engine.run(example[0].numpy())]
+        maps = engine.run(example[0].numpy())
+        if head is None:
+            return [y.reshape(len(y), -1) for y in maps]
+        return [np.array(y) for y in head(maps).values()]
 
     return _compared('the native library', run, model, examples, names)
 

@@ -1,7 +1,10 @@
 """Format of an export: a folder with a network and the settings to run it.
 
     model.xml, model.bin    OpenVINO IR
-    model.native            program for mmesbnn.native, if it can run the network
+    model.native            program for mmesbnn.native, if it can run the network, or the
+                            backbone of a detector
+    head.xml, head.bin      OpenVINO IR of the detector's neck and heads, which read the maps of
+                            model.native; their outputs are those of model.xml
     manifest.json           settings, see below
     report.json             list of binary layers and of other layers, for people
 
@@ -11,7 +14,10 @@
     task            'classification', 'detection' or 'super_resolution'
     versions        {'mmesbnn': '0.1.0', 'openvino': ..., 'torch': ...}
     source          {'config': file name or None, 'checkpoint': file name or None}
-    files           {'model.xml': sha256, 'model.bin': sha256}, and 'model.native' if it exists
+    files           {'model.xml': sha256, 'model.bin': sha256}, and those of the files
+                    'model.native', 'head.xml', 'head.bin' that exist
+    maps            outputs of model.native and inputs of head.xml, in their order: [{'name',
+                    'shape'}], of one image; left out if model.native is the whole network
     no_native       reason why there is no model.native
     inputs          in the IR's order: [{'name', 'shape', 'dtype'}]; axis 0 is the batch;
                     -1 in a shape is any size
@@ -92,7 +98,7 @@ from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
 from ...whole_files import whole_file
-from .manifest_schema import MODEL_FILES, NATIVE_FILE, Manifest
+from .manifest_schema import HEAD_FILES, MODEL_FILES, NATIVE_FILE, Manifest
 from .schema import Unfit
 from .strict_json import parse_json
 
@@ -135,7 +141,8 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest.json`` beside the network it describes.
 
     Args:
-        folder: Folder with ``model.xml`` and ``model.bin``, and maybe ``model.native``.
+        folder: Folder with ``model.xml`` and ``model.bin``, and maybe ``model.native``,
+            ``head.xml`` and ``head.bin``.
         manifest: Manifest; the function sets ``versions['mmesbnn']`` and ``files``.
 
     Returns:
@@ -145,11 +152,11 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
         OSError: If it cannot be written, or the network is missing.
     """
     folder = Path(folder)
-    names = [*MODEL_FILES, *([NATIVE_FILE] if (folder / NATIVE_FILE).exists() else [])]
+    more = [name for name in (NATIVE_FILE, *HEAD_FILES) if (folder / name).exists()]
     whole = replace(
         manifest,
         versions={'mmesbnn': __version__, **manifest.versions},
-        files={name: sha256(folder / name) for name in names},
+        files={name: sha256(folder / name) for name in (*MODEL_FILES, *more)},
     )
     content = {'format': FORMAT, **whole.to_dict()}
     with whole_file(folder / NAME) as partial:

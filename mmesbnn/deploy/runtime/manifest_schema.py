@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 MODEL_FILES = ('model.xml', 'model.bin')
 #: The form for the native library, which not every network has.
 NATIVE_FILE = 'model.native'
+#: Neck and heads of a detector, if the form for the native library is its backbone only.
+HEAD_FILES = ('head.xml', 'head.bin')
 #: The report for people.
 REPORT = 'report.json'
 
 #: Limits far above the needs of all networks here, but within a computer's memory.
-_BATCH, _CLASSES, _ELEMENTS = 2**12, 10**5, 2**30
+_BATCH, _CLASSES, _ELEMENTS, _MAPS = 2**12, 10**5, 2**30, 100
 
 _PORT_NAME: Kind = Text(1000, least=1)
 _SHAPE: Kind = ListOf(Integer(-1, 2**31), 1, 8)
@@ -106,6 +108,8 @@ class Manifest(Part):
         versions: Versions of the packages that made the export.
         source: Names of config and checkpoint.
         files: sha256 of the network's files.
+        maps: Maps that the native form gives and the head reads, of one image; None if the
+            native form is the whole network.
         no_native: Reason why there is no form for the native library, or None.
     """
 
@@ -126,8 +130,13 @@ class Manifest(Part):
         Record({'config': _NAME, 'checkpoint': _NAME}), default=None
     )
     files: Mapping[str, str] | None = entry(
-        Record({name: Digits(64) for name in MODEL_FILES}, {NATIVE_FILE: Digits(64)}), default=None
+        Record(
+            dict.fromkeys(MODEL_FILES, Digits(64)),
+            dict.fromkeys((NATIVE_FILE, *HEAD_FILES), Digits(64)),
+        ),
+        default=None,
     )
+    maps: tuple[Output, ...] | None = entry(Maybe(ListOf(Nested(Output), 1, _MAPS)), default=None)
     no_native: str | None = entry(Maybe(Text(1000)), default=None)
 
     @classmethod
@@ -147,7 +156,20 @@ class Manifest(Part):
             names = [port.name for port in ports]
             if len(set(names)) < len(names):
                 raise Unfit(where, names, 'different names')
+        self._check_head()
         find_task(self.task).check(self)
+
+    def _check_head(self) -> None:
+        """Check that there is a head exactly if there are maps for it."""
+        for i, one in enumerate(self.maps or ()):
+            if len(one.shape) != 4 or one.shape[0] != 1 or -1 in one.shape:
+                raise Unfit(f'maps[{i}].shape', list(one.shape), '(1, C, H, W)')
+        native = set(self.files or ()) - set(MODEL_FILES)
+        fits = [{NATIVE_FILE, *HEAD_FILES}] if self.maps else [set(), {NATIVE_FILE}]
+        if self.files is not None and native not in fits:
+            head = ' and '.join(HEAD_FILES)
+            rule = f'with {NATIVE_FILE}, {head}' if self.maps else f'without {head}'
+            raise Unfit('files', sorted(self.files), f'{rule}, as maps={self.maps}')
 
     @property
     def image_shape(self) -> tuple[int, ...]:

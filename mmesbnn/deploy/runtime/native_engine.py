@@ -1,4 +1,4 @@
-"""Engine that runs an export in the native library."""
+"""Engine that runs an export in the native library, or its backbone."""
 
 from __future__ import annotations
 
@@ -12,28 +12,37 @@ import numpy as np
 
 from ... import native
 from .engine import Batch, Engine, Extra, Results, image_by_image, usable_cores
+from .kernels import warn_of_slow_kernels
 from .manifest import ExportError
-from .manifest_schema import NATIVE_FILE, Manifest
+from .manifest_schema import HEAD_FILES, NATIVE_FILE, Manifest
+from .network_check import check_network
+from .openvino_graph import OpenvinoGraph
 from .program_file import ProgramError, read_program
 
 
 class NativeEngine(Engine):
     """Engine with the network as a program of the native library.
 
+    For a detector the program is the backbone, and OpenVINO runs neck and heads.
+
     Args:
         folder: Folder of the export.
         manifest: Manifest of the export, which has a native form.
         threads: Number of threads; None is all cores.
+        device: OpenVINO's device, for neck and heads.
 
     Raises:
         NativeError: If the library is missing.
-        ExportError: If the program does not match the manifest.
+        ImportError: If there are neck and heads, and openvino is not installed.
+        ExportError: If the program, or neck and heads, do not match the manifest.
     """
 
     NAME = 'native'
     single_images = True
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int | None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, threads: int | None, device: str
+    ) -> None:
         path = folder / NATIVE_FILE
         self._threads = threads or usable_cores()
         try:
@@ -41,8 +50,17 @@ class NativeEngine(Engine):
         except ProgramError as error:
             raise ExportError(str(error)) from error
         self._program = native.Engine(np.array(program.code()), data)
-        self._shapes = [output.shape[1:] for output in manifest.outputs]
         _check(self._program, manifest, path)
+        self._shapes = [one.shape[1:] for one in manifest.maps or manifest.outputs]
+        self._head: OpenvinoGraph | None = None
+        if manifest.maps:
+            path = folder / HEAD_FILES[0]
+            self._head = OpenvinoGraph(path, threads=threads, device=device)
+            check_network(self._head.network, manifest.maps, manifest.outputs, path)
+
+    def prepare(self) -> None:
+        if self._head is not None:
+            warn_of_slow_kernels(self._head.pool('LATENCY').network)
 
     def infer(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         (images,), threads = arrays, self._threads
@@ -58,8 +76,14 @@ class NativeEngine(Engine):
         return [np.concatenate(outputs) for outputs in zip(*parts)]
 
     def _run(self, images: np.ndarray, threads: int) -> list[np.ndarray]:
-        outputs = self._program.run(images, threads=threads)
-        return [y.reshape(len(y), *shape) for y, shape in zip(outputs, self._shapes)]
+        found = self._program.run(images, threads=threads)
+        maps = [y.reshape(len(y), *shape) for y, shape in zip(found, self._shapes)]
+        if self._head is None:
+            return maps
+        # a share of the threads: others run other images at the same time
+        pool = self._head.pool('LATENCY' if threads == self._threads else 'THROUGHPUT')
+        each = [pool.infer([x[i : i + 1] for x in maps]) for i in range(len(images))]
+        return [np.concatenate(outputs) for outputs in zip(*each)]
 
     def infer_many(
         self, batches: Iterable[Batch[Extra]], batch_size: int, jobs: int | None
@@ -95,7 +119,7 @@ def _check(program: native.Engine, manifest: Manifest, path: Path) -> None:
     """
     image, *others = manifest.inputs
     fits = tuple(image.shape[1:]) == program.input_shape and not others
-    described = [math.prod(output.shape[1:]) for output in manifest.outputs]
+    described = [math.prod(one.shape[1:]) for one in manifest.maps or manifest.outputs]
     if not fits or described != [math.prod(shape) for shape in program.output_shapes]:
         gives = ', '.join(str(list(shape)) for shape in program.output_shapes)
         raise ExportError(

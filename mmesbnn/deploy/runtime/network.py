@@ -112,10 +112,10 @@ class Network:
         manifest = read_manifest(self.folder, verify)
         name, self.engine_reason = self._choice(engine, manifest)
         if name == NativeEngine.NAME:
-            return manifest, NativeEngine(self.folder, manifest, threads=self.threads)
-        return manifest, OpenvinoEngine(
-            self.folder, manifest, threads=self.threads, device=self.device
-        )
+            chosen: type[NativeEngine | OpenvinoEngine] = NativeEngine
+        else:
+            chosen = OpenvinoEngine
+        return manifest, chosen(self.folder, manifest, threads=self.threads, device=self.device)
 
     def _choice(self, engine: str | None, manifest: Manifest) -> tuple[str, str]:
         """Return the name of the engine, and the reason for it.
@@ -143,7 +143,8 @@ class Network:
                 stacklevel=2,
             )
             return OpenvinoEngine.NAME, f'the native kernels cannot be used: {problem}'
-        return NativeEngine.NAME, f'the export has {NATIVE_FILE}'
+        part = ' for the backbone; OpenVINO runs neck and heads' if manifest.maps else ''
+        return NativeEngine.NAME, f'the export has {NATIVE_FILE}{part}'
 
     def _named(self, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip((port.name for port in self.manifest.outputs), values))

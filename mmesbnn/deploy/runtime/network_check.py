@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .manifest import ExportError
-from .manifest_schema import Manifest
+from .manifest_schema import Output
 
 
 def _sizes(port: Any) -> list[int] | None:
@@ -26,12 +26,15 @@ def _fits(found: list[int] | None, described: Sequence[int], open_fits: bool) ->
     )
 
 
-def check_network(network: Any, manifest: Manifest, path: Path) -> None:
+def check_network(
+    network: Any, inputs: Sequence[Output], outputs: Sequence[Output], path: Path
+) -> None:
     """Compare a network with a manifest.
 
     Args:
         network: An ``openvino.Model``.
-        manifest: Manifest of the export.
+        inputs: Its inputs in the manifest.
+        outputs: Its outputs in the manifest.
         path: File of the network, for the message.
 
     Raises:
@@ -39,8 +42,8 @@ def check_network(network: Any, manifest: Manifest, path: Path) -> None:
             of an input must be open in both; an open size of an output need not be.
     """
     for name, ports, entries in (
-        ('inputs', network.inputs, manifest.inputs),
-        ('outputs', network.outputs, manifest.outputs),
+        ('inputs', network.inputs, inputs),
+        ('outputs', network.outputs, outputs),
     ):
         if len(ports) != len(entries):
             raise ExportError(

@@ -1,4 +1,4 @@
-"""Runner of an export. Needs openvino, numpy and PIL, but no torch and no OpenMMLab."""
+"""Runner of an export. Needs numpy, PIL and an engine, but no torch and no OpenMMLab."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Runner:
 
     Args:
         folder: Export made by ``tools/export.py``.
-        engine: ``'native'``, the library of :mod:`mmesbnn.native`, or ``'openvino'``.
-            Default None: native where the export and this installation have it, else
-            OpenVINO.
+        engine: ``'native'``, the library of :mod:`mmesbnn.native`, or ``'openvino'``. For
+            detectors, native means that the library runs the backbone, and OpenVINO neck
+            and heads. Default None: native where the export and this installation have it,
+            else OpenVINO.
         threads: Number of CPU threads. Default None: all cores.
         device: OpenVINO's device. Only the CPU has binary kernels. Default ``'CPU'``.
         verify: Whether to check that the network is the exported one. Use False for an IR
@@ -56,7 +57,7 @@ class Runner:
         task: ``'classification'``, ``'detection'`` or ``'super_resolution'``.
 
     Raises:
-        ImportError: If the engine is OpenVINO, and openvino is not installed.
+        ImportError: If OpenVINO runs the network or a part, and openvino is not installed.
         NativeError: If the engine is to be native, and its library was not compiled.
         ExportError: If the folder is not an export, or was changed, or OpenVINO cannot
             load it, or it is not what the manifest describes.

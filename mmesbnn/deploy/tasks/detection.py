@@ -16,7 +16,7 @@ from ..runtime.detection import Detection
 from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError, fitting
 from .detector_check import check_boxes
-from .detector_graphs import OUTPUTS, detector_graph
+from .detector_graphs import OUTPUTS, detector_graph, split
 from .export_task import ExportTask, register_export
 from .images import images_of, shape_of
 from .preprocessing import preprocessing_of
@@ -143,4 +143,5 @@ class DetectionExport(ExportTask):
             images=images,
             source=source,
             remarks=(agreement, _shape_remark(shape)),
+            parts=split(graph, shape[1:]),
         )

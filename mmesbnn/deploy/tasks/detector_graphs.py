@@ -65,6 +65,15 @@ class DetectorGraph(nn.Module):
 
     def candidates(self, images: Tensor) -> Candidates:
         """Detect on ``images``, ``(N, 3, H, W)``, normalised."""
+        return self.detect(self.detector.extract_feat(images), _size_of(images))
+
+    def detect(self, features: Any, size: tuple[int, int]) -> Candidates:
+        """Detect on maps.
+
+        Args:
+            features: Maps of all levels, of the neck if there is one.
+            size: Height and width of the images.
+        """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -112,13 +121,13 @@ class OneStageGraph(DetectorGraph):
         and the factors ``(N, K)`` of a head with a centerness.
     """
 
-    def candidates(self, images: Tensor) -> Candidates:
-        """Detect on ``images``, normalised."""
+    def detect(self, features: Any, size: tuple[int, int]) -> Candidates:
+        """Detect on maps of all levels."""
         head = self.detector.bbox_head
-        outputs = head(self.detector.extract_feat(images))
+        outputs = head(features)
         score_maps, code_maps = list(outputs[0]), list(outputs[1])
         sizes = [_size_of(level) for level in score_maps]
-        priors = head.prior_generator.grid_priors(sizes, dtype=images.dtype, device='cpu')
+        priors = head.prior_generator.grid_priors(sizes, dtype=score_maps[0].dtype, device='cpu')
         scores = _rows(score_maps, head.cls_out_channels)
         scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
         factors = None
@@ -167,10 +176,8 @@ class TwoStageGraph(DetectorGraph):
     one_image = True
     unordered = True
 
-    def candidates(self, images: Tensor) -> Candidates:
-        """Detect on one image, normalised."""
-        size = _size_of(images)
-        features = self.detector.extract_feat(images)
+    def detect(self, features: Any, size: tuple[int, int]) -> Candidates:
+        """Detect on maps of one image."""
         boxes, valid = self.propose(features, size)
         boxes = boxes * valid[:, None]  # suppressed boxes become 0
         head = self.detector.roi_head
@@ -270,6 +277,65 @@ class TwoStageGraph(DetectorGraph):
         spread = boxes[:, None].expand(-1, count, 4).reshape(-1, 4)
         decoded = _tensor(head.bbox_coder.decode(spread, codes.reshape(-1, 4), max_shape=size))
         return decoded if count == 1 else decoded.reshape(-1, count, 4)
+
+
+class Backbone(nn.Module):
+    """Backbone of a detector.
+
+    Args:
+        detector: A detector of mmdet.
+
+    Shape:
+        ``(N, 3, H, W)`` to its maps ``(N, C, H_i, W_i)``.
+    """
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.backbone = detector.backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of images."""
+        return tuple(self.backbone(images))
+
+
+class NeckAndHeads(nn.Module):
+    """Neck and heads of a detector.
+
+    Args:
+        graph: The detector as a graph.
+        size: Height and width of the images.
+
+    Shape:
+        The maps of :class:`Backbone` to the outputs of ``graph``.
+    """
+
+    def __init__(self, graph: DetectorGraph, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.whole, self.size = graph, size  # TorchScript's modules have another `graph`
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors of :data:`OUTPUTS`."""
+        detector = self.whole.detector
+        features = detector.neck(maps) if detector.with_neck else maps
+        return self.whole.detect(features, self.size).outputs()
+
+
+def split(graph: DetectorGraph, size: tuple[int, int]) -> tuple[Backbone, NeckAndHeads] | None:
+    """Split a detector at the end of its backbone.
+
+    Args:
+        graph: The detector as a graph.
+        size: Height and width of the images.
+
+    Returns:
+        Both parts; None if the class of the detector extracts its features in its own way.
+    """
+    from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+
+    known = (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat)
+    if type(graph.detector).extract_feat not in known:
+        return None
+    return Backbone(graph.detector), NeckAndHeads(graph, size)
 
 
 def detector_graph(detector: nn.Module) -> DetectorGraph:

@@ -37,6 +37,9 @@ class ExportTask(ABC):
         images: Images to try it on, ``(N, C, H, W)``, normalised.
         source: Name for these images.
         remarks: Sentences for the export's report.
+        parts: Backbone of a detector, and its neck and heads, which read the backbone's maps:
+            the native library runs the first, OpenVINO the second. None: the native library
+            runs the whole network or nothing.
     """
 
     #: The class that runs such an export.
@@ -51,6 +54,7 @@ class ExportTask(ABC):
     images: Tensor
     source: str
     remarks: tuple[str, ...] = ()
+    parts: tuple[nn.Module, nn.Module] | None = None
 
     @classmethod
     @abstractmethod

@@ -15,7 +15,7 @@ pytest.importorskip('openvino')
 from mmesbnn import native
 from mmesbnn.deploy import ExportError, Runner
 from mmesbnn.deploy.openvino.export import export
-from mmesbnn.deploy.runtime import openvino_engine
+from mmesbnn.deploy.runtime import openvino_graph
 from mmesbnn.deploy.runtime.manifest import write_manifest
 from mmesbnn.deploy.runtime.request_pool import RequestPool
 from tests.deploy import exports
@@ -114,7 +114,7 @@ def test_openvino_runs_binary_batches_image_by_image(folder, monkeypatch, thread
         for one, two in zip(alone, found):
             np.testing.assert_allclose(one['pred_scores'], two['pred_scores'], atol=1e-3)
     engine = runner._network.engine
-    assert engine._pool('THROUGHPUT', 1).network.get_property('NUM_STREAMS') == threads
+    assert engine._graph.pool('THROUGHPUT', 1).network.get_property('NUM_STREAMS') == threads
 
 
 def test_openvino_runs_float_batches_as_a_whole(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_version_of_openvino_that_lost_the_operator(folder, monkeypatch):
         def read_model(self, path):
             raise RuntimeError('Cannot create BinaryConvolution layer from unsupported opset')
 
-    monkeypatch.setattr(openvino_engine, 'shared_core', Core)
+    monkeypatch.setattr(openvino_graph, 'shared_core', Core)
     with pytest.raises(ExportError, match='does not run the operator BinaryConvolution'):
         Runner(folder, engine='openvino')
 
