@@ -62,7 +62,7 @@ class Engine:
         self._workspace_bytes, self.steps, outputs = map(int, sizes)
         shapes = np.zeros((1 + outputs, 3), np.int64)
         self._library.mmesbnn_program_shapes(self._program, _pointer(shapes, c_int64))
-        first, *others = map(tuple, shapes.tolist())
+        first, *others = [(c, h, w) for c, h, w in shapes.tolist()]
         self.input_shape: tuple[int, int, int] = first
         self.output_shapes: list[tuple[int, int, int]] = others
         self._idle: deque[np.ndarray] = deque()  # append and pop are atomic

@@ -357,7 +357,7 @@ class Rules:
             raise NotCovered(f'{_named(node)} is not a comparison')
         if node.get_attributes()['levels'] != 2 or zero.any() or (one != 1).any():
             raise NotCovered(f'{_named(node)} gives other than bits')
-        value, limits = source.value, np.broadcast_to(low.reshape(-1), np.prod(axes))
+        value, limits = source.value, np.broadcast_to(low.reshape(-1), int(np.prod(axes)))
         to = MapValue('bits', value.height, value.width, len(limits) - source.extra)
         bits = compared_border(source, limits, to)
         if bits is None:
