@@ -70,8 +70,6 @@ def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
             the norm that a tool has replaced it by.
         copies: Number of copies. Default 1.
     """
-    # not unsqueeze(-1): where its strides meet a contiguous gradient, torch's backward pass of
-    # a batch norm on a CPU mixes up the channels
     y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
     return y.flatten(2).transpose(1, 2)
 

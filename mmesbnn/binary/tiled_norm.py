@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,18 @@ from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
 from .tracing import whole_layer
+
+
+def _batch_norm(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute ``function``, a batch norm, of ``(N, C, L)`` if a map has one row or column.
+
+    The strides of such a map can be those of channels last by chance. Where those of its gradient
+    are not, or the reverse, the backward pass of torch's batch norm mixes up the channels. Of
+    three dimensions it is right.
+    """
+    if torch.jit.is_tracing() or 1 not in x.shape[2:]:
+        return function(x)
+    return function(x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
@@ -120,16 +133,20 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
     def _plain(self, x: Tensor) -> Tensor:
         if not (self.training and is_recomputing()):
-            return super().forward(x)
+            return _batch_norm(x, super().forward)
         mean, var = self.running_mean.clone(), self.running_var.clone()
         # the clones are discarded, so the value of momentum does not matter
-        return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.1, self.eps)
+        affine = self.weight, self.bias
+        return _batch_norm(x, lambda x: F.batch_norm(x, mean, var, *affine, True, 0.1, self.eps))
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Let torch's class take ``(N, C, L)``; ``forward`` has checked its input."""
 
     def _normalise(self, x: Tensor) -> Tensor:
         # batch_norm with momentum 1 writes the batch's own statistics to its buffers
         mean = torch.zeros_like(self.running_mean[: x.shape[1]])
         var = torch.zeros_like(mean)
-        y = F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps)
+        y = _batch_norm(x, lambda x: F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps))
         self._track(mean, var)
         return y
 

@@ -201,9 +201,11 @@ def test_build_passes_options_on_and_leaves_the_spec_alone():
     assert spec == dict(type='hard_tanh', clip=1.5, zero=0)
 
 
-def test_build_takes_a_module_as_it_is():
-    layer = nn.Tanh()
-    assert build_sign(layer) is layer
+def test_build_copies_a_module():
+    layer = nn.PReLU(3)
+    built = build_sign(layer)
+    assert type(built) is nn.PReLU and built is not layer
+    assert built.weight is not layer.weight and torch.equal(built.weight, layer.weight)
 
 
 @pytest.mark.parametrize('spec', ['tanh', dict(type='tanh'), dict(zero=0)])

@@ -50,6 +50,29 @@ def test_tiled_norm_is_torchs_norm_of_the_tiled_map(copies, training, options):
     assert tiled.num_batches_tracked == 2 * training
 
 
+def laid_out(x, axis, last):
+    """Return ``x`` as a map of one row or column, whose channels lie last in memory or not."""
+    x = x.mT.contiguous().mT if last else x.contiguous()
+    return x.unsqueeze(axis)
+
+
+@pytest.mark.parametrize('upstream_last', [False, True])
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('axis', [2, 3])
+@pytest.mark.parametrize('copies', [1, 2])
+def test_gradients_of_maps_of_one_row_or_column(copies, axis, last, upstream_last):
+    norm, _ = tiled_and_plain_norm(4 * copies, copies)
+    x = double(3, 4, 5).requires_grad_()
+    y = norm(laid_out(x, axis, last))
+    upstream = laid_out(double(3, 4 * copies, 5), axis, upstream_last)
+    got = torch.autograd.grad(y, (x, norm.weight), upstream)
+    var, mean = torch.var_mean(x, (0, 2), correction=0, keepdim=True)
+    z = ((x - mean) / (var + norm.eps).sqrt()).repeat(1, copies, 1)
+    expected = (z * norm.weight[:, None] + norm.bias[:, None]).unsqueeze(axis)
+    assert_same(y, expected)
+    assert_same(got, torch.autograd.grad(expected, (x, norm.weight), upstream))
+
+
 @pytest.mark.parametrize('copies', [1, 3])
 def test_tiled_norm_exchanges_state_dicts_with_torchs(copies):
     tiled, plain = tiled_and_plain_norm(6, copies)

@@ -336,9 +336,11 @@ def test_binarizers_are_built_by_name(spec, kind):
     assert getattr(layer, 'attached', False) == isinstance(spec, dict)
 
 
-def test_build_takes_a_module_as_it_is():
-    layer = nn.Identity()
-    assert build_weight_binarizer(layer) is layer
+def test_build_copies_a_module():
+    layer = nn.PReLU(3)
+    built = build_weight_binarizer(layer)
+    assert type(built) is nn.PReLU and built is not layer
+    assert built.weight is not layer.weight and torch.equal(built.weight, layer.weight)
 
 
 @pytest.mark.parametrize('spec', ['sign', dict(type='sign'), dict(zero=0)])
