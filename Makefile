@@ -77,6 +77,10 @@ release-check: setup-full  ## Build dist/, install it elsewhere and try it
 	$(PY) -m build --no-isolation --outdir dist .
 	$(PY) -m twine check --strict dist/*
 
+# The torch of .venv must support the GPU.
+test-gpu: setup-full  ## Test on a GPU
+	$(PY) -m pytest --gpu tests/e2e/test_cuda.py $(ARGS)
+
 # Environments beside .venv, for other versions than the pinned ones. PYTHON selects theirs.
 # Tests that need a missing package are skipped.
 TESTS ?= $(addprefix tests/,analysis binary checkpoints conversion engine models native project \

@@ -34,6 +34,9 @@ settings.load_profile('mmesbnn')
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        '--gpu', action='store_true', help='do not hide GPUs: for tests/e2e/test_cuda.py'
+    )
     group = parser.getgroup('campaigns', 'attacks at random, see tests/campaigns')
     group.addoption('--campaign-seed', type=int, default=0, help='other cases (0)')
     group.addoption(
@@ -43,6 +46,12 @@ def pytest_addoption(parser):
         help='how long each campaign draws on after its usual number of cases (0)',
     )
     group.addoption('--campaign-report', metavar='FILE', help='write the counts here')
+
+
+def pytest_configure(config):
+    """Hide GPUs, onto which mmengine would move the networks that tests compare."""
+    if not config.getoption('--gpu'):
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Networks on a GPU compute and train as on the CPU. Skipped where there is none."""
+"""Networks on a GPU compute and train as on the CPU: pytest --gpu tests/e2e/test_cuda.py."""
 
 import copy
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.checkpoints import read_checkpoint
@@ -16,18 +17,19 @@ from tests import families
 from tests.datasets.sr_folders import write_benchmark, write_df2k
 from tests.engine import sr_runs, toy
 from tests.families import BACKBONES
-from tests.models.backbones import spread, step
+from tests.models.backbones import spread
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU, or no --gpu')
 
 ROOT = Path(__file__).parents[2]
 every_backbone = pytest.mark.parametrize('row', BACKBONES.values(), ids=BACKBONES)
 
 
-def step_on(device, model, x):
+def step_on(device, model, inputs):
     """Return outputs and gradients of a step in double precision, on the CPU."""
     model = copy.deepcopy(model).double().to(device)
-    outputs = model(x.double().to(device))
+    inputs = [x.double() if x.is_floating_point() else x for x in inputs]
+    outputs = families.tensors(model(*(x.to(device) for x in inputs)))
     generator = torch.Generator().manual_seed(7)
     loss = sum(
         (o * torch.randn(o.shape, generator=generator, dtype=o.dtype).to(device)).sum()
@@ -38,30 +40,32 @@ def step_on(device, model, x):
     return [o.detach().cpu() for o in outputs], gradients
 
 
-def test_the_step_is_that_of_the_other_tests():
-    row = BACKBONES['es-bnext']
-    model, (x,) = spread(row.build()), row.images()
-    outputs, gradients = step_on('cpu', model, x)
-    model.double()
-    for ours, theirs in zip(outputs, step(model, x.double()), strict=True):
-        assert torch.equal(ours, theirs)
-    name, parameter = next(iter(model.named_parameters()))
-    assert torch.equal(gradients[name], parameter.grad)
-
-
-@every_backbone
-@pytest.mark.parametrize('changes', [{}, {'with_cp': True}], ids=['plain', 'with_cp'])
-def test_outputs_and_gradients_are_those_of_the_cpu(row, changes):
-    torch.manual_seed(0)
-    model, (x,) = spread(row.build(**changes)), row.images()
-    outputs, gradients = step_on('cpu', model, x)
-    on_gpu, gradients_on_gpu = step_on('cuda', model, x)
+def check_same_step(model, inputs):
+    outputs, gradients = step_on('cpu', model, inputs)
+    on_gpu, gradients_on_gpu = step_on('cuda', model, inputs)
     for ours, theirs in zip(on_gpu, outputs, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     assert gradients_on_gpu.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        found = gradients_on_gpu[name]
-        torch.testing.assert_close(found, gradient, rtol=1e-7, atol=1e-9, msg=name)
+        error = (gradients_on_gpu[name] - gradient).norm()
+        # diffusers embeds times in float32; a bias before a norm has a gradient of 0
+        assert error < 1e-6 * gradient.norm() + 1e-9, f'{name}: {error} of {gradient.norm()}'
+
+
+@pytest.mark.parametrize('name', families.NAMES)
+def test_outputs_and_gradients_are_those_of_the_cpu(name):
+    model, inputs = families.build(name)
+    spread(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0  # devices draw other numbers
+    check_same_step(model, inputs)
+
+
+@every_backbone
+def test_recomputation(row):
+    torch.manual_seed(0)
+    check_same_step(spread(row.build(with_cp=True)), row.images())
 
 
 @every_backbone
