@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,22 +111,39 @@ class _Memory:
 def _replaceable(sweep: Sweep) -> Iterator[tuple[int, int]]:
     """Give pairs of maps, of which the second is read before the first is written.
 
-    It must be read nowhere else in the sweep, and at the same pixels and channels.
+    It must be read at the same pixels and channels only.
     """
-    reads: dict[int, list[tuple[int, int, bool]]] = {}
-    stores: list[tuple[int, int, int]] = []
+    reads: dict[int, list[_Use]] = {}
+    stores: dict[int, list[_Use]] = {}
     for place, segment in enumerate(sweep.segments):
         for line, (name, to, *operands) in enumerate(segment.code):
             for what, number, offset, period in operands:
                 if what == MAP:
-                    is_whole = offset == 0 and period == segment.channels
-                    reads.setdefault(number, []).append((place, line, is_whole))
-            if to[0] == MAP and name != 'bits' and to[2] == 0:
-                stores.append((place, line, to[1]))
-    for place, line, to in stores:
-        for source, found in reads.items():
-            if all(p == place and i <= line and whole for p, i, whole in found):
+                    reads.setdefault(number, []).append(_Use(place, line, offset, period))
+            if to[0] == MAP and name != 'bits':
+                use = _Use(place, line, to[2], segment.channels)
+                stores.setdefault(to[1], []).append(use)
+    for to, written in stores.items():
+        for source, read in reads.items():
+            if all(store.may_replace(use) for store in written for use in read):
                 yield to, source
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Channels of a map that an instruction reads or writes."""
+
+    segment: int
+    line: int
+    start: int
+    count: int
+
+    def may_replace(self, read: _Use) -> bool:
+        """Return true if ``read`` cannot see what this writes."""
+        if self.start >= read.start + read.count or read.start >= self.start + self.count:
+            return True
+        same = (self.segment, self.start, self.count) == (read.segment, read.start, read.count)
+        return same and read.line <= self.line
 
 
 def _map(one: MapValue, offset: int) -> Map:

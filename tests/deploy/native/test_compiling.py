@@ -200,8 +200,19 @@ def test_single_operators(function):
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_residual_map_stays_in_its_place():
-    program, _ = compiled(classifier('bnext'), torch.randn(1, 3, 64, 64))
+@pytest.mark.parametrize(
+    ('channels', 'expected'),
+    [
+        # only one block keeps width and resolution
+        ([16, 32, 32, 64], 1),
+        # and one more, which reads and writes its map in two halves, twice
+        ([16, 32, 32, 32, 64], 5),
+    ],
+)
+def test_a_residual_map_stays_in_its_place(channels, expected):
+    torch.manual_seed(0)
+    model = lifelike(Classifier(BNext(dict(channels=channels))), torch.randn(2, 3, 64, 64))
+    program, _ = compiled(model, torch.randn(1, 3, 64, 64))
     in_place = 0
     for sweep in (step for step in program.steps if hasattr(step, 'segments')):
         for segment in sweep.segments:
@@ -211,5 +222,4 @@ def test_a_residual_map_stays_in_its_place():
                 offset = program.maps[to[1]].offset
                 read = {program.maps[x[1]].offset for x in operands if x[0] == MAP}
                 in_place += offset in read
-    # the one block of this small network whose width and resolution stay
-    assert in_place == 1
+    assert in_place == expected
