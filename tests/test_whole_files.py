@@ -134,14 +134,28 @@ def test_new_files_get_the_mode_of_the_umask(tmp_path, umask):
     assert mode(tmp_path / 'y') == 0o640
 
 
-def test_a_umask_that_forbids_all_forbids_no_writing(tmp_path):
+@pytest.fixture
+def own_folder():
+    """Make a folder of a user who is not root."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        folder.chmod(0o777)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+        folder.chmod(0o777)
+
+
+def test_a_umask_that_forbids_all_forbids_no_writing(own_folder):
     old = os.umask(0o777)
     try:
-        write(tmp_path / 'x', 'new')
-        write_folder(tmp_path / 'y', 'new')
+        write(own_folder / 'x', 'new')
+        write_folder(own_folder / 'y', 'new')
     finally:
         os.umask(old)
-    assert mode(tmp_path / 'x') == mode(tmp_path / 'y') == 0
+    assert mode(own_folder / 'x') == mode(own_folder / 'y') == 0
 
 
 def test_replaced_files_keep_their_mode(tmp_path):
@@ -191,20 +205,6 @@ def test_the_own_output_is_not_replaced(tmp_path):
         )
     assert b'The output of this process goes there' in done.stderr
     assert (tmp_path / 'out.txt').read_text() == 'a line\n'
-
-
-@pytest.fixture
-def own_folder():
-    """Make a folder of a user who is not root."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        folder.chmod(0o777)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(65534)
-        yield folder
-        os.seteuid(user)
-        folder.chmod(0o777)
 
 
 @pytest.mark.parametrize('what', ['file', 'folder'])

@@ -119,7 +119,11 @@ def flush_name(path: Path) -> None:
 def _sync(path: Path) -> None:
     if os.name != 'posix' and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # the umask lets not even the owner read
+        os.sync()
+        return
     try:
         os.fsync(handle)
     except OSError as error:
@@ -131,7 +135,7 @@ def _sync(path: Path) -> None:
 
 def _sync_file_system(path: Path) -> bool:
     call = getattr(ctypes.CDLL(None, use_errno=True), 'syncfs', None)
-    if call is None:
+    if call is None or not os.access(path, os.R_OK):
         return False
     handle = os.open(path, os.O_RDONLY)
     try:
