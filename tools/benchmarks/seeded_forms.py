@@ -112,7 +112,7 @@ def draw(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], path:
         form for form in forms if form != BASELINE and pairs(lines, form, next(iter(metrics)))[0]
     ]
     figure = Figure(
-        figsize=(4.6 * len(metrics) + 1.5, 0.42 * len(shown) + 1.6), layout='constrained'
+        figsize=(3.1 * len(metrics) + 1.5, 0.36 * len(shown) + 1.4), layout='constrained'
     )
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axis, (metric, title) in zip(axes, metrics.items()):
@@ -128,12 +128,12 @@ def draw(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], path:
         axis.axvline(0, color='grey', linewidth=1)
         axis.grid(alpha=0.3)
         axis.set(title=title, xlabel='difference to the baseline')
-        axis.locator_params(axis='x', nbins=5)  # more labels would overlap
+        axis.locator_params(axis='x', nbins=4)  # more labels would overlap
     names = [f'{form} ({len(pairs(lines, form, next(iter(metrics)))[0])})' for form in shown]
     axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100, format='png')
+        figure.savefig(partial, dpi=140, format='png')
 
 
 def show(lines: list[Line], forms: Iterable[str], metrics: dict[str, str], out: Path) -> None:
