@@ -31,8 +31,8 @@ DET = ['mmdet>=3.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', *MIM]
 # BinaryConfig needs diffusers 0.39, see mmesbnn/diffusion/registration.py. With any
 # quantization_config, from_pretrained of diffusers needs accelerate.
 SR = ['diffusers>=0.30', 'accelerate', 'safetensors', 'pillow']
-# For names on a hub; folders need safetensors only.
-HUB = ['huggingface_hub>=0.26', 'safetensors']
+# For names on a hub; folders need safetensors only. The errors of 0.24 have other names.
+HUB = ['huggingface_hub>=0.25', 'safetensors']
 # Binary layers run on OpenVINO's BinaryConvolution, which a later year may drop.
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..checks import shown
 from ..errors import MmesbnnError, sentence
 from ..optional import require
 from ..version import __version__
@@ -22,7 +24,8 @@ _NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
 
 def _library(needed_by: str) -> Any:
     hub = require('huggingface_hub', 'hub', needed_by)
-    require('huggingface_hub.errors', 'hub', needed_by)  # older releases do not import it
+    for part in ('constants', 'errors'):  # older releases do not import them
+        require(f'huggingface_hub.{part}', 'hub', needed_by)
     return hub
 
 
@@ -60,6 +63,26 @@ def _explained(hub: Any, repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise PretrainedError(f'{name}: {sentence(error)}') from error
+
+
+def _check_endpoint(hub: Any, endpoint: str | None) -> None:
+    """Raise an error if this release of huggingface_hub cannot upload to ``endpoint``.
+
+    Before 1.3.3 it makes the commit and then fails, because it reads the commit's address as one
+    of the hub of ``HF_ENDPOINT``.
+
+    Raises:
+        PretrainedError: If it cannot.
+    """
+    fields = {field.name for field in dataclasses.fields(hub.CommitInfo)}
+    if endpoint is None or '_endpoint' in fields:
+        return
+    if endpoint.rstrip('/') != hub.constants.ENDPOINT.rstrip('/'):
+        raise PretrainedError(
+            f'{shown("endpoint", endpoint)}: huggingface_hub {hub.__version__} uploads to the hub '
+            'of the environment variable HF_ENDPOINT only: set it, or install '
+            'huggingface_hub>=1.3.3'
+        )
 
 
 def download(
@@ -117,10 +140,12 @@ def upload(
         Address of the commit.
 
     Raises:
-        PretrainedError: If the hub refuses it or cannot be reached.
+        PretrainedError: If the hub refuses it or cannot be reached, or if an old release of
+            huggingface_hub cannot upload to ``endpoint``.
         ImportError: If huggingface_hub is not installed.
     """
     hub = _library('Uploading to a hub')
+    _check_endpoint(hub, endpoint)
     api = hub.HfApi(
         endpoint=endpoint, token=token, library_name=LIBRARY, library_version=__version__
     )

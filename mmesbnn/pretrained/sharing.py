@@ -53,8 +53,8 @@ def push_to_hub(
         commit_message: First line of the commit. Default None: a sentence with the version
             of this package.
         token: Token of the hub with the right to write. Default None: the stored one.
-        endpoint: Address of the hub. Old releases of huggingface_hub (seen with 0.26) need
-            ``HF_ENDPOINT`` instead. Default None: ``HF_ENDPOINT``, or huggingface.co.
+        endpoint: Address of the hub. huggingface_hub before 1.3.3 needs the same address
+            in ``HF_ENDPOINT``. Default None: ``HF_ENDPOINT``, or huggingface.co.
         **saving: Arguments of :func:`save_pretrained`, such as ``config``, ``metrics`` and
             ``license``.
 

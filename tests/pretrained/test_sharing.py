@@ -1,5 +1,6 @@
 """Networks go to a hub and come back equal; the hub is a server on this computer."""
 
+import dataclasses
 import json
 import shutil
 
@@ -17,6 +18,8 @@ hub_library = pytest.importorskip('huggingface_hub')
 pytest.importorskip('safetensors')
 
 NAME = 'me/es-net'
+#: Releases before 1.3.3 upload to the hub of HF_ENDPOINT only.
+IS_OLD = '_endpoint' not in hub_library.CommitInfo.__dataclass_fields__
 FILES = {'README.md', 'config.json', 'model.safetensors', '.gitattributes'}
 
 
@@ -45,7 +48,10 @@ def hub(monkeypatch, tmp_path):
 def push(hub):
     def run(model, name=NAME, **options):
         options = {'config': BACKBONE, 'input_shape': SHAPE, 'token': TOKEN, **options}
-        return mmesbnn.push_to_hub(model, name, endpoint=hub.endpoint, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            if IS_OLD:  # as the environment variable does
+                patch.setattr('huggingface_hub.constants.ENDPOINT', hub.endpoint)
+            return mmesbnn.push_to_hub(model, name, endpoint=hub.endpoint, **options)
 
     return run
 
@@ -172,9 +178,22 @@ def test_a_network_of_another_package_is_named(hub, push, pull):
 
 
 @pytest.mark.slow  # huggingface_hub tries five times
-def test_a_dead_hub_is_named(push, pull):
+def test_an_old_library_that_cannot_upload_to_another_hub(monkeypatch, hub):
+    """Such a release makes the commit and then fails; it must not begin."""
+    fields = dataclasses.fields(hub_library.CommitInfo)
+    old = dataclasses.make_dataclass('Old', [x.name for x in fields if x.name != '_endpoint'])
+    monkeypatch.setattr(hub_library, 'CommitInfo', old)
+    with pytest.raises(PretrainedError, match=r'endpoint=.*HF_ENDPOINT only: set it, or install'):
+        mmesbnn.push_to_hub(
+            backbone(), NAME, config=BACKBONE, input_shape=SHAPE, token=TOKEN, endpoint=hub.endpoint
+        )
+    assert not hub.requests
+
+
+def test_a_dead_hub_is_named(push, pull, monkeypatch):
     with pytest.raises(PretrainedError, match='is not in the cache, and the hub was not asked'):
         pull(endpoint='http://127.0.0.1:1')
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:1')
     with pytest.raises(PretrainedError, match='me/es-net: '):
         mmesbnn.push_to_hub(
             backbone(),
