@@ -17,6 +17,7 @@ from es.training import check_costs, diversity
 from paired import paired_difference
 
 from mmesbnn.binary import TiledBatchNorm2d
+from mmesbnn.models.layers import SqueezeExcite
 
 TINY = Setting(width=16, depth=2, size=16, iters=2, batch=4)
 
@@ -47,6 +48,8 @@ def records_of(path, *rows):
         ('2x2+signs+mean', Form(2, 2, 'signs', mean=True)),
         ('4x1+balanced', Form(4, 1, 'balanced')),
         ('1x1+real', Form(real=True)),
+        ('2x1+balanced+full', Form(2, init='balanced', full=True)),
+        ('4x1+even', Form(4, even=True)),
     ],
 )
 def test_forms_are_read_as_they_are_written(text, form):
@@ -73,6 +76,20 @@ def test_networks_of_all_families_compute_both_tasks(family, task):
 def test_forms_cost_the_same_to_the_last_operation(family):
     setting = replace(TINY, family=family, width=32)
     check_costs(setting, [form_of(x) for x in ('2x1', '2x1+signs+mean')])
+
+
+def test_gates_of_full_width_cost_more_unless_their_hidden_layer_is_smaller():
+    setting = replace(TINY, family='BNext', width=32)
+    check_costs(setting, [form_of('2x1+even'), form_of('4x1+balanced+even')])
+    plain, full = (
+        training.costs(Network(setting, form_of(x), 9), setting) for x in ('2x1', '2x1+full')
+    )
+    assert full['fp_macs'] > plain['fp_macs'] and full['bops'] == plain['bops']
+    even = Network(setting, form_of('2x1+even'), 9).backbone.stages
+    gates = [x for x in even.modules() if isinstance(x, SqueezeExcite)]
+    assert gates and {(x.excite.in_channels, x.excite.out_channels) for x in gates} == {(2, 64)}
+    with pytest.raises(ValueError, match='is of BNext, not of ReActNet'):
+        Network(TINY, form_of('2x1+full'), 9)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def along(axis: str, rows: list[Row]) -> dict[Line, dict[int, PairedDifference]]
     found: dict[Line, dict[int, PairedDifference]] = {}
     for row in rows:
         line = _line(axis, row)
-        if counts[line] < 2 or row.form.real or row.form == BASELINE:
+        if counts[line] < 2 or row.form.costs_more or row.form == BASELINE:
             continue
         place = row.form.tau if axis == 'tau' else getattr(row.setting, axis)
         found.setdefault(line, {})[place] = capacity(row)

@@ -9,6 +9,7 @@ from mmesbnn import options
 FAMILIES = ('ReActNet', 'BiReal', 'BNext', 'BinaryViT')
 TASKS = ('regions', 'denoising')
 INITS = ('alike', 'signs', 'balanced')
+FLAGS = ('mean', 'real', 'full', 'even')
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of a network; all cost the same but for ``real``.
+    """One form of a network; all cost the same but for ``real`` and ``full``.
 
     Attributes:
         tau: ES factor.
@@ -55,6 +56,9 @@ class Form:
         init: How copies start: ``'alike'``, ``'signs'`` or ``'balanced'``.
         mean: Whether the head reads the mean of the copies, not the first one.
         real: Whether weights stay real, which costs more.
+        full: Whether BNext's gates have the full width, which costs more.
+        even: Whether they have the full width behind ``tau`` times fewer hidden features,
+            which costs the same.
     """
 
     tau: int = 1
@@ -62,11 +66,18 @@ class Form:
     init: str = 'alike'
     mean: bool = False
     real: bool = False
+    full: bool = False
+    even: bool = False
+
+    @property
+    def costs_more(self) -> bool:
+        """Whether it is no form of equal cost."""
+        return self.real or self.full
 
     def __str__(self) -> str:
         text = f'{self.tau}x{self.groups}'
         text += '' if self.init == 'alike' else f'+{self.init}'
-        return text + ''.join(f'+{x}' for x in ('mean', 'real') if getattr(self, x))
+        return text + ''.join(f'+{x}' for x in FLAGS if getattr(self, x))
 
 
 BASELINE = Form()
@@ -79,12 +90,13 @@ def form_of(text: str) -> Form:
         ValueError: If it is no form.
     """
     size, *words = text.split('+')
-    unknown = set(words) - {*INITS, 'mean', 'real'}
+    unknown = set(words) - {*INITS, *FLAGS}
     if unknown or text.count('x') != 1:
         raise ValueError(
-            f'form {text!r} must be TAUxGROUPS, and maybe +signs or +balanced, +mean, +real'
+            f'form {text!r} must be TAUxGROUPS, and maybe +signs or +balanced, then '
+            + ', '.join(f'+{x}' for x in FLAGS)
         )
     tau, groups = (options.count(x) for x in size.split('x'))
     init = next((x for x in words if x in INITS), 'alike')
-    flags = {x: x in words for x in ('mean', 'real')}
+    flags = {x: x in words for x in FLAGS}
     return Form(tau, groups, init, **flags)

@@ -11,11 +11,15 @@ from .forms import Form, Setting
 
 #: Stride of all stems.
 STRIDE = 4
+#: BNext's reduction of channels in its gates.
+SE_RATIO = 8
 
 
 def backbone_config(setting: Setting, form: Form) -> dict:
     """Return the config of a backbone with one stage of equal widths."""
     width, depth = setting.width, setting.depth
+    if setting.family != 'BNext' and (form.full or form.even):
+        raise ValueError(f'form {form} is of BNext, not of {setting.family}')
     cfg: dict = dict(tau=form.tau, groups=form.groups, copy_init=form.init)
     cfg['out_copies'] = 'all' if form.mean else 'first'
     if setting.family == 'BinaryViT':
@@ -31,6 +35,10 @@ def backbone_config(setting: Setting, form: Form) -> dict:
     if setting.family == 'BNext':
         # a block has two units
         arch = dict(channels=[width, width], depths=[depth // 2])
+        if form.full or form.even:
+            cfg['es_mode'] = 'full'
+        if form.even:
+            cfg['se_ratio'] = SE_RATIO * form.tau
         return dict(cfg, type='BNext', arch=arch)
     if form.real:
         cfg['weight_binarizer'] = 'real'
