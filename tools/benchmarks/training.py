@@ -315,7 +315,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.barh(forms, values, color=colours), [f'{v:.1f}' for v in values], padding=2
             )
             axis.margins(x=0.25)  # room for the labels of the bars
-            axis.set_title(f'{row["network"]}, {row["batch"]} x {row["size"]}, {row["dtype"]}')
+            title = (row['network'], f'{row["batch"]} x {row["size"]}', row['dtype'], row['device'])
+            axis.set_title(', '.join(title))
             axis.set_xlabel(unit)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=90, format='png')
