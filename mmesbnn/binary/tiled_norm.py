@@ -26,7 +26,8 @@ def _batch_norm(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     are not, or the reverse, the backward pass of torch's batch norm mixes up the channels. Of
     three dimensions it is right.
     """
-    if torch.jit.is_tracing() or 1 not in x.shape[2:]:
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or 1 not in x.shape[2:]:
         return function(x)
     return function(x.flatten(2)).unflatten(2, x.shape[2:])
 
