@@ -11,10 +11,11 @@ import numpy as np
 import openvino as ov
 
 from ..openvino.nodes import axes_in, const_value, key_of, rank_of
-from ..runtime.program import BINARY_LANES, LARGEST_SUM, REAL_LANES
+from ..runtime.program import LARGEST_SUM
 from .borders import Bits, Bordered, compared_border
 from .expressions import Apply, Constant, Expression, MapValue, Read
 from .network import Heavy, Network, Value
+from .weights import bits_of, pack_binary, pack_real
 
 Pair = tuple[int, int]
 
@@ -48,36 +49,6 @@ def _is_tiling(window: dict[str, Any], shape: Sequence[int]) -> bool:
     """Return true if the windows are adjacent and fill the map."""
     fills = all(side % k == 0 for side, k in zip(shape[-2:], window['kernel']))
     return fills and window['kernel'] == window['stride'] and not any(window['padding'])
-
-
-def pack_binary(weight: np.ndarray) -> np.ndarray:
-    """Pack bits ``(C_o, C_i, k_h, k_w)`` as ``(blocks, taps, words, 8)`` words."""
-    kernels, depth = weight.shape[:2]
-    words, blocks = -(-depth // 64), -(-kernels // BINARY_LANES)
-    bits = np.zeros((blocks * BINARY_LANES, weight[0, 0].size, words * 64), bool)
-    bits[:kernels, :, :depth] = weight.reshape(kernels, depth, -1).transpose(0, 2, 1)
-    packed = np.packbits(bits, axis=-1, bitorder='little').view('<u8')
-    return packed.reshape(blocks, BINARY_LANES, -1, words).transpose(0, 2, 3, 1).copy()
-
-
-def pack_real(weight: np.ndarray, groups: int) -> np.ndarray:
-    """Pack ``(C_o, C_i / groups, k_h, k_w)`` as ``(groups, blocks, taps, C_i / groups, 16)``."""
-    kernels, depth = len(weight) // groups, weight.shape[1]
-    blocks = -(-kernels // REAL_LANES)
-    wide = np.zeros((groups, blocks * REAL_LANES, depth, weight[0, 0].size), np.float32)
-    wide[:, :kernels] = weight.reshape(groups, kernels, depth, -1)
-    parts = wide.reshape(groups, blocks, REAL_LANES, depth, -1)
-    return parts.transpose(0, 1, 4, 3, 2).copy()
-
-
-def bits_of(node: ov.Node) -> np.ndarray:
-    """Return a constant of bits as booleans."""
-    shape = tuple(node.get_output_shape(0))
-    raw = np.frombuffer(node.get_data().tobytes(), np.uint8)
-    count = int(np.prod(shape))
-    if raw.size == count and raw.size > 1:  # one byte for each
-        return raw.reshape(shape) != 0
-    return np.unpackbits(raw, bitorder='little')[:count].astype(bool).reshape(shape)
 
 
 class Rules:
