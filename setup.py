@@ -35,6 +35,7 @@ SR = ['diffusers>=0.30', 'accelerate', 'safetensors', 'pillow']
 HUB = ['huggingface_hub>=0.25', 'safetensors']
 # Binary layers run on OpenVINO's BinaryConvolution, which a later year may drop.
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
+FPGA = ['qonnx>=1.0', 'onnx', 'onnxruntime', 'safetensors']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
 TEST = [
@@ -49,11 +50,12 @@ EXTRAS = {
     'det': DET,
     'sr': SR,
     'deploy': DEPLOY,
+    'fpga': FPGA,
     'hub': HUB,
     'demo': DEMO,
     # Full mmcv instead of mmcv-lite, because the two overwrite each other's files. Install
     # [all], never [cls,det].
-    'all': [*CLS, *DET, *SR, *DEPLOY, *HUB, *DEMO],
+    'all': [*CLS, *DET, *SR, *DEPLOY, *FPGA, *HUB, *DEMO],
     'test': [*TEST, 'safetensors'],
     'docs': DOCS,
 }

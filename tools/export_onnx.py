@@ -1,12 +1,14 @@
-"""Export a trained network to ONNX, for other engines.
+"""Export a trained network to ONNX, for other engines, or to QONNX, for FPGAs.
 
-    python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx [--shape H W]
-    python tools/export_onnx.py PACKED.safetensors OUT.onnx
+    python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx [--shape H W] [--form qonnx]
+    python tools/export_onnx.py PACKED.safetensors OUT.onnx [--form qonnx]
 
-The file contains plain float operators; binary weights are constants -a and +a. Before the
-file is written, the outputs of ONNX Runtime are compared with torch's on test images of the
-config, or on bundled photographs if the config has none. Exit status 0: the file is
-written; 2: it is not written, and the message says why.
+With the form onnx, the file contains plain float operators; binary weights are constants -a
+and +a. With the form qonnx, signs and binary weights are BipolarQuant nodes, and all shapes
+are fixed. Before the file is written, the outputs of ONNX Runtime, or of the package qonnx,
+are compared with torch's on test images of the config, or on bundled photographs if the
+config has none. Exit status 0: the file is written; 2: it is not written, and the message
+says why.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from mmesbnn import cli, options  # before the slow imports
 # isort: split
 
 from mmesbnn.deploy.onnx import export_onnx
+from mmesbnn.deploy.qonnx import export_qonnx
 from mmesbnn.deploy.tasks.make import make_task
 from mmesbnn.deploy.tasks.trained import load_trained
 
@@ -41,6 +44,12 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help="height and width of the images (default: the config's)",
     )
+    parser.add_argument(
+        '--form',
+        choices=['onnx', 'qonnx'],
+        default='onnx',
+        help='plain ONNX, or QONNX with quantizers (default: onnx)',
+    )
     parser.add_argument('--fixed-batch', action='store_true', help='allow one image at a time only')
     parser.add_argument(
         '--images',
@@ -56,6 +65,8 @@ def parse_args() -> argparse.Namespace:
     packed = args.files[0].endswith('.safetensors')
     if len(args.files) != (1 if packed else 2):
         parser.error('give a config and a checkpoint, or a packed file, and OUT.onnx')
+    if args.form == 'qonnx' and args.fixed_batch:
+        parser.error('--fixed-batch is for --form onnx: QONNX always has a batch of one image')
     return args
 
 
@@ -72,17 +83,21 @@ def main() -> None:
     )
     task = make_task(cfg, model, size=args.shape, count=args.images, dataset_meta=meta)
     examples = [task.example(i) for i in range(len(task.images))]
-    agreements = export_onnx(
-        task.graph,
-        args.out,
-        examples,
-        input_names=task.input_names,
-        output_names=task.output_names,
-        dynamic_batch=not args.fixed_batch,
-    )
+    names = dict(input_names=task.input_names, output_names=task.output_names)
+    counts = []
+    if args.form == 'qonnx':
+        report = export_qonnx(task.graph, args.out, examples, **names)
+        agreements = report.agreements
+        counts = [
+            f'{count} multiplications {types}' for types, count in report.multiplications.items()
+        ]
+    else:
+        agreements = export_onnx(
+            task.graph, args.out, examples, **names, dynamic_batch=not args.fixed_batch
+        )
     print(f'compared with torch on {len(examples)} {task.source}:')
-    for agreement in agreements:
-        print(f'  {agreement}')
+    for line in (*agreements, *counts):
+        print(f'  {line}')
     for remark in task.remarks:
         print(remark)
     print(f'wrote {args.out} ({Path(args.out).stat().st_size / 1e6:.1f} MB)')

@@ -51,6 +51,14 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
     return clip * straight_through(ratio.round(), ratio)
 
 
+class ElasticBinarizer(nn.Module):
+    """:func:`elastic_binarize` as a module, which an export can replace."""
+
+    def forward(self, x: Tensor, clip: Tensor) -> Tensor:
+        """Binarize ``x``, a tensor of any shape."""
+        return elastic_binarize(x, clip)
+
+
 def tokens_of(x: Tensor) -> Tensor:
     """Return the tokens ``(N, H W, C)`` of a map ``(N, C, H, W)``."""
     return x.flatten(2).transpose(1, 2)
@@ -247,6 +255,7 @@ class BinaryMultiheadAttention(nn.Module):
         self.query_sign, self.key_sign = threshold(), threshold()
         self.value_sign = threshold()
         self.clip = nn.Parameter(torch.tensor(float(clip)))
+        self.probabilities = ElasticBinarizer()
         self.norm = TiledBatchNorm2d(embed_dims, **(norm or {}))
         self.act = RPReLU(embed_dims, channels_last=True)
         self.output = unit(False, True)
@@ -310,7 +319,7 @@ class BinaryMultiheadAttention(nn.Module):
         scores = scores / math.sqrt(self.embed_dims // self.num_heads)
         if bias is not None:
             scores = scores + bias
-        probabilities = elastic_binarize(scores.softmax(-1), self.clip)
+        probabilities = self.probabilities(scores.softmax(-1), self.clip)
         context = binary_matmul(probabilities, split(value))
         return context.transpose(1, 2).flatten(2)
 

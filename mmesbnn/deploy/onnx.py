@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from ..analysis.operators import inference
 from ..binary.arguments import MODULE
 from ..binary.layers import binary_layers
-from ..binary.weights import FixedWeight
+from ..binary.weights import FixedWeight, RealWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
 from ..whole_files import check_file, whole_file
@@ -58,6 +58,7 @@ def _binary_conv2d(
         'Conv',
         x,
         weight,
+        kernel_shape_i=weight.type().sizes()[2:],
         strides_i=strides,
         pads_i=pads,
         dilations_i=dilations,
@@ -110,15 +111,16 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
         reason = None if layer.has_real_weights else layer.why_not_binary()
         if reason:
             raise PackError(f'cannot export {name}: {reason}')
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
+    model.eval()  # mmpretrain's backbones return None
     for layer in binary_layers(model, every_name=True).values():
         weight = layer.effective_weight().detach()
-        layer.weight_binarizer = FixedWeight()
+        layer.weight_binarizer = RealWeight() if layer.has_real_weights else FixedWeight()
         layer.weight = nn.Parameter(weight, requires_grad=False)
     return model.requires_grad_(False)
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """Module that returns the tensors in a network's output as a flat tuple."""
 
     network: nn.Module
@@ -132,7 +134,7 @@ class _Flat(nn.Module):
         return tuple(tree_leaves(self.network(*inputs)))
 
 
-def _export(
+def write_graph(
     network: nn.Module,
     path: Path,
     example: tuple[Tensor, ...],
@@ -228,11 +230,11 @@ def export_onnx(
         )
     check_file(path)
     check_weights(network)
-    flat = _Flat(with_constant_weights(network))
+    flat = Flat(with_constant_weights(network))
     with whole_file(path) as partial:
         with inference(flat):
-            names = output_names or _numbered(flat(*examples[0]))
-            _export(
+            names = output_names or numbered(flat(*examples[0]))
+            write_graph(
                 flat,
                 partial,
                 examples[0],
@@ -249,5 +251,6 @@ def export_onnx(
     return agreements
 
 
-def _numbered(outputs: Sequence[Tensor]) -> list[str]:
+def numbered(outputs: Sequence[Tensor]) -> list[str]:
+    """Return the names of outputs that have no other names."""
     return [f'output_{i}' for i in range(len(outputs))]

@@ -174,3 +174,13 @@ def test_weights_that_are_no_numbers(tmp_path):
     with pytest.raises(ExportError, match='holds NaN or infinity'):
         export_onnx(model, tmp_path / 'x.onnx', images(1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_whose_method_train_returns_nothing(tmp_path):
+    class Silent(nn.Sequential):  # as mmpretrain's backbones
+        def train(self, mode=True):
+            super().train(mode)
+
+    model = Silent(BinaryLinear(3, 3))
+    (agreement,) = export_onnx(model, tmp_path / 'x.onnx', [(torch.randn(1, 3),)])
+    assert agreement.equal == 1

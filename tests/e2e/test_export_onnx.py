@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmesbnn.analysis import load_config, real_batch
+from mmesbnn.analysis import count_ops, load_config, real_batch
 from mmesbnn.deploy import pack
 from tests.analysis.digits import TOOLS, build, run_tool, set_temperature, write_project
 
@@ -73,6 +73,34 @@ def test_a_packed_file_gives_the_same_network(project, export, tmp_path):
     np.testing.assert_array_equal(*logits)
 
 
+def test_qonnx_of_a_checkpoint_and_of_a_packed_file(project, export, tmp_path):
+    pytest.importorskip('qonnx')
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    folder, config, model = project
+    x = model.data_preprocessor(real_batch(load_config(config), 1), False)['inputs']
+    with torch.no_grad():
+        expected = model(x).numpy()
+    total, found = count_ops(model, x).total, []
+    for name, files in {
+        'a.onnx': (config, folder / 'weights.pth'),
+        'b.onnx': (folder / 'net.safetensors',),
+    }.items():
+        code, out, err = export(*files, tmp_path / name, '--form', 'qonnx', '--images', '2')
+        assert code == 0, err
+        assert 'compared with torch on 2 ' in out
+        assert f'{total["bops"]} multiplications BIPOLAR x BIPOLAR' in out
+        assert f'{total["fp_macs"]} multiplications FLOAT32 x FLOAT32' in out
+        graph = ModelWrapper(str(tmp_path / name)).transform(InferShapes())
+        found += execute_onnx(graph, {graph.graph.input[0].name: x.numpy()}).values()
+    np.testing.assert_array_equal(*found)
+    # a value next to a threshold may flip; tests/deploy/test_qonnx.py keeps away from them
+    assert np.linalg.norm(found[0] - expected) < 0.1 * np.linalg.norm(expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.onnx', 'b.onnx']
+
+
 def test_what_goes_wrong(project, export, tmp_path):
     folder, config, model = project
     set_temperature(model, 0.5)
@@ -82,6 +110,13 @@ def test_what_goes_wrong(project, export, tmp_path):
         ((config, tmp_path / 'no.pth', tmp_path / 'x.onnx'), 'No such file'),
         ((config, tmp_path / 'x.onnx'), 'give a config and a checkpoint'),
         ((folder / 'net.safetensors', tmp_path / 'no' / 'x.onnx'), 'no/x.onnx'),
+        (
+            (
+                *(folder / 'net.safetensors', tmp_path / 'x.onnx'),
+                *('--form', 'qonnx', '--fixed-batch'),
+            ),
+            '--fixed-batch is for --form onnx',
+        ),
         (
             (folder / 'net.safetensors', tmp_path / 'x.onnx', '--images', 0),
             "argument --images: '0'",

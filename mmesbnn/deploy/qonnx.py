@@ -1,0 +1,170 @@
+"""Export to QONNX, the ONNX with quantizers that compilers for FPGAs read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..analysis.operators import inference
+from ..analysis.ops import count_ops
+from ..binary.arguments import MODULE
+from ..checks import checked, filled_text, instance, optional, positive_int, sequence
+from ..errors import sentence
+from ..optional import require
+from ..whole_files import check_file, whole_file
+from .onnx import Flat, numbered, with_constant_weights, write_graph
+from .output_agreement import OutputAgreement, compare_all
+from .qonnx_nodes import use_quantizers
+from .runtime.manifest import ExportError
+from .tasks.finite_weights import check_weights
+
+
+@dataclass(frozen=True)
+class QonnxReport:
+    """Report of an export to QONNX.
+
+    Attributes:
+        agreements: Differences between the executor of the package qonnx and torch, output
+            by output.
+        multiplications: Number of multiplications for one example by the types of their
+            operands in the file, such as ``{'BIPOLAR x BIPOLAR': 4063232}``, from qonnx's
+            ``inference_cost``.
+    """
+
+    agreements: list[OutputAgreement]
+    multiplications: dict[str, int]
+
+    @property
+    def binary(self) -> int:
+        """Number of multiplications of quantized operands."""
+        counts = self.multiplications.items()
+        return sum(count for types, count in counts if 'FLOAT' not in types)
+
+
+@contextmanager
+def _by_qonnx() -> Iterator[None]:
+    """Raise an error of the package qonnx as an :class:`ExportError`."""
+    try:
+        yield
+    except Exception as error:  # it raises bare exceptions
+        raise ExportError(f'qonnx cannot run the network ({sentence(error)})') from error
+
+
+def _outputs(
+    graph: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]]
+) -> tuple[list[Any], list[Any]]:
+    """Return the outputs of qonnx's executor and of torch, example by example."""
+    from qonnx.core.onnx_exec import execute_onnx
+
+    inputs = [port.name for port in graph.graph.input]
+    outputs, expected = [], []
+    for example in examples:
+        with _by_qonnx():
+            feed = {name: x.numpy() for name, x in zip(inputs, example)}
+            outputs.append(list(execute_onnx(graph, feed).values()))
+        expected.append([y.detach().numpy() for y in network(*example)])
+    return outputs, expected
+
+
+def _multiplications(graph: Any) -> dict[str, int]:
+    """Count the multiplications of a graph by the types of their operands."""
+    from qonnx.analysis.inference_cost import inference_cost
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_datatypes import InferDataTypes
+
+    with _by_qonnx():
+        typed = ModelWrapper(graph.model, make_deepcopy=True)  # the types stay out of the file
+        InferDataTypes(allow_scaledint_dtypes=True).apply(typed)
+        costs = inference_cost(typed, discount_sparsity=False)['total_cost']
+    macs = {name: count for name, count in costs.items() if name.startswith('op_mac_')}
+    return {' x '.join(name.split('_')[2:]): int(count) for name, count in macs.items()}
+
+
+def _check_count(report: QonnxReport, network: nn.Module, example: Sequence[Tensor]) -> None:
+    """Raise an :class:`ExportError` if the file has not the binary operations of the network."""
+    expected = count_ops(network, *example).total['bops']
+    if report.binary != expected:
+        raise ExportError(
+            f'the network has {expected} binary multiplications, and {report.binary} became '
+            'multiplications of quantized values: the input of a binary layer must come from a '
+            'sign of mmesbnn.binary, or from a sign that the layer itself has'
+        )
+
+
+@checked(
+    network=MODULE,
+    examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
+    input_names=sequence(filled_text),
+    output_names=optional(sequence(filled_text)),
+    opset=positive_int,
+)
+def export_qonnx(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    examples: Sequence[tuple[Tensor, ...]],
+    *,
+    input_names: Sequence[str] = ('images',),
+    output_names: Sequence[str] | None = None,
+    opset: int = 17,
+) -> QonnxReport:
+    """Write a trained network as QONNX, and compare it with torch.
+
+    Signs and binary weights become ``BipolarQuant`` nodes with scale 1, see
+    :mod:`mmesbnn.deploy.qonnx_nodes`. A scale of weights becomes a ``Mul`` after the
+    convolution or the product. Signs with ``sign(0) = 0``, activations of 0 and 1 and the
+    probabilities of binary attention become ``Quant`` nodes. Everything else is plain ONNX
+    in float32. All shapes in the file are fixed.
+
+    Args:
+        network: Module from tensors to tensors.
+        path: File to write; an existing file is replaced.
+        examples: Inputs, one tuple per example, batch first. Outputs are compared on
+            them, so use real inputs. The first example fixes all sizes.
+        input_names: Names of the inputs. Default ``('images',)``.
+        output_names: Names of the outputs. Default: ``output_0`` and so on.
+        opset: Version of ONNX's operators. Default 17.
+
+    Returns:
+        Differences between the executor of qonnx and torch, and the multiplications of
+        one example.
+
+    Raises:
+        PackError: If a layer's weights are not binary yet; the message names it.
+        ImportError: If qonnx, onnx or onnxruntime is not installed.
+        ExportError: If the outputs or the binary multiplications are not torch's, if no
+            quantizer has the exact values of a sign, or if the network cannot be exported,
+            has weights that are NaN or infinite, or tensors without a fixed shape; nothing
+            is written.
+        OSError: If the file cannot be written.
+    """
+    for package in ('onnx', 'onnxruntime', 'qonnx'):
+        require(package, 'fpga', 'QONNX export')
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    from .onnx_folding import simplify
+
+    check_file(path)
+    check_weights(network)
+    plain, quantized = (Flat(with_constant_weights(network)) for _ in range(2))
+    use_quantizers(quantized.network)
+    with whole_file(path) as partial, inference(plain), inference(quantized):
+        names = output_names or numbered(quantized(*examples[0]))
+        write_graph(
+            quantized,
+            partial,
+            examples[0],
+            input_names=input_names,
+            output_names=names,
+            dynamic_batch=False,
+            opset=opset,
+        )
+        graph = ModelWrapper(simplify(partial))
+        agreements = compare_all('qonnx', names, *_outputs(graph, plain, examples))
+        report = QonnxReport(agreements, _multiplications(graph))
+        _check_count(report, network, examples[0])
+    return report
