@@ -71,7 +71,7 @@ class Form:
 
     @property
     def costs_more(self) -> bool:
-        """Whether it is no form of equal cost."""
+        """True if the form costs more than the others."""
         return self.real or self.full
 
     def __str__(self) -> str:
