@@ -19,7 +19,10 @@ from tests.engine import sr_runs, toy
 from tests.families import BACKBONES
 from tests.models.backbones import spread
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU, or no --gpu')
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU, or no --gpu'),
+]
 
 ROOT = Path(__file__).parents[2]
 every_backbone = pytest.mark.parametrize('row', BACKBONES.values(), ids=BACKBONES)
