@@ -204,7 +204,7 @@ def test_all_contains_every_extra_of_users(metadata):
     everything = set(extras.pop('all'))
     extras.pop('test')
     extras.pop('docs')  # builds the site only
-    assert set(extras) == {'cls', 'det', 'sr', 'deploy', 'hub', 'demo'}
+    assert set(extras) == {'cls', 'det', 'sr', 'deploy', 'fpga', 'hub', 'demo'}
     for extra, requirements in extras.items():
         missing = set(requirements) - everything
         assert names(missing) <= {'mmcv-lite'}, extra
