@@ -55,7 +55,7 @@ TINY = dict(width=16, depth=2, iters=4, batch=8)
 LONG = dict(iters=1500)
 GPU = dict(width=128, depth=16, batch=256, iters=3000)
 JUDGES = range(1, 5)
-BNEXT_FORMS = '2x1 2x1+signs 2x1+balanced 4x1+balanced 2x1+balanced+full 2x1+balanced+even'
+BNEXT_FORMS = '2x1 2x1+signs 2x1+balanced 4x1+balanced 2x1+balanced+full'
 
 PRESETS = {
     'tiny': Preset(
@@ -76,11 +76,12 @@ PRESETS = {
         ),
     ),
     'cpu': Preset(
-        'the decisive pairs, 1.5 hours of one core (an estimate)',
+        'the decisive pairs, 2.5 hours of one core (an estimate)',
         (
             study('2x1 2x1+balanced', JUDGES, **LONG),
             study('2x1+balanced', JUDGES, task='denoising', family='BiReal'),
             study(BNEXT_FORMS, JUDGES, family='BNext', **LONG),
+            study('2x1+balanced+even', range(1, 9), family='BNext', **LONG),
             study('2x1+balanced', JUDGES, task='denoising'),
         ),
     ),
