@@ -29,7 +29,9 @@ def _batch_norm(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
     if tracing or 1 not in x.shape[2:]:
         return function(x)
-    return function(x.flatten(2)).unflatten(2, x.shape[2:])
+    axis = 2 if x.shape[2] == 1 else 3
+    # contiguous, because a compiled step with recomputation expects the strides of such a result
+    return function(x.squeeze(axis).contiguous()).unsqueeze(axis)
 
 
 class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
