@@ -1,11 +1,16 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
 
 #if defined(_WIN32)
 #include <process.h>
@@ -16,6 +21,27 @@
 
 namespace mmesbnn {
 namespace {
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__) && !defined(_MSC_VER)
+  asm volatile("yield");
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Waits for some 50 microseconds. A network has more than a hundred steps of this length, and to
+// fall asleep and wake up between two of them takes as long as a step.
+template <class Condition>
+bool spin(Condition condition) {
+  for (int i = 0; i < 1024; ++i) {
+    if (condition()) return true;
+    pause();
+  }
+  return condition();
+}
 
 class Pool {
  public:
@@ -33,9 +59,15 @@ class Pool {
     parts_ = parts;
     next_ = 0;
     left_ = parts;
+    ++round_;
     awake_.notify_all();
     take(lock);
-    done_.wait(lock, [this] { return left_ == 0; });
+    if (left_ != 0) {
+      lock.unlock();
+      spin([this] { return left_ == 0; });
+      lock.lock();
+      done_.wait(lock, [this] { return left_ == 0; });
+    }
     work_ = nullptr;
   }
 
@@ -54,9 +86,12 @@ class Pool {
   }
 
   void serve() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    unsigned seen = 0;
     for (;;) {
-      awake_.wait(lock, [this] { return work_ != nullptr && next_ < parts_; });
+      const bool soon = spin([&] { return round_ != seen; });
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (!soon) awake_.wait(lock, [this] { return work_ != nullptr && next_ < parts_; });
+      seen = round_;
       take(lock);
     }
   }
@@ -67,7 +102,10 @@ class Pool {
   std::vector<std::thread> threads_;
   const std::function<void(int64_t, int64_t)>* work_ = nullptr;
   int64_t total_ = 0;
-  int parts_ = 0, next_ = 0, left_ = 0;
+  int parts_ = 0, next_ = 0;
+  // Written with the mutex held, and read without it while a thread spins.
+  std::atomic<int> left_{0};
+  std::atomic<unsigned> round_{0};
 };
 
 }  // namespace
