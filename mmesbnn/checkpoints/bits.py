@@ -16,6 +16,12 @@ def pack_bits(weight: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(positive, bitorder='little'))
 
 
+def scales_of(weight: Tensor) -> Tensor | None:
+    """Return the scales ``(C_o,)`` of a binary weight ``(C_o, ...)``; None if all are 1."""
+    scales = weight.flatten(1).abs().amax(1)
+    return None if (scales == 1).all() else scales
+
+
 def parts_of(weight: Tensor) -> dict[str, Tensor]:
     """Return the entries of a file for a binary weight, by their suffix.
 
@@ -23,11 +29,8 @@ def parts_of(weight: Tensor) -> dict[str, Tensor]:
         weight: Effective weight ``(C_o, ...)``. Scales that are all 1 are not stored.
     """
     weight = weight.detach()
-    parts = {BITS: pack_bits(weight)}
-    scale = weight.flatten(1).abs().amax(1)
-    if not (scale == 1).all():
-        parts[SCALE] = scale
-    return parts
+    scales = scales_of(weight)
+    return {BITS: pack_bits(weight), **({} if scales is None else {SCALE: scales})}
 
 
 def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:

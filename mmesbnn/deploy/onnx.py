@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
@@ -26,7 +27,7 @@ from ..binary.weights import FixedWeight, RealWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
 from ..whole_files import check_file, whole_file
-from .output_agreement import OutputAgreement, compare_all
+from .output_agreement import OutputAgreement, compare_runs
 from .packed.file import PackError
 from .runtime.manifest import ExportError
 from .tasks.detector_graphs import has_unordered_rows, takes_one_image
@@ -167,18 +168,6 @@ def write_graph(
             raise ExportError(f'the network cannot become ONNX: {reason}') from error
 
 
-def _outputs(
-    session: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]], inputs: Sequence[str]
-) -> tuple[list[Any], list[Any]]:
-    """Return the outputs of ONNX Runtime and of torch, example by example."""
-    outputs, expected = [], []
-    for example in examples:
-        feed = {name: x.numpy() for name, x in zip(inputs, example)}
-        outputs.append(session.run(None, feed))
-        expected.append([y.detach().numpy() for y in network(*example)])
-    return outputs, expected
-
-
 @checked(
     network=MODULE,
     examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
@@ -244,11 +233,13 @@ def export_onnx(
                 opset=opset,
             )
             session = runtime.InferenceSession(partial, providers=['CPUExecutionProvider'])
-            outputs, expected = _outputs(session, flat, examples, input_names)
-        agreements = compare_all(
-            'ONNX Runtime', names, outputs, expected, unordered=has_unordered_rows(network)
-        )
-    return agreements
+
+        def run(example: Sequence[Tensor]) -> Sequence[np.ndarray]:
+            feed = {name: x.numpy() for name, x in zip(input_names, example)}
+            return session.run(None, feed)
+
+        unordered = has_unordered_rows(network)
+        return compare_runs('ONNX Runtime', names, run, flat, examples, unordered)
 
 
 def numbered(outputs: Sequence[Tensor]) -> list[str]:

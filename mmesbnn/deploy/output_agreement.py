@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ..analysis.operators import inference
 from .runtime.manifest import ExportError
 
 #: Largest difference, relative to the largest value, that counts as rounding.
@@ -128,3 +131,33 @@ def compare_all(
     if bad:
         raise ExportError(f'{engine} disagrees with torch: {"; ".join(bad)}; nothing was written')
     return agreements
+
+
+def compare_runs(
+    engine: str,
+    names: Sequence[str],
+    run: Callable[[Sequence[Tensor]], Sequence[np.ndarray]],
+    network: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    unordered: bool = False,
+) -> list[OutputAgreement]:
+    """Run a graph and its network on examples, and compare all outputs.
+
+    Args:
+        engine: Name of the engine that runs the graph.
+        names: Names of the outputs.
+        run: Function that runs the graph on one example.
+        network: The torch model.
+        examples: Inputs of the network, one tuple per example.
+        unordered: As :func:`compare_all`'s. Default False.
+
+    Raises:
+        ExportError: If the median relative error of an output exceeds ``TOLERANCE``.
+    """
+    ours, theirs = [], []
+    with inference(network):
+        for example in examples:
+            ours.append(run(example))
+            outputs = tree_leaves(network(*example))
+            theirs.append([y.detach().float().numpy() for y in outputs])
+    return compare_all(engine, names, ours, theirs, unordered)

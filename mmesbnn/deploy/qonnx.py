@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..analysis.operators import inference
@@ -18,7 +19,7 @@ from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
 from .onnx import Flat, numbered, with_constant_weights, write_graph
-from .output_agreement import OutputAgreement, compare_all
+from .output_agreement import OutputAgreement, compare_runs
 from .qonnx_nodes import use_quantizers
 from .runtime.manifest import ExportError
 from .tasks.finite_weights import check_weights
@@ -55,20 +56,20 @@ def _by_qonnx() -> Iterator[None]:
         raise ExportError(f'qonnx cannot run the network ({sentence(error)})') from error
 
 
-def _outputs(
-    graph: Any, network: nn.Module, examples: Sequence[tuple[Tensor, ...]]
-) -> tuple[list[Any], list[Any]]:
-    """Return the outputs of qonnx's executor and of torch, example by example."""
+def _compared(
+    graph: Any, names: Sequence[str], network: nn.Module, examples: Sequence[tuple[Tensor, ...]]
+) -> list[OutputAgreement]:
+    """Compare qonnx's executor with torch."""
     from qonnx.core.onnx_exec import execute_onnx
 
     inputs = [port.name for port in graph.graph.input]
-    outputs, expected = [], []
-    for example in examples:
+
+    def run(example: Sequence[Tensor]) -> list[np.ndarray]:
         with _by_qonnx():
             feed = {name: x.numpy() for name, x in zip(inputs, example)}
-            outputs.append(list(execute_onnx(graph, feed).values()))
-        expected.append([y.detach().numpy() for y in network(*example)])
-    return outputs, expected
+            return list(execute_onnx(graph, feed).values())
+
+    return compare_runs('qonnx', names, run, network, examples)
 
 
 def _multiplications(graph: Any) -> dict[str, int]:
@@ -152,7 +153,7 @@ def export_qonnx(
     check_weights(network)
     plain, quantized = (Flat(with_constant_weights(network)) for _ in range(2))
     use_quantizers(quantized.network)
-    with whole_file(path) as partial, inference(plain), inference(quantized):
+    with whole_file(path) as partial, inference(quantized):
         names = output_names or numbered(quantized(*examples[0]))
         write_graph(
             quantized,
@@ -164,7 +165,7 @@ def export_qonnx(
             opset=opset,
         )
         graph = ModelWrapper(simplify(partial))
-        agreements = compare_all('qonnx', names, *_outputs(graph, plain, examples))
+        agreements = _compared(graph, names, plain, examples)
         report = QonnxReport(agreements, _multiplications(graph))
         _check_count(report, network, examples[0])
     return report

@@ -25,6 +25,7 @@ from ..binary.forms import InputForm, WeightForm, input_form
 from ..binary.layers import BinaryLayer, RSign, binary_layers
 from ..binary.levels import DoReFa, Heaviside
 from ..binary.signs import Sign
+from ..checkpoints.bits import scales_of
 from .runtime.manifest import ExportError
 
 #: Domain of QONNX's nodes.
@@ -207,11 +208,11 @@ def use_quantizers(model: nn.Module) -> None:
     for layer in binary_layers(model, every_name=True).values():
         if layer.has_real_weights or isinstance(layer.weight_binarizer, BipolarWeight):
             continue
-        scale = layer.weight.flatten(1).abs().amax(1)
+        scales = scales_of(layer.weight)
         layer.weight.copy_(torch.where(layer.weight > 0, 1.0, -1.0))
         layer.weight_binarizer = BipolarWeight()
-        if not (scale == 1).all():
-            _scale_output(layer, scale)
+        if scales is not None:
+            _scale_output(layer, scales)
     for path, parent in list(model.named_modules()):
         for name, child in parent._modules.items():
             if _is_sign(parent, name, child):

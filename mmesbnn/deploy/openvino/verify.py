@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import openvino as ov
 from torch import Tensor, nn
 
 from ... import native
-from ...analysis.operators import inference
-from ..output_agreement import OutputAgreement, compare_all
+from ..output_agreement import OutputAgreement, compare_runs
 from ..runtime.program import Program
 from ..tasks.detector_graphs import has_unordered_rows
-
-
-def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def verify(
@@ -45,7 +40,8 @@ def verify(
         request.infer([x.numpy() for x in example], share_inputs=False)
         return [np.array(output.data) for output in request.output_tensors]
 
-    return _compared('OpenVINO', run, model, examples, names)
+    unordered = has_unordered_rows(model)
+    return compare_runs('OpenVINO', names, run, model, examples, unordered)
 
 
 def verify_native(
@@ -74,21 +70,5 @@ def verify_native(
             return [y.reshape(len(y), -1) for y in maps]
         return [np.array(y) for y in head(maps).values()]
 
-    return _compared('the native library', run, model, examples, names)
-
-
-def _compared(
-    engine: str,
-    run: Callable[[Sequence[Tensor]], list[np.ndarray]],
-    model: nn.Module,
-    examples: Sequence[tuple[Tensor, ...]],
-    names: Sequence[str],
-) -> list[OutputAgreement]:
-    outputs: list[list[np.ndarray]] = []
-    expected: list[list[np.ndarray]] = []
-    with inference(model):
-        for example in examples:
-            outputs.append(run(example))
-            tensors = _as_tuple(model(*example))
-            expected.append([y.detach().float().numpy() for y in tensors])
-    return compare_all(engine, names, outputs, expected, unordered=has_unordered_rows(model))
+    unordered = has_unordered_rows(model)
+    return compare_runs('the native library', names, run, model, examples, unordered)
