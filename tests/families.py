@@ -84,21 +84,25 @@ def bi_diffsr(**options):
     )
 
 
-def diffusers_unet():
+def float_unet(**options):
+    """Return a small UNet of diffusers with attention."""
     from diffusers import UNet2DModel
 
-    from mmesbnn.diffusion import binarize_unet
-
-    unet = UNet2DModel(
-        in_channels=6,
-        out_channels=3,
+    return UNet2DModel(
         block_out_channels=(8, 16),
         norm_num_groups=4,
         layers_per_block=1,
         attention_head_dim=8,
         down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
         up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+        **options,
     )
+
+
+def diffusers_unet():
+    from mmesbnn.diffusion import binarize_unet
+
+    unet = float_unet(in_channels=6, out_channels=3)
     binarize_unet(unet, tau=2)
     return unet
 

@@ -13,6 +13,7 @@ from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
 from tests.deploy.apart import apart
 from tests.deploy.packed.test_packing import Net, shaken, soft
+from tests.deploy.small_network import Moody
 
 onnx = pytest.importorskip('onnx')
 runtime = pytest.importorskip('onnxruntime')
@@ -104,13 +105,6 @@ def test_a_network_in_its_temperature_phase(tmp_path):
 
 
 def test_what_does_not_agree_is_not_written(tmp_path):
-    class Moody(nn.Module):
-        times = 0
-
-        def forward(self, x):
-            self.times += 1
-            return x * self.times
-
     with pytest.raises(ExportError, match='ONNX Runtime disagrees with torch: output'):
         export_onnx(Moody(), tmp_path / 'x.onnx', images(1))
     assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ from mmesbnn.deploy import ExportError, PackError
 from tests import families
 from tests.deploy.apart import apart
 from tests.deploy.packed.test_packing import Net, shaken, soft
+from tests.deploy.small_network import Moody
 from tests.real_data import photograph
 
 onnx = pytest.importorskip('onnx')
@@ -345,13 +346,6 @@ def test_what_is_not_exported(tmp_path, monkeypatch):
 
 
 def test_what_does_not_agree_is_not_written(tmp_path):
-    class Moody(nn.Module):
-        times = 0
-
-        def forward(self, x):
-            self.times += 1
-            return x * self.times
-
     with pytest.raises(ExportError, match='qonnx disagrees with torch: output'):
         export_qonnx(Moody(), tmp_path / 'x.onnx', [(torch.randn(1, 6),)] * 3)
     assert list(tmp_path.iterdir()) == []

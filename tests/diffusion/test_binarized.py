@@ -19,6 +19,7 @@ from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet, load_binarized
 from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
 from mmesbnn.diffusion.binarized import BinarizedUNet2DModel as Binarized
+from tests.families import float_unet
 
 COMMON = dict(
     in_channels=6, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1
@@ -27,17 +28,7 @@ COMMON = dict(
 
 def plain(**kwargs):
     torch.manual_seed(0)
-    return (
-        UNet2DModel(
-            **COMMON,
-            attention_head_dim=8,
-            down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-            up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-            **kwargs,
-        )
-        .double()
-        .eval()
-    )
+    return float_unet(in_channels=6, out_channels=3, **kwargs).double().eval()
 
 
 def conditional():

@@ -26,6 +26,7 @@ import mmesbnn
 from mmesbnn.analysis import check_binary
 from mmesbnn.binary import ESConv2d, ESLinear, LearnedScaleWeight
 from mmesbnn.diffusion import BinaryConfig, SRDiffusionPipeline, binarize_unet
+from tests.families import float_unet
 
 COMMON = dict(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1)
 KINDS = dict(
@@ -37,15 +38,6 @@ KINDS = dict(
 
 def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def plain():
-    return UNet2DModel(
-        **COMMON,
-        attention_head_dim=8,
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-        up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-    )
 
 
 def conditional():
@@ -84,7 +76,7 @@ TIMES = torch.tensor([5, 900])
 WORDS = drawn(2, 3, 8, seed=1)
 #: Function that builds a model, its inputs, and options of its binary layers.
 MODELS = {
-    'UNet2DModel': (plain, (SAMPLE, TIMES), {}),
+    'UNet2DModel': (float_unet, (SAMPLE, TIMES), {}),
     'UNet2DConditionModel': (conditional, (SAMPLE, TIMES, WORDS), dict(attention=True)),
     'ControlNetModel': (control, (SAMPLE, TIMES, WORDS, drawn(2, 3, 32, 32)), {}),
     'AutoencoderKL': (autoencoder, (SAMPLE,), dict(attention=True, shortcuts=True)),
@@ -109,7 +101,7 @@ def shaken(model):
 def folder(tmp_path):
     """Folder of a float UNet."""
     torch.manual_seed(0)
-    plain().save_pretrained(tmp_path / 'float')
+    float_unet().save_pretrained(tmp_path / 'float')
     return tmp_path / 'float'
 
 
@@ -409,7 +401,7 @@ def test_a_built_model_becomes_binary_by_the_short_form(folder, tmp_path):
     with pytest.raises(ValueError, match='already binary'):
         binarize_unet(unet, options=config)
     with pytest.raises(ValueError, match='options and keep, attention are both given'):
-        binarize_unet(plain(), options=config, keep='mid_block', attention=True)
+        binarize_unet(float_unet(), options=config, keep='mid_block', attention=True)
 
 
 def test_a_copy_is_saved_with_its_own_weights(folder, tmp_path):

@@ -134,15 +134,7 @@ def test_a_diffusers_model_is_loaded_onto_the_gpu(tmp_path):
     from mmesbnn.diffusion import BinaryConfig
 
     torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        attention_head_dim=8,
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-        up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-    )
-    unet.save_pretrained(tmp_path / 'float')
+    families.float_unet().save_pretrained(tmp_path / 'float')
     load = diffusers.UNet2DModel.from_pretrained
     load(tmp_path / 'float', quantization_config=BinaryConfig(tau=2)).save_pretrained(
         tmp_path / 'binary'

@@ -37,16 +37,14 @@ from mmesbnn import cli, options  # before the slow imports
 import numpy as np
 import torch
 from published_style import published_style
-from runner_ratios import report, write_export
+from runner_ratios import report, runs_natively, write_export
 from torch import Tensor, nn
 
 import mmesbnn
-from mmesbnn import native
 from mmesbnn.analysis import build_model, load_config, save_json
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy import Runner
 from mmesbnn.deploy.runtime.engine import usable_cores
-from mmesbnn.deploy.runtime.manifest_schema import NATIVE_FILE
 from mmesbnn.native.engine import aligned
 from mmesbnn.optional import require
 from mmesbnn.whole_files import check_place, whole_file
@@ -150,7 +148,7 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
 
 def native_run(export: Path, x: Tensor, threads: int) -> Run | None:
     """Return a function that runs the native engine once; None if it does not run here."""
-    if not ((export / NATIVE_FILE).exists() and native.available()):
+    if not runs_natively(export):
         return None
     runner = Runner(export, engine='native', threads=threads)
     array = x.numpy()

@@ -47,12 +47,16 @@ def write_export(folder: Path, conversion: Any) -> None:
     write_manifest(folder, Manifest.from_dict(content))
 
 
+def runs_natively(folder: Path) -> bool:
+    """Return whether the native engine can run an export here."""
+    return (folder / NATIVE_FILE).exists() and native.available()
+
+
 def runs_of(folder: Path, batch: int) -> dict[Setting, Callable[[], Any]]:
     """Return a function for every engine, number of threads and number of images."""
     threads = sorted({1, usable_cores()})
-    has_native = (folder / NATIVE_FILE).exists() and native.available()
     runs = {}
-    for engine in ('native', 'openvino')[not has_native :]:
+    for engine in ('native', 'openvino')[not runs_natively(folder) :]:
         for count in threads:
             runner = Runner(folder, engine=engine, threads=count)
             shape = runner.manifest.image_shape[1:]
