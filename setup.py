@@ -38,6 +38,8 @@ HUB = ['huggingface_hub>=0.25', 'safetensors']
 DEPLOY = ['openvino>=2024.0,<2027', 'safetensors', 'pillow', 'onnx', 'onnxruntime']
 FPGA = ['qonnx>=1.0', 'onnx', 'onnxruntime', 'safetensors']
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib', 'scipy', 'tqdm']
+# For the int8 rivals of tools/benchmarks/latency.py
+BENCH = ['nncf>=3.4']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
 TEST = [
     *['pytest', 'pytest-xdist', 'hypothesis', 'packaging', 'ruff', 'mypy'],
@@ -57,7 +59,8 @@ EXTRAS = {
     # Full mmcv instead of mmcv-lite, because the two overwrite each other's files. Install
     # [all], never [cls,det].
     'all': [*CLS, *DET, *SR, *DEPLOY, *FPGA, *HUB, *DEMO],
-    'test': [*TEST, 'safetensors'],
+    'bench': BENCH,
+    'test': [*TEST, *BENCH, 'safetensors'],
     'docs': DOCS,
 }
 

@@ -204,6 +204,7 @@ def test_all_contains_every_extra_of_users(metadata):
     everything = set(extras.pop('all'))
     extras.pop('test')
     extras.pop('docs')  # builds the site only
+    extras.pop('bench')  # rivals in a benchmark
     assert set(extras) == {'cls', 'det', 'sr', 'deploy', 'fpga', 'hub', 'demo'}
     for extra, requirements in extras.items():
         missing = set(requirements) - everything

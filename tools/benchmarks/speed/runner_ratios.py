@@ -10,46 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mmesbnn import native
-from mmesbnn.deploy import Manifest, Runner, write_manifest
+from mmesbnn.deploy import Runner
 from mmesbnn.deploy.runtime.engine import usable_cores
-from mmesbnn.deploy.runtime.manifest_schema import NATIVE_FILE
-from mmesbnn.deploy.runtime.program_file import write_program
+
+from .exports import runs_natively
 
 #: Engine, number of threads and number of images of a run.
 Setting = tuple[str, int, int]
-
-
-def write_export(folder: Path, conversion: Any) -> None:
-    """Write a classifier with an open batch as an export.
-
-    Args:
-        folder: Folder to write to.
-        conversion: Result of ``to_openvino``, with the form for the native library if it has one.
-    """
-    import openvino as ov
-
-    graph = conversion.graph
-    ov.save_model(graph, folder / 'model.xml', compress_to_fp16=False)
-    if isinstance(conversion.native, tuple):
-        write_program(folder / NATIVE_FILE, *conversion.native)
-    (image,), (logits,) = graph.inputs, graph.outputs
-    sides = [size.get_length() for size in list(image.get_partial_shape())[1:]]
-    classes = logits.get_partial_shape()[1].get_length()
-    content = dict(
-        task='classification',
-        inputs=[{'name': 'input', 'shape': [-1, *sides]}],
-        outputs=[{'name': 'output', 'shape': [-1, classes]}],
-        preprocessing=dict(steps=[], mean=[0.0], std=[1.0], to_rgb=True),
-        classes=None,
-        decoding={'activation': None},
-    )
-    write_manifest(folder, Manifest.from_dict(content))
-
-
-def runs_natively(folder: Path) -> bool:
-    """Return whether the native engine can run an export here."""
-    return (folder / NATIVE_FILE).exists() and native.available()
 
 
 def runs_of(folder: Path, batch: int) -> dict[Setting, Callable[[], Any]]:

@@ -1,0 +1,135 @@
+"""The parts of the comparison of speeds, and the rivals in it."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from speed import names
+from speed.measuring import measure
+from speed.tables import markdown, table
+
+from mmesbnn import native
+
+
+def result(threads, batch, **times):
+    named = {getattr(names, key): taken for key, taken in times.items()}
+    return dict(threads=threads, batch=batch, times_ms=named)
+
+
+def test_a_table_has_medians_per_image_and_ratios_to_the_native_engine():
+    one = result(1, 1, PUBLISHED=[99, 100, 900], BITS=[3, 4, 5], NATIVE=[2, 1, 3])
+    many = result(2, 16, BITS=[64, 64, 48], NATIVE=[32, 32, 32])
+    other = result(1, 1, BITS=[5, 5, 5]), result(2, 16, BITS=[160, 160, 160])
+    assert markdown({'`a`': [one, many], '`b`': other}).splitlines() == [
+        '| network | form | 1 core, batch 1 | | 2 cores, batch 16 | |',
+        '|---|---|---|---|---|---|',
+        '| `a` | published style, eager | 100.0 (99.0) | 50.0 |  |  |',
+        '|  | OpenVINO 1-bit | 4.0 (3.0) | 2.00 | 4.0 (3.0) | 2.00 |',
+        '|  | **native 1-bit** | 2.0 (1.0) |  | 2.0 (2.0) |  |',
+        '| `b` | **OpenVINO 1-bit** | 5.0 (5.0) |  | 10.0 (10.0) |  |',
+    ]
+    head, published, _, own = table(one).splitlines()
+    assert 'native 1-bit is faster by' in head
+    assert published.split()[-4:] == ['100.00', '99.00', '50.00', 'x']
+    assert own.split()[-2:] == ['2.00', '1.00']
+
+
+def test_contenders_take_turns_and_run_three_times_or_for_the_given_time():
+    order = []
+    times = measure({name: lambda name=name: order.append(name) for name in 'ab'}, seconds=1e-12)
+    assert order == list('ab' * 4)  # once to warm up
+    assert all(len(taken) == 3 for taken in times.values())
+    assert len(measure({'a': lambda: None}, seconds=10)['a']) == 100
+
+
+@pytest.mark.skipif(not native.available(), reason='needs the native library')
+def test_each_instruction_set_is_a_contender(monkeypatch):
+    monkeypatch.setattr(native, 'instruction_sets', lambda: ['avx512', 'avx2', 'portable'])
+    forms = {'native 1-bit': 'avx512', 'native 1-bit, avx2': 'avx2'}
+    assert names.native_forms() == {**forms, 'native 1-bit, portable': 'portable'}
+    assert names.native_forms(avx2=True) == {
+        'native 1-bit': 'avx2',
+        'native 1-bit, portable': 'portable',
+    }
+    assert set(names.contenders()) - set(names.contenders(avx2=True)) == {
+        'native 1-bit, avx2',
+        names.ONNX,
+    }
+
+
+def test_the_instruction_set_changes_during_a_run_only(monkeypatch):
+    forms = pytest.importorskip('speed.forms')
+    used = []
+    monkeypatch.setattr(native, 'use_instruction_set', used.append)
+
+    def fail():
+        used.append('run')
+        raise ValueError
+
+    run = forms.with_instruction_set(fail, 'avx2', usual='avx512')
+    with pytest.raises(ValueError):
+        run()
+    assert used == ['avx2', 'run', 'avx512']
+
+
+def test_a_contender_without_its_package_is_left_out(monkeypatch):
+    (rival, _) = names.INT8_RIVALS
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    assert names.missing(rival) == (
+        'MobileNetV3-Large, OpenVINO int8 needs nncf, which is not installed: '
+        "pip install 'mmesbnn[bench]'"
+    )
+    assert names.missing(names.PUBLISHED) is None
+
+
+def test_crops_are_parts_of_photographs():
+    pytest.importorskip('skimage')
+    rivals = pytest.importorskip('speed.rivals')
+    mean, std = torch.full((3, 1, 1), 10.0), torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    crops = rivals.photograph_crops((3, 200, 300), mean, std)
+    photograph = rivals.load_photograph(rivals.PHOTOGRAPHS[0]).float()
+    # a square photograph of 512 pixels has two rows of one image
+    assert torch.equal(crops[1] * std + mean, photograph[:, 200:400, :300])
+    assert len(crops) > 40
+
+
+@pytest.mark.slow
+def test_int8_rivals_run_in_int8():
+    for package in ('openvino', 'nncf', 'skimage', 'sklearn', 'mmpretrain'):
+        pytest.importorskip(package)
+    from speed.forms import compile_graph, float_graph
+    from speed.rivals import int8_graph, photograph_crops, rival
+
+    shape = (3, 224, 224)
+    for name in names.RIVALS.values():
+        model = rival(name, shape)
+        assert all((p != 0).all() for key, p in model.named_parameters() if 'bias' in key)
+        norm = model.data_preprocessor
+        x = photograph_crops(shape, norm.mean, norm.std)[:2].numpy()
+        outputs = []
+        for graph in (float_graph(model, shape), int8_graph(name, shape)):
+            graph.reshape([2, *shape])
+            compiled = compile_graph(graph, 1)
+            outputs.append(compiled([x])[0])
+        precisions = {
+            node.get_rt_info()['runtimePrecision'].astype(str)
+            for node in compiled.get_runtime_model().get_ops()
+            if node.get_rt_info()['layerType'].astype(str) == 'Convolution'
+        }
+        assert precisions and precisions <= {'i8', 'u8'}, precisions
+        error = np.linalg.norm(outputs[1] - outputs[0]) / np.linalg.norm(outputs[0])
+        print('relative error', error)
+        assert 0 < error < 0.5, error
+
+
+def test_a_photograph_fills_the_input_of_a_detector():
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+    pytest.importorskip('openvino')
+    detector = pytest.importorskip('speed.detector')
+    for height, width in ((300, 300), (600, 1000), (600, 1200), (96, 30)):
+        image = detector.fitting_photograph(height, width)
+        assert image.shape[0] / image.shape[1] == pytest.approx(height / width, rel=0.01)
+        assert image.shape[0] == 400 or image.shape[1] == 600  # no smaller than necessary
+        assert image.dtype == np.uint8 and image.std() > 20

@@ -1,0 +1,1 @@
+"""Speed of binary networks and of their rivals: what is measured, how, and how it is shown."""

@@ -1,0 +1,76 @@
+"""Times of contenders that take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+
+Run = Callable[[], Any]
+#: Number of threads and number of images of a run.
+Setting = tuple[int, int]
+
+
+class Network(Protocol):
+    """Network in all forms that are measured."""
+
+    def make(self, name: str, threads: int, batch: int) -> Run | None:
+        """Return a function that runs a form once; None if the form cannot run so.
+
+        Args:
+            name: Name of the contender.
+            threads: Number of threads.
+            batch: Number of images.
+        """
+
+
+def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+    """Measure the times of every contender in ms.
+
+    Args:
+        runs: The contenders.
+        seconds: Total time of each contender. The contenders take turns; each runs at
+            least 3 and at most 100 times.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    while True:
+        open_ = [
+            name
+            for name, taken in times.items()
+            if len(taken) < 3 or (sum(taken) < 1e3 * seconds and len(taken) < 100)
+        ]
+        if not open_:
+            return times
+        for name in open_:
+            begin = time.perf_counter()
+            runs[name]()
+            times[name].append(1e3 * (time.perf_counter() - begin))
+
+
+def measure_setting(
+    network: Network, names: Iterable[str], setting: Setting, seconds: float
+) -> dict[str, Any]:
+    """Measure a network's forms in one setting.
+
+    Args:
+        network: The network.
+        names: Names of the contenders.
+        setting: Number of threads and of images.
+        seconds: As for :func:`measure`.
+    """
+    threads, batch = setting
+    torch.set_num_threads(threads)
+    runs = {name: network.make(name, threads, batch) for name in names}
+    times = measure({name: run for name, run in runs.items() if run}, seconds)
+    return dict(
+        threads=threads,
+        batch=batch,
+        times_ms=times,
+        median_ms={name: median(taken) for name, taken in times.items()},
+        runs={name: len(taken) for name, taken in times.items()},
+    )

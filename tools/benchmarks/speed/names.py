@@ -1,0 +1,58 @@
+"""Names of the contenders. The module needs the native library, but no torch."""
+
+from __future__ import annotations
+
+from mmesbnn import native
+from mmesbnn.optional import require
+
+PUBLISHED, EAGER, COMPILED = 'published style, eager', 'ours, eager', 'torch.compile'
+FLOAT, BITS, ONNX = 'OpenVINO fp32', 'OpenVINO 1-bit', 'ONNX Runtime fp32'
+NATIVE = 'native 1-bit'
+
+#: Real-valued networks, by their names in mmpretrain.
+RIVALS = {'MobileNetV3-Large': 'mobilenet-v3-large_8xb128_in1k', 'ResNet-18': 'resnet18_8xb32_in1k'}
+FLOAT_RIVALS = {f'{name}, {FLOAT}': model for name, model in RIVALS.items()}
+INT8_RIVALS = {f'{name}, OpenVINO int8': model for name, model in RIVALS.items()}
+
+#: Packages that a contender needs, with the extra that installs them.
+NEEDED = {
+    ONNX: (('onnx', 'deploy'), ('onnxruntime', 'deploy')),
+    **dict.fromkeys(INT8_RIVALS, (('nncf', 'bench'), ('skimage', 'demo'), ('sklearn', 'demo'))),
+}
+
+
+def instruction_sets(avx2: bool = False) -> list[str]:
+    """Return the instruction sets of the native kernels on this processor, fastest first.
+
+    Args:
+        avx2: If true, without AVX-512. Default False.
+    """
+    names = native.instruction_sets() if native.available() else []
+    return [name for name in names if not (avx2 and name == 'avx512')]
+
+
+def native_forms(avx2: bool = False) -> dict[str, str]:
+    """Return the native contenders with their instruction sets; the fastest has no suffix."""
+    names = instruction_sets(avx2)
+    return {f'{NATIVE}, {name}' if i else NATIVE: name for i, name in enumerate(names)}
+
+
+def contenders(avx2: bool = False) -> list[str]:
+    """Return the names of all contenders, in the order of the tables."""
+    forms = native_forms(avx2) or {NATIVE: ''}
+    real = [name for pair in zip(FLOAT_RIVALS, INT8_RIVALS) for name in pair]
+    # ONNX Runtime has no switch for its instruction set
+    onnx = [] if avx2 else [ONNX]
+    return [PUBLISHED, EAGER, COMPILED, FLOAT, BITS, *forms, *onnx, *real]
+
+
+def missing(name: str) -> str | None:
+    """Return a sentence that says why a contender cannot run here; None if it can."""
+    if name == NATIVE and not native.available():
+        return f'{name} cannot run here: {native.problem()}'
+    try:
+        for package, extra in NEEDED.get(name, ()):
+            require(package, extra, name)
+    except ImportError as error:
+        return str(error)
+    return None
