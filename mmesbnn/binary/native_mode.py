@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..native import convolve, pack_signs, pack_weights
 from ..native.library import library
+from .signs import is_transformed
 
 _enabled = False
 
@@ -42,7 +43,9 @@ def use_native(enabled: bool = True) -> bool:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return _enabled and all(
+    if not _enabled or is_transformed():
+        return False
+    return all(
         x.device.type == 'cpu'
         and x.dtype == torch.float32
         and not x.requires_grad

@@ -8,6 +8,7 @@ A temperature of 1e-9 would be 0 in float16.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 
+@functools.lru_cache  # each call of torch's function is an operator
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return float32, or ``dtype`` if that is wider."""
     return torch.promote_types(dtype, torch.float32)

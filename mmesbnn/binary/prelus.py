@@ -2,6 +2,7 @@
 
 Torch's own backward pass of a PReLU with a slope per channel takes twenty times as long as an
 addition on a CPU. ``torch.compile``, ``torch.func`` and inference get plain operations.
+An accelerator gets torch's own passes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .functional import autocast_operands
-from .signs import is_composed, needs_grad
+from .signs import is_composed, needs_grad, trains_on_cpu
 from .tracing import whole_layer
 
 
@@ -27,16 +28,15 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, slope = ctx.saved_tensors
+        if x.device.type != 'cpu':
+            grad_x, products = torch.ops.aten._prelu_kernel_backward(grad, x, slope)
+            return grad_x, products.sum_to_size(slope.shape)
         positive = torch.ops.aten.threshold_backward(grad, x, 0)
         negative = grad - positive
         grad_slope = None
         if ctx.needs_input_grad[1]:
             grad_slope = x.clamp(max=0).mul_(grad).sum_to_size(slope.shape)
         return positive.addcmul_(negative, slope), grad_slope
-
-
-def _is_one_step(x: Tensor, slope: Tensor) -> bool:
-    return (needs_grad(x) or needs_grad(slope)) and not is_composed()
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     Returns:
         Tensor of ``x``'s shape, in the dtype to which torch promotes the arguments.
     """
-    if not _is_one_step(x, slope):
+    if is_composed() or not (needs_grad(x) or needs_grad(slope)):
         return x.relu() + slope * x.clamp(max=0)
     dtype = torch.result_type(x, slope)
     return _PReLU.apply(x.to(dtype), slope.to(dtype))
@@ -72,7 +72,7 @@ class ChannelPReLU(nn.PReLU):
     @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Apply the PReLU to ``x``."""
-        if not _is_one_step(x, self.weight):
+        if not trains_on_cpu(x, self.weight):
             return super().forward(x)
         # as torch casts them under autocast
         x, slope = autocast_operands(x, self.weight)

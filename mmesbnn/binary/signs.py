@@ -66,6 +66,16 @@ def needs_grad(x: Tensor) -> bool:
     return is_transformed() or (torch.is_grad_enabled() and x.requires_grad)
 
 
+def trains_on_cpu(*operands: Tensor) -> bool:
+    """Return whether operations are differentiated eagerly on a CPU.
+
+    Some of torch's operators are slow there, and have replacements. On an accelerator a step of
+    a network takes the time of its launches, so one operator of torch is better than several.
+    """
+    on_cpu = all(x.device.type == 'cpu' for x in operands)
+    return on_cpu and any(map(needs_grad, operands)) and not is_composed()
+
+
 def sign(x: Tensor, zero: int = -1) -> Tensor:
     """Compute the sign of every entry, without a gradient.
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import MODULE, checked_layer
-from .expansion import copy_signs, tile, tiled_affine
+from .expansion import copy_signs, tile
 from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
+from .tiled_affine import tiled_affine
 from .tracing import whole_layer
 
 
@@ -147,8 +148,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
 
     def _normalise(self, x: Tensor) -> Tensor:
         # batch_norm with momentum 1 writes the batch's own statistics to its buffers
-        mean = torch.zeros_like(self.running_mean[: x.shape[1]])
-        var = torch.zeros_like(mean)
+        mean, var = self.running_mean.new_zeros(2, x.shape[1])
         y = _batch_norm(x, lambda x: F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps))
         self._track(mean, var)
         return y
@@ -174,8 +174,8 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         share: float | Tensor | None = self.momentum
         if share is None:
             share = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
-        self.running_mean.lerp_(tile(mean, self.copies, 0), share)
-        self.running_var.lerp_(tile(var, self.copies, 0), share)
+        self.running_mean.view(self.copies, -1).lerp_(mean, share)
+        self.running_var.view(self.copies, -1).lerp_(var, share)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, copies={self.copies}, sync={self.sync}'

@@ -16,12 +16,11 @@ from ...binary import (
     tile,
 )
 from ...binary.arguments import NORM, RULES, checked_layer
-from ...binary.precision import wide_dtype
 from ...binary.prelus import ChannelPReLU
-from ...binary.signs import is_composed, needs_grad
-from ...binary.tracing import whole_function
 from ...checks import each, mapping, one_of, optional, positive_int
-from .float_layers import PooledProjection, average_pool, float_conv
+from .float_layers import PooledProjection, average_pool
+from .gate_conv import gate_conv
+from .position_means import pooled_mean, position_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
 CONV = each(
@@ -29,16 +28,6 @@ CONV = each(
     **{name: RULES[name] for name in ('sign', 'weight_binarizer', 'pad_value')},
     latent_clip=RULES['latent_clip'],
 )
-
-
-@whole_function
-def _mean(x: Tensor) -> Tensor:
-    """Compute the mean over positions, ``(N, C, 1, 1)``."""
-    if is_composed() or not needs_grad(x):
-        return x.mean((2, 3), keepdim=True)
-    # the division after the sum keeps the gradient from a division at every position
-    wide = x.sum((2, 3), keepdim=True, dtype=wide_dtype(x.dtype))
-    return (wide / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class SqueezeExcite(nn.Module):
@@ -84,12 +73,12 @@ class SqueezeExcite(nn.Module):
         else:
             self.copies, groups = 1, 1
             sizes = ((wide, middle), (middle, wide))
-        self.squeeze = float_conv(*sizes[0], groups=groups, bits=bits)
-        self.excite = float_conv(*sizes[1], groups=groups, bits=bits)
+        self.squeeze = gate_conv(*sizes[0], groups=groups, bits=bits)
+        self.excite = gate_conv(*sizes[1], groups=groups, bits=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of ``x``."""
-        x = tile(self.squeeze(_mean(x)), self.copies).relu()
+        x = tile(self.squeeze(position_mean(x)), self.copies).relu()
         return tile(self.excite(x), self.copies).sigmoid()
 
 
@@ -207,9 +196,9 @@ class RecoupledConv(nn.Module):
         y = self.act(normalize_tiled(y, self.norm1, self.copies))
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
-        source = residual if same else self.pool(x)
+        source = position_mean(residual) if same else pooled_mean(x, self.pool)
         # the mean of a mixture is the mixture of the means, which are small
-        mixed = self.mix * _mean(source) + (1 - self.mix) * _mean(y)
+        mixed = self.mix * source + (1 - self.mix) * position_mean(y)
         y = self.se(mixed) * y
         if self.elementwise:
             y = y * residual

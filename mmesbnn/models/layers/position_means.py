@@ -1,0 +1,47 @@
+"""Means over the positions of a map, for squeeze-excite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...binary.precision import wide_dtype
+from ...binary.signs import trains_on_cpu
+from ...binary.tracing import whole_function
+
+
+class _Mean(torch.autograd.Function):
+    """Step ``mean(x)`` whose backward pass divides the small gradient, not every position's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        wide = x.sum((2, 3), keepdim=True, dtype=wide_dtype(x.dtype))
+        return (wide / (x.shape[2] * x.shape[3])).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return (grad / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
+
+
+@whole_function
+def position_mean(x: Tensor) -> Tensor:
+    """Compute the mean over positions, ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
+    return _Mean.apply(x) if trains_on_cpu(x) else x.mean((2, 3), keepdim=True)
+
+
+@whole_function
+def pooled_mean(x: Tensor, pool: nn.Module) -> Tensor:
+    """Compute the mean over positions of ``pool(x)``.
+
+    The mean of means of 2x2 positions is the mean of all, if there are no others. Training on a
+    CPU, where the pooling is slow, therefore leaves it out.
+
+    Args:
+        x: Map ``(N, C, H, W)``.
+        pool: 2x2 average pooling or ``nn.Identity``.
+    """
+    halves = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+    return position_mean(x if trains_on_cpu(x) and halves else pool(x))
