@@ -1,6 +1,7 @@
 """The parts of the comparison of speeds, and the rivals in it."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from speed.measuring import measure
 from speed.tables import markdown, table
 
 from mmesbnn import native
+from mmesbnn.analysis import load_config
+from mmesbnn.deploy import Runner
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def result(threads, batch, **times):
@@ -133,3 +138,27 @@ def test_a_photograph_fills_the_input_of_a_detector():
         assert image.shape[0] / image.shape[1] == pytest.approx(height / width, rel=0.01)
         assert image.shape[0] == 400 or image.shape[1] == 600  # no smaller than necessary
         assert image.dtype == np.uint8 and image.std() > 20
+
+
+def test_all_forms_of_a_detector_find_the_same(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+    pytest.importorskip('openvino')
+    pytest.importorskip('skimage')
+    from speed.detector import CANDIDATES, Detector
+
+    cfg = load_config(CONFIGS / 'demo' / 'es_bnext_fcos_mini_voc.py')
+    forms = names.native_forms()
+    detector = Detector(cfg, tmp_path, forms)
+    runner = Runner(detector.export, threads=1)
+    scores = runner.infer(runner.preprocess(detector.image)[0][None])['scores']
+    threshold = runner.manifest.decoding.score_thr
+    assert (scores >= threshold).sum() == pytest.approx(CANDIDATES, abs=3)
+    (theirs,) = detector.make(names.PUBLISHED, 1, 1)()
+    best = theirs.pred_instances.scores.max().item()
+    assert len(theirs.pred_instances) == pytest.approx(detector.boxes, abs=2)
+    for name in (names.BITS, *forms):
+        ours = detector.make(name, 1, 2)()
+        assert len(ours) == 2
+        assert all(found['scores'].max() == pytest.approx(best, rel=0.02) for found in ours)
+    assert detector.make(names.PUBLISHED, 1, 16) is None

@@ -15,7 +15,8 @@ trivially equal. Saves DIR/latency.json and latency.png.
 
 With --networks it measures several networks, published style, OpenVINO 1-bit and native only:
 one image on one core and on all, and 16 images on one core. Detectors are measured from a
-photograph to the boxes. Prints one table in Markdown and saves DIR/networks.json.
+photograph to the boxes, and in the published style with one image only. Portable C++ is left out
+with 16 images. Prints one table in Markdown and saves DIR/networks.json.
 
 --avx2 saves latency-avx2.json or networks-avx2.json instead. The native kernels, torch, and the
 real-valued convolutions and element-wise kernels of OpenVINO then use AVX2 only. OpenVINO's
