@@ -41,8 +41,8 @@ class Engine:
     """
 
     def __init__(self, code: np.ndarray, data: np.ndarray) -> None:
-        self._library = library()
         self._program = c_void_p()
+        self._library = library()
         code = np.ascontiguousarray(code, np.int64)
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()

@@ -24,6 +24,9 @@ bool tables_agree(const Kernels& kernels, int rounds) {
   std::set<Op> seen;
   for (int i = 0; i < rounds; ++i) {
     if (!counts_agree(kernels)) return differs(kernels.name, "count");
+    if (!pairs_agree(kernels)) return differs(kernels.name, "count_pairs");
+    if (!sums_agree(kernels, &Kernels::finish_integers)) return differs(kernels.name, "integers");
+    if (!sums_agree(kernels, &Kernels::finish_floats)) return differs(kernels.name, "floats");
     if (!comparisons_agree(kernels)) return differs(kernels.name, "compare");
     if (!tiles_agree(kernels)) return differs(kernels.name, "convolve");
     const Sweep sweep;

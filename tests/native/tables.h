@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../../mmesbnn/native/src/kernels.h"
+#include "../../mmesbnn/native/src/binary_conv.h"
+#include "../../mmesbnn/native/src/steps.h"
 #include "interface.h"
 
 namespace agreement {
@@ -49,6 +50,40 @@ inline bool counts_agree(const Kernels& kernels) {
   return same(expected, found);
 }
 
+// A row of full adders counts what counting word by word does.
+inline bool pairs_agree(const Kernels& kernels) {
+  if (kernels.count_pairs == nullptr) return true;
+  const int rows = 1 + static_cast<int>(up_to(8)), blocks = 1 + static_cast<int>(up_to(8));
+  const int64_t words = 1 + up_to(99), pairs = words / 2;
+  const int64_t out_stride = blocks * kLanes + up_to(3);
+  const auto x = some_words(rows * words), w = some_words(blocks * words * kLanes);
+  std::vector<uint64_t> of_x(rows * pairs), of_w(blocks * pairs * kLanes);
+  for (int64_t i = 0; i < rows; ++i) write_prefixes(&x[i * words], 1, pairs, &of_x[i * pairs]);
+  for (int64_t i = 0; i < blocks * kLanes; ++i)
+    write_prefixes(&w[i / kLanes * words * kLanes + i % kLanes], kLanes, pairs,
+                   &of_w[i / kLanes * pairs * kLanes + i % kLanes]);
+  std::vector<int32_t> expected(rows * out_stride, -1), found = expected;
+  kPortable.count(x.data(), words, rows, w.data(), words, blocks, expected.data(), out_stride);
+  kernels.count_pairs(x.data(), of_x.data(), rows, w.data(), of_w.data(), words, blocks,
+                      found.data(), out_stride);
+  return same(expected, found);
+}
+
+template <class E>
+bool sums_agree(const Kernels& kernels, void (*Kernels::*finish)(const int32_t*, const int32_t*,
+                                                                 int32_t, int, E*)) {
+  const int count = 1 + static_cast<int>(up_to(99)), total = static_cast<int>(up_to(9000));
+  std::vector<int32_t> differing(count), wrong(count);
+  for (int32_t& value : differing) value = static_cast<int32_t>(up_to(9000));
+  for (int32_t& value : wrong) value = static_cast<int32_t>(up_to(2000)) - 1000;
+  const int32_t* padded = up_to(1) ? wrong.data() : nullptr;
+  std::vector<E> expected(count + 1, E{7}), found = expected;
+  for (int i = 0; i < count; ++i)
+    expected[i] = static_cast<E>(total - 2 * differing[i] - (padded ? padded[i] : 0));
+  (kernels.*finish)(differing.data(), padded, total, count, found.data());
+  return same(expected, found);
+}
+
 inline bool comparisons_agree(const Kernels& kernels) {
   static const float kSpecial[] = {1.0f, -1.0f, 0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-42f};
   const int count = 1 + static_cast<int>(up_to(63));
@@ -67,6 +102,7 @@ inline bool comparisons_agree(const Kernels& kernels) {
 
 inline bool tiles_agree(const Kernels& kernels) {
   RealTile tile;
+  tile.pixels = up_to(1) ? 1 : kRealPixels;
   tile.taps = 1 + up_to(9), tile.channels = 1 + up_to(70);
   const auto values = some_floats(tile.channels * 20);
   const auto weights = some_floats(tile.taps * tile.channels * kRealLanes);
@@ -76,107 +112,117 @@ inline bool tiles_agree(const Kernels& kernels) {
   RealTile other = tile;
   kPortable.convolve(tile);
   kernels.convolve(other);
-  return std::memcmp(tile.out, other.out, sizeof tile.out) == 0;
+  return std::memcmp(tile.out, other.out, sizeof tile.out[0] * tile.pixels) == 0;
 }
 
-// One or two instructions at random, and all that they read and write.
+// Some instructions at random, and all that they read and write.
 class Sweep {
  public:
   Sweep() {
     rows_ = int64_t{1} << up_to(2), columns_ = int64_t{1} << up_to(2);
     width_ = columns_ * (1 + up_to(2)), height_ = rows_ * (1 + up_to(2));
-    whole_ = 1 + up_to(199);
-    first_ = up_to(1) ? up_to((whole_ - 1) / 64) * 64 : up_to(whole_ - 1);
-    channels_ = std::min<int64_t>(whole_ - first_, up_to(1) ? 64 : 1 + up_to(99));
+    channels_ = 1 + up_to(199);
     // few pixels, so that sums are exact
-    const int64_t most = std::min({width_ * height_, kRegister / channels_, int64_t{16}});
-    pixels_ = 1 + up_to(most - 1);
+    pixels_ = 1 + up_to(std::min(width_ * height_, int64_t{16}) - 1);
     pixel_ = up_to(width_ * height_ - pixels_);
-    stride_ = whole_ + up_to(70);
-    const int64_t length = 1 + up_to(1);
+    stride_ = channels_ + up_to(70);
+    const int64_t length = 1 + up_to(3);
     area_ = 8 * width_ * height_ * stride_;
-    sums_ = some_floats(whole_), constants_ = some_floats(4 * whole_);
-    registers_ = some_floats(kAllRegisters * kRegister);
-    memory_ = some_floats(3 * area_ / 4);
+    sums_ = some_floats(channels_), constants_ = some_floats(4 * channels_);
+    memory_ = some_floats((kTargets + length) * area_ / 4);
     auto* integers = reinterpret_cast<int16_t*>(memory_.data() + kIntegers * area_ / 4);
     const int64_t most_integer = length > 1 ? 4 : 1000;
     for (int64_t i = 0; i < area_ / 2; ++i)
       integers[i] = static_cast<int16_t>(up_to(2 * most_integer) - most_integer);
-    for (int64_t i = 0; i < length; ++i) code_.push_back(instruction(i + 1 == length));
+    for (int64_t i = 0; i < length; ++i) code_.push_back(instruction(i, i + 1 == length));
   }
 
+  // Portable code keeps no result in the processor's registers here, and writes all of them.
   bool agrees(const Kernels& kernels) const {
     Sweep expected = *this, found = *this;
+    link(expected.code_), link(found.code_);
+    for (Instruction& one : expected.code_) one.forwarded = false, one.kept = true;
     expected.run(kPortable);
     found.run(kernels);
-    // kernels may leave anything in registers of their own
-    for (Sweep* one : {&expected, &found}) one->registers_.resize(kRegisters * kRegister);
-    return same(expected.memory_, found.memory_) && same(expected.sums_, found.sums_) &&
-           same(expected.registers_, found.registers_);
+    return same(expected.memory_, found.memory_) && same(expected.sums_, found.sums_);
   }
 
   Op last() const { return code_.back().op; }
 
  private:
-  enum Area { kSource, kTarget, kIntegers };
+  enum Area { kSource, kIntegers, kTargets };
 
-  int64_t rows_, columns_, width_, height_, whole_, first_, channels_, pixels_, pixel_, stride_;
+  int64_t rows_, columns_, width_, height_, channels_, pixels_, pixel_, stride_;
   int64_t area_;  // bytes of each map
-  std::vector<float> sums_, constants_, registers_, memory_;
+  std::vector<float> sums_, constants_, memory_;
   std::vector<Instruction> code_;
 
   void run(const Kernels& kernels) {
+    std::vector<float> registers(kAllRegisters * kRegister);
+    std::vector<Ready> ready(code_.size());
     Block block;
     block.code = code_.data(), block.length = static_cast<int>(code_.size());
-    block.memory = reinterpret_cast<char*>(memory_.data());
-    block.constants = constants_.data(), block.registers = registers_.data();
+    block.ready = ready.data(), block.memory = reinterpret_cast<char*>(memory_.data());
+    block.constants = constants_.data(), block.registers = registers.data();
     block.sums = sums_.data(), block.width = width_;
-    block.pixel = pixel_, block.pixels = static_cast<int>(pixels_);
-    block.channel = first_, block.channels = static_cast<int>(channels_);
+    block.pixel = pixel_, block.pixels = pixels_, block.channels = channels_;
     kernels.run(block);
   }
 
-  Operand map(Where where, Area area) const {
-    return {where, area * area_, up_to(stride_ - whole_), whole_, stride_, rows_, columns_};
+  Operand map(Where where, int64_t area) const {
+    return {where, area * area_, up_to(stride_ - channels_), channels_, stride_, rows_, columns_};
   }
 
-  Instruction instruction(bool last) {
+  static Operand in_register(int64_t number) {
+    return {Where::kRegister, number, 0, 1, 0, 1, 1};
+  }
+
+  Instruction instruction(int64_t number, bool last) {
     Instruction one{};
     // only the last one may be a sigmoid, because its results are not exact
     do one.op = static_cast<Op>(up_to(static_cast<int>(Op::kCount) - 1));
     while (one.op == Op::kSigmoid && !last);
-    for (Operand* operand : {&one.a, &one.b, &one.c, &one.d}) *operand = this->operand();
-    one.to = target(one.op);
+    // results are not multiplied with each other, so that they remain exact
+    const bool sum = one.op == Op::kAdd || one.op == Op::kSub || one.op == Op::kMax ||
+                     one.op == Op::kMin || one.op == Op::kBits;
+    one.a = operand(true), one.b = operand(sum), one.c = operand(true);
+    one.d = operand(one.op == Op::kFmaAdd);
+    one.to = target(one.op, number);
     // in place, if nothing else reads this map
     const auto reads = [](const Operand& x) {
       return x.where == Where::kMap || x.where == Where::kVector;
     };
-    if (one.to.where == Where::kMap && one.a.where == Where::kMap && one.a.period == whole_ &&
-        !reads(one.b) && !reads(one.c) && !reads(one.d))
+    if (number == 0 && last && one.to.where == Where::kMap && one.a.where == Where::kMap &&
+        one.a.period == channels_ && !reads(one.b) && !reads(one.c) && !reads(one.d))
       one.to = one.a;
     return one;
   }
 
-  Operand operand() const {
-    switch (up_to(4)) {
-      case 0: return {Where::kRegister, up_to(3), 0, 1, 0, 1, 1};
-      case 1: return {Where::kConstant, up_to(3 * whole_), 0, 1, 0, 1, 1};
-      case 2: return {Where::kVector, 0, up_to(stride_ - whole_), whole_, stride_, 1, 1};
+  // An operand at random, which may be what an instruction before has written.
+  Operand operand(bool result) const {
+    if (result && !code_.empty() && up_to(1)) {
+      const Operand& to = code_[up_to(code_.size() - 1)].to;
+      if (to.where == Where::kRegister || to.where == Where::kMap) return to;
+    }
+    switch (up_to(3)) {
+      case 0: return {Where::kConstant, up_to(3 * channels_), 0, 1, 0, 1, 1};
+      case 1: return {Where::kVector, 0, up_to(stride_ - channels_), channels_, stride_, 1, 1};
       default: {
         Operand operand = up_to(1) ? map(Where::kMap, kSource) : map(Where::kMap16, kIntegers);
-        operand.period = up_to(1) ? whole_ : 1 + up_to(whole_ - 1);
+        operand.period = up_to(1) ? channels_ : 1 + up_to(channels_ - 1);
         return operand;
       }
     }
   }
 
-  Operand target(Op op) const {
-    if (op == Op::kBits) return map(Where::kBitMap, kTarget);
+  // Each instruction has a map of its own.
+  Operand target(Op op, int64_t number) const {
+    if (op == Op::kBits) return map(Where::kBitMap, kTargets + number);
     switch (up_to(3)) {
-      case 0: return {Where::kRegister, up_to(3), 0, 1, 0, 1, 1};
-      case 1: return map(Where::kMap, kTarget);
-      case 2: return {Where::kMean, 0, 0, whole_, 0, 1, 1};
-      default: return map(Where::kPool, kTarget);
+      case 0: return in_register(up_to(1));
+      case 1: return map(Where::kMap, kTargets + number);
+      case 2: return {Where::kMean, 0, 0, channels_, 0, 1, 1};
+      default: return map(Where::kPool, kTargets + number);
     }
   }
 };

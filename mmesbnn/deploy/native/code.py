@@ -67,7 +67,14 @@ class _Writer:
 
     def write(self, wanted: Sequence[Wanted]) -> None:
         """Write the instructions for all wanted results."""
-        order = sorted(wanted, key=lambda one: one.kind != 'store')
+        # What uses a stored value follows it, while the processor has it in its registers.
+        first: dict[Expression, int] = {}
+        for place, one in enumerate(wanted):
+            first.setdefault(one.value, place)
+        stored = {one.value for one in wanted if one.kind == 'store'}
+        order = sorted(
+            wanted, key=lambda one: (one.value not in stored, first[one.value], one.kind != 'store')
+        )
         for one in order:
             self._left[one.value] += 1
         seen: set[Expression] = set()

@@ -145,13 +145,13 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
     return kNoMemory;
   }
   const auto store = [&](int64_t image, int64_t group, int64_t begin, int count,
-                         const int32_t* sums, int64_t lanes) {
+                         const mmesbnn::Sums& sums) {
     for (int64_t o = 0; o < kernels_per_group; ++o) {
       const int64_t channel = group * kernels_per_group + o;
       const float scale = scales ? scales[channel] : 1.0f;
       float* target = out + (image * groups * kernels_per_group + channel) * pixels + begin;
       for (int p = 0; p < count; ++p)
-        target[p] = scale * static_cast<float>(sums[p * lanes + o]);
+        target[p] = scale * static_cast<float>(sums(p, o));
     }
   };
   return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;

@@ -1,5 +1,7 @@
 // AVX2: counts of half bytes come from a table in a register.
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 
 #include "kernels.h"
 #include "target.h"
@@ -107,6 +109,7 @@ BEGIN_TARGET("avx2,fma")
 namespace wide {
 
 constexpr int kWidth = 8;
+constexpr bool kManyRegisters = false;
 using V = __m256;
 inline V load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, V x) { _mm256_storeu_ps(p, x); }
@@ -137,14 +140,16 @@ END_TARGET
 
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", supported, count, compare, wide::run, wide::convolve};
+const Kernels kAvx2 = {
+    "avx2", supported, count, nullptr, wide::finish<int16_t>, wide::finish<float>, compare,
+    wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kAvx2 = {"avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
+const Kernels kAvx2 = {"avx2", [] { return false; }};
 }  // namespace mmesbnn
 
 #endif

@@ -1,5 +1,7 @@
 // AVX-512 with VPOPCNTDQ: eight channels in a register, one instruction for their counts.
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 
 #include "kernels.h"
 #include "target.h"
@@ -70,6 +72,82 @@ TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t
                out_stride);
 }
 
+// Of three bits, the parity so far, the next word's and the parity after the one after it: 1 if
+// two of the parity and the two words are 1.
+constexpr int kCarry = 0xd4;
+
+template <int ROWS, int BLOCKS>
+TARGET inline void tile_of_pairs(const uint64_t* x, const uint64_t* x_prefixes,
+                                 const uint64_t* weights, const uint64_t* weight_prefixes,
+                                 int words, int32_t* out, size_t out_stride) {
+  __m512i twos[ROWS][BLOCKS], parity[ROWS][BLOCKS];
+  for (int r = 0; r < ROWS; ++r)
+    for (int b = 0; b < BLOCKS; ++b) twos[r][b] = parity[r][b] = _mm512_setzero_si512();
+  const int pairs = words / 2;
+  const size_t block = static_cast<size_t>(words) * kLanes;
+  const size_t block_of_pairs = static_cast<size_t>(pairs) * kLanes;
+  for (int k = 0; k < pairs; ++k) {
+    for (int b = 0; b < BLOCKS; ++b) {
+      const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{2} * k * kLanes);
+      const __m512i prefix =
+          _mm512_loadu_si512(weight_prefixes + b * block_of_pairs + size_t{1} * k * kLanes);
+      for (int r = 0; r < ROWS; ++r) {
+        const size_t row = r;
+        const __m512i first = _mm512_xor_si512(
+            w, _mm512_set1_epi64(static_cast<long long>(x[row * words + 2 * k])));
+        const __m512i after = _mm512_xor_si512(
+            prefix, _mm512_set1_epi64(static_cast<long long>(x_prefixes[row * pairs + k])));
+        const __m512i carry = _mm512_ternarylogic_epi64(parity[r][b], first, after, kCarry);
+        twos[r][b] = _mm512_add_epi64(twos[r][b], _mm512_popcnt_epi64(carry));
+        parity[r][b] = after;
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int b = 0; b < BLOCKS; ++b) {
+      __m512i sum = _mm512_add_epi64(_mm512_slli_epi64(twos[r][b], 1),
+                                     _mm512_popcnt_epi64(parity[r][b]));
+      if (words % 2) {
+        const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{2} * pairs * kLanes);
+        const __m512i entry = _mm512_set1_epi64(
+            static_cast<long long>(x[static_cast<size_t>(r) * words + 2 * pairs]));
+        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(entry, w)));
+      }
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * out_stride + b * kLanes),
+                          _mm512_cvtepi64_epi32(sum));
+    }
+}
+
+template <int BLOCKS>
+TARGET inline void rows_of_pairs(const uint64_t* x, const uint64_t* x_prefixes, int rows,
+                                 const uint64_t* weights, const uint64_t* weight_prefixes,
+                                 int words, int32_t* out, size_t out_stride) {
+  const size_t pairs = words / 2;
+  size_t row = 0;
+  for (; row + 4 <= static_cast<size_t>(rows); row += 4)
+    tile_of_pairs<4, BLOCKS>(x + row * words, x_prefixes + row * pairs, weights, weight_prefixes,
+                             words, out + row * out_stride, out_stride);
+  for (; row < static_cast<size_t>(rows); ++row)
+    tile_of_pairs<1, BLOCKS>(x + row * words, x_prefixes + row * pairs, weights, weight_prefixes,
+                             words, out + row * out_stride, out_stride);
+}
+
+TARGET void count_pairs(const uint64_t* x, const uint64_t* x_prefixes, int rows,
+                        const uint64_t* weights, const uint64_t* weight_prefixes, int words,
+                        int blocks, int32_t* out, size_t out_stride) {
+  const size_t size = static_cast<size_t>(words) * kLanes;
+  const size_t size_of_pairs = static_cast<size_t>(words / 2) * kLanes;
+  int block = 0;
+  for (; block + 2 <= blocks; block += 2)
+    rows_of_pairs<2>(x, x_prefixes, rows, weights + block * size,
+                     weight_prefixes + block * size_of_pairs, words, out + block * kLanes,
+                     out_stride);
+  for (; block < blocks; ++block)
+    rows_of_pairs<1>(x, x_prefixes, rows, weights + block * size,
+                     weight_prefixes + block * size_of_pairs, words, out + block * kLanes,
+                     out_stride);
+}
+
 TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
   const __m512 limit = _mm512_set1_ps(threshold);
   const __m512 one = _mm512_set1_ps(1.0f);
@@ -91,6 +169,7 @@ BEGIN_TARGET("avx512f,avx512vl,avx512dq,avx512bw")
 namespace wide {
 
 constexpr int kWidth = 16;
+constexpr bool kManyRegisters = true;
 using V = __m512;
 inline V load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, V x) { _mm512_storeu_ps(p, x); }
@@ -118,14 +197,16 @@ END_TARGET
 
 }  // namespace
 
-const Kernels kAvx512 = {"avx512", supported, count, compare, wide::run, wide::convolve};
+const Kernels kAvx512 = {
+    "avx512", supported, count, count_pairs, wide::finish<int16_t>, wide::finish<float>, compare,
+    wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kAvx512 = {"avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
+const Kernels kAvx512 = {"avx512", [] { return false; }};
 }  // namespace mmesbnn
 
 #endif

@@ -24,6 +24,18 @@ struct Window {
   int64_t taps() const { return int64_t{kernel[0]} * kernel[1]; }
 };
 
+// Rows that are shorter than this are counted word by word.
+constexpr int64_t kLeastForPairs = 32;
+
+// Writes the xor of all words up to each second one. Words and results are `stride` apart.
+inline void write_prefixes(const uint64_t* words, int64_t stride, int64_t pairs, uint64_t* to) {
+  uint64_t prefix = 0;
+  for (int64_t i = 0; i < pairs; ++i) {
+    prefix ^= words[2 * i * stride] ^ words[(2 * i + 1) * stride];
+    to[i * stride] = prefix;
+  }
+}
+
 struct BinaryConv {
   Window window;
   int64_t height, width, out_height, out_width;
@@ -32,6 +44,7 @@ struct BinaryConv {
   const uint64_t* weights;            // (groups, blocks, taps, words, lanes)
   std::vector<int32_t> excess;        // what a padded tap adds although it should add nothing
   std::vector<uint64_t> ones;
+  std::vector<uint64_t> prefixes;     // of the weights, for count_pairs; may be empty
 
   int64_t words() const { return words_for(channels); }
   int64_t lanes() const { return blocks_for(kernels) * kLanes; }
@@ -41,6 +54,7 @@ struct BinaryConv {
     const int64_t taps = window.taps(), words = this->words(), lanes = this->lanes();
     ones.assign(words, ~uint64_t{0});
     if (channels % 64) ones.back() = (uint64_t{1} << (channels % 64)) - 1;
+    prepare_pairs();
     excess.clear();
     if (pad_value != 0) return;
     // Padded taps are counted as -1.
@@ -57,6 +71,32 @@ struct BinaryConv {
           target[lane] = static_cast<int32_t>(channels) - 2 * target[lane];
       }
   }
+
+ private:
+  void prepare_pairs() {
+    const int64_t row = window.taps() * words(), pairs = row / 2;
+    prefixes.clear();
+    if (chosen_kernels().count_pairs == nullptr || row < kLeastForPairs) return;
+    prefixes.resize(groups * blocks_for(kernels) * pairs * kLanes);
+    for (int64_t block = 0; block < groups * blocks_for(kernels); ++block)
+      for (int lane = 0; lane < kLanes; ++lane)
+        write_prefixes(weights + block * row * kLanes + lane, kLanes, pairs,
+                       &prefixes[block * pairs * kLanes + lane]);
+  }
+};
+
+// What one piece of a convolution has counted, for some pixels.
+struct Sums {
+  const int32_t* differing;  // (pixels, lanes)
+  const int32_t* wrong;      // what padded pixels add although they should not, or null
+  int64_t lanes;
+  int32_t total;
+
+  // The sum of sign * sign of kernel o at pixel p.
+  int32_t operator()(int64_t p, int64_t o) const {
+    const int64_t at = p * lanes + o;
+    return total - 2 * differing[at] - (wrong ? wrong[at] : 0);
+  }
 };
 
 constexpr int kRows = 32;
@@ -69,19 +109,25 @@ inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int
   const int64_t words = conv.words(), taps = w.taps(), pixel = conv.groups * words;
   const uint64_t* filler = conv.pad_value == 1 ? conv.ones.data() : nullptr;
   const bool run = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
+  const int64_t piece = w.kernel[1] * words;
+  int64_t out_y = begin / conv.out_width, out_x = begin % conv.out_width - 1;
   bool any = false;
+  std::memset(outside, 0, count * taps);
   for (int p = 0; p < count; ++p) {
-    const int64_t top = (begin + p) / conv.out_width * w.stride[0] - w.padding[0];
-    const int64_t left = (begin + p) % conv.out_width * w.stride[1] - w.padding[1];
+    if (++out_x == conv.out_width) out_x = 0, ++out_y;
+    const int64_t top = out_y * w.stride[0] - w.padding[0];
+    const int64_t left = out_x * w.stride[1] - w.padding[1];
     const int64_t bottom = top + int64_t{w.dilation[0]} * (w.kernel[0] - 1);
     const int64_t right = left + int64_t{w.dilation[1]} * (w.kernel[1] - 1);
     uint64_t* target = rows + p * taps * words;
     if (run && top >= 0 && left >= 0 && bottom < conv.height && right < conv.width) {
-      std::memset(outside + p * taps, 0, taps);
-      for (int dy = 0; dy < w.kernel[0]; ++dy, target += w.kernel[1] * words) {
-        const uint64_t* source =
-            x + ((top + int64_t{dy} * w.dilation[0]) * conv.width + left) * words;
-        for (int64_t i = 0; i < w.kernel[1] * words; ++i) target[i] = source[i];
+      const uint64_t* source = x + (top * conv.width + left) * words;
+      const int64_t line = w.dilation[0] * conv.width * words;
+      for (int dy = 0; dy < w.kernel[0]; ++dy, target += piece, source += line) {
+        if (piece == 3)  // 3x3 kernels of up to 64 channels, for which a loop takes longer
+          target[0] = source[0], target[1] = source[1], target[2] = source[2];
+        else
+          std::memcpy(target, source, sizeof(uint64_t) * piece);
       }
       continue;
     }
@@ -103,14 +149,14 @@ inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int
   return any;
 }
 
-// Calls store(image, group, begin, count, sums, lanes) with sums[p * lanes + o], the sum of
-// sign * sign of kernel o at pixel begin + p. Returns false if there is not enough memory.
+// Calls store(image, group, begin, count, sums) with the sums of pixels from `begin` on. Returns
+// false if there is not enough memory.
 template <class Store>
 bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads,
                    Store store) {
   const Window& w = conv.window;
   const int64_t taps = w.taps(), words = conv.words(), lanes = conv.lanes();
-  const int64_t row = taps * words, pixels = conv.out_height * conv.out_width;
+  const int64_t row = taps * words, pairs = row / 2, pixels = conv.out_height * conv.out_width;
   const int64_t tiles = (pixels + kRows - 1) / kRows, blocks = blocks_for(conv.kernels);
   const int64_t image_words = conv.height * conv.width * conv.groups * words;
   const int32_t total = static_cast<int32_t>(conv.channels * taps);
@@ -123,7 +169,9 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
     std::unique_ptr<uint64_t[]> rows(direct ? nullptr : new (std::nothrow) uint64_t[kRows * row]);
     std::unique_ptr<int32_t[]> sums(new (std::nothrow) int32_t[kRows * lanes]);
     std::unique_ptr<uint8_t[]> outside(new (std::nothrow) uint8_t[kRows * taps]);
-    if ((!direct && !rows) || !sums || !outside) {
+    std::unique_ptr<int32_t[]> wrong(new (std::nothrow) int32_t[kRows * lanes]);
+    std::unique_ptr<uint64_t[]> prefixes(new (std::nothrow) uint64_t[kRows * pairs]);
+    if ((!direct && !rows) || !sums || !outside || !wrong || !prefixes) {
       full.store(true);
       return;
     }
@@ -138,17 +186,29 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
           gathered = source + begin * words;
         else
           any = gather(conv, source, group, begin, count, rows.get(), outside.get());
-        use.count(gathered, row, count, conv.weights + group * blocks * row * kLanes,
-                  static_cast<int>(row), static_cast<int>(blocks), sums.get(), lanes);
-        for (int64_t i = 0; i < count * lanes; ++i) sums[i] = total - 2 * sums[i];
-        if (any && !conv.excess.empty())
+        const uint64_t* weights = conv.weights + group * blocks * row * kLanes;
+        if (conv.prefixes.empty() || use.count_pairs == nullptr) {
+          use.count(gathered, row, count, weights, static_cast<int>(row),
+                    static_cast<int>(blocks), sums.get(), lanes);
+        } else {
+          for (int p = 0; p < count; ++p)
+            write_prefixes(gathered + p * row, 1, pairs, prefixes.get() + p * pairs);
+          use.count_pairs(gathered, prefixes.get(), count, weights,
+                          &conv.prefixes[group * blocks * pairs * kLanes], static_cast<int>(row),
+                          static_cast<int>(blocks), sums.get(), lanes);
+        }
+        const bool corrects = any && !conv.excess.empty();
+        if (corrects) {
+          std::fill(wrong.get(), wrong.get() + count * lanes, 0);
           for (int64_t i = 0; i < count * taps; ++i) {
             if (!outside[i]) continue;
-            const int32_t* wrong = &conv.excess[(group * taps + i % taps) * lanes];
-            int32_t* value = sums.get() + i / taps * lanes;
-            for (int64_t o = 0; o < lanes; ++o) value[o] -= wrong[o];
+            const int32_t* added = &conv.excess[(group * taps + i % taps) * lanes];
+            int32_t* target = wrong.get() + i / taps * lanes;
+            for (int64_t o = 0; o < lanes; ++o) target[o] += added[o];
           }
-        store(image, group, begin, count, sums.get(), lanes);
+        }
+        store(image, group, begin, count,
+              Sums{sums.get(), corrects ? wrong.get() : nullptr, lanes, total});
       }
     }
   });

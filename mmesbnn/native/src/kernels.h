@@ -15,10 +15,12 @@ constexpr int kLanes = 8;
 constexpr int kRealLanes = 16;
 // Pixels that a real-valued convolution computes at a time, each in a register of its own.
 constexpr int kRealPixels = 8;
-// Floats of a register of a sweep.
-constexpr int kRegister = 1024;
+// Pixels that a sweep computes at a time.
+constexpr int kTile = 8;
+// Floats of a register of a sweep: kTile pixels of as many channels as a vector can have.
+constexpr int kRegister = kTile * 32;
 constexpr int kRegisters = 16;
-constexpr int kAllRegisters = kRegisters + 5;  // with those of the kernels themselves
+constexpr int kAllRegisters = kRegisters + 3;  // with those of link()
 
 enum class Op {
   kCopy,      // a
@@ -61,41 +63,75 @@ struct Operand {
 struct Instruction {
   Op op;
   Operand to, a, b, c, d;
+  // Set by link().
+  bool forwarded;  // `a` is the result of the instruction before
+  bool kept;       // an instruction after the next one reads the result from its register
 };
 
-// A few pixels and channels of a sweep.
+// Where an operand or target begins in a block, with the bytes from a pixel to the next one in a
+// tile, from pixel to pixel of the first one of a tile, and from channel to channel.
+struct Source {
+  char* at;
+  size_t step, next, along;
+};
+
+// An instruction for channels that lie side by side in all of its operands.
+struct Ready {
+  Op op;
+  Where from;   // kNone (the result of the instruction before), kMap (floats) or kMap16
+  Where where;  // to write to; kNone: the next instruction is the only one to read it
+  Source a, b, c, d, to;
+  int64_t rows, columns;  // of a window of a pool
+  int64_t bit, bits;      // place of the first bit in its pixel; bits of a pixel
+};
+
+// A few pixels of a segment of a sweep.
 struct Block {
   const Instruction* code;
   int length;
+  Ready* ready;  // `length`
   char* memory;
   const float* constants;
-  float* registers;  // kAllRegisters * kRegister
-  float* sums;       // of the tile
-  int64_t pixel, channel, width;  // first pixel and channel; width of the maps
-  int pixels, channels;
+  float* registers;      // kAllRegisters * kRegister
+  float* sums;           // of the tile
+  int64_t pixel, width;  // first pixel; width of the maps
+  int64_t pixels, channels;
 };
 
 // A real-valued convolution of one block of kRealLanes output channels.
 struct RealTile {
   const float* const* rows;  // (taps, kRealPixels): where the channels of each tap begin
+  int pixels;                // those after them may be computed or not
   int64_t taps, channels;
   const float* weights;  // (taps, channels, kRealLanes)
   float out[kRealPixels][kRealLanes];
 };
 
+// Functions of an instruction set; none, if the processor is of another kind.
 struct Kernels {
   const char* name;
-  bool (*supported)();
+  bool (*supported)() = nullptr;
   // out[row][channel] = number of differing bits, for `rows` rows of `words` words each
   // (the distance between rows is `row_stride` words) and `blocks` blocks of kLanes channels,
   // packed [block][word][lane].
   void (*count)(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights, int words,
-                int blocks, int32_t* out, size_t out_stride);
+                int blocks, int32_t* out, size_t out_stride) = nullptr;
+  // The same with one popcount for two words, as in a row of full adders: all words' sum bit is
+  // their xor, so xors of weights and of rows, up to each second word, are made before. Rows have
+  // no distance. Null: there is none.
+  void (*count_pairs)(const uint64_t* x, const uint64_t* x_prefixes, int rows,
+                      const uint64_t* weights, const uint64_t* weight_prefixes, int words,
+                      int blocks, int32_t* out, size_t out_stride) = nullptr;
+  // to[i] = total - 2 differing[i] - wrong[i], for i < count; wrong may be null.
+  void (*finish_integers)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
+                          int16_t* to) = nullptr;
+  void (*finish_floats)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
+                        float* to) = nullptr;
   // bits[i] = x[i * stride] > threshold, for i < count <= 64; *other is set if an entry is
   // neither -1 nor 1.
-  uint64_t (*compare)(const float* x, int count, float threshold, bool* other);
-  void (*run)(const Block& block);
-  void (*convolve)(RealTile& tile);
+  uint64_t (*compare)(const float* x, int count, float threshold, bool* other) = nullptr;
+  void (*run)(const Block& block) = nullptr;
+  void (*convolve)(RealTile& tile) = nullptr;
 };
 
 extern const Kernels kPortable;

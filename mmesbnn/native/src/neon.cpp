@@ -1,5 +1,7 @@
 // NEON on 64-bit ARM, where it is always available.
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 
 #include "kernels.h"
 
@@ -52,6 +54,7 @@ uint64_t compare(const float* x, int count, float threshold, bool* other) {
 namespace wide {
 
 constexpr int kWidth = 4;
+constexpr bool kManyRegisters = true;
 using V = float32x4_t;
 inline V load(const float* p) { return vld1q_f32(p); }
 inline void store(float* p, V x) { vst1q_f32(p, x); }
@@ -78,14 +81,16 @@ inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
 
 }  // namespace
 
-const Kernels kNeon = {"neon", always, count, compare, wide::run, wide::convolve};
+const Kernels kNeon = {
+    "neon", always, count, nullptr, wide::finish<int16_t>, wide::finish<float>, compare,
+    wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 
 #else
 
 namespace mmesbnn {
-const Kernels kNeon = {"neon", [] { return false; }, nullptr, nullptr, nullptr, nullptr};
+const Kernels kNeon = {"neon", [] { return false; }};
 }  // namespace mmesbnn
 
 #endif

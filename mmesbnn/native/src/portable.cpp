@@ -1,5 +1,7 @@
 // Plain C++, for every processor.
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 
 #include "kernels.h"
 
@@ -53,6 +55,7 @@ struct V {
   float at[4];
 };
 constexpr int kWidth = 4;
+constexpr bool kManyRegisters = false;
 
 template <class F>
 inline V of_each(F f) {
@@ -92,6 +95,8 @@ inline unsigned above(V a, V b) {
 
 }  // namespace
 
-const Kernels kPortable = {"portable", always, count, compare, wide::run, wide::convolve};
+const Kernels kPortable = {
+    "portable", always, count, nullptr, wide::finish<int16_t>, wide::finish<float>, compare,
+    wide::run, wide::convolve};
 
 }  // namespace mmesbnn

@@ -190,6 +190,7 @@ class Reader {
       segment.channels = next(1, kMostChannels);
       const int64_t length = next(1, kMostCode);
       for (int64_t j = 0; j < length; ++j) read_instruction(*step, segment);
+      link(segment.code);
       step->segments.push_back(std::move(segment));
     }
     require(step->sums <= kMostMemory / 4 / step->tiles());
@@ -200,7 +201,7 @@ class Reader {
   void read_instruction(SweepStep& sweep, Segment& segment) {
     // Numbers of operands, in the order of Op.
     static const int kOperands[] = {1, 2, 2, 2, 3, 4, 2, 2, 2, 4, 1, 2};
-    Instruction one;
+    Instruction one{};
     one.op = static_cast<Op>(next(0, static_cast<int>(Op::kCount) - 1));
     one.to = read_target(one.op, sweep, segment.channels);
     int left = kOperands[static_cast<int>(one.op)];
@@ -270,8 +271,8 @@ class Reader {
       require(sweep.height % map.height == 0 && sweep.width % map.width == 0);
       target.where = Where::kPool;
       target.rows = sweep.height / map.height, target.columns = sweep.width / map.width;
-      require(sweep.rows == 1 || sweep.rows == target.rows);
-      sweep.rows = target.rows;
+      require(!sweep.pools || sweep.rows == target.rows);
+      sweep.pools = true, sweep.rows = target.rows;
     }
     return target;
   }

@@ -6,6 +6,9 @@
 namespace mmesbnn {
 namespace {
 
+// Vectors of multiplications of a convolution.
+constexpr int64_t kLeastForThreads = 4096;
+
 float* floats(const Run& run, const Map& map) {
   return reinterpret_cast<float*>(run.memory + map.offset);
 }
@@ -38,6 +41,24 @@ bool OutputStep::run(const Run& run) const {
   return true;
 }
 
+// Writes where the channels of each tap begin; pixels after the last one are like it.
+void RealConvStep::find_rows(int64_t begin, int count, const float* source,
+                             const float** rows) const {
+  for (int p = 0; p < (count == 1 ? 1 : kRealPixels); ++p) {
+    const int64_t pixel = begin + std::min(p, count - 1);
+    const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
+    const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
+    const float** row = rows + p;
+    for (int ky = 0; ky < window.kernel[0]; ++ky)
+      for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
+        const int64_t y = top + int64_t{ky} * window.dilation[0];
+        const int64_t x = left + int64_t{kx} * window.dilation[1];
+        const bool inside = y >= 0 && y < from.height && x >= 0 && x < from.width;
+        *row = inside ? source + (y * from.width + x) * from.channels : zeros.data();
+      }
+  }
+}
+
 bool RealConvStep::run(const Run& run) const {
   const int64_t taps = window.taps(), depth = from.channels / groups, pixels = to.pixels();
   const int64_t blocks = (kernels + kRealLanes - 1) / kRealLanes;
@@ -46,8 +67,10 @@ bool RealConvStep::run(const Run& run) const {
   const float* source = floats(run, from);
   float* target = floats(run, to);
   const Kernels& use = chosen_kernels();
+  // to share out a few microseconds of work takes longer than the work
+  const bool short_work = taps * depth * blocks * groups * pixels < kLeastForThreads;
   std::atomic<bool> full{false};
-  parallel(tiles * parts, run.threads, [&](int64_t first, int64_t last) {
+  parallel(tiles * parts, short_work ? 1 : run.threads, [&](int64_t first, int64_t last) {
     std::unique_ptr<const float*[]> rows(new (std::nothrow) const float*[taps * kRealPixels]);
     if (!rows) {
       full.store(true);
@@ -60,21 +83,10 @@ bool RealConvStep::run(const Run& run) const {
       const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
       for (int64_t block = from_block, ready = -1; block < to_block; ++block) {
         const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
-        for (int64_t t = 0; ready != group && t < taps; ++t)
-          for (int p = 0; p < kRealPixels; ++p) {
-            const int64_t pixel = begin + std::min(p, count - 1);
-            const int64_t y = pixel / to.width * window.stride[0] - window.padding[0] +
-                              t / window.kernel[1] * window.dilation[0];
-            const int64_t x = pixel % to.width * window.stride[1] - window.padding[1] +
-                              t % window.kernel[1] * window.dilation[1];
-            const bool inside = y >= 0 && y < from.height && x >= 0 && x < from.width;
-            rows[t * kRealPixels + p] =
-                inside ? source + (y * from.width + x) * from.channels + group * depth
-                       : zeros.data();
-          }
+        if (ready != group) find_rows(begin, count, source + group * depth, rows.get());
         ready = group;
         RealTile tile;
-        tile.rows = rows.get();
+        tile.rows = rows.get(), tile.pixels = count;
         tile.taps = taps, tile.channels = depth;
         tile.weights = run.constants + weights + block * taps * depth * kRealLanes;
         use.convolve(tile);
@@ -90,27 +102,21 @@ bool RealConvStep::run(const Run& run) const {
 
 bool BinaryConvStep::run(const Run& run) const {
   const uint64_t* bits = reinterpret_cast<const uint64_t*>(run.memory + from.offset);
-  const int64_t wanted = conv.kernels;
-  if (to.kind == MapKind::kInt16) {
-    int16_t* map = reinterpret_cast<int16_t*>(run.memory + to.offset) + at;
-    return convolve_bits(conv, bits, 1, run.threads,
-                         [&](int64_t, int64_t, int64_t begin, int count, const int32_t* sums,
-                             int64_t lanes) {
-                           for (int p = 0; p < count; ++p)
-                             for (int64_t o = 0; o < wanted; ++o)
-                               map[(begin + p) * to.channels + o] =
-                                   static_cast<int16_t>(sums[p * lanes + o]);
-                         });
-  }
-  float* map = floats(run, to) + at;
-  return convolve_bits(conv, bits, 1, run.threads,
-                       [&](int64_t, int64_t, int64_t begin, int count, const int32_t* sums,
-                           int64_t lanes) {
-                         for (int p = 0; p < count; ++p)
-                           for (int64_t o = 0; o < wanted; ++o)
-                             map[(begin + p) * to.channels + o] =
-                                 static_cast<float>(sums[p * lanes + o]);
-                       });
+  const Kernels& use = chosen_kernels();
+  const auto convolve = [&](auto* map, auto finish) {
+    return convolve_bits(
+        conv, bits, 1, run.threads,
+        [&](int64_t, int64_t, int64_t begin, int count, const Sums& sums) {
+          for (int p = 0; p < count; ++p)
+            finish(sums.differing + p * sums.lanes,
+                   sums.wrong ? sums.wrong + p * sums.lanes : nullptr, sums.total,
+                   static_cast<int>(conv.kernels), map + (begin + p) * to.channels + at);
+        });
+  };
+  char* map = run.memory + to.offset;
+  return to.kind == MapKind::kInt16
+             ? convolve(reinterpret_cast<int16_t*>(map), use.finish_integers)
+             : convolve(reinterpret_cast<float*>(map), use.finish_floats);
 }
 
 bool PoolStep::run(const Run& run) const {
@@ -144,43 +150,97 @@ bool PoolStep::run(const Run& run) const {
   return true;
 }
 
-int64_t SweepStep::channels_at_once() const {
-  int64_t most = 1;
-  for (const Segment& segment : segments) most = std::max(most, segment.channels);
-  return std::min<int64_t>(most, 256);
+namespace {
+
+bool reads(const Operand& operand, const Operand& result) {
+  if (operand.where != result.where || operand.at != result.at) return false;
+  return result.where == Where::kRegister ||
+         (result.where == Where::kMap && operand.offset == result.offset &&
+          operand.period == result.period && operand.stride == result.stride);
 }
 
+bool is_read_later(const std::vector<Instruction>& code, size_t number) {
+  const Operand& result = code[number].to;
+  for (size_t i = number + 1; i < code.size(); ++i) {
+    const Instruction& one = code[i];
+    if ((reads(one.a, result) && !one.forwarded) || reads(one.b, result) ||
+        reads(one.c, result) || reads(one.d, result))
+      return true;
+    if (reads(one.to, result)) return false;  // written again
+  }
+  return false;
+}
+
+}  // namespace
+
+void link(std::vector<Instruction>& code) {
+  std::vector<Instruction> linked;
+  for (Instruction one : code) {
+    int64_t spare = kRegisters;
+    for (Operand* operand : {&one.b, &one.c, &one.d}) {
+      if (operand->where != Where::kMap16) continue;
+      Instruction copy{};
+      copy.op = Op::kCopy, copy.a = *operand;
+      *operand = copy.to = {Where::kRegister, spare++, 0, 1, 0, 1, 1};
+      linked.push_back(copy);
+    }
+    linked.push_back(one);
+  }
+  // A copy and bits leave the result as it is, so it has several places.
+  std::vector<const Operand*> places;
+  for (Instruction& one : linked) {
+    one.forwarded = std::any_of(places.begin(), places.end(),
+                                [&](const Operand* place) { return reads(one.a, *place); });
+    if (one.op == Op::kBits || (one.op == Op::kCopy && one.forwarded)) {
+      if (!one.forwarded) places = {&one.a};
+    } else {
+      places.clear();
+    }
+    places.push_back(&one.to);
+  }
+  for (size_t i = 0; i < linked.size(); ++i) linked[i].kept = is_read_later(linked, i);
+  code = std::move(linked);
+}
+
+// Small enough for the first cache, with all that is read and written.
 int64_t SweepStep::pixels_at_once() const {
-  return std::min<int64_t>(kRegister / channels_at_once(), pixels());
+  int64_t most = 1;
+  for (const Segment& segment : segments) most = std::max(most, segment.channels);
+  return std::max<int64_t>(kTile, 16384 / most / kTile * kTile);
 }
 
 // Independent of the number of threads, so that the order of summation is, too.
 int64_t SweepStep::tile() const {
-  const int64_t once = rows > 1 ? rows * width : pixels_at_once();
+  const int64_t once = pools ? rows * width : 2 * kTile;
   return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;
 }
 
 bool SweepStep::run(const Run& run) const {
-  const int64_t wide = channels_at_once(), once = pixels_at_once(), tile = this->tile();
-  const int64_t pixels = this->pixels();
+  const int64_t once = pixels_at_once(), tile = this->tile(), pixels = this->pixels();
+  size_t longest = 0;
+  for (const Segment& segment : segments) longest = std::max(longest, segment.code.size());
   const Kernels& use = chosen_kernels();
+  std::atomic<bool> full{false};
   parallel(tiles(), run.threads, [&](int64_t first, int64_t last) {
-    alignas(64) float registers[kAllRegisters * kRegister];
+    alignas(64) float registers[kAllRegisters * kRegister] = {};
+    std::unique_ptr<Ready[]> ready(new (std::nothrow) Ready[longest]);
+    if (!ready) {
+      full.store(true);
+      return;
+    }
     Block block;
     block.memory = run.memory, block.constants = run.constants, block.registers = registers;
-    block.width = width;
+    block.ready = ready.get(), block.width = width;
     for (int64_t item = first; item < last; ++item) {
       const int64_t end = std::min((item + 1) * tile, pixels);
       block.sums = run.sums + item * sums;
       std::fill(block.sums, block.sums + sums, 0.0f);
-      for (const Segment& segment : segments) {
-        block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
-        for (block.channel = 0; block.channel < segment.channels; block.channel += wide) {
-          block.channels = static_cast<int>(std::min(wide, segment.channels - block.channel));
-          for (block.pixel = item * tile; block.pixel < end; block.pixel += once) {
-            block.pixels = static_cast<int>(std::min(once, end - block.pixel));
-            use.run(block);
-          }
+      for (block.pixel = item * tile; block.pixel < end; block.pixel += once) {
+        block.pixels = std::min(once, end - block.pixel);
+        for (const Segment& segment : segments) {
+          block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
+          block.channels = segment.channels;
+          use.run(block);
         }
       }
     }
@@ -194,7 +254,7 @@ bool SweepStep::run(const Run& run) const {
       target[c] = static_cast<float>(sum / static_cast<double>(pixels));
     }
   }
-  return true;
+  return !full.load();
 }
 
 }  // namespace mmesbnn

@@ -26,6 +26,9 @@ struct RealConvStep : Step {
   int64_t weights;              // index of the first
   std::vector<float> zeros;     // a padded pixel
   bool run(const Run& run) const override;
+
+ private:
+  void find_rows(int64_t begin, int count, const float* source, const float** rows) const;
 };
 
 struct BinaryConvStep : Step {
@@ -49,6 +52,10 @@ struct Segment {
   std::vector<Instruction> code;
 };
 
+// Prepares the code of a segment for the kernels: they read integers as the first operand only,
+// and need to know which results stay in registers of the processor.
+void link(std::vector<Instruction>& code);
+
 // Mean that a sweep writes: of `count` sums that start at `sum`, to `to` in the memory.
 struct MeanTarget {
   int64_t sum, count, to;
@@ -57,12 +64,12 @@ struct MeanTarget {
 // Elementwise instructions for all pixels.
 struct SweepStep : Step {
   int64_t height, width;
-  int64_t rows = 1;  // of pixels that a tile must not part
+  bool pools = false;
+  int64_t rows = 1;  // of pixels that a tile must not part, if it pools
   std::vector<Segment> segments;
   std::vector<MeanTarget> means;
   int64_t sums = 0;  // floats of a tile
 
-  int64_t channels_at_once() const;
   int64_t pixels_at_once() const;
   int64_t tile() const;  // pixels
   int64_t pixels() const { return height * width; }
