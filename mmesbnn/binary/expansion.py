@@ -117,6 +117,22 @@ def tile(x: Tensor, copies: int, dim: int = 1) -> Tensor:
     return like_layout(x.repeat(repeats), x)
 
 
+def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute ``tile(x) * scale + shift`` without storing the tiled ``x``.
+
+    Args:
+        x: Small map ``(N, C, H, W)``.
+        scale: One factor per tiled channel, ``(k C,)``.
+        shift: One offset per tiled channel, ``(k C,)``.
+
+    Returns:
+        Tensor ``(N, k C, H, W)`` of ``x``'s dtype.
+    """
+    per_copy = (-1, x.shape[1], 1, 1)
+    y = torch.addcmul(shift.view(per_copy), x.unsqueeze(1), scale.view(per_copy))
+    return like_layout(y.flatten(1, 2).to(x.dtype), x)
+
+
 def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:
     """Return initial shifts of ``copies`` copies, evenly from ``-spread`` to ``spread``.
 

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import MODULE, checked_layer
-from .expansion import copy_signs, tile
+from .expansion import copy_signs, tile, tiled_affine
 from .inputs import check_maps
 from .precision import KeepsFloat32
 from .recompute import is_recomputing
-from .tiled_affine import tiled_affine
 from .tracing import whole_layer
 
 

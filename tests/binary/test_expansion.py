@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn.binary import Expansion, ShrunkConv2d, ShrunkLinear, tile
-from mmesbnn.binary.expansion import copy_signs, one_sided_thresholds, spread_thresholds
+from mmesbnn.binary.expansion import (
+    copy_signs,
+    one_sided_thresholds,
+    spread_thresholds,
+    tiled_affine,
+)
+from tests.binary.es_reference import assert_same, double
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,12 @@ def test_spread_thresholds_formula():
     assert spread_thresholds(2, 3, 4.0).tolist() == [-4, -4, 0, 0, 4, 4]
     assert spread_thresholds(3, 1, 4.0).tolist() == [0, 0, 0]
     assert spread_thresholds(2, 2, 0.0).tolist() == [0, 0, 0, 0]
+
+
+def test_tiled_affine_is_an_affine_of_the_tiled_map():
+    x, scale, shift = double(2, 3, 4, 5), double(12), double(12)
+    expected = torch.cat([x] * 4, 1) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+    assert_same(tiled_affine(x, scale, shift), expected)
 
 
 def drawn(*args):

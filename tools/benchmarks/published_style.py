@@ -30,7 +30,6 @@ from mmesbnn.binary import (
 )
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.models.layers import RecoupledConv, SqueezeExcite
-from mmesbnn.models.layers.gate_conv import GateConv2d
 
 
 def through(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -199,12 +198,6 @@ def _plain_prelu(layer: ChannelPReLU) -> nn.PReLU:
     return plain
 
 
-def _plain_conv(layer: GateConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, groups=layer.groups)
-    plain.weight, plain.bias = layer.weight, layer.bias
-    return plain
-
-
 #: Inner layers first: the outer ones take them over.
 REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     HardTanhSign: HardTanh,
@@ -215,7 +208,6 @@ REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     RPReLU: Shifted,
     ChannelPReLU: _plain_prelu,
     TiledBatchNorm2d: _plain_norm,
-    GateConv2d: _plain_conv,
     SqueezeExcite: Gate,
     BinaryConv2d: Conv,
     BinaryLinear: Linear,

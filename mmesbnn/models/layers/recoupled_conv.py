@@ -18,8 +18,7 @@ from ...binary import (
 from ...binary.arguments import NORM, RULES, checked_layer
 from ...binary.prelus import ChannelPReLU
 from ...checks import each, mapping, one_of, optional, positive_int
-from .float_layers import PooledProjection, average_pool
-from .gate_conv import gate_conv
+from .float_layers import PooledProjection, average_pool, float_conv
 from .position_means import pooled_mean, position_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
@@ -73,8 +72,8 @@ class SqueezeExcite(nn.Module):
         else:
             self.copies, groups = 1, 1
             sizes = ((wide, middle), (middle, wide))
-        self.squeeze = gate_conv(*sizes[0], groups=groups, bits=bits)
-        self.excite = gate_conv(*sizes[1], groups=groups, bits=bits)
+        self.squeeze = float_conv(*sizes[0], groups=groups, bits=bits)
+        self.excite = float_conv(*sizes[1], groups=groups, bits=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of ``x``."""
