@@ -98,13 +98,14 @@ struct Block {
   int64_t pixels, channels;
 };
 
-// A real-valued convolution of one block of kRealLanes output channels.
+// A real-valued convolution of one or two blocks of kRealLanes output channels.
 struct RealTile {
   const float* const* rows;  // (taps, kRealPixels): where the channels of each tap begin
   int pixels;                // those after them may be computed or not
+  int blocks;
   int64_t taps, channels;
-  const float* weights;  // (taps, channels, kRealLanes)
-  float out[kRealPixels][kRealLanes];
+  const float* weights;  // (blocks, taps, channels, kRealLanes)
+  float out[kRealPixels][2 * kRealLanes];
 };
 
 // Functions of an instruction set; none, if the processor is of another kind.

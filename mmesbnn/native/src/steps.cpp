@@ -81,16 +81,18 @@ bool RealConvStep::run(const Run& run) const {
       const int count = static_cast<int>(std::min<int64_t>(kRealPixels, pixels - begin));
       const int64_t from_block = parts == 1 ? 0 : item % parts;
       const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
-      for (int64_t block = from_block, ready = -1; block < to_block; ++block) {
+      int64_t step = 1;
+      for (int64_t block = from_block, ready = -1; block < to_block; block += step) {
         const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
+        step = block + 1 < to_block && block % blocks + 1 < blocks ? 2 : 1;
         if (ready != group) find_rows(begin, count, source + group * depth, rows.get());
         ready = group;
         RealTile tile;
-        tile.rows = rows.get(), tile.pixels = count;
+        tile.rows = rows.get(), tile.pixels = count, tile.blocks = static_cast<int>(step);
         tile.taps = taps, tile.channels = depth;
         tile.weights = run.constants + weights + block * taps * depth * kRealLanes;
         use.convolve(tile);
-        const int64_t wanted = std::min<int64_t>(kRealLanes, kernels - lane);
+        const int64_t wanted = std::min<int64_t>(step * kRealLanes, kernels - lane);
         for (int p = 0; p < count; ++p)
           std::memcpy(target + (begin + p) * to.channels + at + group * kernels + lane,
                       tile.out[p], sizeof(float) * wanted);
