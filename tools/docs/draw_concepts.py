@@ -47,13 +47,13 @@ def channels(axis, x, colours, title, labels):
     middles = 4 + np.arange(len(colours) - 1, -len(colours), -2) / 2
     for y, colour, label in zip(middles, colours, labels):
         axis.add_patch(Rectangle((x, y - 0.35), 1.6, 0.7, facecolor=colour, edgecolor='black'))
-        axis.text(x + 0.8, y, label, ha='center', va='center', fontsize=9, color='white')
-    axis.text(x + 0.8, middles[0] + 0.55, title, ha='center', va='bottom', fontsize=10)
+        axis.text(x + 0.8, y, label, ha='center', va='center', fontsize=13, color='white')
+    axis.text(x + 0.8, middles[0] + 0.55, title, ha='center', va='bottom', fontsize=13)
 
 
 def arrow(axis, x, text):
     axis.annotate('', (x + 1.5, 4), (x, 4), arrowprops=dict(arrowstyle='->', lw=2))
-    axis.text(x + 0.75, 4.35, text, ha='center', va='bottom', fontsize=9)
+    axis.text(x + 0.75, 4.35, text, ha='center', va='bottom', fontsize=13)
 
 
 def draw_convolution(axis, expansion):
@@ -75,7 +75,7 @@ def draw_convolution(axis, expansion):
         title = f'{wide} features with own\naffine and threshold'
         channels(axis, 7.0, greys * expansion.copies, title, labels)
     weights = f'weights: {kernels} x {wide} = {kernels * wide}'
-    axis.set_title(f'tau = {expansion.tau}     {weights}', fontsize=12)
+    axis.set_title(f'tau = {expansion.tau}     {weights}', fontsize=15)
     axis.set(xlim=(-0.6, 9.2 if several else 5.6), ylim=(0, 9.2))
     axis.axis('off')
 

@@ -10,6 +10,9 @@ from mmesbnn.whole_files import whole_file
 from .names import BITS, NATIVE
 from .tables import setting_of
 
+#: Panels beside each other. The words of more than two are too small on a page.
+COLUMNS = 2
+
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Draw one panel for every setting, with one bar for every contender."""
@@ -19,10 +22,13 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     most = max(len(result['median_ms']) for result in results)
-    figure, panels = plt.subplots(
-        1, len(results), figsize=(4.2 * len(results), 1.2 + 0.27 * most), sharey=True, squeeze=False
-    )
-    for panel, result in zip(panels[0], results):
+    columns = min(COLUMNS, len(results))
+    rows = -(-len(results) // columns)
+    size = (2 + 3.6 * columns, (1.2 + 0.27 * most) * rows)
+    figure, panels = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for panel in panels.flat[len(results) :]:
+        panel.remove()
+    for panel, result in zip(panels.flat, results):
         names = list(result['median_ms'])[::-1]
         values = [result['median_ms'][name] / result['batch'] for name in names]
         colours = ['tab:red' if name.startswith((BITS, NATIVE)) else 'tab:gray' for name in names]
