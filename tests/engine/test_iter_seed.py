@@ -78,21 +78,39 @@ def test_validation_does_not_change_the_training(trainings, root, tmp_path):
     assert toy.history(other)['train/loss_l1'] == expected
 
 
-def test_skipped_images_are_not_read(root, trainings, tmp_path, monkeypatch):
+@pytest.fixture
+def draws(monkeypatch):
+    """List the draws of the images that are read."""
     from mmesbnn.datasets import PairedSRDataset
 
     read, original = [], PairedSRDataset.__getitem__
 
     def spy(self, key):
-        read.append(key)
+        if isinstance(key, tuple):
+            read.append(key[1][1])
         return original(self, key)
 
     monkeypatch.setattr(PairedSRDataset, '__getitem__', spy)
+    return read
+
+
+def test_skipped_images_are_not_read(root, trainings, tmp_path, draws):
     last = str(trainings[2][0] / 'iter_2.pth')
     resumed = sr_runs.runner(root, tmp_path, resume=True, load_from=last)
     resumed.train()
-    draws = [key[1][1] for key in read if isinstance(key, tuple)]
     assert draws == [4, 5, 6, 7]
+
+
+def test_a_loop_may_skip_by_a_count(root, tmp_path, draws):
+    """The loop of onedl-mmengine skips so, that of mmengine one by one."""
+    runner = sr_runs.runner(root, tmp_path)
+    loop = runner.train_loop
+    loop._iter = 2
+    IterSeedHook().before_train(runner)
+    loop.dataloader_iterator.skip_iter(2)
+    assert draws == []
+    next(loop.dataloader_iterator)
+    assert draws == [4, 5]
 
 
 def test_seeds_differ_by_iteration_and_run(root, tmp_path):

@@ -28,6 +28,11 @@ class _Skipped:
             return None
         return next(self.iterator)
 
+    def skip_iter(self, count: int) -> None:
+        """Skip items. onedl-mmengine 0.10.12 calls this once, mmengine calls ``next`` for each."""
+        for _ in range(count):
+            next(self)
+
 
 @HOOKS.register_module()
 class IterSeedHook(Hook):
