@@ -66,6 +66,9 @@ FORMS: dict[str, dict[str, Any]] = {
     'tau 2, balanced': dict(tau=2, copy_init='balanced'),
     'groups 2': dict(groups=2),
 }
+#: Forms that train longer than the others, by this factor.
+LONGER = {'baseline, 1.5 times as long': 1.5}
+FORMS |= {form: {} for form in LONGER}
 
 
 class Network(nn.Module):
@@ -90,7 +93,14 @@ class Network(nn.Module):
         super().__init__()
         expansion = Expansion(tau, groups)
         self.factor, self.read = expansion.factor, read
-        binary = dict(banks=1, expansion=expansion, spread=0.5, sign_zero=-1, copy_init=copy_init)
+        binary = dict(
+            banks=1,
+            expansion=expansion,
+            spread=0.5,
+            copy_init=copy_init,
+            sign='quadratic',
+            weight_binarizer='scaled_sign',
+        )
         self.conv_in = nn.Conv2d(3, CHANNELS, 3, padding=1)
         self.blocks = nn.ModuleList(
             ResBlock(CHANNELS, CHANNELS, NORM_GROUPS, 0.0, False, binary) for _ in range(DEPTH)
@@ -170,6 +180,7 @@ def train(form: str, seed: int, iters: int) -> dict[str, Any]:
     model = Network(**FORMS[form])
     fresh, missing = Crops(10_000 + seed).draw(256)
     constant = [constant_signs(model, fresh)]
+    iters = round(iters * LONGER.get(form, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.99), eps=1e-12)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, iters, pct_start=0.05)
     crops = Crops(seed)
