@@ -83,6 +83,8 @@ PRESETS = {
             study(BNEXT_FORMS, JUDGES, family='BNext', **LONG),
             study('2x1+balanced+even', range(1, 9), family='BNext', **LONG),
             study('2x1+balanced', JUDGES, task='denoising'),
+            study('2x1+balanced 1x2+balanced', JUDGES, family='BinaryViT', depth=4),
+            study('4x1+balanced', JUDGES, family='BinaryViT', depth=4),
         ),
     ),
     'axes': Preset(
