@@ -103,7 +103,7 @@ def attack(parser, action, word):
         *_, last = said.getvalue().strip().rpartition('error: ')
         named = action.option_strings[-1:] or [action.metavar, action.dest]
         # argparse reads a word with a dash as an option, not as an argument
-        dashed = word.startswith('-') and not action.option_strings
+        dashed = word.startswith('-') and (not action.option_strings or action.nargs == '*')
         assert dashed or any(name in last for name in named if isinstance(name, str)), last[:300]
         # argparse itself prints a wrong choice without shortening
         assert action.choices or len(last) < 700, f'{len(last)} characters'

@@ -2,23 +2,26 @@
 
 import pytest
 import torch
-from torch import nn
 
-from mmesbnn.models.layers.float_layers import average_pool
-from mmesbnn.models.layers.position_means import pooled_mean, position_mean
+from mmesbnn.models.layers.position_means import position_mean
 
 
 @pytest.mark.parametrize('size', [(4, 6), (5, 6), (4, 7)])
-@pytest.mark.parametrize('pool', [average_pool(), nn.Identity()])
-def test_values_and_gradients_are_torchs(size, pool):
+def test_values_and_gradients_are_torchs(size):
     x, u = torch.randn(2, 3, *size, dtype=torch.float64), torch.randn(2, 3, 1, 1).double()
     results = []
-    for function in (lambda x: pooled_mean(x, pool), lambda x: pool(x).mean((2, 3), keepdim=True)):
+    for function in (position_mean, lambda x: x.mean((2, 3), keepdim=True)):
         leaf = x.clone().requires_grad_()
         y = function(leaf)
         results.append((y, *torch.autograd.grad(y, leaf, u)))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize('size', [(4, 6), (16, 20), (7, 9)])
+def test_values_do_not_depend_on_whether_gradients_are_wanted(size):
+    x = torch.randn(2, 32, *size)
+    assert torch.equal(position_mean(x.clone().requires_grad_()), position_mean(x))
 
 
 def test_a_mean_of_low_precision_is_rounded_once():

@@ -70,8 +70,8 @@ MUTANTS = (
     ),
     Mutant(
         'gate-mix',
-        'self.mix * _mean(source) + (1 - self.mix) * _mean(y)',
-        '(1 - self.mix) * _mean(source) + self.mix * _mean(y)',
+        'self.mix * source + (1 - self.mix) * position_mean(y)',
+        '(1 - self.mix) * source + self.mix * position_mean(y)',
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(

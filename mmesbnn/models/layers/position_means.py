@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...binary.precision import wide_dtype
 from ...binary.signs import trains_on_cpu
@@ -30,18 +30,3 @@ class _Mean(torch.autograd.Function):
 def position_mean(x: Tensor) -> Tensor:
     """Compute the mean over positions, ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
     return _Mean.apply(x) if trains_on_cpu(x) else x.mean((2, 3), keepdim=True)
-
-
-@whole_function
-def pooled_mean(x: Tensor, pool: nn.Module) -> Tensor:
-    """Compute the mean over positions of ``pool(x)``.
-
-    The mean of means of 2x2 positions is the mean of all, if there are no others. Training on a
-    CPU, where the pooling is slow, therefore leaves it out.
-
-    Args:
-        x: Map ``(N, C, H, W)``.
-        pool: 2x2 average pooling or ``nn.Identity``.
-    """
-    halves = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-    return position_mean(x if trains_on_cpu(x) and halves else pool(x))

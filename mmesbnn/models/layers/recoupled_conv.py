@@ -19,7 +19,7 @@ from ...binary.arguments import NORM, RULES, checked_layer
 from ...binary.prelus import ChannelPReLU
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, average_pool, float_conv
-from .position_means import pooled_mean, position_mean
+from .position_means import position_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
 CONV = each(
@@ -195,7 +195,7 @@ class RecoupledConv(nn.Module):
         y = self.act(normalize_tiled(y, self.norm1, self.copies))
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
-        source = position_mean(residual) if same else pooled_mean(x, self.pool)
+        source = position_mean(residual if same else self.pool(x))
         # the mean of a mixture is the mixture of the means, which are small
         mixed = self.mix * source + (1 - self.mix) * position_mean(y)
         y = self.se(mixed) * y
