@@ -8,6 +8,9 @@ namespace {
 
 // Vectors of multiplications of a convolution.
 constexpr int64_t kLeastForThreads = 4096;
+// Places of one result that link() remembers, so that its work grows with the length of the code
+// only. A result that is found in none is read from memory.
+constexpr size_t kMostPlaces = 8;
 
 float* floats(const Run& run, const Map& map) {
   return reinterpret_cast<float*>(run.memory + map.offset);
@@ -161,18 +164,6 @@ bool reads(const Operand& operand, const Operand& result) {
           operand.period == result.period && operand.stride == result.stride);
 }
 
-bool is_read_later(const std::vector<Instruction>& code, size_t number) {
-  const Operand& result = code[number].to;
-  for (size_t i = number + 1; i < code.size(); ++i) {
-    const Instruction& one = code[i];
-    if ((reads(one.a, result) && !one.forwarded) || reads(one.b, result) ||
-        reads(one.c, result) || reads(one.d, result))
-      return true;
-    if (reads(one.to, result)) return false;  // written again
-  }
-  return false;
-}
-
 }  // namespace
 
 void link(std::vector<Instruction>& code) {
@@ -198,9 +189,19 @@ void link(std::vector<Instruction>& code) {
     } else {
       places.clear();
     }
-    places.push_back(&one.to);
+    if (places.size() < kMostPlaces) places.push_back(&one.to);
   }
-  for (size_t i = 0; i < linked.size(); ++i) linked[i].kept = is_read_later(linked, i);
+  // From the end, so that the registers that are read later are known.
+  bool live[kAllRegisters] = {};
+  for (auto one = linked.rbegin(); one != linked.rend(); ++one) {
+    if (one->to.where == Where::kRegister) {
+      one->kept = live[one->to.at];
+      live[one->to.at] = false;
+    }
+    for (const Operand* operand : {&one->a, &one->b, &one->c, &one->d})
+      if (operand->where == Where::kRegister && !(operand == &one->a && one->forwarded))
+        live[operand->at] = true;
+  }
   code = std::move(linked);
 }
 
