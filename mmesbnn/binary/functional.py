@@ -32,7 +32,7 @@ from torch.nn.modules.utils import _pair
 
 from .native_mode import native_conv2d, native_linear
 from .signs import is_transformed
-from .strided_gradient import is_slow, strided_input_gradient
+from .strided_gradient import convolution_gradients
 
 PAD_VALUES = (-1, 0, 1)
 
@@ -90,24 +90,9 @@ def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     top, left = (0, 0)
     if pad_value:
         (top, left), x, padding = padding, _pad(x, padding, pad_value), (0, 0)
-    wants_x, wants_weight, *_ = ctx.needs_input_grad
-    fast_x = None
-    if wants_x and is_slow(grad, x, weight, stride, groups):
-        fast_x = strided_input_gradient(grad, x, weight, stride, padding, dilation)
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        None,
-        stride,
-        padding,
-        dilation,
-        False,
-        (0, 0),
-        groups,
-        (wants_x and fast_x is None, wants_weight, False),
-    )
-    grad_x = grad_x if fast_x is None else fast_x
+    pairs = stride, padding, dilation
+    wanted = ctx.needs_input_grad[:2]
+    grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
     return grad_x, grad_weight, None, None, None, None, None
