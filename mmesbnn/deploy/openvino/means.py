@@ -6,10 +6,13 @@ Means are over the pixels of a map; ``a`` and ``b`` are equal for all pixels::
     mean(x - y)      ->  mean(x) - mean(y)
     mean(a * x)      ->  a * mean(x)
     mean(b)          ->  b
+    mean([x, y])     ->  [mean(x), mean(y)]    if the channels are concatenated
     mean(pool(x))    ->  mean(x)    if adjacent windows of an average pooling fill the map
 
 A squeeze-excite gate reads such a mean. In BNext it is the mean of ``a x + (1 - a) y`` with
-one ``a`` per channel. If nothing else reads this map, it is not computed.
+one ``a`` per channel. If nothing else reads this map, it is not computed. And ``x`` is often
+the sum ``r + g y + b`` of the layer before, whose gate has computed the means of ``r`` and
+``y``. Then no map is read for the mean of ``x``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import openvino as ov
 from openvino import opset13 as ops
 
-from .nodes import copy_of, is_mean_of_pixels, key_of, sizes_of
+from .nodes import copy_of, is_mean_of_pixels, key_of, rank_of, sizes_of
 
 
 def _is_pixel(output: ov.Output) -> bool:
@@ -32,10 +35,16 @@ def _is_read_once(output: ov.Output) -> bool:
 
 def _is_linear(node: ov.Node) -> bool:
     """Return whether the mean of ``node`` follows from the means of its inputs."""
-    kind = node.get_type_name()
+    kind, inputs = node.get_type_name(), node.input_values()
+    if not all(_is_pixel(x) or rank_of(x) == 4 for x in inputs):
+        return False
     if kind == 'Multiply':
-        return any(map(_is_pixel, node.input_values()))
-    return kind in ('Add', 'Subtract')
+        return any(map(_is_pixel, inputs))
+    return kind in ('Add', 'Subtract') or _joins_channels(node)
+
+
+def _joins_channels(node: ov.Node) -> bool:
+    return node.get_type_name() == 'Concat' and node.get_attributes()['axis'] in (1, -3)
 
 
 def _averages_all_alike(node: ov.Node) -> bool:
@@ -48,6 +57,14 @@ def _averages_all_alike(node: ov.Node) -> bool:
     if sizes is None or not is_plain or any(attributes['pads_begin'] + attributes['pads_end']):
         return False
     return all(size is not None and size % k == 0 for size, k in zip(sizes[-2:], kernel))
+
+
+def _has_parts(node: ov.Node) -> bool:
+    return _is_linear(node) or _averages_all_alike(node)
+
+
+def _parts(node: ov.Node) -> list[ov.Output]:
+    return node.input_values()[:1] if _averages_all_alike(node) else node.input_values()
 
 
 class _Means:
@@ -70,19 +87,32 @@ class _Means:
             self.known[key] = self._compute(x)
         return self.known[key]
 
+    def follow_for(self, x: ov.Output) -> bool:
+        """Return whether the mean of ``x`` follows from means that are known."""
+        maps, seen = [x], set()
+        while maps:
+            part = maps.pop()
+            if _is_pixel(part) or key_of(part) in self.known or key_of(part) in seen:
+                continue
+            if not _has_parts(part.get_node()):
+                return False
+            seen.add(key_of(part))
+            maps.extend(_parts(part.get_node()))
+        return True
+
     def _compute(self, x: ov.Output) -> ov.Output:
         node = x.get_node()
-        if _averages_all_alike(node):
-            return self.of(node.input_value(0))
-        if _is_read_once(x) and _is_linear(node):
-            return copy_of(node, map(self.of, node.input_values()))[0]
+        if _has_parts(node) and (_is_read_once(x) or self.follow_for(x)):
+            means = [self.of(part) for part in _parts(node)]
+            return means[0] if _averages_all_alike(node) else copy_of(node, means)[0]
         return ops.reduce_mean(x, self.axes, True).output(0)
 
 
 def push_means(graph: ov.Model) -> None:
-    """Compute means over pixels before the maps are scaled and added.
+    """Compute means over pixels from the means of the maps' parts.
 
-    This changes only maps that nothing except the mean reads.
+    A map disappears if nothing except the mean reads it. A map that is also read elsewhere
+    stays; its mean follows from known means or is computed from the map.
 
     Args:
         graph: Changed in place.
@@ -92,7 +122,5 @@ def push_means(graph: ov.Model) -> None:
         if not is_mean_of_pixels(node) or not node.get_attributes()['keep_dims']:
             continue
         means = means or _Means(node.input_value(1))
-        x = node.input_value(0)
-        if _is_read_once(x):
-            node.output(0).replace(means.of(x))
+        node.output(0).replace(means.of(node.input_value(0)))
     graph.validate_nodes_and_infer_types()
