@@ -14,7 +14,8 @@ low dtype. Its relative error is up to 2^-8 in bfloat16 and 2^-11 in float16; su
 256 and 2048 are exact.
 
 A call of a registered operator takes 0.1 ms more than one of torch's, so torch's operators run
-directly where no mode can see which operator runs.
+directly where no mode can see which operator runs. ``torch.compile`` also gets torch's operators,
+because it cannot choose the memory layout of a registered one or fuse it with its neighbours.
 
 Custom operators have no formulas for ``torch.func`` (``grad``, ``vmap``, ``jvp``) and
 forward-mode differentiation. Inside these, torch's own operators compute the same result.
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from .native_mode import native_conv2d, native_linear
+from .native_mode import is_native, native_conv2d, native_linear
 from .signs import is_transformed
 from .strided_gradient import convolution_gradients
 
@@ -189,6 +190,15 @@ class _Direct(torch.autograd.Function):
         return grad_a, grad_b, None, None
 
 
+def _is_fused() -> bool:
+    """Return whether ``torch.compile`` compiles for speed; ``torch.export`` keeps what it sees."""
+    if not torch.compiler.is_compiling() or is_native():
+        return False
+    # torch.compiler.is_exporting() is always True while torch.compile traces. Torch has the flag
+    # since 2.7; before, all compiling counts as exporting
+    return not getattr(torch.compiler, '_is_exporting_flag', True)
+
+
 def _is_seen(*operands: Tensor) -> bool:
     """Return whether a mode, a trace or a subclass of tensors can see which operator runs."""
     return (
@@ -200,7 +210,7 @@ def _is_seen(*operands: Tensor) -> bool:
 
 
 def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
-    if is_transformed():
+    if is_transformed() or _is_fused():
         return operator.compute(a, b, *settings)
     if _is_seen(a, b):
         return operator.registered(a, b, *settings)

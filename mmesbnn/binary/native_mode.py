@@ -42,6 +42,11 @@ def use_native(enabled: bool = True) -> bool:
     return before
 
 
+def is_native() -> bool:
+    """Return whether the native kernels are switched on."""
+    return _enabled
+
+
 def _fits(*tensors: Tensor) -> bool:
     if not _enabled or is_transformed():
         return False

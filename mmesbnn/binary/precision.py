@@ -8,7 +8,6 @@ A temperature of 1e-9 would be 0 in float16.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 
-@functools.lru_cache  # each call of torch's function is an operator
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float32, or ``dtype`` if that is wider."""
-    return torch.promote_types(dtype, torch.float32)
+    """Return float32, or float64 for float64."""
+    # torch.promote_types is an operator, which takes time
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.no_grad()

@@ -191,13 +191,36 @@ def test_a_dispatch_mode_sees_both_operators():
     assert mode.count(BINARY_LINEAR) == 1
 
 
-def test_an_exported_graph_names_the_operator():
+@pytest.mark.parametrize('strict', [True, False])
+def test_an_exported_graph_names_the_operator(strict):
     layer, x = BinaryConv2d(4, 6, 3).eval(), torch.randn(1, 4, 5, 5)
-    program = torch.export.export(layer, (x,))
+    program = torch.export.export(layer, (x,), strict=strict)
     targets = [str(node.target) for node in program.graph.nodes]
     assert targets.count('mmesbnn.binary_conv2d.default') == 1
     assert 'aten.conv2d.default' not in targets
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.skipif(torch.__version__ < '2.7', reason='torch does not say whether it exports')
+@pytest.mark.parametrize(
+    ('layer', 'shape', 'operator'),
+    [
+        (BinaryConv2d(4, 6, 3, pad_value=-1, padding=1), (1, 4, 5, 5), 'conv2d'),
+        (BinaryLinear(4, 6), (2, 4), 'linear'),
+    ],
+)
+def test_a_compiled_graph_has_the_operators_of_torch_which_can_be_fused(layer, shape, operator):
+    torch._dynamo.reset()
+    names = []
+
+    def record(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    x = torch.randn(shape)
+    torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
+    assert any(operator in name for name in names)
+    assert not any('mmesbnn' in name for name in names)
 
 
 @torch.no_grad()
