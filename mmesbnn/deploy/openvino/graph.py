@@ -20,6 +20,7 @@ from ..runtime.core import COMPILE_OPTIONS, shared_core
 from ..runtime.manifest import ExportError
 from ..runtime.program import Program
 from .calls import BinaryCall
+from .copies import sum_kernels_of_copies
 from .layout import channels_last
 from .means import push_means
 from .signs import compare_directly
@@ -190,6 +191,7 @@ def binary_graph(
     _check_signs(calls, zeros)
     if zeros:
         push_means(graph)
+        sum_kernels_of_copies(graph)
         _clean(graph)
     return graph, _reports(calls, zeros)
 
