@@ -38,7 +38,7 @@ def _single(x: ov.Output) -> ov.Output | None:
 
 
 def _summed(kernels: np.ndarray, channels: int) -> np.ndarray | None:
-    """Return the kernels for ``channels`` inputs, or None if a group reads parts of copies.
+    """Sum the kernels of all copies in float64; return None if a group reads parts of copies.
 
     Args:
         kernels: ``(groups, C_o / groups, C_i / groups, k_h, k_w)``.
@@ -48,7 +48,7 @@ def _summed(kernels: np.ndarray, channels: int) -> np.ndarray | None:
     if inputs % channels:
         return None
     copies = kernels.reshape(groups * outputs, inputs // channels, channels, *size)
-    return copies.sum(1, dtype=np.float64).astype(kernels.dtype)
+    return copies.sum(1, dtype=np.float64)
 
 
 def _fold(node: ov.Node) -> None:
@@ -62,7 +62,8 @@ def _fold(node: ov.Node) -> None:
         return
     attributes = node.get_attributes()
     given = [attributes[name] for name in ('strides', 'pads_begin', 'pads_end', 'dilations')]
-    new = ops.convolution(single, constant(summed), *given, attributes['auto_pad'])
+    rounded = constant(summed, kernels.dtype)
+    new = ops.convolution(single, rounded, *given, attributes['auto_pad'])
     new.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(new.output(0))
 

@@ -59,12 +59,11 @@ def _averages_all_alike(node: ov.Node) -> bool:
     return all(size is not None and size % k == 0 for size, k in zip(sizes[-2:], kernel))
 
 
-def _has_parts(node: ov.Node) -> bool:
-    return _is_linear(node) or _averages_all_alike(node)
-
-
 def _parts(node: ov.Node) -> list[ov.Output]:
-    return node.input_values()[:1] if _averages_all_alike(node) else node.input_values()
+    """Return the maps whose means give the mean of ``node``; none if it must be computed."""
+    if _averages_all_alike(node):
+        return node.input_values()[:1]
+    return node.input_values() if _is_linear(node) else []
 
 
 class _Means:
@@ -94,17 +93,19 @@ class _Means:
             part = maps.pop()
             if _is_pixel(part) or key_of(part) in self.known or key_of(part) in seen:
                 continue
-            if not _has_parts(part.get_node()):
+            parts = _parts(part.get_node())
+            if not parts:
                 return False
             seen.add(key_of(part))
-            maps.extend(_parts(part.get_node()))
+            maps.extend(parts)
         return True
 
     def _compute(self, x: ov.Output) -> ov.Output:
         node = x.get_node()
-        if _has_parts(node) and (_is_read_once(x) or self.follow_for(x)):
-            means = [self.of(part) for part in _parts(node)]
-            return means[0] if _averages_all_alike(node) else copy_of(node, means)[0]
+        parts = _parts(node)
+        if parts and (_is_read_once(x) or self.follow_for(x)):
+            means = [self.of(part) for part in parts]
+            return means[0] if node.get_type_name() == 'AvgPool' else copy_of(node, means)[0]
         return ops.reduce_mean(x, self.axes, True).output(0)
 
 
