@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -19,6 +20,11 @@
 #include <unistd.h>
 #endif
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 namespace mmesbnn {
 namespace {
 
@@ -32,14 +38,18 @@ void pause() {
 #endif
 }
 
-// Waits for some 50 microseconds. A network has more than a hundred steps of this length, and to
-// fall asleep and wake up between two of them takes as long as a step.
+// Waits up to 0.2 milliseconds. A network has more than a hundred steps of some ten microseconds,
+// and between them others that one thread computes. To fall asleep and wake up takes longer.
 template <class Condition>
 bool spin(Condition condition) {
-  for (int i = 0; i < 1024; ++i) {
-    if (condition()) return true;
-    pause();
-  }
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::microseconds(200);
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (condition()) return true;
+      pause();
+    }
+  } while (Clock::now() < end);
   return condition();
 }
 
@@ -52,8 +62,11 @@ class Pool {
 
   void run(int64_t total, int parts, const std::function<void(int64_t, int64_t)>& work) {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (static_cast<int>(threads_.size()) < parts - 1)
+    while (static_cast<int>(threads_.size()) < parts - 1) {
       threads_.emplace_back([this] { serve(); });
+      core_ = -1;  // the new thread does not know it yet
+    }
+    keep_off_this_core();
     work_ = &work;
     total_ = total;
     parts_ = parts;
@@ -85,6 +98,22 @@ class Pool {
     }
   }
 
+  // Lets the threads run on every core of the caller but on the one where it is now. Linux often
+  // wakes a thread on the core of the thread that wakes it, though another core is idle, and moves
+  // it only after milliseconds. Then two threads take as long as one.
+  void keep_off_this_core() {
+#if defined(__linux__)
+    const int core = sched_getcpu();
+    cpu_set_t cores;
+    if (core < 0 || core == core_ || sched_getaffinity(0, sizeof cores, &cores) != 0) return;
+    core_ = core;
+    CPU_CLR(core, &cores);
+    if (CPU_COUNT(&cores) == 0) return;
+    for (std::thread& thread : threads_)
+      pthread_setaffinity_np(thread.native_handle(), sizeof cores, &cores);
+#endif
+  }
+
   void serve() {
     unsigned seen = 0;
     for (;;) {
@@ -103,6 +132,7 @@ class Pool {
   const std::function<void(int64_t, int64_t)>* work_ = nullptr;
   int64_t total_ = 0;
   int parts_ = 0, next_ = 0;
+  int core_ = -1;  // where the last caller ran
   // Written with the mutex held, and read without it while a thread spins.
   std::atomic<int> left_{0};
   std::atomic<unsigned> round_{0};
