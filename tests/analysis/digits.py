@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -38,6 +39,7 @@ test_dataloader = dict(
 
 def write_project(folder):
     """Write digits 0 to 2 as PNGs in ImageNet's layout, and a config for them."""
+    pytest.importorskip('mmpretrain')
     digits = load_digits(n_class=3)
     for i, (image, label) in enumerate(zip(digits.images[:12], digits.target)):
         path = folder / 'val' / str(label) / f'{i}.png'
