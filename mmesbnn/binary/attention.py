@@ -28,7 +28,7 @@ from .functional import binary_matmul
 from .inputs import check_tokens
 from .layers import LearnableShift, RPReLU, RSign
 from .shrunk import ShrunkLinear
-from .signs import straight_through
+from .signs import clip_to, straight_through
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 from .tracing import whole_layer
 
@@ -47,7 +47,7 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
 
     Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
     """
-    ratio = (x / clip).clamp(0, 1)
+    ratio = clip_to(x / clip, 0, 1)
     return clip * straight_through(ratio.round(), ratio)
 
 

@@ -14,7 +14,7 @@ from .arguments import checked_layer
 from .entries import SIGNS
 from .estimators import window_gradient
 from .forms import InputForm
-from .signs import hard_tanh, needs_grad, with_surrogate
+from .signs import clip_to, hard_tanh, needs_grad, with_surrogate
 from .tracing import whole_layer
 
 #: Numbers next to 0 and 1. torch's gradient of a hard tanh leaves out its ends.
@@ -79,7 +79,7 @@ def _levels(x: Tensor, steps: int) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x.clamp(0, 1)
+    return clip_to(x, 0, 1)
 
 
 def _unit_gradient(grad: Tensor, x: Tensor) -> Tensor:

@@ -52,8 +52,10 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     Returns:
         Tensor of ``x``'s shape, in the dtype to which torch promotes the arguments.
     """
-    if is_composed() or not (needs_grad(x) or needs_grad(slope)):
+    if not (needs_grad(x) or needs_grad(slope)):
         return x.relu() + slope * x.clamp(max=0)
+    if is_composed():  # the gradient of clamp at 0 depends on the release of torch
+        return x.relu() + slope * torch.where(x > 0, 0.0, x)
     dtype = torch.result_type(x, slope)
     return _PReLU.apply(x.to(dtype), slope.to(dtype))
 

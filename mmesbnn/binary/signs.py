@@ -139,9 +139,19 @@ def with_surrogate(
     return estimate(x, compute, gradient)
 
 
+def clip_to(x: Tensor, low: float, high: float) -> Tensor:
+    """Compute ``clamp(x, low, high)``, with the gradient 1 at the bounds too.
+
+    That of ``torch.clamp`` is 1 there before torch 2.14, and 0 from then on.
+    """
+    if not needs_grad(x):
+        return x.clamp(low, high)
+    return torch.where(x > high, high, torch.where(x < low, low, x))
+
+
 def hard_tanh(x: Tensor, clip: float = 1.0) -> Tensor:
-    """Compute ``clamp(x, -clip, clip)``."""
-    return x.clamp(-clip, clip)
+    """Compute ``clamp(x, -clip, clip)``, with the gradient 1 at the bounds too."""
+    return clip_to(x, -clip, clip)
 
 
 def _parabolas(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .arguments import checked_layer
 from .entries import SIGNS
 from .estimators import window_gradient
 from .progress import Scheduled, progress_of
-from .signs import Sign, finite, sign, with_surrogate
+from .signs import Sign, clip_to, finite, sign, with_surrogate
 from .tracing import whole_layer
 
 #: Bound of exponents. Beyond it a sigmoid is 0 or 1 and its slope less than 1e-25.
@@ -165,7 +165,7 @@ class EDESign(Scheduled, Sign):
 
 
 def _power(x: Tensor, root: Tensor, near: float, clip: float) -> Tensor:
-    size = x.abs().clamp(max=clip)
+    size = clip_to(x, -clip, clip).abs()
     linear = x * near ** (root - 1)
     return torch.where(size <= near, linear, sign(x.detach(), 0) * size.clamp(min=near) ** root)
 

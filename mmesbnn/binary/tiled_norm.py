@@ -137,10 +137,11 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     def _plain(self, x: Tensor) -> Tensor:
         if not (self.training and is_recomputing()):
             return _batch_norm(x, super().forward)
-        mean, var = self.running_mean.clone(), self.running_var.clone()
-        # the clones are discarded, so the value of momentum does not matter
+        # With momentum 0 the running statistics stay as they are. Copies of them would too, but
+        # torch 2.14 allows only operators here that the first pass has called.
+        mean, var = self.running_mean, self.running_var
         affine = self.weight, self.bias
-        return _batch_norm(x, lambda x: F.batch_norm(x, mean, var, *affine, True, 0.1, self.eps))
+        return _batch_norm(x, lambda x: F.batch_norm(x, mean, var, *affine, True, 0.0, self.eps))
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Let torch's class take ``(N, C, L)``; ``forward`` has checked its input."""

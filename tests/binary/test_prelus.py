@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmesbnn.binary import prelus
 from mmesbnn.binary.prelus import ChannelPReLU, prelu
 
 
@@ -45,6 +46,18 @@ def test_gradients_at_0_are_torchs():
         through_x, through_slope = torch.autograd.grad(layer(x).sum(), (x, layer.weight))
         assert torch.equal(through_x, layer.weight.detach().view(3, 1, 1).expand(1, 3, 1, 2))
         assert not through_slope.any()
+
+
+def test_the_composed_form_has_the_same_gradients(monkeypatch):
+    monkeypatch.setattr(prelus, 'is_composed', lambda: True)
+    values = torch.tensor([-2, -1, 0, 0.5, torch.inf], dtype=torch.float64, requires_grad=True)
+    slope = torch.tensor([0.25], dtype=torch.float64, requires_grad=True)
+    results = [
+        (y, *torch.autograd.grad(y, (values, slope), torch.ones_like(y)))
+        for y in (prelu(values, slope), F.prelu(values, slope))
+    ]
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_a_slope_of_any_shape():

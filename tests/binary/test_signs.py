@@ -19,6 +19,7 @@ from mmesbnn.binary import (
     sign,
     straight_through,
 )
+from mmesbnn.binary.signs import clip_to
 
 FUNCTIONS = (sign, hard_tanh_sign, quadratic_sign, identity_sign)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -35,6 +36,18 @@ def gradient(function, x, upstream):
     x = x.clone().requires_grad_()
     function(x).backward(upstream)
     return x.grad
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_clipping_passes_gradients_at_its_bounds(dtype):
+    x = torch.tensor([-3, -1.5, -1, 0, 2, 2.5, math.inf, math.nan], dtype=dtype)
+    clipped = torch.tensor([-1.5, -1.5, -1, 0, 2, 2, 2, math.nan], dtype=dtype)
+    torch.testing.assert_close(clip_to(x, -1.5, 2), clipped, rtol=0, atol=0, equal_nan=True)
+    leaf = x.clone().requires_grad_()
+    y = clip_to(leaf, -1.5, 2)
+    torch.testing.assert_close(y, clipped, rtol=0, atol=0, equal_nan=True)
+    y.backward(torch.arange(1, 9, dtype=dtype))
+    assert leaf.grad.tolist() == [0, 2, 3, 4, 5, 0, 0, 8]
 
 
 def expected_sign(value, zero=-1):

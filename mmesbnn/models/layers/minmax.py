@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_2_t
 
 from ...binary.arguments import BITS, checked_layer
-from ...binary.signs import straight_through
+from ...binary.signs import clip_to, straight_through
 from ...binary.tracing import whole_layer
 
 #: Clipping ranges of the published quantised networks.
@@ -28,7 +28,7 @@ def minmax_quantize(x: Tensor, bits: int, clip: float, dims: int = 1) -> Tensor:
         clip: Values are first clipped to ``[-clip, clip]``.
         dims: Number of trailing axes that share a range. Default 1.
     """
-    x = x.clamp(-clip, clip)
+    x = clip_to(x, -clip, clip)
     axes = tuple(range(-dims, 0))
     low = x.detach().amin(axes, keepdim=True)
     span = x.detach().amax(axes, keepdim=True) - low
