@@ -29,6 +29,10 @@ _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.defaul
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
 FEW_PRODUCTS = 256
 
+#: Whether compiled code runs both passes in one graph, without the flag of
+#: :func:`is_recomputing`, and so updates running statistics twice.
+_UPDATES_TWICE = torch.__version__ < '2.9'
+
 _recomputing = False
 
 
@@ -85,10 +89,13 @@ def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Te
 
     Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
     :func:`is_kept`. The result and the gradients are those of ``function(x)``. All other
-    operations run again in the backward pass.
+    operations run again in the backward pass. ``torch.compile`` before torch 2.9 chooses itself
+    what to store.
 
     Args:
         function: Function from one tensor to one tensor.
         x: Argument of the function.
     """
+    if _UPDATES_TWICE and torch.compiler.is_compiling():
+        return function(x)
     return checkpoint(function, x, use_reentrant=False, context_fn=_contexts)
