@@ -27,8 +27,8 @@ from .expansion import Expansion, spread_thresholds, tile
 from .functional import binary_matmul
 from .inputs import check_tokens
 from .layers import LearnableShift, RPReLU, RSign
+from .levels import dorefa
 from .shrunk import ShrunkLinear
-from .signs import clip_to, straight_through
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 from .tracing import whole_layer
 
@@ -47,8 +47,7 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
 
     Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
     """
-    ratio = clip_to(x / clip, 0, 1)
-    return clip * straight_through(ratio.round(), ratio)
+    return clip * dorefa(x / clip, bits=1)
 
 
 class ElasticBinarizer(nn.Module):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ from .forms import InputForm
 from .tracing import whole_layer
 
 ZERO_CONVENTIONS = (-1, 0)
+# Both bounds are numbers, or both tensors.
+Bound = TypeVar('Bound', float, Tensor)
 
 
 def check_zero(zero: int) -> None:
@@ -139,7 +141,7 @@ def with_surrogate(
     return estimate(x, compute, gradient)
 
 
-def clip_to(x: Tensor, low: float, high: float) -> Tensor:
+def clip_to(x: Tensor, low: Bound, high: Bound) -> Tensor:
     """Compute ``clamp(x, low, high)``, with the gradient 1 at the bounds too.
 
     That of ``torch.clamp`` is 1 there before torch 2.14, and 0 from then on.

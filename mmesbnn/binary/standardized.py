@@ -16,7 +16,7 @@ from .entries import WEIGHT_BINARIZERS
 from .forms import WeightForm
 from .precision import wide_dtype
 from .progress import Scheduled, progress_of
-from .signs import Binarizer, finite, sign, with_surrogate
+from .signs import Binarizer, clip_to, finite, sign, with_surrogate
 from .smooth_signs import decaying_tanh, decaying_tanh_gradient, sharpness
 from .weights import WeightBinarizer, per_output_mean_abs, scaled_signs
 
@@ -162,7 +162,7 @@ def recu_weight(
     grown = progress_of(progress, standard).expm1() / math.expm1(1)
     tau = start + (end - start) * grown
     bound = -(2 - 2 * tau).log() * standard.detach().abs().mean()
-    clamped = standard.clamp(-bound, bound)
+    clamped = clip_to(standard, -bound, bound)
     value = with_surrogate(
         clamped, partial(scaled_signs, zero=zero), _scaled_identity, _scaled_gradient
     )
