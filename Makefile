@@ -29,6 +29,10 @@ CACHE ?= $(HOME)/.cache/mmesbnn
 WHEELS_PY = $(PY)
 WHEELS = $(CACHE)/$(shell $(WHEELS_PY) -c 'import sysconfig; from importlib.metadata \
 	import version; print("torch" + version("torch"), sysconfig.get_config_var("SOABI"), sep="-")')
+# Built in another folder and then moved, so that an interrupted build leaves no files.
+compile-mmcv = rm -rf $(WHEELS)/part; mkdir -p $(WHEELS)/part; \
+	MMCV_WITH_OPS=1 MAX_JOBS=$(JOBS) $(WHEELS_PY) -m pip wheel --no-cache-dir \
+	--no-build-isolation --no-deps -w $(WHEELS)/part $(1)
 MMCV := $(shell grep '^mmcv==' constraints.txt)
 
 .PHONY: help demo demo-det demo-es demo-sr test lint format docs \
@@ -127,9 +131,7 @@ test-onedl: .venv-onedl/bin/python  ## Test with the OneDL forks of OpenMMLab
 install-onedl-mmcv: WHEELS_PY := .venv-onedl/bin/python
 install-onedl-mmcv:
 	@echo '  Compiling onedl-mmcv for $(WHEELS), if it is not there (15 minutes on two cores)'
-	rm -rf $(WHEELS)/part && mkdir -p $(WHEELS)/part
-	MMCV_WITH_OPS=1 MAX_JOBS=$(JOBS) $(call in-environment,onedl,-m pip wheel --quiet \
-		--no-cache-dir --no-build-isolation --no-deps -f $(WHEELS) -w $(WHEELS)/part onedl-mmcv)
+	$(call compile-mmcv,--quiet -f $(WHEELS) onedl-mmcv)
 	mv $(WHEELS)/part/*.whl $(WHEELS)
 	$(call pip-in,onedl,--no-index --no-deps -f $(WHEELS) onedl-mmcv)
 
@@ -158,14 +160,11 @@ $(VENV)/.ready-full: setup.py constraints.txt | $(VENV)/.python
 	$(call install,-e '.[$(FULL_EXTRAS)]')
 	@touch $@
 
-# Built in another folder and then moved, so that an interrupted build leaves no files.
 install-mmcv: WHEEL = $(WHEELS)/$(subst ==,-,$(MMCV))-*.whl
 install-mmcv:
 	@ls $(WHEEL) >/dev/null 2>&1 || { \
 		echo '  Compiling $(MMCV) for $(WHEELS) (about 12 minutes on two cores)'; \
-		rm -rf $(WHEELS)/part; mkdir -p $(WHEELS)/part; \
-		MMCV_WITH_OPS=1 MAX_JOBS=$(JOBS) $(PY) -m pip wheel --no-cache-dir \
-			--no-build-isolation --no-deps -w $(WHEELS)/part $(MMCV) 2>&1 \
+		$(call compile-mmcv,$(MMCV)) 2>&1 \
 			| tee $(VENV)/pip.log | grep --line-buffered 'still running'; \
 		mv $(WHEELS)/part/mmcv-*.whl $(WHEELS) || { \
 			tail -n 20 $(VENV)/pip.log >&2; exit 1; }; }
