@@ -11,6 +11,7 @@ the same time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,22 +45,32 @@ def is_recomputing() -> bool:
     return _recomputing
 
 
-class _Recomputation(TorchDispatchMode):
-    """Mode that wraps ``inner`` and sets the flag of :func:`is_recomputing`."""
+class _Flag:
+    """Context that sets the flag of :func:`is_recomputing`."""
 
-    def __init__(self, inner: TorchDispatchMode) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def __enter__(self) -> _Recomputation:
+    def __enter__(self) -> None:
         global _recomputing
-        self.inner.__enter__()
         _recomputing = True
-        return self
 
     def __exit__(self, *error: Any) -> None:
         global _recomputing
         _recomputing = False
+
+
+class _Recomputation(TorchDispatchMode):
+    """Mode that wraps ``inner`` and sets the flag; ``torch.compile`` needs a mode."""
+
+    def __init__(self, inner: TorchDispatchMode) -> None:
+        super().__init__()
+        self.inner, self.flag = inner, _Flag()
+
+    def __enter__(self) -> _Recomputation:
+        self.inner.__enter__()
+        self.flag.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.flag.__exit__(*error)
         self.inner.__exit__(*error)
 
 
@@ -79,18 +90,31 @@ def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _contexts() -> tuple[Any, Any]:
+def _selective() -> tuple[Any, Any]:
     first, second = create_selective_checkpoint_contexts(_policy)
     return first, _Recomputation(second)
+
+
+def _whole() -> tuple[Any, Any]:
+    return contextlib.nullcontext(), _Flag()
+
+
+def keeps_convolutions(x: Tensor) -> bool:
+    """Return whether recomputation of a function of ``x`` stores outputs of convolutions.
+
+    It does not on a GPU, except in compiled code. There a convolution takes less time than the
+    mode that finds the outputs to store: the mode runs Python code for every operator.
+    """
+    return torch.compiler.is_compiling() or not x.is_cuda
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run ``function(x)``; store only outputs of convolutions and binary linear layers.
 
     Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
-    :func:`is_kept`. The result and the gradients are those of ``function(x)``. All other
-    operations run again in the backward pass. ``torch.compile`` before torch 2.9 chooses itself
-    what to store.
+    :func:`is_kept`; on a GPU nothing but ``x``, see :func:`keeps_convolutions`. The result and
+    the gradients are those of ``function(x)``. All other operations run again in the backward
+    pass. ``torch.compile`` before torch 2.9 chooses itself what to store.
 
     Args:
         function: Function from one tensor to one tensor.
@@ -98,4 +122,5 @@ def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Te
     """
     if _UPDATES_TWICE and torch.compiler.is_compiling():
         return function(x)
-    return checkpoint(function, x, use_reentrant=False, context_fn=_contexts)
+    contexts = _selective if keeps_convolutions(x) else _whole
+    return checkpoint(function, x, use_reentrant=False, context_fn=contexts)

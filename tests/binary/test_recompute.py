@@ -48,8 +48,16 @@ def run(block, x, recompute, upstream):
     return y.detach(), x.grad
 
 
+@pytest.fixture
+def nothing_is_kept(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: False)
+
+
+@pytest.mark.parametrize('keeps', [True, False])
 @pytest.mark.parametrize('training', [True, False])
-def test_outputs_gradients_and_statistics_are_the_same(training):
+def test_outputs_gradients_and_statistics_are_the_same(training, keeps, monkeypatch):
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: keeps)
     plain = Block().train(training)
     saving = copy.deepcopy(plain)
     for _ in range(2):
@@ -85,6 +93,23 @@ def test_convolutions_run_once_and_the_rest_twice():
     assert recorder.count(torch.ops.aten._prelu_kernel.default) == 2
 
 
+def test_only_the_input_is_saved_where_nothing_is_kept(nothing_is_kept):
+    block, x = Block(), torch.randn(2, 8, 16, 16, requires_grad=True)
+    saving = saved_bytes(lambda: recompute_elementwise(block, x), block, False)
+    assert saving <= x.numel() * x.element_size()
+    with Recorder() as recorder:
+        recompute_elementwise(block, x).sum().backward()
+    assert recorder.count(*CONVOLUTIONS) == 4
+
+
+def test_a_gpu_keeps_nothing_unless_compiled():
+    class OnGpu:
+        is_cuda = True
+
+    assert recompute.keeps_convolutions(torch.ones(1))
+    assert not recompute.keeps_convolutions(OnGpu())
+
+
 def test_outputs_that_sum_few_products_are_computed_again(monkeypatch):
     block, x = Block(), torch.randn(2, 8, 6, 6, requires_grad=True)
     monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 16)  # those of the 1x1 convolution
@@ -102,7 +127,9 @@ def test_linears_run_once():
     assert recorder.count(torch.ops.aten.relu.default) == 2
 
 
-def test_only_the_second_pass_is_a_recomputation():
+@pytest.mark.parametrize('keeps', [True, False])
+def test_only_the_second_pass_is_a_recomputation(keeps, monkeypatch):
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: keeps)
     flags, x = [], torch.ones(2, requires_grad=True)
 
     def function(x):
@@ -116,7 +143,9 @@ def test_only_the_second_pass_is_a_recomputation():
     assert not is_recomputing()
 
 
-def test_a_failed_recomputation_ends_the_recomputation():
+@pytest.mark.parametrize('keeps', [True, False])
+def test_a_failed_recomputation_ends_the_recomputation(keeps, monkeypatch):
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: keeps)
     passes, x = [], torch.ones(2, requires_grad=True)
 
     def function(x):
@@ -131,7 +160,9 @@ def test_a_failed_recomputation_ends_the_recomputation():
     assert not is_recomputing()
 
 
-def test_dropout_draws_the_same_numbers_in_both_passes():
+@pytest.mark.parametrize('keeps', [True, False])
+def test_dropout_draws_the_same_numbers_in_both_passes(keeps, monkeypatch):
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: keeps)
     layer, x = BinaryConv2d(4, 4, 1), torch.randn(2, 4, 8, 8, requires_grad=True)
 
     def function(x):

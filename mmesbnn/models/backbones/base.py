@@ -173,7 +173,8 @@ class BackboneOptions:
             processes, also on CPUs. Default ``dict(type='BN')``.
         norm_eval: Whether norms stay in eval mode in training. Default False.
         with_cp: Whether to store only the outputs of large convolutions and linear
-            layers for the backward pass and recompute the rest. Default False.
+            layers for the backward pass, on a GPU only inputs of a few blocks, and recompute
+            the rest. Default False.
         init_cfg: mmengine initialisation config. Default None: torch's initialisation.
 
     Raises:
