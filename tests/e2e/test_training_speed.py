@@ -38,7 +38,7 @@ def test_rows_are_measured_and_drawn(tmp_path, monkeypatch, capsys):
     assert code == 0
     after = json.loads((tmp_path / 'training.json').read_text())['rows']
     assert after[:6] == rows and len(after) == 7
-    assert (tmp_path / 'training.png').stat().st_size > 5000
+    assert (tmp_path / 'cpu_2x32.png').stat().st_size > 5000
 
 
 def test_sizes_are_a_batch_and_pixels(tmp_path, monkeypatch, capsys):

@@ -4,14 +4,15 @@
 
 A step is forward pass, cross-entropy of 1000 classes, backward pass, AdamW and the clamping of
 bounded parameters. The forms of a network run in turn in one process: as the published code
-computes it, ours, ours with recomputation (`with_cp`) and channels last, each of them eager and
-compiled, in float32 and under bfloat16 autocast. A real-valued ResNet-18 stands beside them.
-For every form the script prints the least and the median seconds of a step, the least seconds of
-processor time, in which waiting for other processes does not count, images per second,
+computes it, ours, ours with recomputation (`with_cp`) and channels last, each of them eager,
+compiled, and on a GPU also recorded as a CUDA graph (the mode `reduce-overhead` of
+`torch.compile`), in float32 and under bfloat16 autocast. A real-valued ResNet-18 stands beside
+them. For every form the script prints the least and the median seconds of a step, the least
+seconds of processor time, in which waiting for other processes does not count, images per second,
 the bytes that the forward pass saves for the backward pass, the rise of the process's memory
 in a step, and the seconds of the first step, in which a compiled form is compiled. Saves
-DIR/training.json and training.png after every row; rows of other settings that are there
-already stay, so a long benchmark can be run in pieces.
+DIR/training.json, and DIR/cpu_4x224.png and so on, after every row; rows of other settings that
+are there already stay, so a long benchmark can be run in pieces.
 
 On a machine that is busy with other work only processor time and the ratios mean something.
 ``faster`` compares processor time on a CPU, and seconds on a GPU.
@@ -45,7 +46,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import mmesbnn
 from mmesbnn.analysis import save_json
 from mmesbnn.binary import TemperatureWeight
-from mmesbnn.binary.recompute import is_kept
+from mmesbnn.binary.recompute import is_kept, keeps_convolutions
 from mmesbnn.checks import Rule
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
 from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
@@ -72,7 +73,9 @@ NETWORKS = (*WIDE, REAL)
 PUBLISHED, OURS, RECOMPUTING, LAST = 'published', 'ours', 'with_cp', 'channels_last'
 STYLES = (PUBLISHED, OURS, RECOMPUTING, LAST, f'{RECOMPUTING}+{LAST}')
 COMPILED = '+compiled'
-FORMS = (*STYLES, *(style + COMPILED for style in STYLES))
+#: Compiled, and recorded as a CUDA graph: one launch instead of thousands.
+RECORDED = '+recorded'
+FORMS = (*STYLES, *(style + way for way in (COMPILED, RECORDED) for style in STYLES))
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 CLASSES = 1000
 
@@ -122,7 +125,8 @@ class Training:
     def __init__(
         self, network: str, form: str, dtype: torch.dtype, size: int, batch: int, device: str
     ) -> None:
-        style, self.compiled = form.removesuffix(COMPILED), form.endswith(COMPILED)
+        way = next((way for way in (COMPILED, RECORDED) if form.endswith(way)), '')
+        style, self.compiled, self.recorded = form.removesuffix(way), bool(way), way == RECORDED
         model = classifier(network, size).to(device)
         self.recomputes = RECOMPUTING in style
         if style == PUBLISHED:
@@ -140,7 +144,8 @@ class Training:
             model.parameters(), lr=1e-4, fused=True if style != PUBLISHED else None
         )
         self.bounded = bounded_parameters(model)
-        self.call = torch.compile(model) if self.compiled else model
+        mode = 'reduce-overhead' if self.recorded else None
+        self.call = torch.compile(model, mode=mode) if self.compiled else model
 
     def forward(self) -> Tensor:
         """Compute the loss."""
@@ -189,7 +194,7 @@ def saved_bytes(training: Training) -> int:
             saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    outside = training.recomputes and not training.compiled
+    outside = training.recomputes and not training.compiled and keeps_convolutions(training.x)
     recorder = _Kept() if outside else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), recorder:
         loss = training.forward()
@@ -238,7 +243,9 @@ def measure(trainings: dict[str, Training], steps: int) -> dict[str, dict[str, A
         training.step()
         first = time.perf_counter() - begin
         training.step()
-        results[form] = dict(first_s=first, saved_bytes=saved_bytes(training))
+        # a graph stores in memory of its own, and must not be replayed with other references
+        saved = None if training.recorded else saved_bytes(training)
+        results[form] = dict(first_s=first, saved_bytes=saved)
         results[form]['peak_bytes'] = peak_bytes(training)
     times: dict[str, list[float]] = {form: [] for form in trainings}
     processor: dict[str, list[float]] = {form: [] for form in trainings}
@@ -281,7 +288,7 @@ def saved_rows(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 def _ratio(row: dict[str, Any], form: str, value: str) -> str:
     base, own = row['forms'].get(PUBLISHED), row['forms'][form]
-    if base is None or not base[value]:
+    if base is None or not base[value] or own[value] is None:
         return ''
     ratio = base[value] / own[value] if value.endswith('_s') else own[value] / base[value]
     return f'{ratio:.2f}'
@@ -296,42 +303,69 @@ def table(row: dict[str, Any]) -> str:
         f'{"saved MB":>10}{"share":>7}{"peak MB":>9}{"first s":>9}',
     ]
     for form, found in row['forms'].items():
-        peak = '' if found['peak_bytes'] is None else f'{found["peak_bytes"] / 1e6:.0f}'
+        saved, peak = (
+            '' if found[name] is None else f'{found[name] / 1e6:.{digits}f}'
+            for name, digits in (('saved_bytes', 1), ('peak_bytes', 0))
+        )
         lines.append(
             f'  {form:<32}{found["least_s"]:>9.3f}{found["median_s"]:>10.3f}'
             f'{found["processor_s"]:>8.3f}'
             f'{found["images_per_s"]:>10.1f}{_ratio(row, form, clock):>8}'
-            f'{found["saved_bytes"] / 1e6:>10.1f}{_ratio(row, form, "saved_bytes"):>7}'
+            f'{saved:>10}{_ratio(row, form, "saved_bytes"):>7}'
             f'{peak:>9}{found["first_s"]:>9.1f}'
         )
     return '\n'.join(lines)
 
 
+def _bars(axis: Any, row: dict[str, Any], value: str, unit: str) -> None:
+    """Draw one measurement of all forms of a row, per image."""
+    forms = list(row['forms'])[::-1]
+    colours = ['tab:gray' if form.startswith(PUBLISHED) else 'tab:red' for form in forms]
+    factor = 1e-6 if value == 'saved_bytes' else 1e3
+    values = [factor * (row['forms'][form][value] or 0) / row['batch'] for form in forms]
+    bars = axis.barh(forms, values, color=colours)
+    axis.bar_label(bars, [f'{x:.1f}' if x else '' for x in values], padding=2)
+    axis.margins(x=0.3)  # room for the labels of the bars
+    axis.set_title(f'{row["network"]}, {row["dtype"]}', fontsize=10)
+    axis.set_xlabel(unit)
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw seconds per image and saved megabytes per image, one line of panels for every row."""
+    """Draw milliseconds and saved megabytes per image; a line for every network.
+
+    Args:
+        rows: Of one device, batch and size.
+        path: The PNG file to write.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 0.6 + 2.3 * len(rows)), layout='constrained')
-    axes: Any = figure.subplots(len(rows), 2, squeeze=False)
-    for line, row in zip(axes, rows):
-        forms = list(row['forms'])[::-1]
-        colours = ['tab:gray' if f.startswith(PUBLISHED) else 'tab:red' for f in forms]
-        clock = 'processor_s' if row['device'] == 'cpu' else 'least_s'
-        for axis, value, unit in (
-            (line[0], clock, 'ms per image'),
-            (line[1], 'saved_bytes', 'saved MB per image'),
-        ):
-            factor = 1e-6 if value == 'saved_bytes' else 1e3
-            values = [factor * row['forms'][f][value] / row['batch'] for f in forms]
-            axis.bar_label(
-                axis.barh(forms, values, color=colours), [f'{v:.1f}' for v in values], padding=2
-            )
-            axis.margins(x=0.25)  # room for the labels of the bars
-            title = (row['network'], f'{row["batch"]} x {row["size"]}', row['dtype'], row['device'])
-            axis.set_title(', '.join(title))
-            axis.set_xlabel(unit)
+    clock = 'processor_s' if rows[0]['device'] == 'cpu' else 'least_s'
+    columns = [
+        (dtype, value, unit)
+        for value, unit in ((clock, 'ms per image'), ('saved_bytes', 'saved MB per image'))
+        for dtype in DTYPES
+    ]
+    networks = [name for name in NETWORKS if any(row['network'] == name for row in rows)]
+    figure = Figure(figsize=(15, 0.6 + 1.8 * len(networks)), layout='constrained')
+    axes: Any = figure.subplots(len(networks), len(columns), squeeze=False)
+    found = {(row['network'], row['dtype']): row for row in rows}
+    for line, network in zip(axes, networks):
+        for axis, (dtype, value, unit) in zip(line, columns):
+            if (network, dtype) in found:
+                _bars(axis, found[network, dtype], value, unit)
+            else:
+                axis.set_axis_off()
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=90, format='png')
+        figure.savefig(partial, dpi=80, format='png')
+
+
+def draw_all(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Draw a picture for every device, batch and size: cpu_4x224.png, ..."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f'{row["device"]}_{row["batch"]}x{row["size"]}.png', []).append(row)
+    for name, group in groups.items():
+        draw(group, folder / name)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -366,10 +400,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _forms(network: str, forms: list[str]) -> Iterator[str]:
+def _forms(network: str, forms: list[str], device: str) -> Iterator[str]:
     """The forms that a network has: a real one has no signs, and nothing to recompute."""
     for form in forms:
-        if network != REAL or (RECOMPUTING not in form and PUBLISHED not in form):
+        has = network != REAL or (RECOMPUTING not in form and PUBLISHED not in form)
+        if has and (device != 'cpu' or RECORDED not in form):
             yield form
 
 
@@ -390,7 +425,7 @@ def main() -> None:
                 torch._dynamo.reset()
                 trainings = {
                     form: Training(network, form, DTYPES[dtype], size, batch, args.device)
-                    for form in _forms(network, args.forms)
+                    for form in _forms(network, args.forms, args.device)
                 }
                 results = measure(trainings, args.steps)
                 row = dict(network=network, batch=batch, size=size, dtype=dtype, **machine)
@@ -398,8 +433,8 @@ def main() -> None:
                 rows[key_of(row)] = row
                 print(table(row), flush=True)
                 save_json(args.out / 'training.json', dict(rows=list(rows.values())))
-                draw(list(rows.values()), args.out / 'training.png')
-    print(f'\nwrote {args.out / "training.json"} and {args.out / "training.png"}')
+                draw_all(list(rows.values()), args.out)
+    print(f'\nwrote {args.out / "training.json"} and pictures beside it')
 
 
 def _processor(device: str) -> str:
