@@ -54,7 +54,10 @@ TINY = dict(width=16, depth=2, iters=4, batch=8)
 #: Where the pilot found the decisive pairs; other seeds judge them.
 LONG = dict(iters=1500)
 GPU = dict(width=128, depth=16, batch=256, iters=3000)
+WIDE_DENOISING = dict(GPU, task='denoising', iters=1500)
+DENOISERS = ('ReActNet', 'BiReal')
 JUDGES = range(1, 5)
+BNEXT_GATES = '2x1+balanced 2x1+balanced+even 2x1+balanced+full'
 BNEXT_FORMS = '2x1 2x1+signs 2x1+balanced 4x1+balanced 2x1+balanced+full'
 
 PRESETS = {
@@ -97,11 +100,17 @@ PRESETS = {
         ),
     ),
     'gpu': Preset(
-        'wider and deeper networks, 20 minutes of one H100 (an estimate)',
+        'wider and deeper networks, 45 minutes of one H100 (an estimate)',
         (
-            *(study('2x1+balanced', JUDGES, family=f, **GPU) for f in ('BNext', 'ReActNet')),
-            study('2x1+balanced', JUDGES, family='BinaryViT', **dict(GPU, depth=8, iters=2000)),
-            study('2x1+balanced', JUDGES, family='BNext', **dict(GPU, width=256)),
+            *(study(BNEXT_GATES, JUDGES, family='BNext', **dict(GPU, width=w)) for w in (128, 256)),
+            study('2x1+balanced 4x1+balanced 1x2+balanced', JUDGES, **GPU),
+            study(
+                '2x1+balanced 4x1+balanced 1x2+balanced',
+                JUDGES,
+                family='BinaryViT',
+                **dict(GPU, depth=8, iters=2000),
+            ),
+            *(study('2x1+balanced', JUDGES, family=f, **WIDE_DENOISING) for f in DENOISERS),
         ),
     ),
 }
