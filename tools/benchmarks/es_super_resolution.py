@@ -80,6 +80,8 @@ class Network(nn.Module):
         read: ``'mean'`` or ``'first'`` copies are read after the last block.
         start: Makes the thresholds that the signs start with; None: the package does.
         copy_init: As :class:`BIConv`'s.
+        banks: As :class:`BIConv`'s.
+        in_channels: Channels of the input.
     """
 
     def __init__(
@@ -89,19 +91,21 @@ class Network(nn.Module):
         read: str = 'mean',
         start: Any = None,
         copy_init: str = 'alike',
+        banks: int = 1,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         expansion = Expansion(tau, groups)
         self.factor, self.read = expansion.factor, read
         binary = dict(
-            banks=1,
+            banks=banks,
             expansion=expansion,
             spread=0.5,
             copy_init=copy_init,
             sign='quadratic',
             weight_binarizer='scaled_sign',
         )
-        self.conv_in = nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, CHANNELS, 3, padding=1)
         self.blocks = nn.ModuleList(
             ResBlock(CHANNELS, CHANNELS, NORM_GROUPS, 0.0, False, binary) for _ in range(DEPTH)
         )
@@ -114,8 +118,12 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the details that ``x``, ``(N, 3, H, W)`` in [0, 1], lacks, in units of 0.05."""
-        h = tile(self.conv_in((x - 0.5) * 4), self.factor)
         time, bank = x.new_zeros(len(x), CHANNELS), torch.zeros(len(x), dtype=torch.long)
+        return self.run((x - 0.5) * 4, time, bank)
+
+    def run(self, x: Tensor, time: Tensor, bank: Tensor) -> Tensor:
+        """Compute the output for embedded timesteps ``(N, CHANNELS)`` and banks ``(N,)``."""
+        h = tile(self.conv_in(x), self.factor)
         for block in self.blocks:
             h = block(h, time, bank)
         h = contract(h, self.factor) if self.read == 'mean' else h[:, :CHANNELS]
@@ -147,14 +155,15 @@ def upsampled(hr: Tensor) -> Tensor:
 
 
 class Crops:
-    """Random crops of the training tiles, mirrored and turned.
+    """Random crops of photographs, mirrored and turned.
 
     Args:
         seed: What the sequence of crops depends on.
+        part: ``'train'`` or ``'test'`` photographs.
     """
 
-    def __init__(self, seed: int) -> None:
-        hr = torch.stack([read_rgb(file) for file in image_files(DATA / 'train' / 'HR')]) / 255
+    def __init__(self, seed: int, part: str = 'train') -> None:
+        hr = torch.stack([read_rgb(file) for file in image_files(DATA / part / 'HR')]) / 255
         self.pairs = torch.cat([upsampled(hr), hr], 1)
         self.generator = torch.Generator().manual_seed(seed)
 

@@ -63,6 +63,7 @@ def train_missing(
         seeds: The seeds.
         **setting: What else tells one training from another.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for form in forms:
             key = dict(form=form, seed=seed, **setting)
