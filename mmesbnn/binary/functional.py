@@ -26,12 +26,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
-from .native_mode import is_native, native_conv2d, native_linear
+from ..native import Packed, PackedWeights, unpack_signs
+from .native_mode import convolve_packed, is_native, native_conv2d, native_linear, pack_operands
 from .signs import is_transformed
 from .strided_gradient import convolution_gradients
 
@@ -84,8 +87,7 @@ def _save_for_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
+def _conv_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, Any]:
     stride, padding, dilation, groups, pad_value = ctx.settings
     height, width = x.shape[-2:]
     top, left = (0, 0)
@@ -96,7 +98,11 @@ def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
-    return grad_x, grad_weight, None, None, None, None, None
+    return grad_x, grad_weight
+
+
+def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return *_conv_gradients(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
 
 
 _binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
@@ -190,6 +196,32 @@ class _Direct(torch.autograd.Function):
         return grad_a, grad_b, None, None
 
 
+class _OnBits(torch.autograd.Function):
+    """Convolution of packed operands, which stores the input as bits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        packed: tuple[Packed, PackedWeights],
+        settings: tuple[Any, ...],
+    ) -> Tensor:
+        signs, kernels = packed
+        stride, padding, dilation, _, pad_value = ctx.settings = settings
+        ctx.channels = signs.channels
+        ctx.save_for_backward(torch.from_numpy(signs.words.view(np.int64)), weight)
+        return convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        words, weight = ctx.saved_tensors
+        signs = Packed(words.numpy().view(np.uint64), ctx.channels)
+        x = torch.from_numpy(unpack_signs(signs, threads=torch.get_num_threads()))
+        return *_conv_gradients(ctx, grad, x, weight), None, None
+
+
 def _is_fused() -> bool:
     """Return whether ``torch.compile`` compiles for speed; ``torch.export`` keeps what it sees."""
     if not torch.compiler.is_compiling() or is_native():
@@ -215,8 +247,20 @@ def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
     if _is_seen(a, b):
         return operator.registered(a, b, *settings)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        packed = _packed_for_training(operator, a, b, settings)
+        if packed is not None:
+            return _OnBits.apply(a, b, packed, settings)
         return _Direct.apply(a, b, settings, operator)
     return operator.compute(a, b, *settings)
+
+
+def _packed_for_training(
+    operator: _Operator, x: Tensor, weight: Tensor, settings: tuple[Any, ...]
+) -> tuple[Packed, PackedWeights] | None:
+    if operator is not _CONV2D or not is_native():
+        return None
+    with torch.no_grad():
+        return pack_operands(x, weight, settings[3])
 
 
 def autocast_operands(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..native import convolve, pack_signs, pack_weights
+from ..native import Packed, PackedWeights, convolve, pack_signs, pack_weights
 from ..native.library import library
 from .signs import is_transformed
 
@@ -18,11 +18,15 @@ _enabled = False
 def use_native(enabled: bool = True) -> bool:
     """Switch the native kernels on or off. They compute on packed bits.
 
-    The kernels run only where they are exact: for float32 on a CPU, without gradients, if
-    every activation is exactly -1 or 1 and the entries of each kernel are ``-a`` and
-    ``a``. Everything else runs on torch's operators. The kernels' sums are exact integers,
-    so a result differs from the float result only by the rounding of ``a`` times an
-    integer. For ``a = 1`` there is no difference.
+    The kernels run only where they are exact: for float32 on a CPU, if every activation is
+    exactly -1 or 1 and the entries of each kernel are ``-a`` and ``a``. Everything else runs
+    on torch's operators. The kernels' sums are exact integers, so a result differs from the
+    float result only by the rounding of ``a`` times an integer. For ``a = 1`` there is no
+    difference.
+
+    In training the forward pass of convolutions and linear layers runs on the kernels as
+    well. A convolution then stores its input as bits for the backward pass, which is that of
+    torch, and can be differentiated once only.
 
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
 
@@ -53,10 +57,43 @@ def _fits(*tensors: Tensor) -> bool:
     return all(
         x.device.type == 'cpu'
         and x.dtype == torch.float32
-        and not x.requires_grad
+        and not (x.requires_grad and torch.is_grad_enabled())
         and x.numel() > 0
         for x in tensors
     )
+
+
+def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, PackedWeights] | None:
+    """Pack the operands of a convolution; return None where torch's operator must run."""
+    if not _fits(x, weight):
+        return None
+    weights = pack_weights(weight.detach().numpy(), groups=groups)
+    if weights is None:
+        return None
+    threads = torch.get_num_threads()
+    signs = pack_signs(x.detach().numpy(), groups=groups, strict=True, threads=threads)
+    return None if signs is None else (signs, weights)
+
+
+def convolve_packed(
+    signs: Packed,
+    weights: PackedWeights,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    pad_value: float,
+) -> Tensor:
+    """Convolve packed operands; other arguments as ``mmesbnn::binary_conv2d``."""
+    y = convolve(
+        signs,
+        weights,
+        stride=(stride[0], stride[1]),
+        padding=(padding[0], padding[1]),
+        dilation=(dilation[0], dilation[1]),
+        pad_value=int(pad_value),
+        threads=torch.get_num_threads(),
+    )
+    return torch.from_numpy(y)
 
 
 def native_conv2d(
@@ -72,25 +109,10 @@ def native_conv2d(
 
     Arguments: as ``mmesbnn::binary_conv2d``.
     """
-    if not _fits(x, weight):
+    packed = pack_operands(x, weight, groups)
+    if packed is None:
         return None
-    weights = pack_weights(weight.numpy(), groups=groups)
-    if weights is None:
-        return None
-    threads = torch.get_num_threads()
-    signs = pack_signs(x.numpy(), groups=groups, strict=True, threads=threads)
-    if signs is None:
-        return None
-    y = convolve(
-        signs,
-        weights,
-        stride=(stride[0], stride[1]),
-        padding=(padding[0], padding[1]),
-        dilation=(dilation[0], dilation[1]),
-        pad_value=int(pad_value),
-        threads=threads,
-    )
-    return torch.from_numpy(y)
+    return convolve_packed(*packed, stride, padding, dilation, pad_value)
 
 
 def native_linear(x: Tensor, weight: Tensor) -> Tensor | None:

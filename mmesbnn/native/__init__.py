@@ -13,6 +13,7 @@ from .kernels import (
     instruction_sets,
     pack_signs,
     pack_weights,
+    unpack_signs,
     use_instruction_set,
 )
 from .library import NativeError, available, problem
@@ -28,5 +29,6 @@ __all__ = [
     'pack_signs',
     'pack_weights',
     'problem',
+    'unpack_signs',
     'use_instruction_set',
 ]

@@ -157,6 +157,40 @@ def pack_signs(
     return Packed(words, channels)
 
 
+def unpack_signs(packed: Packed, *, threads: int = 1) -> np.ndarray:
+    """Return the signs that :func:`pack_signs` has packed.
+
+    Args:
+        packed: Signs of a map ``(N, C, H, W)``.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(N, C, H, W)`` of -1 and 1.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    words = packed.words
+    if words.dtype != np.uint64 or words.ndim != 5 or 0 in words.shape:
+        raise NativeError(f'words are {words.dtype} {words.shape}; they must be uint64 of 5 axes')
+    batch, height, width, groups, count = words.shape
+    depth = packed.channels // groups
+    if packed.channels != depth * groups or count != -(-depth // 64):
+        raise NativeError(f'channels={packed.channels} do not fit {groups} groups of {count} words')
+    x = np.empty((batch, packed.channels, height, width), np.float32)
+    status = library().mmesbnn_unpack_signs(
+        _pointer(np.ascontiguousarray(words), ctypes.c_uint64),
+        batch,
+        groups,
+        depth,
+        height * width,
+        _check_threads(threads),
+        _floats(x),
+    )
+    _raise_for(status, 'unpack_signs')
+    return x
+
+
 def pack_weights(weight: np.ndarray, *, groups: int = 1) -> PackedWeights | None:
     """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel.
 

@@ -36,6 +36,7 @@ _SIGNATURES = {
         c_int,
         _WORDS,
     ),
+    'mmesbnn_unpack_signs': (_WORDS, c_int64, c_int64, c_int64, c_int64, c_int, _FLOATS),
     'mmesbnn_pack_weights': (_FLOATS, c_int64, c_int64, c_int64, c_int64, _WORDS, _FLOATS),
     'mmesbnn_convolve': (
         _WORDS,

@@ -2,9 +2,18 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmesbnn import native
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, native_mode, sign, use_native
+from mmesbnn.binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    binary_conv2d,
+    native_mode,
+    recompute_elementwise,
+    sign,
+    use_native,
+)
 from mmesbnn.models.backbones import BNext
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +75,7 @@ def test_network(calls):
     assert len(calls) == len(layers) > 3
 
 
-def test_what_is_not_exact_or_needs_gradients_runs_in_floats(calls):
+def test_what_is_not_exact_runs_in_floats(calls):
     x = torch.randn(1, 8, 5, 5)
     layer = BinaryConv2d(8, 8, 3, weight_binarizer='temperature')
     with torch.no_grad():
@@ -80,9 +89,95 @@ def test_what_is_not_exact_or_needs_gradients_runs_in_floats(calls):
         layer(torch.zeros_like(x))
         assert len(calls) == 2
         assert torch.equal(sign(torch.zeros(1), zero=0), torch.zeros(1))
-    layer(x).sum().backward()
+    x = sign(x).requires_grad_()
+    with torch.no_grad():
+        assert not native_mode._fits(torch.ones(0))
+    assert not native_mode._fits(x)
+    torch.func.grad(lambda x: layer(x).sum())(x)
     assert len(calls) == 2
-    assert layer.weight.grad.abs().sum() > 0
+
+
+class Unit(nn.Module):
+    """Convolutions, strided and grouped, and a linear layer."""
+
+    def __init__(self, pad_value=0):
+        super().__init__()
+        options = dict(pad_value=pad_value, weight_binarizer='plain_sign')
+        self.first = BinaryConv2d(70, 24, 3, 2, 1, **options)
+        self.second = BinaryConv2d(24, 16, (1, 3), padding=(0, 2), groups=2, **options)
+        self.third = BinaryLinear(16, 5, weight_binarizer='plain_sign')
+
+    def forward(self, x):
+        y = self.second(self.first(x).tanh()).mean((2, 3))
+        return self.third(y)
+
+
+def gradients(unit, x, run=None):
+    x = x.clone().requires_grad_()
+    y = (run or unit)(x)
+    y.square().sum().backward()
+    found = [y.detach(), x.grad, *(p.grad for p in unit.parameters())]
+    unit.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize('pad_value', [-1, 0, 1])
+def test_training_computes_the_same(calls, pad_value):
+    torch.manual_seed(0)
+    unit, x = Unit(pad_value), torch.randn(3, 70, 9, 7)
+    expected = floats(gradients, unit, x)
+    assert not calls
+    found = gradients(unit, x)
+    assert len(calls) == 3
+    assert all(map(torch.equal, found, expected))
+
+
+def test_training_with_scaled_weights_differs_by_rounding(calls):
+    torch.manual_seed(0)
+    layer = BinaryConv2d(70, 24, 3, weight_binarizer='scaled_sign')
+    x = torch.randn(3, 70, 9, 7)
+    expected = floats(gradients, layer, x)
+    for ours, theirs in zip(gradients(layer, x), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max())
+    assert len(calls) == 1
+
+
+def test_recomputation_computes_the_same(calls):
+    torch.manual_seed(0)
+    unit, x = Unit(), torch.randn(3, 70, 9, 7)
+    expected = floats(gradients, unit, x)
+    found = gradients(unit, x, lambda x: recompute_elementwise(unit, x))
+    assert len(calls) == 5  # two of them sum few products, and run in both passes
+    assert all(map(torch.equal, found, expected))
+
+
+def stored(run):
+    """Return the numbers of bytes of what ``run`` stores for the backward pass."""
+    sizes = []
+
+    def keep(tensor):
+        sizes.append(tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sorted(sizes)
+
+
+def test_a_convolution_stores_bits(calls):
+    x, weight = (
+        sign(torch.randn(size)).requires_grad_() for size in ((2, 64, 9, 9), (8, 64, 1, 1))
+    )
+    entries = [weight.numel(), x.numel()]
+    assert floats(stored, lambda: binary_conv2d(x, weight)) == [4 * n for n in entries]
+    assert stored(lambda: binary_conv2d(x, weight)) == sorted([4 * entries[0], entries[1] // 8])
+
+
+def test_a_second_derivative_is_refused(calls):
+    layer, x = BinaryConv2d(8, 8, 1), torch.randn(1, 8, 4, 4, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        first.sum().backward()
 
 
 def test_it_is_off_at_first_and_returns_what_was_set():

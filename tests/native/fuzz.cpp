@@ -67,8 +67,10 @@ bool run_changed(const Seed& seed, int changes) {
 }
 
 bool convolve_something() {
+  const bool large = up_to(7) == 0;  // enough for weights packed as nibbles
   const int64_t batch = 1 + up_to(1), groups = 1 + up_to(2), channels = 1 + up_to(140);
-  const int64_t height = 1 + up_to(8), width = 1 + up_to(8), kernels = 1 + up_to(20);
+  const int64_t height = 1 + up_to(large ? 40 : 8), width = 1 + up_to(large ? 40 : 8);
+  const int64_t kernels = 1 + up_to(large ? 80 : 20);
   int32_t geometry[8];
   for (int i = 0; i < 8; ++i)
     geometry[i] = static_cast<int32_t>(i == 4 || i == 5 ? up_to(3) : up_to(3) + (up_to(9) != 0));
@@ -86,6 +88,9 @@ bool convolve_something() {
   mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width,
                      up_to(1) ? limits.get() : nullptr, static_cast<int>(up_to(1)),
                      1 + static_cast<int>(up_to(2)), bits.get());
+  auto back = exactly<float>(batch * groups * channels * height * width);
+  mmesbnn_unpack_signs(bits.get(), batch, groups, channels, height * width,
+                       1 + static_cast<int>(up_to(2)), back.get());
   auto real = exactly<float>(groups * kernels * channels * taps);
   for (int64_t i = 0; i < groups * kernels * channels * taps; ++i)
     if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;

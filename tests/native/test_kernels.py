@@ -1,5 +1,7 @@
 """The native kernels compute the operators' sums exactly on every processor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,35 @@ def test_any_convolution_is_exact(
         np.testing.assert_array_equal(y, expected, err_msg=name)
 
 
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('depth', [3, 64, 130])
+@pytest.mark.parametrize('kernels', [31, 32, 33, 64, 101])
+def test_many_kernels_and_pixels(kernels, depth, groups):
+    """With as many, some instruction sets pack the weights in another way."""
+    rng = np.random.default_rng(kernels)
+    x = signs(rng, 1, groups * depth, 25, 23)
+    weight = signs(rng, groups * kernels, depth, 3, 2)
+    expected = reference(x, weight, (1, 1), (1, 0), (1, 1), groups, 0)
+    packed_weight = native.pack_weights(weight, groups=groups)
+    assert expected.shape[2] * expected.shape[3] > 512
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        packed = native.pack_signs(x, groups=groups)
+        y = native.convolve(packed, packed_weight, padding=(1, 0), threads=2)
+        np.testing.assert_array_equal(y, expected, err_msg=name)
+
+
+def test_rows_longer_than_16_bits():
+    """Equal signs add up to more than 65535; the rest has an odd number of words."""
+    x = np.ones((1, 1040 * 64 + 5, 23, 23), np.float32)
+    weight = np.ones((32, x.shape[1], 1, 1), np.float32)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        for sign in (1, -1):
+            y = native.convolve(native.pack_signs(x), native.pack_weights(sign * weight))
+            assert (y == sign * x.shape[1]).all(), name
+
+
 @given(seed=st.integers(0, 10_000), channels=depths, pixels=st.integers(1, 200))
 def test_packed_bits_are_comparisons(seed, channels, pixels):
     rng = np.random.default_rng(seed)
@@ -101,6 +132,20 @@ def test_packed_bits_are_comparisons(seed, channels, pixels):
         bits = bits.reshape(pixels, -1)
         np.testing.assert_array_equal(bits[:, :channels], above)
         assert not bits[:, channels:].any()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    channels=depths,
+    groups=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)),
+    threads=st.integers(1, 3),
+)
+def test_unpacked_signs_are_those_that_were_packed(seed, channels, groups, size, threads):
+    batch, height, width = size
+    x = signs(np.random.default_rng(seed), batch, groups * channels, height, width)
+    packed = native.pack_signs(x, groups=groups)
+    np.testing.assert_array_equal(native.unpack_signs(packed, threads=threads), x)
 
 
 @pytest.mark.parametrize('value', [0.0, 0.5, 2.0, np.nan, np.inf])
@@ -138,6 +183,9 @@ def test_wrong_arguments_are_named():
         (lambda: native.convolve(packed, kernels, dilation=(3, 1)), 'smaller'),
         (lambda: native.convolve(packed, native.pack_weights(weight[:, :3])), 'groups'),
         (lambda: native.use_instruction_set('mmx'), "name='mmx'"),
+        (lambda: native.unpack_signs(packed, threads=0), 'threads=0'),
+        (lambda: native.unpack_signs(replace(packed, channels=65)), 'channels=65'),
+        (lambda: native.unpack_signs(replace(packed, words=packed.words[0])), '5 axes'),
     ]
     for call, message in cases:
         with pytest.raises(native.NativeError, match=message):

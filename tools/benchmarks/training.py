@@ -4,15 +4,15 @@
 
 A step is forward pass, cross-entropy of 1000 classes, backward pass, AdamW and the clamping of
 bounded parameters. The forms of a network run in turn in one process: as the published code
-computes it, ours, ours with recomputation (`with_cp`) and channels last, each of them eager,
-compiled, and on a GPU also recorded as a CUDA graph (the mode `reduce-overhead` of
-`torch.compile`), in float32 and under bfloat16 autocast. A real-valued ResNet-18 stands beside
-them. For every form the script prints the least and the median seconds of a step, the least
-seconds of processor time, in which waiting for other processes does not count, images per second,
-the bytes that the forward pass saves for the backward pass, the rise of the process's memory
-in a step, and the seconds of the first step, in which a compiled form is compiled. Saves
-DIR/training.json, and DIR/cpu_4x224.png and so on, after every row; rows of other settings that
-are there already stay, so a long benchmark can be run in pieces.
+computes it, ours, ours on the native kernels, with recomputation (`with_cp`) and channels last,
+each of them eager, compiled, and on a GPU also recorded as a CUDA graph (the mode
+`reduce-overhead` of `torch.compile`), in float32 and under bfloat16 autocast. A real-valued
+ResNet-18 stands beside them. For every form the script prints the least and the median seconds of
+a step, the least seconds of processor time, in which waiting for other processes does not count,
+images per second, the bytes that the forward pass saves for the backward pass, the rise of the
+process's memory in a step, and the seconds of the first step, in which a compiled form is
+compiled. Saves DIR/training.json, and DIR/cpu_4x224.png and so on, after every row; rows of other
+settings that are there already stay, so a long benchmark can be run in pieces.
 
 On a machine that is busy with other work only processor time and the ratios mean something.
 ``faster`` compares processor time on a CPU, and seconds on a GPU.
@@ -44,8 +44,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmesbnn
+from mmesbnn import native
 from mmesbnn.analysis import save_json
-from mmesbnn.binary import TemperatureWeight
+from mmesbnn.binary import TemperatureWeight, use_native
 from mmesbnn.binary.recompute import is_kept, keeps_convolutions
 from mmesbnn.checks import Rule
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
@@ -71,7 +72,11 @@ SMALL: dict[str, Callable[..., nn.Module]] = {
 REAL = 'ResNet-18'
 NETWORKS = (*WIDE, REAL)
 PUBLISHED, OURS, RECOMPUTING, LAST = 'published', 'ours', 'with_cp', 'channels_last'
-STYLES = (PUBLISHED, OURS, RECOMPUTING, LAST, f'{RECOMPUTING}+{LAST}')
+NATIVE = 'native'
+STYLES = (
+    *(PUBLISHED, OURS, NATIVE, RECOMPUTING, f'{RECOMPUTING}+{NATIVE}'),
+    *(LAST, f'{RECOMPUTING}+{LAST}'),
+)
 COMPILED = '+compiled'
 #: Compiled, and recorded as a CUDA graph: one launch instead of thousands.
 RECORDED = '+recorded'
@@ -128,7 +133,7 @@ class Training:
         way = next((way for way in (COMPILED, RECORDED) if form.endswith(way)), '')
         style, self.compiled, self.recorded = form.removesuffix(way), bool(way), way == RECORDED
         model = classifier(network, size).to(device)
-        self.recomputes = RECOMPUTING in style
+        self.recomputes, self.native = RECOMPUTING in style, NATIVE in style
         if style == PUBLISHED:
             model = published_style(model)
         if self.recomputes:
@@ -149,6 +154,7 @@ class Training:
 
     def forward(self) -> Tensor:
         """Compute the loss."""
+        use_native(self.native)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype != torch.float32):
             return F.cross_entropy(self.call(self.x), self.labels)
 
@@ -402,9 +408,13 @@ def parse_args() -> argparse.Namespace:
 
 def _forms(network: str, forms: list[str], device: str) -> Iterator[str]:
     """The forms that a network has: a real one has no signs, and nothing to recompute."""
+    binary_only = (RECOMPUTING, PUBLISHED, NATIVE)
+    unsuited = [RECORDED] if device == 'cpu' else [NATIVE]
+    if not native.available():
+        unsuited.append(NATIVE)
     for form in forms:
-        has = network != REAL or (RECOMPUTING not in form and PUBLISHED not in form)
-        if has and (device != 'cpu' or RECORDED not in form):
+        binary = any(word in form for word in binary_only)
+        if (network != REAL or not binary) and not any(word in form for word in unsuited):
             yield form
 
 

@@ -41,6 +41,23 @@ void transpose(uint64_t rows[64]) {
   }
 }
 
+// Eight signs for each byte.
+struct Bytes {
+  float signs[256][8];
+  Bytes() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int i = 0; i < 8; ++i) signs[byte][i] = byte >> i & 1 ? 1.0f : -1.0f;
+  }
+};
+
+// Writes the signs of the lowest `count` bits.
+void expand(uint64_t bits, int count, float* to) {
+  static const Bytes bytes;
+  for (; count >= 8; count -= 8, to += 8, bits >>= 8)
+    std::memcpy(to, bytes.signs[bits & 255], sizeof bytes.signs[0]);
+  std::memcpy(to, bytes.signs[bits & 255], sizeof(float) * count);
+}
+
 }  // namespace
 
 // Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words).
@@ -75,6 +92,34 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
     if (other) odd.store(true);
   });
   return strict && odd.load() ? kNotBinary : kOk;
+}
+
+// The inverse: -1 and 1 of words (batch, pixels, groups, words) as x (batch, groups * channels,
+// pixels).
+API int mmesbnn_unpack_signs(const uint64_t* words, int64_t batch, int64_t groups,
+                             int64_t channels, int64_t pixels, int threads, float* x) {
+  if (product({batch, groups, channels, pixels}) < 0 || threads < 1) return kBadSize;
+  const int64_t count = words_for(channels), tiles = (pixels + 63) / 64;
+  mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t image = item / tiles, begin = item % tiles * 64;
+      const int used = static_cast<int>(std::min<int64_t>(64, pixels - begin));
+      for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t word = 0; word < count; ++word) {
+          uint64_t bits[64] = {};
+          for (int p = 0; p < used; ++p)
+            bits[p] = words[((image * pixels + begin + p) * groups + g) * count + word];
+          transpose(bits);
+          const int64_t left = std::min<int64_t>(64, channels - word * 64);
+          for (int64_t c = 0; c < left; ++c) {
+            const int64_t channel = g * channels + word * 64 + c;
+            expand(bits[c], used, x + (image * groups * channels + channel) * pixels + begin);
+          }
+        }
+      }
+    }
+  });
+  return kOk;
 }
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
