@@ -25,6 +25,7 @@ bool tables_agree(const Kernels& kernels, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     if (!counts_agree(kernels)) return differs(kernels.name, "count");
     if (!pairs_agree(kernels)) return differs(kernels.name, "count_pairs");
+    if (!nibbles_agree(kernels)) return differs(kernels.name, "count_nibbles");
     if (!sums_agree(kernels, &Kernels::finish_integers)) return differs(kernels.name, "integers");
     if (!sums_agree(kernels, &Kernels::finish_floats)) return differs(kernels.name, "floats");
     if (!comparisons_agree(kernels)) return differs(kernels.name, "compare");

@@ -69,6 +69,25 @@ inline bool pairs_agree(const Kernels& kernels) {
   return same(expected, found);
 }
 
+// A table of four bits counts what counting word by word does.
+inline bool nibbles_agree(const Kernels& kernels) {
+  if (kernels.count_nibbles == nullptr) return true;
+  const int rows = 1 + static_cast<int>(up_to(8)), groups = 1 + static_cast<int>(up_to(4));
+  const int64_t words = 1 + up_to(up_to(9) ? 99 : kMostForNibbles - 1), stride = words + up_to(3);
+  const int64_t lanes = groups * kNibbleLanes, out_stride = lanes + up_to(3);
+  const bool ends = up_to(3) == 0;  // all bits differ, so the sums are the largest ones
+  auto x = some_words(rows * stride), w = some_words(lanes * words);
+  if (ends) x.assign(x.size(), 0), w.assign(w.size(), ~uint64_t{0});
+  std::vector<uint8_t> nibbles(lanes * words * 16);
+  write_nibbles(w.data(), words, groups, nibbles.data());
+  std::vector<int32_t> expected(rows * out_stride, -1), found = expected;
+  kPortable.count(x.data(), stride, rows, w.data(), words, groups * kNibbleLanes / kLanes,
+                  expected.data(), out_stride);
+  kernels.count_nibbles(x.data(), stride, rows, nibbles.data(), words, groups, found.data(),
+                        out_stride);
+  return same(expected, found);
+}
+
 template <class E>
 bool sums_agree(const Kernels& kernels, void (*Kernels::*finish)(const int32_t*, const int32_t*,
                                                                  int32_t, int, E*)) {

@@ -185,7 +185,7 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
   conv.groups = groups, conv.channels = channels, conv.kernels = kernels_per_group;
   conv.pad_value = pad_value, conv.weights = weights;
   try {
-    conv.prepare();
+    conv.prepare(batch * pixels);
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }

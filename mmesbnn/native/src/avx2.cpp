@@ -83,6 +83,106 @@ TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t
   }
 }
 
+// The number of differing bits of each half of a byte and any four bits.
+struct Tables {
+  alignas(32) uint8_t differing[256][2][16] = {};
+  constexpr Tables() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int half = 0; half < 2; ++half)
+        for (int other = 0; other < 16; ++other) {
+          const int bits = (byte >> 4 * half & 15) ^ other;
+          differing[byte][half][other] =
+              static_cast<uint8_t>((bits & 1) + (bits >> 1 & 1) + (bits >> 2 & 1) + (bits >> 3));
+        }
+  }
+};
+constexpr Tables kTables;
+
+// Bytes hold up to 255, so 63 counts of up to 4 fit before they are widened: three words.
+constexpr int kWordsOfNibbles = 3;
+
+TARGET inline __m256i table_of(const uint8_t* table) {
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+}
+
+template <int ROWS, int GROUPS>
+TARGET inline void tile_of_nibbles(const uint64_t* x, size_t row_stride, const uint8_t* weights,
+                                   int words, int32_t* out, size_t out_stride) {
+  const __m256i zero = _mm256_setzero_si256();
+  const size_t word_size = 16 * kNibbleLanes, group_size = words * word_size;
+  // of 16 bits; unpacking divides the lanes into 0-7 and 16-23, 8-15 and 24-31
+  __m256i sums[ROWS][GROUPS][2];
+  for (int r = 0; r < ROWS; ++r)
+    for (int g = 0; g < GROUPS; ++g) sums[r][g][0] = sums[r][g][1] = zero;
+  for (int begin = 0; begin < words; begin += kWordsOfNibbles) {
+    const int end = begin + kWordsOfNibbles < words ? begin + kWordsOfNibbles : words;
+    __m256i bytes[ROWS][GROUPS];
+    for (int r = 0; r < ROWS; ++r)
+      for (int g = 0; g < GROUPS; ++g) bytes[r][g] = zero;
+    for (int at = 8 * begin; at < 8 * end; ++at) {
+      const uint8_t(*tables[ROWS])[16];
+      for (int r = 0; r < ROWS; ++r)
+        tables[r] = kTables.differing[reinterpret_cast<const uint8_t*>(x + r * row_stride)[at]];
+      for (int half = 0; half < 2; ++half) {
+        __m256i w[GROUPS];
+        for (int g = 0; g < GROUPS; ++g) {
+          w[g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+              weights + g * group_size + (2 * at + half) * size_t{kNibbleLanes}));
+          // in a register, or compilers read it once for each row
+          __asm__("" : "+x"(w[g]));
+        }
+        for (int r = 0; r < ROWS; ++r) {
+          const __m256i table = table_of(tables[r][half]);
+          for (int g = 0; g < GROUPS; ++g)
+            bytes[r][g] = _mm256_add_epi8(bytes[r][g], _mm256_shuffle_epi8(table, w[g]));
+        }
+      }
+    }
+    for (int r = 0; r < ROWS; ++r)
+      for (int g = 0; g < GROUPS; ++g) {
+        sums[r][g][0] =
+            _mm256_add_epi16(sums[r][g][0], _mm256_unpacklo_epi8(bytes[r][g], zero));
+        sums[r][g][1] =
+            _mm256_add_epi16(sums[r][g][1], _mm256_unpackhi_epi8(bytes[r][g], zero));
+      }
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int g = 0; g < GROUPS; ++g)
+      for (int part = 0; part < 2; ++part) {
+        int32_t* to = out + r * out_stride + g * kNibbleLanes + part * 8;
+        const __m256i both = sums[r][g][part];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm256_cvtepu16_epi32(_mm256_castsi256_si128(both)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16),
+                            _mm256_cvtepu16_epi32(_mm256_extracti128_si256(both, 1)));
+      }
+}
+
+template <int GROUPS>
+TARGET inline void rows_of_nibbles(const uint64_t* x, size_t row_stride, int rows,
+                                   const uint8_t* weights, int words, int32_t* out,
+                                   size_t out_stride) {
+  int row = 0;
+  for (; row + 4 <= rows; row += 4)
+    tile_of_nibbles<4, GROUPS>(x + row * row_stride, row_stride, weights, words,
+                               out + row * out_stride, out_stride);
+  for (; row < rows; ++row)
+    tile_of_nibbles<1, GROUPS>(x + row * row_stride, row_stride, weights, words,
+                               out + row * out_stride, out_stride);
+}
+
+TARGET void count_nibbles(const uint64_t* x, size_t row_stride, int rows, const uint8_t* weights,
+                          int words, int groups, int32_t* out, size_t out_stride) {
+  const size_t size = static_cast<size_t>(words) * 16 * kNibbleLanes;
+  int group = 0;
+  for (; group + 2 <= groups; group += 2)
+    rows_of_nibbles<2>(x, row_stride, rows, weights + group * size, words,
+                       out + group * kNibbleLanes, out_stride);
+  if (group < groups)
+    rows_of_nibbles<1>(x, row_stride, rows, weights + group * size, words,
+                       out + group * kNibbleLanes, out_stride);
+}
+
 TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
   const __m256 limit = _mm256_set1_ps(threshold);
   const __m256 one = _mm256_set1_ps(1.0f);
@@ -141,8 +241,8 @@ END_TARGET
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2", supported, count, nullptr, wide::finish<int16_t>, wide::finish<float>, compare,
-    wide::run, wide::convolve};
+    "avx2", supported, count, nullptr, count_nibbles, wide::finish<int16_t>, wide::finish<float>,
+    compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 

@@ -198,8 +198,8 @@ END_TARGET
 }  // namespace
 
 const Kernels kAvx512 = {
-    "avx512", supported, count, count_pairs, wide::finish<int16_t>, wide::finish<float>, compare,
-    wide::run, wide::convolve};
+    "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
+    compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn
 

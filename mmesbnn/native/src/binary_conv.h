@@ -36,6 +36,23 @@ inline void write_prefixes(const uint64_t* words, int64_t stride, int64_t pairs,
   }
 }
 
+// Rows that are longer than this do not fit the 16 bits in which count_nibbles counts.
+constexpr int64_t kMostForNibbles = 1023;
+// Packing weights for count_nibbles takes as long as counting them for some hundred pixels.
+constexpr int64_t kLeastPixelsForNibbles = 512;
+
+// Writes weights (blocks, words, kLanes) as (groups, words, 16, kNibbleLanes), four bits a byte.
+inline void write_nibbles(const uint64_t* weights, int64_t words, int64_t groups, uint8_t* to) {
+  for (int64_t first = 0; first < groups * kNibbleLanes; first += kNibbleLanes)
+    for (int64_t k = 0; k < words; ++k, to += 16 * kNibbleLanes)
+      for (int lane = 0; lane < kNibbleLanes; ++lane) {
+        const int64_t block = (first + lane) / kLanes;
+        const uint64_t word = weights[(block * words + k) * kLanes + lane % kLanes];
+        for (int j = 0; j < 16; ++j)
+          to[j * kNibbleLanes + lane] = static_cast<uint8_t>(word >> 4 * j & 15);
+      }
+}
+
 struct BinaryConv {
   Window window;
   int64_t height, width, out_height, out_width;
@@ -45,16 +62,22 @@ struct BinaryConv {
   std::vector<int32_t> excess;        // what a padded tap adds although it should add nothing
   std::vector<uint64_t> ones;
   std::vector<uint64_t> prefixes;     // of the weights, for count_pairs; may be empty
+  std::vector<uint8_t> nibbles;       // of the weights, for count_nibbles; may be empty
 
   int64_t words() const { return words_for(channels); }
   int64_t lanes() const { return blocks_for(kernels) * kLanes; }
 
-  // To be called once, after the other members are set; may throw std::bad_alloc.
-  void prepare() {
+  // Groups of kNibbleLanes kernels; the others are left to `count`.
+  int64_t nibble_groups() const { return kernels / kNibbleLanes; }
+
+  // To be called once, after the other members are set; may throw std::bad_alloc. `pixels` is
+  // the number of output pixels that it will be used for.
+  void prepare(int64_t pixels) {
     const int64_t taps = window.taps(), words = this->words(), lanes = this->lanes();
     ones.assign(words, ~uint64_t{0});
     if (channels % 64) ones.back() = (uint64_t{1} << (channels % 64)) - 1;
     prepare_pairs();
+    prepare_nibbles(pixels);
     excess.clear();
     if (pad_value != 0) return;
     // Padded taps are counted as -1.
@@ -82,6 +105,18 @@ struct BinaryConv {
       for (int lane = 0; lane < kLanes; ++lane)
         write_prefixes(weights + block * row * kLanes + lane, kLanes, pairs,
                        &prefixes[block * pairs * kLanes + lane]);
+  }
+
+  void prepare_nibbles(int64_t pixels) {
+    const int64_t row = window.taps() * words(), blocks = blocks_for(kernels);
+    nibbles.clear();
+    if (chosen_kernels().count_nibbles == nullptr || row > kMostForNibbles ||
+        pixels < kLeastPixelsForNibbles)
+      return;
+    nibbles.resize(groups * nibble_groups() * row * 16 * kNibbleLanes);
+    for (int64_t group = 0; group < groups; ++group)
+      write_nibbles(weights + group * blocks * row * kLanes, row, nibble_groups(),
+                    nibbles.data() + group * nibble_groups() * row * 16 * kNibbleLanes);
   }
 };
 
@@ -187,7 +222,14 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
         else
           any = gather(conv, source, group, begin, count, rows.get(), outside.get());
         const uint64_t* weights = conv.weights + group * blocks * row * kLanes;
-        if (conv.prefixes.empty() || use.count_pairs == nullptr) {
+        if (!conv.nibbles.empty() && use.count_nibbles != nullptr) {
+          const int64_t whole = conv.nibble_groups(), done = whole * (kNibbleLanes / kLanes);
+          use.count_nibbles(gathered, row, count,
+                            &conv.nibbles[group * whole * row * 16 * kNibbleLanes],
+                            static_cast<int>(row), static_cast<int>(whole), sums.get(), lanes);
+          use.count(gathered, row, count, weights + done * row * kLanes, static_cast<int>(row),
+                    static_cast<int>(blocks - done), sums.get() + done * kLanes, lanes);
+        } else if (conv.prefixes.empty() || use.count_pairs == nullptr) {
           use.count(gathered, row, count, weights, static_cast<int>(row),
                     static_cast<int>(blocks), sums.get(), lanes);
         } else {

@@ -13,6 +13,8 @@ namespace mmesbnn {
 // Output channels per block in packed binary weights, and in real weights.
 constexpr int kLanes = 8;
 constexpr int kRealLanes = 16;
+// Output channels of a group whose weights are packed for count_nibbles.
+constexpr int kNibbleLanes = 32;
 // Pixels that a real-valued convolution computes at a time, each in a register of its own.
 constexpr int kRealPixels = 8;
 // Pixels that a sweep computes at a time.
@@ -123,6 +125,11 @@ struct Kernels {
   void (*count_pairs)(const uint64_t* x, const uint64_t* x_prefixes, int rows,
                       const uint64_t* weights, const uint64_t* weight_prefixes, int words,
                       int blocks, int32_t* out, size_t out_stride) = nullptr;
+  // The same as `count` for `groups` groups of kNibbleLanes channels, from a table: the entry of
+  // four bits of a weight in the table of four bits of a row is their number of differing bits.
+  // Weights are packed [group][word][nibble][lane], a byte each. Null: there is none.
+  void (*count_nibbles)(const uint64_t* x, size_t row_stride, int rows, const uint8_t* weights,
+                        int words, int groups, int32_t* out, size_t out_stride) = nullptr;
   // to[i] = total - 2 differing[i] - wrong[i], for i < count; wrong may be null.
   void (*finish_integers)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
                           int16_t* to) = nullptr;

@@ -96,7 +96,7 @@ inline unsigned above(V a, V b) {
 }  // namespace
 
 const Kernels kPortable = {
-    "portable", always, count, nullptr, wide::finish<int16_t>, wide::finish<float>, compare,
-    wide::run, wide::convolve};
+    "portable", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
+    compare, wide::run, wide::convolve};
 
 }  // namespace mmesbnn

@@ -67,8 +67,8 @@ class Reader {
     program_.maps.push_back(map);
   }
 
-  // The prepared data of a step are about as large as its weights. The sum over all steps is
-  // limited, even if several steps share weights.
+  // The prepared data of a step are at most some two times as large as its weights. The sum over
+  // all steps is limited, even if several steps share weights.
   void weigh(int64_t bytes) {
     weighed_ += bytes;
     require(weighed_ <= 4 * program_.data_bytes);
@@ -165,7 +165,7 @@ class Reader {
     weigh(8 * blocks_for(conv.kernels) * row);
     const int64_t weights = next(0, limit - blocks_for(conv.kernels) * row);
     conv.weights = reinterpret_cast<const uint64_t*>(program_.data) + weights;
-    conv.prepare();
+    conv.prepare(INT64_MAX);
     add(std::move(step));
   }
 
