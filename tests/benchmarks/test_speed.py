@@ -1,12 +1,13 @@
 """The parts of the comparison of speeds, and the rivals in it."""
 
+import ctypes
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from speed import names
+from speed import limit, names
 from speed.measuring import measure
 from speed.tables import markdown, table
 
@@ -162,3 +163,26 @@ def test_all_forms_of_a_detector_find_the_same(tmp_path):
         assert len(ours) == 2
         assert all(found['scores'].max() == pytest.approx(best, rel=0.02) for found in ours)
     assert detector.make(names.PUBLISHED, 1, 16) is None
+
+
+def test_loops_of_the_limit_count_bits(tmp_path):
+    loops = limit._compiled(tmp_path)
+    if loops is None:
+        pytest.skip('no C compiler')
+    words = np.random.default_rng(0).integers(0, 2**63, (5, 512), np.uint64)
+
+    def counted(name, *arrays):
+        function = getattr(loops, name)
+        function.argtypes = [*[ctypes.c_void_p] * len(arrays), ctypes.c_long]
+        function.restype = ctypes.c_uint64
+        return function(*(x.ctypes.data for x in arrays), 1)
+
+    expected = np.bitwise_count(words[0] ^ words[1:]).sum()
+    assert counted('plain', words[0].copy(), words[1:].copy()) == expected
+    if hasattr(loops, 'table'):  # the processor has AVX2
+        x, w = words[0].copy(), words[1:] & 0x0F0F0F0F0F0F0F0F
+        rows = x.view(np.uint8)[:256].reshape(4, 64)
+        rows = np.stack([rows & 15, rows >> 4], -1).reshape(4, 1, 128, 1)
+        kernels = w.reshape(-1).view(np.uint8)[:8192].reshape(1, 2, 128, 32)
+        expected = np.bitwise_count(rows ^ kernels).sum(dtype=np.uint64)
+        assert counted('table', x, w, limit._tables()) == expected

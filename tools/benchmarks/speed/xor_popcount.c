@@ -1,5 +1,5 @@
 #include <stdint.h>
-#ifdef __AVX512VPOPCNTDQ__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 /* Multiply one input with four weights at a time, 512 words each. All data stay in the first
@@ -50,5 +50,43 @@ uint64_t prefix(const uint64_t *x, const uint64_t *w, const uint64_t *xp, const 
     for (int k = 0; k < 4; ++k)
         sum += _mm512_reduce_add_epi64(ones[k]) + 2 * _mm512_reduce_add_epi64(twos[k]);
     return sum;
+}
+#endif
+/* Four rows of 8 words with 64 kernels, by tables: a byte of a row selects the tables of its two
+   halves, and a shuffle looks up the counts of 32 kernels. w: (2, 128, 32) bytes of four bits.
+   tables: (256, 2, 16) bytes. */
+#ifdef __AVX2__
+uint64_t table(const uint8_t *x, const uint8_t *w, const uint8_t *tables, long repeats) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i sum = zero;
+    for (long r = 0; r < repeats; ++r) {
+        for (int begin = 0; begin < 64; begin += 16) {
+            __m256i bytes[4][2];
+            for (int k = 0; k < 4; ++k) bytes[k][0] = bytes[k][1] = zero;
+            for (int i = begin; i < begin + 16; ++i) {
+                #pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half) {
+                    const uint8_t *at = w + 32 * (2 * i + half);
+                    __m256i a = _mm256_loadu_si256((const __m256i *)at);
+                    __m256i b = _mm256_loadu_si256((const __m256i *)(at + 4096));
+                    __asm__("" : "+x"(a), "+x"(b));
+                    #pragma GCC unroll 4
+                    for (int k = 0; k < 4; ++k) {
+                        const uint8_t *row = tables + 32 * (x[64 * k + i] ^ (r & 255));
+                        __m256i t = _mm256_broadcastsi128_si256(
+                            _mm_loadu_si128((const __m128i *)(row + 16 * half)));
+                        bytes[k][0] = _mm256_add_epi8(bytes[k][0], _mm256_shuffle_epi8(t, a));
+                        bytes[k][1] = _mm256_add_epi8(bytes[k][1], _mm256_shuffle_epi8(t, b));
+                    }
+                }
+            }
+            for (int k = 0; k < 4; ++k)
+                for (int g = 0; g < 2; ++g)
+                    sum = _mm256_add_epi64(sum, _mm256_sad_epu8(bytes[k][g], zero));
+        }
+    }
+    uint64_t parts[4];
+    _mm256_storeu_si256((__m256i *)parts, sum);
+    return parts[0] + parts[1] + parts[2] + parts[3];
 }
 #endif
