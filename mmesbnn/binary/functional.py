@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -210,14 +209,14 @@ class _OnBits(torch.autograd.Function):
         signs, kernels = packed
         stride, padding, dilation, _, pad_value = ctx.settings = settings
         ctx.channels = signs.channels
-        ctx.save_for_backward(torch.from_numpy(signs.words.view(np.int64)), weight)
+        ctx.save_for_backward(torch.from_numpy(signs.words.view('int64')), weight)
         return convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         words, weight = ctx.saved_tensors
-        signs = Packed(words.numpy().view(np.uint64), ctx.channels)
+        signs = Packed(words.numpy().view('uint64'), ctx.channels)
         x = torch.from_numpy(unpack_signs(signs, threads=torch.get_num_threads()))
         return *_conv_gradients(ctx, grad, x, weight), None, None
 
