@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -182,6 +183,18 @@ class Crops:
         return x, (hr - x) / UNIT
 
 
+def minimise(loss: Callable[[], Tensor], model: nn.Module, iters: int) -> None:
+    """Train ``model`` for ``iters`` steps; ``loss`` is called in each of them."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.99), eps=1e-12)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, iters, pct_start=0.05)
+    for _ in range(iters):
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train(form: str, seed: int, iters: int) -> dict[str, Any]:
     """Train a form; return what was measured."""
     began = time.process_time()
@@ -190,16 +203,13 @@ def train(form: str, seed: int, iters: int) -> dict[str, Any]:
     fresh, missing = Crops(10_000 + seed).draw(256)
     constant = [constant_signs(model, fresh)]
     iters = round(iters * LONGER.get(form, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.99), eps=1e-12)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, iters, pct_start=0.05)
     crops = Crops(seed)
-    for _ in range(iters):
+
+    def loss() -> Tensor:
         x, y = crops.draw(BATCH)
-        loss = F.mse_loss(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return F.mse_loss(model(x), y)
+
+    minimise(loss, model, iters)
     seconds = time.process_time() - began
     model.eval()
     line: dict[str, Any] = {'seconds': round(seconds)}

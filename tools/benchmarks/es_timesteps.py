@@ -28,7 +28,7 @@ from mmesbnn import cli, options  # before what takes time to import
 
 import torch
 import torch.nn.functional as F
-from es_super_resolution import BATCH, CHANNELS, DATA, ROOT, SCALE, Crops, Network
+from es_super_resolution import BATCH, CHANNELS, DATA, ROOT, SCALE, Crops, Network, minimise
 from json_lines import read
 from seeded_forms import BASELINE, parser_of, show, train_missing
 from torch import Tensor, nn
@@ -114,16 +114,13 @@ def train(form: str, seed: int, iters: int) -> dict[str, Any]:
     began = time.process_time()
     torch.manual_seed(seed)
     model = Denoiser(**FORMS[form])
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.99), eps=1e-12)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, iters, pct_start=0.05)
     batches = Noisy(seed)
-    for _ in range(iters):
+
+    def loss() -> Tensor:
         x, noisy, t, noise = batches.draw(BATCH)
-        loss = F.mse_loss(model(x, noisy, t), noise)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return F.mse_loss(model(x, noisy, t), noise)
+
+    minimise(loss, model, iters)
     seconds = round(time.process_time() - began)
     model.eval()
     fit, _ = judge(model, Noisy(10_000 + seed))
