@@ -32,8 +32,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
-from ..native import Packed, PackedWeights, unpack_signs
-from .native_mode import convolve_packed, is_native, native_conv2d, native_linear, pack_operands
+from ..native import Packed, PackedWeights
+from .native_mode import (
+    convolve_packed,
+    is_native,
+    native_conv2d,
+    native_linear,
+    pack_operands,
+    packed_gradients,
+)
 from .signs import is_transformed
 from .strided_gradient import convolution_gradients
 
@@ -88,12 +95,16 @@ def _save_for_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _conv_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, Any]:
     stride, padding, dilation, groups, pad_value = ctx.settings
+    wanted = ctx.needs_input_grad[:2]
+    if is_native() and not _is_seen(grad, x, weight):
+        packed = pack_operands(x, weight, groups)
+        if packed is not None:
+            return packed_gradients(grad, *packed, ctx.settings, wanted)
     height, width = x.shape[-2:]
     top, left = (0, 0)
     if pad_value:
         (top, left), x, padding = padding, _pad(x, padding, pad_value), (0, 0)
     pairs = stride, padding, dilation
-    wanted = ctx.needs_input_grad[:2]
     grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
@@ -196,7 +207,7 @@ class _Direct(torch.autograd.Function):
 
 
 class _OnBits(torch.autograd.Function):
-    """Convolution of packed operands, which stores the input as bits."""
+    """Convolution of packed operands, which stores both as bits."""
 
     @staticmethod
     def forward(
@@ -208,17 +219,21 @@ class _OnBits(torch.autograd.Function):
     ) -> Tensor:
         signs, kernels = packed
         stride, padding, dilation, _, pad_value = ctx.settings = settings
-        ctx.channels = signs.channels
-        ctx.save_for_backward(torch.from_numpy(signs.words.view('int64')), weight)
+        ctx.channels, ctx.kernel_size = signs.channels, kernels.kernel_size
+        words = (torch.from_numpy(words.view('int64')) for words in (signs.words, kernels.words))
+        ctx.save_for_backward(*words, torch.from_numpy(kernels.scales))
         return convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        words, weight = ctx.saved_tensors
-        signs = Packed(words.numpy().view('uint64'), ctx.channels)
-        x = torch.from_numpy(unpack_signs(signs, threads=torch.get_num_threads()))
-        return *_conv_gradients(ctx, grad, x, weight), None, None
+        words, kernels, scales = (saved.numpy() for saved in ctx.saved_tensors)
+        signs = Packed(words.view('uint64'), ctx.channels)
+        weights = PackedWeights(
+            kernels.view('uint64'), scales, ctx.kernel_size, ctx.channels // signs.groups
+        )
+        found = packed_gradients(grad, signs, weights, ctx.settings, ctx.needs_input_grad[:2])
+        return *found, None, None
 
 
 def _is_fused() -> bool:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..native import Packed, PackedWeights, convolve, pack_signs, pack_weights
+from ..native import (
+    Packed,
+    PackedWeights,
+    convolve,
+    input_gradient,
+    pack_signs,
+    pack_weights,
+    weight_gradient,
+)
 from ..native.library import library
 from .signs import is_transformed
 
 _enabled = False
+
+
+def _share_threads() -> None:
+    """Let the kernels of operators run on torch's threads, if they are those of GNU's OpenMP."""
+    shared = getattr(ctypes.CDLL(None), 'GOMP_parallel', None) if os.name == 'posix' else None
+    address = None if shared is None else ctypes.cast(shared, ctypes.c_void_p)
+    library().mmesbnn_share_threads(address)
 
 
 def use_native(enabled: bool = True) -> bool:
@@ -25,8 +42,9 @@ def use_native(enabled: bool = True) -> bool:
     difference.
 
     In training the forward pass of convolutions and linear layers runs on the kernels as
-    well. A convolution then stores its input as bits for the backward pass, which is that of
-    torch, and can be differentiated once only.
+    well. A convolution then stores its input and its weight as bits, and the kernels compute its
+    gradients, which can be differentiated once only. They are sums of real numbers, so they
+    differ from torch's gradients by the rounding of float32.
 
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
 
@@ -41,7 +59,7 @@ def use_native(enabled: bool = True) -> bool:
     """
     global _enabled
     if enabled:
-        library()
+        _share_threads()
     before, _enabled = _enabled, bool(enabled)
     return before
 
@@ -67,10 +85,10 @@ def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packe
     """Pack the operands of a convolution; return None where torch's operator must run."""
     if not _fits(x, weight):
         return None
-    weights = pack_weights(weight.detach().numpy(), groups=groups)
+    threads = torch.get_num_threads()
+    weights = pack_weights(weight.detach().numpy(), groups=groups, threads=threads)
     if weights is None:
         return None
-    threads = torch.get_num_threads()
     signs = pack_signs(x.detach().numpy(), groups=groups, strict=True, threads=threads)
     return None if signs is None else (signs, weights)
 
@@ -94,6 +112,45 @@ def convolve_packed(
         threads=torch.get_num_threads(),
     )
     return torch.from_numpy(y)
+
+
+def packed_gradients(
+    grad: Tensor,
+    signs: Packed,
+    weights: PackedWeights,
+    settings: tuple[Any, ...],
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute the gradients of :func:`convolve_packed` with respect to input and weight.
+
+    Args:
+        grad: Gradient of the result, ``(N, C_o, H', W')``, float32.
+        signs: Packed input.
+        weights: Packed weight.
+        settings: Arguments of ``mmesbnn::binary_conv2d`` after the operands.
+        wanted: Whether the gradients of input and weight are wanted.
+
+    Returns:
+        Both gradients, None for one that is not wanted.
+    """
+    stride, padding, dilation, _, pad_value = settings
+    values = grad.detach().contiguous().numpy()
+    common: dict[str, Any] = dict(
+        stride=(stride[0], stride[1]),
+        padding=(padding[0], padding[1]),
+        dilation=(dilation[0], dilation[1]),
+        threads=torch.get_num_threads(),
+    )
+    of_input = of_weight = None
+    if wanted[0]:
+        height, width = signs.words.shape[1:3]
+        found = input_gradient(values, weights, size=(height, width), **common)
+        of_input = torch.from_numpy(found)
+    if wanted[1]:
+        size = weights.kernel_size
+        found = weight_gradient(values, signs, kernel_size=size, pad_value=int(pad_value), **common)
+        of_weight = torch.from_numpy(found)
+    return of_input, of_weight
 
 
 def native_conv2d(

@@ -6,6 +6,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 """
 
 from .engine import Engine
+from .gradients import input_gradient, weight_gradient
 from .kernels import (
     Packed,
     PackedWeights,
@@ -13,7 +14,6 @@ from .kernels import (
     instruction_sets,
     pack_signs,
     pack_weights,
-    unpack_signs,
     use_instruction_set,
 )
 from .library import NativeError, available, problem
@@ -25,10 +25,11 @@ __all__ = [
     'PackedWeights',
     'available',
     'convolve',
+    'input_gradient',
     'instruction_sets',
     'pack_signs',
     'pack_weights',
     'problem',
-    'unpack_signs',
     'use_instruction_set',
+    'weight_gradient',
 ]

@@ -8,7 +8,7 @@ from ctypes import c_double, c_float, c_int64, c_void_p
 
 import numpy as np
 
-from .kernels import _array, _check_threads, _pointer, _raise_for
+from .arguments import check_threads, float_array, pointer, raise_for
 from .library import NativeError, library
 
 #: Size of a cache line in bytes. Arrays begin at a multiple of it.
@@ -47,7 +47,7 @@ class Engine:
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()
         status = self._library.mmesbnn_program_new(
-            _pointer(code, c_int64),
+            pointer(code, c_int64),
             len(code),
             self._data.ctypes.data,
             len(self._data),
@@ -56,12 +56,12 @@ class Engine:
         )
         if wrong.value >= 0:
             raise NativeError(f'the program is wrong at its number {wrong.value}')
-        _raise_for(status, 'the program')
+        raise_for(status, 'the program')
         sizes = np.zeros(3, np.int64)
-        self._library.mmesbnn_program_sizes(self._program, _pointer(sizes, c_int64))
+        self._library.mmesbnn_program_sizes(self._program, pointer(sizes, c_int64))
         self._workspace_bytes, self.steps, outputs = map(int, sizes)
         shapes = np.zeros((1 + outputs, 3), np.int64)
-        self._library.mmesbnn_program_shapes(self._program, _pointer(shapes, c_int64))
+        self._library.mmesbnn_program_shapes(self._program, pointer(shapes, c_int64))
         first, *others = [(c, h, w) for c, h, w in shapes.tolist()]
         self.input_shape: tuple[int, int, int] = first
         self.output_shapes: list[tuple[int, int, int]] = others
@@ -90,7 +90,7 @@ class Engine:
         Raises:
             NativeError: If a shape does not fit, or there is not enough memory.
         """
-        images = _array('images', images, 4)
+        images = float_array('images', images, 4)
         if images.shape[1:] != self.input_shape:
             raise NativeError(
                 f'images has the shape {images.shape}, the network takes (N, '
@@ -99,7 +99,7 @@ class Engine:
         if seconds is not None and (seconds.shape != (self.steps,) or seconds.dtype != np.float64):
             raise NativeError(f'seconds must be float64 of the shape ({self.steps},)')
         outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
-        pointers = [_pointer(output, c_float) for output in outputs]
+        pointers = [pointer(output, c_float) for output in outputs]
         try:
             workspace = self._idle.pop()
         except IndexError:
@@ -108,21 +108,21 @@ class Engine:
             self._program,
             workspace.ctypes.data,
             len(workspace),
-            _pointer(images, c_float),
+            pointer(images, c_float),
             len(images),
             (ctypes.POINTER(c_float) * len(outputs))(*pointers),
-            _check_threads(threads),
-            None if seconds is None else _pointer(seconds, c_double),
+            check_threads(threads),
+            None if seconds is None else pointer(seconds, c_double),
         )
         self._idle.append(workspace)
-        _raise_for(status, 'run')
+        raise_for(status, 'run')
         return outputs
 
     def _workspace(self) -> np.ndarray:
         try:
             return aligned(self._workspace_bytes)
         except MemoryError:
-            _raise_for(-2, 'run')
+            raise_for(-2, 'run')
             raise
 
 

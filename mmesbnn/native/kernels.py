@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from .arguments import (
+    Pair,
+    check_pad_value,
+    check_threads,
+    float_array,
+    floats,
+    pointer,
+    raise_for,
+    window,
+)
 from .library import NativeError, library
 
-Pair = tuple[int, int]
 _LANES = 8
 
 
@@ -49,37 +57,6 @@ class PackedWeights:
     channels: int
 
 
-def _pointer(array: np.ndarray, kind: type) -> ctypes._Pointer[Any]:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
-
-
-def _floats(array: np.ndarray) -> ctypes._Pointer[Any]:
-    return _pointer(array, ctypes.c_float)
-
-
-def _array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
-        kind = getattr(value, 'dtype', type(value).__name__)
-        raise NativeError(f'{name} is of {kind}; it must be a float32 array')
-    if value.ndim != ndim or 0 in value.shape:
-        raise NativeError(
-            f'{name} has the shape {value.shape}; it must have {ndim} axes, none of them empty'
-        )
-    return np.ascontiguousarray(value)
-
-
-def _raise_for(status: int, what: str) -> None:
-    if status:
-        reason = 'there is not enough memory' if status == -2 else 'its sizes do not fit'
-        raise NativeError(f'{what}: {reason}')
-
-
-def _check_threads(threads: int) -> int:
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise NativeError(f'threads={threads!r} must be an integer >= 1')
-    return threads
-
-
 def instruction_sets() -> list[str]:
     """Return the names of the instruction sets of this processor, fastest first.
 
@@ -87,7 +64,7 @@ def instruction_sets() -> list[str]:
         NativeError: If the kernels are not compiled.
     """
     names = ctypes.create_string_buffer(256)
-    _raise_for(library().mmesbnn_instruction_sets(names, len(names)), 'instruction sets')
+    raise_for(library().mmesbnn_instruction_sets(names, len(names)), 'instruction sets')
     return names.value.decode().split(',')
 
 
@@ -127,13 +104,13 @@ def pack_signs(
     Raises:
         NativeError: If an argument is out of its range.
     """
-    x = _array('x', x, 4)
+    x = float_array('x', x, 4)
     batch, channels, height, width = x.shape
     if groups < 1 or channels % groups:
         raise NativeError(f'groups={groups} must divide the {channels} channels of x')
     limits = None
     if thresholds is not None:
-        limits = _array('thresholds', thresholds, 1)
+        limits = float_array('thresholds', thresholds, 1)
         if limits.shape != (channels,):
             raise NativeError(
                 f'thresholds has the shape {limits.shape}, but x has {channels} channels'
@@ -141,62 +118,29 @@ def pack_signs(
     depth = channels // groups
     words = np.empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
     status = library().mmesbnn_pack_signs(
-        _floats(x),
+        floats(x),
         batch,
         groups,
         depth,
         height * width,
-        None if limits is None else _floats(limits),
+        None if limits is None else floats(limits),
         strict,
-        _check_threads(threads),
-        _pointer(words, ctypes.c_uint64),
+        check_threads(threads),
+        pointer(words, ctypes.c_uint64),
     )
     if status > 0:
         return None
-    _raise_for(status, 'pack_signs')
+    raise_for(status, 'pack_signs')
     return Packed(words, channels)
 
 
-def unpack_signs(packed: Packed, *, threads: int = 1) -> np.ndarray:
-    """Return the signs that :func:`pack_signs` has packed.
-
-    Args:
-        packed: Signs of a map ``(N, C, H, W)``.
-        threads: Number of threads. Default 1.
-
-    Returns:
-        float32 ``(N, C, H, W)`` of -1 and 1.
-
-    Raises:
-        NativeError: If an argument is out of its range.
-    """
-    words = packed.words
-    if words.dtype != np.uint64 or words.ndim != 5 or 0 in words.shape:
-        raise NativeError(f'words are {words.dtype} {words.shape}; they must be uint64 of 5 axes')
-    batch, height, width, groups, count = words.shape
-    depth = packed.channels // groups
-    if packed.channels != depth * groups or count != -(-depth // 64):
-        raise NativeError(f'channels={packed.channels} do not fit {groups} groups of {count} words')
-    x = np.empty((batch, packed.channels, height, width), np.float32)
-    status = library().mmesbnn_unpack_signs(
-        _pointer(np.ascontiguousarray(words), ctypes.c_uint64),
-        batch,
-        groups,
-        depth,
-        height * width,
-        _check_threads(threads),
-        _floats(x),
-    )
-    _raise_for(status, 'unpack_signs')
-    return x
-
-
-def pack_weights(weight: np.ndarray, *, groups: int = 1) -> PackedWeights | None:
+def pack_weights(weight: np.ndarray, *, groups: int = 1, threads: int = 1) -> PackedWeights | None:
     """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel.
 
     Args:
         weight: float32 ``(C_o, C_i / groups, k_h, k_w)``.
         groups: Number of groups. Default 1.
+        threads: Number of threads. Default 1.
 
     Returns:
         Bits and scales; None if a kernel has other values or only zeros.
@@ -204,7 +148,7 @@ def pack_weights(weight: np.ndarray, *, groups: int = 1) -> PackedWeights | None
     Raises:
         NativeError: If an argument is out of its range.
     """
-    weight = _array('weight', weight, 4)
+    weight = float_array('weight', weight, 4)
     kernels, depth, height, width = weight.shape
     if groups < 1 or kernels % groups:
         raise NativeError(f'groups={groups} must divide the {kernels} kernels of weight')
@@ -212,17 +156,18 @@ def pack_weights(weight: np.ndarray, *, groups: int = 1) -> PackedWeights | None
     shape = (groups, -(-per_group // _LANES), taps, -(-depth // 64), _LANES)
     words, scales = np.empty(shape, np.uint64), np.empty(kernels, np.float32)
     status = library().mmesbnn_pack_weights(
-        _floats(weight),
+        floats(weight),
         groups,
         per_group,
         depth,
         taps,
-        _pointer(words, ctypes.c_uint64),
-        _floats(scales),
+        check_threads(threads),
+        pointer(words, ctypes.c_uint64),
+        floats(scales),
     )
     if status > 0:
         return None
-    _raise_for(status, 'pack_weights')
+    raise_for(status, 'pack_weights')
     return PackedWeights(words, scales, (height, width), depth)
 
 
@@ -262,33 +207,23 @@ def convolve(
             f'x has {groups} groups of {x.channels // groups} channels, but weights have '
             f'{weights.words.shape[0]} of {weights.channels}'
         )
-    if pad_value not in (-1, 0, 1):
-        raise NativeError(f'pad_value={pad_value!r} must be one of -1, 0, 1')
-    geometry = np.array([*weights.kernel_size, *stride, *padding, *dilation], np.int32)
-    if geometry.shape != (8,) or (geometry[2:4] < 1).any() or (geometry[4:6] < 0).any():
-        raise NativeError(f'stride={stride}, padding={padding} are out of range')
-    sizes = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip((height, width), *geometry.reshape(4, 2).tolist())
-    ]
-    if min(sizes) < 1:
-        raise NativeError(f'a map of {height}x{width} is smaller than the kernel')
+    geometry, sizes = window((height, width), weights.kernel_size, stride, padding, dilation)
     out = np.empty((batch, len(weights.scales), *sizes), np.float32)
     status = library().mmesbnn_convolve(
-        _pointer(x.words, ctypes.c_uint64),
+        pointer(x.words, ctypes.c_uint64),
         batch,
         height,
         width,
         groups,
         weights.channels,
-        _pointer(weights.words, ctypes.c_uint64),
+        pointer(weights.words, ctypes.c_uint64),
         len(weights.scales) // groups,
-        _pointer(geometry, ctypes.c_int32),
-        pad_value,
-        _floats(weights.scales),
+        pointer(geometry, ctypes.c_int32),
+        check_pad_value(pad_value),
+        floats(weights.scales),
         *sizes,
-        _check_threads(threads),
-        _floats(out),
+        check_threads(threads),
+        floats(out),
     )
-    _raise_for(status, 'convolve')
+    raise_for(status, 'convolve')
     return out

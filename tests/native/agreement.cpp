@@ -30,6 +30,7 @@ bool tables_agree(const Kernels& kernels, int rounds) {
     if (!sums_agree(kernels, &Kernels::finish_floats)) return differs(kernels.name, "floats");
     if (!comparisons_agree(kernels)) return differs(kernels.name, "compare");
     if (!tiles_agree(kernels)) return differs(kernels.name, "convolve");
+    if (!entries_agree(kernels)) return differs(kernels.name, "add_entries");
     const Sweep sweep;
     if (!sweep.agrees(kernels)) {
       std::printf("operator %d\n", static_cast<int>(sweep.last()));
@@ -99,7 +100,7 @@ struct Convolution {
     if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], limits.data(), 0,
                            threads, bits.data()) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth,
-                             int64_t{geometry[0]} * geometry[1], packed.data(),
+                             int64_t{geometry[0]} * geometry[1], threads, packed.data(),
                              scales.data()) != 0 ||
         mmesbnn_convolve(bits.data(), batch, size[0], size[1], groups, depth, packed.data(),
                          kernels, geometry, pad_value, scales.data(), out[0], out[1], threads,
@@ -109,12 +110,69 @@ struct Convolution {
   }
 };
 
+// Both gradients of a convolution, for gradients of its result that are small integers or halves of
+// them: sums are exact.
+struct Gradients : Convolution {
+  std::vector<float> grad = some_floats(batch * groups * kernels * out[0] * out[1]);
+
+  int64_t taps() const { return int64_t{geometry[0]} * geometry[1]; }
+
+  std::vector<float> by_loops() const {
+    std::vector<float> of_x(x.size()), of_weights(weights.size());
+    for (int64_t n = 0, at = 0; n < batch; ++n)
+      for (int64_t o = 0; o < groups * kernels; ++o)
+        for (int64_t y = 0; y < out[0]; ++y)
+          for (int64_t x_ = 0; x_ < out[1]; ++x_, ++at)
+            for (int64_t c = 0; c < depth; ++c)
+              for (int64_t tap = 0; tap < taps(); ++tap) {
+                const int64_t up = y * geometry[2] - geometry[4] + tap / geometry[1] * geometry[6];
+                const int64_t along =
+                    x_ * geometry[3] - geometry[5] + tap % geometry[1] * geometry[7];
+                const int64_t channel = o / kernels * depth + c;
+                const int64_t weight = (o * depth + c) * taps() + tap;
+                of_weights[weight] += grad[at] * value(n, channel, up, along);
+                if (up >= 0 && along >= 0 && up < size[0] && along < size[1])
+                  of_x[((n * groups * depth + channel) * size[0] + up) * size[1] + along] +=
+                      grad[at] * weights[weight];
+              }
+    of_x.insert(of_x.end(), of_weights.begin(), of_weights.end());
+    return of_x;
+  }
+
+  std::vector<float> by_kernels() const {
+    const int64_t words = (depth + 63) / 64, blocks = (kernels + kLanes - 1) / kLanes;
+    std::vector<uint64_t> bits(batch * size[0] * size[1] * groups * words);
+    std::vector<uint64_t> packed(groups * blocks * taps() * words * kLanes);
+    std::vector<float> scales(groups * kernels), of_x(x.size()), of_weights(weights.size());
+    if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], limits.data(), 0,
+                           threads, bits.data()) != 0 ||
+        mmesbnn_pack_weights(weights.data(), groups, kernels, depth, taps(), threads,
+                             packed.data(), scales.data()) != 0 ||
+        mmesbnn_input_gradient(grad.data(), batch, size[0], size[1], groups, depth, packed.data(),
+                               kernels, geometry, scales.data(), out[0], out[1], threads,
+                               of_x.data()) != 0 ||
+        mmesbnn_weight_gradient(grad.data(), bits.data(), batch, size[0], size[1], groups, depth,
+                                kernels, geometry, pad_value, out[0], out[1], threads,
+                                of_weights.data()) != 0)
+      return {};
+    of_x.insert(of_x.end(), of_weights.begin(), of_weights.end());
+    return of_x;
+  }
+};
+
+// Like same(), but a zero has no sign.
+bool equal(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+}
+
 bool convolutions_agree(const std::string& set, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const Convolution one;
     const std::vector<float> expected = one.by_loops(), found = one.by_kernels();
     if (expected.size() != found.size() || !same(expected, found))
       return differs(set, "a binary convolution");
+    const Gradients two;
+    if (!equal(two.by_loops(), two.by_kernels())) return differs(set, "a gradient");
   }
   std::printf("%s: %d convolutions\n", set.c_str(), rounds);
   return true;

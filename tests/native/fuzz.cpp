@@ -88,20 +88,26 @@ bool convolve_something() {
   mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width,
                      up_to(1) ? limits.get() : nullptr, static_cast<int>(up_to(1)),
                      1 + static_cast<int>(up_to(2)), bits.get());
-  auto back = exactly<float>(batch * groups * channels * height * width);
-  mmesbnn_unpack_signs(bits.get(), batch, groups, channels, height * width,
-                       1 + static_cast<int>(up_to(2)), back.get());
   auto real = exactly<float>(groups * kernels * channels * taps);
   for (int64_t i = 0; i < groups * kernels * channels * taps; ++i)
     if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;
   auto weights = exactly<uint64_t>(groups * ((kernels + 7) / 8) * taps * words * 8);
   auto scales = exactly<float>(groups * kernels);
-  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps, weights.get(), scales.get());
+  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps,
+                       1 + static_cast<int>(up_to(2)), weights.get(), scales.get());
   auto result = exactly<float>(batch * groups * kernels * out[0] * out[1]);
+  const int pad_value = static_cast<int>(up_to(4)) - 2;
+  const auto some_threads = [] { return 1 + static_cast<int>(up_to(2)); };
+  auto of_map = exactly<float>(batch * groups * channels * height * width);
+  mmesbnn_input_gradient(result.get(), batch, height, width, groups, channels, weights.get(),
+                         kernels, geometry, scales.get(), out[0], out[1], some_threads(),
+                         of_map.get());
+  mmesbnn_weight_gradient(result.get(), bits.get(), batch, height, width, groups, channels,
+                          kernels, geometry, pad_value, out[0], out[1], some_threads(),
+                          real.get());
   return mmesbnn_convolve(bits.get(), batch, height, width, groups, channels, weights.get(),
-                          kernels, geometry, static_cast<int>(up_to(4)) - 2,
-                          up_to(1) ? scales.get() : nullptr, out[0], out[1],
-                          1 + static_cast<int>(up_to(2)), result.get()) == 0;
+                          kernels, geometry, pad_value, up_to(1) ? scales.get() : nullptr, out[0],
+                          out[1], some_threads(), result.get()) == 0;
 }
 
 }  // namespace

@@ -137,6 +137,29 @@ inline bool tiles_agree(const Kernels& kernels) {
   return equal;
 }
 
+inline bool entries_agree(const Kernels& kernels) {
+  const int terms = 1 + static_cast<int>(up_to(kSumTerms - 1));
+  const int64_t rows = 1 + up_to(40);
+  const auto values = some_floats(terms * 4 * kSumLanes), before = some_floats(rows * kSumLanes);
+  std::vector<uint8_t> signs(rows * kSumTerms);
+  for (uint8_t& four : signs) four = static_cast<uint8_t>(up_to(15) * kSumStep);
+  std::vector<float> results[2];
+  for (int i = 0; i < 2; ++i) {
+    const Kernels& use = i == 0 ? kPortable : kernels;
+    std::vector<float> tables(terms * kSumTable), sums = before;
+    for (int term = 0; term < terms; ++term) {
+      const float* first = values.data() + term * 4 * kSumLanes;
+      const float* const four[4] = {first, first + kSumLanes, first + 2 * kSumLanes,
+                                    first + 3 * kSumLanes};
+      use.tabulate(four, tables.data() + term * kSumTable);
+    }
+    use.add_entries(tables.data(), signs.data(), terms, rows, sums.data());
+    results[i] = tables;
+    results[i].insert(results[i].end(), sums.begin(), sums.end());
+  }
+  return same(results[0], results[1]);
+}
+
 // Some instructions at random, and all that they read and write.
 class Sweep {
  public:

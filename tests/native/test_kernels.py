@@ -1,7 +1,5 @@
 """The native kernels compute the operators' sums exactly on every processor."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -134,20 +132,6 @@ def test_packed_bits_are_comparisons(seed, channels, pixels):
         assert not bits[:, channels:].any()
 
 
-@given(
-    seed=st.integers(0, 10_000),
-    channels=depths,
-    groups=st.integers(1, 3),
-    size=st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)),
-    threads=st.integers(1, 3),
-)
-def test_unpacked_signs_are_those_that_were_packed(seed, channels, groups, size, threads):
-    batch, height, width = size
-    x = signs(np.random.default_rng(seed), batch, groups * channels, height, width)
-    packed = native.pack_signs(x, groups=groups)
-    np.testing.assert_array_equal(native.unpack_signs(packed, threads=threads), x)
-
-
 @pytest.mark.parametrize('value', [0.0, 0.5, 2.0, np.nan, np.inf])
 @pytest.mark.parametrize('place', [0, 7, 8, 17])
 def test_what_is_no_sign_is_seen(value, place):
@@ -183,9 +167,6 @@ def test_wrong_arguments_are_named():
         (lambda: native.convolve(packed, kernels, dilation=(3, 1)), 'smaller'),
         (lambda: native.convolve(packed, native.pack_weights(weight[:, :3])), 'groups'),
         (lambda: native.use_instruction_set('mmx'), "name='mmx'"),
-        (lambda: native.unpack_signs(packed, threads=0), 'threads=0'),
-        (lambda: native.unpack_signs(replace(packed, channels=65)), 'channels=65'),
-        (lambda: native.unpack_signs(replace(packed, words=packed.words[0])), '5 axes'),
     ]
     for call, message in cases:
         with pytest.raises(native.NativeError, match=message):

@@ -242,7 +242,8 @@ END_TARGET
 
 const Kernels kAvx2 = {
     "avx2", supported, count, nullptr, count_nibbles, wide::finish<int16_t>, wide::finish<float>,
-    compare, wide::run, wide::convolve};
+    compare, wide::run, wide::convolve, wide::tabulate,
+    wide::add_entries};
 
 }  // namespace mmesbnn
 

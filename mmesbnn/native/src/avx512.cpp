@@ -199,7 +199,8 @@ END_TARGET
 
 const Kernels kAvx512 = {
     "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
-    compare, wide::run, wide::convolve};
+    compare, wide::run, wide::convolve, wide::tabulate,
+    wide::add_entries};
 
 }  // namespace mmesbnn
 

@@ -110,6 +110,16 @@ struct RealTile {
   float out[kRealPixels][2 * kRealLanes];
 };
 
+// Sums of products of real numbers and signs, kSumLanes of them side by side. A term is four numbers
+// for each lane. Its table holds the 16 sums of them with all signs; the first number has the lowest
+// bit. So an addition does the work of four multiplications and four additions.
+constexpr int kSumLanes = 32;
+// Terms whose tables, of 2 KB each, leave room in the first cache.
+constexpr int kSumTerms = 8;
+constexpr int kSumTable = 16 * kSumLanes;
+// Four signs in a byte are multiplied by this: an eighth of the bytes from an entry to the next.
+constexpr int kSumStep = kSumLanes * sizeof(float) / 8;
+
 // Functions of an instruction set; none, if the processor is of another kind.
 struct Kernels {
   const char* name;
@@ -140,6 +150,13 @@ struct Kernels {
   uint64_t (*compare)(const float* x, int count, float threshold, bool* other) = nullptr;
   void (*run)(const Block& block) = nullptr;
   void (*convolve)(RealTile& tile) = nullptr;
+  // Writes the table of a term.
+  void (*tabulate)(const float* const four[4], float* table) = nullptr;
+  // sums[row][lane] += the sum over terms of tables[term][signs[row][term]][lane], where the inner
+  // sum begins with 0. Signs are multiplied by kSumStep; a row of them has kSumTerms, of which
+  // `terms` are read.
+  void (*add_entries)(const float* tables, const uint8_t* signs, int terms, int64_t rows,
+                      float* sums) = nullptr;
 };
 
 extern const Kernels kPortable;

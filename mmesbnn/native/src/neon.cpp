@@ -83,7 +83,8 @@ inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
 
 const Kernels kNeon = {
     "neon", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
-    compare, wide::run, wide::convolve};
+    compare, wide::run, wide::convolve, wide::tabulate,
+    wide::add_entries};
 
 }  // namespace mmesbnn
 

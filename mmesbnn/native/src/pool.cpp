@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include "api.h"
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -138,12 +140,40 @@ class Pool {
   std::atomic<unsigned> round_{0};
 };
 
+using OpenMp = void(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<OpenMp*> openmp{nullptr};
+thread_local int own_threads = 0;
+
+// Parts of work that the threads of OpenMP take.
+struct Parts {
+  int64_t total;
+  int count;
+  const std::function<void(int64_t, int64_t)>& work;
+  std::atomic<int> next{0};
+
+  static void take(void* data) {
+    Parts& parts = *static_cast<Parts*>(data);
+    for (int part; (part = parts.next++) < parts.count;)
+      parts.work(parts.total * part / parts.count, parts.total * (part + 1) / parts.count);
+  }
+};
+
 }  // namespace
+
+OwnThreads::OwnThreads() { ++own_threads; }
+OwnThreads::~OwnThreads() { --own_threads; }
 
 void parallel(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& work) {
   const int parts = static_cast<int>(std::min<int64_t>(threads, total));
   if (parts <= 1) {
     if (total > 0) work(0, total);
+    return;
+  }
+  OpenMp* const shared = own_threads ? nullptr : openmp.load();
+  if (shared != nullptr) {
+    // More parts than threads, because others may need the cores, too.
+    Parts list{total, static_cast<int>(std::min<int64_t>(4 * threads, total)), work};
+    shared(Parts::take, &list, static_cast<unsigned>(parts), 0);
     return;
   }
   // Never deleted: its threads wait for work until the process ends.
@@ -159,3 +189,11 @@ void parallel(int64_t total, int threads, const std::function<void(int64_t, int6
 }
 
 }  // namespace mmesbnn
+
+// Makes single operators run on the threads of an OpenMP library: `gomp_parallel` is its
+// GOMP_parallel, or null for our own threads. Threads of OpenMP spin for milliseconds after each use,
+// so beside a library that uses them ours would wait for a core. Programs run on our own.
+API int mmesbnn_share_threads(void* gomp_parallel) {
+  mmesbnn::openmp.store(reinterpret_cast<mmesbnn::OpenMp*>(gomp_parallel));
+  return mmesbnn::status::kOk;
+}

@@ -97,6 +97,7 @@ inline unsigned above(V a, V b) {
 
 const Kernels kPortable = {
     "portable", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
-    compare, wide::run, wide::convolve};
+    compare, wide::run, wide::convolve, wide::tabulate,
+    wide::add_entries};
 
 }  // namespace mmesbnn

@@ -350,6 +350,7 @@ API int mmesbnn_program_run(const Program* program, char* workspace, int64_t wor
   if (workspace_bytes < program->memory + 4 * program->sums || batch < 0 || threads < 1 ||
       reinterpret_cast<uintptr_t>(workspace) % 8)
     return kBadSize;
+  const mmesbnn::OwnThreads own;
   mmesbnn::Run run;
   run.memory = workspace;
   run.sums = reinterpret_cast<float*>(workspace + program->memory);

@@ -1,0 +1,75 @@
+"""Arguments of the C interface: arrays as pointers, and checks."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from .library import NativeError
+
+Pair = tuple[int, int]
+
+
+def pointer(array: np.ndarray, kind: type) -> ctypes._Pointer[Any]:
+    """Return the address of an array's entries."""
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def floats(array: np.ndarray) -> ctypes._Pointer[Any]:
+    """Return the address of float32 entries."""
+    return pointer(array, ctypes.c_float)
+
+
+def float_array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
+    """Return a contiguous float32 array, or raise a :class:`NativeError` about ``name``."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        kind = getattr(value, 'dtype', type(value).__name__)
+        raise NativeError(f'{name} is of {kind}; it must be a float32 array')
+    if value.ndim != ndim or 0 in value.shape:
+        raise NativeError(
+            f'{name} has the shape {value.shape}; it must have {ndim} axes, none of them empty'
+        )
+    return np.ascontiguousarray(value)
+
+
+def raise_for(status: int, what: str) -> None:
+    """Raise a :class:`NativeError` if a function of the C interface has failed."""
+    if status:
+        reason = 'there is not enough memory' if status == -2 else 'its sizes do not fit'
+        raise NativeError(f'{what}: {reason}')
+
+
+def check_threads(threads: int) -> int:
+    """Return ``threads`` if it is an integer >= 1, else raise a :class:`NativeError`."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise NativeError(f'threads={threads!r} must be an integer >= 1')
+    return threads
+
+
+def check_pad_value(pad_value: int) -> int:
+    """Return ``pad_value`` if it is -1, 0 or 1, else raise a :class:`NativeError`."""
+    if pad_value not in (-1, 0, 1):
+        raise NativeError(f'pad_value={pad_value!r} must be one of -1, 0, 1')
+    return pad_value
+
+
+def window(
+    size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[np.ndarray, Pair]:
+    """Return the geometry of a convolution for the C interface, and height and width of its map.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    geometry = np.array([*kernel_size, *stride, *padding, *dilation], np.int32)
+    if geometry.shape != (8,) or (geometry[2:4] < 1).any() or (geometry[4:6] < 0).any():
+        raise NativeError(f'stride={stride}, padding={padding} are out of range')
+    height, width = (
+        (entries + 2 * p - d * (k - 1) - 1) // s + 1
+        for entries, k, s, p, d in zip(size, *geometry.reshape(4, 2).tolist())
+    )
+    if min(height, width) < 1:
+        raise NativeError(f'a map of {size[0]}x{size[1]} is smaller than the kernel')
+    return geometry, (height, width)

@@ -1,0 +1,143 @@
+"""Gradients of a convolution of packed operands, by tables of signed sums.
+
+A product of a real number and a sign is an addition. Four numbers have 16 sums with all signs, so
+a table of these does four multiplications and additions by one addition.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from .arguments import (
+    Pair,
+    check_pad_value,
+    check_threads,
+    float_array,
+    floats,
+    pointer,
+    raise_for,
+    window,
+)
+from .kernels import Packed, PackedWeights
+from .library import NativeError, library
+
+
+def _check_shape(grad: np.ndarray, shape: tuple[int, ...]) -> None:
+    if grad.shape != shape:
+        raise NativeError(f'grad has the shape {grad.shape}; it must be {shape}')
+
+
+def input_gradient(
+    grad: np.ndarray,
+    weights: PackedWeights,
+    *,
+    size: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    threads: int = 1,
+) -> np.ndarray:
+    """Compute the gradient of :func:`convolve` with respect to its input.
+
+    ``dx[n, c, q] = sum_{o, t} w[o, c, t] grad[n, o, p]`` with ``p stride + t dilation - padding
+    = q``. Sums are rounded to float32 as they grow. The result does not depend on the instruction
+    set or the number of threads.
+
+    Args:
+        grad: Gradient of the result, float32 ``(N, C_o, H', W')``.
+        weights: Packed weights ``w``.
+        size: Height and width of the input, in pixels.
+        stride: As ``convolve``'s. Default (1, 1).
+        padding: As ``convolve``'s. Default (0, 0).
+        dilation: As ``convolve``'s. Default (1, 1).
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(N, C_i, H, W)``.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    grad = float_array('grad', grad, 4)
+    geometry, sizes = window(size, weights.kernel_size, stride, padding, dilation)
+    batch, groups = len(grad), len(weights.words)
+    _check_shape(grad, (batch, len(weights.scales), *sizes))
+    out = np.empty((batch, groups * weights.channels, *size), np.float32)
+    status = library().mmesbnn_input_gradient(
+        floats(grad),
+        batch,
+        *size,
+        groups,
+        weights.channels,
+        pointer(weights.words, ctypes.c_uint64),
+        len(weights.scales) // groups,
+        pointer(geometry, ctypes.c_int32),
+        floats(weights.scales),
+        *sizes,
+        check_threads(threads),
+        floats(out),
+    )
+    raise_for(status, 'input_gradient')
+    return out
+
+
+def weight_gradient(
+    grad: np.ndarray,
+    x: Packed,
+    *,
+    kernel_size: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    pad_value: int = 0,
+    threads: int = 1,
+) -> np.ndarray:
+    """Compute the gradient of :func:`convolve` with respect to its weight.
+
+    ``dw[o, c, t] = sum_{n, p} grad[n, o, p] x[n, c, p stride + t dilation - padding]``. Sums are
+    rounded to float32 as they grow. The result does not depend on the instruction set or the
+    number of threads.
+
+    Args:
+        grad: Gradient of the result, float32 ``(N, C_o, H', W')``.
+        x: Packed signs of a map ``(N, C_i, H, W)``.
+        kernel_size: Height and width of a kernel, in pixels.
+        stride: As ``convolve``'s. Default (1, 1).
+        padding: As ``convolve``'s. Default (0, 0).
+        dilation: As ``convolve``'s. Default (1, 1).
+        pad_value: As ``convolve``'s. Default 0.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(C_o, C_i / groups, k_h, k_w)``.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    grad = float_array('grad', grad, 4)
+    batch, height, width, groups, _ = x.words.shape
+    geometry, sizes = window((height, width), kernel_size, stride, padding, dilation)
+    kernels, depth = grad.shape[1], x.channels // groups
+    _check_shape(grad, (batch, kernels, *sizes))
+    if kernels % groups:
+        raise NativeError(f'the {groups} groups of x must divide the {kernels} kernels of grad')
+    out = np.empty((kernels, depth, *kernel_size), np.float32)
+    status = library().mmesbnn_weight_gradient(
+        floats(grad),
+        pointer(x.words, ctypes.c_uint64),
+        batch,
+        height,
+        width,
+        groups,
+        depth,
+        kernels // groups,
+        pointer(geometry, ctypes.c_int32),
+        check_pad_value(pad_value),
+        *sizes,
+        check_threads(threads),
+        floats(out),
+    )
+    raise_for(status, 'weight_gradient')
+    return out

@@ -1,0 +1,239 @@
+// Gradient of a binary convolution with respect to its input.
+//
+//   out[n, c, q] = sum over taps and kernels o of scale[o] sign[o, c, tap] grad[n, o, p]
+//
+// where p stride + tap dilation - padding = q. Lanes are input pixels, a term is four kernels at a
+// tap. Pixels whose positions are equal modulo the stride meet the same taps, so they are computed
+// together: a phase. Gradients have a margin of zeros after each row and each image, so that the
+// lanes of a phase lie side by side for every tap.
+#include <atomic>
+#include <vector>
+
+#include "api.h"
+#include "signed_sums.h"
+
+using namespace mmesbnn;
+using namespace mmesbnn::status;
+
+namespace {
+
+// Positions first, first + stride, ... of an axis. A tap adds the gradient that stands `shift`
+// places after the number of the position.
+struct Phase {
+  struct Tap {
+    int64_t number, shift;
+  };
+  int64_t first, count;
+  std::vector<Tap> taps;
+};
+
+std::vector<Phase> phases_of(const Window& window, int axis, int64_t size, int64_t gradients) {
+  std::vector<Phase> phases;
+  const int64_t stride = window.stride[axis];
+  for (int64_t first = 0; first < std::min(stride, size); ++first) {
+    Phase phase{first, (size - first + stride - 1) / stride, {}};
+    for (int64_t tap = 0; tap < window.kernel[axis]; ++tap) {
+      const int64_t start = first + window.padding[axis] - tap * window.dilation[axis];
+      if (start % stride != 0) continue;
+      const int64_t shift = start / stride;
+      if (shift < gradients && phase.count + shift > 0) phase.taps.push_back({tap, shift});
+    }
+    phases.push_back(phase);
+  }
+  return phases;
+}
+
+// Zeros between the gradients of neighbours on an axis, and how far lanes reach before the first
+// and after the last one.
+struct Reach {
+  int64_t margin = 0, before = 0, after = 0;
+
+  Reach(const std::vector<Phase>& phases, int64_t gradients) {
+    for (const Phase& phase : phases) {
+      margin = std::max(margin, phase.count - gradients);
+      for (const Phase::Tap& tap : phase.taps) {
+        before = std::max(before, -tap.shift);
+        after = std::max(after, tap.shift);
+        margin = std::max({margin, -tap.shift, phase.count + tap.shift - gradients});
+      }
+    }
+  }
+};
+
+struct InputGradient {
+  const ConvSizes& sizes;
+  const float* grad;
+  const uint64_t* weights;  // (groups, blocks, taps, words, kLanes)
+  const float* scales;
+  float* out;
+  int threads;
+
+  std::vector<Phase> vertical{}, horizontal{};
+  int64_t rows = 0, pitch = 0;    // of an image with its margin
+  int64_t before = 0, plane = 0;  // zeros before the first image; floats of a kernel in all
+  int64_t quads = 0;                 // terms of a tap: four kernels each
+  float* padded = nullptr;           // (groups, 4 quads, plane)
+  uint8_t* signs = nullptr;          // of a phase: (groups, batches, words, kWordSigns)
+
+  int run() {
+    vertical = phases_of(sizes.window, 0, sizes.height, sizes.out_height);
+    horizontal = phases_of(sizes.window, 1, sizes.width, sizes.out_width);
+    const Reach up(vertical, sizes.out_height), along(horizontal, sizes.out_width);
+    rows = sizes.out_height + up.margin;
+    pitch = sizes.out_width + along.margin;
+    before = up.before * pitch + along.before;
+    quads = (sizes.kernels + 3) / 4;
+    const int64_t pixels = product({sizes.batch, rows, pitch});
+    if (pixels < 0) return kNoMemory;
+    plane = before + pixels + up.after * pitch + along.after + kSumLanes;
+    const int64_t floats = product({sizes.groups, 4 * quads, plane});
+    const int64_t bytes = product({sizes.groups, batches_for(sizes.window.taps() * quads),
+                                   words_for(sizes.channels), kWordSigns});
+    Arena& arena = Arena::of_a_call();
+    if (floats < 0 || bytes < 0 || !arena.reserve({4 * floats, bytes})) return kNoMemory;
+    padded = arena.get<float>(floats);
+    signs = arena.get<uint8_t>(bytes);
+    parallel(sizes.groups * 4 * quads, threads, [this](int64_t first, int64_t last) {
+      for (int64_t kernel = first; kernel < last; ++kernel) pad(kernel);
+    });
+    for (const Phase& up : vertical)
+      for (const Phase& along : horizontal)
+        if (!compute(up, along)) return kNoMemory;
+    return kOk;
+  }
+
+  // Copies the gradients of a kernel, with its scale, between zeros.
+  void pad(int64_t kernel) const {
+    float* to = padded + kernel * plane;
+    const int64_t group = kernel / (4 * quads), at = kernel % (4 * quads);
+    std::fill(to, to + plane, 0.0f);
+    if (at >= sizes.kernels) return;
+    const int64_t channel = group * sizes.kernels + at;
+    const float scale = scales[channel];
+    for (int64_t image = 0; image < sizes.batch; ++image) {
+      const float* from = grad + (image * sizes.groups * sizes.kernels + channel) *
+                                     sizes.out_height * sizes.out_width;
+      for (int64_t y = 0; y < sizes.out_height; ++y, from += sizes.out_width) {
+        float* row = to + before + (image * rows + y) * pitch;
+        for (int64_t x = 0; x < sizes.out_width; ++x) row[x] = scale * from[x];
+      }
+    }
+  }
+
+  // Tap and number of four kernels.
+  struct Term {
+    int64_t tap, shift, quad;
+  };
+
+  std::vector<Term> terms_of(const Phase& up, const Phase& along) const {
+    std::vector<Term> terms;  // those of the same gradients together, while the cache has them
+    for (int64_t quad = 0; quad < quads; ++quad)
+      for (const Phase::Tap& y : up.taps)
+        for (const Phase::Tap& x : along.taps)
+          terms.push_back({y.number * sizes.window.kernel[1] + x.number,
+                           y.shift * pitch + x.shift, quad});
+    return terms;
+  }
+
+  // Signs of a batch of terms of a group.
+  void read_signs(const std::vector<Term>& terms, int64_t item) const {
+    const int64_t batches = batches_for(terms.size()), words = words_for(sizes.channels);
+    const int64_t group = item / batches, begin = item % batches * kSumTerms;
+    const uint64_t* four[kSumTerms][4];
+    for (int64_t i = 0; i < kSumTerms; ++i) {  // those after the last one are not read
+      const Term& term = terms[std::min<int64_t>(begin + i, terms.size() - 1)];
+      const int64_t block = group * blocks_for(sizes.kernels) + 4 * term.quad / kLanes;
+      const int64_t at = (block * sizes.window.taps() + term.tap) * words * kLanes;
+      for (int k = 0; k < 4; ++k) four[i][k] = weights + at + 4 * term.quad % kLanes + k;
+    }
+    uint8_t* to = signs + item * words * kWordSigns;
+    for (int64_t word = 0; word < words; ++word, to += kWordSigns) {
+      write_signs(four, to);
+      for (auto& term : four)
+        for (const uint64_t*& kernel : term) kernel += kLanes;
+    }
+  }
+
+  bool compute(const Phase& up, const Phase& along) const {
+    const int64_t lanes = sizes.batch * rows * pitch, blocks = (lanes + kSumLanes - 1) / kSumLanes;
+    const int64_t size = rows_of_an_item(sizes.channels, 512, sizes.groups * blocks, threads);
+    const int64_t pieces = (sizes.channels + size - 1) / size;
+    const std::vector<Term> terms = terms_of(up, along);
+    parallel(sizes.groups * batches_for(terms.size()), threads, [&](int64_t first, int64_t last) {
+      for (int64_t item = first; item < last; ++item) read_signs(terms, item);
+    });
+    std::atomic<bool> full{false};
+    parallel(sizes.groups * pieces * blocks, threads, [&](int64_t first, int64_t last) {
+      Arena& arena = Arena::of_a_part();
+      if (!arena.reserve({4 * size * kSumLanes, 4 * kSumTerms * kSumTable})) {
+        full.store(true);
+        return;
+      }
+      float* const sums = arena.get<float>(size * kSumLanes);
+      float* const tables = arena.get<float>(kSumTerms * kSumTable);
+      for (int64_t item = first; item < last; ++item) {
+        const int64_t lane = item % blocks * kSumLanes, piece = item / blocks % pieces;
+        const int64_t group = item / blocks / pieces, channel = piece * size;
+        const int64_t count = std::min(size, sizes.channels - channel);
+        std::fill(sums, sums + count * kSumLanes, 0.0f);
+        add(terms, group, lane, channel, count, tables, sums);
+        write(up, along, lane, group * sizes.channels + channel, count, sums);
+      }
+    });
+    return !full.load();
+  }
+
+  void add(const std::vector<Term>& terms, int64_t group, int64_t lane, int64_t channel,
+           int64_t count, float* tables, float* sums) const {
+    const Kernels& use = chosen_kernels();
+    const int64_t batches = batches_for(terms.size()), words = words_for(sizes.channels);
+    const uint8_t* from = signs + group * batches * words * kWordSigns + channel * kSumTerms;
+    const float* first = padded + group * 4 * quads * plane + before + lane;
+    for (int64_t batch = 0; batch < batches; ++batch, from += words * kWordSigns) {
+      const Term* term = &terms[batch * kSumTerms];
+      const int some = terms_of_batch(batch, terms.size());
+      for (int i = 0; i < some; ++i, ++term) {
+        const float* at = first + term->quad * 4 * plane + term->shift;
+        const float* const four[4] = {at, at + plane, at + 2 * plane, at + 3 * plane};
+        use.tabulate(four, tables + i * kSumTable);
+      }
+      use.add_entries(tables, from, some, count, sums);
+    }
+  }
+
+  void write(const Phase& up, const Phase& along, int64_t lane, int64_t channel, int64_t count,
+             const float* sums) const {
+    const int64_t stride = sizes.window.stride[1], pixels = sizes.height * sizes.width;
+    const int64_t end = std::min(lane + kSumLanes, sizes.batch * rows * pitch);
+    for (int64_t at = lane, next; at < end; at = next) {  // a piece of a row
+      const int64_t x = at % pitch, y = at / pitch % rows, image = at / pitch / rows;
+      next = std::min(end, at - x + pitch);
+      const int64_t columns = std::min(along.count - x, next - at);
+      if (y >= up.count || columns <= 0) continue;
+      float* to = out + (image * sizes.groups * sizes.channels + channel) * pixels +
+                  (up.first + y * sizes.window.stride[0]) * sizes.width + along.first + x * stride;
+      const float* from = sums + (at - lane);
+      for (int64_t c = 0; c < count; ++c, to += pixels, from += kSumLanes)
+        for (int64_t i = 0; i < columns; ++i) to[i * stride] = from[i];
+    }
+  }
+};
+
+}  // namespace
+
+// grad: (batch, groups * kernels_per_group, out_height, out_width). out: (batch, groups * channels,
+// height, width). The other arguments are those of mmesbnn_convolve; padded pixels do not matter.
+API int mmesbnn_input_gradient(const float* grad, int64_t batch, int64_t height, int64_t width,
+                               int64_t groups, int64_t channels, const uint64_t* weights,
+                               int64_t kernels_per_group, const int32_t* geometry,
+                               const float* scales, int64_t out_height, int64_t out_width,
+                               int threads, float* out) {
+  ConvSizes sizes{batch,  height,     width,     groups, channels, kernels_per_group,
+                  out_height, out_width, {}};
+  if (!sizes.read(geometry) || threads < 1) return kBadSize;
+  try {
+    return InputGradient{sizes, grad, weights, scales, out, threads}.run();
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  }
+}

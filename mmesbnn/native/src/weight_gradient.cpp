@@ -1,0 +1,238 @@
+// Gradient of a binary convolution with respect to its weight.
+//
+//   out[o, c, tap] = sum over images and output pixels p of grad[n, o, p] sign[n, c, q]
+//
+// where q = p stride + tap dilation - padding. Lanes are kernels, a term is four neighbours of a
+// row of output pixels. Padded pixels count as the sign of their bit; where they should add nothing
+// this is taken back at the end.
+#include <atomic>
+#include <vector>
+
+#include "api.h"
+#include "signed_sums.h"
+
+using namespace mmesbnn;
+using namespace mmesbnn::status;
+
+namespace {
+
+// The input position of an output position's tap, on an axis.
+int64_t place(const Window& window, int axis, int64_t at, int64_t tap) {
+  return at * window.stride[axis] + tap * window.dilation[axis] - window.padding[axis];
+}
+
+struct WeightGradient {
+  const ConvSizes& sizes;
+  const float* grad;
+  const uint64_t* x;  // (batch, height, width, groups, words)
+  int pad_value;
+  float* out;
+  int threads;
+
+  int64_t quads = 0, terms = 0;        // terms of a row of outputs, and of all rows
+  int64_t blocks = 0;                  // groups of kSumLanes kernels
+  std::vector<int64_t> used{};         // numbers of the taps whose gradients are not 0
+  float* turned = nullptr;             // (groups, blocks, terms, 4, kSumLanes)
+  float* excess = nullptr;             // (groups, blocks, taps, kSumLanes)
+  uint8_t* signs = nullptr;            // (groups, batches, used taps, words, kWordSigns)
+
+  int run() {
+    const Window& w = sizes.window;
+    quads = (sizes.out_width + 3) / 4;
+    terms = sizes.batch * sizes.out_height * quads;
+    blocks = (sizes.kernels + kSumLanes - 1) / kSumLanes;
+    for (int64_t tap = 0; tap < w.taps(); ++tap)
+      if (pad_value != 0 || (meets_input(0, tap / w.kernel[1], sizes.height, sizes.out_height) &&
+                             meets_input(1, tap % w.kernel[1], sizes.width, sizes.out_width)))
+        used.push_back(tap);
+    const int64_t taps = used.size(), words = words_for(sizes.channels);
+    const int64_t gradients = product({sizes.groups, blocks, terms, 4, kSumLanes});
+    const int64_t bytes =
+        taps == 0 ? 0 : product({sizes.groups, batches_for(terms), taps, words, kWordSigns});
+    const int64_t wrong = sizes.groups * blocks * w.taps() * kSumLanes;
+    Arena& arena = Arena::of_a_call();
+    if (gradients < 0 || bytes < 0 || !arena.reserve({4 * gradients, 4 * wrong, bytes}))
+      return kNoMemory;
+    turned = arena.get<float>(gradients);
+    excess = arena.get<float>(wrong);
+    signs = arena.get<uint8_t>(bytes);
+    std::fill(excess, excess + wrong, 0.0f);
+    parallel(sizes.groups * blocks * sizes.batch * sizes.out_height, threads,
+             [this](int64_t first, int64_t last) {
+               for (int64_t row = first; row < last; ++row) turn(row);
+             });
+    const std::vector<uint64_t> filler(words, pad_value == 1 ? ~uint64_t{0} : 0);
+    parallel(sizes.groups * batches_for(terms) * taps, threads,
+             [&](int64_t first, int64_t last) {
+               for (int64_t item = first; item < last; ++item) read_signs(item, filler.data());
+             });
+    if (pad_value == 0)
+      parallel(sizes.groups * blocks, threads, [this](int64_t first, int64_t last) {
+        for (int64_t block = first; block < last; ++block) add_excess(block);
+      });
+    return compute();
+  }
+
+  // Returns whether a tap is an input pixel for any of `numbers` outputs of an axis. If it is not,
+  // its gradient is exactly 0, and not what rounding leaves of sums that cancel each other: Adam
+  // would make large steps of that.
+  bool meets_input(int axis, int64_t tap, int64_t size, int64_t numbers) const {
+    for (int64_t at = 0; at < numbers; ++at) {
+      const int64_t found = place(sizes.window, axis, at, tap);
+      if (found >= 0 && found < size) return true;
+    }
+    return false;
+  }
+
+  // Gradients of an output row with the kernels side by side.
+  void turn(int64_t item) const {
+    const int64_t y = item % sizes.out_height, image = item / sizes.out_height % sizes.batch;
+    const int64_t block = item / sizes.out_height / sizes.batch;
+    const int64_t group = block / blocks, kernel = block % blocks * kSumLanes;
+    const int64_t count = std::min<int64_t>(kSumLanes, sizes.kernels - kernel);
+    const int64_t width = sizes.out_width, plane = sizes.out_height * width;
+    const float* from =
+        grad + ((image * sizes.groups + group) * sizes.kernels + kernel) * plane + y * width;
+    float* to = turned + item * 4 * quads * kSumLanes;
+    if (count < kSumLanes || width % 4) std::fill(to, to + 4 * quads * kSumLanes, 0.0f);
+    for (int64_t k = 0; k < count; ++k, from += plane)
+      for (int64_t i = 0; i < width; ++i) to[i * kSumLanes + k] = from[i];
+  }
+
+  // Signs of a tap for a batch of terms of a group.
+  void read_signs(int64_t item, const uint64_t* filler) const {
+    const Window& w = sizes.window;
+    const int64_t taps = used.size(), words = words_for(sizes.channels);
+    const int64_t tap = used[item % taps], batch = item / taps % batches_for(terms);
+    const int64_t group = item / taps / batches_for(terms);
+    const uint64_t* four[kSumTerms][4];
+    for (int64_t i = 0; i < kSumTerms; ++i) {  // those after the last one are not read
+      const int64_t term = std::min(batch * kSumTerms + i, terms - 1), row = term / quads;
+      const int64_t y = place(w, 0, row % sizes.out_height, tap / w.kernel[1]);
+      const int64_t line = (row / sizes.out_height * sizes.height + y) * sizes.width;
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t at = place(w, 1, term % quads * 4 + j, tap % w.kernel[1]);
+        const bool inside = y >= 0 && y < sizes.height && at >= 0 && at < sizes.width;
+        four[i][j] = inside ? x + ((line + at) * sizes.groups + group) * words : filler;
+      }
+    }
+    uint8_t* to = signs + item * words * kWordSigns;
+    for (int64_t word = 0; word < words; ++word, to += kWordSigns) {
+      write_signs(four, to);
+      for (auto& term : four)
+        for (const uint64_t*& pixel : term) ++pixel;
+    }
+  }
+
+  // Sums the gradients of the output pixels for which a tap is a padded pixel.
+  void add_excess(int64_t block) const {
+    const Window& w = sizes.window;
+    const int64_t row = 4 * quads * kSumLanes;
+    for (const int64_t tap : used) {
+      float* to = excess + (block * w.taps() + tap) * kSumLanes;
+      for (int64_t image = 0; image < sizes.batch; ++image)
+        for (int64_t y = 0; y < sizes.out_height; ++y) {
+          const float* from =
+              turned + ((block * sizes.batch + image) * sizes.out_height + y) * row;
+          const int64_t up = place(w, 0, y, tap / w.kernel[1]);
+          const bool whole = up < 0 || up >= sizes.height;
+          for (int64_t i = 0; i < sizes.out_width; ++i) {
+            const int64_t along = place(w, 1, i, tap % w.kernel[1]);
+            if (!whole && along >= 0 && along < sizes.width) continue;
+            for (int lane = 0; lane < kSumLanes; ++lane) to[lane] += from[i * kSumLanes + lane];
+          }
+        }
+    }
+  }
+
+  int compute() const {
+    const int64_t taps = sizes.window.taps();
+    const int64_t most = std::max<int64_t>(32, 576 / taps);
+    const int64_t size = rows_of_an_item(sizes.channels, most, sizes.groups * blocks, threads);
+    const int64_t pieces = (sizes.channels + size - 1) / size;
+    std::atomic<bool> full{false};
+    parallel(sizes.groups * blocks * pieces, threads, [&](int64_t first, int64_t last) {
+      Arena& arena = Arena::of_a_part();
+      if (!arena.reserve({4 * taps * size * kSumLanes, 4 * kSumTerms * kSumTable,
+                          4 * kFew * row_of_few(size)})) {
+        full.store(true);
+        return;
+      }
+      float* const sums = arena.get<float>(taps * size * kSumLanes);
+      float* const tables = arena.get<float>(kSumTerms * kSumTable);
+      float* const few = arena.get<float>(kFew * row_of_few(size));
+      for (int64_t item = first; item < last; ++item) {
+        const int64_t block = item / pieces, channel = item % pieces * size;
+        const int64_t count = std::min(size, sizes.channels - channel);
+        std::fill(sums, sums + taps * count * kSumLanes, 0.0f);
+        add(block, channel, count, tables, sums);
+        write(block, channel, count, sums, few);
+      }
+    });
+    return full.load() ? kNoMemory : kOk;
+  }
+
+  void add(int64_t block, int64_t channel, int64_t count, float* tables, float* sums) const {
+    const Kernels& use = chosen_kernels();
+    const int64_t batches = batches_for(terms), size = words_for(sizes.channels) * kWordSigns;
+    const float* values = turned + block * terms * 4 * kSumLanes;
+    const uint8_t* from = signs + block / blocks * batches * used.size() * size;
+    for (int64_t batch = 0; batch < batches; ++batch) {
+      const int some = terms_of_batch(batch, terms);
+      for (int i = 0; i < some; ++i, values += 4 * kSumLanes) {
+        const float* const four[4] = {values, values + kSumLanes, values + 2 * kSumLanes,
+                                      values + 3 * kSumLanes};
+        use.tabulate(four, tables + i * kSumTable);
+      }
+      for (const int64_t tap : used) {
+        use.add_entries(tables, from + channel * kSumTerms, some, count,
+                        sums + tap * count * kSumLanes);
+        from += size;
+      }
+    }
+  }
+
+  // Copies sums (taps, count, kSumLanes) to rows of kernels; `few` holds kFew of them. Written at
+  // once, the rows of all lanes would fall on the same lines of the cache.
+  void write(int64_t block, int64_t channel, int64_t count, const float* sums, float* few) const {
+    const int64_t taps = sizes.window.taps(), kernel = block % blocks * kSumLanes;
+    const int64_t lanes = std::min<int64_t>(kSumLanes, sizes.kernels - kernel);
+    const int64_t size = sizes.channels * taps, row = row_of_few(count);
+    float* to = out + (block / blocks * sizes.kernels + kernel) * size + channel * taps;
+    for (int64_t lane = 0; lane < lanes; lane += kFew) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const float* more = excess + (block * taps + tap) * kSumLanes + lane;
+        const float* from = sums + tap * count * kSumLanes + lane;
+        for (int64_t c = 0; c < count; ++c, from += kSumLanes)
+          for (int i = 0; i < kFew; ++i) few[i * row + c * taps + tap] = from[i] + more[i];
+      }
+      for (int64_t i = 0; i < std::min<int64_t>(kFew, lanes - lane); ++i)
+        std::memcpy(to + (lane + i) * size, few + i * row, sizeof(float) * count * taps);
+    }
+  }
+
+  static constexpr int kFew = 8;
+  // Not a multiple of the distance at which lines of the cache share a place.
+  int64_t row_of_few(int64_t count) const {
+    return (count * sizes.window.taps() + 15) / 16 * 16 + 16;
+  }
+};
+
+}  // namespace
+
+// grad: (batch, groups * kernels_per_group, out_height, out_width). out: (groups *
+// kernels_per_group, channels, taps), for weights of which mmesbnn_convolve reads signs and scales.
+// The other arguments are those of mmesbnn_convolve.
+API int mmesbnn_weight_gradient(const float* grad, const uint64_t* x, int64_t batch,
+                                int64_t height, int64_t width, int64_t groups, int64_t channels,
+                                int64_t kernels_per_group, const int32_t* geometry, int pad_value,
+                                int64_t out_height, int64_t out_width, int threads, float* out) {
+  ConvSizes sizes{batch,  height,     width,     groups, channels, kernels_per_group,
+                  out_height, out_width, {}};
+  if (!sizes.read(geometry) || threads < 1 || pad_value < -1 || pad_value > 1) return kBadSize;
+  try {
+    return WeightGradient{sizes, grad, x, pad_value, out, threads}.run();
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  }
+}

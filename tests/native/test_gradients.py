@@ -1,0 +1,150 @@
+"""Gradients by tables of signed sums are those of a convolution in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmesbnn import native
+
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason='the native kernels are not compiled'
+)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fastest_again():
+    yield
+    native.use_instruction_set(native.instruction_sets()[0])
+
+
+def signs(rng, *shape):
+    return np.where(rng.random(shape) > 0.5, 1, -1).astype(np.float32)
+
+
+def reference(x, weight, grad, stride, padding, dilation, groups, pad_value):
+    """Return the gradients of input and weight in float64."""
+    vertical, horizontal = padding
+    sides = (horizontal, horizontal, vertical, vertical)
+    x = torch.from_numpy(x).double().requires_grad_()
+    weight = torch.from_numpy(weight).double().requires_grad_()
+    y = F.conv2d(F.pad(x, sides, value=pad_value), weight, None, stride, 0, dilation, groups)
+    return torch.autograd.grad(y, (x, weight), torch.from_numpy(grad).double())
+
+
+pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    groups=st.integers(1, 3),
+    depth=st.sampled_from([1, 3, 31, 64, 65, 130]),
+    kernels=st.sampled_from([1, 3, 8, 31, 33]),
+    kernel_size=pairs,
+    stride=pairs,
+    dilation=pairs,
+    padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    pad_value=st.sampled_from([-1, 0, 1]),
+    extra=st.tuples(st.integers(0, 9), st.integers(0, 40)),
+    batch=st.integers(1, 3),
+)
+def test_any_gradient_is_that_of_float64(
+    seed, groups, depth, kernels, kernel_size, stride, dilation, padding, pad_value, extra, batch
+):
+    rng = np.random.default_rng(seed)
+    # with much padding a map may be smaller than the kernel
+    size = tuple(
+        max(1, d * (k - 1) + 1 - 2 * p) + e
+        for d, k, p, e in zip(dilation, kernel_size, padding, extra)
+    )
+    x = signs(rng, batch, groups * depth, *size)
+    scales = rng.random((groups * kernels, 1, 1, 1)).astype(np.float32) + 0.01
+    weight = signs(rng, groups * kernels, depth, *kernel_size) * scales
+    options = dict(stride=stride, padding=padding, dilation=dilation)
+    packed = native.pack_signs(x, groups=groups), native.pack_weights(weight, groups=groups)
+    shape = native.convolve(*packed, **options).shape
+    grad = rng.standard_normal(shape).astype(np.float32)
+    expected = reference(x, weight, grad, stride, padding, dilation, groups, pad_value)
+    results = []
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        for threads in (1, 3):
+            of_x = native.input_gradient(grad, packed[1], size=size, threads=threads, **options)
+            of_weight = native.weight_gradient(
+                grad,
+                packed[0],
+                kernel_size=kernel_size,
+                pad_value=pad_value,
+                threads=threads,
+                **options,
+            )
+            results.append((of_x, of_weight))
+    for found in results:
+        for ours, theirs, first in zip(found, expected, results[0], strict=True):
+            np.testing.assert_array_equal(ours, first)  # of every set and number of threads
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(grad).sum())
+    # exactly 0 where no sum is: rounding must not leave numbers of which Adam makes large steps
+    assert (results[0][0][expected[0].numpy() == 0] == 0).all()
+    outside = (expected[1] == 0).all(dim=1, keepdim=True).expand_as(expected[1]).numpy()
+    assert (results[0][1][outside] == 0).all()
+
+
+@pytest.mark.parametrize(('channels', 'size'), [(128, 28), (256, 14), (512, 7)])
+def test_rounding_is_no_worse_than_torchs(channels, size):
+    """As large as in a network."""
+    rng = np.random.default_rng(0)
+    x, weight = signs(rng, 4, channels, size, size), signs(rng, channels, channels, 3, 3)
+    grad = rng.standard_normal(x.shape).astype(np.float32)
+    expected = reference(x, weight, grad, (1, 1), (1, 1), (1, 1), 1, 0)
+    options = dict(padding=(1, 1), threads=2)
+    ours = [
+        native.input_gradient(grad, native.pack_weights(weight), size=(size, size), **options),
+        native.weight_gradient(grad, native.pack_signs(x), kernel_size=(3, 3), **options),
+    ]
+    theirs = torch.ops.aten.convolution_backward(
+        *map(torch.from_numpy, (grad, x, weight)),
+        *(None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, True, False)),
+    )
+    for found, torchs, exact in zip(ours, theirs, expected):
+        error = np.abs(found - exact.numpy()).mean()
+        assert error < 2 * (torchs - exact).abs().mean()
+
+
+def test_infinities_and_nan_stay_visible():
+    x, weight = np.ones((1, 3, 4, 4), np.float32), np.ones((2, 3, 1, 1), np.float32)
+    grad = np.zeros((1, 2, 4, 4), np.float32)
+    grad[0, 1, 2, 3] = np.nan
+    of_x = native.input_gradient(grad, native.pack_weights(weight), size=(4, 4))
+    of_weight = native.weight_gradient(grad, native.pack_signs(x), kernel_size=(1, 1))
+    assert np.isnan(of_x[0, :, 2, 3]).all()
+    assert np.isnan(of_x).sum() == 3
+    assert np.isnan(of_weight[1]).all()
+    assert not np.isnan(of_weight[0]).any()
+
+
+def test_wrong_arguments_are_named():
+    x, weight = np.ones((1, 4, 5, 5), np.float32), np.ones((2, 4, 3, 3), np.float32)
+    packed, kernels = native.pack_signs(x), native.pack_weights(weight)
+    grad = np.ones((1, 2, 3, 3), np.float32)
+    size, kernel_size = dict(size=(5, 5)), dict(kernel_size=(3, 3))
+    cases = [
+        (lambda: native.input_gradient(grad.astype(np.float64), kernels, **size), 'grad is of'),
+        (lambda: native.input_gradient(grad, kernels, size=(6, 5)), 'grad has the shape'),
+        (lambda: native.input_gradient(grad, kernels, size=(2, 5)), 'a map of 2x5 is smaller'),
+        (lambda: native.input_gradient(grad, kernels, stride=(0, 1), **size), 'stride'),
+        (lambda: native.input_gradient(grad, kernels, threads=0, **size), 'threads=0'),
+        (lambda: native.weight_gradient(grad[:, :, :2], packed, **kernel_size), 'grad has'),
+        (lambda: native.weight_gradient(grad, packed, pad_value=2, **kernel_size), 'pad_value=2'),
+        (lambda: native.weight_gradient(grad, packed, threads=True, **kernel_size), 'threads=True'),
+        (
+            lambda: native.weight_gradient(
+                grad[:, :1], native.pack_signs(x, groups=2), kernel_size=(3, 3)
+            ),
+            '2 groups of x must divide the 1 kernels',
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(native.NativeError, match=message):
+            call()
