@@ -95,16 +95,12 @@ def _save_for_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _conv_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, Any]:
     stride, padding, dilation, groups, pad_value = ctx.settings
-    wanted = ctx.needs_input_grad[:2]
-    if is_native() and not _is_seen(grad, x, weight):
-        packed = pack_operands(x, weight, groups)
-        if packed is not None:
-            return packed_gradients(grad, *packed, ctx.settings, wanted)
     height, width = x.shape[-2:]
     top, left = (0, 0)
     if pad_value:
         (top, left), x, padding = padding, _pad(x, padding, pad_value), (0, 0)
     pairs = stride, padding, dilation
+    wanted = ctx.needs_input_grad[:2]
     grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
@@ -115,7 +111,23 @@ def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *_conv_gradients(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
 
 
-_binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
+def _registered_conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Compute the gradients on packed bits if this is enabled and exact, else in floats.
+
+    Where no mode sees the operator, ``_OnBits`` has taken the operands that can be packed.
+    """
+    x, weight = ctx.saved_tensors  # once, because recomputation refuses to give them twice
+    packed = None
+    if is_native() and not _is_seen(grad, x, weight):
+        packed = pack_operands(x, weight, ctx.settings[3])
+    if packed is None:
+        found = _conv_gradients(ctx, grad, x, weight)
+    else:
+        found = packed_gradients(grad, *packed, ctx.settings, ctx.needs_input_grad[:2])
+    return *found, None, None, None, None, None
+
+
+_binary_conv2d.register_autograd(_registered_conv_backward, setup_context=_save_for_conv)
 
 
 def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:

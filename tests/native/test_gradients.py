@@ -8,20 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn import native
+from tests.native.signs import fastest_again, needs_kernels, signs  # noqa: F401
 
-pytestmark = pytest.mark.skipif(
-    not native.available(), reason='the native kernels are not compiled'
-)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def fastest_again():
-    yield
-    native.use_instruction_set(native.instruction_sets()[0])
-
-
-def signs(rng, *shape):
-    return np.where(rng.random(shape) > 0.5, 1, -1).astype(np.float32)
+pytestmark = needs_kernels
 
 
 def reference(x, weight, grad, stride, padding, dilation, groups, pad_value):

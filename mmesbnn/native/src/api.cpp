@@ -5,11 +5,11 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
 
 #include "api.h"
 #include "arguments.h"
 #include "binary_conv.h"
+#include "transpose.h"
 
 using mmesbnn::Kernels;
 using mmesbnn::kLanes;
@@ -19,18 +19,6 @@ using mmesbnn::words_for;
 using namespace mmesbnn::status;
 
 namespace {
-
-// Swaps bit j of row i with bit i of row j.
-void transpose(uint64_t rows[64]) {
-  uint64_t mask = 0x00000000ffffffffu;
-  for (int width = 32; width != 0; width >>= 1, mask ^= mask << width) {
-    for (int i = 0; i < 64; i = ((i | width) + 1) & ~width) {
-      const uint64_t moved = ((rows[i] >> width) ^ rows[i | width]) & mask;
-      rows[i] ^= moved << width;
-      rows[i | width] ^= moved;
-    }
-  }
-}
 
 // Packs a kernel (channels, taps) as words (taps, words), which are kLanes apart; `rows` holds
 // (taps, 64) numbers. Returns false if an entry is not `scale` or its negative.
@@ -79,7 +67,7 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
             const float* row = x + (image * groups * channels + channel) * pixels + begin;
             bits[c] = use.compare(row, count, thresholds ? thresholds[channel] : 0.0f, &other);
           }
-          transpose(bits);
+          mmesbnn::transpose<64>(bits);
           for (int p = 0; p < count; ++p)
             out[((image * pixels + begin + p) * groups + g) * words + word] = bits[p];
         }

@@ -120,7 +120,7 @@ struct InputGradient {
     }
   }
 
-  // Tap and number of four kernels.
+  // Number of a tap, floats from a lane to its gradient, and number of four kernels.
   struct Term {
     int64_t tap, shift, quad;
   };

@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "kernels.h"
+#include "transpose.h"
 
 static_assert(mmesbnn::kSumTerms == 8, "signs of a row are the bytes of a word");
 
@@ -23,17 +24,6 @@ struct SpreadBits {
 };
 inline constexpr SpreadBits kSpreadBits;
 
-// Swaps byte j of word i with byte i of word j.
-inline void transpose_bytes(uint64_t words[8]) {
-  uint64_t mask = 0x00000000ffffffffu;
-  for (int width = 4; width != 0; width >>= 1, mask ^= mask << 8 * width)
-    for (int i = 0; i < 8; i = ((i | width) + 1) & ~width) {
-      const uint64_t moved = ((words[i] >> 8 * width) ^ words[i | width]) & mask;
-      words[i] ^= moved << 8 * width;
-      words[i | width] ^= moved;
-    }
-}
-
 constexpr int kWordRows = 64;
 constexpr int kWordSigns = kWordRows * kSumTerms;
 
@@ -47,7 +37,7 @@ inline void write_signs(const uint64_t* const words[kSumTerms][4], uint8_t* to) 
       for (int i = 0; i < 4; ++i) four |= kSpreadBits.of[*words[term][i] >> 8 * byte & 255] << i;
       rows[term] = four * kSumStep;
     }
-    transpose_bytes(rows);
+    transpose<8>(rows);
     std::memcpy(to, rows, sizeof rows);
   }
 }

@@ -49,9 +49,10 @@ struct WeightGradient {
     const int64_t gradients = product({sizes.groups, blocks, terms, 4, kSumLanes});
     const int64_t bytes =
         taps == 0 ? 0 : product({sizes.groups, batches_for(terms), taps, words, kWordSigns});
-    const int64_t wrong = sizes.groups * blocks * w.taps() * kSumLanes;
+    const int64_t wrong = product({sizes.groups, blocks, w.taps(), kSumLanes});
     Arena& arena = Arena::of_a_call();
-    if (gradients < 0 || bytes < 0 || !arena.reserve({4 * gradients, 4 * wrong, bytes}))
+    if (gradients < 0 || bytes < 0 || wrong < 0 ||
+        !arena.reserve({4 * gradients, 4 * wrong, bytes}))
       return kNoMemory;
     turned = arena.get<float>(gradients);
     excess = arena.get<float>(wrong);

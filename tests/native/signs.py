@@ -1,0 +1,20 @@
+"""What the tests of the kernels share."""
+
+import numpy as np
+import pytest
+
+from mmesbnn import native
+
+needs_kernels = pytest.mark.skipif(
+    not native.available(), reason='the native kernels are not compiled'
+)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fastest_again():
+    yield
+    native.use_instruction_set(native.instruction_sets()[0])
+
+
+def signs(rng, *shape):
+    return np.where(rng.random(shape) > 0.5, 1, -1).astype(np.float32)
