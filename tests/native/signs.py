@@ -1,4 +1,4 @@
-"""What the tests of the kernels share."""
+"""Helpers of the tests of the kernels."""
 
 import numpy as np
 import pytest
