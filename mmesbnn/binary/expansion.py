@@ -91,14 +91,17 @@ class Expansion:
         return f'tau={self.tau}, es_groups={self.groups}, copies={self.copies}'
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether a map lies in channels-last memory, and not by chance in both layouts."""
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 @whole_function
 def like_layout(y: Tensor, x: Tensor) -> Tensor:
     """Return ``y`` in channels-last memory if ``x`` is; joining copies loses that layout."""
-    if x.dim() != 4 or x.is_contiguous():
-        return y
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return y
-    return y.contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
 
 
 @whole_function
@@ -128,9 +131,12 @@ def tiled_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     Returns:
         Tensor ``(N, k C, H, W)`` of ``x``'s dtype.
     """
-    per_copy = (-1, x.shape[1], 1, 1)
-    y = torch.addcmul(shift.view(per_copy), x.unsqueeze(1), scale.view(per_copy))
-    return like_layout(y.flatten(1, 2).to(x.dtype), x)
+    last = is_channels_last(x)  # then copies lie side by side in each pixel
+    per_copy, axis = ((-1, x.shape[1]), 3) if last else ((-1, x.shape[1], 1, 1), 1)
+    small = (x.permute(0, 2, 3, 1) if last else x).unsqueeze(axis)
+    y = torch.addcmul(shift.view(per_copy), small, scale.view(per_copy))
+    y = y.flatten(axis, axis + 1).to(x.dtype)
+    return y.permute(0, 3, 1, 2) if last else y
 
 
 def spread_thresholds(channels: int, copies: int, spread: float) -> Tensor:

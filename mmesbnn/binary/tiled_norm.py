@@ -20,18 +20,23 @@ from .tracing import whole_layer
 
 
 def _batch_norm(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Compute ``function``, a batch norm, of ``(N, C, L)`` if a map has one row or column.
+    """Compute ``function``, a batch norm, of ``(N L, C)`` or ``(N, C, L)`` for one row or column.
 
     The strides of such a map can be those of channels last by chance. Where those of its gradient
     are not, or the reverse, the backward pass of torch's batch norm mixes up the channels. Of
-    three dimensions it is right.
+    two or three dimensions it is right. Tokens, whose channels lie last in memory, keep their
+    layout: the operators behind the norm take ten times as long for operands of two layouts.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
     if tracing or 1 not in x.shape[2:]:
         return function(x)
     axis = 2 if x.shape[2] == 1 else 3
+    rows = x.squeeze(axis)
+    if rows.mT.is_contiguous():
+        y = function(rows.mT.flatten(0, 1))
+        return y.unflatten(0, (rows.shape[0], -1)).mT.unsqueeze(axis)
     # contiguous, because a compiled step with recomputation expects the strides of such a result
-    return function(x.squeeze(axis).contiguous()).unsqueeze(axis)
+    return function(rows.contiguous()).unsqueeze(axis)
 
 
 class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):

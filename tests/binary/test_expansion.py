@@ -93,10 +93,14 @@ def test_spread_thresholds_formula():
     assert spread_thresholds(2, 2, 0.0).tolist() == [0, 0, 0, 0]
 
 
-def test_tiled_affine_is_an_affine_of_the_tiled_map():
-    x, scale, shift = double(2, 3, 4, 5), double(12), double(12)
+@pytest.mark.parametrize('shape', [(2, 3, 4, 5), (2, 3, 1, 5), (1, 3, 4, 1)])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_tiled_affine_is_an_affine_of_the_tiled_map(layout, shape):
+    x, scale, shift = double(*shape).contiguous(memory_format=layout), double(12), double(12)
     expected = torch.cat([x] * 4, 1) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
-    assert_same(tiled_affine(x, scale, shift), expected)
+    y = tiled_affine(x, scale, shift)
+    assert_same(y, expected)
+    assert y.is_contiguous(memory_format=layout)
 
 
 def drawn(*args):

@@ -14,6 +14,7 @@ from mmesbnn.binary import (
     redraw_signs,
     tile,
 )
+from mmesbnn.binary.attention import normalize_tokens
 from mmesbnn.binary.expansion import copy_signs
 from tests.binary.es_reference import assert_same, double, output_and_gradients
 
@@ -71,6 +72,16 @@ def test_gradients_of_maps_of_one_row_or_column(copies, axis, last, upstream_las
     expected = (z * norm.weight[:, None] + norm.bias[:, None]).unsqueeze(axis)
     assert_same(y, expected)
     assert_same(got, torch.autograd.grad(expected, (x, norm.weight), upstream))
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('copies', [1, 2])
+def test_tokens_stay_tokens_in_memory(copies, training):
+    norm, _ = tiled_and_plain_norm(4 * copies, copies)
+    x = double(3, 5, 4)
+    y = normalize_tokens(x, norm.train(training), copies)
+    assert y.is_contiguous()
+    assert_same(y.mT, norm(x.mT.contiguous().unsqueeze(2))[:, :, 0])
 
 
 @pytest.mark.parametrize('copies', [1, 3])
