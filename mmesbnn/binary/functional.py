@@ -33,13 +33,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
 from ..native import Packed, PackedWeights
+from .expansion import is_channels_last
 from .native_mode import (
+    POINTWISE,
     convolve_packed,
     is_native,
+    map_of_rows,
     native_conv2d,
     native_linear,
     pack_operands,
     packed_gradients,
+    rows_of_map,
 )
 from .signs import is_transformed
 from .strided_gradient import convolution_gradients
@@ -147,8 +151,7 @@ def _save_for_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
+def _linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, ...]:
     grad_x = grad @ weight if ctx.needs_input_grad[0] else None
     grad_weight = None
     if ctx.needs_input_grad[1]:
@@ -157,7 +160,27 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_weight
 
 
-_binary_linear.register_autograd(_linear_backward, setup_context=_save_for_linear)
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _linear_gradients(ctx, grad, *ctx.saved_tensors)
+
+
+def _registered_linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Compute the gradients as those of a convolution on packed bits, else in floats."""
+    x, weight = ctx.saved_tensors
+    packed = None
+    if is_native() and not _is_seen(grad, x, weight):
+        packed = pack_operands(map_of_rows(x), weight[:, :, None, None], 1)
+    if packed is None:
+        return _linear_gradients(ctx, grad, x, weight)
+    wanted = ctx.needs_input_grad[:2]
+    grad_x, grad_weight = packed_gradients(map_of_rows(grad), *packed, POINTWISE, wanted)
+    return (
+        None if grad_x is None else rows_of_map(grad_x, x.shape[:-1]),
+        None if grad_weight is None else grad_weight[:, :, 0, 0],
+    )
+
+
+_binary_linear.register_autograd(_registered_linear_backward, setup_context=_save_for_linear)
 
 
 def _plain_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -234,7 +257,10 @@ class _OnBits(torch.autograd.Function):
         ctx.channels, ctx.kernel_size = signs.channels, kernels.kernel_size
         words = (torch.from_numpy(words.view('int64')) for words in (signs.words, kernels.words))
         ctx.save_for_backward(*words, torch.from_numpy(kernels.scales))
-        return convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
+        last = is_channels_last(x)
+        return convolve_packed(
+            signs, kernels, stride, padding, dilation, pad_value, channels_last=last
+        )
 
     @staticmethod
     @once_differentiable
@@ -273,20 +299,25 @@ def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
     if _is_seen(a, b):
         return operator.registered(a, b, *settings)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        packed = _packed_for_training(operator, a, b, settings)
-        if packed is not None:
-            return _OnBits.apply(a, b, packed, settings)
+        y = _run_on_bits(operator, a, b, settings)
+        if y is not None:
+            return y
         return _Direct.apply(a, b, settings, operator)
     return operator.compute(a, b, *settings)
 
 
-def _packed_for_training(
+def _run_on_bits(
     operator: _Operator, x: Tensor, weight: Tensor, settings: tuple[Any, ...]
-) -> tuple[Packed, PackedWeights] | None:
-    if operator is not _CONV2D or not is_native():
+) -> Tensor | None:
+    """Run a step of training on packed operands; return None where torch's operator must run."""
+    if operator is _MATMUL or not is_native():
         return None
+    if operator is _LINEAR:
+        y = _run_on_bits(_CONV2D, map_of_rows(x), weight[:, :, None, None], POINTWISE)
+        return None if y is None else rows_of_map(y, x.shape[:-1])
     with torch.no_grad():
-        return pack_operands(x, weight, settings[3])
+        packed = pack_operands(x, weight, settings[3])
+    return None if packed is None else _OnBits.apply(x, weight, packed, settings)
 
 
 def autocast_operands(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ..native import (
     weight_gradient,
 )
 from ..native.library import library
+from .expansion import is_channels_last
 from .signs import is_transformed
 
 _enabled = False
@@ -41,9 +43,9 @@ def use_native(enabled: bool = True) -> bool:
     float result only by the rounding of ``a`` times an integer. For ``a = 1`` there is no
     difference.
 
-    In training the forward pass of convolutions and linear layers runs on the kernels as
-    well. A convolution then stores its input and its weight as bits, and the kernels compute its
-    gradients, which can be differentiated once only. They are sums of real numbers, so they
+    In training convolutions and linear layers run on the kernels as well. They store their
+    input and their weight as bits, and the kernels compute their gradients, which can be
+    differentiated once only. They are sums of real numbers, so they
     differ from torch's gradients by the rounding of float32.
 
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
@@ -100,8 +102,13 @@ def convolve_packed(
     padding: Sequence[int],
     dilation: Sequence[int],
     pad_value: float,
+    *,
+    channels_last: bool = False,
 ) -> Tensor:
-    """Convolve packed operands; other arguments as ``mmesbnn::binary_conv2d``."""
+    """Convolve packed operands; other arguments as ``mmesbnn::binary_conv2d``.
+
+    With ``channels_last`` the result has that layout.
+    """
     y = convolve(
         signs,
         weights,
@@ -109,6 +116,7 @@ def convolve_packed(
         padding=(padding[0], padding[1]),
         dilation=(dilation[0], dilation[1]),
         pad_value=int(pad_value),
+        channels_last=channels_last,
         threads=torch.get_num_threads(),
     )
     return torch.from_numpy(y)
@@ -134,7 +142,8 @@ def packed_gradients(
         Both gradients, None for one that is not wanted.
     """
     stride, padding, dilation, _, pad_value = settings
-    values = grad.detach().contiguous().numpy()
+    grad = grad.detach()
+    values = (grad if is_channels_last(grad) else grad.contiguous()).numpy()
     common: dict[str, Any] = dict(
         stride=(stride[0], stride[1]),
         padding=(padding[0], padding[1]),
@@ -169,7 +178,22 @@ def native_conv2d(
     packed = pack_operands(x, weight, groups)
     if packed is None:
         return None
-    return convolve_packed(*packed, stride, padding, dilation, pad_value)
+    last = is_channels_last(x)
+    return convolve_packed(*packed, stride, padding, dilation, pad_value, channels_last=last)
+
+
+#: Arguments of ``mmesbnn::binary_conv2d`` after the operands, for kernels of one pixel.
+POINTWISE = ((1, 1), (0, 0), (1, 1), 1, 0.0)
+
+
+def map_of_rows(x: Tensor) -> Tensor:
+    """Return rows ``(..., C)`` as a map ``(1, C, 1, L)`` with channels last in memory."""
+    return x.reshape(1, 1, math.prod(x.shape[:-1]), x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def rows_of_map(y: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the rows ``(*shape, C)`` of a map ``(1, C, 1, L)``."""
+    return y.permute(0, 2, 3, 1).reshape(*shape, y.shape[1])
 
 
 def native_linear(x: Tensor, weight: Tensor) -> Tensor | None:
@@ -179,10 +203,8 @@ def native_linear(x: Tensor, weight: Tensor) -> Tensor | None:
     """
     if not _fits(x, weight):
         return None
-    columns = x.reshape(-1, x.shape[-1]).t()[None, :, :, None]
-    kernels = weight[:, :, None, None]
-    y = native_conv2d(columns, kernels, (1, 1), (0, 0), (1, 1), 1, 0)
-    return None if y is None else y[0, :, :, 0].t().reshape(*x.shape[:-1], -1)
+    y = native_conv2d(map_of_rows(x), weight[:, :, None, None], *POINTWISE)
+    return None if y is None else rows_of_map(y, x.shape[:-1])
 
 
 if os.environ.get('MMESBNN_NATIVE') == '1':

@@ -34,6 +34,28 @@ def float_array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
     return np.ascontiguousarray(value)
 
 
+def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return a float32 map ``(N, C, H, W)``, and whether the channels of a pixel lie side by side.
+
+    Else the pixels of a channel do.
+
+    Raises:
+        NativeError: If ``value`` is no such map; the message names ``name``.
+    """
+    rows = value.transpose(0, 2, 3, 1) if getattr(value, 'ndim', 0) == 4 else value
+    if rows is not value and rows.flags.c_contiguous and not value.flags.c_contiguous:
+        float_array(name, rows, 4)
+        return value, True
+    return float_array(name, value, 4), False
+
+
+def empty_map(batch: int, channels: int, size: Pair, *, channels_last: bool) -> np.ndarray:
+    """Return a float32 map ``(N, C, H, W)`` in one of both layouts, with any values."""
+    if channels_last:
+        return np.empty((batch, *size, channels), np.float32).transpose(0, 3, 1, 2)
+    return np.empty((batch, channels, *size), np.float32)
+
+
 def raise_for(status: int, what: str) -> None:
     """Raise a :class:`NativeError` if a function of the C interface has failed."""
     if status:

@@ -14,7 +14,8 @@ from .arguments import (
     Pair,
     check_pad_value,
     check_threads,
-    float_array,
+    empty_map,
+    float_map,
     floats,
     pointer,
     raise_for,
@@ -46,7 +47,7 @@ def input_gradient(
     set or the number of threads.
 
     Args:
-        grad: Gradient of the result, float32 ``(N, C_o, H', W')``.
+        grad: Gradient of the result, float32 ``(N, C_o, H', W')``, also channels last in memory.
         weights: Packed weights ``w``.
         size: Height and width of the input, in pixels.
         stride: As ``convolve``'s. Default (1, 1).
@@ -55,16 +56,16 @@ def input_gradient(
         threads: Number of threads. Default 1.
 
     Returns:
-        float32 ``(N, C_i, H, W)``.
+        float32 ``(N, C_i, H, W)``, in the layout of ``grad``.
 
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    grad = float_array('grad', grad, 4)
+    grad, channels_last = float_map('grad', grad)
     geometry, sizes = window(size, weights.kernel_size, stride, padding, dilation)
     batch, groups = len(grad), len(weights.words)
     _check_shape(grad, (batch, len(weights.scales), *sizes))
-    out = np.empty((batch, groups * weights.channels, *size), np.float32)
+    out = empty_map(batch, groups * weights.channels, size, channels_last=channels_last)
     status = library().mmesbnn_input_gradient(
         floats(grad),
         batch,
@@ -76,6 +77,7 @@ def input_gradient(
         pointer(geometry, ctypes.c_int32),
         floats(weights.scales),
         *sizes,
+        channels_last,
         check_threads(threads),
         floats(out),
     )
@@ -101,7 +103,7 @@ def weight_gradient(
     number of threads.
 
     Args:
-        grad: Gradient of the result, float32 ``(N, C_o, H', W')``.
+        grad: Gradient of the result, float32 ``(N, C_o, H', W')``, also channels last in memory.
         x: Packed signs of a map ``(N, C_i, H, W)``.
         kernel_size: Height and width of a kernel, in pixels.
         stride: As ``convolve``'s. Default (1, 1).
@@ -116,7 +118,7 @@ def weight_gradient(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    grad = float_array('grad', grad, 4)
+    grad, channels_last = float_map('grad', grad)
     batch, height, width, groups, _ = x.words.shape
     geometry, sizes = window((height, width), kernel_size, stride, padding, dilation)
     kernels, depth = grad.shape[1], x.channels // groups
@@ -136,6 +138,7 @@ def weight_gradient(
         pointer(geometry, ctypes.c_int32),
         check_pad_value(pad_value),
         *sizes,
+        channels_last,
         check_threads(threads),
         floats(out),
     )

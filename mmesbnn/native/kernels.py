@@ -11,7 +11,9 @@ from .arguments import (
     Pair,
     check_pad_value,
     check_threads,
+    empty_map,
     float_array,
+    float_map,
     floats,
     pointer,
     raise_for,
@@ -92,7 +94,7 @@ def pack_signs(
     """Pack signs; a bit is 1 if ``x > threshold`` of its channel.
 
     Args:
-        x: Map, float32 ``(N, C, H, W)``.
+        x: Map, float32 ``(N, C, H, W)``, also channels last in memory.
         groups: Number of groups of the convolution. Default 1.
         thresholds: float32 ``(C,)``. Default None: 0.
         strict: Whether every entry must be -1 or 1. Default False.
@@ -104,7 +106,7 @@ def pack_signs(
     Raises:
         NativeError: If an argument is out of its range.
     """
-    x = float_array('x', x, 4)
+    x, channels_last = float_map('x', x)
     batch, channels, height, width = x.shape
     if groups < 1 or channels % groups:
         raise NativeError(f'groups={groups} must divide the {channels} channels of x')
@@ -123,6 +125,7 @@ def pack_signs(
         groups,
         depth,
         height * width,
+        channels_last,
         None if limits is None else floats(limits),
         strict,
         check_threads(threads),
@@ -179,6 +182,7 @@ def convolve(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     pad_value: int = 0,
+    channels_last: bool = False,
     threads: int = 1,
 ) -> np.ndarray:
     """Convolve signs with binary weights: ``y = a * (equal bits - differing bits)``.
@@ -193,6 +197,8 @@ def convolve(
         padding: Vertical and horizontal padding on each side, in pixels. Default (0, 0).
         dilation: Vertical and horizontal distance of a kernel's taps. Default (1, 1).
         pad_value: Value of padded pixels: -1, 0 or 1. Default 0: they add nothing.
+        channels_last: Whether the channels of the result lie side by side in memory. Default
+            False.
         threads: Number of threads. Default 1.
 
     Returns:
@@ -208,7 +214,7 @@ def convolve(
             f'{weights.words.shape[0]} of {weights.channels}'
         )
     geometry, sizes = window((height, width), weights.kernel_size, stride, padding, dilation)
-    out = np.empty((batch, len(weights.scales), *sizes), np.float32)
+    out = empty_map(batch, len(weights.scales), sizes, channels_last=channels_last)
     status = library().mmesbnn_convolve(
         pointer(x.words, ctypes.c_uint64),
         batch,
@@ -222,6 +228,7 @@ def convolve(
         check_pad_value(pad_value),
         floats(weights.scales),
         *sizes,
+        channels_last,
         check_threads(threads),
         floats(out),
     )

@@ -32,6 +32,7 @@ _SIGNATURES = {
         c_int64,
         c_int64,
         c_int64,
+        c_int,
         _FLOATS,
         c_int,
         c_int,
@@ -53,6 +54,7 @@ _SIGNATURES = {
         c_int64,
         c_int64,
         c_int,
+        c_int,
         _FLOATS,
     ),
     'mmesbnn_input_gradient': (
@@ -65,6 +67,7 @@ _SIGNATURES = {
         c_int64,
         c_int64,
         c_int,
+        c_int,
         _FLOATS,
     ),
     'mmesbnn_weight_gradient': (
@@ -75,6 +78,7 @@ _SIGNATURES = {
         c_int,
         c_int64,
         c_int64,
+        c_int,
         c_int,
         _FLOATS,
     ),

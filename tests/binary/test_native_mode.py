@@ -9,6 +9,7 @@ from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
     binary_conv2d,
+    binary_linear,
     native_mode,
     recompute_elementwise,
     sign,
@@ -170,11 +171,34 @@ def test_gradients_are_computed_on_bits(calls, monkeypatch):
     unit, x = Unit(), torch.randn(3, 70, 9, 7)
     for run in (None, lambda x: recompute_elementwise(unit, x)):
         gradients(unit, x, run)
-        assert sorted(done) == 2 * ['input_gradient'] + 2 * ['weight_gradient']
+        assert sorted(done) == 3 * ['input_gradient'] + 3 * ['weight_gradient']
         done.clear()
     unit.first.requires_grad_(False)
     unit(x).sum().backward()  # the input of the second layer needs no gradient
-    assert done == ['weight_gradient']
+    assert done == ['input_gradient', 'weight_gradient', 'weight_gradient']
+
+
+@pytest.mark.parametrize('shape', [(70,), (5, 70), (2, 5, 70), (0, 70)])
+def test_training_a_linear_layer_computes_the_same(calls, shape):
+    torch.manual_seed(0)
+    layer, x = BinaryLinear(70, 33, weight_binarizer='plain_sign'), torch.randn(shape)
+    expected, found = floats(gradients, layer, x), gradients(layer, x)
+    assert found[0].shape == (*shape[:-1], 33)
+    assert len(calls) == (x.numel() > 0)
+    if x.numel():
+        assert_rounding(found, expected)
+
+
+def test_channels_last_stays(calls):
+    torch.manual_seed(0)
+    layer, x = BinaryConv2d(70, 24, 3, weight_binarizer='plain_sign'), torch.randn(3, 70, 9, 7)
+    last = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = [layer(last), *torch.autograd.grad(layer(last).square().sum(), last)]
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in found)
+    assert_rounding(found, gradients(layer, x)[:2])
+    with torch.no_grad():
+        assert layer(last).is_contiguous(memory_format=torch.channels_last)
+    assert len(calls) == 4
 
 
 def stored(run):
@@ -190,14 +214,16 @@ def stored(run):
     return sorted(sizes)
 
 
-def test_a_convolution_stores_bits(calls):
-    x, weight = (
-        sign(torch.randn(size)).requires_grad_() for size in ((2, 64, 9, 9), (8, 64, 1, 1))
-    )
+@pytest.mark.parametrize(
+    ('operator', 'sizes'),
+    [(binary_conv2d, ((2, 64, 9, 9), (8, 64, 1, 1))), (binary_linear, ((2, 9, 64), (8, 64)))],
+)
+def test_operators_store_bits(calls, operator, sizes):
+    x, weight = (sign(torch.randn(size)).requires_grad_() for size in sizes)
     entries = [weight.numel(), x.numel()]
-    assert floats(stored, lambda: binary_conv2d(x, weight)) == [4 * n for n in entries]
+    assert floats(stored, lambda: operator(x, weight)) == [4 * n for n in entries]
     scales = 4 * len(weight)
-    assert stored(lambda: binary_conv2d(x, weight)) == sorted([scales, *(n // 8 for n in entries)])
+    assert stored(lambda: operator(x, weight)) == sorted([scales, *(n // 8 for n in entries)])
 
 
 def test_a_second_derivative_is_refused(calls):

@@ -45,15 +45,24 @@ bool tables_agree(const Kernels& kernels, int rounds) {
 // A convolution at random.
 struct Convolution {
   int64_t batch = 1 + up_to(1), groups = 1 + up_to(2), depth = 1 + up_to(140);
-  int64_t kernels = 1 + up_to(20), size[2], out[2];
+  int64_t kernels = up_to(3) ? 1 + up_to(20) : 32, size[2], out[2];
   int32_t geometry[8];
   int pad_value = static_cast<int>(up_to(2)) - 1, threads = 1 + static_cast<int>(up_to(2));
+  bool last = up_to(1);  // channels are the last axis of maps in memory
   std::vector<float> x, limits, weights;
 
+  // The place of a number of a map that has `channels` channels of `rows` rows.
+  int64_t place(int64_t image, int64_t channel, int64_t y, int64_t x_, int64_t channels,
+                const int64_t size[2]) const {
+    return last ? ((image * size[0] + y) * size[1] + x_) * channels + channel
+                : ((image * channels + channel) * size[0] + y) * size[1] + x_;
+  }
+
   Convolution() {
+    const int most = up_to(3) ? 2 : 0;  // 0: a kernel of one pixel, whose gradients need no margin
     for (int i = 0; i < 2; ++i) {
-      geometry[i] = 1 + static_cast<int32_t>(up_to(2)), geometry[2 + i] = 1 + up_to(2);
-      geometry[4 + i] = static_cast<int32_t>(up_to(2)), geometry[6 + i] = 1 + up_to(2);
+      geometry[i] = 1 + static_cast<int32_t>(up_to(most)), geometry[2 + i] = 1 + up_to(most);
+      geometry[4 + i] = static_cast<int32_t>(up_to(most)), geometry[6 + i] = 1 + up_to(2);
       const int64_t reach = geometry[6 + i] * (geometry[i] - 1);
       size[i] = 1 + reach + up_to(9);
       out[i] = (size[i] + 2 * geometry[4 + i] - reach - 1) / geometry[2 + i] + 1;
@@ -69,12 +78,12 @@ struct Convolution {
 
   float value(int64_t image, int64_t channel, int64_t y, int64_t x_) const {
     if (y < 0 || x_ < 0 || y >= size[0] || x_ >= size[1]) return static_cast<float>(pad_value);
-    const int64_t at = ((image * groups * depth + channel) * size[0] + y) * size[1] + x_;
-    return x[at] > limits[channel] ? 1.0f : -1.0f;
+    const float number = x[place(image, channel, y, x_, groups * depth, size)];
+    return number > limits[channel] ? 1.0f : -1.0f;
   }
 
   std::vector<float> by_loops() const {
-    std::vector<float> result;
+    std::vector<float> result(batch * groups * kernels * out[0] * out[1]);
     for (int64_t n = 0; n < batch; ++n)
       for (int64_t o = 0; o < groups * kernels; ++o)
         for (int64_t y = 0; y < out[0]; ++y)
@@ -87,7 +96,7 @@ struct Convolution {
                   sum += *weight++ * value(n, o / kernels * depth + c,
                                            y * geometry[2] - geometry[4] + ky * geometry[6],
                                            x_ * geometry[3] - geometry[5] + kx * geometry[7]);
-            result.push_back(sum);
+            result[place(n, o, y, x_, groups * kernels, out)] = sum;
           }
     return result;
   }
@@ -97,13 +106,13 @@ struct Convolution {
     std::vector<uint64_t> bits(batch * size[0] * size[1] * groups * words);
     std::vector<uint64_t> packed(groups * blocks * geometry[0] * geometry[1] * words * kLanes);
     std::vector<float> scales(groups * kernels), result(batch * groups * kernels * out[0] * out[1]);
-    if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], limits.data(), 0,
-                           threads, bits.data()) != 0 ||
+    if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
+                           0, threads, bits.data()) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth,
                              int64_t{geometry[0]} * geometry[1], threads, packed.data(),
                              scales.data()) != 0 ||
         mmesbnn_convolve(bits.data(), batch, size[0], size[1], groups, depth, packed.data(),
-                         kernels, geometry, pad_value, scales.data(), out[0], out[1], threads,
+                         kernels, geometry, pad_value, scales.data(), out[0], out[1], last, threads,
                          result.data()) != 0)
       result.clear();
     return result;
@@ -119,10 +128,10 @@ struct Gradients : Convolution {
 
   std::vector<float> by_loops() const {
     std::vector<float> of_x(x.size()), of_weights(weights.size());
-    for (int64_t n = 0, at = 0; n < batch; ++n)
+    for (int64_t n = 0; n < batch; ++n)
       for (int64_t o = 0; o < groups * kernels; ++o)
         for (int64_t y = 0; y < out[0]; ++y)
-          for (int64_t x_ = 0; x_ < out[1]; ++x_, ++at)
+          for (int64_t x_ = 0; x_ < out[1]; ++x_)
             for (int64_t c = 0; c < depth; ++c)
               for (int64_t tap = 0; tap < taps(); ++tap) {
                 const int64_t up = y * geometry[2] - geometry[4] + tap / geometry[1] * geometry[6];
@@ -130,9 +139,10 @@ struct Gradients : Convolution {
                     x_ * geometry[3] - geometry[5] + tap % geometry[1] * geometry[7];
                 const int64_t channel = o / kernels * depth + c;
                 const int64_t weight = (o * depth + c) * taps() + tap;
+                const int64_t at = place(n, o, y, x_, groups * kernels, out);
                 of_weights[weight] += grad[at] * value(n, channel, up, along);
                 if (up >= 0 && along >= 0 && up < size[0] && along < size[1])
-                  of_x[((n * groups * depth + channel) * size[0] + up) * size[1] + along] +=
+                  of_x[place(n, channel, up, along, groups * depth, size)] +=
                       grad[at] * weights[weight];
               }
     of_x.insert(of_x.end(), of_weights.begin(), of_weights.end());
@@ -144,15 +154,15 @@ struct Gradients : Convolution {
     std::vector<uint64_t> bits(batch * size[0] * size[1] * groups * words);
     std::vector<uint64_t> packed(groups * blocks * taps() * words * kLanes);
     std::vector<float> scales(groups * kernels), of_x(x.size()), of_weights(weights.size());
-    if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], limits.data(), 0,
-                           threads, bits.data()) != 0 ||
+    if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
+                           0, threads, bits.data()) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth, taps(), threads,
                              packed.data(), scales.data()) != 0 ||
         mmesbnn_input_gradient(grad.data(), batch, size[0], size[1], groups, depth, packed.data(),
-                               kernels, geometry, scales.data(), out[0], out[1], threads,
+                               kernels, geometry, scales.data(), out[0], out[1], last, threads,
                                of_x.data()) != 0 ||
         mmesbnn_weight_gradient(grad.data(), bits.data(), batch, size[0], size[1], groups, depth,
-                                kernels, geometry, pad_value, out[0], out[1], threads,
+                                kernels, geometry, pad_value, out[0], out[1], last, threads,
                                 of_weights.data()) != 0)
       return {};
     of_x.insert(of_x.end(), of_weights.begin(), of_weights.end());

@@ -70,10 +70,14 @@ bool convolve_something() {
   const bool large = up_to(7) == 0;  // enough for weights packed as nibbles
   const int64_t batch = 1 + up_to(1), groups = 1 + up_to(2), channels = 1 + up_to(140);
   const int64_t height = 1 + up_to(large ? 40 : 8), width = 1 + up_to(large ? 40 : 8);
-  const int64_t kernels = 1 + up_to(large ? 80 : 20);
+  const int64_t kernels = up_to(3) ? 1 + up_to(large ? 80 : 20) : 32;
   int32_t geometry[8];
-  for (int i = 0; i < 8; ++i)
-    geometry[i] = static_cast<int32_t>(i == 4 || i == 5 ? up_to(3) : up_to(3) + (up_to(9) != 0));
+  const bool pointwise = up_to(4) == 0;
+  for (int i = 0; i < 8; ++i) {
+    const bool padding = i == 4 || i == 5;
+    geometry[i] = static_cast<int32_t>(padding ? up_to(3) : up_to(3) + (up_to(9) != 0));
+    if (pointwise) geometry[i] = !padding;
+  }
   const int64_t taps = int64_t{geometry[0]} * geometry[1], words = (channels + 63) / 64;
   if (taps == 0) return false;
   int64_t out[2];
@@ -85,7 +89,8 @@ bool convolve_something() {
   auto map = exactly<float>(batch * groups * channels * height * width);
   auto limits = exactly<float>(groups * channels);
   auto bits = exactly<uint64_t>(batch * height * width * groups * words);
-  mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width,
+  const auto some_layout = [] { return static_cast<int>(up_to(1)); };
+  mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width, some_layout(),
                      up_to(1) ? limits.get() : nullptr, static_cast<int>(up_to(1)),
                      1 + static_cast<int>(up_to(2)), bits.get());
   auto real = exactly<float>(groups * kernels * channels * taps);
@@ -100,14 +105,14 @@ bool convolve_something() {
   const auto some_threads = [] { return 1 + static_cast<int>(up_to(2)); };
   auto of_map = exactly<float>(batch * groups * channels * height * width);
   mmesbnn_input_gradient(result.get(), batch, height, width, groups, channels, weights.get(),
-                         kernels, geometry, scales.get(), out[0], out[1], some_threads(),
-                         of_map.get());
+                         kernels, geometry, scales.get(), out[0], out[1], some_layout(),
+                         some_threads(), of_map.get());
   mmesbnn_weight_gradient(result.get(), bits.get(), batch, height, width, groups, channels,
-                          kernels, geometry, pad_value, out[0], out[1], some_threads(),
-                          real.get());
+                          kernels, geometry, pad_value, out[0], out[1], some_layout(),
+                          some_threads(), real.get());
   return mmesbnn_convolve(bits.get(), batch, height, width, groups, channels, weights.get(),
                           kernels, geometry, pad_value, up_to(1) ? scales.get() : nullptr, out[0],
-                          out[1], some_threads(), result.get()) == 0;
+                          out[1], some_layout(), some_threads(), result.get()) == 0;
 }
 
 }  // namespace

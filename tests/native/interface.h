@@ -12,17 +12,19 @@
 extern "C" {
 int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
-int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
-                       uint64_t*);
+int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
+                       int, uint64_t*);
 int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, int, uint64_t*,
                          float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
-                     int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, float*);
+                     int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,
+                     float*);
 int mmesbnn_input_gradient(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                            const uint64_t*, int64_t, const int32_t*, const float*, int64_t,
-                           int64_t, int, float*);
+                           int64_t, int, int, float*);
 int mmesbnn_weight_gradient(const float*, const uint64_t*, int64_t, int64_t, int64_t, int64_t,
-                            int64_t, int64_t, const int32_t*, int, int64_t, int64_t, int, float*);
+                            int64_t, int64_t, const int32_t*, int, int64_t, int64_t, int, int,
+                            float*);
 int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
 int mmesbnn_program_free(void*);
 int mmesbnn_program_sizes(const void*, int64_t*);

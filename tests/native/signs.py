@@ -18,3 +18,10 @@ def fastest_again():
 
 def signs(rng, *shape):
     return np.where(rng.random(shape) > 0.5, 1, -1).astype(np.float32)
+
+
+def laid_out(x, channels_last):
+    """Return a map whose channels lie side by side in memory, or whose pixels do."""
+    if channels_last:
+        return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn import native
-from tests.native.signs import fastest_again, needs_kernels, signs  # noqa: F401
+from tests.native.signs import fastest_again, laid_out, needs_kernels, signs  # noqa: F401
 
 pytestmark = needs_kernels
 
@@ -30,7 +30,7 @@ pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
     seed=st.integers(0, 10_000),
     groups=st.integers(1, 3),
     depth=st.sampled_from([1, 3, 31, 64, 65, 130]),
-    kernels=st.sampled_from([1, 3, 8, 31, 33]),
+    kernels=st.sampled_from([1, 3, 8, 31, 32, 33]),
     kernel_size=pairs,
     stride=pairs,
     dilation=pairs,
@@ -38,9 +38,21 @@ pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
     pad_value=st.sampled_from([-1, 0, 1]),
     extra=st.tuples(st.integers(0, 9), st.integers(0, 40)),
     batch=st.integers(1, 3),
+    channels_last=st.booleans(),
 )
 def test_any_gradient_is_that_of_float64(
-    seed, groups, depth, kernels, kernel_size, stride, dilation, padding, pad_value, extra, batch
+    seed,
+    groups,
+    depth,
+    kernels,
+    kernel_size,
+    stride,
+    dilation,
+    padding,
+    pad_value,
+    extra,
+    batch,
+    channels_last,
 ):
     rng = np.random.default_rng(seed)
     # with much padding a map may be smaller than the kernel
@@ -54,7 +66,7 @@ def test_any_gradient_is_that_of_float64(
     options = dict(stride=stride, padding=padding, dilation=dilation)
     packed = native.pack_signs(x, groups=groups), native.pack_weights(weight, groups=groups)
     shape = native.convolve(*packed, **options).shape
-    grad = rng.standard_normal(shape).astype(np.float32)
+    grad = laid_out(rng.standard_normal(shape).astype(np.float32), channels_last)
     expected = reference(x, weight, grad, stride, padding, dilation, groups, pad_value)
     results = []
     for name in native.instruction_sets():
@@ -78,6 +90,37 @@ def test_any_gradient_is_that_of_float64(
     assert (results[0][0][expected[0].numpy() == 0] == 0).all()
     outside = (expected[1] == 0).all(dim=1, keepdim=True).expand_as(expected[1]).numpy()
     assert (results[0][1][outside] == 0).all()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    groups=st.integers(1, 2),
+    depth=st.sampled_from([1, 3, 64, 130]),
+    kernels=st.sampled_from([3, 31, 32, 64, 96]),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 70)),
+    batch=st.integers(1, 3),
+    channels_last=st.booleans(),
+)
+def test_gradients_of_a_kernel_of_one_pixel(
+    seed, groups, depth, kernels, size, batch, channels_last
+):
+    """Their gradients are read where they lie."""
+    rng = np.random.default_rng(seed)
+    x = signs(rng, batch, groups * depth, *size)
+    weight = signs(rng, groups * kernels, depth, 1, 1)
+    grad = rng.standard_normal((batch, groups * kernels, *size)).astype(np.float32)
+    expected = reference(x, weight, grad, (1, 1), (0, 0), (1, 1), groups, 0)
+    packed, kernel = native.pack_signs(x, groups=groups), native.pack_weights(weight, groups=groups)
+    grad = laid_out(grad, channels_last)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        found = (
+            native.input_gradient(grad, kernel, size=size, threads=2),
+            native.weight_gradient(grad, packed, kernel_size=(1, 1), threads=2),
+        )
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(grad).sum())
+        assert found[0].strides == laid_out(found[0], channels_last).strides
 
 
 @pytest.mark.parametrize(('channels', 'size'), [(128, 28), (256, 14), (512, 7)])

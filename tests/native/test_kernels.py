@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn import native
-from tests.native.signs import fastest_again, needs_kernels, signs  # noqa: F401
+from tests.native.signs import fastest_again, laid_out, needs_kernels, signs  # noqa: F401
 
 pytestmark = needs_kernels
 
@@ -40,6 +40,7 @@ depths = st.sampled_from([1, 3, 8, 63, 64, 65, 130])
     extra=st.tuples(*[st.integers(0, 9)] * 2),
     batch=st.integers(1, 2),
     threads=st.integers(1, 3),
+    layouts=st.tuples(st.booleans(), st.booleans()),
 )
 def test_any_convolution_is_exact(
     seed,
@@ -54,6 +55,7 @@ def test_any_convolution_is_exact(
     extra,
     batch,
     threads,
+    layouts,
 ):
     rng = np.random.default_rng(seed)
     size = [d * (k - 1) + 1 + e for d, k, e in zip(dilation, kernel_size, extra)]
@@ -63,7 +65,9 @@ def test_any_convolution_is_exact(
     expected = reference(x, weight, stride, padding, dilation, groups, pad_value)
     for name in native.instruction_sets():
         native.use_instruction_set(name)
-        packed = native.pack_signs(x, groups=groups, strict=True, threads=threads)
+        packed = native.pack_signs(
+            laid_out(x, layouts[0]), groups=groups, strict=True, threads=threads
+        )
         y = native.convolve(
             packed,
             native.pack_weights(weight, groups=groups),
@@ -71,9 +75,11 @@ def test_any_convolution_is_exact(
             padding=padding,
             dilation=dilation,
             pad_value=pad_value,
+            channels_last=layouts[1],
             threads=threads,
         )
         np.testing.assert_array_equal(y, expected, err_msg=name)
+        assert (y if not layouts[1] else y.transpose(0, 2, 3, 1)).flags.c_contiguous
 
 
 @pytest.mark.parametrize('groups', [1, 2])
@@ -105,8 +111,13 @@ def test_rows_longer_than_16_bits():
             assert (y == sign * x.shape[1]).all(), name
 
 
-@given(seed=st.integers(0, 10_000), channels=depths, pixels=st.integers(1, 200))
-def test_packed_bits_are_comparisons(seed, channels, pixels):
+@given(
+    seed=st.integers(0, 10_000),
+    channels=depths,
+    pixels=st.integers(1, 200),
+    channels_last=st.booleans(),
+)
+def test_packed_bits_are_comparisons(seed, channels, pixels, channels_last):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((1, channels, 1, pixels)).astype(np.float32)
     limits = rng.standard_normal(channels).astype(np.float32)
@@ -114,7 +125,7 @@ def test_packed_bits_are_comparisons(seed, channels, pixels):
     above = (x > limits[None, :, None, None])[0, :, 0].T
     for name in native.instruction_sets():
         native.use_instruction_set(name)
-        packed = native.pack_signs(x, thresholds=limits)
+        packed = native.pack_signs(laid_out(x, channels_last), thresholds=limits)
         bits = np.unpackbits(packed.words.view(np.uint8), axis=-1, bitorder='little')
         bits = bits.reshape(pixels, -1)
         np.testing.assert_array_equal(bits[:, :channels], above)
@@ -123,9 +134,11 @@ def test_packed_bits_are_comparisons(seed, channels, pixels):
 
 @pytest.mark.parametrize('value', [0.0, 0.5, 2.0, np.nan, np.inf])
 @pytest.mark.parametrize('place', [0, 7, 8, 17])
-def test_what_is_no_sign_is_seen(value, place):
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_what_is_no_sign_is_seen(value, place, channels_last):
     x = np.ones((1, 3, 1, 19), np.float32)
     x[0, 2, 0, place] = value
+    x = laid_out(x, channels_last)
     for name in native.instruction_sets():
         native.use_instruction_set(name)
         assert native.pack_signs(x, strict=True) is None

@@ -42,14 +42,9 @@ bool pack_kernel(const float* kernel, float scale, int64_t channels, int64_t tap
   return true;
 }
 
-}  // namespace
-
-// Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words).
-// thresholds: one per channel, or null for 0. With `strict` every entry must be -1 or 1.
-API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_t channels,
-                           int64_t pixels, const float* thresholds, int strict, int threads,
-                           uint64_t* out) {
-  if (product({batch, groups, channels, pixels}) < 0 || threads < 1) return kBadSize;
+// Packs signs of maps. Returns whether every entry is -1 or 1.
+bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, int64_t pixels,
+               const float* thresholds, int threads, uint64_t* out) {
   const int64_t words = words_for(channels), tiles = (pixels + 63) / 64;
   const Kernels& use = mmesbnn::chosen_kernels();
   std::atomic<bool> odd{false};
@@ -75,7 +70,47 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
     }
     if (other) odd.store(true);
   });
-  return strict && odd.load() ? kNotBinary : kOk;
+  return !odd.load();
+}
+
+// The same of pixels whose channels lie side by side.
+bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
+               const float* thresholds, int threads, uint64_t* out) {
+  const int64_t words = words_for(channels);
+  const Kernels& use = mmesbnn::chosen_kernels();
+  std::atomic<bool> odd{false};
+  mmesbnn::parallel(pixels, threads, [&](int64_t first, int64_t last) {
+    bool other = false;
+    for (int64_t row = first * groups; row < last * groups; ++row)
+      for (int64_t word = 0; word < words; ++word) {
+        const float* from = x + row * channels + word * 64;
+        const int count = static_cast<int>(std::min<int64_t>(64, channels - word * 64));
+        uint64_t bits = use.compare(from, count, 0.0f, &other);
+        if (thresholds != nullptr) {
+          const float* threshold = thresholds + row % groups * channels + word * 64;
+          bits = 0;
+          for (int c = 0; c < count; ++c) bits |= uint64_t{from[c] > threshold[c]} << c;
+        }
+        out[row * words + word] = bits;
+      }
+    if (other) odd.store(true);
+  });
+  return !odd.load();
+}
+
+}  // namespace
+
+// Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words); with
+// `channels_last` the channels of x are its last axis. thresholds: one per channel, or null for 0.
+// With `strict` every entry must be -1 or 1.
+API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_t channels,
+                           int64_t pixels, int channels_last, const float* thresholds, int strict,
+                           int threads, uint64_t* out) {
+  if (product({batch, groups, channels, pixels}) < 0 || threads < 1) return kBadSize;
+  const bool binary =
+      channels_last ? pack_rows(x, batch * pixels, groups, channels, thresholds, threads, out)
+                    : pack_maps(x, batch, groups, channels, pixels, thresholds, threads, out);
+  return strict && !binary ? kNotBinary : kOk;
 }
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
@@ -109,13 +144,14 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
 
 // Convolution of packed signs with packed weights:
 //   out[n, o, y, x] = scales[o] * sum over taps and channels of sign * sign.
-// pad_value: -1, 0 (a padded pixel adds nothing) or 1. scales: null for 1.
+// pad_value: -1, 0 (a padded pixel adds nothing) or 1. scales: null for 1. With `channels_last` the
+// channels of `out` are its last axis.
 // geometry: kernel, stride, padding, dilation, each (vertical, horizontal).
 API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64_t width,
                          int64_t groups, int64_t channels, const uint64_t* weights,
                          int64_t kernels_per_group, const int32_t* geometry, int pad_value,
-                         const float* scales, int64_t out_height, int64_t out_width, int threads,
-                         float* out) {
+                         const float* scales, int64_t out_height, int64_t out_width,
+                         int channels_last, int threads, float* out) {
   mmesbnn::ConvSizes sizes{batch,   height,            width,      groups,   channels,
                            kernels_per_group, out_height, out_width, {}};
   if (!sizes.read(geometry) || threads < 1 || pad_value < -1 || pad_value > 1) return kBadSize;
@@ -131,15 +167,23 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
+  const mmesbnn::Strides strides =
+      mmesbnn::strides_of(groups * kernels_per_group, pixels, channels_last != 0);
   const auto store = [&](int64_t image, int64_t group, int64_t begin, int count,
                          const mmesbnn::Sums& sums) {
-    for (int64_t o = 0; o < kernels_per_group; ++o) {
-      const int64_t channel = group * kernels_per_group + o;
-      const float scale = scales ? scales[channel] : 1.0f;
-      float* target = out + (image * groups * kernels_per_group + channel) * pixels + begin;
-      for (int p = 0; p < count; ++p)
-        target[p] = scale * static_cast<float>(sums(p, o));
-    }
+    const int64_t channel = group * kernels_per_group;
+    const float* scale = scales ? scales + channel : nullptr;
+    float* target =
+        out + image * strides.image + channel * strides.channel + begin * strides.pixel;
+    const auto value = [&](int64_t p, int64_t o) {
+      return (scale ? scale[o] : 1.0f) * static_cast<float>(sums(p, o));
+    };
+    if (channels_last)
+      for (int p = 0; p < count; ++p, target += strides.pixel)
+        for (int64_t o = 0; o < kernels_per_group; ++o) target[o] = value(p, o);
+    else
+      for (int64_t o = 0; o < kernels_per_group; ++o, target += strides.channel)
+        for (int p = 0; p < count; ++p) target[p] = value(p, o);
   };
   return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;
 }

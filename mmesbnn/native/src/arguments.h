@@ -20,6 +20,16 @@ inline int64_t product(std::initializer_list<int64_t> sizes) {
   return result;
 }
 
+// Floats from an image, a channel and a pixel of a real-valued map to the next one. In memory the
+// pixels of a channel lie side by side, or with `channels_last` the channels of a pixel.
+struct Strides {
+  int64_t image, channel, pixel;
+};
+
+inline Strides strides_of(int64_t channels, int64_t pixels, bool channels_last) {
+  return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
+}
+
 // Sizes of a convolution, as the C interface gets them.
 struct ConvSizes {
   int64_t batch, height, width, groups, channels, kernels;  // the last two are those of a group

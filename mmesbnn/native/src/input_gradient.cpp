@@ -5,7 +5,8 @@
 // where p stride + tap dilation - padding = q. Lanes are input pixels, a term is four kernels at a
 // tap. Pixels whose positions are equal modulo the stride meet the same taps, so they are computed
 // together: a phase. Gradients have a margin of zeros after each row and each image, so that the
-// lanes of a phase lie side by side for every tap.
+// lanes of a phase lie side by side for every tap. A kernel of one pixel needs no margins: its
+// gradients are copied as they are used.
 #include <atomic>
 #include <vector>
 
@@ -60,8 +61,38 @@ struct Reach {
   }
 };
 
+// to[k * plane + i] = scales[k] * the gradient of kernel k at pixel i, for i < count.
+void copy_scaled(const float* from, const Strides& strides, int64_t count, int64_t kernels,
+                 const float* scales, float* to, int64_t plane) {
+  const bool squares = strides.channel == 1;
+  const int64_t rows = squares ? count / 4 * 4 : 0, whole = squares ? kernels / 4 * 4 : 0;
+  for (int64_t i = 0; i < rows; i += 4)
+    for (int64_t k = 0; k < whole; k += 4)
+      transpose_scaled(from + i * strides.pixel + k, strides.pixel, scales + k,
+                       to + k * plane + i, plane);
+  for (int64_t k = 0; k < kernels; ++k)
+    for (int64_t i = k < whole ? rows : 0; i < count; ++i)
+      to[k * plane + i] = scales[k] * from[k * strides.channel + i * strides.pixel];
+}
+
+// to(i, c) = from[c * kSumLanes + i] for i < count and c < channels.
+void copy_sums(const float* from, int64_t count, int64_t channels, float* to,
+               const Strides& strides) {
+  static const float kOnes[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  const bool squares = strides.channel == 1;
+  const int64_t whole = squares ? channels / 4 * 4 : 0, rows = squares ? count / 4 * 4 : 0;
+  for (int64_t i = 0; i < rows; i += 4)
+    for (int64_t c = 0; c < whole; c += 4)
+      transpose_scaled(from + c * kSumLanes + i, kSumLanes, kOnes, to + i * strides.pixel + c,
+                       strides.pixel);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = c < whole ? rows : 0; i < count; ++i)
+      to[c * strides.channel + i * strides.pixel] = from[c * kSumLanes + i];
+}
+
 struct InputGradient {
   const ConvSizes& sizes;
+  bool channels_last;  // the channels of gradients and of the result are their last axis
   const float* grad;
   const uint64_t* weights;  // (groups, blocks, taps, words, kLanes)
   const float* scales;
@@ -71,9 +102,20 @@ struct InputGradient {
   std::vector<Phase> vertical{}, horizontal{};
   int64_t rows = 0, pitch = 0;    // of an image with its margin
   int64_t before = 0, plane = 0;  // zeros before the first image; floats of a kernel in all
-  int64_t quads = 0;                 // terms of a tap: four kernels each
-  float* padded = nullptr;           // (groups, 4 quads, plane)
-  uint8_t* signs = nullptr;          // of a phase: (groups, batches, words, kWordSigns)
+  int64_t quads = 0;         // terms of a tap: four kernels each
+  float* padded = nullptr;   // (groups, 4 quads, plane); null for a kernel of one pixel
+  uint8_t* signs = nullptr;  // of a phase: (groups, batches, words, kWordSigns)
+
+  Strides of_grad =
+      strides_of(sizes.groups * sizes.kernels, sizes.out_height * sizes.out_width, channels_last);
+  Strides of_out =
+      strides_of(sizes.groups * sizes.channels, sizes.height * sizes.width, channels_last);
+
+  // Whether lanes are the output pixels one after another.
+  bool pointwise() const {
+    const Window& w = sizes.window;
+    return w.taps() == 1 && w.stride[0] * w.stride[1] == 1 && w.padding[0] + w.padding[1] == 0;
+  }
 
   int run() {
     vertical = phases_of(sizes.window, 0, sizes.height, sizes.out_height);
@@ -86,37 +128,54 @@ struct InputGradient {
     const int64_t pixels = product({sizes.batch, rows, pitch});
     if (pixels < 0) return kNoMemory;
     plane = before + pixels + up.after * pitch + along.after + kSumLanes;
-    const int64_t floats = product({sizes.groups, 4 * quads, plane});
+    const int64_t floats = pointwise() ? 0 : product({sizes.groups, 4 * quads, plane});
     const int64_t bytes = product({sizes.groups, batches_for(sizes.window.taps() * quads),
                                    words_for(sizes.channels), kWordSigns});
     Arena& arena = Arena::of_a_call();
     if (floats < 0 || bytes < 0 || !arena.reserve({4 * floats, bytes})) return kNoMemory;
-    padded = arena.get<float>(floats);
+    if (!pointwise()) padded = arena.get<float>(floats);
     signs = arena.get<uint8_t>(bytes);
-    parallel(sizes.groups * 4 * quads, threads, [this](int64_t first, int64_t last) {
-      for (int64_t kernel = first; kernel < last; ++kernel) pad(kernel);
-    });
+    if (padded) pad_all();
     for (const Phase& up : vertical)
       for (const Phase& along : horizontal)
         if (!compute(up, along)) return kNoMemory;
     return kOk;
   }
 
-  // Copies the gradients of a kernel, with its scale, between zeros.
-  void pad(int64_t kernel) const {
-    float* to = padded + kernel * plane;
-    const int64_t group = kernel / (4 * quads), at = kernel % (4 * quads);
-    std::fill(to, to + plane, 0.0f);
-    if (at >= sizes.kernels) return;
-    const int64_t channel = group * sizes.kernels + at;
-    const float scale = scales[channel];
-    for (int64_t image = 0; image < sizes.batch; ++image) {
-      const float* from = grad + (image * sizes.groups * sizes.kernels + channel) *
-                                     sizes.out_height * sizes.out_width;
-      for (int64_t y = 0; y < sizes.out_height; ++y, from += sizes.out_width) {
-        float* row = to + before + (image * rows + y) * pitch;
-        for (int64_t x = 0; x < sizes.out_width; ++x) row[x] = scale * from[x];
-      }
+  // Kernels whose gradients are copied together: those of a line of the cache.
+  static constexpr int64_t kPart = 16;
+
+  void pad_all() const {
+    const int64_t parts = (4 * quads + kPart - 1) / kPart;
+    parallel(sizes.groups * parts, threads, [&](int64_t first, int64_t end) {
+      for (int64_t part = first; part < end; ++part) pad(part / parts, part % parts * kPart);
+    });
+  }
+
+  // Copies the gradients of some kernels, with their scales, between zeros.
+  void pad(int64_t group, int64_t kernel) const {
+    float* to = padded + (group * 4 * quads + kernel) * plane;
+    std::fill(to, to + std::min(kPart, 4 * quads - kernel) * plane, 0.0f);
+    const int64_t channel = group * sizes.kernels + kernel;
+    for (int64_t image = 0; image < sizes.batch; ++image)
+      for (int64_t y = 0; y < sizes.out_height; ++y)
+        copy_scaled(grad + image * of_grad.image + channel * of_grad.channel +
+                        y * sizes.out_width * of_grad.pixel,
+                    of_grad, sizes.out_width, std::min(kPart, sizes.kernels - kernel),
+                    scales + channel, to + before + (image * rows + y) * pitch, plane);
+  }
+
+  // Copies the gradients of a group for kSumLanes output pixels, with their scales.
+  void copy_lanes(int64_t group, int64_t lane, float* to) const {
+    const int64_t channel = group * sizes.kernels, pixels = sizes.out_height * sizes.out_width;
+    std::fill(to, to + 4 * quads * kSumLanes, 0.0f);
+    const int64_t end = std::min(lane + kSumLanes, sizes.batch * pixels);
+    for (int64_t at = lane, next; at < end; at = next) {  // a piece of an image
+      next = std::min(end, (at / pixels + 1) * pixels);
+      copy_scaled(grad + at / pixels * of_grad.image + channel * of_grad.channel +
+                      at % pixels * of_grad.pixel,
+                  of_grad, next - at, sizes.kernels, scales + channel, to + (at - lane),
+                  kSumLanes);
     }
   }
 
@@ -165,36 +224,41 @@ struct InputGradient {
     std::atomic<bool> full{false};
     parallel(sizes.groups * pieces * blocks, threads, [&](int64_t first, int64_t last) {
       Arena& arena = Arena::of_a_part();
-      if (!arena.reserve({4 * size * kSumLanes, 4 * kSumTerms * kSumTable})) {
+      const int64_t copied = pointwise() ? 4 * quads * kSumLanes : 0;
+      if (!arena.reserve({4 * size * kSumLanes, 4 * kSumTerms * kSumTable, 4 * copied})) {
         full.store(true);
         return;
       }
       float* const sums = arena.get<float>(size * kSumLanes);
       float* const tables = arena.get<float>(kSumTerms * kSumTable);
+      float* const lanes_of_kernels = arena.get<float>(copied);
       for (int64_t item = first; item < last; ++item) {
         const int64_t lane = item % blocks * kSumLanes, piece = item / blocks % pieces;
         const int64_t group = item / blocks / pieces, channel = piece * size;
         const int64_t count = std::min(size, sizes.channels - channel);
         std::fill(sums, sums + count * kSumLanes, 0.0f);
-        add(terms, group, lane, channel, count, tables, sums);
+        if (pointwise()) copy_lanes(group, lane, lanes_of_kernels);
+        const float* from = pointwise() ? lanes_of_kernels
+                                        : padded + group * 4 * quads * plane + before + lane;
+        add(terms, from, pointwise() ? kSumLanes : plane, group, channel, count, tables, sums);
         write(up, along, lane, group * sizes.channels + channel, count, sums);
       }
     });
     return !full.load();
   }
 
-  void add(const std::vector<Term>& terms, int64_t group, int64_t lane, int64_t channel,
-           int64_t count, float* tables, float* sums) const {
+  // `grads` are those of the first lane; from kernel to kernel are `step` floats.
+  void add(const std::vector<Term>& terms, const float* grads, int64_t step, int64_t group,
+           int64_t channel, int64_t count, float* tables, float* sums) const {
     const Kernels& use = chosen_kernels();
     const int64_t batches = batches_for(terms.size()), words = words_for(sizes.channels);
     const uint8_t* from = signs + group * batches * words * kWordSigns + channel * kSumTerms;
-    const float* first = padded + group * 4 * quads * plane + before + lane;
     for (int64_t batch = 0; batch < batches; ++batch, from += words * kWordSigns) {
       const Term* term = &terms[batch * kSumTerms];
       const int some = terms_of_batch(batch, terms.size());
       for (int i = 0; i < some; ++i, ++term) {
-        const float* at = first + term->quad * 4 * plane + term->shift;
-        const float* const four[4] = {at, at + plane, at + 2 * plane, at + 3 * plane};
+        const float* at = grads + term->quad * 4 * step + term->shift;
+        const float* const four[4] = {at, at + step, at + 2 * step, at + 3 * step};
         use.tabulate(four, tables + i * kSumTable);
       }
       use.add_entries(tables, from, some, count, sums);
@@ -203,18 +267,19 @@ struct InputGradient {
 
   void write(const Phase& up, const Phase& along, int64_t lane, int64_t channel, int64_t count,
              const float* sums) const {
-    const int64_t stride = sizes.window.stride[1], pixels = sizes.height * sizes.width;
+    const int64_t stride = sizes.window.stride[1];
+    const Strides apart{of_out.image, of_out.channel, stride * of_out.pixel};
     const int64_t end = std::min(lane + kSumLanes, sizes.batch * rows * pitch);
     for (int64_t at = lane, next; at < end; at = next) {  // a piece of a row
       const int64_t x = at % pitch, y = at / pitch % rows, image = at / pitch / rows;
       next = std::min(end, at - x + pitch);
       const int64_t columns = std::min(along.count - x, next - at);
       if (y >= up.count || columns <= 0) continue;
-      float* to = out + (image * sizes.groups * sizes.channels + channel) * pixels +
-                  (up.first + y * sizes.window.stride[0]) * sizes.width + along.first + x * stride;
-      const float* from = sums + (at - lane);
-      for (int64_t c = 0; c < count; ++c, to += pixels, from += kSumLanes)
-        for (int64_t i = 0; i < columns; ++i) to[i * stride] = from[i];
+      const int64_t pixel =
+          (up.first + y * sizes.window.stride[0]) * sizes.width + along.first + x * stride;
+      copy_sums(sums + (at - lane), columns, count,
+                out + image * of_out.image + channel * of_out.channel + pixel * of_out.pixel,
+                apart);
     }
   }
 };
@@ -222,17 +287,18 @@ struct InputGradient {
 }  // namespace
 
 // grad: (batch, groups * kernels_per_group, out_height, out_width). out: (batch, groups * channels,
-// height, width). The other arguments are those of mmesbnn_convolve; padded pixels do not matter.
+// height, width). With `channels_last` the channels of both are their last axis. The other arguments
+// are those of mmesbnn_convolve; padded pixels do not matter.
 API int mmesbnn_input_gradient(const float* grad, int64_t batch, int64_t height, int64_t width,
                                int64_t groups, int64_t channels, const uint64_t* weights,
                                int64_t kernels_per_group, const int32_t* geometry,
                                const float* scales, int64_t out_height, int64_t out_width,
-                               int threads, float* out) {
+                               int channels_last, int threads, float* out) {
   ConvSizes sizes{batch,  height,     width,     groups, channels, kernels_per_group,
                   out_height, out_width, {}};
   if (!sizes.read(geometry) || threads < 1) return kBadSize;
   try {
-    return InputGradient{sizes, grad, weights, scales, out, threads}.run();
+    return InputGradient{sizes, channels_last != 0, grad, weights, scales, out, threads}.run();
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
