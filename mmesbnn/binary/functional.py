@@ -97,7 +97,8 @@ def _save_for_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _conv_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, Any]:
+def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, weight = ctx.saved_tensors
     stride, padding, dilation, groups, pad_value = ctx.settings
     height, width = x.shape[-2:]
     top, left = (0, 0)
@@ -108,30 +109,10 @@ def _conv_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[
     grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
     if pad_value and grad_x is not None:
         grad_x = grad_x[..., top : top + height, left : left + width]
-    return grad_x, grad_weight
+    return grad_x, grad_weight, None, None, None, None, None
 
 
-def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return *_conv_gradients(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
-
-
-def _registered_conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Compute the gradients on packed bits if this is enabled and exact, else in floats.
-
-    Where no mode sees the operator, ``_OnBits`` has taken the operands that can be packed.
-    """
-    x, weight = ctx.saved_tensors  # once, because recomputation refuses to give them twice
-    packed = None
-    if is_native() and not _is_seen(grad, x, weight):
-        packed = pack_operands(x, weight, ctx.settings[3])
-    if packed is None:
-        found = _conv_gradients(ctx, grad, x, weight)
-    else:
-        found = packed_gradients(grad, *packed, ctx.settings, ctx.needs_input_grad[:2])
-    return *found, None, None, None, None, None
-
-
-_binary_conv2d.register_autograd(_registered_conv_backward, setup_context=_save_for_conv)
+_binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
 
 
 def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -151,7 +132,8 @@ def _save_for_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, ...]:
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, weight = ctx.saved_tensors
     grad_x = grad @ weight if ctx.needs_input_grad[0] else None
     grad_weight = None
     if ctx.needs_input_grad[1]:
@@ -160,27 +142,7 @@ def _linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tupl
     return grad_x, grad_weight
 
 
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _linear_gradients(ctx, grad, *ctx.saved_tensors)
-
-
-def _registered_linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Compute the gradients as those of a convolution on packed bits, else in floats."""
-    x, weight = ctx.saved_tensors
-    packed = None
-    if is_native() and not _is_seen(grad, x, weight):
-        packed = pack_operands(map_of_rows(x), weight[:, :, None, None], 1)
-    if packed is None:
-        return _linear_gradients(ctx, grad, x, weight)
-    wanted = ctx.needs_input_grad[:2]
-    grad_x, grad_weight = packed_gradients(map_of_rows(grad), *packed, POINTWISE, wanted)
-    return (
-        None if grad_x is None else rows_of_map(grad_x, x.shape[:-1]),
-        None if grad_weight is None else grad_weight[:, :, 0, 0],
-    )
-
-
-_binary_linear.register_autograd(_registered_linear_backward, setup_context=_save_for_linear)
+_binary_linear.register_autograd(_linear_backward, setup_context=_save_for_linear)
 
 
 def _plain_matmul(a: Tensor, b: Tensor) -> Tensor:

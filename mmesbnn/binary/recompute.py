@@ -25,6 +25,7 @@ from torch.utils.checkpoint import (
 )
 
 from .functional import BINARY_CONV2D, BINARY_LINEAR
+from .native_mode import is_native
 
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
@@ -102,19 +103,24 @@ def _whole() -> tuple[Any, Any]:
 def keeps_convolutions(x: Tensor) -> bool:
     """Return whether recomputation of a function of ``x`` stores outputs of convolutions.
 
-    It does not on a GPU, except in compiled code. There a convolution takes less time than the
-    mode that finds the outputs to store: the mode runs Python code for every operator.
+    It does not on a GPU and on the native kernels, except in compiled code. There a convolution
+    takes less time than the mode that finds the outputs to store: the mode runs Python code for
+    every operator. The native kernels compute in float32 only.
     """
-    return torch.compiler.is_compiling() or not x.is_cuda
+    if torch.compiler.is_compiling():
+        return True
+    packed = is_native() and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+    return not (x.is_cuda or packed)
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run ``function(x)``; store only outputs of convolutions and binary linear layers.
 
     Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
-    :func:`is_kept`; on a GPU nothing but ``x``, see :func:`keeps_convolutions`. The result and
-    the gradients are those of ``function(x)``. All other operations run again in the backward
-    pass. ``torch.compile`` before torch 2.9 chooses itself what to store.
+    :func:`is_kept`; on a GPU and on the native kernels nothing but ``x``, see
+    :func:`keeps_convolutions`. The result and the gradients are those of ``function(x)``. All
+    other operations run again in the backward pass. ``torch.compile`` before torch 2.9 chooses
+    itself what to store.
 
     Args:
         function: Function from one tensor to one tensor.

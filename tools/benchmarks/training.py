@@ -154,9 +154,18 @@ class Training:
 
     def forward(self) -> Tensor:
         """Compute the loss."""
-        use_native(self.native)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype != torch.float32):
+        with self.settings():
             return F.cross_entropy(self.call(self.x), self.labels)
+
+    def settings(self) -> torch.autocast:
+        """Set kernels and autocast as this form has them."""
+        use_native(self.native)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype != torch.float32)
+
+    def stores_outputs(self) -> bool:
+        """Return whether recomputation stores outputs of convolutions where no hook sees them."""
+        with self.settings():
+            return self.recomputes and not self.compiled and keeps_convolutions(self.x)
 
     def step(self) -> None:
         """Train for one step."""
@@ -200,7 +209,7 @@ def saved_bytes(training: Training) -> int:
             saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    outside = training.recomputes and not training.compiled and keeps_convolutions(training.x)
+    outside = training.stores_outputs()
     recorder = _Kept() if outside else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), recorder:
         loss = training.forward()

@@ -133,9 +133,9 @@ class Stage(nn.Sequential):
 
     Args:
         *blocks: Blocks, in order.
-        with_cp: Whether to store only the input of every few blocks and the outputs of
-            large convolutions for the backward pass and recompute the rest. Default
-            False.
+        with_cp: Whether to store only the input of every few blocks for the backward pass,
+            and outputs of large convolutions as :func:`recompute_elementwise` does, and
+            recompute the rest. Default False.
     """
 
     def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
@@ -173,8 +173,8 @@ class BackboneOptions:
             processes, also on CPUs. Default ``dict(type='BN')``.
         norm_eval: Whether norms stay in eval mode in training. Default False.
         with_cp: Whether to store only the outputs of large convolutions and linear
-            layers for the backward pass, on a GPU only inputs of a few blocks, and recompute
-            the rest. Default False.
+            layers for the backward pass, on a GPU and on the native kernels only inputs of a
+            few blocks, and recompute the rest. Default False.
         init_cfg: mmengine initialisation config. Default None: torch's initialisation.
 
     Raises:
