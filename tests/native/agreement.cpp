@@ -51,7 +51,7 @@ struct Convolution {
   bool last = up_to(1);  // channels are the last axis of maps in memory
   std::vector<float> x, limits, weights;
 
-  // The place of a number of a map that has `channels` channels of `rows` rows.
+  // The place of a number of a map of this size that has `channels` channels.
   int64_t place(int64_t image, int64_t channel, int64_t y, int64_t x_, int64_t channels,
                 const int64_t size[2]) const {
     return last ? ((image * size[0] + y) * size[1] + x_) * channels + channel

@@ -22,6 +22,11 @@ struct Window {
   int32_t kernel[2], stride[2], padding[2], dilation[2];
 
   int64_t taps() const { return int64_t{kernel[0]} * kernel[1]; }
+
+  // Whether each output pixel is computed from the input pixel at its place.
+  bool is_pointwise() const {
+    return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
+  }
 };
 
 // Rows that are shorter than this are counted word by word.
@@ -195,8 +200,7 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
   const int64_t tiles = (pixels + kRows - 1) / kRows, blocks = blocks_for(conv.kernels);
   const int64_t image_words = conv.height * conv.width * conv.groups * words;
   const int32_t total = static_cast<int32_t>(conv.channels * taps);
-  const bool direct = taps == 1 && conv.groups == 1 && !w.padding[0] && !w.padding[1] &&
-                      w.stride[0] == 1 && w.stride[1] == 1 && conv.out_width == conv.width &&
+  const bool direct = w.is_pointwise() && conv.groups == 1 && conv.out_width == conv.width &&
                       conv.out_height == conv.height;
   const Kernels& use = chosen_kernels();
   std::atomic<bool> full{false};

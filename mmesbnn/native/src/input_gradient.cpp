@@ -111,11 +111,8 @@ struct InputGradient {
   Strides of_out =
       strides_of(sizes.groups * sizes.channels, sizes.height * sizes.width, channels_last);
 
-  // Whether lanes are the output pixels one after another.
-  bool pointwise() const {
-    const Window& w = sizes.window;
-    return w.taps() == 1 && w.stride[0] * w.stride[1] == 1 && w.padding[0] + w.padding[1] == 0;
-  }
+  // Then lanes are the output pixels one after another.
+  const bool pointwise = sizes.window.is_pointwise();
 
   int run() {
     vertical = phases_of(sizes.window, 0, sizes.height, sizes.out_height);
@@ -128,12 +125,12 @@ struct InputGradient {
     const int64_t pixels = product({sizes.batch, rows, pitch});
     if (pixels < 0) return kNoMemory;
     plane = before + pixels + up.after * pitch + along.after + kSumLanes;
-    const int64_t floats = pointwise() ? 0 : product({sizes.groups, 4 * quads, plane});
+    const int64_t floats = pointwise ? 0 : product({sizes.groups, 4 * quads, plane});
     const int64_t bytes = product({sizes.groups, batches_for(sizes.window.taps() * quads),
                                    words_for(sizes.channels), kWordSigns});
     Arena& arena = Arena::of_a_call();
     if (floats < 0 || bytes < 0 || !arena.reserve({4 * floats, bytes})) return kNoMemory;
-    if (!pointwise()) padded = arena.get<float>(floats);
+    if (!pointwise) padded = arena.get<float>(floats);
     signs = arena.get<uint8_t>(bytes);
     if (padded) pad_all();
     for (const Phase& up : vertical)
@@ -224,7 +221,7 @@ struct InputGradient {
     std::atomic<bool> full{false};
     parallel(sizes.groups * pieces * blocks, threads, [&](int64_t first, int64_t last) {
       Arena& arena = Arena::of_a_part();
-      const int64_t copied = pointwise() ? 4 * quads * kSumLanes : 0;
+      const int64_t copied = pointwise ? 4 * quads * kSumLanes : 0;
       if (!arena.reserve({4 * size * kSumLanes, 4 * kSumTerms * kSumTable, 4 * copied})) {
         full.store(true);
         return;
@@ -237,10 +234,10 @@ struct InputGradient {
         const int64_t group = item / blocks / pieces, channel = piece * size;
         const int64_t count = std::min(size, sizes.channels - channel);
         std::fill(sums, sums + count * kSumLanes, 0.0f);
-        if (pointwise()) copy_lanes(group, lane, lanes_of_kernels);
-        const float* from = pointwise() ? lanes_of_kernels
+        if (pointwise) copy_lanes(group, lane, lanes_of_kernels);
+        const float* from = pointwise ? lanes_of_kernels
                                         : padded + group * 4 * quads * plane + before + lane;
-        add(terms, from, pointwise() ? kSumLanes : plane, group, channel, count, tables, sums);
+        add(terms, from, pointwise ? kSumLanes : plane, group, channel, count, tables, sums);
         write(up, along, lane, group * sizes.channels + channel, count, sums);
       }
     });
