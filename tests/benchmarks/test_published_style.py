@@ -5,6 +5,7 @@ import torch
 
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, TiledBatchNorm2d
+from mmesbnn.models.layers.pooling import AveragePool, MaxPool
 from tests.families import BACKBONES
 from tests.models.backbones import spread, step
 from tools.benchmarks.published_style import published_style
@@ -25,7 +26,7 @@ def test_outputs_gradients_and_statistics_agree(name):
     row = BACKBONES[name]
     ours = spread(row.build()).double().train()
     theirs = published_style(ours)
-    own = (BinaryConv2d, BinaryLinear, TiledBatchNorm2d)
+    own = (BinaryConv2d, BinaryLinear, TiledBatchNorm2d, AveragePool, MaxPool)
     assert not any(isinstance(module, own) for module in theirs.modules())
     (x,) = row.images()
     torch.testing.assert_close(step(ours, x.double()), step(theirs, x.double()))

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn.binary import Expansion
-from mmesbnn.models.layers.float_layers import PooledProjection, Stem, average_pool, float_conv
+from mmesbnn.models.layers.float_layers import PooledProjection, Stem, float_conv
 from mmesbnn.models.layers.minmax import MinMaxConv2d, minmax_quantize, quantize_weight
+from mmesbnn.models.layers.pooling import AveragePool
 from mmesbnn.models.layers.recoupled_conv import RecoupledConv, SqueezeExcite
 
 FACTORS = [(1, 1), (2, 1), (1, 2), (2, 2)]
@@ -307,7 +308,7 @@ def test_gates_that_cannot_shrink_are_refused(tau, groups, message):
 @pytest.mark.parametrize('width', [6, 7])
 def test_average_pool_keeps_the_last_row_and_column(height, width):
     x = double(2, 3, height, width)
-    y = average_pool()(x)
+    y = AveragePool()(x)
     assert y.shape == F.conv2d(x, double(3, 3, 3, 3), stride=2, padding=1).shape
     assert_same(y, pool(x))
     corner = x[:, :, 2 * (y.shape[2] - 1) :, 2 * (y.shape[3] - 1) :]

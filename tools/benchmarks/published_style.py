@@ -30,6 +30,7 @@ from mmesbnn.binary import (
 )
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.models.layers import RecoupledConv, SqueezeExcite
+from mmesbnn.models.layers.pooling import AveragePool, MaxPool
 
 
 def through(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -198,6 +199,14 @@ def _plain_prelu(layer: ChannelPReLU) -> nn.PReLU:
     return plain
 
 
+def _plain_average(layer: AveragePool) -> nn.AvgPool2d:
+    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+
+
+def _plain_max(layer: MaxPool) -> nn.MaxPool2d:
+    return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+
+
 #: Inner layers first: the outer ones take them over.
 REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     HardTanhSign: HardTanh,
@@ -208,6 +217,8 @@ REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     RPReLU: Shifted,
     ChannelPReLU: _plain_prelu,
     TiledBatchNorm2d: _plain_norm,
+    AveragePool: _plain_average,
+    MaxPool: _plain_max,
     SqueezeExcite: Gate,
     BinaryConv2d: Conv,
     BinaryLinear: Linear,

@@ -20,7 +20,8 @@ from ...binary import (
 from ...binary.entries import with_zero
 from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive_int
-from ..layers.float_layers import PooledProjection, average_pool
+from ..layers.float_layers import PooledProjection
+from ..layers.pooling import AveragePool
 from .base import BackboneOptions, ESBackbone, checked_backbone
 from .pyramid import MOBILE, block_settings, make_stem, resolve_arch, stage_widths, unit_settings
 
@@ -40,7 +41,7 @@ def _shortcut(
 ) -> nn.Module:
     if project or out_channels != channels:
         return PooledProjection(channels, out_channels, stride, expansion, True, norm)
-    return average_pool() if stride == 2 else nn.Identity()
+    return AveragePool() if stride == 2 else nn.Identity()
 
 
 class ReActUnit(nn.Module):

@@ -10,6 +10,7 @@ from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
 from ...binary.arguments import NORM, checked_layer
 from ...checks import positive_int
 from .minmax import MinMaxConv2d
+from .pooling import AveragePool, MaxPool
 
 
 def float_conv(
@@ -25,15 +26,6 @@ def float_conv(
     if bits is None:
         return nn.Conv2d(*args, groups=groups, **kwargs)
     return MinMaxConv2d(*args, groups=groups, bits=bits, **kwargs)
-
-
-def average_pool() -> nn.AvgPool2d:
-    """Build a 2x2 average pooling that keeps the last row and column of odd sizes.
-
-    Its output has the size of the parallel stride-2 convolution. For even sizes it is
-    plain 2x2 pooling. The published networks have even sizes only.
-    """
-    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
 
 
 class PooledProjection(nn.Module):
@@ -64,7 +56,7 @@ class PooledProjection(nn.Module):
         super().__init__()
         wide = expansion.width(out_channels)
         self.copies = expansion.copies if shrink else 1
-        self.pool = average_pool() if stride == 2 else nn.Identity()
+        self.pool = AveragePool() if stride == 2 else nn.Identity()
         self.conv = float_conv(
             expansion.width(in_channels),
             expansion.kernels(out_channels) if shrink else wide,
@@ -119,7 +111,7 @@ class Stem(nn.Module):
         )
         self.copies = expansion.factor
         self.norm = TiledBatchNorm2d(expansion.width(out_channels), self.copies, **norm)
-        self.pool = nn.MaxPool2d(3, 2, 1) if max_pool else nn.Identity()
+        self.pool = MaxPool(3, 2, 1) if max_pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the expanded features of the images ``x``."""

@@ -18,7 +18,8 @@ from ...binary import (
 from ...binary.arguments import NORM, RULES, checked_layer
 from ...binary.prelus import ChannelPReLU
 from ...checks import each, mapping, one_of, optional, positive_int
-from .float_layers import PooledProjection, average_pool, float_conv
+from .float_layers import PooledProjection, float_conv
+from .pooling import AveragePool
 from .position_means import position_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
@@ -161,7 +162,7 @@ class RecoupledConv(nn.Module):
         self.mix_residual = mix_residual
         self.copies = expansion.copies
         self.act_in = ChannelPReLU(wide_in) if elementwise else nn.Identity()
-        self.pool = average_pool() if stride == 2 else nn.Identity()
+        self.pool = AveragePool() if stride == 2 else nn.Identity()
         self.projection = None
         if out_channels != channels:
             self.projection = PooledProjection(
