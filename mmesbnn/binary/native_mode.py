@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,6 +94,53 @@ def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packe
         return None
     signs = pack_signs(x.detach().numpy(), groups=groups, strict=True, threads=threads)
     return None if signs is None else (signs, weights)
+
+
+def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
+    """Pack ``x + shift > 0``, with a shift per channel; return None if ``x`` has a NaN."""
+    limits, threads = -shift.detach(), torch.get_num_threads()
+    if not limits.isfinite().all():
+        return None
+    values = x.detach().numpy()
+    return pack_signs(
+        values, groups=groups, thresholds=limits.numpy(), strict=True, threads=threads
+    )
+
+
+def pack_latent(weight: Tensor, groups: int, scales: Tensor | None) -> PackedWeights | None:
+    """Pack ``weight > 0``, with a scale per kernel or 1; return None where that has no meaning.
+
+    That is where a weight or scale is NaN, infinite, or a scale is 0.
+    """
+    values, threads = weight.detach().contiguous().numpy(), torch.get_num_threads()
+    packed = pack_weights(values, groups=groups, latent=True, threads=threads)
+    if packed is None or scales is None:
+        return packed
+    if not (scales.isfinite() & (scales > 0)).all():
+        return None
+    return replace(packed, scales=scales.contiguous().numpy())
+
+
+def bits_to_save(signs: Packed, weights: PackedWeights) -> tuple[Tensor, ...]:
+    """Return packed operands as tensors that a step of autograd can save."""
+    words = (torch.from_numpy(one.words.view('int64')) for one in (signs, weights))
+    return (*words, torch.from_numpy(weights.scales))
+
+
+def saved_bits(
+    saved: Sequence[Tensor], channels: int, kernel_size: tuple[int, int]
+) -> tuple[Packed, PackedWeights]:
+    """Return the operands of :func:`bits_to_save`.
+
+    Args:
+        saved: Its result.
+        channels: Input channels.
+        kernel_size: Height and width of a kernel.
+    """
+    words, kernels, scales = (one.numpy() for one in saved)
+    signs = Packed(words.view('uint64'), channels)
+    depth = channels // signs.groups
+    return signs, PackedWeights(kernels.view('uint64'), scales, kernel_size, depth)
 
 
 def convolve_packed(

@@ -17,19 +17,35 @@ from .kernels import (
     use_instruction_set,
 )
 from .library import NativeError, available, problem
+from .norms import (
+    Normalized,
+    NormGradients,
+    NormOperands,
+    normalize,
+    normalize_gradients,
+    prelu_gradients,
+    sign_gradient,
+)
 
 __all__ = [
     'Engine',
     'NativeError',
+    'NormGradients',
+    'NormOperands',
+    'Normalized',
     'Packed',
     'PackedWeights',
     'available',
     'convolve',
     'input_gradient',
     'instruction_sets',
+    'normalize',
+    'normalize_gradients',
     'pack_signs',
     'pack_weights',
+    'prelu_gradients',
     'problem',
+    'sign_gradient',
     'use_instruction_set',
     'weight_gradient',
 ]

@@ -97,11 +97,11 @@ def pack_signs(
         x: Map, float32 ``(N, C, H, W)``, also channels last in memory.
         groups: Number of groups of the convolution. Default 1.
         thresholds: float32 ``(C,)``. Default None: 0.
-        strict: Whether every entry must be -1 or 1. Default False.
+        strict: Whether every entry must be -1 or 1, or with thresholds not NaN. Default False.
         threads: Number of threads. Default 1.
 
     Returns:
-        Packed signs; None if ``strict`` and an entry is neither -1 nor 1.
+        Packed signs; None if ``strict`` and an entry is not such a number.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -137,16 +137,19 @@ def pack_signs(
     return Packed(words, channels)
 
 
-def pack_weights(weight: np.ndarray, *, groups: int = 1, threads: int = 1) -> PackedWeights | None:
-    """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel.
+def pack_weights(
+    weight: np.ndarray, *, groups: int = 1, latent: bool = False, threads: int = 1
+) -> PackedWeights | None:
+    """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel, or signs of latent ones.
 
     Args:
         weight: float32 ``(C_o, C_i / groups, k_h, k_w)``.
         groups: Number of groups. Default 1.
+        latent: Whether to pack ``weight > 0`` of any numbers, with scales of 1. Default False.
         threads: Number of threads. Default 1.
 
     Returns:
-        Bits and scales; None if a kernel has other values or only zeros.
+        Bits and scales; None if a kernel has other values or only zeros, or a latent weight is NaN.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -164,6 +167,7 @@ def pack_weights(weight: np.ndarray, *, groups: int = 1, threads: int = 1) -> Pa
         per_group,
         depth,
         taps,
+        latent,
         check_threads(threads),
         pointer(words, ctypes.c_uint64),
         floats(scales),

@@ -98,7 +98,7 @@ bool convolve_something() {
     if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;
   auto weights = exactly<uint64_t>(groups * ((kernels + 7) / 8) * taps * words * 8);
   auto scales = exactly<float>(groups * kernels);
-  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps,
+  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps, static_cast<int>(up_to(1)),
                        1 + static_cast<int>(up_to(2)), weights.get(), scales.get());
   auto result = exactly<float>(batch * groups * kernels * out[0] * out[1]);
   const int pad_value = static_cast<int>(up_to(4)) - 2;
@@ -115,6 +115,43 @@ bool convolve_something() {
                           out[1], some_layout(), some_threads(), result.get()) == 0;
 }
 
+// Returns whether sizes and operands fit together.
+bool normalize_something() {
+  const int64_t batch = up_to(2), channels = up_to(5), copies = up_to(3);
+  const int64_t pixels = up_to(3) ? up_to(70) : 1000 + up_to(1200), wide = copies * channels;
+  const auto some_threads = [] { return static_cast<int>(up_to(3)); };
+  const auto some = [](int64_t count) { return exactly<float>(count); };
+  const auto maybe = [](const std::unique_ptr<float[]>& it, bool there) {
+    return there ? it.get() : nullptr;
+  };
+  const int64_t small_map = batch * channels * pixels, map = batch * wide * pixels;
+  auto x = some(small_map), residual = some(map), grad = some(map), out = some(map);
+  auto gates = some(batch * channels), means = some(batch * wide), stats = some(3 * channels);
+  std::unique_ptr<float[]> numbers[8];
+  for (auto& one : numbers) one = some(wide);
+  auto of_x = some(small_map), of_residual = some(map), of_gate = some(batch * channels);
+  const bool gated = up_to(2) == 0, added = up_to(1), slope = up_to(1), shift = up_to(1);
+  const int multiplies = up_to(3) == 0;
+  const int done = mmesbnn_normalize(
+      x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
+      multiplies, numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
+      maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, some_threads(), out.get(),
+      maybe(means, up_to(1)), stats.get());
+  mmesbnn_normalize_gradients(
+      x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
+      multiplies, numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope), stats.get(),
+      grad.get(), maybe(means, up_to(1)), some_threads(), of_x.get(), maybe(of_gate, gated),
+      maybe(of_residual, added), numbers[4].get(), numbers[5].get(), maybe(numbers[6], slope),
+      maybe(numbers[7], shift));
+  auto single = some(channels), of_single = some(channels), other = some(small_map);
+  mmesbnn_sign_gradient(other.get(), x.get(), batch, channels, pixels, single.get(),
+                        static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
+                        of_single.get());
+  mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
+                          some_threads(), of_x.get(), of_single.get());
+  return done == 0;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -128,7 +165,7 @@ int main(int count, char** arguments) {
   if (sets.empty()) return 1;
   for (const Seed& seed : seeds)
     if (!run_changed(seed, 0)) return 1;
-  int64_t runs = 0, convolutions = 0, calls = 0;
+  int64_t runs = 0, convolutions = 0, norms = 0, calls = 0;
   const auto began = std::chrono::steady_clock::now();
   for (;; ++calls) {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
@@ -136,8 +173,9 @@ int main(int count, char** arguments) {
     mmesbnn_use(sets[up_to(sets.size() - 1)].c_str());
     runs += run_changed(seeds[calls % seeds.size()], 1 + static_cast<int>(up_to(2)));
     convolutions += convolve_something();
+    norms += normalize_something();
   }
-  std::printf("%lld calls, %lld programs ran, %lld convolutions\n", (long long)calls,
-              (long long)runs, (long long)convolutions);
+  std::printf("%lld calls, %lld programs ran, %lld convolutions, %lld norms\n", (long long)calls,
+              (long long)runs, (long long)convolutions, (long long)norms);
   return 0;
 }

@@ -14,7 +14,7 @@ int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
 int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
                        int, uint64_t*);
-int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, int, uint64_t*,
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, int, int, uint64_t*,
                          float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
                      int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,
@@ -25,6 +25,17 @@ int mmesbnn_input_gradient(const float*, int64_t, int64_t, int64_t, int64_t, int
 int mmesbnn_weight_gradient(const float*, const uint64_t*, int64_t, int64_t, int64_t, int64_t,
                             int64_t, int64_t, const int32_t*, int, int64_t, int64_t, int, int,
                             float*);
+int mmesbnn_normalize(const float*, int64_t, int64_t, int64_t, int64_t, const float*, const float*,
+                      int, const float*, const float*, const float*, const float*, double, int,
+                      float*, float*, float*);
+int mmesbnn_normalize_gradients(const float*, int64_t, int64_t, int64_t, int64_t, const float*,
+                                const float*, int, const float*, const float*, const float*,
+                                const float*, const float*, const float*, int, float*, float*,
+                                float*, float*, float*, float*, float*);
+int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t, const float*, int,
+                          float, int, float*, float*);
+int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
+                            int, float*, float*);
 int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
 int mmesbnn_program_free(void*);
 int mmesbnn_program_sizes(const void*, int64_t*);

@@ -160,6 +160,44 @@ inline bool entries_agree(const Kernels& kernels) {
   return same(results[0], results[1]);
 }
 
+// Results and sums of all passes of norms and signs, moments first.
+inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bool residual,
+                                           bool slope, const std::vector<float>& maps) {
+  const float *z = maps.data(), *other = z + count, *grad = other + count;
+  std::vector<float> out(6 * count), sums(grad, grad + count);
+  const NormPart part{count, z, residual ? other : nullptr, 0.5f, 1.0f, -2.0f, slope, 0.25f};
+  const Moments moments = use.moments(z, count);
+  NormSums of_part{};
+  use.multiply(z, residual ? other : nullptr, 0.5f, count, out.data());
+  const double total = use.activate(part, out.data() + count);
+  use.differentiate(part, {grad, 0.5f, 1.0f}, out.data() + 2 * count, &of_part);
+  use.accumulate(other, 0.5f, slope, count, sums.data());
+  use.centre(grad, z, {2.0f, 0.5f, 1.0f, 0.25f}, count, out.data() + 3 * count);
+  const double of_gate = use.divide(grad, z, residual ? other : nullptr, other, 0.5f, count,
+                                    out.data() + 4 * count, out.data() + 5 * count);
+  std::vector<double> found{moments.mean,     moments.squares,  of_part.grads, of_part.inners,
+                            of_part.products, of_part.negatives, total,         of_gate};
+  found.insert(found.end(), out.begin(), out.end());
+  found.push_back(use.window(grad, z, 0.5f, 2.0f, count, out.data()));
+  found.push_back(use.triangle(grad, z, 0.5f, count, out.data() + count));
+  found.insert(found.end(), out.begin(), out.begin() + 2 * count);
+  found.insert(found.end(), sums.begin(), sums.end());
+  return found;
+}
+
+inline bool norms_agree(const Kernels& kernels) {
+  const int64_t count = 1 + up_to(150);
+  const bool residual = up_to(1), slope = up_to(1);
+  const auto maps = some_floats(3 * count);
+  const auto expected = passes_of_norms(kPortable, count, residual, slope, maps);
+  const auto found = passes_of_norms(kernels, count, residual, slope, maps);
+  // distances from a mean are not exact
+  const auto near = [&](int i) {
+    return std::fabs(expected[i] - found[i]) <= 1e-5 * (1.0 + std::fabs(expected[i]));
+  };
+  return near(0) && near(1) && std::equal(expected.begin() + 2, expected.end(), found.begin() + 2);
+}
+
 // Some instructions at random, and all that they read and write.
 class Sweep {
  public:

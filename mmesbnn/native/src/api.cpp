@@ -21,16 +21,20 @@ using namespace mmesbnn::status;
 namespace {
 
 // Packs a kernel (channels, taps) as words (taps, words), which are kLanes apart; `rows` holds
-// (taps, 64) numbers. Returns false if an entry is not `scale` or its negative.
+// (taps, 64) numbers. Returns false if an entry is not `scale` or its negative, or with a scale of 0
+// not a number.
 bool pack_kernel(const float* kernel, float scale, int64_t channels, int64_t taps, float* rows,
                  uint64_t* to) {
-  if (!(scale > 0.0f) || std::isinf(scale)) return false;
+  if (!(scale >= 0.0f) || std::isinf(scale)) return false;
   const Kernels& use = mmesbnn::chosen_kernels();
   for (int64_t begin = 0; begin < channels; begin += 64, to += kLanes) {
     const int64_t count = std::min<int64_t>(64, channels - begin);
     const float* from = kernel + begin * taps;
     int others = 0;
-    for (int64_t i = 0; i < count * taps; ++i) others |= std::fabs(from[i]) != scale;
+    if (scale > 0.0f)
+      for (int64_t i = 0; i < count * taps; ++i) others |= std::fabs(from[i]) != scale;
+    else
+      for (int64_t i = 0; i < count * taps; ++i) others |= from[i] != from[i];
     if (others) return false;
     for (int64_t c = 0; c < count; ++c)
       for (int64_t tap = 0; tap < taps; ++tap) rows[tap * 64 + c] = from[c * taps + tap];
@@ -42,7 +46,13 @@ bool pack_kernel(const float* kernel, float scale, int64_t channels, int64_t tap
   return true;
 }
 
-// Packs signs of maps. Returns whether every entry is -1 or 1.
+bool has_nan(const float* from, int count) {
+  int found = 0;
+  for (int i = 0; i < count; ++i) found |= from[i] != from[i];
+  return found != 0;
+}
+
+// Packs signs of maps. Returns whether every entry is -1 or 1, or with thresholds a number.
 bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, int64_t pixels,
                const float* thresholds, int threads, uint64_t* out) {
   const int64_t words = words_for(channels), tiles = (pixels + 63) / 64;
@@ -60,7 +70,9 @@ bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, 
           for (int c = 0; c < used; ++c) {
             const int64_t channel = g * channels + word * 64 + c;
             const float* row = x + (image * groups * channels + channel) * pixels + begin;
-            bits[c] = use.compare(row, count, thresholds ? thresholds[channel] : 0.0f, &other);
+            bool odd_row = false;
+            bits[c] = use.compare(row, count, thresholds ? thresholds[channel] : 0.0f, &odd_row);
+            other |= thresholds ? has_nan(row, count) : odd_row;
           }
           mmesbnn::transpose<64>(bits);
           for (int p = 0; p < count; ++p)
@@ -85,9 +97,13 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
       for (int64_t word = 0; word < words; ++word) {
         const float* from = x + row * channels + word * 64;
         const int count = static_cast<int>(std::min<int64_t>(64, channels - word * 64));
-        uint64_t bits = use.compare(from, count, 0.0f, &other);
-        if (thresholds != nullptr) {
+        bool odd_row = false;
+        uint64_t bits = use.compare(from, count, 0.0f, &odd_row);
+        if (thresholds == nullptr) {
+          other |= odd_row;
+        } else {
           const float* threshold = thresholds + row % groups * channels + word * 64;
+          other |= has_nan(from, count);
           bits = 0;
           for (int c = 0; c < count; ++c) bits |= uint64_t{from[c] > threshold[c]} << c;
         }
@@ -102,7 +118,7 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
 
 // Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words); with
 // `channels_last` the channels of x are its last axis. thresholds: one per channel, or null for 0.
-// With `strict` every entry must be -1 or 1.
+// With `strict` every entry must be -1 or 1; with thresholds it must not be NaN.
 API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_t channels,
                            int64_t pixels, int channels_last, const float* thresholds, int strict,
                            int threads, uint64_t* out) {
@@ -114,10 +130,11 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
 }
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
-// the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude.
+// the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude. With
+// `latent` the weights are signs of any numbers, of magnitude 1; kNotBinary if one is NaN.
 API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernels_per_group,
-                             int64_t channels, int64_t taps, int threads, uint64_t* out,
-                             float* scales) {
+                             int64_t channels, int64_t taps, int latent, int threads,
+                             uint64_t* out, float* scales) {
   if (product({groups, kernels_per_group, channels, taps}) < 0 || threads < 1) return kBadSize;
   const int64_t words = words_for(channels), blocks = blocks_for(kernels_per_group);
   std::atomic<bool> odd{false}, full{false};
@@ -132,9 +149,11 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
         if (kernel >= kernels_per_group) break;
         const int64_t at = block / blocks * kernels_per_group + kernel;
         const float* w = weight + at * channels * taps;
-        scales[at] = std::fabs(w[0]);
+        const float scale = latent ? 0.0f : std::fabs(w[0]);
+        scales[at] = latent ? 1.0f : scale;
         uint64_t* to = out + block * taps * words * kLanes + lane;
-        if (!pack_kernel(w, scales[at], channels, taps, rows.get(), to)) odd.store(true);
+        if (!latent && scale == 0.0f) odd.store(true);
+        if (!pack_kernel(w, scale, channels, taps, rows.get(), to)) odd.store(true);
         if (odd.load()) return;
       }
   });

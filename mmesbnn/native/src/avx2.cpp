@@ -227,6 +227,9 @@ inline V prelu(V a, V b) {
   const V negative = _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ);
   return _mm256_blendv_ps(a, _mm256_mul_ps(a, b), negative);
 }
+inline V if_above(V a, V limit, V b, V c) {
+  return _mm256_blendv_ps(c, b, _mm256_cmp_ps(a, limit, _CMP_GT_OQ));
+}
 inline V widen(const int16_t* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(x));
@@ -243,7 +246,8 @@ END_TARGET
 const Kernels kAvx2 = {
     "avx2", supported, count, nullptr, count_nibbles, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries};
+    wide::add_entries, wide::multiply, wide::moments, wide::activate, wide::differentiate,
+    wide::accumulate, wide::centre, wide::divide, wide::window, wide::triangle};
 
 }  // namespace mmesbnn
 

@@ -184,6 +184,9 @@ inline unsigned above(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline V prelu(V a, V b) {
   return _mm512_mask_mul_ps(a, _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), a, b);
 }
+inline V if_above(V a, V limit, V b, V c) {
+  return _mm512_mask_mov_ps(c, _mm512_cmp_ps_mask(a, limit, _CMP_GT_OQ), b);
+}
 inline V widen(const int16_t* p) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(x));
@@ -200,7 +203,8 @@ END_TARGET
 const Kernels kAvx512 = {
     "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries};
+    wide::add_entries, wide::multiply, wide::moments, wide::activate, wide::differentiate,
+    wide::accumulate, wide::centre, wide::divide, wide::window, wide::triangle};
 
 }  // namespace mmesbnn
 

@@ -120,6 +120,40 @@ constexpr int kSumTable = 16 * kSumLanes;
 // Four signs in a byte are multiplied by this: an eighth of the bytes from an entry to the next.
 constexpr int kSumStep = kSumLanes * sizeof(float) / 8;
 
+// Some pixels of a channel of an image in a training step of a batch norm:
+//   out = act(scale z + offset + residual) + shift
+// where `act` is a PReLU or nothing.
+struct NormPart {
+  int64_t count;
+  const float* z;
+  const float* residual;  // null: none
+  float scale, offset, shift;
+  bool has_slope;
+  float slope;
+};
+
+// Mean of numbers, and the sum of the squares of their distances from it.
+struct Moments {
+  double mean, squares;
+};
+
+// Sums over pixels, with `grad`, the gradient of `out`, and `inner`, that of what `act` gets.
+struct NormSums {
+  double grads, inners, products, negatives;  // grad, inner, inner (z - mean), grad min(v, 0)
+};
+
+// The gradient of `out` for a NormPart: grad + more.
+struct NormGrad {
+  const float* grad;
+  float more, mean;
+};
+
+// How the gradient of z follows from `inner`, the sum over copies of gain times the gradient:
+//   scale (inner - offset - (z - mean) factor)
+struct NormSlope {
+  float scale, offset, mean, factor;
+};
+
 // Functions of an instruction set; none, if the processor is of another kind.
 struct Kernels {
   const char* name;
@@ -157,6 +191,31 @@ struct Kernels {
   // `terms` are read.
   void (*add_entries)(const float* tables, const uint8_t* signs, int terms, int64_t rows,
                       float* sums) = nullptr;
+  // out[i] = factor x[i] y[i]; without y: factor x[i].
+  void (*multiply)(const float* x, const float* y, float factor, int64_t count,
+                   float* out) = nullptr;
+  Moments (*moments)(const float* z, int64_t count) = nullptr;
+  // Writes `out` of a NormPart; returns its sum.
+  double (*activate)(const NormPart& part, float* out) = nullptr;
+  // Writes `inner` of a NormPart; adds to the sums.
+  void (*differentiate)(const NormPart& part, const NormGrad& grad, float* inner,
+                        NormSums* sums) = nullptr;
+  // sums[i] = factor x[i], or that is added.
+  void (*accumulate)(const float* x, float factor, bool first, int64_t count,
+                     float* sums) = nullptr;
+  // out[i] = the gradient of z, of inner[i] and z[i].
+  void (*centre)(const float* inner, const float* z, const NormSlope& slope, int64_t count,
+                 float* out) = nullptr;
+  // For z = gate x y, of the gradients of z: those of x, and those of y added to `grad`. Returns the
+  // gradient of the gate. Without y, which then is 1, of_y is not written.
+  double (*divide)(const float* of_z, const float* x, const float* y, const float* grad, float gate,
+                   int64_t count, float* of_x, float* of_y) = nullptr;
+  // out[i] = grad[i] times the derivative that stands for that of the sign of x[i] + shift:
+  // 1 where |x + shift| <= clip, or 2 - 2|x + shift| where that is positive. Returns the sum of out.
+  double (*window)(const float* grad, const float* x, float shift, float clip, int64_t count,
+                   float* out) = nullptr;
+  double (*triangle)(const float* grad, const float* x, float shift, int64_t count,
+                     float* out) = nullptr;
 };
 
 extern const Kernels kPortable;

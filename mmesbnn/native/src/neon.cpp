@@ -73,6 +73,7 @@ inline unsigned above(V a, V b) {
 inline V prelu(V a, V b) {
   return vbslq_f32(vcltq_f32(a, vdupq_n_f32(0.0f)), vmulq_f32(a, b), a);
 }
+inline V if_above(V a, V limit, V b, V c) { return vbslq_f32(vcgtq_f32(a, limit), b, c); }
 inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
 
 #include "vector_kernels.inc"
@@ -84,7 +85,8 @@ inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
 const Kernels kNeon = {
     "neon", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries};
+    wide::add_entries, wide::multiply, wide::moments, wide::activate, wide::differentiate,
+    wide::accumulate, wide::centre, wide::divide, wide::window, wide::triangle};
 
 }  // namespace mmesbnn
 

@@ -80,6 +80,9 @@ inline V min(V a, V b) {
 inline V prelu(V a, V b) {
   return of_each([&](int i) { return a.at[i] < 0.0f ? a.at[i] * b.at[i] : a.at[i]; });
 }
+inline V if_above(V a, V limit, V b, V c) {
+  return of_each([&](int i) { return a.at[i] > limit.at[i] ? b.at[i] : c.at[i]; });
+}
 inline V widen(const int16_t* p) {
   return of_each([&](int i) { return static_cast<float>(p[i]); });
 }
@@ -98,6 +101,7 @@ inline unsigned above(V a, V b) {
 const Kernels kPortable = {
     "portable", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries};
+    wide::add_entries, wide::multiply, wide::moments, wide::activate, wide::differentiate,
+    wide::accumulate, wide::centre, wide::divide, wide::window, wide::triangle};
 
 }  // namespace mmesbnn

@@ -1,0 +1,325 @@
+"""Training steps of batch norms and signs in few passes over memory."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arguments import check_threads, float_array, floats, raise_for
+from .library import NativeError, library
+
+#: Functions that stand for the derivative of a sign, by their numbers in the C interface.
+SURROGATES = {'window': 0, 'triangle': 1}
+
+
+@dataclass(frozen=True)
+class NormOperands:
+    """Operands of a batch norm with what stands around it.
+
+    ``out = act(gain (z - mean) / sqrt(variance + eps) + bias + residual) + shift`` with ``z = x``,
+    ``gate x``, or ``gate x residual``. Mean and variance are those of a channel of ``z`` over
+    batch and pixels. Each of the ``copies`` of ``z`` has ``C`` of the ``copies C`` gains. ``act``
+    is a PReLU, or nothing if there is no slope. All arrays are float32.
+
+    Attributes:
+        x: Map ``(N, C, H, W)``.
+        gain: ``(copies C,)``.
+        bias: ``(copies C,)``.
+        copies: Number of copies. Default 1.
+        gate: ``(N, C)``, only for one copy without a slope. Default None: 1.
+        residual: Map ``(N, copies C, H, W)``. Default None: 0.
+        multiplies: Whether ``z`` is multiplied by the residual. Default False.
+        slope: ``(copies C,)``, of negative numbers. Default None: there is no PReLU.
+        shift: ``(copies C,)``. Default None: 0.
+
+    Raises:
+        NativeError: If an array is not of float32 or has a wrong shape, or if a gate stands
+            beside copies or slopes.
+    """
+
+    x: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
+    copies: int = 1
+    gate: np.ndarray | None = None
+    residual: np.ndarray | None = None
+    multiplies: bool = False
+    slope: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        float_array('x', self.x, 4)
+        if self.copies < 1:
+            raise NativeError(f'copies={self.copies} must be at least 1')
+        if self.gate is not None and (self.copies > 1 or self.slope is not None):
+            raise NativeError('gate is for one copy without slope')
+        if self.multiplies and (self.gate is None or self.residual is None):
+            raise NativeError('multiplies=True needs gate and residual')
+        per_channel, (batch, channels, *_) = (self.wide,), self.x.shape
+        _check('gain', self.gain, per_channel)
+        _check('bias', self.bias, per_channel)
+        _check('gate', self.gate, (batch, channels))
+        _check('residual', self.residual, self.shape)
+        _check('slope', self.slope, per_channel)
+        _check('shift', self.shift, per_channel)
+
+    @property
+    def wide(self) -> int:
+        """Number of channels of the result."""
+        return self.copies * self.x.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result, ``(N, copies C, H, W)``."""
+        batch, _, *size = self.x.shape
+        return (batch, self.wide, *size)
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """Result of :func:`normalize`.
+
+    Attributes:
+        out: Map ``(N, copies C, H, W)``.
+        means: Means of ``out`` over its pixels, ``(N, copies C)``, or None.
+        stats: ``(3, C)``: mean, ``1 / sqrt(variance + eps)``, and variance of ``z``.
+    """
+
+    out: np.ndarray
+    means: np.ndarray | None
+    stats: np.ndarray
+
+
+@dataclass(frozen=True)
+class NormGradients:
+    """Gradients of the :class:`NormOperands` of the same names; None where there is no operand.
+
+    ``residual`` is None, too, if there is neither slope nor product: its gradient is that of the
+    result.
+    """
+
+    x: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
+    gate: np.ndarray | None
+    residual: np.ndarray | None
+    slope: np.ndarray | None
+    shift: np.ndarray | None
+
+
+def _check(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    if value is None:
+        return
+    found = float_array(name, value, len(shape))
+    if found is not value and not value.flags.c_contiguous:
+        raise NativeError(f'{name} must be contiguous')
+    if value.shape != shape:
+        raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
+
+
+def _optional(value: np.ndarray | None) -> ctypes._Pointer[ctypes.c_float] | None:
+    return None if value is None else floats(value)
+
+
+def _sizes(operands: NormOperands) -> tuple[int, int, int, int]:
+    batch, channels, height, width = operands.x.shape
+    return batch, channels, operands.copies, height * width
+
+
+def normalize(
+    operands: NormOperands, *, eps: float = 1e-5, with_means: bool = False, threads: int = 1
+) -> Normalized:
+    """Compute the result of :class:`NormOperands` in a training step.
+
+    Sums are made of float32 numbers in parts of a map and added as float64. The result does not
+    depend on the number of threads; it depends on the instruction set by the rounding of float32.
+
+    Args:
+        operands: Operands.
+        eps: Number added to the variance, >= 0. Default 1e-5.
+        with_means: Whether to compute the means of the result over its pixels. Default False.
+        threads: Number of threads. Default 1.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    x = np.ascontiguousarray(operands.x)
+    out = np.empty(operands.shape, np.float32)
+    means = np.empty(operands.shape[:2], np.float32) if with_means else None
+    stats = np.empty((3, x.shape[1]), np.float32)
+    status = library().mmesbnn_normalize(
+        floats(x),
+        *_sizes(operands),
+        _optional(operands.gate),
+        _optional(operands.residual),
+        operands.multiplies,
+        floats(operands.gain),
+        floats(operands.bias),
+        _optional(operands.slope),
+        _optional(operands.shift),
+        eps,
+        check_threads(threads),
+        floats(out),
+        _optional(means),
+        floats(stats),
+    )
+    raise_for(status, 'normalize')
+    return Normalized(out, means, stats)
+
+
+def normalize_gradients(
+    grad: np.ndarray,
+    operands: NormOperands,
+    stats: np.ndarray,
+    *,
+    of_means: np.ndarray | None = None,
+    threads: int = 1,
+) -> NormGradients:
+    """Compute the gradients of :func:`normalize`.
+
+    Args:
+        grad: Gradient of the result.
+        operands: Operands of the call.
+        stats: ``stats`` of its result.
+        of_means: Gradient of the means, ``(N, copies C)``, without a gate. Default None: 0.
+        threads: Number of threads. Default 1.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    x, grad = np.ascontiguousarray(operands.x), np.ascontiguousarray(grad)
+    _check('grad', grad, operands.shape)
+    _check('stats', stats, (3, x.shape[1]))
+    _check('of_means', of_means, operands.shape[:2])
+    if operands.gate is not None and of_means is not None:
+        raise NativeError('of_means is for operands without gate')
+    found = _empty_gradients(operands)
+    status = library().mmesbnn_normalize_gradients(
+        floats(x),
+        *_sizes(operands),
+        _optional(operands.gate),
+        _optional(operands.residual),
+        operands.multiplies,
+        floats(operands.gain),
+        floats(operands.bias),
+        _optional(operands.slope),
+        floats(stats),
+        floats(grad),
+        _optional(of_means),
+        check_threads(threads),
+        floats(found.x),
+        _optional(found.gate),
+        _optional(found.residual),
+        floats(found.gain),
+        floats(found.bias),
+        _optional(found.slope),
+        _optional(found.shift),
+    )
+    raise_for(status, 'normalize_gradients')
+    return found
+
+
+def _empty_gradients(operands: NormOperands) -> NormGradients:
+    def empty_like(value: np.ndarray | None) -> np.ndarray | None:
+        return None if value is None else np.empty(value.shape, np.float32)
+
+    changes = operands.multiplies or operands.slope is not None
+    return NormGradients(
+        x=np.empty(operands.x.shape, np.float32),
+        gain=np.empty(operands.wide, np.float32),
+        bias=np.empty(operands.wide, np.float32),
+        gate=empty_like(operands.gate),
+        residual=empty_like(operands.residual) if changes else None,
+        slope=empty_like(operands.slope),
+        shift=empty_like(operands.shift),
+    )
+
+
+def sign_gradient(
+    grad: np.ndarray,
+    x: np.ndarray,
+    shift: np.ndarray,
+    *,
+    surrogate: str,
+    clip: float = 1.0,
+    threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the gradients of ``sign(x + shift)`` that stand for the true ones.
+
+    ``of_x = grad d(x + shift)``, with ``d(v) = 1`` where ``|v| <= clip`` and else 0 (``'window'``),
+    or ``d(v) = max(0, 2 - 2|v|)`` (``'triangle'``).
+
+    Args:
+        grad: Gradient of the signs, float32 ``(N, C, H, W)``; the gradient of ``x`` overwrites it.
+        x: float32 ``(N, C, H, W)``.
+        shift: float32 ``(C,)``.
+        surrogate: One of ``SURROGATES``.
+        clip: Half width of the window. Default 1.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        Gradient of ``x``, and of ``shift``, which is its sum.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    if surrogate not in SURROGATES:
+        raise NativeError(f'surrogate={surrogate!r} must be one of {sorted(SURROGATES)}')
+    x, of_shift = float_array('x', x, 4), np.empty(x.shape[1], np.float32)
+    _check('grad', grad, x.shape)
+    _check('shift', shift, x.shape[1:2])
+    batch, channels, height, width = x.shape
+    status = library().mmesbnn_sign_gradient(
+        floats(grad),
+        floats(x),
+        batch,
+        channels,
+        height * width,
+        floats(shift),
+        SURROGATES[surrogate],
+        clip,
+        check_threads(threads),
+        floats(grad),
+        floats(of_shift),
+    )
+    raise_for(status, 'sign_gradient')
+    return grad, of_shift
+
+
+def prelu_gradients(
+    grad: np.ndarray, x: np.ndarray, slope: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the gradients of ``max(x, 0) + slope min(x, 0)``.
+
+    Args:
+        grad: Gradient of the result, float32 ``(N, C, H, W)``.
+        x: float32 ``(N, C, H, W)``.
+        slope: float32 ``(C,)``.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        Gradients of ``x`` and ``slope``. That of ``x`` is ``slope grad`` at 0, as torch's.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    x, grad = float_array('x', x, 4), float_array('grad', grad, 4)
+    _check('grad', grad, x.shape)
+    _check('slope', slope, x.shape[1:2])
+    of_x, of_slope = np.empty_like(x), np.empty_like(slope)
+    batch, channels, height, width = x.shape
+    status = library().mmesbnn_prelu_gradients(
+        floats(grad),
+        floats(x),
+        batch,
+        channels,
+        height * width,
+        floats(slope),
+        check_threads(threads),
+        floats(of_x),
+        floats(of_slope),
+    )
+    raise_for(status, 'prelu_gradients')
+    return of_x, of_slope

@@ -1,0 +1,226 @@
+"""Training steps of norms and signs are those of float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmesbnn import native
+from tests.native.signs import fastest_again, needs_kernels  # noqa: F401
+
+pytestmark = needs_kernels
+
+NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
+
+
+def operands_at_random(rng, *, batch, channels, size, copies, gated, residual, multiplies, act):
+    def some(*shape, mean=0.0):
+        return (rng.standard_normal(shape) + mean).astype(np.float32)
+
+    wide = copies * channels
+    return native.NormOperands(
+        x=some(batch, channels, *size, mean=rng.normal(scale=3.0)),
+        gain=some(wide),
+        bias=some(wide),
+        copies=copies,
+        gate=some(batch, channels) if gated else None,
+        residual=some(batch, wide, *size) if residual or multiplies else None,
+        multiplies=multiplies,
+        slope=some(wide) if act else None,
+        shift=some(wide) if act else None,
+    )
+
+
+def in_float64(operands, eps=1e-5):
+    """Return the operands as leaves of float64 by name, result and means, by torch's operations."""
+    given = {name: getattr(operands, name) for name in NAMES}
+    leaves = {
+        name: torch.from_numpy(value).double().requires_grad_()
+        for name, value in given.items()
+        if value is not None
+    }
+    ones = (1, -1, 1, 1)
+    z, other = leaves['x'], leaves.get('residual')
+    if 'gate' in leaves:
+        z = z * leaves['gate'][..., None, None]
+    if operands.multiplies:
+        z = z * other
+    z = torch.nn.functional.batch_norm(z, None, None, training=True, eps=eps)
+    y = z.repeat(1, operands.copies, 1, 1) * leaves['gain'].view(ones) + leaves['bias'].view(ones)
+    if other is not None:
+        y = y + other
+    if 'slope' in leaves:
+        y = torch.where(y > 0, y, y * leaves['slope'].view(ones))
+    if 'shift' in leaves:
+        y = y + leaves['shift'].view(ones)
+    return leaves, y, y.mean((2, 3))
+
+
+def close(found, expected, scale=1.0):
+    bound = 2e-5 * max(scale, expected.detach().abs().max().item())
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0, atol=bound)
+
+
+forms = st.sampled_from(['norm', 'residual', 'gated', 'multiplied'])
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    size=st.sampled_from([(1, 2), (3, 3), (7, 7), (9, 31), (40, 60)]),
+    copies=st.integers(1, 3),
+    form=forms,
+    act=st.booleans(),
+)
+def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, act):
+    rng, gated = np.random.default_rng(seed), form in ('gated', 'multiplied')
+    operands = operands_at_random(
+        rng,
+        batch=batch,
+        channels=channels,
+        size=size,
+        copies=1 if gated else copies,
+        gated=gated,
+        residual=form in ('residual', 'gated'),
+        multiplies=form == 'multiplied',
+        act=act and not gated,
+    )
+    # of two numbers the gradient is tiny beside its terms
+    leaves, y, means = in_float64(operands, eps=0.1)
+    grad = rng.standard_normal(y.shape).astype(np.float32)
+    of_means = None if gated else rng.standard_normal(means.shape).astype(np.float32)
+    loss = (y * torch.from_numpy(grad)).sum()
+    if of_means is not None:
+        loss = loss + (means * torch.from_numpy(of_means)).sum()
+    expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        found, *others = (
+            native.normalize(operands, eps=0.1, with_means=True, threads=threads)
+            for threads in (1, 3)
+        )
+        for other in others:
+            np.testing.assert_array_equal(other.out, found.out)
+        close(found.out, y)
+        close(found.means, means)
+        gradients = native.normalize_gradients(
+            grad, operands, found.stats, of_means=of_means, threads=2
+        )
+        if operands.slope is not None:
+            # a number whose rounding has another sign has another gradient
+            inner = y - leaves['shift'].view(1, -1, 1, 1)
+            if (inner.abs() < 1e-5).any():
+                continue
+        for name_, exact in expected.items():
+            ours = getattr(gradients, name_)
+            if name_ == 'residual' and not (operands.multiplies or act):
+                assert ours is None
+                continue
+            close(ours, exact, scale=np.sqrt(grad.size))
+
+
+def test_statistics_of_numbers_far_from_0():
+    """The variance is a millionth of the square of the mean."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((3, 2, 50, 60)) + 1000).astype(np.float32)
+    x[0] += 5  # images differ
+    ones = np.ones(2, np.float32)
+    found = native.normalize(native.NormOperands(x, ones, ones))
+    exact = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(2, -1)
+    np.testing.assert_allclose(found.stats[0], exact.mean(1), rtol=1e-7)
+    np.testing.assert_allclose(found.stats[2], exact.var(1), rtol=1e-5)
+    np.testing.assert_allclose(found.stats[1], 1 / np.sqrt(exact.var(1) + 1e-5), rtol=1e-5)
+
+
+def test_infinities_and_nan_stay_visible():
+    x, ones = np.ones((1, 2, 4, 4), np.float32), np.ones(2, np.float32)
+    x[0, 1, 2, 3] = np.nan
+    operands = native.NormOperands(x, ones, ones, slope=ones)
+    found = native.normalize(operands, with_means=True)
+    assert np.isnan(found.out[:, 1]).all()
+    assert np.isnan(found.means).tolist() == [[False, True]]
+    gradients = native.normalize_gradients(np.ones_like(x), operands, found.stats)
+    assert np.isnan(gradients.x).any(axis=(0, 2, 3)).tolist() == [False, True]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 40), st.integers(1, 40)),
+    surrogate=st.sampled_from(['window', 'triangle']),
+    clip=st.sampled_from([0.5, 1.0, 1.5]),
+)
+def test_any_gradient_of_a_sign(seed, shape, surrogate, clip):
+    rng = np.random.default_rng(seed)
+    grad, x = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    x[rng.random(shape) < 0.2] = clip  # the bounds belong to the window
+    shift = rng.choice([0.0, 0.25, -1.0], shape[1]).astype(np.float32)
+    inner = x + shift[:, None, None]
+    expected = grad * (
+        np.abs(inner) <= clip if surrogate == 'window' else np.maximum(0, 2 - 2 * np.abs(inner))
+    )
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        of_x, of_shift = native.sign_gradient(
+            grad.copy(), x, shift, surrogate=surrogate, clip=clip, threads=2
+        )
+        np.testing.assert_array_equal(of_x, expected)
+        sums = expected.astype(np.float64).sum((0, 2, 3))
+        np.testing.assert_allclose(of_shift, sums, rtol=0, atol=1e-5 * np.sqrt(grad.size))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 40), st.integers(1, 40)),
+)
+def test_any_gradient_of_a_prelu(seed, shape):
+    rng = np.random.default_rng(seed)
+    grad, x = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    x[rng.random(shape) < 0.2] = 0
+    slope = rng.standard_normal(shape[1]).astype(np.float32)
+    leaves = [torch.from_numpy(one).double().requires_grad_() for one in (x, slope)]
+    expected = torch.autograd.grad(
+        torch.nn.functional.prelu(*leaves), leaves, torch.from_numpy(grad).double()
+    )
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        of_x, of_slope = native.prelu_gradients(grad, x, slope, threads=2)
+        np.testing.assert_allclose(of_x, expected[0].numpy(), rtol=1e-6)
+        close(of_slope, expected[1], scale=np.sqrt(grad.size))
+
+
+def test_wrong_arguments_are_named():
+    x, ones = np.ones((2, 3, 4, 4), np.float32), np.ones(3, np.float32)
+    operands = native.NormOperands(x, ones, ones)
+    found = native.normalize(operands)
+    cases = [
+        (lambda: native.NormOperands(x[0], ones, ones), 'x has the shape'),
+        (lambda: native.NormOperands(x.astype(np.float64), ones, ones), 'x is of float64'),
+        (lambda: native.NormOperands(x, ones[:2], ones), 'gain has the shape'),
+        (lambda: native.NormOperands(x, ones, ones, copies=2), 'gain has the shape'),
+        (lambda: native.NormOperands(x, ones, ones, copies=0), 'copies=0'),
+        (lambda: native.NormOperands(x, ones, ones, residual=x[:1]), 'residual has the shape'),
+        (lambda: native.NormOperands(x, ones, ones, gate=ones[None]), 'gate has the shape'),
+        (
+            lambda: native.NormOperands(x, ones, ones, gate=x[..., 0, 0].copy(), slope=ones),
+            'gate is for one copy',
+        ),
+        (lambda: native.NormOperands(x, ones, ones, multiplies=True), 'needs gate and residual'),
+        (lambda: native.normalize(operands, eps=-1.0), 'normalize: its sizes do not fit'),
+        (lambda: native.normalize(operands, threads=0), 'threads=0'),
+        (lambda: native.normalize_gradients(x[:1], operands, found.stats), 'grad has the shape'),
+        (lambda: native.normalize_gradients(x, operands, found.stats[:2]), 'stats has the shape'),
+        (
+            lambda: native.normalize_gradients(x, operands, found.stats, of_means=ones[None]),
+            'of_means has the shape',
+        ),
+        (lambda: native.sign_gradient(x, x, ones, surrogate='step'), "surrogate='step'"),
+        (lambda: native.sign_gradient(x, x, ones[:2], surrogate='window'), 'shift has the shape'),
+        (lambda: native.sign_gradient(x[:1], x, ones, surrogate='window'), 'grad has the shape'),
+        (lambda: native.prelu_gradients(x[:1], x, ones), 'grad has the shape'),
+        (lambda: native.prelu_gradients(x, x, ones[:2]), 'slope has the shape'),
+    ]
+    for call, message in cases:
+        with pytest.raises(native.NativeError, match=message):
+            call()
