@@ -36,6 +36,7 @@ from ..native import Packed, PackedWeights
 from .expansion import is_channels_last
 from .native_mode import (
     POINTWISE,
+    bits_to_save,
     convolve_packed,
     is_native,
     map_of_rows,
@@ -44,6 +45,7 @@ from .native_mode import (
     pack_operands,
     packed_gradients,
     rows_of_map,
+    saved_bits,
 )
 from .signs import is_transformed
 from .strided_gradient import convolution_gradients
@@ -217,8 +219,7 @@ class _OnBits(torch.autograd.Function):
         signs, kernels = packed
         stride, padding, dilation, _, pad_value = ctx.settings = settings
         ctx.channels, ctx.kernel_size = signs.channels, kernels.kernel_size
-        words = (torch.from_numpy(words.view('int64')) for words in (signs.words, kernels.words))
-        ctx.save_for_backward(*words, torch.from_numpy(kernels.scales))
+        ctx.save_for_backward(*bits_to_save(signs, kernels))
         last = is_channels_last(x)
         return convolve_packed(
             signs, kernels, stride, padding, dilation, pad_value, channels_last=last
@@ -227,12 +228,8 @@ class _OnBits(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        words, kernels, scales = (saved.numpy() for saved in ctx.saved_tensors)
-        signs = Packed(words.view('uint64'), ctx.channels)
-        weights = PackedWeights(
-            kernels.view('uint64'), scales, ctx.kernel_size, ctx.channels // signs.groups
-        )
-        found = packed_gradients(grad, signs, weights, ctx.settings, ctx.needs_input_grad[:2])
+        packed = saved_bits(ctx.saved_tensors, ctx.channels, ctx.kernel_size)
+        found = packed_gradients(grad, *packed, ctx.settings, ctx.needs_input_grad[:2])
         return *found, None, None
 
 
@@ -245,7 +242,7 @@ def _is_fused() -> bool:
     return not getattr(torch.compiler, '_is_exporting_flag', True)
 
 
-def _is_seen(*operands: Tensor) -> bool:
+def is_seen(*operands: Tensor) -> bool:
     """Return whether a mode, a trace or a subclass of tensors can see which operator runs."""
     return (
         torch.compiler.is_compiling()
@@ -258,7 +255,7 @@ def _is_seen(*operands: Tensor) -> bool:
 def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
     if is_transformed() or _is_fused():
         return operator.compute(a, b, *settings)
-    if _is_seen(a, b):
+    if is_seen(a, b):
         return operator.registered(a, b, *settings)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         y = _run_on_bits(operator, a, b, settings)

@@ -13,6 +13,7 @@ from .arguments import MODULE, checked_layer
 from .forms import WeightForm, input_form, weight_form
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
+from .native_conv import native_signed_conv
 from .precision import KeepsSigns
 from .prelus import prelu
 from .signs import build_sign
@@ -266,15 +267,17 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         check_maps(self, x, self.in_channels)
-        y = binary_conv2d(
-            self.sign(x),
-            self.effective_weight(),
-            self.stride,
-            self.padding,  # type: ignore[arg-type]  # never a string here
-            self.dilation,
-            self.groups,
-            self.pad_value,
-        )
+        y = native_signed_conv(x, None, self.sign, self)
+        if y is None:
+            y = binary_conv2d(
+                self.sign(x),
+                self.effective_weight(),
+                self.stride,
+                self.padding,  # type: ignore[arg-type]  # never a string here
+                self.dilation,
+                self.groups,
+                self.pad_value,
+            )
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 

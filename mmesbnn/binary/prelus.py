@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..native import prelu_gradients
 from .functional import autocast_operands
+from .native_mode import is_native
 from .signs import is_composed, needs_grad, trains_on_cpu
 from .tracing import whole_layer
 
@@ -31,12 +33,32 @@ class _PReLU(torch.autograd.Function):
         if x.device.type != 'cpu':
             grad_x, products = torch.ops.aten._prelu_kernel_backward(grad, x, slope)
             return grad_x, products.sum_to_size(slope.shape)
+        if _is_native_map(x, grad, slope) and not torch.is_grad_enabled():
+            return _native_gradients(grad, x, slope)
         positive = torch.ops.aten.threshold_backward(grad, x, 0)
         negative = grad - positive
         grad_slope = None
         if ctx.needs_input_grad[1]:
             grad_slope = x.clamp(max=0).mul_(grad).sum_to_size(slope.shape)
         return positive.addcmul_(negative, slope), grad_slope
+
+
+def _is_native_map(x: Tensor, grad: Tensor, slope: Tensor) -> bool:
+    """Return whether the native kernels can differentiate, for a slope per channel of a map."""
+    if not is_native() or x.dim() != 4 or x.device.type != 'cpu':
+        return False
+    if not x.dtype == grad.dtype == slope.dtype == torch.float32:
+        return False
+    per_channel = slope.numel() == x.shape[1] and slope.shape[-3:] == (x.shape[1], 1, 1)
+    return per_channel and x.numel() > 0 and x.is_contiguous() and grad.is_contiguous()
+
+
+def _native_gradients(grad: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    arrays = (one.detach().numpy() for one in (grad, x, slope.flatten()))
+    of_x, of_slope = map(
+        torch.from_numpy, prelu_gradients(*arrays, threads=torch.get_num_threads())
+    )
+    return of_x, of_slope.view_as(slope)
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:

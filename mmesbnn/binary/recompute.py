@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ FEW_PRODUCTS = 256
 _UPDATES_TWICE = torch.__version__ < '2.9'
 
 _recomputing = False
+#: Results of native convolutions, in a segment that is recomputed.
+_kept: KeptResults | None = None
 
 
 def is_recomputing() -> bool:
@@ -96,16 +98,76 @@ def _selective() -> tuple[Any, Any]:
     return first, _Recomputation(second)
 
 
+class KeptResults:
+    """Results of the native convolutions of a segment, in the order of their calls."""
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.next = 0
+
+
+class _Keeping:
+    """Context in which native convolutions keep their results, or read those kept before."""
+
+    def __init__(self, kept: KeptResults, reads: bool) -> None:
+        self.kept, self.reads, self.flag = kept, reads, _Flag() if reads else None
+
+    def __enter__(self) -> None:
+        global _kept
+        _kept, self.kept.next = self.kept, 0
+        if self.flag is not None:
+            self.flag.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        global _kept
+        if self.flag is not None:
+            self.flag.__exit__(*error)
+        _kept = None
+
+
+class Result(Protocol):
+    """Result of a native convolution that can be kept."""
+
+    def is_valid(self) -> bool:
+        """Return whether it is still what was computed."""
+
+
+_Result = TypeVar('_Result', bound=Result)
+
+
+def keep_result(compute: Callable[[], _Result | None], products: int) -> _Result | None:
+    """Return ``compute()``; in a recomputation on the native kernels, what it returned before.
+
+    Outside of recomputed segments nothing is kept, nor for few products: see :func:`is_kept`.
+
+    Args:
+        compute: Function without arguments, which is called in both passes or in neither.
+        products: Number of products that a value of the result sums.
+    """
+    if _kept is None or products <= FEW_PRODUCTS:
+        return compute()
+    if not _recomputing:
+        _kept.results.append(compute())
+        return _kept.results[-1]
+    _kept.next += 1
+    result = _kept.results[_kept.next - 1]
+    return result if result is None or result.is_valid() else compute()
+
+
 def _whole() -> tuple[Any, Any]:
-    return contextlib.nullcontext(), _Flag()
+    if not is_native():
+        return contextlib.nullcontext(), _Flag()
+    kept = KeptResults()
+    return _Keeping(kept, False), _Keeping(kept, True)
 
 
 def keeps_convolutions(x: Tensor) -> bool:
     """Return whether recomputation of a function of ``x`` stores outputs of convolutions.
 
-    It does not on a GPU and on the native kernels, except in compiled code. There a convolution
-    takes less time than the mode that finds the outputs to store: the mode runs Python code for
-    every operator. The native kernels compute in float32 only.
+    It does not on a GPU, except in compiled code. There a convolution takes less time than the mode
+    that finds the outputs to store: the mode runs Python code for every operator. Nor does it on
+    the native kernels, which compute in float32 only: those of units keep their results
+    themselves, see :func:`keep_result`.
     """
     if torch.compiler.is_compiling():
         return True
@@ -117,10 +179,9 @@ def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Te
     """Run ``function(x)``; store only outputs of convolutions and binary linear layers.
 
     Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
-    :func:`is_kept`; on a GPU and on the native kernels nothing but ``x``, see
-    :func:`keeps_convolutions`. The result and the gradients are those of ``function(x)``. All
-    other operations run again in the backward pass. ``torch.compile`` before torch 2.9 chooses
-    itself what to store.
+    :func:`is_kept`; on a GPU nothing but ``x``, see :func:`keeps_convolutions`. The result and the
+    gradients are those of ``function(x)``. All other operations run again in the backward pass.
+    ``torch.compile`` before torch 2.9 chooses itself what to store.
 
     Args:
         function: Function from one tensor to one tensor.

@@ -130,7 +130,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
         check_maps(self, x, self.num_features // self.copies)
-        synced = self.sync and dist.is_available() and dist.is_initialized()
+        synced = self._is_synced()
         if self.copies == 1 and not synced:
             return self._plain(x)
         if not self.training:
@@ -138,6 +138,23 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
             return tiled_affine(x, scale, self.bias - self.running_mean * scale)
         normalised = self._normalise_synced(x) if synced else self._normalise(x)
         return tiled_affine(normalised, self.weight, self.bias)
+
+    def _is_synced(self) -> bool:
+        return self.sync and dist.is_available() and dist.is_initialized()
+
+    def uses_own_statistics(self) -> bool:
+        """Return whether the norm uses the statistics of its input, in this process only."""
+        return self.training and not self._is_synced()
+
+    def track_own(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Take the statistics of a training step into the running ones.
+
+        Args:
+            mean: Mean of each small channel.
+            variance: Mean squared distance from it.
+            count: Number of values of a channel.
+        """
+        self._track(mean, variance * (count / (count - 1)))
 
     def _plain(self, x: Tensor) -> Tensor:
         if not (self.training and is_recomputing()):

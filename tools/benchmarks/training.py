@@ -46,7 +46,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import mmesbnn
 from mmesbnn import native
 from mmesbnn.analysis import save_json
-from mmesbnn.binary import TemperatureWeight, use_native
+from mmesbnn.binary import TemperatureWeight, recompute, use_native
+from mmesbnn.binary.native_mode import bits_to_save
 from mmesbnn.binary.recompute import is_kept, keeps_convolutions
 from mmesbnn.checks import Rule
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
@@ -196,6 +197,24 @@ class _Kept(TorchDispatchMode):
         return output
 
 
+@contextlib.contextmanager
+def _kept_results() -> Iterator[Callable[[], list[Any]]]:
+    """Find what recomputation on the native kernels keeps, which no hook sees either."""
+    kept: list[Any] = []
+    kind = recompute.KeptResults
+
+    class Recorded(kind):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            kept.append(self)
+
+    recompute.KeptResults = Recorded
+    try:
+        yield lambda: [step for one in kept for step in one.results if step is not None]
+    finally:
+        recompute.KeptResults = kind
+
+
 def saved_bytes(training: Training) -> int:
     """Bytes that a forward pass saves for the backward pass, parameters and images aside."""
     known = {
@@ -211,11 +230,15 @@ def saved_bytes(training: Training) -> int:
 
     outside = training.stores_outputs()
     recorder = _Kept() if outside else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), recorder:
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, recorder, _kept_results() as results:
         loss = training.forward()
     if outside:
         for output in recorder.outputs:
             keep(output)
+    for step in results():
+        for tensor in (step.y, *bits_to_save(step.signs, step.kernels)):
+            keep(tensor)
     loss.backward()
     training.optimizer.zero_grad()
     return sum(t.untyped_storage().nbytes() for t in saved.values())

@@ -70,8 +70,8 @@ MUTANTS = (
     ),
     Mutant(
         'gate-mix',
-        'self.mix * source + (1 - self.mix) * position_mean(y)',
-        '(1 - self.mix) * source + self.mix * position_mean(y)',
+        'self.mix * source + (1 - self.mix) * mean',
+        '(1 - self.mix) * source + self.mix * mean',
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(

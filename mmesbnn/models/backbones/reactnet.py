@@ -8,17 +8,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import (
-    Expansion,
-    LearnableShift,
-    RSign,
-    ShrunkConv2d,
-    TiledBatchNorm2d,
-    build_sign,
-    normalize_tiled,
-)
+from ...binary import Expansion, LearnableShift, RSign, ShrunkConv2d, TiledBatchNorm2d, build_sign
 from ...binary.entries import with_zero
 from ...binary.prelus import ChannelPReLU
+from ...binary.unit_steps import residual_norm, signed_convs
 from ...checks import one_of, optional, positive_int
 from ..layers.float_layers import PooledProjection
 from ..layers.pooling import AveragePool
@@ -139,12 +132,14 @@ class ReActUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the unit's output for ``x``."""
-        signs, residual = self.sign(x), self.shortcut(x)
-        outputs = [
-            normalize_tiled(conv(signs), norm, self.copies) + residual
-            for conv, norm in zip(self.convs, self.norms)
-        ]
-        return self.act(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
+        residual = self.shortcut(x)
+        maps = zip(signed_convs(x, self.sign, self.convs), self.norms)
+        if len(self.norms) == 1:
+            ((y, norm),) = maps
+            act = self.act if isinstance(self.act, nn.Sequential) else None
+            return residual_norm(y, norm, residual, self.copies, act)
+        outputs = [residual_norm(y, norm, residual, self.copies) for y, norm in maps]
+        return self.act(torch.cat(outputs, 1))
 
 
 class ReActBlock(nn.Sequential):

@@ -7,20 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...binary import (
-    Expansion,
-    LearnableShift,
-    ShrunkConv2d,
-    TiledBatchNorm2d,
-    normalize_tiled,
-    tile,
-)
+from ...binary import Expansion, LearnableShift, ShrunkConv2d, TiledBatchNorm2d, tile
 from ...binary.arguments import NORM, RULES, checked_layer
+from ...binary.position_means import position_mean
 from ...binary.prelus import ChannelPReLU
+from ...binary.unit_steps import activated_norm, gated_norm, shifted_conv
 from ...checks import each, mapping, one_of, optional, positive_int
 from .float_layers import PooledProjection, float_conv
 from .pooling import AveragePool
-from .position_means import position_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
 CONV = each(
@@ -192,14 +186,11 @@ class RecoupledConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``."""
         residual = self._residual(x)
-        y = self.conv(self.shift(x))
-        y = self.act(normalize_tiled(y, self.norm1, self.copies))
+        y = shifted_conv(x, self.shift, self.conv)
+        y, mean = activated_norm(y, self.norm1, self.act, self.copies)
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
         source = position_mean(residual if same else self.pool(x))
         # the mean of a mixture is the mixture of the means, which are small
-        mixed = self.mix * source + (1 - self.mix) * position_mean(y)
-        y = self.se(mixed) * y
-        if self.elementwise:
-            y = y * residual
-        return residual + self.norm2(y)
+        gate = self.se(self.mix * source + (1 - self.mix) * mean)
+        return gated_norm(y, gate, residual, self.norm2, multiplies=self.elementwise)

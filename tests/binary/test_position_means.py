@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmesbnn.models.layers.position_means import position_mean
+from mmesbnn.binary.position_means import position_mean
 
 
 @pytest.mark.parametrize('size', [(4, 6), (5, 6), (4, 7)])

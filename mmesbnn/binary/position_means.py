@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...binary.precision import wide_dtype
-from ...binary.signs import trains_on_cpu
-from ...binary.tracing import whole_function
+from .precision import wide_dtype
+from .signs import trains_on_cpu
+from .tracing import whole_function
 
 
 class _Mean(torch.autograd.Function):

@@ -1,0 +1,207 @@
+"""Training step of a sign and a binary convolution on the native kernels.
+
+Neither signs nor effective weights are made: the kernels compare inputs with their thresholds and
+latent weights with 0. The step stores its input, and bits.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..native import Packed, PackedWeights, sign_gradient
+from .functional import is_seen
+from .native_mode import (
+    bits_to_save,
+    convolve_packed,
+    is_native,
+    pack_latent,
+    pack_shifted,
+    packed_gradients,
+    saved_bits,
+)
+from .recompute import keep_result
+from .signs import HardTanhSign, QuadraticSign, is_transformed
+from .weights import ScaledSignWeight, TemperatureWeight, per_output_mean_abs
+
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Return whether nothing but the ``forward`` of its class runs when a module is called."""
+    return 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
+
+
+def are_float32(*modules: nn.Module) -> bool:
+    """Return whether all parameters of modules are of float32."""
+    return all(x.dtype == torch.float32 for module in modules for x in module.parameters())
+
+
+def trains_natively(*maps: Tensor) -> bool:
+    """Return whether a step of training with these maps can run on the native kernels."""
+    if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
+        return False
+    if torch.is_autocast_enabled('cpu') or nn.modules.module._has_any_global_hook():
+        return False
+    return all(
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and x.dim() == 4
+        and x.numel() > 0
+        and x.is_contiguous()
+        for x in maps
+    )
+
+
+class Surrogate(NamedTuple):
+    """Function that stands for the derivative of a sign, as the kernels name it."""
+
+    name: str
+    clip: float = 1.0
+
+
+def _surrogate(sign: nn.Module) -> Surrogate | None:
+    if type(sign) not in (HardTanhSign, QuadraticSign) or not is_plain(sign) or sign.zero != -1:
+        return None
+    return Surrogate('window', sign.clip) if type(sign) is HardTanhSign else Surrogate('triangle')
+
+
+class _Step(NamedTuple):
+    """Operands and result of a convolution.
+
+    Attributes:
+        signs: Packed signs of the input.
+        kernels: Packed effective weight.
+        y: Result.
+    """
+
+    signs: Packed
+    kernels: PackedWeights
+    y: Tensor
+
+    def is_valid(self) -> bool:
+        """Return whether nobody has changed ``y`` in place."""
+        return self.y._version == 0
+
+
+def _latent_clip(binarizer: nn.Module) -> float | None:
+    """Return the largest magnitude of latent weights that get a gradient, None if others run.
+
+    The kernels have the weights that are signs, and those with ``mean|w|`` as their scale.
+    """
+    if not is_plain(binarizer) or getattr(binarizer, 'zero', None) != -1:
+        return None
+    if type(binarizer) is ScaledSignWeight and not binarizer.attached:
+        return 1.0
+    if type(binarizer) is TemperatureWeight and binarizer.why_not_binary() is None:
+        return math.inf
+    return None
+
+
+@torch.no_grad()
+def _convolve(x: Tensor, shift: Tensor, conv: Any, settings: tuple[Any, ...]) -> _Step | None:
+    scaled = isinstance(conv.weight_binarizer, ScaledSignWeight)
+    scales = per_output_mean_abs(conv.weight).flatten() if scaled else None
+    kernels = pack_latent(conv.weight, conv.groups, scales)
+    signs = pack_shifted(x, shift, conv.groups)
+    if kernels is None or signs is None:
+        return None
+    stride, padding, dilation, _, pad_value = settings
+    return _Step(
+        signs, kernels, convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
+    )
+
+
+class _SignedConv(torch.autograd.Function):
+    """Step ``conv2d(sign(x + shift), weight)`` whose operands are packed and result is known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        step: _Step,
+        settings: tuple[Any, ...],
+        surrogate: Surrogate,
+        latent_clip: float,
+    ) -> Tensor:
+        ctx.settings, ctx.surrogate, ctx.latent_clip = settings, surrogate, latent_clip
+        ctx.kernel_size = step.kernels.kernel_size
+        ctx.save_for_backward(x, shift, weight, *bits_to_save(step.signs, step.kernels))
+        return step.y.detach()  # torch lets it be changed in place, unlike a view
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, shift, weight, *bits = ctx.saved_tensors
+        packed = saved_bits(bits, x.shape[1], ctx.kernel_size)
+        wanted = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[2]
+        of_x, of_weight = packed_gradients(grad.contiguous(), *packed, ctx.settings, wanted)
+        of_shift = None
+        if of_x is not None:
+            of_x, of_shift = _through(ctx.surrogate, of_x, x, shift)
+        if of_weight is not None and ctx.latent_clip < math.inf:
+            of_weight = _inside(ctx.latent_clip, of_weight, weight)
+        return of_x, of_shift, of_weight, None, None, None, None
+
+
+def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of input and shift of a sign. The first overwrites ``grad``."""
+    found = sign_gradient(
+        grad.numpy(),
+        x.detach().numpy(),
+        shift.detach().contiguous().numpy(),
+        surrogate=surrogate.name,
+        clip=surrogate.clip,
+        threads=torch.get_num_threads(),
+    )
+    of_x, of_shift = map(torch.from_numpy, found)
+    return of_x, of_shift
+
+
+def _inside(clip: float, grad: Tensor, weight: Tensor) -> Tensor:
+    """Set gradients of weights beyond ``clip`` to 0."""
+    rows = (1, len(weight), 1, -1)
+    unshifted = grad.new_zeros(len(weight))
+    surrogate = Surrogate('window', clip)
+    found, _ = _through(surrogate, grad.view(rows), weight.contiguous().view(rows), unshifted)
+    return found.view_as(grad)
+
+
+def native_signed_conv(
+    x: Tensor, shift: Tensor | None, sign: nn.Module, conv: Any
+) -> Tensor | None:
+    """Compute ``conv2d(sign(x + shift), w)`` with the weight and window of ``conv``.
+
+    A NaN has no sign, so a map with one is left to torch.
+
+    Args:
+        x: Map ``(N, C, H, W)``.
+        shift: Shift of each channel, ``(C,)``. None: 0.
+        sign: Sign.
+        conv: Binary convolution. Its own sign and bias are not applied.
+
+    Returns:
+        Result; None where torch's operators must run.
+    """
+    if not trains_natively(x):
+        return None
+    surrogate, latent_clip = _surrogate(sign), _latent_clip(conv.weight_binarizer)
+    if surrogate is None or latent_clip is None or conv.weight.dtype != torch.float32:
+        return None
+    if shift is None:
+        shift = x.new_zeros(x.shape[1])
+    elif shift.dtype != torch.float32:
+        return None
+    settings = (conv.stride, conv.padding, conv.dilation, conv.groups, float(conv.pad_value))
+    products = conv.weight[0].numel()
+    step = keep_result(partial(_convolve, x, shift, conv, settings), products)
+    if step is None:
+        return None
+    return _SignedConv.apply(x, shift, conv.weight, step, settings, surrogate, latent_clip)

@@ -1,0 +1,380 @@
+"""Steps of units on the native kernels give what the layers give one after another."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmesbnn import native
+from mmesbnn.binary import (
+    LearnableShift,
+    RSign,
+    ShrunkConv2d,
+    TiledBatchNorm2d,
+    native_conv,
+    native_norms,
+    recompute,
+    recompute_elementwise,
+    unit_steps,
+    use_native,
+)
+from mmesbnn.binary.expansion import Expansion
+from mmesbnn.binary.prelus import ChannelPReLU
+from mmesbnn.binary.unit_steps import (
+    activated_norm,
+    gated_norm,
+    residual_norm,
+    shifted_conv,
+    signed_convs,
+)
+from mmesbnn.models.backbones import BNext, ReActNet
+
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason='the native kernels are not compiled'
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Switch the kernels on; record which steps run on them."""
+    done = []
+    for module, kind in ((native_conv, '_SignedConv'), (native_norms, '_Norm')):
+        step = getattr(module, kind)
+
+        class Counted(step):
+            @staticmethod
+            def forward(ctx, *args, kind=kind, step=step):
+                done.append(kind)
+                return step.forward(ctx, *args)
+
+        monkeypatch.setattr(module, kind, Counted)
+    before = use_native()
+    yield done
+    use_native(before)
+
+
+def in_turn(function, *args):
+    before = use_native(False)
+    try:
+        return function(*args)
+    finally:
+        use_native(before)
+
+
+class Step(nn.Module):
+    """Every function of the module, for two copies."""
+
+    def __init__(self, kind, sign='quadratic', weight='scaled_sign', copies=4, **options):
+        super().__init__()
+        self.kind, self.copies, wide, small = kind, copies, 16, 16 // copies
+        self.shift, self.sign = LearnableShift(wide), RSign(wide, sign)
+        expansion = Expansion(2) if copies == 4 else Expansion()
+        self.conv = ShrunkConv2d(
+            wide // expansion.factor,
+            wide // expansion.factor,
+            3,
+            padding=1,
+            expansion=expansion,
+            sign=sign if kind == 'shifted' else None,
+            weight_binarizer=weight,
+            **options,
+        )
+        if weight == 'temperature':
+            self.conv.weight_binarizer.temperature.fill_(1e-9)
+        self.norm = TiledBatchNorm2d(wide, copies if kind in ('activated', 'residual') else 1)
+        self.act = nn.Sequential(LearnableShift(wide), ChannelPReLU(wide), LearnableShift(wide))
+        self.small = small
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x, gate):
+        if self.kind == 'shifted':
+            return shifted_conv(x, self.shift, self.conv)
+        if self.kind == 'signed':
+            return signed_convs(x, self.sign, [self.conv])[0]
+        if self.kind == 'activated':
+            y, mean = activated_norm(x[:, : self.small] * 1, self.norm, self.act[1], self.copies)
+            return y * mean.sigmoid()
+        if self.kind == 'residual':
+            return residual_norm(x[:, : self.small] * 1, self.norm, x, self.copies, self.act)
+        if self.kind == 'plain residual':
+            return residual_norm(x.sin(), self.norm, x, 1)
+        return gated_norm(x.sin(), gate, x, self.norm, multiplies=self.kind == 'product')
+
+
+KINDS = {
+    'shifted': '_SignedConv',
+    'signed': '_SignedConv',
+    'activated': '_Norm',
+    'residual': '_Norm',
+    'plain residual': '_Norm',
+    'gated': '_Norm',
+    'product': '_Norm',
+}
+
+
+def results(step, x, gate, run=None):
+    """Return result, gradients and running statistics of a step of training."""
+    x, gate = x.clone().requires_grad_(), gate.clone().requires_grad_()
+    y = (run or step)(x, gate)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    gradients = {name: p.grad for name, p in step.named_parameters()}
+    return dict(gradients, y=y.detach(), x=x.grad, gate=gate.grad, **dict(step.named_buffers()))
+
+
+def assert_rounding(found, expected):
+    assert found.keys() == expected.keys()
+    for name, theirs in expected.items():
+        assert (found[name] is None) == (theirs is None), name
+        if theirs is not None:
+            bound = 2e-5 * max(1.0, float(theirs.abs().max()))
+            torch.testing.assert_close(found[name], theirs, rtol=0, atol=bound, msg=name)
+
+
+def inputs(*size):
+    torch.manual_seed(0)
+    return torch.randn(*size) * 2, torch.rand(size[0], size[1], 1, 1)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('copies', [1, 4])
+@pytest.mark.parametrize('sign', ['quadratic', dict(type='hard_tanh', clip=1.5)])
+@pytest.mark.parametrize('weight', ['scaled_sign', 'temperature'])
+def test_a_step_is_its_layers_in_turn(calls, kind, copies, sign, weight):
+    x, gate = inputs(3, 16, 7, 9)
+    step = Step(kind, sign, weight, copies)
+    expected = in_turn(results, copy.deepcopy(step), x, gate)
+    assert not calls
+    assert_rounding(results(step, x, gate), expected)
+    assert calls == [KINDS[kind]]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_recomputation_gives_the_same(calls, kind, monkeypatch):
+    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
+    x, gate = inputs(2, 16, 6, 6)
+    step = Step(kind)
+    expected = in_turn(results, copy.deepcopy(step), x, gate)
+    convolved = []
+    compute = native_conv._convolve
+    monkeypatch.setattr(
+        native_conv, '_convolve', lambda *args: convolved.append(1) or compute(*args)
+    )
+
+    def run(x, gate):
+        return recompute_elementwise(lambda x: step(x, gate), x)
+
+    assert_rounding(results(step, x, gate, run), expected)
+    assert len(calls) == 2
+    # a convolution runs once, and its result is kept
+    assert len(convolved) == (KINDS[kind] == '_SignedConv')
+
+
+def test_few_products_are_computed_again(calls, monkeypatch):
+    x, gate = inputs(2, 16, 6, 6)
+    step, convolved = Step('signed'), []
+    compute = native_conv._convolve
+    monkeypatch.setattr(
+        native_conv, '_convolve', lambda *args: convolved.append(1) or compute(*args)
+    )
+    for limit, runs in ((16 * 9, 2), (16 * 9 - 1, 1)):
+        convolved.clear()
+        monkeypatch.setattr(recompute, 'FEW_PRODUCTS', limit)
+        results(step, x, gate, lambda x, gate: recompute_elementwise(lambda x: step(x, gate), x))
+        assert len(convolved) == runs
+
+
+@pytest.mark.parametrize(
+    'network',
+    [
+        lambda: BNext(dict(channels=[16, 32, 32]), tau=2, stem_stride=1),
+        lambda: BNext(dict(channels=[16, 32, 32]), stem_stride=1),
+        lambda: ReActNet(dict(channels=[16, 32, 32]), tau=2, stem_stride=1),
+        lambda: ReActNet(dict(channels=[16, 16, 32], depths=[2, 2]), generalized=False),
+    ],
+    ids=['es-bnext', 'bnext', 'es-reactnet', 'bireal'],
+)
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_a_network_trains_alike(calls, network, with_cp):
+    torch.manual_seed(0)
+    network = network().train()
+    for name, buffer in network.named_buffers():
+        if name.endswith('temperature'):
+            buffer.zero_()
+    x = torch.randn(2, 3, 32, 32)
+    found = []
+    for on in (False, True):
+        ours = copy.deepcopy(network)
+        ours.with_cp = on and with_cp
+        use_native(on)
+        (y,) = ours(x)
+        y.square().mean().backward()
+        found.append((y.detach(), ours))
+    (expected, theirs), (y, ours) = found
+    assert set(calls) == {'_SignedConv', '_Norm'}
+    assert len(calls) >= 8
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    for (name, p), other in zip(ours.named_parameters(), theirs.parameters()):
+        # that of a shift before a norm is 0, but for rounding
+        error = (p.grad - other.grad).norm() / other.grad.norm().clamp(min=1e-5)
+        assert error < 2e-2, name  # a sign near 0 may differ
+    for (name, buffer), other in zip(ours.named_buffers(), theirs.buffers()):
+        torch.testing.assert_close(buffer, other, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def hooked(module):
+    module.register_forward_hook(lambda *args: None)
+
+
+CHANGES = {
+    'a hook of the norm': lambda step: hooked(step.norm),
+    'a hook of the PReLU': lambda step: hooked(step.act[1]),
+    'a hook of the units': lambda step: hooked(step.act),
+    'evaluation': lambda step: step.norm.eval(),
+    'another norm': lambda step: setattr(step, 'norm', nn.BatchNorm2d(16)),
+    'a forward of its own': lambda step: setattr(step.norm, 'forward', step.norm.forward),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_changed_layers_run_in_turn(calls, change):
+    step = Step('residual')
+    CHANGES[change](step)
+    step(*inputs(2, 16, 5, 5))
+    assert not calls
+
+
+SIGN_CHANGES = {
+    'a hook of the convolution': lambda step: hooked(step.conv),
+    'a hook of the sign': lambda step: hooked(step.sign.sign),
+    'a hook of the whole sign': lambda step: hooked(step.sign),
+    'a hook of the shift': lambda step: hooked(step.sign.shift),
+    'a hook of the weights': lambda step: hooked(step.conv.weight_binarizer),
+    'a zero': lambda step: setattr(step.sign.sign, 'zero', 0),
+    'attached scales': lambda step: setattr(step.conv.weight_binarizer, 'attached', True),
+    'weights of 0': lambda step: nn.init.zeros_(step.conv.weight),
+    'a weight that is NaN': lambda step: step.conv.weight.data[0, 0, 0, 0].fill_(torch.nan),
+    'a shift that is NaN': lambda step: nn.init.constant_(step.sign.shift.bias, torch.nan),
+}
+
+
+@pytest.mark.parametrize('change', SIGN_CHANGES)
+def test_changed_signs_run_in_turn(calls, change):
+    step = Step('signed')
+    SIGN_CHANGES[change](step)
+    step(*inputs(2, 16, 5, 5))
+    assert not calls
+
+
+def test_gradients_of_a_residual_are_its_own(calls):
+    """Two steps get the same gradient, and both give it on; a sum must not change it."""
+    x, gate = inputs(2, 16, 5, 5)
+
+    def run(steps):
+        leaf = x.clone().requires_grad_()
+        other = leaf.sin()
+        y = sum(step(leaf, gate) + step(other, gate) for step in steps)
+        return torch.autograd.grad((y * other).sum(), leaf)[0]
+
+    steps = [Step('plain residual'), Step('gated')]
+    expected = in_turn(run, copy.deepcopy(steps))
+    torch.testing.assert_close(run(steps), expected, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 4
+
+
+def test_a_kept_result_that_was_changed_in_place_is_computed_again(calls, monkeypatch):
+    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
+    x, gate = inputs(2, 16, 5, 5)
+    step = Step('signed')
+
+    def run(x, gate, module=step):
+        return module(x, gate).add_(1).sin()
+
+    other = copy.deepcopy(step)
+    expected = in_turn(results, other, x, gate, lambda x, gate: run(x, gate, other))
+    found = results(step, x, gate, lambda x, gate: recompute_elementwise(lambda x: run(x, gate), x))
+    assert calls == 2 * ['_SignedConv']
+    assert_rounding(found, expected)
+
+
+def test_two_convolutions_of_a_sign(calls):
+    x, _ = inputs(2, 16, 5, 5)
+    step, other = Step('signed'), Step('signed')
+    expected = in_turn(signed_convs, x, step.sign, [step.conv, other.conv])
+    for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
+        torch.testing.assert_close(found, theirs)
+    assert calls == 2 * ['_SignedConv']
+    other.conv.weight_binarizer.attached = True
+    for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
+        torch.testing.assert_close(found, theirs)
+    assert len(calls) == 3
+
+
+def test_soft_weights_run_in_turn(calls):
+    step = Step('signed', weight='temperature')
+    step.conv.weight_binarizer.temperature.fill_(0.1)
+    step(*inputs(2, 16, 5, 5))
+    assert not calls
+
+
+def test_a_nan_of_the_input_stays_visible(calls):
+    x, gate = inputs(1, 16, 5, 5)
+    x[0, 3, 2, 2] = torch.nan
+    assert Step('signed')(x, gate).isnan().any()
+    assert not calls
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_other_maps_run_in_turn(calls, kind):
+    x, gate = inputs(2, 16, 6, 6)
+    step = Step(kind)
+    with torch.no_grad():
+        step(x, gate)
+    with torch.autocast('cpu', torch.bfloat16):
+        step(x, gate)
+    step(x.contiguous(memory_format=torch.channels_last), gate)
+    copy.deepcopy(step).double()(x.double(), gate.double())
+    torch.jit.trace(step, (x, gate), check_trace=False)
+    torch.func.grad(lambda x: step.eval()(x, gate).sum())(x)
+    assert not calls
+
+
+def test_of_one_value_torch_says_that_it_has_no_variance(calls):
+    step = Step('plain residual')
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        step(*inputs(1, 16, 1, 1))
+
+
+def test_a_layer_that_is_frozen_gets_no_gradient(calls):
+    step = Step('residual')
+    step.norm.requires_grad_(False)
+    found = results(step, *inputs(2, 16, 5, 5))
+    assert found['norm.weight'] is None
+    assert found['act.1.weight'] is not None
+    assert calls == ['_Norm']
+
+
+def test_momentum_none_is_the_mean_of_all_batches(calls):
+    steps = [Step('plain residual') for _ in range(2)]
+    for step in steps:
+        step.norm.momentum = None
+    x, gate = inputs(4, 16, 5, 5)
+    for half in x.chunk(2):
+        steps[0](half, gate[:2])
+        in_turn(steps[1], half, gate[:2])
+    for ours, theirs in zip(steps[0].norm.buffers(), steps[1].norm.buffers()):
+        torch.testing.assert_close(ours, theirs)
+    assert len(calls) == 2
+
+
+def test_only_the_means_are_used(calls):
+    step = Step('activated')
+    x, _ = inputs(2, 4, 5, 5)
+    leaf = x.requires_grad_()
+    found = []
+    for run in (lambda f: f(), lambda f: in_turn(f)):
+        _, mean = run(lambda: unit_steps.activated_norm(leaf, step.norm, step.act[1], 4))
+        found.append(torch.autograd.grad(mean.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    assert calls == ['_Norm']
