@@ -31,6 +31,7 @@ from .levels import dorefa
 from .shrunk import ShrunkLinear
 from .tiled_norm import TiledBatchNorm2d, normalize_tiled
 from .tracing import whole_layer
+from .unit_steps import shifted_linear, token_norm
 
 RESIDUAL_POOLS = ('adjacent', 'replica')
 
@@ -162,8 +163,8 @@ class ResidualBinaryLinear(nn.Module):
         """Multiply ``x`` and add ``residual``."""
         check_tokens(self, x, self.shift.bias.numel() // self.expand, 3)
         check_tokens(self, residual, self.act.slope.numel(), 3, 'the residual')
-        y = self.linear(self.shift(tile(x, self.expand, -1)))
-        return self.act(normalize_tokens(y, self.norm, self.copies) + residual)
+        y = shifted_linear(tile(x, self.expand, -1), self.shift, self.linear)
+        return token_norm(y, self.norm, residual, self.copies, self.act)
 
 
 class BinaryMultiheadAttention(nn.Module):
@@ -281,7 +282,7 @@ class BinaryMultiheadAttention(nn.Module):
             self.query_sign(query), self.key_sign(key), self.value_sign(value), bias
         )
         residual = query + self._upsample(key + value, size)
-        context = self.act(normalize_tokens(context, self.norm) + residual)
+        context = token_norm(context, self.norm, residual, 1, self.act)
         return self.output(context, tile(context, self.tau, -1))
 
     def _narrow(self, x: Tensor) -> Tensor:

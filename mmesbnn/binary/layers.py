@@ -13,7 +13,7 @@ from .arguments import MODULE, checked_layer
 from .forms import WeightForm, input_form, weight_form
 from .functional import binary_conv2d, binary_linear
 from .inputs import check_channels, check_maps, check_tokens
-from .native_conv import native_signed_conv
+from .native_conv import native_signed_conv, native_signed_linear, settings_of
 from .precision import KeepsSigns
 from .prelus import prelu
 from .signs import build_sign
@@ -267,7 +267,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, ``(N, C_i, H, W)``."""
         check_maps(self, x, self.in_channels)
-        y = native_signed_conv(x, None, self.sign, self)
+        y = native_signed_conv(x, None, self.sign, self, settings_of(self))
         if y is None:
             y = binary_conv2d(
                 self.sign(x),
@@ -322,5 +322,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., C_i)``."""
         check_tokens(self, x, self.in_features)
-        y = binary_linear(self.sign(x), self.effective_weight())
+        y = native_signed_linear(x, None, self.sign, self)
+        if y is None:
+            y = binary_linear(self.sign(x), self.effective_weight())
         return y if self.bias is None else y + self.bias

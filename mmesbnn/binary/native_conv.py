@@ -1,6 +1,6 @@
-"""Training step of a sign and a binary convolution on the native kernels.
+"""Training step of a sign and a binary convolution or linear layer on the native kernels.
 
-Neither signs nor effective weights are made: the kernels compare inputs with their thresholds and
+Signs are not made, nor most effective weights: the kernels compare inputs with their thresholds and
 latent weights with 0. The step stores its input, and bits.
 """
 
@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..native import Packed, PackedWeights, sign_gradient
+from .expansion import is_channels_last
+from .forms import weight_form
 from .functional import is_seen
 from .native_mode import (
+    POINTWISE,
     bits_to_save,
     convolve_packed,
     is_native,
+    map_of_rows,
+    pack_effective,
     pack_latent,
     pack_shifted,
     packed_gradients,
+    rows_of_map,
     saved_bits,
 )
 from .recompute import keep_result
@@ -43,19 +49,25 @@ def are_float32(*modules: nn.Module) -> bool:
 
 
 def trains_natively(*maps: Tensor) -> bool:
-    """Return whether a step of training with these maps can run on the native kernels."""
+    """Return whether a step of training with these maps can run on the native kernels.
+
+    They must all lie in memory as :func:`lie_channels_last` says for the first one.
+    """
     if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
         return False
     if torch.is_autocast_enabled('cpu') or nn.modules.module._has_any_global_hook():
         return False
-    return all(
-        x.device.type == 'cpu'
-        and x.dtype == torch.float32
-        and x.dim() == 4
-        and x.numel() > 0
-        and x.is_contiguous()
-        for x in maps
-    )
+    if any(x.device.type != 'cpu' or x.dtype != torch.float32 for x in maps):
+        return False
+    if any(x.dim() != 4 or x.numel() == 0 for x in maps):
+        return False
+    layout = layout_of(maps[0])
+    return all(x.is_contiguous(memory_format=layout) for x in maps)
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Return the layout of a map: contiguous if it is, else channels last."""
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 class Surrogate(NamedTuple):
@@ -104,17 +116,22 @@ def _latent_clip(binarizer: nn.Module) -> float | None:
 
 
 @torch.no_grad()
-def _convolve(x: Tensor, shift: Tensor, conv: Any, settings: tuple[Any, ...]) -> _Step | None:
-    scaled = isinstance(conv.weight_binarizer, ScaledSignWeight)
-    scales = per_output_mean_abs(conv.weight).flatten() if scaled else None
-    kernels = pack_latent(conv.weight, conv.groups, scales)
-    signs = pack_shifted(x, shift, conv.groups)
+def _convolve(
+    x: Tensor, shift: Tensor, weight: Tensor, scaled: bool | None, settings: tuple[Any, ...]
+) -> _Step | None:
+    """Convolve; ``scaled`` tells whether a latent weight has scales, None is an effective one."""
+    stride, padding, dilation, groups, pad_value = settings
+    if scaled is None:
+        kernels = pack_effective(weight, groups)
+    else:
+        scales = per_output_mean_abs(weight).flatten() if scaled else None
+        kernels = pack_latent(weight, groups, scales)
+    signs = None if kernels is None else pack_shifted(x, shift, groups)
     if kernels is None or signs is None:
         return None
-    stride, padding, dilation, _, pad_value = settings
-    return _Step(
-        signs, kernels, convolve_packed(signs, kernels, stride, padding, dilation, pad_value)
-    )
+    last = is_channels_last(x)
+    y = convolve_packed(signs, kernels, stride, padding, dilation, pad_value, channels_last=last)
+    return _Step(signs, kernels, y)
 
 
 class _SignedConv(torch.autograd.Function):
@@ -142,7 +159,8 @@ class _SignedConv(torch.autograd.Function):
         x, shift, weight, *bits = ctx.saved_tensors
         packed = saved_bits(bits, x.shape[1], ctx.kernel_size)
         wanted = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[2]
-        of_x, of_weight = packed_gradients(grad.contiguous(), *packed, ctx.settings, wanted)
+        grad = grad.contiguous(memory_format=layout_of(x))
+        of_x, of_weight = packed_gradients(grad, *packed, ctx.settings, wanted)
         of_shift = None
         if of_x is not None:
             of_x, of_shift = _through(ctx.surrogate, of_x, x, shift)
@@ -175,9 +193,9 @@ def _inside(clip: float, grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def native_signed_conv(
-    x: Tensor, shift: Tensor | None, sign: nn.Module, conv: Any
+    x: Tensor, shift: Tensor | None, sign: nn.Module, layer: Any, settings: tuple[Any, ...]
 ) -> Tensor | None:
-    """Compute ``conv2d(sign(x + shift), w)`` with the weight and window of ``conv``.
+    """Compute ``conv2d(sign(x + shift), w)`` with the weight of ``layer``.
 
     A NaN has no sign, so a map with one is left to torch.
 
@@ -185,23 +203,65 @@ def native_signed_conv(
         x: Map ``(N, C, H, W)``.
         shift: Shift of each channel, ``(C,)``. None: 0.
         sign: Sign.
-        conv: Binary convolution. Its own sign and bias are not applied.
+        layer: Binary layer. Its own sign and bias are not applied.
+        settings: Arguments of ``mmesbnn::binary_conv2d`` after the operands.
 
     Returns:
         Result; None where torch's operators must run.
     """
-    if not trains_natively(x):
+    if not trains_natively(x) or (shift is not None and shift.dtype != torch.float32):
         return None
-    surrogate, latent_clip = _surrogate(sign), _latent_clip(conv.weight_binarizer)
-    if surrogate is None or latent_clip is None or conv.weight.dtype != torch.float32:
+    surrogate, binarizer = _surrogate(sign), layer.weight_binarizer
+    if surrogate is None or layer.weight.dtype != torch.float32 or not _is_binary(binarizer):
         return None
-    if shift is None:
-        shift = x.new_zeros(x.shape[1])
-    elif shift.dtype != torch.float32:
-        return None
-    settings = (conv.stride, conv.padding, conv.dilation, conv.groups, float(conv.pad_value))
-    products = conv.weight[0].numel()
-    step = keep_result(partial(_convolve, x, shift, conv, settings), products)
+    shift = x.new_zeros(x.shape[1]) if shift is None else shift
+    latent_clip = _latent_clip(binarizer)
+    weight, scaled = layer.weight, type(binarizer) is ScaledSignWeight
+    if latent_clip is None:
+        weight = layer.effective_weight()
+    if weight.dim() == 2:
+        weight = weight[:, :, None, None]
+    convolve = partial(
+        _convolve, x, shift, weight, None if latent_clip is None else scaled, settings
+    )
+    step = keep_result(convolve, weight[0].numel())
     if step is None:
         return None
-    return _SignedConv.apply(x, shift, conv.weight, step, settings, surrogate, latent_clip)
+    clip = math.inf if latent_clip is None else latent_clip
+    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, clip)
+
+
+def _is_binary(binarizer: nn.Module) -> bool:
+    """Return whether the effective weight has two values for each kernel, as far as it is known."""
+    if weight_form(binarizer).is_real:
+        return False
+    reason = getattr(binarizer, 'why_not_binary', None)
+    return not callable(reason) or reason() is None
+
+
+def settings_of(conv: Any) -> tuple[Any, ...]:
+    """Return the arguments of ``mmesbnn::binary_conv2d`` for a binary convolution."""
+    return conv.stride, conv.padding, conv.dilation, conv.groups, float(conv.pad_value)
+
+
+def native_signed_linear(
+    x: Tensor, shift: Tensor | None, sign: nn.Module, layer: Any, groups: int = 1
+) -> Tensor | None:
+    """Compute ``sign(x + shift) @ w.T`` with the weight of ``layer``, in groups of features.
+
+    Args:
+        x: ``(..., C)``.
+        shift: Shift of each feature, ``(C,)``. None: 0.
+        sign: Sign.
+        layer: Binary linear layer. Its own sign and bias are not applied.
+        groups: Number of groups. Default 1.
+
+    Returns:
+        ``(..., C_o)``; None where torch's operators must run.
+    """
+    if not is_native() or is_seen(x) or x.dim() < 2 or x.numel() == 0:
+        return None
+    stride, padding, dilation, _, pad_value = POINTWISE
+    settings = stride, padding, dilation, groups, pad_value
+    y = native_signed_conv(map_of_rows(x), shift, sign, layer, settings)
+    return None if y is None else rows_of_map(y, x.shape[:-1])

@@ -88,12 +88,16 @@ def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packe
     """Pack the operands of a convolution; return None where torch's operator must run."""
     if not _fits(x, weight):
         return None
-    threads = torch.get_num_threads()
-    weights = pack_weights(weight.detach().numpy(), groups=groups, threads=threads)
+    weights, threads = pack_effective(weight, groups), torch.get_num_threads()
     if weights is None:
         return None
     signs = pack_signs(x.detach().numpy(), groups=groups, strict=True, threads=threads)
     return None if signs is None else (signs, weights)
+
+
+def pack_effective(weight: Tensor, groups: int) -> PackedWeights | None:
+    """Pack an effective weight; return None if a kernel has more than two values."""
+    return pack_weights(weight.detach().numpy(), groups=groups, threads=torch.get_num_threads())
 
 
 def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
-from .layers import LearnableShift
+from .expansion import is_channels_last
 from .native_conv import are_float32, is_plain, trains_natively
-from .prelus import ChannelPReLU
 from .tiled_norm import TiledBatchNorm2d
 
 
-def _array(x: Tensor | None) -> Any:
-    return None if x is None else x.detach().contiguous().numpy()
+def _array(x: Tensor | None, layout: torch.memory_format = torch.contiguous_format) -> Any:
+    return None if x is None else x.detach().contiguous(memory_format=layout).numpy()
+
+
+def _layout(settings: dict[str, Any]) -> torch.memory_format:
+    return torch.channels_last if settings['channels_last'] else torch.contiguous_format
 
 
 class _Norm(torch.autograd.Function):
@@ -52,9 +55,11 @@ class _Norm(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         stats, *saved = ctx.saved_tensors
         operands = _operands(saved, ctx.settings)
-        grad = stats.new_zeros(operands.shape) if grad is None else grad.contiguous()
+        if grad is None:
+            grad = stats.new_zeros(operands.shape)
+        grad = grad.contiguous(memory_format=_layout(ctx.settings))
         found = normalize_gradients(
-            _array(grad),
+            grad.detach().numpy(),
             operands,
             stats.numpy(),
             of_means=_array(of_means),
@@ -71,7 +76,12 @@ _NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
 
 
 def _operands(tensors: Any, settings: dict[str, Any]) -> NormOperands:
-    return NormOperands(**dict(zip(_NAMES, map(_array, tensors))), **settings)
+    layout = _layout(settings)
+    arrays = (
+        _array(x, layout) if name in ('x', 'residual') else _array(x)
+        for name, x in zip(_NAMES, tensors)
+    )
+    return NormOperands(**dict(zip(_NAMES, arrays)), **settings)
 
 
 def _in_order(found: NormGradients) -> list[Tensor | None]:
@@ -90,10 +100,8 @@ def _is_own_norm(norm: nn.Module, x: Tensor) -> TypeGuard[TiledBatchNorm2d]:
     )
 
 
-def _is_own(module: nn.Module, kind: type[nn.Module], channels: int) -> bool:
-    """Return whether a module is one of our layers, with a parameter for each channel."""
-    size = sum(parameter.numel() for parameter in module.parameters())
-    return type(module) is kind and is_plain(module) and are_float32(module) and size == channels
+def _is_per_channel(x: Tensor, channels: int) -> bool:
+    return x.dtype == torch.float32 and x.shape == (channels,)
 
 
 def native_norm(
@@ -102,21 +110,21 @@ def native_norm(
     *,
     copies: int,
     residual: Tensor | None = None,
-    shift_in: Any = None,
-    act: Any = None,
-    shift_out: Any = None,
+    shift_in: Tensor | None = None,
+    slope: Tensor | None = None,
+    shift_out: Tensor | None = None,
     with_means: bool = False,
 ) -> tuple[Tensor, Tensor | None] | None:
-    """Compute ``act(norm(tile(x)) + residual + shift_in) + shift_out``.
+    """Compute ``prelu(norm(tile(x)) + residual + shift_in) + shift_out``.
 
     Args:
         x: Small map ``(N, C, H, W)``.
         norm: Norm of ``copies C`` channels.
         copies: Number of copies.
         residual: Map ``(N, copies C, H, W)``. Default None: 0.
-        shift_in: Shift before the PReLU. Default None.
-        act: PReLU. Default None.
-        shift_out: Shift behind the PReLU. Default None.
+        shift_in: Shift before the PReLU, ``(copies C,)``. Default None: 0.
+        slope: Slope of the PReLU, as many. Default None: there is none.
+        shift_out: Shift behind the PReLU, as many. Default None: 0.
         with_means: Whether to compute the means over positions, too. Default False.
 
     Returns:
@@ -128,15 +136,13 @@ def native_norm(
         return None
     if residual is not None and residual.shape != (len(x), norm.num_features, *x.shape[2:]):
         return None
-    kinds = ((shift_in, LearnableShift), (act, ChannelPReLU), (shift_out, LearnableShift))
-    if not all(one is None or _is_own(one, kind, norm.num_features) for one, kind in kinds):
+    act = (shift_in, slope, shift_out)
+    if not all(one is None or _is_per_channel(one, norm.num_features) for one in act):
         return None
-    bias = norm.bias if shift_in is None else norm.bias + shift_in.bias.flatten()
-    slope = None if act is None else act.weight
-    shift = None if shift_out is None else shift_out.bias.flatten()
-    settings = dict(copies=copies)
+    bias = norm.bias if shift_in is None else norm.bias + shift_in
+    settings = dict(copies=copies, channels_last=is_channels_last(x))
     y, means, stats = _Norm.apply(
-        settings, norm.eps, with_means, x, norm.weight, bias, None, residual, slope, shift
+        settings, norm.eps, with_means, x, norm.weight, bias, None, residual, slope, shift_out
     )
     norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
     return y, None if means is None else means[..., None, None]
@@ -159,9 +165,9 @@ def native_gated_norm(
     """
     if not trains_natively(x, residual, gate) or not _is_own_norm(norm, x) or norm.copies != 1:
         return None
-    if gate.shape != (*x.shape[:2], 1, 1) or residual.shape != x.shape:
+    if gate.shape != (*x.shape[:2], 1, 1) or residual.shape != x.shape or is_channels_last(x):
         return None
-    settings = dict(multiplies=multiplies)
+    settings = dict(multiplies=multiplies, channels_last=False)
     operands = x, norm.weight, norm.bias, gate.flatten(1), residual, None, None
     y, _, stats = _Norm.apply(settings, norm.eps, False, *operands)
     norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])

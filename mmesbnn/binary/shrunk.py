@@ -13,6 +13,7 @@ from .expansion import Expansion
 from .functional import binary_linear
 from .inputs import check_tokens
 from .layers import BinaryConv2d, BinaryLinear
+from .native_conv import native_signed_linear
 from .tracing import whole_layer
 
 
@@ -119,10 +120,12 @@ class ShrunkLinear(BinaryLinear):
         """Multiply ``x``, ``(..., C_i tau g)``."""
         groups = self.expansion.groups
         check_tokens(self, x, self.in_features * groups)
-        inputs = self.sign(x).chunk(groups, dim=-1)
-        weights = self.effective_weight().chunk(groups)
-        parts = [binary_linear(*pair) for pair in zip(inputs, weights)]
-        y = torch.cat(parts, dim=-1) if groups > 1 else parts[0]
+        y = native_signed_linear(x, None, self.sign, self, groups)
+        if y is None:
+            inputs = self.sign(x).chunk(groups, dim=-1)
+            weights = self.effective_weight().chunk(groups)
+            parts = [binary_linear(*pair) for pair in zip(inputs, weights)]
+            y = torch.cat(parts, dim=-1) if groups > 1 else parts[0]
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:

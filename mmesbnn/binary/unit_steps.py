@@ -7,13 +7,25 @@ one after another. Values and gradients are the same, but for the rounding of fl
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from .layers import BinaryConv2d, LearnableShift, RSign
-from .native_conv import is_plain, native_signed_conv, trains_natively
+from .expansion import is_channels_last
+from .functional import is_seen
+from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
+from .native_conv import (
+    is_plain,
+    native_signed_conv,
+    native_signed_linear,
+    settings_of,
+    trains_natively,
+)
+from .native_mode import is_native
 from .native_norms import native_gated_norm, native_norm
 from .position_means import position_mean
+from .prelus import ChannelPReLU
+from .shrunk import ShrunkLinear
 from .tiled_norm import normalize_tiled
 
 
@@ -27,10 +39,10 @@ def _native_conv(
     if not own or x.shape[1] != conv.in_channels:
         return None
     if shift is None:
-        return native_signed_conv(x, None, sign, conv)
+        return native_signed_conv(x, None, sign, conv, settings_of(conv))
     if type(shift) is not LearnableShift or not is_plain(shift) or shift.bias.dim() != 4:
         return None
-    return native_signed_conv(x, shift.bias.flatten(), sign, conv)
+    return native_signed_conv(x, shift.bias.flatten(), sign, conv, settings_of(conv))
 
 
 def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list[Tensor]:
@@ -78,15 +90,41 @@ def activated_norm(
     Returns:
         ``y``, ``(N, copies C, H, W)``, and its mean, ``(N, copies C, 1, 1)``.
     """
-    found = native_norm(x, norm, copies=copies, act=act, with_means=True)
-    if found is not None and found[1] is not None:
-        return found[0], found[1]
+    if _is_own(act, ChannelPReLU) and not is_channels_last(x):
+        slope = cast(ChannelPReLU, act).weight
+        found = native_norm(x, norm, copies=copies, slope=slope, with_means=True)
+        if found is not None and found[1] is not None:
+            return found[0], found[1]
     y = act(normalize_tiled(x, norm, copies))
     return y, position_mean(y)
 
 
+def _numbers(act: Any) -> dict[str, Any] | None:
+    """Return shifts and slope of an activation by name; None if it must be called."""
+    if act is None:
+        return {}
+    layers: list[Any]
+    slope: Tensor
+    if type(act) is RPReLU:
+        layers = [act.shift_in, act.shift_out]
+        slope = act.slope
+    elif type(act) is nn.Sequential and len(act) == 3 and _is_own(act[1], ChannelPReLU):
+        layers = [act[0], act[2]]
+        slope = cast(ChannelPReLU, act[1]).weight
+    else:
+        return None
+    if not is_plain(act) or not all(_is_own(layer, LearnableShift) for layer in layers):
+        return None
+    shifts = [layer.bias.flatten() for layer in layers]
+    return dict(shift_in=shifts[0], slope=slope.flatten(), shift_out=shifts[1])
+
+
+def _is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(layer) is kind and is_plain(layer)
+
+
 def residual_norm(
-    x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: nn.Sequential | None = None
+    x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: nn.Module | None = None
 ) -> Tensor:
     """Compute ``act(norm(tile(x, copies)) + residual)``.
 
@@ -95,23 +133,52 @@ def residual_norm(
         norm: Norm of ``copies C`` channels.
         residual: Map ``(N, copies C, H, W)``.
         copies: Number of copies.
-        act: Shift, PReLU, and shift. Default None: nothing.
+        act: :class:`RPReLU`, or shift, PReLU, and shift. Default None: nothing.
     """
-    shift_in, slope, shift_out = act or (None, None, None)
-    if act is None or is_plain(act):
-        found = native_norm(
-            x,
-            norm,
-            copies=copies,
-            residual=residual,
-            shift_in=shift_in,
-            act=slope,
-            shift_out=shift_out,
-        )
+    numbers = _numbers(act)
+    if numbers is not None:
+        found = native_norm(x, norm, copies=copies, residual=residual, **numbers)
         if found is not None:
             return found[0]
     y = normalize_tiled(x, norm, copies) + residual
     return y if act is None else act(y)
+
+
+def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: nn.Module) -> Tensor:
+    """Compute :func:`residual_norm` of tokens.
+
+    Args:
+        x: Small tokens ``(N, L, C)``.
+        norm: Norm of maps with ``copies C`` channels.
+        residual: Tokens ``(N, L, copies C)``.
+        copies: Number of copies.
+        act: :class:`RPReLU` of tokens.
+    """
+    numbers = _numbers(act)
+    if numbers is not None and is_native() and not is_seen(x, residual):
+        maps = [one.transpose(1, 2).unsqueeze(2) for one in (x, residual)]
+        found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
+        if found is not None:
+            return found[0].flatten(2).transpose(1, 2)
+    y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
+    return act(y.flatten(2).transpose(1, 2) + residual)
+
+
+def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Tensor:
+    """Compute ``linear(shift(x))``, ``linear`` with its own sign.
+
+    Args:
+        x: Tokens ``(N, L, C)``.
+        shift: Shift of their features.
+        linear: Linear layer.
+    """
+    y = None
+    if type(linear) is ShrunkLinear and is_plain(linear) and linear.bias is None:
+        width = linear.in_features * linear.expansion.groups
+        if _is_own(shift, LearnableShift) and shift.bias.shape == x.shape[-1:] == (width,):
+            groups = linear.expansion.groups
+            y = native_signed_linear(x, shift.bias, linear.sign, linear, groups)
+    return linear(shift(x)) if y is None else y
 
 
 def gated_norm(

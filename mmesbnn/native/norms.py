@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arguments import check_threads, float_array, floats, raise_for
+from .arguments import check_threads, empty_map, float_array, float_map, floats, raise_for
 from .library import NativeError, library
 
 #: Functions that stand for the derivative of a sign, by their numbers in the C interface.
@@ -33,10 +33,12 @@ class NormOperands:
         multiplies: Whether ``z`` is multiplied by the residual. Default False.
         slope: ``(copies C,)``, of negative numbers. Default None: there is no PReLU.
         shift: ``(copies C,)``. Default None: 0.
+        channels_last: Whether the channels of a pixel lie side by side in the maps' memory, for
+            operands without a gate. Default False: the pixels of a channel do.
 
     Raises:
-        NativeError: If an array is not of float32 or has a wrong shape, or if a gate stands
-            beside copies or slopes.
+        NativeError: If an array is not of float32, or has a wrong shape or another layout, or if
+            a gate stands beside copies or slopes.
     """
 
     x: np.ndarray
@@ -48,22 +50,33 @@ class NormOperands:
     multiplies: bool = False
     slope: np.ndarray | None = None
     shift: np.ndarray | None = None
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
-        float_array('x', self.x, 4)
+        _check_layout('x', self.x, self.channels_last)
         if self.copies < 1:
             raise NativeError(f'copies={self.copies} must be at least 1')
-        if self.gate is not None and (self.copies > 1 or self.slope is not None):
-            raise NativeError('gate is for one copy without slope')
+        if self.gate is not None and (
+            self.copies > 1 or self.slope is not None or self.channels_last
+        ):
+            raise NativeError('gate is for one copy without slope, not channels last in memory')
         if self.multiplies and (self.gate is None or self.residual is None):
             raise NativeError('multiplies=True needs gate and residual')
         per_channel, (batch, channels, *_) = (self.wide,), self.x.shape
         _check('gain', self.gain, per_channel)
         _check('bias', self.bias, per_channel)
         _check('gate', self.gate, (batch, channels))
-        _check('residual', self.residual, self.shape)
+        self.check_map('residual', self.residual)
         _check('slope', self.slope, per_channel)
         _check('shift', self.shift, per_channel)
+
+    def check_map(self, name: str, value: np.ndarray | None) -> None:
+        """Check the shape of the result, and the layout, which is that of ``x``."""
+        if value is None:
+            return
+        if value.shape != self.shape:
+            raise NativeError(f'{name} has the shape {value.shape}; it must be {self.shape}')
+        _check_layout(name, value, self.channels_last)
 
     @property
     def wide(self) -> int:
@@ -109,11 +122,19 @@ class NormGradients:
     shift: np.ndarray | None
 
 
+def _check_layout(name: str, value: np.ndarray, channels_last: bool) -> None:
+    last = channels_last and getattr(value, 'ndim', 0) == 4
+    rows = value.transpose(0, 2, 3, 1) if last else value
+    float_array(name, rows, 4)
+    if not rows.flags.c_contiguous:
+        raise NativeError(f'{name} has another layout in memory')
+
+
 def _check(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
     if value is None:
         return
-    found = float_array(name, value, len(shape))
-    if found is not value and not value.flags.c_contiguous:
+    float_array(name, value, len(shape))
+    if not value.flags.c_contiguous:
         raise NativeError(f'{name} must be contiguous')
     if value.shape != shape:
         raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
@@ -126,6 +147,11 @@ def _optional(value: np.ndarray | None) -> ctypes._Pointer[ctypes.c_float] | Non
 def _sizes(operands: NormOperands) -> tuple[int, int, int, int]:
     batch, channels, height, width = operands.x.shape
     return batch, channels, operands.copies, height * width
+
+
+def _token_sizes(operands: NormOperands) -> tuple[int, int, int]:
+    batch, channels, height, width = operands.x.shape
+    return batch * height * width, channels, operands.copies
 
 
 def normalize(
@@ -145,26 +171,26 @@ def normalize(
     Raises:
         NativeError: If an argument is out of its range.
     """
-    x = np.ascontiguousarray(operands.x)
-    out = np.empty(operands.shape, np.float32)
-    means = np.empty(operands.shape[:2], np.float32) if with_means else None
-    stats = np.empty((3, x.shape[1]), np.float32)
-    status = library().mmesbnn_normalize(
-        floats(x),
-        *_sizes(operands),
-        _optional(operands.gate),
-        _optional(operands.residual),
-        operands.multiplies,
-        floats(operands.gain),
-        floats(operands.bias),
-        _optional(operands.slope),
-        _optional(operands.shift),
-        eps,
-        check_threads(threads),
-        floats(out),
-        _optional(means),
-        floats(stats),
-    )
+    last = operands.channels_last
+    if last and with_means:
+        raise NativeError('with_means=True is not for maps with channels last in memory')
+    batch, wide, *size = operands.shape
+    out = empty_map(batch, wide, (size[0], size[1]), channels_last=last)
+    means = np.empty((batch, wide), np.float32) if with_means else None
+    stats = np.empty((3, operands.x.shape[1]), np.float32)
+    x, affine = floats(operands.x), (floats(operands.gain), floats(operands.bias))
+    act = _optional(operands.slope), _optional(operands.shift)
+    residual, threads = _optional(operands.residual), check_threads(threads)
+    if last:
+        status = library().mmesbnn_normalize_tokens(
+            *(x, *_token_sizes(operands), residual, *affine, *act),
+            *(eps, threads, floats(out), floats(stats)),
+        )
+    else:
+        status = library().mmesbnn_normalize(
+            *(x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
+            *(*affine, *act, eps, threads, floats(out), _optional(means), floats(stats)),
+        )
     raise_for(status, 'normalize')
     return Normalized(out, means, stats)
 
@@ -189,45 +215,41 @@ def normalize_gradients(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    x, grad = np.ascontiguousarray(operands.x), np.ascontiguousarray(grad)
-    _check('grad', grad, operands.shape)
-    _check('stats', stats, (3, x.shape[1]))
+    last = operands.channels_last
+    operands.check_map('grad', grad)
+    _check('stats', stats, (3, operands.x.shape[1]))
     _check('of_means', of_means, operands.shape[:2])
-    if operands.gate is not None and of_means is not None:
-        raise NativeError('of_means is for operands without gate')
+    if of_means is not None and (operands.gate is not None or last):
+        raise NativeError('of_means is for operands without gate, not channels last in memory')
     found = _empty_gradients(operands)
-    status = library().mmesbnn_normalize_gradients(
-        floats(x),
-        *_sizes(operands),
-        _optional(operands.gate),
-        _optional(operands.residual),
-        operands.multiplies,
-        floats(operands.gain),
-        floats(operands.bias),
-        _optional(operands.slope),
-        floats(stats),
-        floats(grad),
-        _optional(of_means),
-        check_threads(threads),
-        floats(found.x),
-        _optional(found.gate),
-        _optional(found.residual),
-        floats(found.gain),
-        floats(found.bias),
-        _optional(found.slope),
-        _optional(found.shift),
-    )
+    x, affine = floats(operands.x), (floats(operands.gain), floats(operands.bias))
+    residual, threads = _optional(operands.residual), check_threads(threads)
+    slope, of_act = _optional(operands.slope), (_optional(found.slope), _optional(found.shift))
+    of_affine = floats(found.gain), floats(found.bias)
+    if last:
+        inner = np.empty_like(grad) if found.residual is None else found.residual
+        status = library().mmesbnn_normalize_tokens_gradients(
+            *(x, *_token_sizes(operands), residual, *affine, slope, floats(stats), floats(grad)),
+            *(threads, floats(found.x), floats(inner), *of_affine, *of_act),
+        )
+    else:
+        status = library().mmesbnn_normalize_gradients(
+            *(x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
+            *(*affine, slope, floats(stats), floats(grad), _optional(of_means), threads),
+            *(floats(found.x), _optional(found.gate), _optional(found.residual)),
+            *(*of_affine, *of_act),
+        )
     raise_for(status, 'normalize_gradients')
     return found
 
 
 def _empty_gradients(operands: NormOperands) -> NormGradients:
     def empty_like(value: np.ndarray | None) -> np.ndarray | None:
-        return None if value is None else np.empty(value.shape, np.float32)
+        return None if value is None else np.empty_like(value)
 
     changes = operands.multiplies or operands.slope is not None
     return NormGradients(
-        x=np.empty(operands.x.shape, np.float32),
+        x=np.empty_like(operands.x),
         gain=np.empty(operands.wide, np.float32),
         bias=np.empty(operands.wide, np.float32),
         gate=empty_like(operands.gate),
@@ -253,7 +275,7 @@ def sign_gradient(
 
     Args:
         grad: Gradient of the signs, float32 ``(N, C, H, W)``; the gradient of ``x`` overwrites it.
-        x: float32 ``(N, C, H, W)``.
+        x: float32 ``(N, C, H, W)``. Both may lie channels last in memory.
         shift: float32 ``(C,)``.
         surrogate: One of ``SURROGATES``.
         clip: Half width of the window. Default 1.
@@ -267,23 +289,22 @@ def sign_gradient(
     """
     if surrogate not in SURROGATES:
         raise NativeError(f'surrogate={surrogate!r} must be one of {sorted(SURROGATES)}')
-    x, of_shift = float_array('x', x, 4), np.empty(x.shape[1], np.float32)
-    _check('grad', grad, x.shape)
+    x, last = float_map('x', x)
+    if grad.shape != x.shape:
+        raise NativeError(f'grad has the shape {grad.shape}; it must be {x.shape}')
+    _check_layout('grad', grad, last)
     _check('shift', shift, x.shape[1:2])
     batch, channels, height, width = x.shape
-    status = library().mmesbnn_sign_gradient(
-        floats(grad),
-        floats(x),
-        batch,
-        channels,
-        height * width,
-        floats(shift),
-        SURROGATES[surrogate],
-        clip,
-        check_threads(threads),
-        floats(grad),
-        floats(of_shift),
-    )
+    of_shift, numbers = np.empty_like(shift), (SURROGATES[surrogate], clip, check_threads(threads))
+    operands, results = (floats(grad), floats(x)), (floats(grad), floats(of_shift))
+    if last:
+        status = library().mmesbnn_sign_gradient_tokens(
+            *operands, batch * height * width, channels, floats(shift), *numbers, *results
+        )
+    else:
+        status = library().mmesbnn_sign_gradient(
+            *operands, batch, channels, height * width, floats(shift), *numbers, *results
+        )
     raise_for(status, 'sign_gradient')
     return grad, of_shift
 

@@ -153,7 +153,7 @@ def test_recomputation_computes_the_same(calls):
     unit, x = Unit(), torch.randn(3, 70, 9, 7)
     expected = floats(gradients, unit, x)
     found = gradients(unit, x, lambda x: recompute_elementwise(unit, x))
-    assert len(calls) == 6  # all run in both passes, because that takes less time than storing
+    assert len(calls) == 5  # the result of the first one, which sums most products, is kept
     assert_rounding(found, expected)
 
 

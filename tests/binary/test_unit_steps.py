@@ -19,8 +19,10 @@ from mmesbnn.binary import (
     unit_steps,
     use_native,
 )
+from mmesbnn.binary.attention import ResidualBinaryLinear
 from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
+from mmesbnn.binary.shrunk import ShrunkLinear
 from mmesbnn.binary.unit_steps import (
     activated_norm,
     gated_norm,
@@ -28,6 +30,7 @@ from mmesbnn.binary.unit_steps import (
     shifted_conv,
     signed_convs,
 )
+from mmesbnn.binary.weights import RealWeight
 from mmesbnn.models.backbones import BNext, ReActNet
 
 pytestmark = pytest.mark.skipif(
@@ -223,6 +226,64 @@ def test_a_network_trains_alike(calls, network, with_cp):
         torch.testing.assert_close(buffer, other, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize('weight', ['centred_sign', 'plain_sign', 'scaled_sign'])
+@pytest.mark.parametrize('expanded', [False, True])
+@pytest.mark.parametrize('options', [{}, dict(tau=2), dict(tau=2, es_groups=2)])
+def test_a_linear_unit_is_its_layers_in_turn(calls, weight, expanded, options, monkeypatch):
+    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
+    torch.manual_seed(0)
+    factor = options.get('tau', 1) * options.get('es_groups', 1)
+    unit = ResidualBinaryLinear(
+        12, 8, expanded_in=expanded, expanded_out=expanded, weight_binarizer=weight, **options
+    )
+    for parameter in unit.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 9, 12 * (factor if expanded else 1))
+    residual = torch.randn(2, 9, unit.norm.num_features)
+    expected = in_turn(results, copy.deepcopy(unit), x, residual)
+    assert not calls
+    assert_rounding(results(copy.deepcopy(unit), x, residual), expected)
+    assert calls == ['_SignedConv', '_Norm']
+
+    def run(x, residual):
+        return recompute_elementwise(lambda x: unit(x, residual), x)
+
+    assert_rounding(results(unit, x, residual, run), expected)
+    assert calls == 3 * ['_SignedConv', '_Norm']
+
+
+def test_a_linear_layer_with_a_sign_of_its_own(calls):
+    torch.manual_seed(0)
+    layer = ShrunkLinear(12, 8, bias=True, expansion=Expansion(2, 2))
+    x = torch.randn(3, 5, 48)
+    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
+    expected = in_turn(results, layer, x, x, run)
+    layer.zero_grad()
+    assert_rounding(results(layer, x, x, run), expected)
+    assert calls == ['_SignedConv']
+
+
+def test_a_drop_in_convolution_with_a_bias(calls):
+    torch.manual_seed(0)
+    layer = ShrunkConv2d(8, 8, 3, 2, 1, bias=True, expansion=Expansion(2), pad_value=-1)
+    x = torch.randn(3, 16, 7, 6)
+    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
+    for map_ in (x, x.contiguous(memory_format=torch.channels_last)):
+        layer.zero_grad()
+        expected = in_turn(results, layer, map_, x, run)
+        layer.zero_grad()
+        assert_rounding(results(layer, map_, x, run), expected)
+    assert calls == 2 * ['_SignedConv']
+
+
+def test_hooks_of_weights_are_called(calls):
+    step, seen = Step('signed'), []
+    step.conv.weight_binarizer.register_forward_hook(lambda *args: seen.append(1))
+    step(*inputs(2, 16, 5, 5))
+    assert seen == [1]
+    assert calls == ['_SignedConv']
+
+
 def hooked(module):
     module.register_forward_hook(lambda *args: None)
 
@@ -250,9 +311,8 @@ SIGN_CHANGES = {
     'a hook of the sign': lambda step: hooked(step.sign.sign),
     'a hook of the whole sign': lambda step: hooked(step.sign),
     'a hook of the shift': lambda step: hooked(step.sign.shift),
-    'a hook of the weights': lambda step: hooked(step.conv.weight_binarizer),
     'a zero': lambda step: setattr(step.sign.sign, 'zero', 0),
-    'attached scales': lambda step: setattr(step.conv.weight_binarizer, 'attached', True),
+    'real weights': lambda step: setattr(step.conv, 'weight_binarizer', RealWeight()),
     'weights of 0': lambda step: nn.init.zeros_(step.conv.weight),
     'a weight that is NaN': lambda step: step.conv.weight.data[0, 0, 0, 0].fill_(torch.nan),
     'a shift that is NaN': lambda step: nn.init.constant_(step.sign.shift.bias, torch.nan),
@@ -305,7 +365,8 @@ def test_two_convolutions_of_a_sign(calls):
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
         torch.testing.assert_close(found, theirs)
     assert calls == 2 * ['_SignedConv']
-    other.conv.weight_binarizer.attached = True
+    nn.init.zeros_(other.conv.weight)
+    expected[1] = in_turn(other.conv, step.sign(x))
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
         torch.testing.assert_close(found, theirs)
     assert len(calls) == 3
@@ -333,11 +394,21 @@ def test_other_maps_run_in_turn(calls, kind):
         step(x, gate)
     with torch.autocast('cpu', torch.bfloat16):
         step(x, gate)
-    step(x.contiguous(memory_format=torch.channels_last), gate)
     copy.deepcopy(step).double()(x.double(), gate.double())
     torch.jit.trace(step, (x, gate), check_trace=False)
     torch.func.grad(lambda x: step.eval()(x, gate).sum())(x)
     assert not calls
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_channels_last_give_the_same(calls, kind):
+    x, gate = inputs(2, 16, 6, 7)
+    step = Step(kind)
+    last = x.contiguous(memory_format=torch.channels_last)
+    expected = in_turn(results, copy.deepcopy(step), last, gate)
+    assert_rounding(results(step, last, gate), expected)
+    # gates and means have pixels of a channel side by side
+    assert calls == ([] if kind in ('activated', 'gated', 'product') else [KINDS[kind]])
 
 
 def test_of_one_value_torch_says_that_it_has_no_variance(calls):

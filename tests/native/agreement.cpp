@@ -32,6 +32,7 @@ bool tables_agree(const Kernels& kernels, int rounds) {
     if (!tiles_agree(kernels)) return differs(kernels.name, "convolve");
     if (!entries_agree(kernels)) return differs(kernels.name, "add_entries");
     if (!norms_agree(kernels)) return differs(kernels.name, "a pass of norms");
+    if (!pixels_agree(kernels)) return differs(kernels.name, "a pass of tokens");
     const Sweep sweep;
     if (!sweep.agrees(kernels)) {
       std::printf("operator %d\n", static_cast<int>(sweep.last()));

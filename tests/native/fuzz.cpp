@@ -149,6 +149,18 @@ bool normalize_something() {
                         of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
                           some_threads(), of_x.get(), of_single.get());
+  const int64_t tokens = batch * pixels;
+  mmesbnn_normalize_tokens(x.get(), tokens, channels, copies, maybe(residual, added),
+                           numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
+                           maybe(numbers[3], shift), 1e-5, some_threads(), out.get(), stats.get());
+  mmesbnn_normalize_tokens_gradients(
+      x.get(), tokens, channels, copies, maybe(residual, added), numbers[0].get(),
+      numbers[1].get(), maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(),
+      of_x.get(), of_residual.get(), numbers[4].get(), numbers[5].get(), maybe(numbers[6], slope),
+      maybe(numbers[7], shift));
+  mmesbnn_sign_gradient_tokens(other.get(), x.get(), tokens, channels, single.get(),
+                               static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
+                               of_single.get());
   return done == 0;
 }
 

@@ -36,6 +36,15 @@ int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t,
                           float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);
+int mmesbnn_normalize_tokens(const float*, int64_t, int64_t, int64_t, const float*, const float*,
+                             const float*, const float*, const float*, double, int, float*,
+                             float*);
+int mmesbnn_normalize_tokens_gradients(const float*, int64_t, int64_t, int64_t, const float*,
+                                       const float*, const float*, const float*, const float*,
+                                       const float*, int, float*, float*, float*, float*, float*,
+                                       float*);
+int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, const float*, int,
+                                 float, int, float*, float*);
 int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
 int mmesbnn_program_free(void*);
 int mmesbnn_program_sizes(const void*, int64_t*);

@@ -185,6 +185,39 @@ inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bo
   return found;
 }
 
+// The same for a pixel whose channels lie side by side.
+inline std::vector<float> passes_of_a_pixel(const Kernels& use, int64_t channels, bool residual,
+                                            bool slope, const std::vector<float>& maps) {
+  const float *z = maps.data(), *other = z + channels, *grad = other + channels;
+  const float *a = grad + channels, *b = a + channels, *c = b + channels;
+  std::vector<float> found(14 * channels, 0.5f);
+  float* to = found.data();
+  const auto next = [&] { return to += channels, to - channels; };
+  const NormPixel pixel{channels, z,                       residual ? other : nullptr, a,
+                        b,        slope ? c : nullptr, slope ? a : nullptr};
+  float* const sums = next();
+  use.add_distances(z, other, channels, sums, next());
+  use.activate_pixel(pixel, next());
+  const PixelSums of_pixel{next(), next(), next(), next()};
+  use.differentiate_pixel(pixel, grad, b, next(), of_pixel);
+  use.accumulate_pixel(other, a, residual, channels, next());
+  use.centre_pixel(grad, z, {a, b, c, other}, channels, next());
+  float* const of_window = next();
+  use.window_pixel(grad, z, a, 1.5f, channels, of_window, next());
+  float* const of_triangle = next();
+  use.triangle_pixel(grad, z, a, channels, of_triangle, next());
+  return found;
+}
+
+inline bool pixels_agree(const Kernels& kernels) {
+  const int64_t channels = 1 + up_to(150);
+  const bool residual = up_to(1), slope = up_to(1);
+  const auto maps = some_floats(6 * channels);
+  const auto expected = passes_of_a_pixel(kPortable, channels, residual, slope, maps);
+  const auto found = passes_of_a_pixel(kernels, channels, residual, slope, maps);
+  return std::equal(expected.begin(), expected.end(), found.begin(), found.end());
+}
+
 inline bool norms_agree(const Kernels& kernels) {
   const int64_t count = 1 + up_to(150);
   const bool residual = up_to(1), slope = up_to(1);

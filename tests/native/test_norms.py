@@ -7,16 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn import native
-from tests.native.signs import fastest_again, needs_kernels  # noqa: F401
+from tests.native.signs import fastest_again, laid_out, needs_kernels  # noqa: F401
 
 pytestmark = needs_kernels
 
 NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
 
 
-def operands_at_random(rng, *, batch, channels, size, copies, gated, residual, multiplies, act):
+def operands_at_random(
+    rng, *, batch, channels, size, copies, gated, residual, multiplies, act, last=False
+):
     def some(*shape, mean=0.0):
-        return (rng.standard_normal(shape) + mean).astype(np.float32)
+        values = (rng.standard_normal(shape) + mean).astype(np.float32)
+        return laid_out(values, last) if len(shape) == 4 else values
 
     wide = copies * channels
     return native.NormOperands(
@@ -29,6 +32,7 @@ def operands_at_random(rng, *, batch, channels, size, copies, gated, residual, m
         multiplies=multiplies,
         slope=some(wide) if act else None,
         shift=some(wide) if act else None,
+        channels_last=last,
     )
 
 
@@ -73,9 +77,11 @@ forms = st.sampled_from(['norm', 'residual', 'gated', 'multiplied'])
     copies=st.integers(1, 3),
     form=forms,
     act=st.booleans(),
+    last=st.booleans(),
 )
-def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, act):
+def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, act, last):
     rng, gated = np.random.default_rng(seed), form in ('gated', 'multiplied')
+    last = last and not gated
     operands = operands_at_random(
         rng,
         batch=batch,
@@ -86,11 +92,16 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
         residual=form in ('residual', 'gated'),
         multiplies=form == 'multiplied',
         act=act and not gated,
+        last=last,
     )
     # of two numbers the gradient is tiny beside its terms
     leaves, y, means = in_float64(operands, eps=0.1)
-    grad = rng.standard_normal(y.shape).astype(np.float32)
-    of_means = None if gated else rng.standard_normal(means.shape).astype(np.float32)
+    grad = laid_out(rng.standard_normal(y.shape).astype(np.float32), last)
+    of_means = (
+        None
+        if gated or operands.channels_last
+        else rng.standard_normal(means.shape).astype(np.float32)
+    )
     loss = (y * torch.from_numpy(grad)).sum()
     if of_means is not None:
         loss = loss + (means * torch.from_numpy(of_means)).sum()
@@ -98,13 +109,16 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
     for name in native.instruction_sets():
         native.use_instruction_set(name)
         found, *others = (
-            native.normalize(operands, eps=0.1, with_means=True, threads=threads)
+            native.normalize(
+                operands, eps=0.1, with_means=not operands.channels_last, threads=threads
+            )
             for threads in (1, 3)
         )
         for other in others:
             np.testing.assert_array_equal(other.out, found.out)
         close(found.out, y)
-        close(found.means, means)
+        if found.means is not None:
+            close(found.means, means)
         gradients = native.normalize_gradients(
             grad, operands, found.stats, of_means=of_means, threads=2
         )
@@ -115,19 +129,20 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
                 continue
         for name_, exact in expected.items():
             ours = getattr(gradients, name_)
-            if name_ == 'residual' and not (operands.multiplies or act):
+            if name_ == 'residual' and not (operands.multiplies or operands.slope is not None):
                 assert ours is None
                 continue
             close(ours, exact, scale=np.sqrt(grad.size))
 
 
-def test_statistics_of_numbers_far_from_0():
+@pytest.mark.parametrize('last', [False, True])
+def test_statistics_of_numbers_far_from_0(last):
     """The variance is a millionth of the square of the mean."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((3, 2, 50, 60)) + 1000).astype(np.float32)
     x[0] += 5  # images differ
     ones = np.ones(2, np.float32)
-    found = native.normalize(native.NormOperands(x, ones, ones))
+    found = native.normalize(native.NormOperands(laid_out(x, last), ones, ones, channels_last=last))
     exact = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(2, -1)
     np.testing.assert_allclose(found.stats[0], exact.mean(1), rtol=1e-7)
     np.testing.assert_allclose(found.stats[2], exact.var(1), rtol=1e-5)
@@ -150,8 +165,9 @@ def test_infinities_and_nan_stay_visible():
     shape=st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 40), st.integers(1, 40)),
     surrogate=st.sampled_from(['window', 'triangle']),
     clip=st.sampled_from([0.5, 1.0, 1.5]),
+    last=st.booleans(),
 )
-def test_any_gradient_of_a_sign(seed, shape, surrogate, clip):
+def test_any_gradient_of_a_sign(seed, shape, surrogate, clip, last):
     rng = np.random.default_rng(seed)
     grad, x = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
     x[rng.random(shape) < 0.2] = clip  # the bounds belong to the window
@@ -163,7 +179,12 @@ def test_any_gradient_of_a_sign(seed, shape, surrogate, clip):
     for name in native.instruction_sets():
         native.use_instruction_set(name)
         of_x, of_shift = native.sign_gradient(
-            grad.copy(), x, shift, surrogate=surrogate, clip=clip, threads=2
+            laid_out(grad.copy(), last),
+            laid_out(x, last),
+            shift,
+            surrogate=surrogate,
+            clip=clip,
+            threads=2,
         )
         np.testing.assert_array_equal(of_x, expected)
         sums = expected.astype(np.float64).sum((0, 2, 3))
@@ -207,6 +228,23 @@ def test_wrong_arguments_are_named():
             'gate is for one copy',
         ),
         (lambda: native.NormOperands(x, ones, ones, multiplies=True), 'needs gate and residual'),
+        (
+            lambda: native.NormOperands(x, ones, ones, residual=laid_out(x, True)),
+            'residual has another layout',
+        ),
+        (
+            lambda: native.normalize(
+                native.NormOperands(laid_out(x, True), ones, ones, channels_last=True), eps=-1.0
+            ),
+            'normalize: its sizes do not fit',
+        ),
+        (
+            lambda: native.normalize(
+                native.NormOperands(laid_out(x, True), ones, ones, channels_last=True),
+                with_means=True,
+            ),
+            'with_means=True is not',
+        ),
         (lambda: native.normalize(operands, eps=-1.0), 'normalize: its sizes do not fit'),
         (lambda: native.normalize(operands, threads=0), 'threads=0'),
         (lambda: native.normalize_gradients(x[:1], operands, found.stats), 'grad has the shape'),

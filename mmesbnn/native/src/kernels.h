@@ -154,6 +154,23 @@ struct NormSlope {
   float scale, offset, mean, factor;
 };
 
+// The numbers of a NormPart for each channel of a pixel, whose channels lie side by side. `residual`,
+// `slope` and `shift` may be null.
+struct NormPixel {
+  int64_t channels;
+  const float *z, *residual, *scale, *offset, *slope, *shift;
+};
+
+// Sums for each channel, as those of NormSums; `negatives` and `grads` are null without a slope.
+struct PixelSums {
+  float *grads, *inners, *products, *negatives;
+};
+
+// The numbers of a NormSlope for each channel.
+struct PixelSlope {
+  const float *scale, *offset, *mean, *factor;
+};
+
 // Functions of an instruction set; none, if the processor is of another kind.
 struct Kernels {
   const char* name;
@@ -216,6 +233,21 @@ struct Kernels {
                    float* out) = nullptr;
   double (*triangle)(const float* grad, const float* x, float shift, int64_t count,
                      float* out) = nullptr;
+  // The same for a pixel: sums are added to those of each channel.
+  void (*add_distances)(const float* z, const float* near, int64_t channels, float* distances,
+                        float* squares) = nullptr;
+  void (*activate_pixel)(const NormPixel& pixel, float* out) = nullptr;
+  void (*differentiate_pixel)(const NormPixel& pixel, const float* grad, const float* mean,
+                              float* inner, const PixelSums& sums) = nullptr;
+  // sums[i] = factors[i] x[i], or that is added.
+  void (*accumulate_pixel)(const float* x, const float* factors, bool first, int64_t channels,
+                           float* sums) = nullptr;
+  void (*centre_pixel)(const float* inner, const float* z, const PixelSlope& slope,
+                       int64_t channels, float* out) = nullptr;
+  void (*window_pixel)(const float* grad, const float* x, const float* shift, float clip,
+                       int64_t channels, float* out, float* sums) = nullptr;
+  void (*triangle_pixel)(const float* grad, const float* x, const float* shift, int64_t channels,
+                         float* out, float* sums) = nullptr;
 };
 
 extern const Kernels kPortable;
