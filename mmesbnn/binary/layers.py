@@ -140,6 +140,11 @@ class BinaryLayer(KeepsSigns):
         return self.weight_binarizer(self.weight)
 
     @property
+    def only_binarizes(self) -> bool:
+        """True if the effective weight is what the binarizer makes of the latent one."""
+        return type(self).effective_weight is BinaryLayer.effective_weight
+
+    @property
     def weight_form(self) -> WeightForm:
         """Values of the effective weight, as the binarizer says them."""
         return weight_form(self.weight_binarizer)

@@ -101,12 +101,14 @@ class _Step(NamedTuple):
         return self.y._version == 0
 
 
-def _latent_clip(binarizer: nn.Module) -> float | None:
-    """Return the largest magnitude of latent weights that get a gradient, None if others run.
+def _latent_clip(layer: Any) -> float | None:
+    """Return the largest magnitude of latent weights that get a gradient.
 
-    The kernels have the weights that are signs, and those with ``mean|w|`` as their scale.
+    None where the kernels need the effective weight. Of latent weights they have signs, and those
+    with ``mean|w|`` as their scale.
     """
-    if not is_plain(binarizer) or getattr(binarizer, 'zero', None) != -1:
+    binarizer = layer.weight_binarizer
+    if not layer.only_binarizes or not is_plain(binarizer) or getattr(binarizer, 'zero', 0) != -1:
         return None
     if type(binarizer) is ScaledSignWeight and not binarizer.attached:
         return 1.0
@@ -170,9 +172,10 @@ class _SignedConv(torch.autograd.Function):
 
 
 def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of input and shift of a sign. The first overwrites ``grad``."""
+    """Return the gradients of input and shift of a sign. The first may overwrite ``grad``."""
     found = sign_gradient(
-        grad.numpy(),
+        # of one pixel or one channel both layouts are the same, so ``grad`` may have the other
+        grad.contiguous(memory_format=layout_of(x)).numpy(),
         x.detach().numpy(),
         shift.detach().contiguous().numpy(),
         surrogate=surrogate.name,
@@ -215,7 +218,7 @@ def native_signed_conv(
     if surrogate is None or layer.weight.dtype != torch.float32 or not _is_binary(binarizer):
         return None
     shift = x.new_zeros(x.shape[1]) if shift is None else shift
-    latent_clip = _latent_clip(binarizer)
+    latent_clip = _latent_clip(layer)
     weight, scaled = layer.weight, type(binarizer) is ScaledSignWeight
     if latent_clip is None:
         weight = layer.effective_weight()

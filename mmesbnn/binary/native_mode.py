@@ -44,10 +44,12 @@ def use_native(enabled: bool = True) -> bool:
     float result only by the rounding of ``a`` times an integer. For ``a = 1`` there is no
     difference.
 
-    In training convolutions and linear layers run on the kernels as well. They store their
-    input and their weight as bits, and the kernels compute their gradients, which can be
-    differentiated once only. They are sums of real numbers, so they
-    differ from torch's gradients by the rounding of float32.
+    In training convolutions and linear layers run on the kernels as well, forward and backward.
+    They store their input and their weight as bits. So do signs and norms with what stands around
+    them in the units of BNext, ReActNet, Bi-Real Net and BinaryViT: copies, residuals, gates and
+    PReLUs. Their gradients can be differentiated once only. They are sums of real numbers, so
+    they differ from torch's by the rounding of float32, and so do results of norms. Layers with
+    hooks, or whose ``forward`` was replaced, run on torch's operators.
 
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
 

@@ -136,11 +136,14 @@ def native_norm(
         return None
     if residual is not None and residual.shape != (len(x), norm.num_features, *x.shape[2:]):
         return None
+    last = is_channels_last(x)
+    if last and with_means:
+        return None
     act = (shift_in, slope, shift_out)
     if not all(one is None or _is_per_channel(one, norm.num_features) for one in act):
         return None
     bias = norm.bias if shift_in is None else norm.bias + shift_in
-    settings = dict(copies=copies, channels_last=is_channels_last(x))
+    settings = dict(copies=copies, channels_last=last)
     y, means, stats = _Norm.apply(
         settings, norm.eps, with_means, x, norm.weight, bias, None, residual, slope, shift_out
     )

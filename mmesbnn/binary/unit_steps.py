@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from .expansion import is_channels_last
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
 from .native_conv import (
@@ -90,7 +89,7 @@ def activated_norm(
     Returns:
         ``y``, ``(N, copies C, H, W)``, and its mean, ``(N, copies C, 1, 1)``.
     """
-    if _is_own(act, ChannelPReLU) and not is_channels_last(x):
+    if _is_own(act, ChannelPReLU):
         slope = cast(ChannelPReLU, act).weight
         found = native_norm(x, norm, copies=copies, slope=slope, with_means=True)
         if found is not None and found[1] is not None:
@@ -173,10 +172,10 @@ def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Te
         linear: Linear layer.
     """
     y = None
-    if type(linear) is ShrunkLinear and is_plain(linear) and linear.bias is None:
-        width = linear.in_features * linear.expansion.groups
-        if _is_own(shift, LearnableShift) and shift.bias.shape == x.shape[-1:] == (width,):
-            groups = linear.expansion.groups
+    if is_native() and not is_seen(x) and type(linear) is ShrunkLinear and is_plain(linear):
+        groups = linear.expansion.groups
+        fits = shift.bias.shape == x.shape[-1:] == (linear.in_features * groups,)
+        if fits and _is_own(shift, LearnableShift) and linear.bias is None:
             y = native_signed_linear(x, shift.bias, linear.sign, linear, groups)
     return linear(shift(x)) if y is None else y
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmesbnn import native
 from mmesbnn.binary import (
+    BinaryConv2d,
     LearnableShift,
     RSign,
     ShrunkConv2d,
@@ -274,6 +275,33 @@ def test_a_drop_in_convolution_with_a_bias(calls):
         layer.zero_grad()
         assert_rounding(results(layer, map_, x, run), expected)
     assert calls == 2 * ['_SignedConv']
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('size', [(3, 3), (5, 3), (3, 5)])
+def test_results_of_one_pixel_or_channel(calls, channels, size):
+    torch.manual_seed(0)
+    layer = BinaryConv2d(6, channels, 3, weight_binarizer='plain_sign')
+    x = torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
+    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
+    expected = in_turn(results, layer, x, x, run)
+    layer.zero_grad()
+    assert_rounding(results(layer, x, x, run), expected)
+    assert calls == ['_SignedConv']
+
+
+def test_a_layer_with_weights_of_its_own(calls):
+    class Negated(BinaryConv2d):
+        def effective_weight(self):
+            return -super().effective_weight()
+
+    torch.manual_seed(0)
+    layer, x = Negated(8, 8, 3), torch.randn(2, 8, 5, 5)
+    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
+    expected = in_turn(results, layer, x, x, run)
+    layer.zero_grad()
+    assert_rounding(results(layer, x, x, run), expected)
+    assert calls == ['_SignedConv']
 
 
 def test_hooks_of_weights_are_called(calls):
