@@ -1,4 +1,4 @@
-"""What the units of binary networks do around a convolution, each as one step.
+"""Steps of a unit of a binary network around its convolution, each as one function.
 
 On the native kernels a training step makes few passes over memory. Everywhere else the layers run
 one after another. Values and gradients are the same, but for the rounding of float32.
