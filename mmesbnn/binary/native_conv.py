@@ -51,7 +51,7 @@ def are_float32(*modules: nn.Module) -> bool:
 def trains_natively(*maps: Tensor) -> bool:
     """Return whether a step of training with these maps can run on the native kernels.
 
-    They must all lie in memory as :func:`lie_channels_last` says for the first one.
+    They must all have the layout of the first one.
     """
     if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
         return False

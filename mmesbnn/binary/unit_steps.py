@@ -52,13 +52,15 @@ def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list
         sign: Sign.
         convs: Convolutions without signs of their own.
     """
-    if type(sign) is RSign and is_plain(sign):
-        found = [_native_conv(x, sign.shift, sign.sign, conv) for conv in convs]
-    else:
-        found = [_native_conv(x, None, sign, conv) for conv in convs]
-    done = [y for y in found if y is not None]
-    if len(done) == len(found):
-        return done
+    convs = list(convs)
+    if is_native():
+        shift, inner = None, sign
+        if type(sign) is RSign and is_plain(sign):
+            shift, inner = sign.shift, sign.sign
+        found = [_native_conv(x, shift, inner, conv) for conv in convs]
+        done = [y for y in found if y is not None]
+        if len(done) == len(convs):
+            return done
     signs = sign(x)
     return [conv(signs) for conv in convs]
 
@@ -89,7 +91,7 @@ def activated_norm(
     Returns:
         ``y``, ``(N, copies C, H, W)``, and its mean, ``(N, copies C, 1, 1)``.
     """
-    if _is_own(act, ChannelPReLU):
+    if is_native() and _is_own(act, ChannelPReLU):
         slope = cast(ChannelPReLU, act).weight
         found = native_norm(x, norm, copies=copies, slope=slope, with_means=True)
         if found is not None and found[1] is not None:
@@ -134,7 +136,7 @@ def residual_norm(
         copies: Number of copies.
         act: :class:`RPReLU`, or shift, PReLU, and shift. Default None: nothing.
     """
-    numbers = _numbers(act)
+    numbers = _numbers(act) if is_native() else None
     if numbers is not None:
         found = native_norm(x, norm, copies=copies, residual=residual, **numbers)
         if found is not None:
@@ -153,8 +155,8 @@ def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: n
         copies: Number of copies.
         act: :class:`RPReLU` of tokens.
     """
-    numbers = _numbers(act)
-    if numbers is not None and is_native() and not is_seen(x, residual):
+    numbers = _numbers(act) if is_native() and not is_seen(x, residual) else None
+    if numbers is not None:
         maps = [one.transpose(1, 2).unsqueeze(2) for one in (x, residual)]
         found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
         if found is not None:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmesbnn.binary import prelus
+from mmesbnn import native
+from mmesbnn.binary import prelus, use_native
 from mmesbnn.binary.prelus import ChannelPReLU, prelu
 
 
@@ -108,3 +109,29 @@ def test_only_the_input_and_the_slope_are_kept():
     assert {t.untyped_storage().data_ptr() for t in saved} == {
         t.untyped_storage().data_ptr() for t in (x, layer.weight)
     }
+
+
+@pytest.mark.skipif(not native.available(), reason='the native kernels are not compiled')
+@pytest.mark.parametrize('shape', [(3, 1, 1), (1, 3, 1, 1)])
+def test_native_gradients_are_the_same(shape, monkeypatch):
+    called = []
+
+    def recorded(*args, **kwargs):
+        called.append(1)
+        return native.prelu_gradients(*args, **kwargs)
+
+    monkeypatch.setattr(prelus, 'prelu_gradients', recorded)
+    leaves = [torch.randn(size).requires_grad_() for size in ((2, 3, 4, 5), shape)]
+    upstream, results = torch.randn(2, 3, 4, 5), []
+    for on in (False, True):
+        before = use_native(on)
+        try:
+            results.append(torch.autograd.grad(prelu(*leaves), leaves, upstream))
+            # a gradient that is differentiated again is torch's
+            torch.autograd.grad(prelu(*leaves), leaves, upstream, create_graph=True)
+        finally:
+            use_native(before)
+    assert called == [1]
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected)

@@ -154,6 +154,31 @@ def test_weights_of_other_values_are_not_packed():
     assert native.pack_weights(np.zeros((1, 2, 1, 1), np.float32)) is None
 
 
+def test_latent_weights_are_their_signs():
+    """Of any numbers; 0 is -1, as in a sign."""
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((33, 70, 3, 2)).astype(np.float32)
+    latent[rng.random(latent.shape) < 0.1] = 0
+    latent[0, 0, 0, 0] = np.inf
+    found = native.pack_weights(latent, latent=True, threads=2)
+    expected = native.pack_weights(np.where(latent > 0, 1, -1).astype(np.float32))
+    np.testing.assert_array_equal(found.words, expected.words)
+    assert (found.scales == 1).all()
+    latent[32, 69, 2, 1] = np.nan
+    assert native.pack_weights(latent, latent=True) is None
+    assert native.pack_weights(np.zeros((1, 2, 1, 1), np.float32), latent=True) is not None
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_a_nan_is_above_and_below_no_threshold(channels_last):
+    x, limits = np.full((2, 70, 3, 5), np.inf, np.float32), np.zeros(70, np.float32)
+    options = dict(thresholds=limits, strict=True)
+    assert native.pack_signs(laid_out(x, channels_last), **options) is not None
+    x[1, 69, 2, 4] = np.nan
+    assert native.pack_signs(laid_out(x, channels_last), **options) is None
+    assert native.pack_signs(laid_out(x, channels_last), thresholds=limits) is not None
+
+
 def test_wrong_arguments_are_named():
     x, weight = np.ones((1, 4, 5, 5), np.float32), np.ones((2, 4, 3, 3), np.float32)
     packed, kernels = native.pack_signs(x), native.pack_weights(weight)
