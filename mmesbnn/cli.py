@@ -304,12 +304,14 @@ def _status(main: Callable[[], int | None]) -> int | None:
     except Exception as error:
         if _Request.number is not None:  # an error caused by the signal
             return _stopped(error)
+        # before the rest is dropped, which lets an output that is full be written
+        of_output = isinstance(error, OSError) and _is_of_output(error)
         _flushed()
         if isinstance(error, BrokenPipeError):
             return 141
         if not isinstance(error, MENDABLE):
             raise
-        if isinstance(error, OSError) and _is_of_output(error):
+        if of_output and isinstance(error, OSError):
             return _fail(f'{error.strerror}: the standard output', 2)
         return _fail(sentence(error), 2)
     return status

@@ -262,10 +262,12 @@ def test_any_name_can_be_printed(tmp_path, encoding, expected):
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='there is no /dev/full')
 @pytest.mark.parametrize('count', [1, 10_000])
-def test_a_full_disk_behind_the_output_is_told(tmp_path, count):
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_a_full_disk_behind_the_output_is_told(tmp_path, count, unbuffered):
     with open('/dev/full', 'w') as full:
         code = f'def main():\n    for _ in range({count}): print("x" * 80)'
-        status, _, err = run(code, tmp_path, stdout=full)
+        env = {'PYTHONUNBUFFERED': unbuffered}
+        status, _, err = run(code, tmp_path, stdout=full, env=env)
     assert status == 2
     assert err == 'script.py: No space left on device: the standard output\n'
 
