@@ -29,7 +29,7 @@ from .inputs import check_tokens
 from .layers import LearnableShift, RPReLU, RSign
 from .levels import dorefa
 from .shrunk import ShrunkLinear
-from .tiled_norm import TiledBatchNorm2d, normalize_tiled
+from .tiled_norm import TiledBatchNorm2d
 from .tracing import whole_layer
 from .unit_steps import shifted_linear, token_norm
 
@@ -67,19 +67,6 @@ def tokens_of(x: Tensor) -> Tensor:
 def map_of(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the map ``(N, C, H, W)`` of tokens ``(N, H W, C)``, with ``size = (H, W)``."""
     return tokens.transpose(1, 2).unflatten(2, size)
-
-
-def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
-    """Compute ``norm(tile(x, copies))`` over the channels of tokens ``(N, L, C)``.
-
-    Args:
-        x: Small tokens.
-        norm: Norm of maps with ``copies * C`` channels: a :class:`TiledBatchNorm2d`, or
-            the norm that a tool has replaced it by.
-        copies: Number of copies. Default 1.
-    """
-    y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
-    return y.flatten(2).transpose(1, 2)
 
 
 class ResidualBinaryLinear(nn.Module):

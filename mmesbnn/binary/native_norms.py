@@ -154,14 +154,7 @@ def native_norm(
 def native_gated_norm(
     x: Tensor, gate: Tensor, residual: Tensor, norm: nn.Module, *, multiplies: bool
 ) -> Tensor | None:
-    """Compute ``norm(gate x) + residual``, or ``norm(gate x residual) + residual``.
-
-    Args:
-        x: Map ``(N, C, H, W)``.
-        gate: ``(N, C, 1, 1)``.
-        residual: Map of ``x``'s shape.
-        norm: Norm of ``C`` channels.
-        multiplies: Whether the normalised map is multiplied by the residual.
+    """Compute :func:`mmesbnn.binary.unit_steps.gated_norm`, whose arguments it has.
 
     Returns:
         Result; None where torch's operators must run.

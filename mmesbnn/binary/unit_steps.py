@@ -25,7 +25,7 @@ from .native_norms import native_gated_norm, native_norm
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
-from .tiled_norm import normalize_tiled
+from .tiled_norm import normalize_tiled, normalize_tokens
 
 
 def _native_conv(
@@ -161,8 +161,7 @@ def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: n
         found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
         if found is not None:
             return found[0].flatten(2).transpose(1, 2)
-    y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
-    return act(y.flatten(2).transpose(1, 2) + residual)
+    return act(normalize_tokens(x, norm, copies) + residual)
 
 
 def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Tensor:

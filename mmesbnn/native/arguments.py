@@ -15,8 +15,7 @@ Pair = tuple[int, int]
 def pointer(array: np.ndarray, kind: type) -> ctypes._Pointer[Any]:
     """Return the address of an array's entries. The caller keeps the array while it is used.
 
-    ``data_as`` would keep it in a cycle of objects, for which Python's garbage collector runs: that
-    took a tenth of the time of small calls.
+    ``data_as`` would leave a cycle of objects, for which Python's garbage collector runs.
     """
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 

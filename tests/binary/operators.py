@@ -1,8 +1,9 @@
-"""A dispatch mode that records the operators that torch computes."""
+"""A dispatch mode that records the operators that torch computes, and calls without the kernels."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmesbnn.binary import use_native
 from mmesbnn.binary.functional import BINARY_CONV2D
 
 CONVOLUTIONS = (BINARY_CONV2D, torch.ops.aten.convolution.default)
@@ -45,3 +46,12 @@ def saved_bytes(run, model, recompute):
     size = sum(t.untyped_storage().nbytes() for k, t in storages.items() if k not in own)
     y.sum().backward()
     return size
+
+
+def without_kernels(function, *args):
+    """Call a function while the native kernels are switched off."""
+    before = use_native(False)
+    try:
+        return function(*args)
+    finally:
+        use_native(before)

@@ -19,8 +19,8 @@ from mmesbnn.binary import (
     sign,
     tile,
 )
-from mmesbnn.binary.attention import normalize_tokens
 from mmesbnn.binary.functional import BINARY_MATMUL
+from mmesbnn.binary.tiled_norm import normalize_tokens
 from tests.binary.operators import Recorder
 
 # (expanded_in, expanded_out)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn import native
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
@@ -16,10 +15,10 @@ from mmesbnn.binary import (
     use_native,
 )
 from mmesbnn.models.backbones import BNext
+from tests.binary.operators import without_kernels
+from tests.native.signs import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    not native.available(), reason='the native kernels are not compiled'
-)
+pytestmark = needs_kernels
 
 
 @pytest.fixture
@@ -38,27 +37,19 @@ def calls(monkeypatch):
     use_native(before)
 
 
-def floats(function, *args):
-    before = use_native(False)
-    try:
-        return function(*args)
-    finally:
-        use_native(before)
-
-
 @pytest.mark.parametrize('pad_value', [-1, 0, 1])
 @torch.no_grad()
 def test_convolution(calls, pad_value):
     layer = BinaryConv2d(24, 16, 3, 2, 1, groups=2, bias=True, pad_value=pad_value)
     x = torch.randn(2, 24, 9, 7)
-    torch.testing.assert_close(layer(x), floats(layer, x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer(x), without_kernels(layer, x), rtol=1e-6, atol=1e-6)
     assert len(calls) == 1
 
 
 @torch.no_grad()
 def test_linear(calls):
     layer, x = BinaryLinear(70, 9), torch.randn(2, 5, 70)
-    torch.testing.assert_close(layer(x), floats(layer, x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer(x), without_kernels(layer, x), rtol=1e-6, atol=1e-6)
     assert len(calls) == 1
 
 
@@ -69,7 +60,7 @@ def test_network(calls):
         if name.endswith('temperature'):
             buffer.fill_(1e-9)
     x = torch.randn(2, 3, 64, 64)
-    (y,), (expected,) = network(x), floats(network, x)
+    (y,), (expected,) = network(x), without_kernels(network, x)
     # weights are +-1 and so are inputs: not even rounding differs
     torch.testing.assert_close(y, expected, rtol=0, atol=0)
     layers = [m for m in network.modules() if isinstance(m, BinaryConv2d)]
@@ -131,7 +122,7 @@ def assert_rounding(found, expected):
 def test_training_computes_the_same(calls, pad_value):
     torch.manual_seed(0)
     unit, x = Unit(pad_value), torch.randn(3, 70, 9, 7)
-    expected = floats(gradients, unit, x)
+    expected = without_kernels(gradients, unit, x)
     assert not calls
     found = gradients(unit, x)
     assert len(calls) == 3
@@ -143,7 +134,7 @@ def test_training_with_scaled_weights_differs_by_rounding(calls):
     torch.manual_seed(0)
     layer = BinaryConv2d(70, 24, 3, weight_binarizer='scaled_sign')
     x = torch.randn(3, 70, 9, 7)
-    expected = floats(gradients, layer, x)
+    expected = without_kernels(gradients, layer, x)
     assert_rounding(gradients(layer, x), expected)
     assert len(calls) == 1
 
@@ -151,7 +142,7 @@ def test_training_with_scaled_weights_differs_by_rounding(calls):
 def test_recomputation_computes_the_same(calls):
     torch.manual_seed(0)
     unit, x = Unit(), torch.randn(3, 70, 9, 7)
-    expected = floats(gradients, unit, x)
+    expected = without_kernels(gradients, unit, x)
     found = gradients(unit, x, lambda x: recompute_elementwise(unit, x))
     assert len(calls) == 5  # the result of the first one, which sums most products, is kept
     assert_rounding(found, expected)
@@ -182,7 +173,7 @@ def test_gradients_are_computed_on_bits(calls, monkeypatch):
 def test_training_a_linear_layer_computes_the_same(calls, shape):
     torch.manual_seed(0)
     layer, x = BinaryLinear(70, 33, weight_binarizer='plain_sign'), torch.randn(shape)
-    expected, found = floats(gradients, layer, x), gradients(layer, x)
+    expected, found = without_kernels(gradients, layer, x), gradients(layer, x)
     assert found[0].shape == (*shape[:-1], 33)
     assert len(calls) == (x.numel() > 0)
     if x.numel():
@@ -221,7 +212,7 @@ def stored(run):
 def test_operators_store_bits(calls, operator, sizes):
     x, weight = (sign(torch.randn(size)).requires_grad_() for size in sizes)
     entries = [weight.numel(), x.numel()]
-    assert floats(stored, lambda: operator(x, weight)) == [4 * n for n in entries]
+    assert without_kernels(stored, lambda: operator(x, weight)) == [4 * n for n in entries]
     scales = 4 * len(weight)
     assert stored(lambda: operator(x, weight)) == sorted([scales, *(n // 8 for n in entries)])
 

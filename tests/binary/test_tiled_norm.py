@@ -14,8 +14,8 @@ from mmesbnn.binary import (
     redraw_signs,
     tile,
 )
-from mmesbnn.binary.attention import normalize_tokens
 from mmesbnn.binary.expansion import copy_signs
+from mmesbnn.binary.tiled_norm import normalize_tokens
 from tests.binary.es_reference import assert_same, double, output_and_gradients
 
 

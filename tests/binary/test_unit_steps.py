@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn import native
 from mmesbnn.binary import (
     BinaryConv2d,
     LearnableShift,
@@ -33,10 +32,10 @@ from mmesbnn.binary.unit_steps import (
 )
 from mmesbnn.binary.weights import RealWeight
 from mmesbnn.models.backbones import BNext, ReActNet
+from tests.binary.operators import without_kernels
+from tests.native.signs import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    not native.available(), reason='the native kernels are not compiled'
-)
+pytestmark = needs_kernels
 
 
 @pytest.fixture
@@ -56,14 +55,6 @@ def calls(monkeypatch):
     before = use_native()
     yield done
     use_native(before)
-
-
-def in_turn(function, *args):
-    before = use_native(False)
-    try:
-        return function(*args)
-    finally:
-        use_native(before)
 
 
 class Step(nn.Module):
@@ -136,6 +127,18 @@ def assert_rounding(found, expected):
             torch.testing.assert_close(found[name], theirs, rtol=0, atol=bound, msg=name)
 
 
+def assert_layer_trains_alike(layer, x):
+    """Compare a step of a layer on the kernels with one without them."""
+
+    def run(x, unused):
+        return layer(x) + 0 * unused.sum()
+
+    layer.zero_grad()
+    expected = without_kernels(results, layer, x, x, run)
+    layer.zero_grad()
+    assert_rounding(results(layer, x, x, run), expected)
+
+
 def inputs(*size):
     torch.manual_seed(0)
     return torch.randn(*size) * 2, torch.rand(size[0], size[1], 1, 1)
@@ -148,7 +151,7 @@ def inputs(*size):
 def test_a_step_is_its_layers_in_turn(calls, kind, copies, sign, weight):
     x, gate = inputs(3, 16, 7, 9)
     step = Step(kind, sign, weight, copies)
-    expected = in_turn(results, copy.deepcopy(step), x, gate)
+    expected = without_kernels(results, copy.deepcopy(step), x, gate)
     assert not calls
     assert_rounding(results(step, x, gate), expected)
     assert calls == [KINDS[kind]]
@@ -159,7 +162,7 @@ def test_recomputation_gives_the_same(calls, kind, monkeypatch):
     monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
     x, gate = inputs(2, 16, 6, 6)
     step = Step(kind)
-    expected = in_turn(results, copy.deepcopy(step), x, gate)
+    expected = without_kernels(results, copy.deepcopy(step), x, gate)
     convolved = []
     compute = native_conv._convolve
     monkeypatch.setattr(
@@ -241,7 +244,7 @@ def test_a_linear_unit_is_its_layers_in_turn(calls, weight, expanded, options, m
         nn.init.normal_(parameter)
     x = torch.randn(2, 9, 12 * (factor if expanded else 1))
     residual = torch.randn(2, 9, unit.norm.num_features)
-    expected = in_turn(results, copy.deepcopy(unit), x, residual)
+    expected = without_kernels(results, copy.deepcopy(unit), x, residual)
     assert not calls
     assert_rounding(results(copy.deepcopy(unit), x, residual), expected)
     assert calls == ['_SignedConv', '_Norm']
@@ -257,10 +260,7 @@ def test_a_linear_layer_with_a_sign_of_its_own(calls):
     torch.manual_seed(0)
     layer = ShrunkLinear(12, 8, bias=True, expansion=Expansion(2, 2))
     x = torch.randn(3, 5, 48)
-    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
-    expected = in_turn(results, layer, x, x, run)
-    layer.zero_grad()
-    assert_rounding(results(layer, x, x, run), expected)
+    assert_layer_trains_alike(layer, x)
     assert calls == ['_SignedConv']
 
 
@@ -268,12 +268,8 @@ def test_a_drop_in_convolution_with_a_bias(calls):
     torch.manual_seed(0)
     layer = ShrunkConv2d(8, 8, 3, 2, 1, bias=True, expansion=Expansion(2), pad_value=-1)
     x = torch.randn(3, 16, 7, 6)
-    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
     for map_ in (x, x.contiguous(memory_format=torch.channels_last)):
-        layer.zero_grad()
-        expected = in_turn(results, layer, map_, x, run)
-        layer.zero_grad()
-        assert_rounding(results(layer, map_, x, run), expected)
+        assert_layer_trains_alike(layer, map_)
     assert calls == 2 * ['_SignedConv']
 
 
@@ -283,10 +279,7 @@ def test_results_of_one_pixel_or_channel(calls, channels, size):
     torch.manual_seed(0)
     layer = BinaryConv2d(6, channels, 3, weight_binarizer='plain_sign')
     x = torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
-    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
-    expected = in_turn(results, layer, x, x, run)
-    layer.zero_grad()
-    assert_rounding(results(layer, x, x, run), expected)
+    assert_layer_trains_alike(layer, x)
     assert calls == ['_SignedConv']
 
 
@@ -297,10 +290,7 @@ def test_a_layer_with_weights_of_its_own(calls):
 
     torch.manual_seed(0)
     layer, x = Negated(8, 8, 3), torch.randn(2, 8, 5, 5)
-    run = lambda x, gate: layer(x) + 0 * gate.sum()  # noqa: E731
-    expected = in_turn(results, layer, x, x, run)
-    layer.zero_grad()
-    assert_rounding(results(layer, x, x, run), expected)
+    assert_layer_trains_alike(layer, x)
     assert calls == ['_SignedConv']
 
 
@@ -366,7 +356,7 @@ def test_gradients_of_a_residual_are_its_own(calls):
         return torch.autograd.grad((y * other).sum(), leaf)[0]
 
     steps = [Step('plain residual'), Step('gated')]
-    expected = in_turn(run, copy.deepcopy(steps))
+    expected = without_kernels(run, copy.deepcopy(steps))
     torch.testing.assert_close(run(steps), expected, rtol=1e-4, atol=1e-4)
     assert len(calls) == 4
 
@@ -380,7 +370,7 @@ def test_a_kept_result_that_was_changed_in_place_is_computed_again(calls, monkey
         return module(x, gate).add_(1).sin()
 
     other = copy.deepcopy(step)
-    expected = in_turn(results, other, x, gate, lambda x, gate: run(x, gate, other))
+    expected = without_kernels(results, other, x, gate, lambda x, gate: run(x, gate, other))
     found = results(step, x, gate, lambda x, gate: recompute_elementwise(lambda x: run(x, gate), x))
     assert calls == 2 * ['_SignedConv']
     assert_rounding(found, expected)
@@ -389,12 +379,12 @@ def test_a_kept_result_that_was_changed_in_place_is_computed_again(calls, monkey
 def test_two_convolutions_of_a_sign(calls):
     x, _ = inputs(2, 16, 5, 5)
     step, other = Step('signed'), Step('signed')
-    expected = in_turn(signed_convs, x, step.sign, [step.conv, other.conv])
+    expected = without_kernels(signed_convs, x, step.sign, [step.conv, other.conv])
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
         torch.testing.assert_close(found, theirs)
     assert calls == 2 * ['_SignedConv']
     nn.init.zeros_(other.conv.weight)
-    expected[1] = in_turn(other.conv, step.sign(x))
+    expected[1] = without_kernels(other.conv, step.sign(x))
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
         torch.testing.assert_close(found, theirs)
     assert len(calls) == 3
@@ -433,7 +423,7 @@ def test_channels_last_give_the_same(calls, kind):
     x, gate = inputs(2, 16, 6, 7)
     step = Step(kind)
     last = x.contiguous(memory_format=torch.channels_last)
-    expected = in_turn(results, copy.deepcopy(step), last, gate)
+    expected = without_kernels(results, copy.deepcopy(step), last, gate)
     assert_rounding(results(step, last, gate), expected)
     # gates and means have pixels of a channel side by side
     assert calls == ([] if kind in ('activated', 'gated', 'product') else [KINDS[kind]])
@@ -461,7 +451,7 @@ def test_momentum_none_is_the_mean_of_all_batches(calls):
     x, gate = inputs(4, 16, 5, 5)
     for half in x.chunk(2):
         steps[0](half, gate[:2])
-        in_turn(steps[1], half, gate[:2])
+        without_kernels(steps[1], half, gate[:2])
     for ours, theirs in zip(steps[0].norm.buffers(), steps[1].norm.buffers()):
         torch.testing.assert_close(ours, theirs)
     assert len(calls) == 2
@@ -472,7 +462,7 @@ def test_only_the_means_are_used(calls):
     x, _ = inputs(2, 4, 5, 5)
     leaf = x.requires_grad_()
     found = []
-    for run in (lambda f: f(), lambda f: in_turn(f)):
+    for run in (lambda f: f(), lambda f: without_kernels(f)):
         _, mean = run(lambda: unit_steps.activated_norm(leaf, step.norm, step.act[1], 4))
         found.append(torch.autograd.grad(mean.square().sum(), leaf)[0])
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)

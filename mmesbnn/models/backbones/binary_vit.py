@@ -26,10 +26,11 @@ from ...binary import (
     tile,
 )
 from ...binary.arguments import BUILT
-from ...binary.attention import RESIDUAL_POOLS, map_of, normalize_tokens, tokens_of
+from ...binary.attention import RESIDUAL_POOLS, map_of, tokens_of
 from ...binary.entries import with_zero
 from ...binary.expansion import spread_thresholds
 from ...binary.inputs import check_maps
+from ...binary.tiled_norm import normalize_tokens
 from ...binary.tracing import whole_layer
 from ...checks import either, none, one_of, pair, positive_int, sequence
 from .base import (

@@ -1,11 +1,11 @@
 // Training steps of a batch norm with what stands around it, and of a sign with its shift: few passes
 // over memory, channel by channel, so that later passes over a channel find it in the cache.
 #include <algorithm>
-#include <cmath>
 
 #include "api.h"
 #include "arguments.h"
 #include "kernels.h"
+#include "moments.h"
 #include "pool.h"
 
 using namespace mmesbnn;
@@ -80,20 +80,13 @@ struct Forward : NormOperands {
 
   // Writes mean, inverse of the standard deviation, and variance of a channel.
   void measure(int64_t channel) const {
-    double seen = 0.0, mean = 0.0, squares = 0.0;
+    AllMoments all;
     float memory[kPart];
     for_parts(sizes, [&](int64_t image, int64_t begin, int64_t count) {
       const float* z = z_of(image, channel, begin, count, memory);
-      const Moments found = chosen_kernels().moments(z, count);
-      const double number = static_cast<double>(count), away = found.mean - mean;
-      seen += number;
-      mean += away * number / seen;
-      squares += found.squares + away * away * number * (seen - number) / seen;
+      all.add(chosen_kernels().moments(z, count), count);
     });
-    const double variance = squares / seen;
-    stats[channel] = static_cast<float>(mean);
-    stats[sizes.channels + channel] = static_cast<float>(1.0 / std::sqrt(variance + eps));
-    stats[2 * sizes.channels + channel] = static_cast<float>(variance);
+    all.write(eps, sizes.channels, stats + channel);
   }
 
   void write(int64_t channel) const {
@@ -207,8 +200,6 @@ struct Backward : NormOperands {
     });
   }
 };
-
-enum Surrogate { kWindow = 0, kTriangle = 1 };
 
 }  // namespace
 

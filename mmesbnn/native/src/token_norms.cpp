@@ -2,13 +2,13 @@
 // as tokens. PartSums of each channel are made of a few pixels at a time, and these are added in order,
 // so they do not depend on the number of threads.
 #include <algorithm>
-#include <cmath>
 #include <new>
 #include <vector>
 
 #include "api.h"
 #include "arguments.h"
 #include "kernels.h"
+#include "moments.h"
 #include "pool.h"
 
 using namespace mmesbnn;
@@ -93,19 +93,15 @@ struct TokenNorm {
                           squares.of(part));
     });
     for (int64_t c = 0; c < channels; ++c) {
-      double seen = 0.0, mean = 0.0, sum = 0.0;
+      AllMoments all;
       for (int64_t part = 0; part < parts; ++part) {
-        const double number = static_cast<double>(std::min(kSome, pixels - part * kSome));
-        const double error = distances.of(part)[c] / number;
-        const double away = near.of(part)[c] + error - mean;
-        seen += number;
-        mean += away * number / seen;
-        sum += squares.of(part)[c] - number * error * error +
-               away * away * number * (seen - number) / seen;
+        const int64_t count = std::min(kSome, pixels - part * kSome);
+        const double error = distances.of(part)[c] / static_cast<double>(count);
+        all.add({near.of(part)[c] + error,
+                 squares.of(part)[c] - static_cast<double>(count) * error * error},
+                count);
       }
-      stats[c] = static_cast<float>(mean);
-      stats[channels + c] = static_cast<float>(1.0 / std::sqrt(sum / seen + eps));
-      stats[2 * channels + c] = static_cast<float>(sum / seen);
+      all.write(eps, channels, stats + c);
     }
   }
 
@@ -207,15 +203,15 @@ API int mmesbnn_normalize_tokens_gradients(const float* x, int64_t pixels, int64
 API int mmesbnn_sign_gradient_tokens(const float* grad, const float* x, int64_t pixels,
                                      int64_t channels, const float* shift, int surrogate,
                                      float clip, int threads, float* out, float* of_shift) {
-  if (product({pixels, channels, sizeof(float)}) < 0 || threads < 1 || surrogate < 0 ||
-      surrogate > 1)
+  if (product({pixels, channels, sizeof(float)}) < 0 || threads < 1 ||
+      (surrogate != kWindow && surrogate != kTriangle))
     return kBadSize;
   try {
     PartSums sums(pixels, channels);
     for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
       for (int64_t at = first * channels; at < last * channels; at += channels)
-        if (surrogate == 0)
+        if (surrogate == kWindow)
           use.window_pixel(grad + at, x + at, shift, clip, channels, out + at, sums.of(part));
         else
           use.triangle_pixel(grad + at, x + at, shift, channels, out + at, sums.of(part));
