@@ -43,7 +43,7 @@ def step_on(device, model, inputs):
     return [o.detach().cpu() for o in outputs], gradients
 
 
-def check_same_step(model, inputs):
+def check_same_step(model, inputs, tolerance=1e-6):
     outputs, gradients = step_on('cpu', model, inputs)
     on_gpu, gradients_on_gpu = step_on('cuda', model, inputs)
     for ours, theirs in zip(on_gpu, outputs, strict=True):
@@ -51,8 +51,8 @@ def check_same_step(model, inputs):
     assert gradients_on_gpu.keys() == gradients.keys()
     for name, gradient in gradients.items():
         error = (gradients_on_gpu[name] - gradient).norm()
-        # diffusers embeds times in float32; a bias before a norm has a gradient of 0
-        assert error < 1e-6 * gradient.norm() + 1e-9, f'{name}: {error} of {gradient.norm()}'
+        # a bias before a norm has a gradient of 0
+        assert error < tolerance * gradient.norm() + 1e-9, f'{name}: {error} of {gradient.norm()}'
 
 
 @pytest.mark.parametrize('name', families.NAMES)
@@ -62,7 +62,8 @@ def test_outputs_and_gradients_are_those_of_the_cpu(name):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0  # devices draw other numbers
-    check_same_step(model, inputs)
+    # diffusers embeds times in float32
+    check_same_step(model, inputs, 1e-4 if name == 'diffusers-unet' else 1e-6)
 
 
 @every_backbone

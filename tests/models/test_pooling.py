@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmesbnn.models.layers.pooling import AveragePool, MaxPool
+from mmesbnn.models.layers.pooling import AveragePool, MaxPool, padded_average
 
 
 def average(x):
@@ -57,3 +58,36 @@ def test_nan_stays_in_its_window():
     x = torch.zeros(1, 1, 4, 4, requires_grad=True)
     y = AveragePool()(x + torch.full((4, 4), 0.0).index_fill(1, torch.tensor(3), float('nan')))
     assert y.isnan().tolist() == [[[[False, True], [False, True]]]]
+
+
+@pytest.mark.parametrize('kernel', [(1, 3), (5, 1), (3, 3)])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_a_padded_average_counts_zeros(kernel, layout):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    kernels = torch.full((3, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=torch.float64)
+    means = F.conv2d(x, kernels, padding='same', groups=3)
+    torch.testing.assert_close(padded_average(x, kernel), means, rtol=1e-12, atol=1e-12)
+
+
+class Paddings(TorchDispatchMode):
+    """Note the paddings of average poolings."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.avg_pool2d.default:
+            self.seen.append(list(args[3]) if len(args) > 3 else [0, 0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_accelerator_pads_a_channels_last_average():
+    # torch's gradient of it is wrong on a GPU; a meta tensor is on no CPU either
+    x = torch.empty(2, 3, 4, 5, device='meta')
+    with Paddings() as paddings:
+        y = padded_average(x.contiguous(memory_format=torch.channels_last), (3, 1))
+        padded_average(x, (3, 1))
+    assert paddings.seen == [[0, 0], [1, 0]]
+    assert y.shape == x.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)

@@ -33,6 +33,7 @@ from ...binary.inputs import check_maps
 from ...binary.tiled_norm import normalize_tokens
 from ...binary.tracing import whole_layer
 from ...checks import either, none, one_of, pair, positive_int, sequence
+from ..layers.pooling import padded_average
 from .base import (
     BackboneOptions,
     ESBackbone,
@@ -278,8 +279,7 @@ class PoolBranches(nn.Module):
         """Add the branches of the tokens ``x`` to ``y``."""
         x = map_of(x, size)
         for kernel, scale in zip(self.kernels, self.scales):
-            padding = (kernel[0] // 2, kernel[1] // 2)
-            y = y + scale(tokens_of(F.avg_pool2d(x, kernel, 1, padding)))
+            y = y + scale(tokens_of(padded_average(x, kernel)))
         return y
 
 
