@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from es import training
-from es.drawing import along
+from es.drawing import along, line_labels
 from es.forms import BASELINE, FAMILIES, Form, Setting, form_of
 from es.networks import Network
 from es.presets import PRESETS
@@ -192,3 +192,13 @@ def test_lines_of_the_picture_have_several_places(tmp_path):
     assert [sorted(x) for x in along('width', compared).values()] == [[16, 32]]
     assert [sorted(x) for x in along('tau', compared).values()] == [[2, 4]]
     assert along('iters', compared) == {}
+
+
+def test_labels_of_lines_name_what_differs():
+    wide, form = replace(TINY, width=32), form_of('2x1+balanced')
+    alone = f'{TINY.family} {TINY.task} balanced'
+    assert line_labels('width', [(TINY, form)]) == [alone]
+    assert line_labels('tau', [(TINY, form), (wide, form)]) == [
+        f'{alone}, {TINY.width} channels, {TINY.depth} units',
+        f'{alone}, 32 channels, {TINY.depth} units',
+    ]

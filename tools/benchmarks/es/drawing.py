@@ -95,14 +95,25 @@ def along(axis: str, rows: list[Row]) -> dict[Line, dict[int, PairedDifference]]
     return found
 
 
+def line_labels(axis: str, lines: list[Line]) -> list[str]:
+    """Return a label for each line, with its size where labels would be alike."""
+    short = []
+    for setting, form in lines:
+        name = replace(form, tau=2) if axis == 'tau' else form
+        short.append(f'{setting.family} {setting.task} {str(name).removeprefix("2x1+")}')
+    sizes = [f', {setting.width} channels, {setting.depth} units' for setting, _ in lines]
+    return [
+        label + size if short.count(label) > 1 else label for label, size in zip(short, sizes)
+    ]
+
+
 def _panel(panel: Any, axis: str, lines: dict[Line, dict[int, PairedDifference]]) -> None:
     places = sorted({place for points in lines.values() for place in points})
-    for i, ((setting, form), points) in enumerate(lines.items()):
+    labels = line_labels(axis, list(lines))
+    for i, (points, label) in enumerate(zip(lines.values(), labels)):
         xs = sorted(points)
         ys = [points[x].mean for x in xs]
         errors = [[points[x].mean - points[x].low if points[x].pairs > 1 else 0 for x in xs]] * 2
-        name = replace(form, tau=2) if axis == 'tau' else form
-        label = f'{setting.family} {setting.task} {str(name).removeprefix("2x1+")}'
         panel.errorbar(xs, ys, errors, marker='o', capsize=3, color=f'C{i}', label=label)
     panel.axhline(0, color='black', linewidth=1)
     panel.set_xscale('log', base=2)
