@@ -102,9 +102,7 @@ def line_labels(axis: str, lines: list[Line]) -> list[str]:
         name = replace(form, tau=2) if axis == 'tau' else form
         short.append(f'{setting.family} {setting.task} {str(name).removeprefix("2x1+")}')
     sizes = [f', {setting.width} channels, {setting.depth} units' for setting, _ in lines]
-    return [
-        label + size if short.count(label) > 1 else label for label, size in zip(short, sizes)
-    ]
+    return [label + size if short.count(label) > 1 else label for label, size in zip(short, sizes)]
 
 
 def _panel(panel: Any, axis: str, lines: dict[Line, dict[int, PairedDifference]]) -> None:
