@@ -89,16 +89,21 @@ class _Step(NamedTuple):
     Attributes:
         signs: Packed signs of the input.
         kernels: Packed effective weight.
-        y: Result.
+        sums: Sums of products of signs, which the scales of the kernels have not met.
     """
 
     signs: Packed
     kernels: PackedWeights
-    y: Tensor
+    sums: Tensor
 
-    def is_valid(self) -> bool:
-        """Return whether nobody has changed ``y`` in place."""
-        return self.y._version == 0
+    def small(self) -> _Step:
+        """Return the step with sums of 16 bits."""
+        return self._replace(sums=self.sums.to(torch.int16))
+
+    def result(self) -> Tensor:
+        """Compute the result, in place of the sums if they are numbers of 32 bits."""
+        y, scales = self.sums.to(torch.float32), torch.from_numpy(self.kernels.scales)
+        return y if (scales == 1).all() else y.mul_(scales.view(-1, 1, 1))
 
 
 def _latent_clip(layer: Any) -> float | None:
@@ -132,8 +137,9 @@ def _convolve(
     if kernels is None or signs is None:
         return None
     last = is_channels_last(x)
-    y = convolve_packed(signs, kernels, stride, padding, dilation, pad_value, channels_last=last)
-    return _Step(signs, kernels, y)
+    window = stride, padding, dilation, pad_value
+    sums = convolve_packed(signs, kernels, *window, channels_last=last, scaled=False)
+    return _Step(signs, kernels, sums)
 
 
 class _SignedConv(torch.autograd.Function):
@@ -153,7 +159,7 @@ class _SignedConv(torch.autograd.Function):
         ctx.settings, ctx.surrogate, ctx.latent_clip = settings, surrogate, latent_clip
         ctx.kernel_size = step.kernels.kernel_size
         ctx.save_for_backward(x, shift, weight, *bits_to_save(step.signs, step.kernels))
-        return step.y.detach()  # torch lets it be changed in place, unlike a view
+        return step.result().detach()  # torch lets it be changed in place, unlike a view
 
     @staticmethod
     @once_differentiable

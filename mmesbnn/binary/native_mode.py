@@ -158,10 +158,12 @@ def convolve_packed(
     pad_value: float,
     *,
     channels_last: bool = False,
+    scaled: bool = True,
 ) -> Tensor:
     """Convolve packed operands; other arguments as ``mmesbnn::binary_conv2d``.
 
-    With ``channels_last`` the result has that layout.
+    With ``channels_last`` the result has that layout. Without ``scaled`` it is the sums of products
+    of signs.
     """
     y = convolve(
         signs,
@@ -171,6 +173,7 @@ def convolve_packed(
         dilation=(dilation[0], dilation[1]),
         pad_value=int(pad_value),
         channels_last=channels_last,
+        scaled=scaled,
         threads=torch.get_num_threads(),
     )
     return torch.from_numpy(y)

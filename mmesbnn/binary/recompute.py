@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,14 @@ from torch.utils.checkpoint import (
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
 FEW_PRODUCTS = 256
+#: Sums of so many products of signs fit into 16 bits.
+MOST_PRODUCTS = 2**15 - 1
 
 #: Whether compiled code runs both passes in one graph, without the flag of
 #: :func:`is_recomputing`, and so updates running statistics twice.
@@ -99,7 +104,7 @@ def _selective() -> tuple[Any, Any]:
 
 
 class KeptResults:
-    """Results of the native convolutions of a segment, in the order of their calls."""
+    """Small forms of results of a segment's native convolutions, in the order of their calls."""
 
     def __init__(self) -> None:
         self.results: list[Any] = []
@@ -128,8 +133,8 @@ class _Keeping:
 class Result(Protocol):
     """Result of a native convolution that can be kept."""
 
-    def is_valid(self) -> bool:
-        """Return whether it is still what was computed."""
+    def small(self) -> Self:
+        """Return the same result in half of the memory."""
 
 
 _Result = TypeVar('_Result', bound=Result)
@@ -138,20 +143,20 @@ _Result = TypeVar('_Result', bound=Result)
 def keep_result(compute: Callable[[], _Result | None], products: int) -> _Result | None:
     """Return ``compute()``; in a recomputation on the native kernels, what it returned before.
 
-    Outside of recomputed segments nothing is kept, nor for few products: see :func:`is_kept`.
+    Outside of recomputed segments nothing is kept, nor where sums do not fit into 16 bits.
 
     Args:
         compute: Function without arguments, which is called in both passes or in neither.
         products: Number of products that a value of the result sums.
     """
-    if _kept is None or products <= FEW_PRODUCTS:
+    if _kept is None or products > MOST_PRODUCTS:
         return compute()
     if not _recomputing:
-        _kept.results.append(compute())
-        return _kept.results[-1]
+        result = compute()
+        _kept.results.append(None if result is None else result.small())
+        return result
     _kept.next += 1
-    result = _kept.results[_kept.next - 1]
-    return result if result is None or result.is_valid() else compute()
+    return _kept.results[_kept.next - 1]
 
 
 def _whole() -> tuple[Any, Any]:
@@ -179,8 +184,9 @@ def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Te
     """Run ``function(x)``; store only outputs of convolutions and binary linear layers.
 
     Of these, only outputs that sum more than ``FEW_PRODUCTS`` products are stored, see
-    :func:`is_kept`; on a GPU nothing but ``x``, see :func:`keeps_convolutions`. The result and the
-    gradients are those of ``function(x)``. All other operations run again in the backward pass.
+    :func:`is_kept`; on the native kernels all, as integers of 16 bits; on a GPU nothing but ``x``,
+    see :func:`keeps_convolutions`. The result and the gradients are those of ``function(x)``. All
+    other operations run again in the backward pass.
     ``torch.compile`` before torch 2.9 chooses itself what to store.
 
     Args:

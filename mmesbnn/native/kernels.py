@@ -187,6 +187,7 @@ def convolve(
     dilation: Pair = (1, 1),
     pad_value: int = 0,
     channels_last: bool = False,
+    scaled: bool = True,
     threads: int = 1,
 ) -> np.ndarray:
     """Convolve signs with binary weights: ``y = a * (equal bits - differing bits)``.
@@ -203,6 +204,7 @@ def convolve(
         pad_value: Value of padded pixels: -1, 0 or 1. Default 0: they add nothing.
         channels_last: Whether the channels of the result lie side by side in memory. Default
             False.
+        scaled: Whether sums are multiplied by the scales ``a`` of the kernels. Default True.
         threads: Number of threads. Default 1.
 
     Returns:
@@ -230,7 +232,7 @@ def convolve(
         len(weights.scales) // groups,
         pointer(geometry, ctypes.c_int32),
         check_pad_value(pad_value),
-        floats(weights.scales),
+        floats(weights.scales) if scaled else None,
         *sizes,
         channels_last,
         check_threads(threads),

@@ -159,7 +159,6 @@ def test_a_step_is_its_layers_in_turn(calls, kind, copies, sign, weight):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_recomputation_gives_the_same(calls, kind, monkeypatch):
-    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
     x, gate = inputs(2, 16, 6, 6)
     step = Step(kind)
     expected = without_kernels(results, copy.deepcopy(step), x, gate)
@@ -178,18 +177,57 @@ def test_recomputation_gives_the_same(calls, kind, monkeypatch):
     assert len(convolved) == (KINDS[kind] == '_SignedConv')
 
 
-def test_few_products_are_computed_again(calls, monkeypatch):
+def test_sums_of_more_than_16_bits_are_computed_again(calls, monkeypatch):
     x, gate = inputs(2, 16, 6, 6)
     step, convolved = Step('signed'), []
     compute = native_conv._convolve
     monkeypatch.setattr(
         native_conv, '_convolve', lambda *args: convolved.append(1) or compute(*args)
     )
-    for limit, runs in ((16 * 9, 2), (16 * 9 - 1, 1)):
+    for limit, runs in ((16 * 9, 1), (16 * 9 - 1, 2)):
         convolved.clear()
-        monkeypatch.setattr(recompute, 'FEW_PRODUCTS', limit)
+        monkeypatch.setattr(recompute, 'MOST_PRODUCTS', limit)
         results(step, x, gate, lambda x, gate: recompute_elementwise(lambda x: step(x, gate), x))
         assert len(convolved) == runs
+
+
+@pytest.mark.parametrize('value', [1, -1])
+@pytest.mark.parametrize('weight', ['scaled_sign', 'temperature'])
+def test_the_largest_sums_are_kept_exactly(calls, weight, value):
+    channels = recompute.MOST_PRODUCTS
+    conv = BinaryConv2d(channels, 2, 1, weight_binarizer=weight)
+    nn.init.constant_(conv.weight, 0.3)
+    if weight == 'temperature':
+        conv.weight_binarizer.temperature.zero_()
+    x = torch.full((1, channels, 1, 2), float(value), requires_grad=True)
+    found = []
+
+    def function(x):
+        found.append(conv(x))
+        return found[-1].sin()
+
+    recompute_elementwise(function, x).sum().backward()
+    assert len(calls) == 2
+    scale = 0.3 if weight == 'scaled_sign' else 1.0
+    torch.testing.assert_close(found[0], torch.full((1, 2, 1, 2), value * channels * scale))
+    assert torch.equal(*found)
+
+
+def test_a_kept_result_takes_16_bits_for_a_sum(calls, monkeypatch):
+    made = []
+
+    class Recorded(recompute.KeptResults):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(recompute, 'KeptResults', Recorded)
+    x, gate = inputs(2, 16, 6, 6)
+    step = Step('signed')
+    recompute_elementwise(lambda x: step(x, gate), x.requires_grad_())
+    ((kept,),) = (one.results for one in made)
+    assert kept.sums.dtype == torch.int16
+    assert kept.sums.shape == (2, 16, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -233,8 +271,7 @@ def test_a_network_trains_alike(calls, network, with_cp):
 @pytest.mark.parametrize('weight', ['centred_sign', 'plain_sign', 'scaled_sign'])
 @pytest.mark.parametrize('expanded', [False, True])
 @pytest.mark.parametrize('options', [{}, dict(tau=2), dict(tau=2, es_groups=2)])
-def test_a_linear_unit_is_its_layers_in_turn(calls, weight, expanded, options, monkeypatch):
-    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
+def test_a_linear_unit_is_its_layers_in_turn(calls, weight, expanded, options):
     torch.manual_seed(0)
     factor = options.get('tau', 1) * options.get('es_groups', 1)
     unit = ResidualBinaryLinear(
@@ -361,8 +398,7 @@ def test_gradients_of_a_residual_are_its_own(calls):
     assert len(calls) == 4
 
 
-def test_a_kept_result_that_was_changed_in_place_is_computed_again(calls, monkeypatch):
-    monkeypatch.setattr(recompute, 'FEW_PRODUCTS', 0)
+def test_a_result_that_is_changed_in_place_is_kept_as_it_was(calls):
     x, gate = inputs(2, 16, 5, 5)
     step = Step('signed')
 

@@ -237,7 +237,7 @@ def saved_bytes(training: Training) -> int:
         for output in recorder.outputs:
             keep(output)
     for step in results():
-        for tensor in (step.y, *bits_to_save(step.signs, step.kernels)):
+        for tensor in (step.sums, *bits_to_save(step.signs, step.kernels)):
             keep(tensor)
     loss.backward()
     training.optimizer.zero_grad()
