@@ -33,7 +33,13 @@ from .native_mode import (
 )
 from .recompute import keep_result
 from .signs import HardTanhSign, QuadraticSign, is_transformed
-from .weights import ScaledSignWeight, TemperatureWeight, per_output_mean_abs
+from .weights import (
+    CentredSignWeight,
+    ScaledSignWeight,
+    TemperatureWeight,
+    per_output_mean,
+    per_output_mean_abs,
+)
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
@@ -89,11 +95,14 @@ class _Step(NamedTuple):
     Attributes:
         signs: Packed signs of the input.
         kernels: Packed effective weight.
+        limits: Numbers that latent weights were compared with, one for each kernel; None if the
+            weight is effective.
         sums: Sums of products of signs, which the scales of the kernels have not met.
     """
 
     signs: Packed
     kernels: PackedWeights
+    limits: Tensor | None
     sums: Tensor
 
     def small(self) -> _Step:
@@ -106,40 +115,65 @@ class _Step(NamedTuple):
         return y if (scales == 1).all() else y.mul_(scales.view(-1, 1, 1))
 
 
-def _latent_clip(layer: Any) -> float | None:
-    """Return the largest magnitude of latent weights that get a gradient.
+class _Binarization(NamedTuple):
+    """How the kernels binarize a weight: ``a sign(w - m)``.
 
-    None where the kernels need the effective weight. Of latent weights they have signs, and those
-    with ``mean|w|`` as their scale.
+    Attributes:
+        latent: Whether ``w`` is latent. An effective one is packed as it is.
+        scaled: Whether ``a`` is ``mean|w|`` of a kernel. Else it is 1.
+        centred: Whether ``m`` is the mean of a kernel. Else it is 0.
+        clip: The gradient of ``w`` passes where ``|w - m| <= clip``.
     """
+
+    latent: bool = True
+    scaled: bool = False
+    centred: bool = False
+    clip: float = math.inf
+
+    def limits(self, weight: Tensor) -> Tensor:
+        """Return ``m`` of each kernel."""
+        return per_output_mean(weight).flatten() if self.centred else weight.new_zeros(len(weight))
+
+    def pack(self, weight: Tensor, groups: int, limits: Tensor) -> PackedWeights | None:
+        """Pack a latent weight; return None where the kernels cannot."""
+        scales = per_output_mean_abs(weight).flatten() if self.scaled else None
+        return pack_latent(weight, groups, limits, scales)
+
+
+_EFFECTIVE = _Binarization(latent=False)
+
+
+def _binarization(layer: Any) -> _Binarization:
+    """Return how the kernels binarize the weight of a layer; most can give an effective one."""
     binarizer = layer.weight_binarizer
     if not layer.only_binarizes or not is_plain(binarizer) or getattr(binarizer, 'zero', 0) != -1:
-        return None
+        return _EFFECTIVE
     if type(binarizer) is ScaledSignWeight and not binarizer.attached:
-        return 1.0
+        return _Binarization(scaled=True, clip=1.0)
+    if type(binarizer) is CentredSignWeight:
+        return _Binarization(scaled=True, centred=True, clip=1.0)
     if type(binarizer) is TemperatureWeight and binarizer.why_not_binary() is None:
-        return math.inf
-    return None
+        return _Binarization()
+    return _EFFECTIVE
 
 
 @torch.no_grad()
 def _convolve(
-    x: Tensor, shift: Tensor, weight: Tensor, scaled: bool | None, settings: tuple[Any, ...]
+    x: Tensor, shift: Tensor, weight: Tensor, binarization: _Binarization, settings: tuple[Any, ...]
 ) -> _Step | None:
-    """Convolve; ``scaled`` tells whether a latent weight has scales, None is an effective one."""
     stride, padding, dilation, groups, pad_value = settings
-    if scaled is None:
+    limits = binarization.limits(weight) if binarization.latent else None
+    if limits is None:
         kernels = pack_effective(weight, groups)
     else:
-        scales = per_output_mean_abs(weight).flatten() if scaled else None
-        kernels = pack_latent(weight, groups, scales)
+        kernels = binarization.pack(weight, groups, limits)
     signs = None if kernels is None else pack_shifted(x, shift, groups)
     if kernels is None or signs is None:
         return None
     last = is_channels_last(x)
     window = stride, padding, dilation, pad_value
     sums = convolve_packed(signs, kernels, *window, channels_last=last, scaled=False)
-    return _Step(signs, kernels, sums)
+    return _Step(signs, kernels, limits, sums)
 
 
 class _SignedConv(torch.autograd.Function):
@@ -154,17 +188,18 @@ class _SignedConv(torch.autograd.Function):
         step: _Step,
         settings: tuple[Any, ...],
         surrogate: Surrogate,
-        latent_clip: float,
+        binarization: _Binarization,
     ) -> Tensor:
-        ctx.settings, ctx.surrogate, ctx.latent_clip = settings, surrogate, latent_clip
+        ctx.settings, ctx.surrogate, ctx.binarization = settings, surrogate, binarization
         ctx.kernel_size = step.kernels.kernel_size
-        ctx.save_for_backward(x, shift, weight, *bits_to_save(step.signs, step.kernels))
+        bits = bits_to_save(step.signs, step.kernels)
+        ctx.save_for_backward(x, shift, weight, step.limits, *bits)
         return step.result().detach()  # torch lets it be changed in place, unlike a view
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, shift, weight, *bits = ctx.saved_tensors
+        x, shift, weight, limits, *bits = ctx.saved_tensors
         packed = saved_bits(bits, x.shape[1], ctx.kernel_size)
         wanted = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[2]
         grad = grad.contiguous(memory_format=layout_of(x))
@@ -172,8 +207,8 @@ class _SignedConv(torch.autograd.Function):
         of_shift = None
         if of_x is not None:
             of_x, of_shift = _through(ctx.surrogate, of_x, x, shift)
-        if of_weight is not None and ctx.latent_clip < math.inf:
-            of_weight = _inside(ctx.latent_clip, of_weight, weight)
+        if of_weight is not None and ctx.binarization.clip < math.inf:
+            of_weight = _inside(ctx.binarization, of_weight, weight, limits)
         return of_x, of_shift, of_weight, None, None, None, None
 
 
@@ -192,12 +227,13 @@ def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tu
     return of_x, of_shift
 
 
-def _inside(clip: float, grad: Tensor, weight: Tensor) -> Tensor:
-    """Set gradients of weights beyond ``clip`` to 0."""
+def _inside(binarization: _Binarization, grad: Tensor, weight: Tensor, limits: Tensor) -> Tensor:
+    """Set gradients of weights beyond the clip to 0, and subtract the gradient of their mean."""
     rows = (1, len(weight), 1, -1)
-    unshifted = grad.new_zeros(len(weight))
-    surrogate = Surrogate('window', clip)
-    found, _ = _through(surrogate, grad.view(rows), weight.contiguous().view(rows), unshifted)
+    surrogate = Surrogate('window', binarization.clip)
+    found, sums = _through(surrogate, grad.view(rows), weight.contiguous().view(rows), -limits)
+    if binarization.centred:
+        found -= (sums / weight[0].numel()).view(-1, 1, 1)
     return found.view_as(grad)
 
 
@@ -220,24 +256,21 @@ def native_signed_conv(
     """
     if not trains_natively(x) or (shift is not None and shift.dtype != torch.float32):
         return None
-    surrogate, binarizer = _surrogate(sign), layer.weight_binarizer
-    if surrogate is None or layer.weight.dtype != torch.float32 or not _is_binary(binarizer):
+    surrogate = _surrogate(sign)
+    if surrogate is None or layer.weight.dtype != torch.float32:
+        return None
+    if not _is_binary(layer.weight_binarizer):
         return None
     shift = x.new_zeros(x.shape[1]) if shift is None else shift
-    latent_clip = _latent_clip(layer)
-    weight, scaled = layer.weight, type(binarizer) is ScaledSignWeight
-    if latent_clip is None:
-        weight = layer.effective_weight()
+    binarization = _binarization(layer)
+    weight = layer.weight if binarization.latent else layer.effective_weight()
     if weight.dim() == 2:
         weight = weight[:, :, None, None]
-    convolve = partial(
-        _convolve, x, shift, weight, None if latent_clip is None else scaled, settings
-    )
+    convolve = partial(_convolve, x, shift, weight, binarization, settings)
     step = keep_result(convolve, weight[0].numel())
     if step is None:
         return None
-    clip = math.inf if latent_clip is None else latent_clip
-    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, clip)
+    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, binarization)
 
 
 def _is_binary(binarizer: nn.Module) -> bool:

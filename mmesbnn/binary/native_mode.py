@@ -113,13 +113,23 @@ def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
     )
 
 
-def pack_latent(weight: Tensor, groups: int, scales: Tensor | None) -> PackedWeights | None:
-    """Pack ``weight > 0``, with a scale per kernel or 1; return None where that has no meaning.
+def pack_latent(
+    weight: Tensor, groups: int, limits: Tensor, scales: Tensor | None
+) -> PackedWeights | None:
+    """Pack ``weight > limit`` with a limit per kernel, and a scale per kernel or 1.
 
-    That is where a weight or scale is NaN, infinite, or a scale is 0.
+    Returns:
+        Packed weights; None where they have no meaning, because a weight is NaN, a limit or scale
+        is NaN or infinite, or a scale is 0.
     """
-    values, threads = weight.detach().contiguous().numpy(), torch.get_num_threads()
-    packed = pack_weights(values, groups=groups, latent=True, threads=threads)
+    if not limits.isfinite().all():
+        return None
+    packed = pack_weights(
+        weight.detach().contiguous().numpy(),
+        groups=groups,
+        thresholds=limits.numpy(),
+        threads=torch.get_num_threads(),
+    )
     if packed is None or scales is None:
         return packed
     if not (scales.isfinite() & (scales > 0)).all():

@@ -83,6 +83,15 @@ def use_instruction_set(name: str) -> None:
         raise NativeError(f'name={name!r} must be one of {instruction_sets()}')
 
 
+def _thresholds(values: np.ndarray | None, count: int, name: str, what: str) -> np.ndarray | None:
+    if values is None:
+        return None
+    values = float_array('thresholds', values, 1)
+    if values.shape != (count,):
+        raise NativeError(f'thresholds has the shape {values.shape}, but {name} has {count} {what}')
+    return values
+
+
 def pack_signs(
     x: np.ndarray,
     *,
@@ -110,13 +119,7 @@ def pack_signs(
     batch, channels, height, width = x.shape
     if groups < 1 or channels % groups:
         raise NativeError(f'groups={groups} must divide the {channels} channels of x')
-    limits = None
-    if thresholds is not None:
-        limits = float_array('thresholds', thresholds, 1)
-        if limits.shape != (channels,):
-            raise NativeError(
-                f'thresholds has the shape {limits.shape}, but x has {channels} channels'
-            )
+    limits = _thresholds(thresholds, channels, 'x', 'channels')
     depth = channels // groups
     words = np.empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
     status = library().mmesbnn_pack_signs(
@@ -138,14 +141,15 @@ def pack_signs(
 
 
 def pack_weights(
-    weight: np.ndarray, *, groups: int = 1, latent: bool = False, threads: int = 1
+    weight: np.ndarray, *, groups: int = 1, thresholds: np.ndarray | None = None, threads: int = 1
 ) -> PackedWeights | None:
     """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel, or signs of latent ones.
 
     Args:
         weight: float32 ``(C_o, C_i / groups, k_h, k_w)``.
         groups: Number of groups. Default 1.
-        latent: Whether to pack ``weight > 0`` of any numbers, with scales of 1. Default False.
+        thresholds: float32 ``(C_o,)``. With them ``weight`` is latent: any numbers, of which
+            ``weight > threshold`` is packed, with scales of 1. Default None: it is effective.
         threads: Number of threads. Default 1.
 
     Returns:
@@ -158,6 +162,7 @@ def pack_weights(
     kernels, depth, height, width = weight.shape
     if groups < 1 or kernels % groups:
         raise NativeError(f'groups={groups} must divide the {kernels} kernels of weight')
+    limits = _thresholds(thresholds, kernels, 'weight', 'kernels')
     per_group, taps = kernels // groups, height * width
     shape = (groups, -(-per_group // _LANES), taps, -(-depth // 64), _LANES)
     words, scales = np.empty(shape, np.uint64), np.empty(kernels, np.float32)
@@ -167,7 +172,7 @@ def pack_weights(
         per_group,
         depth,
         taps,
-        latent,
+        None if limits is None else floats(limits),
         check_threads(threads),
         pointer(words, ctypes.c_uint64),
         floats(scales),

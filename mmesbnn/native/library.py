@@ -38,7 +38,7 @@ _SIGNATURES = {
         c_int,
         _WORDS,
     ),
-    'mmesbnn_pack_weights': (_FLOATS, *[c_int64] * 4, c_int, c_int, _WORDS, _FLOATS),
+    'mmesbnn_pack_weights': (_FLOATS, *[c_int64] * 4, _FLOATS, c_int, _WORDS, _FLOATS),
     'mmesbnn_convolve': (
         _WORDS,
         c_int64,

@@ -98,8 +98,10 @@ bool convolve_something() {
     if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;
   auto weights = exactly<uint64_t>(groups * ((kernels + 7) / 8) * taps * words * 8);
   auto scales = exactly<float>(groups * kernels);
-  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps, static_cast<int>(up_to(1)),
-                       1 + static_cast<int>(up_to(2)), weights.get(), scales.get());
+  auto heights = exactly<float>(groups * kernels);
+  mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps,
+                       up_to(1) ? heights.get() : nullptr, 1 + static_cast<int>(up_to(2)),
+                       weights.get(), scales.get());
   auto result = exactly<float>(batch * groups * kernels * out[0] * out[1]);
   const int pad_value = static_cast<int>(up_to(4)) - 2;
   const auto some_threads = [] { return 1 + static_cast<int>(up_to(2)); };

@@ -14,7 +14,7 @@ int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
 int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
                        int, uint64_t*);
-int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, int, int, uint64_t*,
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, uint64_t*,
                          float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
                      int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,

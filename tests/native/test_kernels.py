@@ -160,13 +160,19 @@ def test_latent_weights_are_their_signs():
     latent = rng.standard_normal((33, 70, 3, 2)).astype(np.float32)
     latent[rng.random(latent.shape) < 0.1] = 0
     latent[0, 0, 0, 0] = np.inf
-    found = native.pack_weights(latent, latent=True, threads=2)
-    expected = native.pack_weights(np.where(latent > 0, 1, -1).astype(np.float32))
+    limits = rng.integers(-1, 2, 33).astype(np.float32)
+    latent[1, 2, 0, 0] = limits[1]  # is not above it
+    found = native.pack_weights(latent, thresholds=limits, threads=2)
+    above = latent > limits[:, None, None, None]
+    expected = native.pack_weights(np.where(above, 1, -1).astype(np.float32))
     np.testing.assert_array_equal(found.words, expected.words)
     assert (found.scales == 1).all()
     latent[32, 69, 2, 1] = np.nan
-    assert native.pack_weights(latent, latent=True) is None
-    assert native.pack_weights(np.zeros((1, 2, 1, 1), np.float32), latent=True) is not None
+    assert native.pack_weights(latent, thresholds=limits) is None
+    zeros = np.zeros((1, 2, 1, 1), np.float32)
+    assert native.pack_weights(zeros, thresholds=np.zeros(1, np.float32)) is not None
+    with pytest.raises(native.NativeError, match=r'thresholds.*\(33,\).*1 kernels'):
+        native.pack_weights(zeros, thresholds=limits)
 
 
 @pytest.mark.parametrize('channels_last', [False, True])

@@ -20,11 +20,17 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// Packs a kernel (channels, taps) as words (taps, words), which are kLanes apart; `rows` holds
-// (taps, 64) numbers. Returns false if an entry is not `scale` or its negative, or with a scale of 0
-// not a number.
-bool pack_kernel(const float* kernel, float scale, int64_t channels, int64_t taps, float* rows,
-                 uint64_t* to) {
+bool has_nan(const float* from, int64_t count) {
+  int found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= from[i] != from[i];
+  return found != 0;
+}
+
+// Packs which weights of a kernel (channels, taps) are above `threshold` as words (taps, words),
+// which are kLanes apart; `rows` holds (taps, 64) numbers. Returns false if an entry is not `scale`
+// or its negative, or with a scale of 0 not a number.
+bool pack_kernel(const float* kernel, float scale, float threshold, int64_t channels, int64_t taps,
+                 float* rows, uint64_t* to) {
   if (!(scale >= 0.0f) || std::isinf(scale)) return false;
   const Kernels& use = mmesbnn::chosen_kernels();
   for (int64_t begin = 0; begin < channels; begin += 64, to += kLanes) {
@@ -34,22 +40,19 @@ bool pack_kernel(const float* kernel, float scale, int64_t channels, int64_t tap
     if (scale > 0.0f)
       for (int64_t i = 0; i < count * taps; ++i) others |= std::fabs(from[i]) != scale;
     else
-      for (int64_t i = 0; i < count * taps; ++i) others |= from[i] != from[i];
+      others = has_nan(from, count * taps);
     if (others) return false;
-    for (int64_t c = 0; c < count; ++c)
-      for (int64_t tap = 0; tap < taps; ++tap) rows[tap * 64 + c] = from[c * taps + tap];
+    if (taps > 1) {
+      for (int64_t c = 0; c < count; ++c)
+        for (int64_t tap = 0; tap < taps; ++tap) rows[tap * 64 + c] = from[c * taps + tap];
+      from = rows;
+    }
     bool other = false;
     for (int64_t tap = 0; tap < taps; ++tap)
       to[tap * words_for(channels) * kLanes] =
-          use.compare(rows + tap * 64, static_cast<int>(count), 0.0f, &other);
+          use.compare(from + tap * 64, static_cast<int>(count), threshold, &other);
   }
   return true;
-}
-
-bool has_nan(const float* from, int count) {
-  int found = 0;
-  for (int i = 0; i < count; ++i) found |= from[i] != from[i];
-  return found != 0;
 }
 
 // Packs signs of maps. Returns whether every entry is -1 or 1, or with thresholds a number.
@@ -97,17 +100,17 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
       for (int64_t word = 0; word < words; ++word) {
         const float* from = x + row * channels + word * 64;
         const int count = static_cast<int>(std::min<int64_t>(64, channels - word * 64));
-        bool odd_row = false;
-        uint64_t bits = use.compare(from, count, 0.0f, &odd_row);
-        if (thresholds == nullptr) {
-          other |= odd_row;
-        } else {
-          const float* threshold = thresholds + row % groups * channels + word * 64;
+        float above[64];
+        if (thresholds != nullptr) {
           other |= has_nan(from, count);
-          bits = 0;
-          for (int c = 0; c < count; ++c) bits |= uint64_t{from[c] > threshold[c]} << c;
+          // a difference of two numbers is above 0 exactly where the first is above the second
+          const float* threshold = thresholds + row % groups * channels + word * 64;
+          for (int c = 0; c < count; ++c) above[c] = from[c] - threshold[c];
+          from = above;
         }
-        out[row * words + word] = bits;
+        bool odd_row = false;
+        out[row * words + word] = use.compare(from, count, 0.0f, &odd_row);
+        other |= thresholds == nullptr && odd_row;
       }
     if (other) odd.store(true);
   });
@@ -131,9 +134,10 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
 // the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude. With
-// `latent` the weights are signs of any numbers, of magnitude 1; kNotBinary if one is NaN.
+// a threshold for each kernel the entries are any numbers, whose bits say which are above it, and
+// magnitudes are 1; kNotBinary if one is NaN.
 API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernels_per_group,
-                             int64_t channels, int64_t taps, int latent, int threads,
+                             int64_t channels, int64_t taps, const float* thresholds, int threads,
                              uint64_t* out, float* scales) {
   if (product({groups, kernels_per_group, channels, taps}) < 0 || threads < 1) return kBadSize;
   const int64_t words = words_for(channels), blocks = blocks_for(kernels_per_group);
@@ -149,11 +153,12 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
         if (kernel >= kernels_per_group) break;
         const int64_t at = block / blocks * kernels_per_group + kernel;
         const float* w = weight + at * channels * taps;
-        const float scale = latent ? 0.0f : std::fabs(w[0]);
-        scales[at] = latent ? 1.0f : scale;
+        const float scale = thresholds ? 0.0f : std::fabs(w[0]);
+        scales[at] = thresholds ? 1.0f : scale;
         uint64_t* to = out + block * taps * words * kLanes + lane;
-        if (!latent && scale == 0.0f) odd.store(true);
-        if (!pack_kernel(w, scale, channels, taps, rows.get(), to)) odd.store(true);
+        if (!thresholds && scale == 0.0f) odd.store(true);
+        const float threshold = thresholds ? thresholds[at] : 0.0f;
+        if (!pack_kernel(w, scale, threshold, channels, taps, rows.get(), to)) odd.store(true);
         if (odd.load()) return;
       }
   });
