@@ -12,11 +12,12 @@ the same time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import (
 
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
+from .signs import is_transformed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -176,8 +178,68 @@ def keeps_convolutions(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return True
-    packed = is_native() and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
-    return not (x.is_cuda or packed)
+    return not (x.is_cuda or _runs_on_bits(x))
+
+
+def _runs_on_bits(x: Tensor) -> bool:
+    return is_native() and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+
+
+class _Segment(torch.autograd.Function):
+    """Step ``function(x)`` that stores ``x`` and results of native convolutions.
+
+    ``torch.utils.checkpoint`` runs Python code for every tensor that an operator saves, in both
+    passes. Here nothing is saved in the first pass, and the second one is a pass like any other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.kept, ctx.random = function, KeptResults(), torch.get_rng_state()
+        ctx.save_for_backward(x, *parameters)
+        nothing = torch.autograd.graph.saved_tensors_hooks(lambda saved: None, _never)
+        with torch.enable_grad(), nothing, _Keeping(ctx.kept, False):
+            return function(_leaf(ctx, x)).detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        leaf = _leaf(ctx, x)
+        with torch.random.fork_rng(devices=()), torch.enable_grad(), _Keeping(ctx.kept, True):
+            torch.set_rng_state(ctx.random)
+            y = ctx.function(leaf)
+        inputs = [leaf, *parameters]
+        needed = ctx.needs_input_grad[1:]
+        wanted = [one for one, needs in zip(inputs, needed) if needs]
+        found = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
+        return None, *(next(found) if needs else None for needs in needed)
+
+
+def _leaf(ctx: Any, x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(ctx.needs_input_grad[1])
+
+
+def _never(saved: Any) -> Tensor:
+    raise AssertionError('a tensor of the first pass was asked for')
+
+
+def recompute_segment(
+    function: Callable[[Tensor], Tensor], x: Tensor, modules: Iterable[nn.Module]
+) -> Tensor:
+    """Run ``function(x)`` as :func:`recompute_elementwise`, faster on the native kernels.
+
+    Args:
+        function: Function from one tensor to one tensor.
+        x: Argument of the function.
+        modules: Modules whose parameters it reads. It reads no other tensor that gets a gradient.
+    """
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_transformed()
+    if not (eager and _runs_on_bits(x)):
+        return recompute_elementwise(function, x)
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return cast(Tensor, _Segment.apply(function, x, *trained))
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
 
 
 def per_output_mean(weight: Tensor) -> Tensor:
-    """Compute the mean of ``w`` per output channel, shape ``(C_o, 1, ...)``, in float32 at least."""
+    """Compute the mean of ``w`` per output channel, ``(C_o, 1, ...)``, in float32 at least."""
     # a mean rounded to the dtype of the weights would change signs of weights near it
     wide = weight.to(wide_dtype(weight.dtype))
     return wide.mean(dim=tuple(range(1, weight.dim())), keepdim=True)

@@ -22,6 +22,7 @@ from mmesbnn.binary import (
 from mmesbnn.binary.attention import ResidualBinaryLinear
 from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
+from mmesbnn.binary.recompute import recompute_segment
 from mmesbnn.binary.shrunk import ShrunkLinear
 from mmesbnn.binary.unit_steps import (
     activated_norm,
@@ -503,3 +504,59 @@ def test_only_the_means_are_used(calls):
         found.append(torch.autograd.grad(mean.square().sum(), leaf)[0])
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
     assert calls == ['_Norm']
+
+
+class Random(nn.Module):
+    """A native convolution, dropout, and a parameter that nothing reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.gate = Step('signed'), inputs(2, 16, 6, 6)[1]
+        self.unused = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return nn.functional.dropout(self.step(x, self.gate), 0.5).sin()
+
+
+def gradients_of(run, module, x):
+    """Return the result of ``run(x)`` with fixed random numbers, and gradients."""
+    torch.manual_seed(3)
+    y = run(x)
+    wanted = [x, *module.parameters()]
+    y.sum().backward(retain_graph=True)
+    found = [one.grad for one in wanted]
+    again = torch.autograd.grad(y.sum(), wanted, allow_unused=True)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(found, again))
+    return [y.detach(), *(one for one in found if one is not None), torch.rand(1)]
+
+
+def test_a_recomputed_segment_is_its_function(calls):
+    torch.manual_seed(0)
+    module = Random()
+    other, x = copy.deepcopy(module), inputs(2, 16, 6, 6)[0]
+    expected = gradients_of(module, module, x.clone().requires_grad_())
+    assert len(calls) == 1
+    found = gradients_of(
+        lambda x: recompute_segment(other, x, [other]), other, x.clone().requires_grad_()
+    )
+    assert len(calls) == 4  # once, and once in each of the two backward passes
+    assert module.unused.grad is other.unused.grad is None
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_recomputed_segment_stores_its_input_only(calls):
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(stored.append, lambda saved: saved):
+        recompute_segment(module, x, [module])
+    parameters = {p.data_ptr() for p in module.parameters()}
+    assert [t.data_ptr() for t in stored if t.data_ptr() not in parameters] == [x.data_ptr()]
+
+
+def test_a_segment_without_gradients_is_not_recomputed(calls):
+    module, x = Random(), inputs(2, 16, 6, 6)[0]
+    with torch.no_grad():
+        y = recompute_segment(module, x, [module])
+    assert not y.requires_grad
+    assert not calls

@@ -15,10 +15,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...binary import Expansion, binary_layers, recompute_elementwise, redraw_signs
+from ...binary import Expansion, binary_layers, redraw_signs
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expansion import like_layout
 from ...binary.inputs import check_maps
+from ...binary.recompute import recompute_segment
 from ...checks import (
     check,
     checked,
@@ -149,8 +150,9 @@ class Stage(nn.Sequential):
             return super().forward(x)
         blocks = list(self)
         for segment in self._segments:
-            run = functools.partial(_in_turn, blocks[segment])
-            x = recompute_elementwise(run, x) if x.requires_grad else run(x)
+            part = blocks[segment]
+            run = functools.partial(_in_turn, part)
+            x = recompute_segment(run, x, part) if x.requires_grad else run(x)
         return x
 
 
@@ -317,7 +319,7 @@ class ESBackbone(BaseModule):
         """Compute the maps of ``out_indices`` for the images ``x``."""
         check_maps(self, x, self.in_channels)
         if self.with_cp and _is_trained(self.stem):
-            x = recompute_elementwise(self.stem, x)
+            x = recompute_segment(self.stem, x, [self.stem])
         else:
             x = self.stem(x)
         outputs = []
