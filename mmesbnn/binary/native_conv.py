@@ -116,7 +116,7 @@ class _Step(NamedTuple):
 
 
 class _Binarization(NamedTuple):
-    """How the kernels binarize a weight: ``a sign(w - m)``.
+    """Rule ``a sign(w - m)`` by which the kernels binarize a weight.
 
     Attributes:
         latent: Whether ``w`` is latent. An effective one is packed as it is.

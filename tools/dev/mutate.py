@@ -88,8 +88,8 @@ MUTANTS = (
     ),
     Mutant(
         'recomputation',
-        'x = recompute_elementwise(run, x) if x.requires_grad',
-        'x = recompute_elementwise(run, x.detach()) if x.requires_grad',
+        'x = recompute_segment(run, x, part) if x.requires_grad',
+        'x = recompute_segment(run, x.detach(), part) if x.requires_grad',
         'tests/models/test_backbone_contract.py',
     ),
     Mutant(
