@@ -144,7 +144,7 @@ _EFFECTIVE = _Binarization(latent=False)
 
 
 def _binarization(layer: Any) -> _Binarization:
-    """Return how the kernels binarize the weight of a layer; most can give an effective one."""
+    """Return the rule for a layer's weight; without one the kernels get the effective weight."""
     binarizer = layer.weight_binarizer
     if not layer.only_binarizes or not is_plain(binarizer) or getattr(binarizer, 'zero', 0) != -1:
         return _EFFECTIVE

@@ -168,6 +168,10 @@ bool normalize_something() {
 
 }  // namespace
 
+// With a newer GCC and AVX-512 the program crashed at a vector on the stack. Frames that outlive their
+// function are suspected: they may not be aligned to its 64 bytes (compare GCC bug 110027).
+extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
+
 int main(int count, char** arguments) {
   const double seconds = std::atof(arguments[1]);
   std::vector<Seed> seeds;

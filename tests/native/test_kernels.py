@@ -154,6 +154,20 @@ def test_weights_of_other_values_are_not_packed():
     assert native.pack_weights(np.zeros((1, 2, 1, 1), np.float32)) is None
 
 
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_sums_without_scales_are_integers(channels_last):
+    rng = np.random.default_rng(0)
+    weight = signs(rng, 9, 70, 3, 3) * rng.random((9, 1, 1, 1)).astype(np.float32)
+    packed, kernels = native.pack_signs(signs(rng, 2, 70, 6, 5)), native.pack_weights(weight)
+    sums, y = (
+        native.convolve(packed, kernels, channels_last=channels_last, scaled=scaled)
+        for scaled in (False, True)
+    )
+    np.testing.assert_array_equal(sums, np.rint(sums))
+    assert np.abs(sums).max() > 1
+    np.testing.assert_array_equal(sums * kernels.scales[:, None, None], y)
+
+
 def test_latent_weights_are_their_signs():
     """Of any numbers; 0 is -1, as in a sign."""
     rng = np.random.default_rng(0)
