@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,6 @@ from torch.utils.checkpoint import (
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
 from .signs import is_transformed
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
@@ -135,8 +132,8 @@ class _Keeping:
 class Result(Protocol):
     """Result of a native convolution that can be kept."""
 
-    def small(self) -> Self:
-        """Return the same result in half of the memory."""
+    def small(self) -> Any:
+        """Return the same result, of the same class, in half of the memory."""
 
 
 _Result = TypeVar('_Result', bound=Result)
