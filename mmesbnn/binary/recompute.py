@@ -27,7 +27,7 @@ from torch.utils.checkpoint import (
 
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
-from .signs import is_transformed
+from .signs import is_composed
 
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
@@ -232,8 +232,7 @@ def recompute_segment(
         x: Argument of the function.
         modules: Modules whose parameters it reads. It reads no other tensor that gets a gradient.
     """
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_transformed()
-    if not (eager and _runs_on_bits(x)):
+    if is_composed() or not torch.is_grad_enabled() or not _runs_on_bits(x):
         return recompute_elementwise(function, x)
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     return cast(Tensor, _Segment.apply(function, x, *trained))
