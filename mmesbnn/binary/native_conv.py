@@ -44,6 +44,11 @@ from .weights import (
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
+def _has_global_hook() -> bool:
+    # torch has a function for it from 2.6 on only
+    return any(getattr(nn.modules.module, f'_global{name}') for name in _HOOKS)
+
+
 def is_plain(module: nn.Module) -> bool:
     """Return whether nothing but the ``forward`` of its class runs when a module is called."""
     return 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
@@ -61,7 +66,7 @@ def trains_natively(*maps: Tensor) -> bool:
     """
     if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
         return False
-    if torch.is_autocast_enabled('cpu') or nn.modules.module._has_any_global_hook():
+    if torch.is_autocast_enabled('cpu') or _has_global_hook():
         return False
     if any(x.device.type != 'cpu' or x.dtype != torch.float32 for x in maps):
         return False
