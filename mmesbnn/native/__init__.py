@@ -26,6 +26,7 @@ from .norms import (
     prelu_gradients,
     sign_gradient,
 )
+from .pooling import average_pool, average_pool_gradient, max_pool, max_pool_gradient
 
 __all__ = [
     'Engine',
@@ -36,9 +37,13 @@ __all__ = [
     'Packed',
     'PackedWeights',
     'available',
+    'average_pool',
+    'average_pool_gradient',
     'convolve',
     'input_gradient',
     'instruction_sets',
+    'max_pool',
+    'max_pool_gradient',
     'normalize',
     'normalize_gradients',
     'pack_signs',

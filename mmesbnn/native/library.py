@@ -13,6 +13,7 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
+    c_uint8,
     c_uint64,
     c_void_p,
 )
@@ -22,6 +23,7 @@ from pathlib import Path
 from ..errors import MmesbnnError
 
 _FLOATS, _WORDS, _INTEGERS = POINTER(c_float), POINTER(c_uint64), POINTER(c_int64)
+_BYTES = POINTER(c_uint8)
 _SIGNATURES = {
     'mmesbnn_instruction_sets': (c_char_p, c_size_t),
     'mmesbnn_use': (c_char_p,),
@@ -143,6 +145,10 @@ _SIGNATURES = {
         _FLOATS,
     ),
     'mmesbnn_prelu_gradients': (_FLOATS, _FLOATS, *[c_int64] * 3, _FLOATS, c_int, _FLOATS, _FLOATS),
+    'mmesbnn_average_pool': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
+    'mmesbnn_average_pool_gradient': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
+    'mmesbnn_max_pool': (_FLOATS, *[c_int64] * 8, c_int, _FLOATS, _BYTES),
+    'mmesbnn_max_pool_gradient': (_FLOATS, _BYTES, *[c_int64] * 8, c_int, _FLOATS),
     'mmesbnn_program_new': (_INTEGERS, c_int64, c_void_p, c_int64, _INTEGERS, POINTER(c_void_p)),
     'mmesbnn_program_free': (c_void_p,),
     'mmesbnn_program_sizes': (c_void_p, _INTEGERS),

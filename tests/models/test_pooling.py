@@ -5,6 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmesbnn import native
+from mmesbnn.binary import use_native
+from mmesbnn.models.layers import native_pooling
 from mmesbnn.models.layers.pooling import AveragePool, MaxPool, padded_average
 
 
@@ -16,6 +19,16 @@ def largest(x):
     return F.max_pool2d(x, 3, 2, 1)
 
 
+@pytest.fixture
+def kernels(request):
+    """Switch the native kernels on or off."""
+    if request.param and not native.available():
+        pytest.skip('the native kernels are not compiled')
+    before = use_native(request.param)
+    yield
+    use_native(before)
+
+
 @pytest.mark.parametrize(
     ('pool', 'torchs'), [(AveragePool(), average), (MaxPool(3, 2, 1), largest)]
 )
@@ -23,7 +36,10 @@ def largest(x):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('rounded', [False, True])
-def test_results_and_gradients_are_those_of_torch(pool, torchs, size, dtype, layout, rounded):
+@pytest.mark.parametrize('kernels', [False, True], indirect=True)
+def test_results_and_gradients_are_those_of_torch(
+    pool, torchs, size, dtype, layout, rounded, kernels
+):
     x = torch.randn(2, 3, *size, dtype=dtype).contiguous(memory_format=layout)
     if rounded:  # values are often equal, so there are several largest ones
         x = x.round()
@@ -47,11 +63,41 @@ def test_second_gradients(pool):
     assert torch.autograd.gradgradcheck(pool, x)
 
 
-def test_a_max_pool_stores_places_only():
+@pytest.mark.parametrize('kernels', [False, True], indirect=True)
+def test_a_max_pool_stores_places_only(kernels):
     x, stored = torch.randn(2, 3, 8, 8, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.shape), lambda t: t):
         y = MaxPool(3, 2, 1)(x)
     assert stored == [y.shape]
+
+
+@pytest.mark.parametrize('kernels', [True], indirect=True)
+@pytest.mark.parametrize('pool', [AveragePool(), MaxPool(3, 2, 1)])
+def test_training_steps_run_on_the_kernels(pool, kernels, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('called')
+
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    for name in ('average_pool', 'max_pool'):
+        monkeypatch.setattr(native_pooling, name, refuse)
+    for other in (x.double(), x.bfloat16(), last):
+        pool(other)
+    with torch.no_grad():
+        pool(x)
+    with pytest.raises(AssertionError, match='called'):
+        pool(x)
+
+
+@pytest.mark.parametrize('kernels', [True], indirect=True)
+def test_torch_says_what_is_wrong_with_a_window(kernels):
+    x = torch.randn(1, 1, 4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match='pad'):
+        MaxPool(3, 2, 2)(x)
+    with pytest.raises(RuntimeError, match='too small'):
+        MaxPool(7, 2, 1)(x)
+    y = MaxPool(17, 1, 8)(torch.randn(1, 1, 20, 20, requires_grad=True))  # no place for a byte
+    assert y.shape == (1, 1, 20, 20)
 
 
 def test_nan_stays_in_its_window():

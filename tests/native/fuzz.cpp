@@ -166,6 +166,31 @@ bool normalize_something() {
   return done == 0;
 }
 
+// Returns whether sizes and operands fit together.
+bool pool_something() {
+  const int64_t maps = up_to(3), height = up_to(20), width = up_to(6) ? up_to(20) : 60 + up_to(20);
+  const int64_t kernel = up_to(9) ? 1 + up_to(4) : up_to(17), stride = up_to(3);
+  const int64_t padding = up_to(9) ? up_to(kernel / 2) : up_to(kernel + 1) - 1;
+  const auto windows = [&](int64_t entries) {
+    const int64_t reach = entries + 2 * padding - kernel;
+    return reach < 0 || stride == 0 ? 1 : reach / stride + (up_to(19) != 0);
+  };
+  const int64_t rows = windows(height), columns = windows(width);
+  const auto some_threads = [] { return static_cast<int>(up_to(3)); };
+  auto x = exactly<float>(maps * height * width), of_x = exactly<float>(maps * height * width);
+  auto half = exactly<float>(maps * (height / 2) * (width / 2));
+  auto out = exactly<float>(maps * rows * columns);
+  auto places = exactly<uint8_t>(maps * rows * columns);
+  mmesbnn_average_pool(x.get(), maps, height, width, some_threads(), half.get());
+  mmesbnn_average_pool_gradient(half.get(), maps, height, width, some_threads(), of_x.get());
+  const int done = mmesbnn_max_pool(x.get(), maps, height, width, kernel, stride, padding, rows,
+                                    columns, some_threads(), out.get(), places.get());
+  if (up_to(3) == 0) places = exactly<uint8_t>(maps * rows * columns);  // of nothing
+  mmesbnn_max_pool_gradient(out.get(), places.get(), maps, height, width, kernel, stride, padding,
+                            rows, columns, some_threads(), of_x.get());
+  return done == 0;
+}
+
 }  // namespace
 
 // With a newer GCC and AVX-512 the program crashed at a vector on the stack. Frames that outlive their
@@ -183,7 +208,7 @@ int main(int count, char** arguments) {
   if (sets.empty()) return 1;
   for (const Seed& seed : seeds)
     if (!run_changed(seed, 0)) return 1;
-  int64_t runs = 0, convolutions = 0, norms = 0, calls = 0;
+  int64_t runs = 0, convolutions = 0, norms = 0, pools = 0, calls = 0;
   const auto began = std::chrono::steady_clock::now();
   for (;; ++calls) {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
@@ -192,8 +217,10 @@ int main(int count, char** arguments) {
     runs += run_changed(seeds[calls % seeds.size()], 1 + static_cast<int>(up_to(2)));
     convolutions += convolve_something();
     norms += normalize_something();
+    pools += pool_something();
   }
-  std::printf("%lld calls, %lld programs ran, %lld convolutions, %lld norms\n", (long long)calls,
-              (long long)runs, (long long)convolutions, (long long)norms);
+  std::printf("%lld calls, %lld programs ran, %lld convolutions, %lld norms, %lld pools\n",
+              (long long)calls, (long long)runs, (long long)convolutions, (long long)norms,
+              (long long)pools);
   return 0;
 }

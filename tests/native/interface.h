@@ -14,8 +14,8 @@ int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
 int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
                        int, uint64_t*);
-int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, uint64_t*,
-                         float*);
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int,
+                         uint64_t*, float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
                      int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,
                      float*);
@@ -45,6 +45,12 @@ int mmesbnn_normalize_tokens_gradients(const float*, int64_t, int64_t, int64_t, 
                                        float*);
 int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, const float*, int,
                                  float, int, float*, float*);
+int mmesbnn_average_pool(const float*, int64_t, int64_t, int64_t, int, float*);
+int mmesbnn_average_pool_gradient(const float*, int64_t, int64_t, int64_t, int, float*);
+int mmesbnn_max_pool(const float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                     int64_t, int, float*, uint8_t*);
+int mmesbnn_max_pool_gradient(const float*, const uint8_t*, int64_t, int64_t, int64_t, int64_t,
+                              int64_t, int64_t, int64_t, int64_t, int, float*);
 int mmesbnn_program_new(const int64_t*, int64_t, const uint8_t*, int64_t, int64_t*, void**);
 int mmesbnn_program_free(void*);
 int mmesbnn_program_sizes(const void*, int64_t*);

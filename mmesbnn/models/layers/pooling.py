@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...binary.signs import trains_on_cpu
 from ...binary.tracing import whole_function, whole_layer
+from .native_pooling import native_average_pool, native_max_pool
 
 
 class _Quarters(torch.autograd.Function):
@@ -98,7 +99,9 @@ class MaxPool(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """Pool ``x``."""
         if x.dim() == 4 and x.is_contiguous() and trains_on_cpu(x):
-            return _Maximum.apply(x, (self.kernel_size, self.stride, self.padding))
+            window = self.kernel_size, self.stride, self.padding
+            y = native_max_pool(x, *window)
+            return _Maximum.apply(x, window) if y is None else y
         return super().forward(x)
 
 
@@ -123,5 +126,6 @@ class AveragePool(nn.AvgPool2d):
         # torch sums lower precision in float32
         exact = x.dtype in (torch.float32, torch.float64)
         if even and exact and x.is_contiguous() and trains_on_cpu(x):
-            return _Quarters.apply(x)
+            y = native_average_pool(x)
+            return _Quarters.apply(x) if y is None else y
         return super().forward(x)
