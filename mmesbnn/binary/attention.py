@@ -28,6 +28,7 @@ from .functional import binary_matmul
 from .inputs import check_tokens
 from .layers import LearnableShift, RPReLU, RSign
 from .levels import dorefa
+from .neighbour_means import neighbour_mean
 from .shrunk import ShrunkLinear
 from .tiled_norm import TiledBatchNorm2d
 from .tracing import whole_layer
@@ -393,5 +394,5 @@ class BinaryFeedForward(nn.Module):
 
     def _pool(self, hidden: Tensor) -> Tensor:
         if self.residual_pool == 'adjacent':
-            return hidden.unflatten(-1, (-1, self.ratio)).mean(-1)
+            return neighbour_mean(hidden, self.ratio)
         return hidden.unflatten(-1, (self.ratio, -1)).mean(-2)

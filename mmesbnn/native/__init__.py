@@ -26,7 +26,14 @@ from .norms import (
     prelu_gradients,
     sign_gradient,
 )
-from .pooling import average_pool, average_pool_gradient, max_pool, max_pool_gradient
+from .pooling import (
+    average_neighbours,
+    average_neighbours_gradient,
+    average_pool,
+    average_pool_gradient,
+    max_pool,
+    max_pool_gradient,
+)
 
 __all__ = [
     'Engine',
@@ -37,6 +44,8 @@ __all__ = [
     'Packed',
     'PackedWeights',
     'available',
+    'average_neighbours',
+    'average_neighbours_gradient',
     'average_pool',
     'average_pool_gradient',
     'convolve',

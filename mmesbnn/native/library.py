@@ -147,6 +147,8 @@ _SIGNATURES = {
     'mmesbnn_prelu_gradients': (_FLOATS, _FLOATS, *[c_int64] * 3, _FLOATS, c_int, _FLOATS, _FLOATS),
     'mmesbnn_average_pool': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
     'mmesbnn_average_pool_gradient': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
+    'mmesbnn_average_neighbours': (_FLOATS, *[c_int64] * 2, c_int, _FLOATS),
+    'mmesbnn_average_neighbours_gradient': (_FLOATS, *[c_int64] * 2, c_int, _FLOATS),
     'mmesbnn_max_pool': (_FLOATS, *[c_int64] * 8, c_int, _FLOATS, _BYTES),
     'mmesbnn_max_pool_gradient': (_FLOATS, _BYTES, *[c_int64] * 8, c_int, _FLOATS),
     'mmesbnn_program_new': (_INTEGERS, c_int64, c_void_p, c_int64, _INTEGERS, POINTER(c_void_p)),

@@ -61,6 +61,53 @@ def average_pool_gradient(grad: np.ndarray, *, threads: int = 1) -> np.ndarray:
     return of_x
 
 
+def average_neighbours(x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Compute the means over the last axis, each as a sum in float32 from the left.
+
+    Args:
+        x: float32 ``(N, L, C, r)``.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(N, L, C)``.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    x = float_array('x', x, 4)
+    out = np.empty(x.shape[:-1], np.float32)
+    status = library().mmesbnn_average_neighbours(
+        floats(x), out.size, x.shape[-1], check_threads(threads), floats(out)
+    )
+    raise_for(status, 'average_neighbours')
+    return out
+
+
+def average_neighbours_gradient(grad: np.ndarray, window: int, *, threads: int = 1) -> np.ndarray:
+    """Compute the gradient of :func:`average_neighbours`: ``grad / window`` for each entry.
+
+    Args:
+        grad: Gradient of the result, float32 ``(N, L, C)``.
+        window: ``r``, entries that a mean was made of.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(N, L, C, r)``.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    grad = float_array('grad', grad, 3)
+    if window < 1:
+        raise NativeError(f'window={window} must be >= 1')
+    of_x = np.empty((*grad.shape, window), np.float32)
+    status = library().mmesbnn_average_neighbours_gradient(
+        floats(grad), grad.size, window, check_threads(threads), floats(of_x)
+    )
+    raise_for(status, 'average_neighbours_gradient')
+    return of_x
+
+
 def _windows(size: Pair, kernel: int, stride: int, padding: int) -> Pair:
     """Return the height and width of the result of a max-pool."""
     if not 1 <= kernel <= LARGEST_WINDOW or stride < 1 or not 0 <= 2 * padding <= kernel:

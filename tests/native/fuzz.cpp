@@ -183,6 +183,8 @@ bool pool_something() {
   auto places = exactly<uint8_t>(maps * rows * columns);
   mmesbnn_average_pool(x.get(), maps, height, width, some_threads(), half.get());
   mmesbnn_average_pool_gradient(half.get(), maps, height, width, some_threads(), of_x.get());
+  mmesbnn_average_neighbours(x.get(), maps * height, width, some_threads(), of_x.get());
+  mmesbnn_average_neighbours_gradient(x.get(), maps * height, width, some_threads(), of_x.get());
   const int done = mmesbnn_max_pool(x.get(), maps, height, width, kernel, stride, padding, rows,
                                     columns, some_threads(), out.get(), places.get());
   if (up_to(3) == 0) places = exactly<uint8_t>(maps * rows * columns);  // of nothing

@@ -47,6 +47,8 @@ int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, c
                                  float, int, float*, float*);
 int mmesbnn_average_pool(const float*, int64_t, int64_t, int64_t, int, float*);
 int mmesbnn_average_pool_gradient(const float*, int64_t, int64_t, int64_t, int, float*);
+int mmesbnn_average_neighbours(const float*, int64_t, int64_t, int, float*);
+int mmesbnn_average_neighbours_gradient(const float*, int64_t, int64_t, int, float*);
 int mmesbnn_max_pool(const float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                      int64_t, int, float*, uint8_t*);
 int mmesbnn_max_pool_gradient(const float*, const uint8_t*, int64_t, int64_t, int64_t, int64_t,

@@ -67,6 +67,23 @@ def test_any_maximum_is_torchs(
     np.testing.assert_array_equal(found, of_x)
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9)),
+    window=st.sampled_from([1, 2, 3, 8, 16, 100]),
+    threads=st.integers(1, 3),
+)
+def test_any_mean_of_neighbours_is_that_of_float64(seed, shape, window, threads):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((*shape, window)).astype(np.float32)
+    grad = rng.standard_normal(shape).astype(np.float32)
+    means = native.average_neighbours(x, threads=threads)
+    np.testing.assert_allclose(means, x.astype(np.float64).mean(-1), rtol=0, atol=1e-6)
+    of_x = native.average_neighbours_gradient(grad, window, threads=threads)
+    expected = np.repeat(grad[..., None].astype(np.float64) / window, window, -1)
+    np.testing.assert_allclose(of_x, expected, rtol=2e-7)
+
+
 def test_bad_arguments():
     x, grad = np.ones((1, 2, 4, 6), np.float32), np.ones((1, 2, 2, 3), np.float32)
     window = dict(kernel=3, stride=2, padding=1)
@@ -77,6 +94,9 @@ def test_bad_arguments():
         (lambda: native.average_pool(x.astype(np.float64)), 'must be a float32 array'),
         (lambda: native.average_pool(x, threads=0), 'threads=0 must be an integer >= 1'),
         (lambda: native.average_pool_gradient(grad[0]), 'must have 4 axes'),
+        (lambda: native.average_neighbours(x[0]), 'must have 4 axes'),
+        (lambda: native.average_neighbours(x, threads=-1), 'threads=-1'),
+        (lambda: native.average_neighbours_gradient(grad[0], 0), 'window=0 must be >= 1'),
         (lambda: native.max_pool(x, kernel=16, stride=2, padding=1), 'kernel=16, stride=2'),
         (lambda: native.max_pool(x, kernel=3, stride=0, padding=1), 'stride=0'),
         (lambda: native.max_pool(x, kernel=3, stride=1, padding=2), 'padding=2'),

@@ -12,7 +12,7 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// A map of the input and one of the result, by which calls are shared among threads.
+// Numbers of maps, and sizes of those of the input and of the result.
 struct PoolSizes {
   int64_t maps, height, width, out_height, out_width;
 
@@ -165,6 +165,33 @@ API int mmesbnn_average_pool_gradient(const float* grad, int64_t maps, int64_t h
   if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
   for_maps(sizes, threads, [&](int64_t map) {
     spread(sizes, grad + map * sizes.out_height * sizes.out_width, of_x + map * height * width);
+  });
+  return kOk;
+}
+
+// The means of `window` numbers side by side. x: (count, window); out: (count).
+API int mmesbnn_average_neighbours(const float* x, int64_t count, int64_t window, int threads,
+                                   float* out) {
+  if (product({count, window, sizeof(float)}) < 0 || threads < 1) return kBadSize;
+  const float part = 1.0f / static_cast<float>(window);
+  parallel(count, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      float sum = 0.0f;
+      for (int64_t j = 0; j < window; ++j) sum += x[i * window + j];
+      out[i] = part * sum;
+    }
+  });
+  return kOk;
+}
+
+// The gradient of x in mmesbnn_average_neighbours, for that of `out`.
+API int mmesbnn_average_neighbours_gradient(const float* grad, int64_t count, int64_t window,
+                                            int threads, float* of_x) {
+  if (product({count, window, sizeof(float)}) < 0 || threads < 1) return kBadSize;
+  const float part = 1.0f / static_cast<float>(window);
+  parallel(count, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      std::fill(of_x + i * window, of_x + (i + 1) * window, part * grad[i]);
   });
   return kOk;
 }
