@@ -182,7 +182,11 @@ def _convolve(
 
 
 class _SignedConv(torch.autograd.Function):
-    """Step ``conv2d(sign(x + shift), weight)`` whose operands are packed and result is known."""
+    """Step ``conv2d(sign(x + shift), weight)`` whose operands are packed and result is known.
+
+    Rows ``(..., C)`` are made a map here, not by operators of torch before: their gradient would
+    be a view, and to a view autograd does not add another gradient in place.
+    """
 
     @staticmethod
     def forward(
@@ -194,17 +198,24 @@ class _SignedConv(torch.autograd.Function):
         settings: tuple[Any, ...],
         surrogate: Surrogate,
         binarization: _Binarization,
+        rows: bool,
     ) -> Tensor:
         ctx.settings, ctx.surrogate, ctx.binarization = settings, surrogate, binarization
+        ctx.rows = rows
         ctx.kernel_size = step.kernels.kernel_size
         bits = bits_to_save(step.signs, step.kernels)
         ctx.save_for_backward(x, shift, weight, step.limits, *bits)
-        return step.result().detach()  # torch lets it be changed in place, unlike a view
+        y = step.result()
+        y = rows_of_map(y, x.shape[:-1]) if rows else y
+        return y.detach()  # torch lets it be changed in place, unlike a view
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, weight, limits, *bits = ctx.saved_tensors
+        shape = x.shape
+        if ctx.rows:
+            x, grad = map_of_rows(x), map_of_rows(grad)
         packed = saved_bits(bits, x.shape[1], ctx.kernel_size)
         wanted = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[2]
         grad = grad.contiguous(memory_format=layout_of(x))
@@ -212,9 +223,10 @@ class _SignedConv(torch.autograd.Function):
         of_shift = None
         if of_x is not None:
             of_x, of_shift = _through(ctx.surrogate, of_x, x, shift)
+            of_x = rows_of_map(of_x, shape[:-1]).detach() if ctx.rows else of_x
         if of_weight is not None and ctx.binarization.clip < math.inf:
             of_weight = _inside(ctx.binarization, of_weight, weight, limits)
-        return of_x, of_shift, of_weight, None, None, None, None
+        return of_x, of_shift, of_weight, None, None, None, None, None
 
 
 def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,23 +271,37 @@ def native_signed_conv(
     Returns:
         Result; None where torch's operators must run.
     """
-    if not trains_natively(x) or (shift is not None and shift.dtype != torch.float32):
+    return _signed_conv(x, shift, sign, layer, settings, rows=False)
+
+
+def _signed_conv(
+    x: Tensor,
+    shift: Tensor | None,
+    sign: nn.Module,
+    layer: Any,
+    settings: tuple[Any, ...],
+    *,
+    rows: bool,
+) -> Tensor | None:
+    with torch.no_grad():
+        maps = map_of_rows(x) if rows else x
+    if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):
         return None
     surrogate = _surrogate(sign)
     if surrogate is None or layer.weight.dtype != torch.float32:
         return None
     if not _is_binary(layer.weight_binarizer):
         return None
-    shift = x.new_zeros(x.shape[1]) if shift is None else shift
+    shift = x.new_zeros(maps.shape[1]) if shift is None else shift
     binarization = _binarization(layer)
     weight = layer.weight if binarization.latent else layer.effective_weight()
     if weight.dim() == 2:
         weight = weight[:, :, None, None]
-    convolve = partial(_convolve, x, shift, weight, binarization, settings)
+    convolve = partial(_convolve, maps, shift, weight, binarization, settings)
     step = keep_result(convolve, weight[0].numel())
     if step is None:
         return None
-    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, binarization)
+    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, binarization, rows)
 
 
 def _is_binary(binarizer: nn.Module) -> bool:
@@ -310,5 +336,4 @@ def native_signed_linear(
         return None
     stride, padding, dilation, _, pad_value = POINTWISE
     settings = stride, padding, dilation, groups, pad_value
-    y = native_signed_conv(map_of_rows(x), shift, sign, layer, settings)
-    return None if y is None else rows_of_map(y, x.shape[:-1])
+    return _signed_conv(x, shift, sign, layer, settings, rows=True)

@@ -180,6 +180,16 @@ def test_training_a_linear_layer_computes_the_same(calls, shape):
         assert_rounding(found, expected)
 
 
+def test_autograd_may_add_to_the_gradient_of_a_linear_layer(calls):
+    layer, x = BinaryLinear(70, 33, weight_binarizer='plain_sign'), torch.randn(2, 5, 70)
+    x.requires_grad_()
+    y = layer(x)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert calls
+    assert not y._is_view()
+    assert not grad._is_view()
+
+
 def test_channels_last_stays(calls):
     torch.manual_seed(0)
     layer, x = BinaryConv2d(70, 24, 3, weight_binarizer='plain_sign'), torch.randn(3, 70, 9, 7)
