@@ -220,19 +220,6 @@ def normalize_tiled(x: Tensor, norm: nn.Module, copies: int) -> Tensor:
     return norm(tile(x, copies))
 
 
-def normalize_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
-    """Compute ``norm(tile(x, copies))`` over the channels of tokens ``(N, L, C)``.
-
-    Args:
-        x: Small tokens.
-        norm: Norm of maps with ``copies * C`` channels: a :class:`TiledBatchNorm2d`, or
-            the norm that a tool has replaced it by.
-        copies: Number of copies. Default 1.
-    """
-    y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
-    return y.flatten(2).transpose(1, 2)
-
-
 @checked_layer(module=MODULE)
 def redraw_signs(module: nn.Module) -> None:
     """Call :meth:`TiledBatchNorm2d.init_weights` of all norms in ``module``.

@@ -25,7 +25,7 @@ from .native_norms import native_gated_norm, native_norm
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
-from .tiled_norm import normalize_tiled, normalize_tokens
+from .tiled_norm import normalize_tiled
 
 
 def _native_conv(
@@ -75,6 +75,30 @@ def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> Tensor
     """
     y = _native_conv(x, shift, conv.sign, conv)
     return conv(shift(x)) if y is None else y
+
+
+def normalized(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
+    """Compute ``norm(tile(x, copies))``.
+
+    Args:
+        x: Small map ``(N, C, H, W)``.
+        norm: Norm of ``copies C`` channels.
+        copies: Number of copies. Default 1.
+    """
+    found = native_norm(x, norm, copies=copies) if is_native() else None
+    return normalize_tiled(x, norm, copies) if found is None else found[0]
+
+
+def normalized_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
+    """Compute :func:`normalized` over the features of tokens.
+
+    Args:
+        x: Small tokens ``(N, L, C)``.
+        norm: Norm of maps with ``copies C`` channels: a :class:`TiledBatchNorm2d`, or the norm that
+            a tool has replaced it by.
+        copies: Number of copies. Default 1.
+    """
+    return normalized(x.transpose(1, 2).unsqueeze(2), norm, copies).flatten(2).transpose(1, 2)
 
 
 def activated_norm(
@@ -161,7 +185,7 @@ def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: n
         found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
         if found is not None:
             return found[0].flatten(2).transpose(1, 2)
-    return act(normalize_tokens(x, norm, copies) + residual)
+    return act(normalized_tokens(x, norm, copies) + residual)
 
 
 def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Tensor:

@@ -20,7 +20,7 @@ from mmesbnn.binary import (
     tile,
 )
 from mmesbnn.binary.functional import BINARY_MATMUL
-from mmesbnn.binary.tiled_norm import normalize_tokens
+from mmesbnn.binary.unit_steps import normalized_tokens
 from tests.binary.operators import Recorder
 
 # (expanded_in, expanded_out)
@@ -420,7 +420,7 @@ def test_gradients_of_normalised_tokens(copies, transposed):
     upstream = torch.randn(3, 4 * copies, 5, dtype=torch.float64).mT
     if not transposed:
         upstream = upstream.contiguous()
-    y = normalize_tokens(x, norm, copies)
+    y = normalized_tokens(x, norm, copies)
     (got,) = torch.autograd.grad(y, x, upstream)
     var, mean = torch.var_mean(x, (0, 1), correction=0)
     expected = ((x - mean) / (var + norm.eps).sqrt()).repeat(1, 1, copies)

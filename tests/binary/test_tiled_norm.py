@@ -15,7 +15,7 @@ from mmesbnn.binary import (
     tile,
 )
 from mmesbnn.binary.expansion import copy_signs
-from mmesbnn.binary.tiled_norm import normalize_tokens
+from mmesbnn.binary.unit_steps import normalized_tokens
 from tests.binary.es_reference import assert_same, double, output_and_gradients
 
 
@@ -79,7 +79,7 @@ def test_gradients_of_maps_of_one_row_or_column(copies, axis, last, upstream_las
 def test_tokens_stay_tokens_in_memory(copies, training):
     norm, _ = tiled_and_plain_norm(4 * copies, copies)
     x = double(3, 5, 4)
-    y = normalize_tokens(x, norm.train(training), copies)
+    y = normalized_tokens(x, norm.train(training), copies)
     assert y.is_contiguous()
     assert_same(y.mT, norm(x.mT.contiguous().unsqueeze(2))[:, :, 0])
 

@@ -27,6 +27,7 @@ from mmesbnn.binary.shrunk import ShrunkLinear
 from mmesbnn.binary.unit_steps import (
     activated_norm,
     gated_norm,
+    normalized,
     residual_norm,
     shifted_conv,
     signed_convs,
@@ -78,7 +79,9 @@ class Step(nn.Module):
         )
         if weight == 'temperature':
             self.conv.weight_binarizer.temperature.fill_(1e-9)
-        self.norm = TiledBatchNorm2d(wide, copies if kind in ('activated', 'residual') else 1)
+        self.norm = TiledBatchNorm2d(
+            wide, copies if kind in ('norm', 'activated', 'residual') else 1
+        )
         self.act = nn.Sequential(LearnableShift(wide), ChannelPReLU(wide), LearnableShift(wide))
         self.small = small
         for parameter in self.parameters():
@@ -94,6 +97,8 @@ class Step(nn.Module):
             return y * mean.sigmoid()
         if self.kind == 'residual':
             return residual_norm(x[:, : self.small] * 1, self.norm, x, self.copies, self.act)
+        if self.kind == 'norm':
+            return normalized(x[:, : self.small] * 1, self.norm, self.copies)
         if self.kind == 'plain residual':
             return residual_norm(x.sin(), self.norm, x, 1)
         return gated_norm(x.sin(), gate, x, self.norm, multiplies=self.kind == 'product')
@@ -102,6 +107,7 @@ class Step(nn.Module):
 KINDS = {
     'shifted': '_SignedConv',
     'signed': '_SignedConv',
+    'norm': '_Norm',
     'activated': '_Norm',
     'residual': '_Norm',
     'plain residual': '_Norm',

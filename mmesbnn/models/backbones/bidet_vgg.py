@@ -9,7 +9,8 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
+from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d
+from ...binary.unit_steps import normalized
 from ..layers.float_layers import Stem, float_conv
 from .base import BackboneOptions, ESBackbone, are_widths, checked_backbone, named_arch
 from .bidet_resnet import WEIGHTS, bidet_conv, make_stage
@@ -91,8 +92,8 @@ class DilatedTail(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the module's output for ``x``."""
         x = self.conv(self.pool(x))
-        x = self.act(normalize_tiled(x, self.norm1, self.copies))
-        return self.act(normalize_tiled(self.pointwise(x), self.norm2, self.copies))
+        x = self.act(normalized(x, self.norm1, self.copies))
+        return self.act(normalized(self.pointwise(x), self.norm2, self.copies))
 
 
 @MODELS.register_module()

@@ -22,7 +22,6 @@ from ...binary import (
     RPReLU,
     ShrunkConv2d,
     TiledBatchNorm2d,
-    normalize_tiled,
     tile,
 )
 from ...binary.arguments import BUILT
@@ -30,8 +29,8 @@ from ...binary.attention import RESIDUAL_POOLS, map_of, tokens_of
 from ...binary.entries import with_zero
 from ...binary.expansion import spread_thresholds
 from ...binary.inputs import check_maps
-from ...binary.tiled_norm import normalize_tokens
 from ...binary.tracing import whole_layer
+from ...binary.unit_steps import normalized, normalized_tokens
 from ...checks import either, none, one_of, pair, positive_int, sequence
 from ..layers.pooling import padded_average
 from .base import (
@@ -183,7 +182,7 @@ class PatchStem(nn.Module):
         x = self.conv(x)
         if self.norm is None:
             return self.positions(tile(x, self.copies))
-        return self.positions(normalize_tiled(x, self.norm, self.copies))
+        return self.positions(normalized(x, self.norm, self.copies))
 
 
 class PatchMerging(nn.Module):
@@ -252,9 +251,9 @@ class PatchMerging(nn.Module):
     @whole_layer
     def forward(self, x: Tensor) -> Tensor:
         """Compute the first map of the next stage."""
-        x = self.norm_in(x)
+        x = normalized(x, self.norm_in)
         y = self.conv(x if self.full_precision else self.shift(x))
-        y = normalize_tiled(y, self.norm, self.copies)
+        y = normalized(y, self.norm, self.copies)
         if not self.full_precision:
             y = self.act(y + tile(F.avg_pool2d(x, 2), self.widening))
         return self.positions(y)
@@ -350,9 +349,9 @@ class BinaryViTBlock(nn.Module):
         """Compute the block's output for the map ``x``."""
         size = (x.shape[2], x.shape[3])
         x = tokens_of(x)
-        attended = self.attention(normalize_tokens(x, self.norm1), size)
+        attended = self.attention(normalized_tokens(x, self.norm1), size)
         x = x + self.scale1(attended)
-        normed = normalize_tokens(x, self.norm2)
+        normed = normalized_tokens(x, self.norm2)
         x = x + self.scale2(self.ffn(normed))
         return map_of(self.branches(x, normed, size), size)
 

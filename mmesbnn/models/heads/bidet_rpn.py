@@ -10,8 +10,9 @@ from mmdet.models.utils import multi_apply, select_single_mlvl, unpack_gt_instan
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d, normalize_tiled
+from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d
 from ...binary.arguments import checked_layer
+from ...binary.unit_steps import normalized
 from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
 from ..backbones.bidet_resnet import WEIGHTS, bidet_conv
@@ -129,7 +130,7 @@ class BiDetRPNHead(RPNHead):
                 'convolution cannot be fused with a norm, because only the signs of its '
                 'weight count'
             )
-        return normalize_tiled(self.rpn_conv(x), self.norm, self.expansion.tau)
+        return normalized(self.rpn_conv(x), self.norm, self.expansion.tau)
 
     def score_and_box(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scores ``(N, A, H, W)`` and boxes ``(N, 4 A, H, W)`` of ``f``."""

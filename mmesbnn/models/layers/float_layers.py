@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...binary import Expansion, TiledBatchNorm2d, normalize_tiled
+from ...binary import Expansion, TiledBatchNorm2d
 from ...binary.arguments import NORM, checked_layer
+from ...binary.unit_steps import normalized
 from ...checks import positive_int
 from .minmax import MinMaxConv2d
 from .pooling import AveragePool, MaxPool
@@ -67,7 +68,7 @@ class PooledProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool, project and normalize ``x``."""
-        return normalize_tiled(self.conv(self.pool(x)), self.norm, self.copies)
+        return normalized(self.conv(self.pool(x)), self.norm, self.copies)
 
 
 class Stem(nn.Module):
@@ -115,4 +116,4 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the expanded features of the images ``x``."""
-        return self.pool(normalize_tiled(self.conv(x), self.norm, self.copies))
+        return self.pool(normalized(self.conv(x), self.norm, self.copies))
