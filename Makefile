@@ -139,6 +139,9 @@ install-onedl-mmcv:
 setup-demo: $(or $(wildcard $(VENV)/.ready-full),$(VENV)/.ready-demo)  ## For the demos
 setup-full: $(VENV)/.ready-full  ## For everything
 
+# An editable install sees new Python code at once, but compiles the kernels only when it is made.
+BUILT_FROM := setup.py constraints.txt $(wildcard mmesbnn/native/src/*)
+
 # A stamp is touched last, so an interrupted set-up runs again. setuptools comes first,
 # because it builds this project in place and without the network.
 define install
@@ -146,13 +149,13 @@ define install
 	| tee $(VENV)/pip.log | $(SHORTLY) || { tail -n 20 $(VENV)/pip.log >&2; exit 1; }
 endef
 
-$(VENV)/.ready-demo: setup.py constraints.txt | $(VENV)/.python
+$(VENV)/.ready-demo: $(BUILT_FROM) | $(VENV)/.python
 	@echo 'Setting up $(VENV) (the first time: minutes, and 6 GB of disk)'
 	$(call install,-e '.[$(DEMO_EXTRAS)]')
 	@touch $@
 
 # mmcv-lite and mmcv overwrite each other's files, so one is removed before the other is installed.
-$(VENV)/.ready-full: setup.py constraints.txt | $(VENV)/.python
+$(VENV)/.ready-full: $(BUILT_FROM) | $(VENV)/.python
 	@echo 'Setting up $(VENV) with mmcv (the first time: 20 minutes, and 6 GB of disk)'
 	$(call install,torch torchvision ninja)
 	@$(PY) -m pip --disable-pip-version-check uninstall --quiet --yes mmcv-lite
