@@ -37,7 +37,10 @@ bool run_changed(const Seed& seed, int changes) {
   std::vector<int64_t> code = seed.code;
   for (int i = 0; i < changes; ++i) {
     int64_t& number = code[up_to(code.size() - 1)];
-    number = up_to(3) ? some_number(code) : number + up_to(2) - 1;
+    if (up_to(3))
+      number = some_number(code);
+    else if (number > INT64_MIN && number < INT64_MAX)
+      number += up_to(2) - 1;
   }
   auto data = exactly<uint8_t>(seed.data.size());
   std::memcpy(data.get(), seed.data.data(), seed.data.size());
