@@ -239,7 +239,7 @@ class Sweep {
     width_ = columns_ * (1 + up_to(2)), height_ = rows_ * (1 + up_to(2));
     channels_ = 1 + up_to(199);
     // few pixels, so that sums are exact
-    pixels_ = 1 + up_to(std::min(width_ * height_, int64_t{16}) - 1);
+    pixels_ = 1 + up_to(std::min(width_ * height_, int64_t{40}) - 1);
     pixel_ = up_to(width_ * height_ - pixels_);
     stride_ = channels_ + up_to(70);
     const int64_t length = 1 + up_to(3);
@@ -275,7 +275,7 @@ class Sweep {
 
   void run(const Kernels& kernels) {
     std::vector<float> registers(kAllRegisters * kRegister);
-    std::vector<Ready> ready(code_.size());
+    std::vector<Ready> ready(kPieces * code_.size());
     Block block;
     block.code = code_.data(), block.length = static_cast<int>(code_.size());
     block.ready = ready.data(), block.memory = reinterpret_cast<char*>(memory_.data());

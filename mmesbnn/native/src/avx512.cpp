@@ -67,7 +67,10 @@ TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t
   for (; block + 4 <= blocks; block += 4)
     rows_of<4>(x, row_stride, rows, weights + block * size, words, out + block * kLanes,
                out_stride);
-  for (; block < blocks; ++block)
+  for (; block + 2 <= blocks; block += 2)
+    rows_of<2>(x, row_stride, rows, weights + block * size, words, out + block * kLanes,
+               out_stride);
+  if (block < blocks)
     rows_of<1>(x, row_stride, rows, weights + block * size, words, out + block * kLanes,
                out_stride);
 }

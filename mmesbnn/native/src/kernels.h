@@ -19,9 +19,13 @@ constexpr int kNibbleLanes = 32;
 constexpr int kRealPixels = 8;
 // Pixels that a sweep computes at a time.
 constexpr int kTile = 8;
-// Floats of a register of a sweep: kTile pixels of as many channels as a vector can have.
-constexpr int kRegister = kTile * 32;
+// Channels of two vectors of the widest instruction set.
+constexpr int kMostLanes = 32;
+// Floats of a register of a sweep, for up to 2 kTile pixels.
+constexpr int kRegister = 2 * kTile * kMostLanes;
 constexpr int kRegisters = 16;
+// Pieces of a segment, see end_of_piece(), that are prepared at a time.
+constexpr int kPieces = 16;
 constexpr int kAllRegisters = kRegisters + 3;  // with those of link()
 
 enum class Op {
@@ -91,7 +95,7 @@ struct Ready {
 struct Block {
   const Instruction* code;
   int length;
-  Ready* ready;  // `length`
+  Ready* ready;  // kPieces * `length`
   char* memory;
   const float* constants;
   float* registers;      // kAllRegisters * kRegister

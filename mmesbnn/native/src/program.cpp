@@ -193,6 +193,7 @@ class Reader {
       link(segment.code);
       step->segments.push_back(std::move(segment));
     }
+    step->count_registers();
     require(step->sums <= kMostMemory / 4 / step->tiles());
     program_.sums = std::max(program_.sums, step->sums * step->tiles());
     add(std::move(step));

@@ -51,14 +51,20 @@ void RealConvStep::find_rows(int64_t begin, int count, const float* source,
     const int64_t pixel = begin + std::min(p, count - 1);
     const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
     const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
+    const int64_t bottom = top + int64_t{window.dilation[0]} * (window.kernel[0] - 1);
+    const int64_t right = left + int64_t{window.dilation[1]} * (window.kernel[1] - 1);
+    // most pixels need no check of each tap
+    const bool whole = top >= 0 && left >= 0 && bottom < from.height && right < from.width;
     const float** row = rows + p;
-    for (int ky = 0; ky < window.kernel[0]; ++ky)
+    for (int ky = 0; ky < window.kernel[0]; ++ky) {
+      const int64_t y = top + int64_t{ky} * window.dilation[0];
       for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
-        const int64_t y = top + int64_t{ky} * window.dilation[0];
         const int64_t x = left + int64_t{kx} * window.dilation[1];
-        const bool inside = y >= 0 && y < from.height && x >= 0 && x < from.width;
+        const bool inside =
+            whole || (y >= 0 && y < from.height && x >= 0 && x < from.width);
         *row = inside ? source + (y * from.width + x) * from.channels : zeros.data();
       }
+    }
   }
 }
 
@@ -112,10 +118,14 @@ bool BinaryConvStep::run(const Run& run) const {
     return convolve_bits(
         conv, bits, 1, run.threads,
         [&](int64_t, int64_t, int64_t begin, int count, const Sums& sums) {
-          for (int p = 0; p < count; ++p)
+          auto* target = map + begin * to.channels + at;
+          if (conv.kernels == sums.lanes && conv.kernels == to.channels)  // without gaps
+            return finish(sums.differing, sums.wrong, sums.total,
+                          static_cast<int>(count * sums.lanes), target);
+          for (int p = 0; p < count; ++p, target += to.channels)
             finish(sums.differing + p * sums.lanes,
                    sums.wrong ? sums.wrong + p * sums.lanes : nullptr, sums.total,
-                   static_cast<int>(conv.kernels), map + (begin + p) * to.channels + at);
+                   static_cast<int>(conv.kernels), target);
         });
   };
   char* map = run.memory + to.offset;
@@ -205,6 +215,14 @@ void link(std::vector<Instruction>& code) {
   code = std::move(linked);
 }
 
+void SweepStep::count_registers() {
+  for (const Segment& segment : segments)
+    for (const Instruction& one : segment.code)
+      for (const Operand* operand : {&one.to, &one.a, &one.b, &one.c, &one.d})
+        if (operand->where == Where::kRegister)
+          registers = std::max(registers, static_cast<int>(operand->at) + 1);
+}
+
 // Small enough for the first cache, with all that is read and written.
 int64_t SweepStep::pixels_at_once() const {
   int64_t most = 1;
@@ -218,6 +236,24 @@ int64_t SweepStep::tile() const {
   return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;
 }
 
+// Some channels at a time, so that an addition need not wait for the one before it.
+void SweepStep::write_mean(const Run& run, const MeanTarget& mean) const {
+  constexpr int64_t most = 16;
+  float* target = reinterpret_cast<float*>(run.memory + mean.to);
+  const int64_t tiles = this->tiles();
+  const double share = static_cast<double>(pixels());
+  for (int64_t begin = 0; begin < mean.count; begin += most) {
+    const int64_t count = std::min(most, mean.count - begin);
+    double totals[most] = {};
+    for (int64_t i = 0; i < tiles; ++i) {
+      const float* part = run.sums + i * sums + mean.sum + begin;
+      for (int64_t c = 0; c < count; ++c) totals[c] += part[c];
+    }
+    for (int64_t c = 0; c < count; ++c)
+      target[begin + c] = static_cast<float>(totals[c] / share);
+  }
+}
+
 bool SweepStep::run(const Run& run) const {
   const int64_t once = pixels_at_once(), tile = this->tile(), pixels = this->pixels();
   size_t longest = 0;
@@ -225,8 +261,10 @@ bool SweepStep::run(const Run& run) const {
   const Kernels& use = chosen_kernels();
   std::atomic<bool> full{false};
   parallel(tiles(), run.threads, [&](int64_t first, int64_t last) {
-    alignas(64) float registers[kAllRegisters * kRegister] = {};
-    std::unique_ptr<Ready[]> ready(new (std::nothrow) Ready[longest]);
+    alignas(64) float registers[kAllRegisters * kRegister];
+    // code may read what it has not written
+    std::fill(registers, registers + this->registers * kRegister, 0.0f);
+    std::unique_ptr<Ready[]> ready(new (std::nothrow) Ready[kPieces * longest]);
     if (!ready) {
       full.store(true);
       return;
@@ -248,15 +286,7 @@ bool SweepStep::run(const Run& run) const {
       }
     }
   });
-  const int64_t count = tiles();
-  for (const MeanTarget& mean : means) {
-    float* target = reinterpret_cast<float*>(run.memory + mean.to);
-    for (int64_t c = 0; c < mean.count; ++c) {
-      double sum = 0.0;
-      for (int64_t i = 0; i < count; ++i) sum += run.sums[i * sums + mean.sum + c];
-      target[c] = static_cast<float>(sum / static_cast<double>(pixels));
-    }
-  }
+  for (const MeanTarget& mean : means) write_mean(run, mean);
   return !full.load();
 }
 

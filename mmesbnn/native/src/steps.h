@@ -69,12 +69,19 @@ struct SweepStep : Step {
   std::vector<Segment> segments;
   std::vector<MeanTarget> means;
   int64_t sums = 0;  // floats of a tile
+  int registers = 0;  // those that the code names
+
+  // Counts the registers, after link().
+  void count_registers();
 
   int64_t pixels_at_once() const;
   int64_t tile() const;  // pixels
   int64_t pixels() const { return height * width; }
   int64_t tiles() const { return (pixels() + tile() - 1) / tile(); }
   bool run(const Run& run) const override;
+
+ private:
+  void write_mean(const Run& run, const MeanTarget& mean) const;
 };
 
 }  // namespace mmesbnn
