@@ -60,8 +60,7 @@ void RealConvStep::find_rows(int64_t begin, int count, const float* source,
       const int64_t y = top + int64_t{ky} * window.dilation[0];
       for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
         const int64_t x = left + int64_t{kx} * window.dilation[1];
-        const bool inside =
-            whole || (y >= 0 && y < from.height && x >= 0 && x < from.width);
+        const bool inside = whole || (y >= 0 && y < from.height && x >= 0 && x < from.width);
         *row = inside ? source + (y * from.width + x) * from.channels : zeros.data();
       }
     }
