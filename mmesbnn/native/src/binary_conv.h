@@ -27,6 +27,12 @@ struct Window {
   bool is_pointwise() const {
     return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
   }
+
+  // Whether no tap is a padded pixel, if the first one is at (top, left).
+  bool is_inside(int64_t top, int64_t left, int64_t height, int64_t width) const {
+    return top >= 0 && left >= 0 && top + int64_t{dilation[0]} * (kernel[0] - 1) < height &&
+           left + int64_t{dilation[1]} * (kernel[1] - 1) < width;
+  }
 };
 
 // Rows that are shorter than this are counted word by word.
@@ -157,10 +163,8 @@ inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int
     if (++out_x == conv.out_width) out_x = 0, ++out_y;
     const int64_t top = out_y * w.stride[0] - w.padding[0];
     const int64_t left = out_x * w.stride[1] - w.padding[1];
-    const int64_t bottom = top + int64_t{w.dilation[0]} * (w.kernel[0] - 1);
-    const int64_t right = left + int64_t{w.dilation[1]} * (w.kernel[1] - 1);
     uint64_t* target = rows + p * taps * words;
-    if (run && top >= 0 && left >= 0 && bottom < conv.height && right < conv.width) {
+    if (run && w.is_inside(top, left, conv.height, conv.width)) {
       const uint64_t* source = x + (top * conv.width + left) * words;
       const int64_t line = w.dilation[0] * conv.width * words;
       for (int dy = 0; dy < w.kernel[0]; ++dy, target += piece, source += line) {

@@ -51,10 +51,8 @@ void RealConvStep::find_rows(int64_t begin, int count, const float* source,
     const int64_t pixel = begin + std::min(p, count - 1);
     const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
     const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
-    const int64_t bottom = top + int64_t{window.dilation[0]} * (window.kernel[0] - 1);
-    const int64_t right = left + int64_t{window.dilation[1]} * (window.kernel[1] - 1);
     // most pixels need no check of each tap
-    const bool whole = top >= 0 && left >= 0 && bottom < from.height && right < from.width;
+    const bool whole = window.is_inside(top, left, from.height, from.width);
     const float** row = rows + p;
     for (int ky = 0; ky < window.kernel[0]; ++ky) {
       const int64_t y = top + int64_t{ky} * window.dilation[0];
