@@ -5,6 +5,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 :func:`problem` gives the reason.
 """
 
+from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
 from .gradients import input_gradient, weight_gradient
 from .kernels import (
@@ -36,6 +37,7 @@ from .pooling import (
 )
 
 __all__ = [
+    'CrossGradients',
     'Engine',
     'NativeError',
     'NormGradients',
@@ -43,12 +45,14 @@ __all__ = [
     'Normalized',
     'Packed',
     'PackedWeights',
+    'add_cross',
     'available',
     'average_neighbours',
     'average_neighbours_gradient',
     'average_pool',
     'average_pool_gradient',
     'convolve',
+    'cross_gradients',
     'input_gradient',
     'instruction_sets',
     'max_pool',

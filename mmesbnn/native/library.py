@@ -93,6 +93,7 @@ _SIGNATURES = {
         *[_FLOATS] * 4,
         c_double,
         c_int,
+        c_int,
         *[_FLOATS] * 3,
     ),
     'mmesbnn_normalize_gradients': (
@@ -119,8 +120,11 @@ _SIGNATURES = {
     'mmesbnn_normalize_tokens': (
         _FLOATS,
         *[c_int64] * 3,
-        *[_FLOATS] * 5,
+        _FLOATS,
+        c_int64,
+        *[_FLOATS] * 4,
         c_double,
+        c_int,
         c_int,
         _FLOATS,
         _FLOATS,
@@ -128,9 +132,11 @@ _SIGNATURES = {
     'mmesbnn_normalize_tokens_gradients': (
         _FLOATS,
         *[c_int64] * 3,
-        *[_FLOATS] * 6,
+        _FLOATS,
+        c_int64,
+        *[_FLOATS] * 5,
         c_int,
-        *[_FLOATS] * 6,
+        *[_FLOATS] * 7,
     ),
     'mmesbnn_sign_gradient_tokens': (
         _FLOATS,
@@ -144,6 +150,8 @@ _SIGNATURES = {
         _FLOATS,
         _FLOATS,
     ),
+    'mmesbnn_add_cross': (_FLOATS, _FLOATS, *[c_int64] * 5, _FLOATS, _FLOATS, c_int, _FLOATS),
+    'mmesbnn_cross_gradients': (_FLOATS, _FLOATS, *[c_int64] * 5, _FLOATS, c_int, *[_FLOATS] * 3),
     'mmesbnn_prelu_gradients': (_FLOATS, _FLOATS, *[c_int64] * 3, _FLOATS, c_int, _FLOATS, _FLOATS),
     'mmesbnn_average_pool': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
     'mmesbnn_average_pool_gradient': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),

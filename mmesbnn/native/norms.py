@@ -29,7 +29,8 @@ class NormOperands:
         bias: ``(copies C,)``.
         copies: Number of copies. Default 1.
         gate: ``(N, C)``, only for one copy without a slope. Default None: 1.
-        residual: Map ``(N, copies C, H, W)``. Default None: 0.
+        residual: Map ``(N, copies C, H, W)``; with channels last in memory also fewer channels, a
+            divisor of ``copies C``, which are repeated. Default None: 0.
         multiplies: Whether ``z`` is multiplied by the residual. Default False.
         slope: ``(copies C,)``, of negative numbers. Default None: there is no PReLU.
         shift: ``(copies C,)``. Default None: 0.
@@ -66,7 +67,7 @@ class NormOperands:
         _check('gain', self.gain, per_channel)
         _check('bias', self.bias, per_channel)
         _check('gate', self.gate, (batch, channels))
-        self.check_map('residual', self.residual)
+        self._check_residual()
         _check('slope', self.slope, per_channel)
         _check('shift', self.shift, per_channel)
 
@@ -77,6 +78,23 @@ class NormOperands:
         if value.shape != self.shape:
             raise NativeError(f'{name} has the shape {value.shape}; it must be {self.shape}')
         _check_layout(name, value, self.channels_last)
+
+    def _check_residual(self) -> None:
+        if self.residual is None or not self.channels_last:
+            self.check_map('residual', self.residual)
+            return
+        _check_layout('residual', self.residual, True)
+        batch, added, *size = self.residual.shape
+        if (batch, *size) != (len(self.x), *self.x.shape[2:]) or self.wide % added:
+            raise NativeError(
+                f'residual has the shape {self.residual.shape}; it must be {self.shape}, or have a '
+                'divisor of its channels'
+            )
+
+    @property
+    def repeats(self) -> bool:
+        """Answer whether the residual has fewer channels than the result."""
+        return self.residual is not None and self.residual.shape[1] < self.wide
 
     @property
     def wide(self) -> int:
@@ -109,8 +127,8 @@ class Normalized:
 class NormGradients:
     """Gradients of the :class:`NormOperands` of the same names; None where there is no operand.
 
-    ``residual`` is None, too, if there is neither slope nor product: its gradient is that of the
-    result.
+    ``residual`` is None, too, if there is neither slope nor product nor repetition: its gradient is
+    that of the result.
     """
 
     x: np.ndarray
@@ -154,8 +172,17 @@ def _token_sizes(operands: NormOperands) -> tuple[int, int, int]:
     return batch * height * width, channels, operands.copies
 
 
+def _added(operands: NormOperands) -> int:
+    return 1 if operands.residual is None else operands.residual.shape[1]
+
+
 def normalize(
-    operands: NormOperands, *, eps: float = 1e-5, with_means: bool = False, threads: int = 1
+    operands: NormOperands,
+    *,
+    eps: float = 1e-5,
+    with_means: bool = False,
+    stats: np.ndarray | None = None,
+    threads: int = 1,
 ) -> Normalized:
     """Compute the result of :class:`NormOperands` in a training step.
 
@@ -166,10 +193,12 @@ def normalize(
         operands: Operands.
         eps: Number added to the variance, >= 0. Default 1e-5.
         with_means: Whether to compute the means of the result over its pixels. Default False.
+        stats: ``stats`` of an earlier call with the same operands, which are not measured then.
+            Default None.
         threads: Number of threads. Default 1.
 
     Raises:
-        NativeError: If an argument is out of its range.
+        NativeError: If an argument is out of its range, or ``stats`` has a wrong shape.
     """
     last = operands.channels_last
     if last and with_means:
@@ -177,19 +206,22 @@ def normalize(
     batch, wide, *size = operands.shape
     out = empty_map(batch, wide, (size[0], size[1]), channels_last=last)
     means = np.empty((batch, wide), np.float32) if with_means else None
-    stats = np.empty((3, operands.x.shape[1]), np.float32)
+    _check('stats', stats, (3, operands.x.shape[1]))
+    measured = stats is not None
+    stats = np.empty((3, operands.x.shape[1]), np.float32) if stats is None else stats
     x, affine = floats(operands.x), (floats(operands.gain), floats(operands.bias))
     act = _optional(operands.slope), _optional(operands.shift)
     residual, threads = _optional(operands.residual), check_threads(threads)
     if last:
         status = library().mmesbnn_normalize_tokens(
-            *(x, *_token_sizes(operands), residual, *affine, *act),
-            *(eps, threads, floats(out), floats(stats)),
+            *(x, *_token_sizes(operands), residual, _added(operands), *affine, *act),
+            *(eps, measured, threads, floats(out), floats(stats)),
         )
     else:
         status = library().mmesbnn_normalize(
             *(x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
-            *(*affine, *act, eps, threads, floats(out), _optional(means), floats(stats)),
+            *(*affine, *act, eps, measured, threads),
+            *(floats(out), _optional(means), floats(stats)),
         )
     raise_for(status, 'normalize')
     return Normalized(out, means, stats)
@@ -227,10 +259,13 @@ def normalize_gradients(
     slope, of_act = _optional(operands.slope), (_optional(found.slope), _optional(found.shift))
     of_affine = floats(found.gain), floats(found.bias)
     if last:
-        inner = np.empty_like(grad) if found.residual is None else found.residual
+        is_inner = found.residual is not None and not operands.repeats
+        inner = found.residual if is_inner else np.empty_like(grad)
+        of_residual = _optional(found.residual) if operands.repeats else None
         status = library().mmesbnn_normalize_tokens_gradients(
-            *(x, *_token_sizes(operands), residual, *affine, slope, floats(stats), floats(grad)),
-            *(threads, floats(found.x), floats(inner), *of_affine, *of_act),
+            *(x, *_token_sizes(operands), residual, _added(operands), *affine, slope),
+            *(floats(stats), floats(grad), threads, floats(found.x), _optional(inner)),
+            *(of_residual, *of_affine, *of_act),
         )
     else:
         status = library().mmesbnn_normalize_gradients(
@@ -247,7 +282,7 @@ def _empty_gradients(operands: NormOperands) -> NormGradients:
     def empty_like(value: np.ndarray | None) -> np.ndarray | None:
         return None if value is None else np.empty_like(value)
 
-    changes = operands.multiplies or operands.slope is not None
+    changes = operands.multiplies or operands.repeats or operands.slope is not None
     return NormGradients(
         x=np.empty_like(operands.x),
         gain=np.empty(operands.wide, np.float32),

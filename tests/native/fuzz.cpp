@@ -140,7 +140,7 @@ bool normalize_something() {
   const int done = mmesbnn_normalize(
       x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
       multiplies, numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
-      maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, some_threads(), out.get(),
+      maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(),
       maybe(means, up_to(1)), stats.get());
   mmesbnn_normalize_gradients(
       x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
@@ -154,18 +154,37 @@ bool normalize_something() {
                         of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
                           some_threads(), of_x.get(), of_single.get());
-  const int64_t tokens = batch * pixels;
-  mmesbnn_normalize_tokens(x.get(), tokens, channels, copies, maybe(residual, added),
+  const int64_t tokens = batch * pixels, features = up_to(wide);  // of a repeated residual
+  auto some_added = some(tokens * features), of_added = some(tokens * features);
+  mmesbnn_normalize_tokens(x.get(), tokens, channels, copies, maybe(some_added, added), features,
                            numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
-                           maybe(numbers[3], shift), 1e-5, some_threads(), out.get(), stats.get());
+                           maybe(numbers[3], shift), 1e-5, up_to(3) == 0, some_threads(),
+                           out.get(), stats.get());
   mmesbnn_normalize_tokens_gradients(
-      x.get(), tokens, channels, copies, maybe(residual, added), numbers[0].get(),
+      x.get(), tokens, channels, copies, maybe(some_added, added), features, numbers[0].get(),
       numbers[1].get(), maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(),
-      of_x.get(), of_residual.get(), numbers[4].get(), numbers[5].get(), maybe(numbers[6], slope),
-      maybe(numbers[7], shift));
+      of_x.get(), of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(),
+      numbers[5].get(), maybe(numbers[6], slope), maybe(numbers[7], shift));
   mmesbnn_sign_gradient_tokens(other.get(), x.get(), tokens, channels, single.get(),
                                static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
                                of_single.get());
+  return done == 0;
+}
+
+// Returns whether sizes and operands fit together.
+bool cross_something() {
+  const int64_t batch = up_to(2), height = up_to(12), width = up_to(12), channels = up_to(40);
+  const int64_t reach = up_to(4) - 1, numbers = std::max<int64_t>(4 * reach + 1, 1) * channels;
+  const auto some = [](int64_t count) { return exactly<float>(count); };
+  const auto some_threads = [] { return static_cast<int>(up_to(3)); };
+  const int64_t map = batch * height * width * channels;
+  auto base = some(map), x = some(map), out = some(map), taps = some(numbers);
+  auto of_taps = some(numbers), shift = some(channels), of_shift = some(channels);
+  const int done =
+      mmesbnn_add_cross(base.get(), x.get(), batch, height, width, channels, reach, taps.get(),
+                        shift.get(), some_threads(), out.get());
+  mmesbnn_cross_gradients(base.get(), x.get(), batch, height, width, channels, reach, taps.get(),
+                          some_threads(), out.get(), of_taps.get(), of_shift.get());
   return done == 0;
 }
 
@@ -213,7 +232,7 @@ int main(int count, char** arguments) {
   if (sets.empty()) return 1;
   for (const Seed& seed : seeds)
     if (!run_changed(seed, 0)) return 1;
-  int64_t runs = 0, convolutions = 0, norms = 0, pools = 0, calls = 0;
+  int64_t runs = 0, convolutions = 0, norms = 0, pools = 0, crosses = 0, calls = 0;
   const auto began = std::chrono::steady_clock::now();
   for (;; ++calls) {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
@@ -223,9 +242,11 @@ int main(int count, char** arguments) {
     convolutions += convolve_something();
     norms += normalize_something();
     pools += pool_something();
+    crosses += cross_something();
   }
-  std::printf("%lld calls, %lld programs ran, %lld convolutions, %lld norms, %lld pools\n",
-              (long long)calls, (long long)runs, (long long)convolutions, (long long)norms,
-              (long long)pools);
+  std::printf(
+      "%lld calls, %lld programs ran, %lld convolutions, %lld norms, %lld pools, %lld crosses\n",
+      (long long)calls, (long long)runs, (long long)convolutions, (long long)norms,
+      (long long)pools, (long long)crosses);
   return 0;
 }

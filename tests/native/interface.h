@@ -27,7 +27,7 @@ int mmesbnn_weight_gradient(const float*, const uint64_t*, int64_t, int64_t, int
                             float*);
 int mmesbnn_normalize(const float*, int64_t, int64_t, int64_t, int64_t, const float*, const float*,
                       int, const float*, const float*, const float*, const float*, double, int,
-                      float*, float*, float*);
+                      int, float*, float*, float*);
 int mmesbnn_normalize_gradients(const float*, int64_t, int64_t, int64_t, int64_t, const float*,
                                 const float*, int, const float*, const float*, const float*,
                                 const float*, const float*, const float*, int, float*, float*,
@@ -36,13 +36,17 @@ int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t,
                           float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);
-int mmesbnn_normalize_tokens(const float*, int64_t, int64_t, int64_t, const float*, const float*,
-                             const float*, const float*, const float*, double, int, float*,
-                             float*);
+int mmesbnn_normalize_tokens(const float*, int64_t, int64_t, int64_t, const float*, int64_t,
+                             const float*, const float*, const float*, const float*, double, int,
+                             int, float*, float*);
 int mmesbnn_normalize_tokens_gradients(const float*, int64_t, int64_t, int64_t, const float*,
-                                       const float*, const float*, const float*, const float*,
-                                       const float*, int, float*, float*, float*, float*, float*,
-                                       float*);
+                                       int64_t, const float*, const float*, const float*,
+                                       const float*, const float*, int, float*, float*, float*,
+                                       float*, float*, float*, float*);
+int mmesbnn_add_cross(const float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                      const float*, const float*, int, float*);
+int mmesbnn_cross_gradients(const float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                            const float*, int, float*, float*, float*);
 int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, const float*, int,
                                  float, int, float*, float*);
 int mmesbnn_average_pool(const float*, int64_t, int64_t, int64_t, int, float*);

@@ -15,7 +15,7 @@ NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
 
 
 def operands_at_random(
-    rng, *, batch, channels, size, copies, gated, residual, multiplies, act, last=False
+    rng, *, batch, channels, size, copies, gated, residual, multiplies, act, last=False, parts=1
 ):
     def some(*shape, mean=0.0):
         values = (rng.standard_normal(shape) + mean).astype(np.float32)
@@ -28,7 +28,7 @@ def operands_at_random(
         bias=some(wide),
         copies=copies,
         gate=some(batch, channels) if gated else None,
-        residual=some(batch, wide, *size) if residual or multiplies else None,
+        residual=some(batch, wide // parts, *size) if residual or multiplies else None,
         multiplies=multiplies,
         slope=some(wide) if act else None,
         shift=some(wide) if act else None,
@@ -53,7 +53,7 @@ def in_float64(operands, eps=1e-5):
     z = torch.nn.functional.batch_norm(z, None, None, training=True, eps=eps)
     y = z.repeat(1, operands.copies, 1, 1) * leaves['gain'].view(ones) + leaves['bias'].view(ones)
     if other is not None:
-        y = y + other
+        y = y + other.repeat(1, y.shape[1] // other.shape[1], 1, 1)
     if 'slope' in leaves:
         y = torch.where(y > 0, y, y * leaves['slope'].view(ones))
     if 'shift' in leaves:
@@ -78,10 +78,12 @@ forms = st.sampled_from(['norm', 'residual', 'gated', 'multiplied'])
     form=forms,
     act=st.booleans(),
     last=st.booleans(),
+    data=st.data(),
 )
-def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, act, last):
+def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, act, last, data):
     rng, gated = np.random.default_rng(seed), form in ('gated', 'multiplied')
     last = last and not gated
+    divisors = [n for n in range(1, copies * channels + 1) if copies * channels % n == 0]
     operands = operands_at_random(
         rng,
         batch=batch,
@@ -93,6 +95,7 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
         multiplies=form == 'multiplied',
         act=act and not gated,
         last=last,
+        parts=data.draw(st.sampled_from(divisors)) if last else 1,
     )
     # of two numbers the gradient is tiny beside its terms
     leaves, y, means = in_float64(operands, eps=0.1)
@@ -114,7 +117,10 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
             )
             for threads in (1, 3)
         )
-        for other in others:
+        again = native.normalize(
+            operands, eps=0.1, with_means=not last, stats=found.stats, threads=2
+        )
+        for other in (*others, again):
             np.testing.assert_array_equal(other.out, found.out)
         close(found.out, y)
         if found.means is not None:
@@ -129,7 +135,8 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
                 continue
         for name_, exact in expected.items():
             ours = getattr(gradients, name_)
-            if name_ == 'residual' and not (operands.multiplies or operands.slope is not None):
+            own = operands.multiplies or operands.repeats or operands.slope is not None
+            if name_ == 'residual' and not own:
                 assert ours is None
                 continue
             close(ours, exact, scale=np.sqrt(grad.size))
@@ -147,6 +154,18 @@ def test_statistics_of_numbers_far_from_0(last):
     np.testing.assert_allclose(found.stats[0], exact.mean(1), rtol=1e-7)
     np.testing.assert_allclose(found.stats[2], exact.var(1), rtol=1e-5)
     np.testing.assert_allclose(found.stats[1], 1 / np.sqrt(exact.var(1) + 1e-5), rtol=1e-5)
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_given_statistics_are_not_measured(last):
+    rng = np.random.default_rng(0)
+    x = laid_out(rng.standard_normal((2, 3, 5, 5)).astype(np.float32), last)
+    ones, mean = np.ones(3, np.float32), np.array([1.0, -2.0, 0.5], np.float32)
+    stats = np.stack([mean, 2 * ones, ones])
+    operands = native.NormOperands(x, ones, ones, channels_last=last)
+    found = native.normalize(operands, stats=stats)
+    np.testing.assert_allclose(found.out, 2 * (x - mean[:, None, None]) + 1, atol=1e-5)
+    np.testing.assert_array_equal(found.stats, stats)
 
 
 def test_infinities_and_nan_stay_visible():
@@ -245,6 +264,13 @@ def test_wrong_arguments_are_named():
             ),
             'with_means=True is not',
         ),
+        (
+            lambda: native.NormOperands(
+                laid_out(x, True), ones, ones, residual=laid_out(x[:, :2], True), channels_last=True
+            ),
+            'or have a divisor of its channels',
+        ),
+        (lambda: native.normalize(operands, stats=found.stats[:2]), 'stats has the shape'),
         (lambda: native.normalize(operands, eps=-1.0), 'normalize: its sizes do not fit'),
         (lambda: native.normalize(operands, threads=0), 'threads=0'),
         (lambda: native.normalize_gradients(x[:1], operands, found.stats), 'grad has the shape'),

@@ -34,9 +34,10 @@ def test_nothing_is_read_or_written_beside_what_is_given(fuzz, tmp_path):
     ]
     done = run(fuzz, SECONDS, *programs, seconds=SECONDS * 10 + 60)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    calls, runs, convolutions, norms, pools = map(int, re.findall(r'\d+', done.stdout))
+    calls, runs, convolutions, norms, pools, crosses = map(int, re.findall(r'\d+', done.stdout))
     assert calls > 100
     assert runs > calls / 20
     assert convolutions > calls / 5
     assert norms > calls / 10
     assert pools > calls / 10
+    assert crosses > calls / 10

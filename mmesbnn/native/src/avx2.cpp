@@ -249,7 +249,7 @@ const Kernels kAvx2 = {
     wide::add_entries, wide::multiply, wide::moments, wide::activate, wide::differentiate,
     wide::accumulate, wide::centre, wide::divide, wide::window, wide::triangle,
     wide::add_distances, wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel,
-    wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
+    wide::add_products, wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
 
 }  // namespace mmesbnn
 

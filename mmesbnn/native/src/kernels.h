@@ -246,6 +246,8 @@ struct Kernels {
   // sums[i] = factors[i] x[i], or that is added.
   void (*accumulate_pixel)(const float* x, const float* factors, bool first, int64_t channels,
                            float* sums) = nullptr;
+  // sums[i] += x[i] y[i].
+  void (*add_products)(const float* x, const float* y, int64_t channels, float* sums) = nullptr;
   void (*centre_pixel)(const float* inner, const float* z, const PixelSlope& slope,
                        int64_t channels, float* out) = nullptr;
   void (*window_pixel)(const float* grad, const float* x, const float* shift, float clip,

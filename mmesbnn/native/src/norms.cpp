@@ -76,6 +76,7 @@ struct NormOperands {
 
 struct Forward : NormOperands {
   double eps;
+  bool measured;  // stats are given
   float *out, *means, *stats;
 
   // Writes mean, inverse of the standard deviation, and variance of a channel.
@@ -110,7 +111,10 @@ struct Forward : NormOperands {
 
   void run(int threads) const {
     parallel(sizes.channels, threads, [this](int64_t first, int64_t last) {
-      for (int64_t channel = first; channel < last; ++channel) measure(channel), write(channel);
+      for (int64_t channel = first; channel < last; ++channel) {
+        if (!measured) measure(channel);
+        write(channel);
+      }
     });
   }
 };
@@ -210,15 +214,16 @@ struct Backward : NormOperands {
 // x: (batch, channels, pixels); gate: (batch, channels), only for one copy without a slope; residual,
 // out: (batch, copies * channels, pixels); gain, bias, slope, shift: (copies * channels); means:
 // (batch, copies * channels), those of `out`; stats: (3, channels), mean, inverse of the standard
-// deviation, and variance. Gate, residual, slope, shift and means may be null.
+// deviation, and variance; with `measured` they are given. Gate, residual, slope, shift and means may
+// be null.
 API int mmesbnn_normalize(const float* x, int64_t batch, int64_t channels, int64_t copies,
                           int64_t pixels, const float* gate, const float* residual, int multiplies,
                           const float* gain, const float* bias, const float* slope,
-                          const float* shift, double eps, int threads, float* out, float* means,
-                          float* stats) {
+                          const float* shift, double eps, int measured, int threads, float* out,
+                          float* means, float* stats) {
   const Forward step{{{batch, channels, copies, pixels},
                       x, gate, residual, multiplies != 0, gain, bias, slope, shift},
-                     eps, out, means, stats};
+                     eps, measured != 0, out, means, stats};
   if (!step.read() || !(eps >= 0.0) || threads < 1) return kBadSize;
   step.run(threads);
   return kOk;

@@ -1,59 +1,37 @@
 // Training steps of norms and signs as in norms.cpp, for maps whose channels lie side by side, such
-// as tokens. PartSums of each channel are made of a few pixels at a time, and these are added in order,
-// so they do not depend on the number of threads.
+// as tokens.
 #include <algorithm>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #include "api.h"
 #include "arguments.h"
 #include "kernels.h"
 #include "moments.h"
-#include "pool.h"
+#include "pixel_parts.h"
 
 using namespace mmesbnn;
 using namespace mmesbnn::status;
 
 namespace {
 
-// Pixels whose sums are float32 numbers.
-constexpr int64_t kSome = 64;
-
-int64_t parts_of(int64_t pixels) { return (pixels + kSome - 1) / kSome; }
-
-// Calls f(part, first, last) for all parts of pixels.
-template <class F>
-void for_parts(int64_t pixels, int threads, F f) {
-  parallel(parts_of(pixels), threads, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part)
-      f(part, part * kSome, std::min(pixels, (part + 1) * kSome));
-  });
-}
-
-// PartSums of `channels` numbers for each part of the pixels.
-class PartSums {
- public:
-  PartSums(int64_t pixels, int64_t channels)
-      : channels_(channels), values_(parts_of(pixels) * channels) {}
-  float* of(int64_t part) { return values_.data() + part * channels_; }
-  double total(int64_t channel) const {
-    double sum = 0.0;
-    for (size_t at = channel; at < values_.size(); at += channels_) sum += values_[at];
-    return sum;
-  }
-
- private:
-  int64_t channels_;
-  std::vector<float> values_;
-};
-
+// Channel c of the residual is that of channels c, c + added, c + 2 added ... of the result.
 struct TokenNorm {
   int64_t pixels, channels, copies;
-  const float *x, *residual, *gain, *bias, *slope, *shift;
+  const float* x;
+  const float* residual;
+  int64_t added;
+  const float *gain, *bias, *slope, *shift;
   int threads;
 
-  bool read() const { return product({pixels, channels, copies, sizeof(float)}) > 0; }
+  bool read() const {
+    return product({pixels, channels, copies, sizeof(float)}) > 0 &&
+           (residual == nullptr || (added > 0 && wide() % added == 0));
+  }
   int64_t wide() const { return copies * channels; }
+  // Channels of the result whose operands lie side by side.
+  int64_t piece() const { return residual ? std::gcd(channels, added) : channels; }
 
   // Factors and summands of each channel of the result, from the statistics.
   std::vector<float> affine(const float* stats) const {
@@ -65,11 +43,10 @@ struct TokenNorm {
     }
     return both;
   }
-  NormPixel pixel_of(int64_t pixel, int64_t copy, const std::vector<float>& affine) const {
-    const int64_t at = copy * channels;
-    return {channels,
-            x + pixel * channels,
-            residual ? residual + pixel * wide() + at : nullptr,
+  NormPixel piece_of(int64_t pixel, int64_t at, const std::vector<float>& affine) const {
+    return {piece(),
+            x + pixel * channels + at % channels,
+            residual ? residual + pixel * added + at % added : nullptr,
             affine.data() + at,
             affine.data() + wide() + at,
             slope ? slope + at : nullptr,
@@ -108,28 +85,37 @@ struct TokenNorm {
   void write(const float* stats, float* out) const {
     const std::vector<float> numbers = affine(stats);
     for_parts(pixels, threads, [&](int64_t, int64_t first, int64_t last) {
+      const Kernels& use = chosen_kernels();
+      const int64_t step = piece();
       for (int64_t at = first; at < last; ++at)
-        for (int64_t copy = 0; copy < copies; ++copy)
-          chosen_kernels().activate_pixel(pixel_of(at, copy, numbers),
-                                          out + at * wide() + copy * channels);
+        for (int64_t from = 0; from < wide(); from += step)
+          use.activate_pixel(piece_of(at, from, numbers), out + at * wide() + from);
     });
   }
 
   // `inner` is for the gradients of what the PReLU gets, (pixels, copies * channels).
   void differentiate(const float* stats, const float* grad, float* inner, float* of_x,
-                     float* of_gain, float* of_bias, float* of_slope, float* of_shift) const {
+                     float* of_residual, float* of_gain, float* of_bias, float* of_slope,
+                     float* of_shift) const {
     const std::vector<float> numbers = affine(stats);
     PartSums inners(pixels, wide()), products(pixels, wide());
     PartSums grads(slope ? pixels : 0, wide()), negatives(slope ? pixels : 0, wide());
+    const std::vector<float> ones(of_residual ? added : 0, 1.0f);
     for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
-      for (int64_t at = first; at < last; ++at)
-        for (int64_t copy = 0; copy < copies; ++copy) {
-          const int64_t from = copy * channels, place = at * wide() + from;
-          chosen_kernels().differentiate_pixel(
-              pixel_of(at, copy, numbers), grad + place, stats, inner + place,
+      const Kernels& use = chosen_kernels();
+      const int64_t step = piece();
+      for (int64_t at = first; at < last; ++at) {
+        for (int64_t from = 0; from < wide(); from += step) {
+          const int64_t place = at * wide() + from;
+          use.differentiate_pixel(
+              piece_of(at, from, numbers), grad + place, stats + from % channels, inner + place,
               {slope ? grads.of(part) + from : nullptr, inners.of(part) + from,
                products.of(part) + from, slope ? negatives.of(part) + from : nullptr});
         }
+        for (int64_t from = 0; of_residual && from < wide(); from += added)
+          use.accumulate_pixel(inner + at * wide() + from, ones.data(), from == 0, added,
+                               of_residual + at * added);
+      }
     });
     std::vector<double> offsets(channels), factors(channels);
     for (int64_t at = 0; at < wide(); ++at) {
@@ -163,16 +149,17 @@ struct TokenNorm {
 
 }  // namespace
 
-// As mmesbnn_normalize, for x (pixels, channels) and out, residual (pixels, copies * channels), without
-// gates and means.
+// As mmesbnn_normalize, for x (pixels, channels) and out (pixels, copies * channels), without gates and
+// means. The residual is (pixels, added), where `added` divides copies * channels: it is repeated.
 API int mmesbnn_normalize_tokens(const float* x, int64_t pixels, int64_t channels, int64_t copies,
-                                 const float* residual, const float* gain, const float* bias,
-                                 const float* slope, const float* shift, double eps, int threads,
-                                 float* out, float* stats) {
-  const TokenNorm norm{pixels, channels, copies, x, residual, gain, bias, slope, shift, threads};
+                                 const float* residual, int64_t added, const float* gain,
+                                 const float* bias, const float* slope, const float* shift,
+                                 double eps, int measured, int threads, float* out, float* stats) {
+  const TokenNorm norm{pixels, channels, copies, x,     residual, added,
+                       gain,   bias,     slope,  shift, threads};
   if (!norm.read() || !(eps >= 0.0) || threads < 1) return kBadSize;
   try {
-    norm.measure(eps, stats);
+    if (!measured) norm.measure(eps, stats);
     norm.write(stats, out);
   } catch (const std::bad_alloc&) {
     return kNoMemory;
@@ -180,19 +167,22 @@ API int mmesbnn_normalize_tokens(const float* x, int64_t pixels, int64_t channel
   return kOk;
 }
 
-// The gradients for that of `out`. `inner`, (pixels, copies * channels), becomes the gradient of the
-// residual. of_slope and of_shift may be null.
+// The gradients for that of `out`. `inner`, (pixels, copies * channels), becomes the gradient of what is
+// added; the residual's, of_residual, is its sums over repetitions. of_residual, of_slope and of_shift
+// may be null.
 API int mmesbnn_normalize_tokens_gradients(const float* x, int64_t pixels, int64_t channels,
-                                           int64_t copies, const float* residual,
+                                           int64_t copies, const float* residual, int64_t added,
                                            const float* gain, const float* bias,
                                            const float* slope, const float* stats,
                                            const float* grad, int threads, float* of_x,
-                                           float* inner, float* of_gain, float* of_bias,
-                                           float* of_slope, float* of_shift) {
-  const TokenNorm norm{pixels, channels, copies, x, residual, gain, bias, slope, nullptr, threads};
-  if (!norm.read() || threads < 1) return kBadSize;
+                                           float* inner, float* of_residual, float* of_gain,
+                                           float* of_bias, float* of_slope, float* of_shift) {
+  const TokenNorm norm{pixels, channels, copies, x,       residual, added,
+                       gain,   bias,     slope,  nullptr, threads};
+  if (!norm.read() || threads < 1 || (of_residual && !residual)) return kBadSize;
   try {
-    norm.differentiate(stats, grad, inner, of_x, of_gain, of_bias, of_slope, of_shift);
+    norm.differentiate(stats, grad, inner, of_x, of_residual, of_gain, of_bias, of_slope,
+                       of_shift);
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
