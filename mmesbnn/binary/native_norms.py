@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .expansion import is_channels_last
 from .native_conv import are_float32, is_plain, trains_natively
+from .recompute import keep, recall
 from .tiled_norm import TiledBatchNorm2d
 
 
@@ -32,7 +33,12 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, settings: dict[str, Any], eps: float, with_means: bool, *operands: Tensor | None
+        ctx: Any,
+        settings: dict[str, Any],
+        eps: float,
+        with_means: bool,
+        known: Tensor | None,
+        *operands: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         ctx.settings = settings
         ctx.set_materialize_grads(False)
@@ -40,6 +46,7 @@ class _Norm(torch.autograd.Function):
             _operands(operands, settings),
             eps=eps,
             with_means=with_means,
+            stats=_array(known),
             threads=torch.get_num_threads(),
         )
         stats = torch.from_numpy(done.stats)
@@ -68,7 +75,7 @@ class _Norm(torch.autograd.Function):
         gradients = _in_order(found)
         if operands.residual is not None and found.residual is None:
             gradients[_NAMES.index('residual')] = grad
-        return None, None, None, *gradients
+        return None, None, None, None, *gradients
 
 
 #: Operands of a norm in the order in which :class:`_Norm` gets them.
@@ -100,6 +107,12 @@ def _is_own_norm(norm: nn.Module, x: Tensor) -> TypeGuard[TiledBatchNorm2d]:
     )
 
 
+def _fits(residual: Tensor, x: Tensor, wide: int, last: bool) -> bool:
+    batch, channels, *size = residual.shape
+    repeated = wide % channels == 0 if last else wide == channels
+    return repeated and (batch, *size) == (len(x), *x.shape[2:])
+
+
 def _is_per_channel(x: Tensor, channels: int) -> bool:
     return x.dtype == torch.float32 and x.shape == (channels,)
 
@@ -121,7 +134,8 @@ def native_norm(
         x: Small map ``(N, C, H, W)``.
         norm: Norm of ``copies C`` channels.
         copies: Number of copies.
-        residual: Map ``(N, copies C, H, W)``. Default None: 0.
+        residual: Map ``(N, copies C, H, W)``; with channels last in memory also a divisor of its
+            channels, which are repeated. Default None: 0.
         shift_in: Shift before the PReLU, ``(copies C,)``. Default None: 0.
         slope: Slope of the PReLU, as many. Default None: there is none.
         shift_out: Shift behind the PReLU, as many. Default None: 0.
@@ -134,9 +148,9 @@ def native_norm(
     maps = (x,) if residual is None else (x, residual)
     if not trains_natively(*maps) or not _is_own_norm(norm, x) or norm.copies != copies:
         return None
-    if residual is not None and residual.shape != (len(x), norm.num_features, *x.shape[2:]):
-        return None
     last = is_channels_last(x)
+    if residual is not None and not _fits(residual, x, norm.num_features, last):
+        return None
     if last and with_means:
         return None
     act = (shift_in, slope, shift_out)
@@ -144,11 +158,25 @@ def native_norm(
         return None
     bias = norm.bias if shift_in is None else norm.bias + shift_in
     settings = dict(copies=copies, channels_last=last)
-    y, means, stats = _Norm.apply(
-        settings, norm.eps, with_means, x, norm.weight, bias, None, residual, slope, shift_out
-    )
-    norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
+    operands = x, norm.weight, bias, None, residual, slope, shift_out
+    y, means = _tracked(norm, settings, with_means, *operands)
     return y, None if means is None else means[..., None, None]
+
+
+def _tracked(
+    norm: TiledBatchNorm2d,
+    settings: dict[str, Any],
+    with_means: bool,
+    x: Tensor,
+    *operands: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Run :class:`_Norm`, with statistics of the first pass if it runs again; track new ones."""
+    known = recall()
+    y, means, stats = _Norm.apply(settings, norm.eps, with_means, known, x, *operands)
+    if known is None:
+        keep(stats)
+        norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
+    return y, means
 
 
 def native_gated_norm(
@@ -165,6 +193,4 @@ def native_gated_norm(
         return None
     settings = dict(multiplies=multiplies, channels_last=False)
     operands = x, norm.weight, norm.bias, gate.flatten(1), residual, None, None
-    y, _, stats = _Norm.apply(settings, norm.eps, False, *operands)
-    norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
-    return y
+    return _tracked(norm, settings, False, *operands)[0]

@@ -40,7 +40,7 @@ MOST_PRODUCTS = 2**15 - 1
 _UPDATES_TWICE = torch.__version__ < '2.9'
 
 _recomputing = False
-#: Results of native convolutions, in a segment that is recomputed.
+#: Results of native steps, in a segment that is recomputed.
 _kept: KeptResults | None = None
 
 
@@ -103,7 +103,10 @@ def _selective() -> tuple[Any, Any]:
 
 
 class KeptResults:
-    """Small forms of results of a segment's native convolutions, in the order of their calls."""
+    """Results that a segment's native steps keep, in the order of their calls.
+
+    These are small forms of results of convolutions, and statistics of norms.
+    """
 
     def __init__(self) -> None:
         self.results: list[Any] = []
@@ -111,7 +114,7 @@ class KeptResults:
 
 
 class _Keeping:
-    """Context in which native convolutions keep their results, or read those kept before."""
+    """Context in which native steps keep their results, or read those kept before."""
 
     def __init__(self, kept: KeptResults, reads: bool) -> None:
         self.kept, self.reads, self.flag = kept, reads, _Flag() if reads else None
@@ -150,10 +153,23 @@ def keep_result(compute: Callable[[], _Result | None], products: int) -> _Result
     """
     if _kept is None or products > MOST_PRODUCTS:
         return compute()
-    if not _recomputing:
-        result = compute()
-        _kept.results.append(None if result is None else result.small())
-        return result
+    if _recomputing:
+        return cast('_Result | None', recall())
+    result = compute()
+    keep(None if result is None else result.small())
+    return result
+
+
+def keep(value: Any) -> None:
+    """Keep a small value of a segment that will be recomputed, for :func:`recall`."""
+    if _kept is not None and not _recomputing:
+        _kept.results.append(value)
+
+
+def recall() -> Any:
+    """Return what the first pass kept at this place of a recomputed segment; elsewhere None."""
+    if _kept is None or not _recomputing:
+        return None
     _kept.next += 1
     return _kept.results[_kept.next - 1]
 
@@ -183,7 +199,7 @@ def _runs_on_bits(x: Tensor) -> bool:
 
 
 class _Segment(torch.autograd.Function):
-    """Step ``function(x)`` that stores ``x`` and results of native convolutions.
+    """Step ``function(x)`` that stores ``x``, and results that native steps keep.
 
     ``torch.utils.checkpoint`` runs Python code for every tensor that an operator saves, in both
     passes. Here nothing is saved in the first pass, and the second one is a pass like any other.

@@ -215,6 +215,12 @@ def _kept_results() -> Iterator[Callable[[], list[Any]]]:
         recompute.KeptResults = kind
 
 
+def _tensors_of(result: Any) -> tuple[Tensor, ...]:
+    if isinstance(result, Tensor):  # statistics of a norm
+        return (result,)
+    return (result.sums, *bits_to_save(result.signs, result.kernels))
+
+
 def saved_bytes(training: Training) -> int:
     """Bytes that a forward pass saves for the backward pass, parameters and images aside."""
     known = {
@@ -236,8 +242,8 @@ def saved_bytes(training: Training) -> int:
     if outside:
         for output in recorder.outputs:
             keep(output)
-    for step in results():
-        for tensor in (step.sums, *bits_to_save(step.signs, step.kernels)):
+    for result in results():
+        for tensor in _tensors_of(result):
             keep(tensor)
     loss.backward()
     training.optimizer.zero_grad()
