@@ -25,7 +25,7 @@ from ..checks import one_of
 from .arguments import BUILT, checked_layer
 from .expansion import Expansion, spread_thresholds, tile
 from .functional import binary_matmul
-from .inputs import check_tokens
+from .inputs import check_tokens, is_traced
 from .layers import LearnableShift, RPReLU, RSign
 from .levels import dorefa
 from .neighbour_means import neighbour_mean
@@ -101,7 +101,8 @@ class ResidualBinaryLinear(nn.Module):
 
     Shape:
         Tokens ``(N, L, C_i)`` and a residual ``(N, L, C_o)`` to ``(N, L, C_o)``, times
-        ``tau g`` where expanded.
+        ``tau g`` where expanded. With ``residual_copies = r`` the residual has an ``r``-th of
+        these features.
 
     Source: Le and Li, "BinaryViT"; ``x - m_1`` there is ``x + b_0`` in our RPReLU.
     """
@@ -147,12 +148,15 @@ class ResidualBinaryLinear(nn.Module):
         self.act = RPReLU(wide, channels_last=True)
 
     @whole_layer
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Multiply ``x`` and add ``residual``."""
+    def forward(self, x: Tensor, residual: Tensor, residual_copies: int = 1) -> Tensor:
+        """Multiply ``x`` and add ``tile(residual, residual_copies)``."""
         check_tokens(self, x, self.shift.bias.numel() // self.expand, 3)
-        check_tokens(self, residual, self.act.slope.numel(), 3, 'the residual')
+        wide = self.act.slope.numel()
+        if not is_traced(x) and (residual_copies < 1 or wide % residual_copies):
+            raise ValueError(f'residual_copies={residual_copies} must divide {wide} features')
+        check_tokens(self, residual, wide // residual_copies, 3, 'the residual')
         y = shifted_linear(tile(x, self.expand, -1), self.shift, self.linear)
-        return token_norm(y, self.norm, residual, self.copies, self.act)
+        return token_norm(y, self.norm, residual, self.copies, self.act, residual_copies)
 
 
 class BinaryMultiheadAttention(nn.Module):
@@ -271,7 +275,7 @@ class BinaryMultiheadAttention(nn.Module):
         )
         residual = query + self._upsample(key + value, size)
         context = token_norm(context, self.norm, residual, 1, self.act)
-        return self.output(context, tile(context, self.tau, -1))
+        return self.output(context, context, self.tau)
 
     def _narrow(self, x: Tensor) -> Tensor:
         """Return the mean of ``x``'s copies if ``x`` is expanded, else ``x``."""
@@ -389,7 +393,7 @@ class BinaryFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output for the tokens ``x``."""
         check_tokens(self, x, self.down.act.slope.numel(), 3)
-        hidden = self.up(x, tile(x, self.ratio, -1))
+        hidden = self.up(x, x, self.ratio)
         return self.down(hidden, self._pool(hidden))
 
     def _pool(self, hidden: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
 from .native_conv import (
@@ -169,15 +170,23 @@ def residual_norm(
     return y if act is None else act(y)
 
 
-def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: nn.Module) -> Tensor:
-    """Compute :func:`residual_norm` of tokens.
+def token_norm(
+    x: Tensor,
+    norm: nn.Module,
+    residual: Tensor,
+    copies: int,
+    act: nn.Module,
+    residual_copies: int = 1,
+) -> Tensor:
+    """Compute :func:`residual_norm` of tokens, with ``tile(residual, residual_copies)``.
 
     Args:
         x: Small tokens ``(N, L, C)``.
         norm: Norm of maps with ``copies C`` channels.
-        residual: Tokens ``(N, L, copies C)``.
-        copies: Number of copies.
+        residual: Tokens ``(N, L, copies C / residual_copies)``.
+        copies: Number of copies of ``x``.
         act: :class:`RPReLU` of tokens.
+        residual_copies: Number of copies of the residual. Default 1.
     """
     numbers = _numbers(act) if is_native() and not is_seen(x, residual) else None
     if numbers is not None:
@@ -185,7 +194,7 @@ def token_norm(x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: n
         found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
         if found is not None:
             return found[0].flatten(2).transpose(1, 2)
-    return act(normalized_tokens(x, norm, copies) + residual)
+    return act(normalized_tokens(x, norm, copies) + tile(residual, residual_copies, -1))
 
 
 def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Tensor:

@@ -157,6 +157,18 @@ def test_unit_is_its_formula(tau, expanded_in, expanded_out):
     assert unit(x, residual).shape == got.shape
 
 
+def test_a_residual_is_tiled():
+    unit, x = randomised(ResidualBinaryLinear(8, 12, 2, expanded_out=True)), tokens(2, 5, 8)
+    residual = tokens(2, 5, 4)
+    expected = unit_by_hand(unit, x, torch.cat(6 * [residual], -1))
+    torch.testing.assert_close(unit(x, residual, 6), expected)
+    for copies in (5, 0, -1):
+        with pytest.raises(ValueError, match=f'residual_copies={copies} must divide 24 features'):
+            unit(x, residual, copies)
+    with pytest.raises(ValueError, match=r'the residual must be .* \(N, L, 8\)'):
+        unit(x, residual, 3)
+
+
 @pytest.mark.parametrize('expanded_in, equal', [(False, 2), (True, 4)])
 def test_thresholds_of_copies_start_apart(expanded_in, equal):
     unit = ResidualBinaryLinear(8, 8, 2, expanded_in, spread=0.3)

@@ -300,6 +300,52 @@ def test_a_linear_unit_is_its_layers_in_turn(calls, weight, expanded, options):
     assert calls == 3 * ['_SignedConv', '_Norm']
 
 
+@pytest.mark.parametrize('options', [{}, dict(tau=2, expanded_out=True), dict(tau=4)])
+@pytest.mark.parametrize('copies', [2, 4, 8])
+def test_a_residual_is_tiled_inside_of_the_step(calls, options, copies):
+    torch.manual_seed(0)
+    unit = ResidualBinaryLinear(12, 8, **options)
+    for parameter in unit.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 9, 12)
+    residual = torch.randn(2, 9, unit.norm.num_features // copies)
+
+    def run(x, residual):
+        return unit(x, residual, copies)
+
+    expected = without_kernels(results, copy.deepcopy(unit), x, residual.repeat(1, 1, copies))
+    gate = expected['gate'].unflatten(-1, (copies, -1)).sum(-2)
+    found = results(unit, x, residual, run)
+    assert_rounding(found, dict(expected, gate=gate))
+    assert calls == ['_SignedConv', '_Norm']
+
+
+@pytest.mark.parametrize('kind', ['norm', 'activated', 'residual', 'gated', 'product'])
+def test_a_recomputed_norm_is_not_measured_again(calls, monkeypatch, kind):
+    given, normalize = [], native_norms.normalize
+
+    def recorded(*args, stats=None, **options):
+        done = normalize(*args, stats=stats, **options)
+        given.append((stats, done.stats))
+        return done
+
+    monkeypatch.setattr(native_norms, 'normalize', recorded)
+    x, gate = inputs(2, 16, 6, 6)
+    step = Step(kind)
+    expected = results(copy.deepcopy(step), x, gate)
+
+    def run(x, gate):
+        return recompute_elementwise(lambda x: step(x, gate), x)
+
+    found = results(step, x, gate, run)
+    for name, theirs in expected.items():
+        assert found[name] is theirs is None or torch.equal(found[name], theirs), name
+    (none, _), (first, measured), (second, _) = given
+    assert none is None
+    assert first is None
+    assert (second == measured).all()
+
+
 def test_a_linear_layer_with_a_sign_of_its_own(calls):
     torch.manual_seed(0)
     layer = ShrunkLinear(12, 8, bias=True, expansion=Expansion(2, 2))
