@@ -32,7 +32,7 @@ from ...binary.inputs import check_maps
 from ...binary.tracing import whole_layer
 from ...binary.unit_steps import normalized, normalized_tokens
 from ...checks import either, none, one_of, pair, positive_int, sequence
-from ..layers.pooling import padded_average
+from ..layers.branches import LayerScale, PoolBranches, add_scaled
 from .base import (
     BackboneOptions,
     ESBackbone,
@@ -64,8 +64,8 @@ ARCHS: dict[str, dict[str, Any]] = {
     ),
 }
 
-#: Initial factors of the main branches and of the pooling branches.
-SCALE, POOL_SCALE = 0.1, 0.0
+#: Initial factors of the main branches.
+SCALE = 0.1
 
 
 def resolve_arch(arch: Any) -> dict[str, Any]:
@@ -102,24 +102,6 @@ def resolve_arch(arch: Any) -> dict[str, Any]:
                 'as the residual between the stages needs'
             )
     return {**arch, **{name: list(value) for name, value in values.items()}}
-
-
-class LayerScale(nn.Module):
-    """Layer ``y = a x + m`` with learnable ``a`` and ``m`` per channel of tokens.
-
-    Args:
-        channels: ``C`` of the tokens ``(N, L, C)``.
-        scale: Initial ``a``; the initial ``m`` is 0.
-    """
-
-    def __init__(self, channels: int, scale: float) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.full((channels,), scale))
-        self.shift = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift ``x``."""
-        return x * self.scale + self.shift
 
 
 class Positions(nn.Module):
@@ -259,29 +241,6 @@ class PatchMerging(nn.Module):
         return self.positions(y)
 
 
-class PoolBranches(nn.Module):
-    """Pooling branches ``sum_k a_k P_k(x) + m_k`` with poolings ``1 x k`` and ``k x 1``.
-
-    ``P_k`` averages padded zeros, too. All ``a`` and ``m`` start at 0.
-
-    Args:
-        channels: Channels of the tokens.
-        sizes: Odd sizes ``k``.
-    """
-
-    def __init__(self, channels: int, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.kernels = [kernel for k in sizes for kernel in ((k, 1), (1, k))]
-        self.scales = nn.ModuleList(LayerScale(channels, POOL_SCALE) for _ in self.kernels)
-
-    def forward(self, y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the branches of the tokens ``x`` to ``y``."""
-        x = map_of(x, size)
-        for kernel, scale in zip(self.kernels, self.scales):
-            y = y + scale(tokens_of(padded_average(x, kernel)))
-        return y
-
-
 class BinaryViTBlock(nn.Module):
     """Transformer block: attention, then a feed-forward with parallel pooling branches.
 
@@ -350,9 +309,9 @@ class BinaryViTBlock(nn.Module):
         size = (x.shape[2], x.shape[3])
         x = tokens_of(x)
         attended = self.attention(normalized_tokens(x, self.norm1), size)
-        x = x + self.scale1(attended)
+        x = add_scaled(x, attended, self.scale1)
         normed = normalized_tokens(x, self.norm2)
-        x = x + self.scale2(self.ffn(normed))
+        x = add_scaled(x, self.ffn(normed), self.scale2)
         return map_of(self.branches(x, normed, size), size)
 
 
