@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import Packed, PackedWeights, sign_gradient
+from ..native import Packed, PackedWeights, scale_sums, sign_gradient
 from .expansion import is_channels_last
 from .forms import weight_form
 from .functional import is_seen
@@ -22,6 +22,7 @@ from .native_mode import (
     POINTWISE,
     bits_to_save,
     convolve_packed,
+    convolve_packed_with_sums,
     is_native,
     map_of_rows,
     pack_effective,
@@ -102,22 +103,28 @@ class _Step(NamedTuple):
         kernels: Packed effective weight.
         limits: Numbers that latent weights were compared with, one for each kernel; None if the
             weight is effective.
-        sums: Sums of products of signs, which the scales of the kernels have not met.
+        sums: Sums of products of signs, of 16 bits, without the scales of the kernels. None: they
+            are not kept.
+        y: Result; None in a step that was kept.
     """
 
     signs: Packed
     kernels: PackedWeights
     limits: Tensor | None
-    sums: Tensor
+    sums: Tensor | None
+    y: Tensor | None
 
     def small(self) -> _Step:
-        """Return the step with sums of 16 bits."""
-        return self._replace(sums=self.sums.to(torch.int16))
+        """Return the step with its sums only."""
+        return self._replace(y=None)
 
     def result(self) -> Tensor:
-        """Compute the result, in place of the sums if they are numbers of 32 bits."""
-        y, scales = self.sums.to(torch.float32), torch.from_numpy(self.kernels.scales)
-        return y if (scales == 1).all() else y.mul_(scales.view(-1, 1, 1))
+        """Return the result, computed from the sums if these were kept."""
+        if self.y is not None:
+            return self.y
+        sums = cast(Tensor, self.sums).numpy()
+        y = scale_sums(sums, self.kernels.scales, threads=torch.get_num_threads())
+        return torch.from_numpy(y)
 
 
 class _Binarization(NamedTuple):
@@ -164,7 +171,12 @@ def _binarization(layer: Any) -> _Binarization:
 
 @torch.no_grad()
 def _convolve(
-    x: Tensor, shift: Tensor, weight: Tensor, binarization: _Binarization, settings: tuple[Any, ...]
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    binarization: _Binarization,
+    settings: tuple[Any, ...],
+    with_sums: bool,
 ) -> _Step | None:
     stride, padding, dilation, groups, pad_value = settings
     limits = binarization.limits(weight) if binarization.latent else None
@@ -175,10 +187,12 @@ def _convolve(
     signs = None if kernels is None else pack_shifted(x, shift, groups)
     if kernels is None or signs is None:
         return None
-    last = is_channels_last(x)
-    window = stride, padding, dilation, pad_value
-    sums = convolve_packed(signs, kernels, *window, channels_last=last, scaled=False)
-    return _Step(signs, kernels, limits, sums)
+    window, last = (stride, padding, dilation, pad_value), is_channels_last(x)
+    if not with_sums:
+        y = convolve_packed(signs, kernels, *window, channels_last=last)
+        return _Step(signs, kernels, limits, None, y)
+    y, sums = convolve_packed_with_sums(signs, kernels, *window, channels_last=last)
+    return _Step(signs, kernels, limits, sums, y)
 
 
 class _SignedConv(torch.autograd.Function):

@@ -16,6 +16,7 @@ from ..native import (
     Packed,
     PackedWeights,
     convolve,
+    convolve_with_sums,
     input_gradient,
     pack_signs,
     pack_weights,
@@ -169,25 +170,41 @@ def convolve_packed(
     pad_value: float,
     *,
     channels_last: bool = False,
-    scaled: bool = True,
 ) -> Tensor:
     """Convolve packed operands; other arguments as ``mmesbnn::binary_conv2d``.
 
-    With ``channels_last`` the result has that layout. Without ``scaled`` it is the sums of products
-    of signs.
+    With ``channels_last`` the result has that layout.
     """
-    y = convolve(
-        signs,
-        weights,
+    options = _options(stride, padding, dilation, pad_value)
+    return torch.from_numpy(convolve(signs, weights, channels_last=channels_last, **options))
+
+
+def convolve_packed_with_sums(
+    signs: Packed,
+    weights: PackedWeights,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    pad_value: float,
+    *,
+    channels_last: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`convolve_packed`, and its sums of products of signs as int16."""
+    options = _options(stride, padding, dilation, pad_value)
+    y, sums = convolve_with_sums(signs, weights, channels_last=channels_last, **options)
+    return torch.from_numpy(y), torch.from_numpy(sums)
+
+
+def _options(
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], pad_value: float
+) -> dict[str, Any]:
+    return dict(
         stride=(stride[0], stride[1]),
         padding=(padding[0], padding[1]),
         dilation=(dilation[0], dilation[1]),
         pad_value=int(pad_value),
-        channels_last=channels_last,
-        scaled=scaled,
         threads=torch.get_num_threads(),
     )
-    return torch.from_numpy(y)
 
 
 def packed_gradients(

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from ..native.kernels import MOST_TERMS
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
 from .signs import is_composed
@@ -33,7 +34,7 @@ _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.defaul
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
 FEW_PRODUCTS = 256
 #: Sums of so many products of signs fit into 16 bits.
-MOST_PRODUCTS = 2**15 - 1
+MOST_PRODUCTS = MOST_TERMS
 
 #: Whether compiled code runs both passes in one graph, without the flag of
 #: :func:`is_recomputing`, and so updates running statistics twice.
@@ -136,26 +137,27 @@ class Result(Protocol):
     """Result of a native convolution that can be kept."""
 
     def small(self) -> Any:
-        """Return the same result, of the same class, in half of the memory."""
+        """Return the same result, of the same class, with its sums of 16 bits only."""
 
 
 _Result = TypeVar('_Result', bound=Result)
 
 
-def keep_result(compute: Callable[[], _Result | None], products: int) -> _Result | None:
-    """Return ``compute()``; in a recomputation on the native kernels, what it returned before.
+def keep_result(compute: Callable[[bool], _Result | None], products: int) -> _Result | None:
+    """Return ``compute(with_sums)``; in a native recomputation, what it returned before.
 
     Outside of recomputed segments nothing is kept, nor where sums do not fit into 16 bits.
 
     Args:
-        compute: Function without arguments, which is called in both passes or in neither.
+        compute: Function that is called in both passes or in neither. Its argument is whether the
+            result must have sums of 16 bits, which are kept.
         products: Number of products that a value of the result sums.
     """
     if _kept is None or products > MOST_PRODUCTS:
-        return compute()
+        return compute(False)
     if _recomputing:
         return cast('_Result | None', recall())
-    result = compute()
+    result = compute(True)
     keep(None if result is None else result.small())
     return result
 

@@ -12,9 +12,11 @@ from .kernels import (
     Packed,
     PackedWeights,
     convolve,
+    convolve_with_sums,
     instruction_sets,
     pack_signs,
     pack_weights,
+    scale_sums,
     use_instruction_set,
 )
 from .library import NativeError, available, problem
@@ -52,6 +54,7 @@ __all__ = [
     'average_pool',
     'average_pool_gradient',
     'convolve',
+    'convolve_with_sums',
     'cross_gradients',
     'input_gradient',
     'instruction_sets',
@@ -63,6 +66,7 @@ __all__ = [
     'pack_weights',
     'prelu_gradients',
     'problem',
+    'scale_sums',
     'sign_gradient',
     'use_instruction_set',
     'weight_gradient',

@@ -22,6 +22,8 @@ from .arguments import (
 from .library import NativeError, library
 
 _LANES = 8
+#: Sums of so many products of signs fit into 16 bits.
+MOST_TERMS = 2**15 - 1
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,6 @@ def convolve(
     dilation: Pair = (1, 1),
     pad_value: int = 0,
     channels_last: bool = False,
-    scaled: bool = True,
     threads: int = 1,
 ) -> np.ndarray:
     """Convolve signs with binary weights: ``y = a * (equal bits - differing bits)``.
@@ -209,7 +210,6 @@ def convolve(
         pad_value: Value of padded pixels: -1, 0 or 1. Default 0: they add nothing.
         channels_last: Whether the channels of the result lie side by side in memory. Default
             False.
-        scaled: Whether sums are multiplied by the scales ``a`` of the kernels. Default True.
         threads: Number of threads. Default 1.
 
     Returns:
@@ -218,14 +218,59 @@ def convolve(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
+    return _convolve(
+        x, weights, (stride, padding, dilation), pad_value, channels_last, threads, with_sums=False
+    )[0]
+
+
+def convolve_with_sums(
+    x: Packed,
+    weights: PackedWeights,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    pad_value: int = 0,
+    channels_last: bool = False,
+    threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute :func:`convolve`, and the sums ``equal bits - differing bits``.
+
+    Args: as :func:`convolve`.
+
+    Returns:
+        float32 and int16 ``(N, C_o, H', W')``, in the same layout.
+
+    Raises:
+        NativeError: As :func:`convolve`, or if a sum has more than 32767 terms.
+    """
+    y, sums = _convolve(
+        x, weights, (stride, padding, dilation), pad_value, channels_last, threads, with_sums=True
+    )
+    assert sums is not None
+    return y, sums
+
+
+def _convolve(
+    x: Packed,
+    weights: PackedWeights,
+    steps: tuple[Pair, Pair, Pair],
+    pad_value: int,
+    channels_last: bool,
+    threads: int,
+    *,
+    with_sums: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Compute :func:`convolve` or :func:`convolve_with_sums`; ``steps`` are stride to dilation."""
     batch, height, width, groups, _ = x.words.shape
     if groups != weights.words.shape[0] or x.channels // groups != weights.channels:
         raise NativeError(
             f'x has {groups} groups of {x.channels // groups} channels, but weights have '
             f'{weights.words.shape[0]} of {weights.channels}'
         )
-    geometry, sizes = window((height, width), weights.kernel_size, stride, padding, dilation)
+    geometry, sizes = window((height, width), weights.kernel_size, *steps)
     out = empty_map(batch, len(weights.scales), sizes, channels_last=channels_last)
+    sums = _empty_sums(out, weights) if with_sums else None
     status = library().mmesbnn_convolve(
         pointer(x.words, ctypes.c_uint64),
         batch,
@@ -237,11 +282,57 @@ def convolve(
         len(weights.scales) // groups,
         pointer(geometry, ctypes.c_int32),
         check_pad_value(pad_value),
-        floats(weights.scales) if scaled else None,
+        floats(weights.scales),
         *sizes,
         channels_last,
         check_threads(threads),
         floats(out),
+        None if sums is None else pointer(sums, ctypes.c_int16),
     )
     raise_for(status, 'convolve')
+    return out, sums
+
+
+def _empty_sums(like: np.ndarray, weights: PackedWeights) -> np.ndarray:
+    terms = weights.channels * weights.kernel_size[0] * weights.kernel_size[1]
+    if terms > MOST_TERMS:
+        raise NativeError(f'a sum has {terms} terms; sums of 16 bits have at most {MOST_TERMS}')
+    return np.empty_like(like, np.int16)
+
+
+def scale_sums(sums: np.ndarray, scales: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Compute the result of :func:`convolve` from its sums: ``y = a * sums``.
+
+    Args:
+        sums: int16 ``(N, C_o, H', W')``, in any of both layouts.
+        scales: float32 ``(C_o,)``, ``a`` of each kernel.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 map of the same shape and layout.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    last = not sums.flags.c_contiguous
+    rows = sums.transpose(0, 2, 3, 1) if last and sums.ndim == 4 else sums
+    if sums.dtype != np.int16 or sums.ndim != 4 or not rows.flags.c_contiguous or not sums.size:
+        raise NativeError(
+            f'sums is {sums.dtype} of the shape {sums.shape}; it must be an int16 map in one of '
+            'both layouts'
+        )
+    batch, channels, height, width = sums.shape
+    scales = float_array('scales', scales, 1)
+    if len(scales) != channels:
+        raise NativeError(f'scales has {len(scales)} entries for {channels} channels')
+    out = empty_map(batch, channels, (height, width), channels_last=last)
+    pixels = height * width
+    status = library().mmesbnn_scale_sums(
+        pointer(sums, ctypes.c_int16),
+        *((batch * pixels, channels, 1) if last else (batch, channels, pixels)),
+        floats(scales),
+        check_threads(threads),
+        floats(out),
+    )
+    raise_for(status, 'scale_sums')
     return out

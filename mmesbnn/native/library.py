@@ -10,6 +10,7 @@ from ctypes import (
     c_double,
     c_float,
     c_int,
+    c_int16,
     c_int32,
     c_int64,
     c_size_t,
@@ -23,7 +24,7 @@ from pathlib import Path
 from ..errors import MmesbnnError
 
 _FLOATS, _WORDS, _INTEGERS = POINTER(c_float), POINTER(c_uint64), POINTER(c_int64)
-_BYTES = POINTER(c_uint8)
+_BYTES, _SUMS = POINTER(c_uint8), POINTER(c_int16)
 _SIGNATURES = {
     'mmesbnn_instruction_sets': (c_char_p, c_size_t),
     'mmesbnn_use': (c_char_p,),
@@ -58,7 +59,9 @@ _SIGNATURES = {
         c_int,
         c_int,
         _FLOATS,
+        _SUMS,
     ),
+    'mmesbnn_scale_sums': (_SUMS, *[c_int64] * 3, _FLOATS, c_int, _FLOATS),
     'mmesbnn_input_gradient': (
         _FLOATS,
         *[c_int64] * 5,

@@ -25,13 +25,14 @@ pytestmark = needs_kernels
 def calls(monkeypatch):
     """Enable the native kernels; record each convolution that they compute."""
     done = []
-    convolve = native_mode.convolve
+    for name in ('convolve', 'convolve_with_sums'):
+        compute = getattr(native_mode, name)
 
-    def counted(*args, **kwargs):
-        done.append(kwargs)
-        return convolve(*args, **kwargs)
+        def counted(*args, compute=compute, **kwargs):
+            done.append(kwargs)
+            return compute(*args, **kwargs)
 
-    monkeypatch.setattr(native_mode, 'convolve', counted)
+        monkeypatch.setattr(native_mode, name, counted)
     before = use_native()
     yield done
     use_native(before)

@@ -115,7 +115,7 @@ struct Convolution {
                              scales.data()) != 0 ||
         mmesbnn_convolve(bits.data(), batch, size[0], size[1], groups, depth, packed.data(),
                          kernels, geometry, pad_value, scales.data(), out[0], out[1], last, threads,
-                         result.data()) != 0)
+                         result.data(), nullptr) != 0)
       result.clear();
     return result;
   }

@@ -115,9 +115,16 @@ bool convolve_something() {
   mmesbnn_weight_gradient(result.get(), bits.get(), batch, height, width, groups, channels,
                           kernels, geometry, pad_value, out[0], out[1], some_layout(),
                           some_threads(), real.get());
+  const int64_t images = up_to(3), pixels = up_to(1) ? out[0] * out[1] : 1;
+  auto sums = exactly<int16_t>(batch * groups * kernels * out[0] * out[1]);
+  auto given = exactly<int16_t>(images * groups * kernels * pixels);
+  auto scaled = exactly<float>(images * groups * kernels * pixels);
+  mmesbnn_scale_sums(given.get(), images, groups * kernels, pixels, scales.get(), some_threads(),
+                     scaled.get());
   return mmesbnn_convolve(bits.get(), batch, height, width, groups, channels, weights.get(),
-                          kernels, geometry, pad_value, up_to(1) ? scales.get() : nullptr, out[0],
-                          out[1], some_layout(), some_threads(), result.get()) == 0;
+                          kernels, geometry, pad_value, scales.get(), out[0], out[1],
+                          some_layout(), some_threads(), result.get(),
+                          up_to(1) ? sums.get() : nullptr) == 0;
 }
 
 // Returns whether sizes and operands fit together.

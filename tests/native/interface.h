@@ -18,7 +18,8 @@ int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const
                          uint64_t*, float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
                      int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,
-                     float*);
+                     float*, int16_t*);
+int mmesbnn_scale_sums(const int16_t*, int64_t, int64_t, int64_t, const float*, int, float*);
 int mmesbnn_input_gradient(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                            const uint64_t*, int64_t, const int32_t*, const float*, int64_t,
                            int64_t, int, int, float*);

@@ -155,17 +155,46 @@ def test_weights_of_other_values_are_not_packed():
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_sums_without_scales_are_integers(channels_last):
+@pytest.mark.parametrize('size', [(6, 5), (3, 3)])
+def test_sums_are_integers_without_scales(channels_last, size):
     rng = np.random.default_rng(0)
     weight = signs(rng, 9, 70, 3, 3) * rng.random((9, 1, 1, 1)).astype(np.float32)
-    packed, kernels = native.pack_signs(signs(rng, 2, 70, 6, 5)), native.pack_weights(weight)
-    sums, y = (
-        native.convolve(packed, kernels, channels_last=channels_last, scaled=scaled)
-        for scaled in (False, True)
+    x = signs(rng, 2, 70, *size)
+    packed, kernels = native.pack_signs(x), native.pack_weights(weight)
+    y, sums = native.convolve_with_sums(packed, kernels, channels_last=channels_last, threads=2)
+    np.testing.assert_array_equal(
+        native.convolve(packed, kernels, channels_last=channels_last), y, strict=True
     )
-    np.testing.assert_array_equal(sums, np.rint(sums))
-    assert np.abs(sums).max() > 1
-    np.testing.assert_array_equal(sums * kernels.scales[:, None, None], y)
+    exact = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(np.sign(weight)).double())
+    assert sums.dtype == np.int16
+    np.testing.assert_array_equal(sums, exact.numpy())
+    again = native.scale_sums(sums, kernels.scales, threads=2)
+    np.testing.assert_array_equal(again, y, strict=True)
+    assert is_last(again) == is_last(y)
+
+
+def is_last(x):
+    return x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_sums_of_too_many_terms_or_other_arrays_are_refused():
+    packed = native.pack_signs(np.ones((1, native.kernels.MOST_TERMS + 1, 1, 1), np.float32))
+    kernels = native.pack_weights(np.ones((1, packed.channels, 1, 1), np.float32))
+    assert native.convolve(packed, kernels).item() == packed.channels
+    with pytest.raises(native.NativeError, match='a sum has 32768 terms'):
+        native.convolve_with_sums(packed, kernels)
+    sums, scales = np.ones((2, 3, 4, 4), np.int16), np.ones(3, np.float32)
+    cases = [
+        (lambda: native.scale_sums(sums.astype(np.int32), scales), 'sums is int32'),
+        (lambda: native.scale_sums(sums[0], scales), 'sums is int16 of the shape'),
+        (lambda: native.scale_sums(sums[..., ::2], scales), 'must be an int16 map'),
+        (lambda: native.scale_sums(sums[:0], scales), 'must be an int16 map'),
+        (lambda: native.scale_sums(sums, scales[:2]), 'scales has 2 entries for 3 channels'),
+        (lambda: native.scale_sums(sums, scales, threads=0), 'threads=0'),
+    ]
+    for call, message in cases:
+        with pytest.raises(native.NativeError, match=message):
+            call()
 
 
 def test_latent_weights_are_their_signs():

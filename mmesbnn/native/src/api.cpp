@@ -168,17 +168,18 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
 
 // Convolution of packed signs with packed weights:
 //   out[n, o, y, x] = scales[o] * sum over taps and channels of sign * sign.
-// pad_value: -1, 0 (a padded pixel adds nothing) or 1. scales: null for 1. With `channels_last` the
-// channels of `out` are its last axis.
+// pad_value: -1, 0 (a padded pixel adds nothing) or 1. With `channels_last` the channels of `out` are
+// its last axis. sums: the sums without scales, in the layout of `out`; null: they are not wanted.
 // geometry: kernel, stride, padding, dilation, each (vertical, horizontal).
 API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64_t width,
                          int64_t groups, int64_t channels, const uint64_t* weights,
                          int64_t kernels_per_group, const int32_t* geometry, int pad_value,
                          const float* scales, int64_t out_height, int64_t out_width,
-                         int channels_last, int threads, float* out) {
+                         int channels_last, int threads, float* out, int16_t* sums) {
   mmesbnn::ConvSizes sizes{batch,   height,            width,      groups,   channels,
                            kernels_per_group, out_height, out_width, {}};
   if (!sizes.read(geometry) || threads < 1 || pad_value < -1 || pad_value > 1) return kBadSize;
+  if (sums && channels * sizes.window.taps() > INT16_MAX) return kBadSize;
   const int64_t pixels = out_height * out_width;
   mmesbnn::BinaryConv conv{};
   conv.window = sizes.window;
@@ -194,20 +195,53 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
   const mmesbnn::Strides strides =
       mmesbnn::strides_of(groups * kernels_per_group, pixels, channels_last != 0);
   const auto store = [&](int64_t image, int64_t group, int64_t begin, int count,
-                         const mmesbnn::Sums& sums) {
+                         const mmesbnn::Sums& found) {
     const int64_t channel = group * kernels_per_group;
-    const float* scale = scales ? scales + channel : nullptr;
-    float* target =
-        out + image * strides.image + channel * strides.channel + begin * strides.pixel;
-    const auto value = [&](int64_t p, int64_t o) {
-      return (scale ? scale[o] : 1.0f) * static_cast<float>(sums(p, o));
+    const int64_t first =
+        image * strides.image + channel * strides.channel + begin * strides.pixel;
+    // Calls f(p, o, place) in the order of memory.
+    const auto each = [&](auto f) {
+      if (channels_last)
+        for (int p = 0; p < count; ++p)
+          for (int64_t o = 0; o < kernels_per_group; ++o) f(p, o, first + p * strides.pixel + o);
+      else
+        for (int64_t o = 0; o < kernels_per_group; ++o)
+          for (int p = 0; p < count; ++p) f(p, o, first + o * strides.channel + p);
     };
-    if (channels_last)
-      for (int p = 0; p < count; ++p, target += strides.pixel)
-        for (int64_t o = 0; o < kernels_per_group; ++o) target[o] = value(p, o);
+    const auto scaled = [&](int32_t sum, int64_t o) {
+      return scales[channel + o] * static_cast<float>(sum);
+    };
+    if (sums)
+      each([&](int64_t p, int64_t o, int64_t at) {
+        const int32_t sum = found(p, o);
+        out[at] = scaled(sum, o), sums[at] = static_cast<int16_t>(sum);
+      });
     else
-      for (int64_t o = 0; o < kernels_per_group; ++o, target += strides.channel)
-        for (int p = 0; p < count; ++p) target[p] = value(p, o);
+      each([&](int64_t p, int64_t o, int64_t at) { out[at] = scaled(found(p, o), o); });
   };
   return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;
+}
+
+// out[i, c, p] = scales[c] sums[i, c, p], the result of mmesbnn_convolve from its sums.
+// sums, out: (images, channels, pixels). Where the channels are the last axis, `pixels` is 1.
+API int mmesbnn_scale_sums(const int16_t* sums, int64_t images, int64_t channels, int64_t pixels,
+                           const float* scales, int threads, float* out) {
+  if (mmesbnn::product({images, channels, pixels, sizeof(float)}) < 0 || threads < 1)
+    return kBadSize;
+  if (pixels == 1) {
+    mmesbnn::parallel(images, threads, [=](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        for (int64_t c = 0; c < channels; ++c)
+          out[i * channels + c] = scales[c] * static_cast<float>(sums[i * channels + c]);
+    });
+    return kOk;
+  }
+  mmesbnn::parallel(images * channels, threads, [=](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const float scale = scales[row % channels];
+      for (int64_t i = row * pixels; i < (row + 1) * pixels; ++i)
+        out[i] = scale * static_cast<float>(sums[i]);
+    }
+  });
+  return kOk;
 }
