@@ -388,9 +388,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         (dtype, value, unit)
         for value, unit in ((clock, 'ms per image'), ('saved_bytes', 'saved MB per image'))
         for dtype in DTYPES
+        if any(row['dtype'] == dtype for row in rows)
     ]
     networks = [name for name in NETWORKS if any(row['network'] == name for row in rows)]
-    figure = Figure(figsize=(15, 0.6 + 1.8 * len(networks)), layout='constrained')
+    figure = Figure(figsize=(3.75 * len(columns), 0.6 + 1.8 * len(networks)), layout='constrained')
     axes: Any = figure.subplots(len(networks), len(columns), squeeze=False)
     found = {(row['network'], row['dtype']): row for row in rows}
     for line, network in zip(axes, networks):
