@@ -77,6 +77,17 @@ def trains_natively(*maps: Tensor) -> bool:
     return all(x.is_contiguous(memory_format=layout) for x in maps)
 
 
+def trains_tokens_natively(*tokens: Tensor) -> bool:
+    """Return :func:`trains_natively` for contiguous tokens ``(N, L, C)``; False for others."""
+    if not is_native() or is_seen(*tokens):
+        return False
+    if any(x.dim() != 3 or not x.is_contiguous() for x in tokens):
+        return False
+    with torch.no_grad():
+        maps = [x.unsqueeze(1) for x in tokens]
+    return trains_natively(*maps)
+
+
 def layout_of(x: Tensor) -> torch.memory_format:
     """Return the layout of a map: contiguous if it is, else channels last."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format

@@ -180,17 +180,10 @@ def convolve_packed(
 
 
 def convolve_packed_with_sums(
-    signs: Packed,
-    weights: PackedWeights,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    pad_value: float,
-    *,
-    channels_last: bool = False,
+    signs: Packed, weights: PackedWeights, *window: Any, channels_last: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`convolve_packed`, and its sums of products of signs as int16."""
-    options = _options(stride, padding, dilation, pad_value)
+    options = _options(*window)
     y, sums = convolve_with_sums(signs, weights, channels_last=channels_last, **options)
     return torch.from_numpy(y), torch.from_numpy(sums)
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..native import average_neighbours, average_neighbours_gradient
-from .functional import is_seen
-from .native_conv import trains_natively
-from .native_mode import is_native
+from .native_conv import trains_tokens_natively
 
 
 class _NeighbourMean(torch.autograd.Function):
@@ -46,7 +44,6 @@ def neighbour_mean(x: Tensor, window: int) -> Tensor:
     Returns:
         ``(N, L, C / r)``.
     """
-    is_plain = is_native() and not is_seen(x) and x.dim() == 3 and x.is_contiguous()
-    if is_plain and trains_natively(x.unsqueeze(1)):
+    if trains_tokens_natively(x):
         return _NeighbourMean.apply(x, window)
     return x.unflatten(-1, (-1, window)).mean(-1)

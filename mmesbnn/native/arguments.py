@@ -37,6 +37,12 @@ def float_array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
     return np.ascontiguousarray(value)
 
 
+def check_shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise a :class:`NativeError` about ``name`` if ``value`` has another shape."""
+    if value.shape != shape:
+        raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
+
+
 def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
     """Return a float32 map ``(N, C, H, W)``, and whether the channels of a pixel lie side by side.
 

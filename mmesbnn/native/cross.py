@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arguments import check_threads, float_array, floats, raise_for
+from .arguments import check_shape, check_threads, float_array, floats, raise_for
 from .library import NativeError, library
 
 
@@ -36,8 +36,7 @@ def _checked(x: np.ndarray, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray, i
 
 def _shaped(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     value = float_array(name, value, len(shape))
-    if value.shape != shape:
-        raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
+    check_shape(name, value, shape)
     return value
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from .arguments import (
     Pair,
     check_pad_value,
+    check_shape,
     check_threads,
     empty_map,
     float_map,
@@ -23,11 +24,6 @@ from .arguments import (
 )
 from .kernels import Packed, PackedWeights
 from .library import NativeError, library
-
-
-def _check_shape(grad: np.ndarray, shape: tuple[int, ...]) -> None:
-    if grad.shape != shape:
-        raise NativeError(f'grad has the shape {grad.shape}; it must be {shape}')
 
 
 def input_gradient(
@@ -64,7 +60,7 @@ def input_gradient(
     grad, channels_last = float_map('grad', grad)
     geometry, sizes = window(size, weights.kernel_size, stride, padding, dilation)
     batch, groups = len(grad), len(weights.words)
-    _check_shape(grad, (batch, len(weights.scales), *sizes))
+    check_shape('grad', grad, (batch, len(weights.scales), *sizes))
     out = empty_map(batch, groups * weights.channels, size, channels_last=channels_last)
     status = library().mmesbnn_input_gradient(
         floats(grad),
@@ -122,7 +118,7 @@ def weight_gradient(
     batch, height, width, groups, _ = x.words.shape
     geometry, sizes = window((height, width), kernel_size, stride, padding, dilation)
     kernels, depth = grad.shape[1], x.channels // groups
-    _check_shape(grad, (batch, kernels, *sizes))
+    check_shape('grad', grad, (batch, kernels, *sizes))
     if kernels % groups:
         raise NativeError(f'the {groups} groups of x must divide the {kernels} kernels of grad')
     out = np.empty((kernels, depth, *kernel_size), np.float32)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arguments import check_threads, empty_map, float_array, float_map, floats, raise_for
+from .arguments import (
+    check_shape,
+    check_threads,
+    empty_map,
+    float_array,
+    float_map,
+    floats,
+    raise_for,
+)
 from .library import NativeError, library
 
 #: Functions that stand for the derivative of a sign, by their numbers in the C interface.
@@ -75,8 +83,7 @@ class NormOperands:
         """Check the shape of the result, and the layout, which is that of ``x``."""
         if value is None:
             return
-        if value.shape != self.shape:
-            raise NativeError(f'{name} has the shape {value.shape}; it must be {self.shape}')
+        check_shape(name, value, self.shape)
         _check_layout(name, value, self.channels_last)
 
     def _check_residual(self) -> None:
@@ -154,8 +161,7 @@ def _check(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
     float_array(name, value, len(shape))
     if not value.flags.c_contiguous:
         raise NativeError(f'{name} must be contiguous')
-    if value.shape != shape:
-        raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
+    check_shape(name, value, shape)
 
 
 def _optional(value: np.ndarray | None) -> ctypes._Pointer[ctypes.c_float] | None:
@@ -325,8 +331,7 @@ def sign_gradient(
     if surrogate not in SURROGATES:
         raise NativeError(f'surrogate={surrogate!r} must be one of {sorted(SURROGATES)}')
     x, last = float_map('x', x)
-    if grad.shape != x.shape:
-        raise NativeError(f'grad has the shape {grad.shape}; it must be {x.shape}')
+    check_shape('grad', grad, x.shape)
     _check_layout('grad', grad, last)
     _check('shift', shift, x.shape[1:2])
     batch, channels, height, width = x.shape

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ...binary.attention import map_of, tokens_of
-from ...binary.functional import is_seen
-from ...binary.native_conv import are_float32, is_plain, trains_natively
-from ...binary.native_mode import is_native
+from ...binary.native_conv import are_float32, is_plain, trains_tokens_natively
 from ...native import add_cross, cross_gradients
 from .pooling import padded_average
 
@@ -86,15 +84,10 @@ def _own(scale: nn.Module) -> LayerScale:
 
 
 def _add_natively(y: Tensor, x: Tensor, *scales: nn.Module) -> bool:
-    if not is_native() or is_seen(y, x) or x.dim() != 3 or y.shape != x.shape or not scales:
+    if not scales or not trains_tokens_natively(y, x) or y.shape != x.shape:
         return False
-    if not all(type(scale) is LayerScale and is_plain(scale) for scale in scales):
-        return False
-    if not x.is_contiguous() or not y.is_contiguous() or not are_float32(*scales):
-        return False
-    with torch.no_grad():
-        maps = x.unsqueeze(1), y.unsqueeze(1)
-    return trains_natively(*maps)
+    own = all(type(scale) is LayerScale and is_plain(scale) for scale in scales)
+    return own and are_float32(*scales)
 
 
 @lru_cache(maxsize=64)
