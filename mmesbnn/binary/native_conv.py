@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import Packed, PackedWeights, scale_sums, sign_gradient
+from ..native import Packed, PackedWeights, sign_gradient
+from ..native.kernels import MOST_TERMS
 from .expansion import is_channels_last
 from .forms import weight_form
 from .functional import is_seen
@@ -22,7 +23,6 @@ from .native_mode import (
     POINTWISE,
     bits_to_save,
     convolve_packed,
-    convolve_packed_with_sums,
     is_native,
     map_of_rows,
     pack_effective,
@@ -31,8 +31,10 @@ from .native_mode import (
     packed_gradients,
     rows_of_map,
     saved_bits,
+    sum_packed,
 )
-from .recompute import keep_result
+from .recompute import compute_once, is_keeping
+from .sign_sums import Convolved, SignSums, scaled, stand_in
 from .signs import HardTanhSign, QuadraticSign, is_transformed
 from .weights import (
     CentredSignWeight,
@@ -114,9 +116,9 @@ class _Step(NamedTuple):
         kernels: Packed effective weight.
         limits: Numbers that latent weights were compared with, one for each kernel; None if the
             weight is effective.
-        sums: Sums of products of signs, of 16 bits, without the scales of the kernels. None: they
-            are not kept.
-        y: Result; None in a step that was kept.
+        sums: Sums of products of signs, of 16 bits, without the scales of the kernels; None if
+            the result is written.
+        y: Result; None if there are sums.
     """
 
     signs: Packed
@@ -125,17 +127,14 @@ class _Step(NamedTuple):
     sums: Tensor | None
     y: Tensor | None
 
-    def small(self) -> _Step:
-        """Return the step with its sums only."""
-        return self._replace(y=None)
+    @property
+    def scales(self) -> Tensor:
+        """Scale of each kernel."""
+        return torch.from_numpy(self.kernels.scales)
 
     def result(self) -> Tensor:
-        """Return the result, computed from the sums if these were kept."""
-        if self.y is not None:
-            return self.y
-        sums = cast(Tensor, self.sums).numpy()
-        y = scale_sums(sums, self.kernels.scales, threads=torch.get_num_threads())
-        return torch.from_numpy(y)
+        """Return the result, computed from the sums if there are some."""
+        return scaled(cast(Tensor, self.sums), self.scales) if self.y is None else self.y
 
 
 class _Binarization(NamedTuple):
@@ -187,7 +186,7 @@ def _convolve(
     weight: Tensor,
     binarization: _Binarization,
     settings: tuple[Any, ...],
-    with_sums: bool,
+    as_sums: bool,
 ) -> _Step | None:
     stride, padding, dilation, groups, pad_value = settings
     limits = binarization.limits(weight) if binarization.latent else None
@@ -199,11 +198,11 @@ def _convolve(
     if kernels is None or signs is None:
         return None
     window, last = (stride, padding, dilation, pad_value), is_channels_last(x)
-    if not with_sums:
-        y = convolve_packed(signs, kernels, *window, channels_last=last)
-        return _Step(signs, kernels, limits, None, y)
-    y, sums = convolve_packed_with_sums(signs, kernels, *window, channels_last=last)
-    return _Step(signs, kernels, limits, sums, y)
+    if as_sums:
+        sums = sum_packed(signs, kernels, *window, channels_last=last)
+        return _Step(signs, kernels, limits, sums, None)
+    y = convolve_packed(signs, kernels, *window, channels_last=last)
+    return _Step(signs, kernels, limits, None, y)
 
 
 class _SignedConv(torch.autograd.Function):
@@ -224,13 +223,14 @@ class _SignedConv(torch.autograd.Function):
         surrogate: Surrogate,
         binarization: _Binarization,
         rows: bool,
+        for_norm: bool,
     ) -> Tensor:
         ctx.settings, ctx.surrogate, ctx.binarization = settings, surrogate, binarization
         ctx.rows = rows
         ctx.kernel_size = step.kernels.kernel_size
         bits = bits_to_save(step.signs, step.kernels)
         ctx.save_for_backward(x, shift, weight, step.limits, *bits)
-        y = step.result()
+        y = stand_in(cast(Tensor, step.sums).shape) if for_norm else step.result()
         y = rows_of_map(y, x.shape[:-1]) if rows else y
         return y.detach()  # torch lets it be changed in place, unlike a view
 
@@ -251,7 +251,7 @@ class _SignedConv(torch.autograd.Function):
             of_x = rows_of_map(of_x, shape[:-1]).detach() if ctx.rows else of_x
         if of_weight is not None and ctx.binarization.clip < math.inf:
             of_weight = _inside(ctx.binarization, of_weight, weight, limits)
-        return of_x, of_shift, of_weight, None, None, None, None, None
+        return of_x, of_shift, of_weight, None, None, None, None, None, None
 
 
 def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,7 +296,15 @@ def native_signed_conv(
     Returns:
         Result; None where torch's operators must run.
     """
-    return _signed_conv(x, shift, sign, layer, settings, rows=False)
+    y = _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=False)
+    return cast('Tensor | None', y)
+
+
+def conv_for_norm(
+    x: Tensor, shift: Tensor | None, sign: nn.Module, layer: Any, settings: tuple[Any, ...]
+) -> Convolved | None:
+    """Compute :func:`native_signed_conv`; where sums fit into 16 bits, as sums."""
+    return _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=True)
 
 
 def _signed_conv(
@@ -307,7 +315,8 @@ def _signed_conv(
     settings: tuple[Any, ...],
     *,
     rows: bool,
-) -> Tensor | None:
+    for_norm: bool,
+) -> Convolved | None:
     with torch.no_grad():
         maps = map_of_rows(x) if rows else x
     if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):
@@ -322,11 +331,20 @@ def _signed_conv(
     weight = layer.weight if binarization.latent else layer.effective_weight()
     if weight.dim() == 2:
         weight = weight[:, :, None, None]
-    convolve = partial(_convolve, maps, shift, weight, binarization, settings)
-    step = keep_result(convolve, weight[0].numel())
+    fits = weight[0].numel() <= MOST_TERMS
+    as_sums = fits and (for_norm or is_keeping())
+    convolve = partial(_convolve, maps, shift, weight, binarization, settings, as_sums)
+    # in 32 bits the result is not small
+    step = compute_once(convolve) if fits else convolve()
     if step is None:
         return None
-    return _SignedConv.apply(x, shift, weight, step, settings, surrogate, binarization, rows)
+    for_norm = for_norm and fits
+    options = settings, surrogate, binarization, rows, for_norm
+    y = _SignedConv.apply(x, shift, weight, step, *options)
+    if not for_norm:
+        return y
+    sums = cast(Tensor, step.sums)
+    return SignSums(y, rows_of_map(sums, x.shape[:-1]) if rows else sums, step.scales)
 
 
 def _is_binary(binarizer: nn.Module) -> bool:
@@ -357,8 +375,21 @@ def native_signed_linear(
     Returns:
         ``(..., C_o)``; None where torch's operators must run.
     """
+    return cast('Tensor | None', _signed_linear(x, shift, sign, layer, groups, for_norm=False))
+
+
+def linear_for_norm(
+    x: Tensor, shift: Tensor, sign: nn.Module, layer: Any, groups: int
+) -> Convolved | None:
+    """Compute :func:`native_signed_linear` of tokens; where sums fit into 16 bits, as sums."""
+    return _signed_linear(x, shift, sign, layer, groups, for_norm=True)
+
+
+def _signed_linear(
+    x: Tensor, shift: Tensor | None, sign: nn.Module, layer: Any, groups: int, *, for_norm: bool
+) -> Convolved | None:
     if not is_native() or is_seen(x) or x.dim() < 2 or x.numel() == 0:
         return None
     stride, padding, dilation, _, pad_value = POINTWISE
     settings = stride, padding, dilation, groups, pad_value
-    return _signed_conv(x, shift, sign, layer, settings, rows=True)
+    return _signed_conv(x, shift, sign, layer, settings, rows=True, for_norm=for_norm)

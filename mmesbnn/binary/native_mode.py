@@ -16,7 +16,7 @@ from ..native import (
     Packed,
     PackedWeights,
     convolve,
-    convolve_with_sums,
+    convolve_sums,
     input_gradient,
     pack_signs,
     pack_weights,
@@ -179,13 +179,12 @@ def convolve_packed(
     return torch.from_numpy(convolve(signs, weights, channels_last=channels_last, **options))
 
 
-def convolve_packed_with_sums(
+def sum_packed(
     signs: Packed, weights: PackedWeights, *window: Any, channels_last: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Compute :func:`convolve_packed`, and its sums of products of signs as int16."""
+) -> Tensor:
+    """Compute the sums of products of signs of :func:`convolve_packed`, as int16."""
     options = _options(*window)
-    y, sums = convolve_with_sums(signs, weights, channels_last=channels_last, **options)
-    return torch.from_numpy(y), torch.from_numpy(sums)
+    return torch.from_numpy(convolve_sums(signs, weights, channels_last=channels_last, **options))
 
 
 def _options(

@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .expansion import is_channels_last
-from .native_conv import are_float32, is_plain, trains_natively
+from .native_conv import are_float32, is_plain, layout_of, trains_natively
 from .recompute import keep, recall
+from .sign_sums import Convolved, SignSums
 from .tiled_norm import TiledBatchNorm2d
 
 
@@ -38,12 +39,16 @@ class _Norm(torch.autograd.Function):
         eps: float,
         with_means: bool,
         known: Tensor | None,
+        of_signs: SignSums | None,
         *operands: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         ctx.settings = settings
+        scales = None
+        if of_signs is not None:
+            operands, scales = (of_signs.sums, *operands[1:]), of_signs.scales
         ctx.set_materialize_grads(False)
         done = normalize(
-            _operands(operands, settings),
+            _operands(operands, scales, settings),
             eps=eps,
             with_means=with_means,
             stats=_array(known),
@@ -51,7 +56,7 @@ class _Norm(torch.autograd.Function):
         )
         stats = torch.from_numpy(done.stats)
         ctx.mark_non_differentiable(stats)
-        ctx.save_for_backward(stats, *operands)
+        ctx.save_for_backward(stats, scales, *operands)
         means = None if done.means is None else torch.from_numpy(done.means)
         return torch.from_numpy(done.out), means, stats
 
@@ -60,8 +65,8 @@ class _Norm(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor | None, of_means: Tensor | None, _: Any
     ) -> tuple[Tensor | None, ...]:
-        stats, *saved = ctx.saved_tensors
-        operands = _operands(saved, ctx.settings)
+        stats, scales, *saved = ctx.saved_tensors
+        operands = _operands(saved, scales, ctx.settings)
         if grad is None:
             grad = stats.new_zeros(operands.shape)
         grad = grad.contiguous(memory_format=_layout(ctx.settings))
@@ -75,20 +80,20 @@ class _Norm(torch.autograd.Function):
         gradients = _in_order(found)
         if operands.residual is not None and found.residual is None:
             gradients[_NAMES.index('residual')] = grad
-        return None, None, None, None, *gradients
+        return None, None, None, None, None, *gradients
 
 
-#: Operands of a norm in the order in which :class:`_Norm` gets them.
+#: Operands of a norm in the order in which :class:`_Norm` gets them. The first one may be sums.
 _NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
 
 
-def _operands(tensors: Any, settings: dict[str, Any]) -> NormOperands:
+def _operands(tensors: Any, scales: Tensor | None, settings: dict[str, Any]) -> NormOperands:
     layout = _layout(settings)
     arrays = (
         _array(x, layout) if name in ('x', 'residual') else _array(x)
         for name, x in zip(_NAMES, tensors)
     )
-    return NormOperands(**dict(zip(_NAMES, arrays)), **settings)
+    return NormOperands(**dict(zip(_NAMES, arrays)), scales=_array(scales), **settings)
 
 
 def _in_order(found: NormGradients) -> list[Tensor | None]:
@@ -118,7 +123,7 @@ def _is_per_channel(x: Tensor, channels: int) -> bool:
 
 
 def native_norm(
-    x: Tensor,
+    x: Convolved,
     norm: nn.Module,
     *,
     copies: int,
@@ -131,7 +136,7 @@ def native_norm(
     """Compute ``prelu(norm(tile(x)) + residual + shift_in) + shift_out``.
 
     Args:
-        x: Small map ``(N, C, H, W)``.
+        x: Small map ``(N, C, H, W)``, or sums of signs of which it is made.
         norm: Norm of ``copies C`` channels.
         copies: Number of copies.
         residual: Map ``(N, copies C, H, W)``; with channels last in memory also a divisor of its
@@ -145,10 +150,13 @@ def native_norm(
         Result and its means ``(N, copies C, 1, 1)``, or None; None for both where torch's
         operators must run.
     """
-    maps = (x,) if residual is None else (x, residual)
-    if not trains_natively(*maps) or not _is_own_norm(norm, x) or norm.copies != copies:
+    layout = _native_layout(x, residual)
+    if layout is None:
         return None
-    last = is_channels_last(x)
+    of_signs, x = (x, x.stand_in) if isinstance(x, SignSums) else (None, x)
+    if not _is_own_norm(norm, x) or norm.copies != copies:
+        return None
+    last = layout == torch.channels_last
     if residual is not None and not _fits(residual, x, norm.num_features, last):
         return None
     if last and with_means:
@@ -159,20 +167,31 @@ def native_norm(
     bias = norm.bias if shift_in is None else norm.bias + shift_in
     settings = dict(copies=copies, channels_last=last)
     operands = x, norm.weight, bias, None, residual, slope, shift_out
-    y, means = _tracked(norm, settings, with_means, *operands)
+    y, means = _tracked(norm, settings, with_means, of_signs, *operands)
     return y, None if means is None else means[..., None, None]
+
+
+def _native_layout(x: Convolved, residual: Tensor | None) -> torch.memory_format | None:
+    """Return the layout of maps whose norm trains on the kernels; None if it does not."""
+    others = () if residual is None else (residual,)
+    if isinstance(x, Tensor):
+        return layout_of(x) if trains_natively(x, *others) else None
+    layout = layout_of(x.sums)
+    fit = all(trains_natively(one) and one.is_contiguous(memory_format=layout) for one in others)
+    return layout if fit else None
 
 
 def _tracked(
     norm: TiledBatchNorm2d,
     settings: dict[str, Any],
     with_means: bool,
+    of_signs: SignSums | None,
     x: Tensor,
     *operands: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run :class:`_Norm`, with statistics of the first pass if it runs again; track new ones."""
     known = recall()
-    y, means, stats = _Norm.apply(settings, norm.eps, with_means, known, x, *operands)
+    y, means, stats = _Norm.apply(settings, norm.eps, with_means, known, of_signs, x, *operands)
     if known is None:
         keep(stats)
         norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
@@ -193,4 +212,4 @@ def native_gated_norm(
         return None
     settings = dict(multiplies=multiplies, channels_last=False)
     operands = x, norm.weight, norm.bias, gate.flatten(1), residual, None, None
-    return _tracked(norm, settings, False, *operands)[0]
+    return _tracked(norm, settings, False, None, *operands)[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from ..native.kernels import MOST_TERMS
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
 from .signs import is_composed
@@ -33,8 +32,9 @@ from .signs import is_composed
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
 FEW_PRODUCTS = 256
-#: Sums of so many products of signs fit into 16 bits.
-MOST_PRODUCTS = MOST_TERMS
+
+#: A segment on the native kernels stores at most about so many maps of its input's size.
+MAPS_OF_SEGMENT = 16
 
 #: Whether compiled code runs both passes in one graph, without the flag of
 #: :func:`is_recomputing`, and so updates running statistics twice.
@@ -106,7 +106,7 @@ def _selective() -> tuple[Any, Any]:
 class KeptResults:
     """Results that a segment's native steps keep, in the order of their calls.
 
-    These are small forms of results of convolutions, and statistics of norms.
+    These are bits and sums of signs of convolutions, and statistics of norms.
     """
 
     def __init__(self) -> None:
@@ -133,32 +133,24 @@ class _Keeping:
         _kept = None
 
 
-class Result(Protocol):
-    """Result of a native convolution that can be kept."""
-
-    def small(self) -> Any:
-        """Return the same result, of the same class, with its sums of 16 bits only."""
+_Result = TypeVar('_Result')
 
 
-_Result = TypeVar('_Result', bound=Result)
+def is_keeping() -> bool:
+    """Return whether a segment runs whose native steps keep their results."""
+    return _kept is not None
 
 
-def keep_result(compute: Callable[[bool], _Result | None], products: int) -> _Result | None:
-    """Return ``compute(with_sums)``; in a native recomputation, what it returned before.
-
-    Outside of recomputed segments nothing is kept, nor where sums do not fit into 16 bits.
+def compute_once(compute: Callable[[], _Result]) -> _Result:
+    """Return ``compute()`` and keep it; in a native recomputation, return what was kept.
 
     Args:
-        compute: Function that is called in both passes or in neither. Its argument is whether the
-            result must have sums of 16 bits, which are kept.
-        products: Number of products that a value of the result sums.
+        compute: Function of a small result. Outside of recomputed segments nothing is kept.
     """
-    if _kept is None or products > MOST_PRODUCTS:
-        return compute(False)
-    if _recomputing:
-        return cast('_Result | None', recall())
-    result = compute(True)
-    keep(None if result is None else result.small())
+    if _kept is not None and _recomputing:
+        return cast(_Result, recall())
+    result = compute()
+    keep(result)
     return result
 
 
@@ -245,6 +237,9 @@ def recompute_segment(
 ) -> Tensor:
     """Run ``function(x)`` as :func:`recompute_elementwise`, faster on the native kernels.
 
+    There a segment that would store less than its weights is not recomputed: with few pixels and
+    many channels its time goes into the weights, and its maps need little memory.
+
     Args:
         function: Function from one tensor to one tensor.
         x: Argument of the function.
@@ -253,6 +248,8 @@ def recompute_segment(
     if is_composed() or not torch.is_grad_enabled() or not _runs_on_bits(x):
         return recompute_elementwise(function, x)
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if MAPS_OF_SEGMENT * x.numel() < sum(p.numel() for p in trained):
+        return function(x)
     return cast(Tensor, _Segment.apply(function, x, *trained))
 
 

@@ -14,24 +14,19 @@ from torch import Tensor, nn
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
-from .native_conv import (
-    is_plain,
-    native_signed_conv,
-    native_signed_linear,
-    settings_of,
-    trains_natively,
-)
+from .native_conv import conv_for_norm, is_plain, linear_for_norm, settings_of, trains_natively
 from .native_mode import is_native
 from .native_norms import native_gated_norm, native_norm
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
+from .sign_sums import Convolved, SignSums, written
 from .tiled_norm import normalize_tiled
 
 
 def _native_conv(
     x: Tensor, shift: nn.Module | None, sign: nn.Module, conv: nn.Module
-) -> Tensor | None:
+) -> Convolved | None:
     """Compute ``conv(sign(x + shift))`` in one step; return None if layers must run in turn."""
     if not trains_natively(x) or not isinstance(conv, BinaryConv2d) or not is_plain(conv):
         return None
@@ -39,14 +34,16 @@ def _native_conv(
     if not own or x.shape[1] != conv.in_channels:
         return None
     if shift is None:
-        return native_signed_conv(x, None, sign, conv, settings_of(conv))
+        return conv_for_norm(x, None, sign, conv, settings_of(conv))
     if type(shift) is not LearnableShift or not is_plain(shift) or shift.bias.dim() != 4:
         return None
-    return native_signed_conv(x, shift.bias.flatten(), sign, conv, settings_of(conv))
+    return conv_for_norm(x, shift.bias.flatten(), sign, conv, settings_of(conv))
 
 
-def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list[Tensor]:
-    """Compute ``conv(sign(x))`` for each of ``convs``, for an :class:`RSign` also in one step.
+def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list[Convolved]:
+    """Compute ``conv(sign(x))`` for each of ``convs``, for norms of this module.
+
+    The step of an :class:`RSign` is also that of its shift.
 
     Args:
         x: Map ``(N, C, H, W)``.
@@ -66,8 +63,8 @@ def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list
     return [conv(signs) for conv in convs]
 
 
-def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> Tensor:
-    """Compute ``conv(shift(x))``, ``conv`` with its own sign.
+def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> Convolved:
+    """Compute ``conv(shift(x))``, ``conv`` with its own sign, for a norm of this module.
 
     Args:
         x: Map ``(N, C, H, W)``.
@@ -99,11 +96,11 @@ def normalized_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
             a tool has replaced it by.
         copies: Number of copies. Default 1.
     """
-    return normalized(x.transpose(1, 2).unsqueeze(2), norm, copies).flatten(2).transpose(1, 2)
+    return normalized(_as_map(x), norm, copies).flatten(2).transpose(1, 2)
 
 
 def activated_norm(
-    x: Tensor, norm: nn.Module, act: nn.Module, copies: int
+    x: Convolved, norm: nn.Module, act: nn.Module, copies: int
 ) -> tuple[Tensor, Tensor]:
     """Compute ``y = act(norm(tile(x, copies)))``, and its mean over positions.
 
@@ -121,8 +118,15 @@ def activated_norm(
         found = native_norm(x, norm, copies=copies, slope=slope, with_means=True)
         if found is not None and found[1] is not None:
             return found[0], found[1]
-    y = act(normalize_tiled(x, norm, copies))
+    y = act(normalize_tiled(written(x), norm, copies))
     return y, position_mean(y)
+
+
+def _as_map(x: Convolved) -> Any:
+    """Return tokens ``(N, L, C)``, or sums of them, as a map ``(N, C, 1, L)``."""
+    if isinstance(x, SignSums):
+        return SignSums(_as_map(x.stand_in), _as_map(x.sums), x.scales)
+    return x.transpose(1, 2).unsqueeze(2)
 
 
 def _numbers(act: Any) -> dict[str, Any] | None:
@@ -150,7 +154,7 @@ def _is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def residual_norm(
-    x: Tensor, norm: nn.Module, residual: Tensor, copies: int, act: nn.Module | None = None
+    x: Convolved, norm: nn.Module, residual: Tensor, copies: int, act: nn.Module | None = None
 ) -> Tensor:
     """Compute ``act(norm(tile(x, copies)) + residual)``.
 
@@ -166,12 +170,12 @@ def residual_norm(
         found = native_norm(x, norm, copies=copies, residual=residual, **numbers)
         if found is not None:
             return found[0]
-    y = normalize_tiled(x, norm, copies) + residual
+    y = normalize_tiled(written(x), norm, copies) + residual
     return y if act is None else act(y)
 
 
 def token_norm(
-    x: Tensor,
+    x: Convolved,
     norm: nn.Module,
     residual: Tensor,
     copies: int,
@@ -188,17 +192,17 @@ def token_norm(
         act: :class:`RPReLU` of tokens.
         residual_copies: Number of copies of the residual. Default 1.
     """
-    numbers = _numbers(act) if is_native() and not is_seen(x, residual) else None
-    if numbers is not None:
-        maps = [one.transpose(1, 2).unsqueeze(2) for one in (x, residual)]
+    numbers = _numbers(act) if is_native() and not is_seen(residual) else None
+    if numbers is not None and not (isinstance(x, Tensor) and is_seen(x)):
+        maps = [_as_map(one) for one in (x, residual)]
         found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
         if found is not None:
             return found[0].flatten(2).transpose(1, 2)
-    return act(normalized_tokens(x, norm, copies) + tile(residual, residual_copies, -1))
+    return act(normalized_tokens(written(x), norm, copies) + tile(residual, residual_copies, -1))
 
 
-def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Tensor:
-    """Compute ``linear(shift(x))``, ``linear`` with its own sign.
+def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Convolved:
+    """Compute ``linear(shift(x))``, ``linear`` with its own sign, for :func:`token_norm`.
 
     Args:
         x: Tokens ``(N, L, C)``.
@@ -210,7 +214,7 @@ def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Te
         groups = linear.expansion.groups
         fits = shift.bias.shape == x.shape[-1:] == (linear.in_features * groups,)
         if fits and _is_own(shift, LearnableShift) and linear.bias is None:
-            y = native_signed_linear(x, shift.bias, linear.sign, linear, groups)
+            y = linear_for_norm(x, shift.bias, linear.sign, linear, groups)
     return linear(shift(x)) if y is None else y
 
 

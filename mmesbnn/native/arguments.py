@@ -27,9 +27,14 @@ def floats(array: np.ndarray) -> ctypes._Pointer[Any]:
 
 def float_array(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
     """Return a contiguous float32 array, or raise a :class:`NativeError` about ``name``."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
-        kind = getattr(value, 'dtype', type(value).__name__)
-        raise NativeError(f'{name} is of {kind}; it must be a float32 array')
+    return array_of(np.float32, name, value, ndim)
+
+
+def array_of(kind: type, name: str, value: np.ndarray, ndim: int) -> np.ndarray:
+    """Return a contiguous array of numbers of a kind; else raise as :func:`float_array`."""
+    if not isinstance(value, np.ndarray) or value.dtype != kind:
+        found = getattr(value, 'dtype', type(value).__name__)
+        raise NativeError(f'{name} is of {found}; it must be a {np.dtype(kind)} array')
     if value.ndim != ndim or 0 in value.shape:
         raise NativeError(
             f'{name} has the shape {value.shape}; it must have {ndim} axes, none of them empty'
@@ -58,11 +63,13 @@ def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
     return float_array(name, value, 4), False
 
 
-def empty_map(batch: int, channels: int, size: Pair, *, channels_last: bool) -> np.ndarray:
-    """Return a float32 map ``(N, C, H, W)`` in one of both layouts, with any values."""
+def empty_map(
+    batch: int, channels: int, size: Pair, *, channels_last: bool, kind: type = np.float32
+) -> np.ndarray:
+    """Return a map ``(N, C, H, W)`` of ``kind`` in one of both layouts, with any values."""
     if channels_last:
-        return np.empty((batch, *size, channels), np.float32).transpose(0, 3, 1, 2)
-    return np.empty((batch, channels, *size), np.float32)
+        return np.empty((batch, *size, channels), kind).transpose(0, 3, 1, 2)
+    return np.empty((batch, channels, *size), kind)
 
 
 def raise_for(status: int, what: str) -> None:

@@ -218,12 +218,11 @@ def convolve(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    return _convolve(
-        x, weights, (stride, padding, dilation), pad_value, channels_last, threads, with_sums=False
-    )[0]
+    steps = stride, padding, dilation
+    return _convolve(np.float32, x, weights, steps, pad_value, channels_last, threads)
 
 
-def convolve_with_sums(
+def convolve_sums(
     x: Packed,
     weights: PackedWeights,
     *,
@@ -233,35 +232,34 @@ def convolve_with_sums(
     pad_value: int = 0,
     channels_last: bool = False,
     threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute :func:`convolve`, and the sums ``equal bits - differing bits``.
+) -> np.ndarray:
+    """Compute the sums ``equal bits - differing bits`` of :func:`convolve`.
 
     Args: as :func:`convolve`.
 
     Returns:
-        float32 and int16 ``(N, C_o, H', W')``, in the same layout.
+        int16 ``(N, C_o, H', W')``. :func:`scale_sums` makes of it what :func:`convolve` returns.
 
     Raises:
         NativeError: As :func:`convolve`, or if a sum has more than 32767 terms.
     """
-    y, sums = _convolve(
-        x, weights, (stride, padding, dilation), pad_value, channels_last, threads, with_sums=True
-    )
-    assert sums is not None
-    return y, sums
+    terms = weights.channels * weights.kernel_size[0] * weights.kernel_size[1]
+    if terms > MOST_TERMS:
+        raise NativeError(f'a sum has {terms} terms; sums of 16 bits have at most {MOST_TERMS}')
+    steps = stride, padding, dilation
+    return _convolve(np.int16, x, weights, steps, pad_value, channels_last, threads)
 
 
 def _convolve(
+    kind: type,
     x: Packed,
     weights: PackedWeights,
     steps: tuple[Pair, Pair, Pair],
     pad_value: int,
     channels_last: bool,
     threads: int,
-    *,
-    with_sums: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Compute :func:`convolve` or :func:`convolve_with_sums`; ``steps`` are stride to dilation."""
+) -> np.ndarray:
+    """Compute the results, or sums of int16; ``steps`` are stride, padding and dilation."""
     batch, height, width, groups, _ = x.words.shape
     if groups != weights.words.shape[0] or x.channels // groups != weights.channels:
         raise NativeError(
@@ -269,8 +267,8 @@ def _convolve(
             f'{weights.words.shape[0]} of {weights.channels}'
         )
     geometry, sizes = window((height, width), weights.kernel_size, *steps)
-    out = empty_map(batch, len(weights.scales), sizes, channels_last=channels_last)
-    sums = _empty_sums(out, weights) if with_sums else None
+    out = empty_map(batch, len(weights.scales), sizes, channels_last=channels_last, kind=kind)
+    scaled = kind is np.float32
     status = library().mmesbnn_convolve(
         pointer(x.words, ctypes.c_uint64),
         batch,
@@ -282,22 +280,15 @@ def _convolve(
         len(weights.scales) // groups,
         pointer(geometry, ctypes.c_int32),
         check_pad_value(pad_value),
-        floats(weights.scales),
+        floats(weights.scales) if scaled else None,
         *sizes,
         channels_last,
         check_threads(threads),
-        floats(out),
-        None if sums is None else pointer(sums, ctypes.c_int16),
+        floats(out) if scaled else None,
+        None if scaled else pointer(out, ctypes.c_int16),
     )
     raise_for(status, 'convolve')
-    return out, sums
-
-
-def _empty_sums(like: np.ndarray, weights: PackedWeights) -> np.ndarray:
-    terms = weights.channels * weights.kernel_size[0] * weights.kernel_size[1]
-    if terms > MOST_TERMS:
-        raise NativeError(f'a sum has {terms} terms; sums of 16 bits have at most {MOST_TERMS}')
-    return np.empty_like(like, np.int16)
+    return out
 
 
 def scale_sums(sums: np.ndarray, scales: np.ndarray, *, threads: int = 1) -> np.ndarray:

@@ -89,6 +89,8 @@ _SIGNATURES = {
     ),
     'mmesbnn_normalize': (
         _FLOATS,
+        _SUMS,
+        _FLOATS,
         *[c_int64] * 4,
         _FLOATS,
         _FLOATS,
@@ -100,6 +102,8 @@ _SIGNATURES = {
         *[_FLOATS] * 3,
     ),
     'mmesbnn_normalize_gradients': (
+        _FLOATS,
+        _SUMS,
         _FLOATS,
         *[c_int64] * 4,
         _FLOATS,
@@ -122,6 +126,8 @@ _SIGNATURES = {
     ),
     'mmesbnn_normalize_tokens': (
         _FLOATS,
+        _SUMS,
+        _FLOATS,
         *[c_int64] * 3,
         _FLOATS,
         c_int64,
@@ -133,6 +139,8 @@ _SIGNATURES = {
         _FLOATS,
     ),
     'mmesbnn_normalize_tokens_gradients': (
+        _FLOATS,
+        _SUMS,
         _FLOATS,
         *[c_int64] * 3,
         _FLOATS,

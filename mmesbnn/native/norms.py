@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .arguments import (
+    array_of,
     check_shape,
     check_threads,
     empty_map,
     float_array,
     float_map,
     floats,
+    pointer,
     raise_for,
 )
 from .library import NativeError, library
@@ -27,12 +30,13 @@ class NormOperands:
     """Operands of a batch norm with what stands around it.
 
     ``out = act(gain (z - mean) / sqrt(variance + eps) + bias + residual) + shift`` with ``z = x``,
-    ``gate x``, or ``gate x residual``. Mean and variance are those of a channel of ``z`` over
-    batch and pixels. Each of the ``copies`` of ``z`` has ``C`` of the ``copies C`` gains. ``act``
-    is a PReLU, or nothing if there is no slope. All arrays are float32.
+    ``gate x``, or ``gate x residual``, or ``scales x``. Mean and variance are those of a channel of
+    ``z`` over batch and pixels. Each of the ``copies`` of ``z`` has ``C`` of the ``copies C``
+    gains. ``act`` is a PReLU, or nothing if there is no slope. All arrays are float32, but ``x``
+    with ``scales``.
 
     Attributes:
-        x: Map ``(N, C, H, W)``.
+        x: Map ``(N, C, H, W)``; with ``scales`` of int16.
         gain: ``(copies C,)``.
         bias: ``(copies C,)``.
         copies: Number of copies. Default 1.
@@ -44,10 +48,12 @@ class NormOperands:
         shift: ``(copies C,)``. Default None: 0.
         channels_last: Whether the channels of a pixel lie side by side in the maps' memory, for
             operands without a gate. Default False: the pixels of a channel do.
+        scales: ``(C,)``, for operands without a gate. Then ``x`` are sums of
+            :func:`convolve_sums`, and ``z`` is the result of :func:`convolve`. Default None.
 
     Raises:
-        NativeError: If an array is not of float32, or has a wrong shape or another layout, or if
-            a gate stands beside copies or slopes.
+        NativeError: If an array is of another type, or has a wrong shape or another layout, or if
+            a gate stands beside copies, slopes or scales.
     """
 
     x: np.ndarray
@@ -60,18 +66,22 @@ class NormOperands:
     slope: np.ndarray | None = None
     shift: np.ndarray | None = None
     channels_last: bool = False
+    scales: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _check_layout('x', self.x, self.channels_last)
+        kind = np.float32 if self.scales is None else np.int16
+        _check_layout('x', self.x, self.channels_last, kind)
         if self.copies < 1:
             raise NativeError(f'copies={self.copies} must be at least 1')
-        if self.gate is not None and (
-            self.copies > 1 or self.slope is not None or self.channels_last
-        ):
-            raise NativeError('gate is for one copy without slope, not channels last in memory')
+        beside = self.slope is not None or self.scales is not None
+        if self.gate is not None and (self.copies > 1 or beside or self.channels_last):
+            raise NativeError(
+                'gate is for one copy without slope and scales, not channels last in memory'
+            )
         if self.multiplies and (self.gate is None or self.residual is None):
             raise NativeError('multiplies=True needs gate and residual')
         per_channel, (batch, channels, *_) = (self.wide,), self.x.shape
+        _check('scales', self.scales, (channels,))
         _check('gain', self.gain, per_channel)
         _check('bias', self.bias, per_channel)
         _check('gate', self.gate, (batch, channels))
@@ -134,8 +144,8 @@ class Normalized:
 class NormGradients:
     """Gradients of the :class:`NormOperands` of the same names; None where there is no operand.
 
-    ``residual`` is None, too, if there is neither slope nor product nor repetition: its gradient is
-    that of the result.
+    ``x`` is the gradient of ``scales x`` where there are scales. ``residual`` is None, too, if
+    there is neither slope nor product nor repetition: its gradient is that of the result.
     """
 
     x: np.ndarray
@@ -147,10 +157,12 @@ class NormGradients:
     shift: np.ndarray | None
 
 
-def _check_layout(name: str, value: np.ndarray, channels_last: bool) -> None:
+def _check_layout(
+    name: str, value: np.ndarray, channels_last: bool, kind: type = np.float32
+) -> None:
     last = channels_last and getattr(value, 'ndim', 0) == 4
     rows = value.transpose(0, 2, 3, 1) if last else value
-    float_array(name, rows, 4)
+    array_of(kind, name, rows, 4)
     if not rows.flags.c_contiguous:
         raise NativeError(f'{name} has another layout in memory')
 
@@ -166,6 +178,13 @@ def _check(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
 
 def _optional(value: np.ndarray | None) -> ctypes._Pointer[ctypes.c_float] | None:
     return None if value is None else floats(value)
+
+
+def _map_and_scales(operands: NormOperands) -> tuple[Any, Any, Any]:
+    """Return pointers to ``x``, or to sums and their scales."""
+    if operands.scales is None:
+        return floats(operands.x), None, None
+    return None, pointer(operands.x, ctypes.c_int16), floats(operands.scales)
 
 
 def _sizes(operands: NormOperands) -> tuple[int, int, int, int]:
@@ -215,17 +234,17 @@ def normalize(
     _check('stats', stats, (3, operands.x.shape[1]))
     measured = stats is not None
     stats = np.empty((3, operands.x.shape[1]), np.float32) if stats is None else stats
-    x, affine = floats(operands.x), (floats(operands.gain), floats(operands.bias))
+    x, affine = _map_and_scales(operands), (floats(operands.gain), floats(operands.bias))
     act = _optional(operands.slope), _optional(operands.shift)
     residual, threads = _optional(operands.residual), check_threads(threads)
     if last:
         status = library().mmesbnn_normalize_tokens(
-            *(x, *_token_sizes(operands), residual, _added(operands), *affine, *act),
+            *(*x, *_token_sizes(operands), residual, _added(operands), *affine, *act),
             *(eps, measured, threads, floats(out), floats(stats)),
         )
     else:
         status = library().mmesbnn_normalize(
-            *(x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
+            *(*x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
             *(*affine, *act, eps, measured, threads),
             *(floats(out), _optional(means), floats(stats)),
         )
@@ -260,7 +279,7 @@ def normalize_gradients(
     if of_means is not None and (operands.gate is not None or last):
         raise NativeError('of_means is for operands without gate, not channels last in memory')
     found = _empty_gradients(operands)
-    x, affine = floats(operands.x), (floats(operands.gain), floats(operands.bias))
+    x, affine = _map_and_scales(operands), (floats(operands.gain), floats(operands.bias))
     residual, threads = _optional(operands.residual), check_threads(threads)
     slope, of_act = _optional(operands.slope), (_optional(found.slope), _optional(found.shift))
     of_affine = floats(found.gain), floats(found.bias)
@@ -269,13 +288,13 @@ def normalize_gradients(
         inner = found.residual if is_inner else np.empty_like(grad)
         of_residual = _optional(found.residual) if operands.repeats else None
         status = library().mmesbnn_normalize_tokens_gradients(
-            *(x, *_token_sizes(operands), residual, _added(operands), *affine, slope),
+            *(*x, *_token_sizes(operands), residual, _added(operands), *affine, slope),
             *(floats(stats), floats(grad), threads, floats(found.x), _optional(inner)),
             *(of_residual, *of_affine, *of_act),
         )
     else:
         status = library().mmesbnn_normalize_gradients(
-            *(x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
+            *(*x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
             *(*affine, slope, floats(stats), floats(grad), _optional(of_means), threads),
             *(floats(found.x), _optional(found.gate), _optional(found.residual)),
             *(*of_affine, *of_act),
@@ -290,7 +309,7 @@ def _empty_gradients(operands: NormOperands) -> NormGradients:
 
     changes = operands.multiplies or operands.repeats or operands.slope is not None
     return NormGradients(
-        x=np.empty_like(operands.x),
+        x=np.empty_like(operands.x, np.float32),
         gain=np.empty(operands.wide, np.float32),
         bias=np.empty(operands.wide, np.float32),
         gate=empty_like(operands.gate),

@@ -25,7 +25,7 @@ pytestmark = needs_kernels
 def calls(monkeypatch):
     """Enable the native kernels; record each convolution that they compute."""
     done = []
-    for name in ('convolve', 'convolve_with_sums'):
+    for name in ('convolve', 'convolve_sums'):
         compute = getattr(native_mode, name)
 
         def counted(*args, compute=compute, **kwargs):

@@ -16,6 +16,7 @@ from mmesbnn.binary import (
     native_norms,
     recompute,
     recompute_elementwise,
+    sign_sums,
     unit_steps,
     use_native,
 )
@@ -24,6 +25,8 @@ from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.binary.recompute import recompute_segment
 from mmesbnn.binary.shrunk import ShrunkLinear
+from mmesbnn.binary.sign_sums import SignSums, written
+from mmesbnn.binary.signs import HardTanhSign
 from mmesbnn.binary.unit_steps import (
     activated_norm,
     gated_norm,
@@ -89,9 +92,9 @@ class Step(nn.Module):
 
     def forward(self, x, gate):
         if self.kind == 'shifted':
-            return shifted_conv(x, self.shift, self.conv)
+            return written(shifted_conv(x, self.shift, self.conv))
         if self.kind == 'signed':
-            return signed_convs(x, self.sign, [self.conv])[0]
+            return written(signed_convs(x, self.sign, [self.conv])[0])
         if self.kind == 'activated':
             y, mean = activated_norm(x[:, : self.small] * 1, self.norm, self.act[1], self.copies)
             return y * mean.sigmoid()
@@ -193,7 +196,7 @@ def test_sums_of_more_than_16_bits_are_computed_again(calls, monkeypatch):
     )
     for limit, runs in ((16 * 9, 1), (16 * 9 - 1, 2)):
         convolved.clear()
-        monkeypatch.setattr(recompute, 'MOST_PRODUCTS', limit)
+        monkeypatch.setattr(native_conv, 'MOST_TERMS', limit)
         results(step, x, gate, lambda x, gate: recompute_elementwise(lambda x: step(x, gate), x))
         assert len(convolved) == runs
 
@@ -201,7 +204,7 @@ def test_sums_of_more_than_16_bits_are_computed_again(calls, monkeypatch):
 @pytest.mark.parametrize('value', [1, -1])
 @pytest.mark.parametrize('weight', ['scaled_sign', 'temperature'])
 def test_the_largest_sums_are_kept_exactly(calls, weight, value):
-    channels = recompute.MOST_PRODUCTS
+    channels = native_conv.MOST_TERMS
     conv = BinaryConv2d(channels, 2, 1, weight_binarizer=weight)
     nn.init.constant_(conv.weight, 0.3)
     if weight == 'temperature':
@@ -470,13 +473,82 @@ def test_two_convolutions_of_a_sign(calls):
     step, other = Step('signed'), Step('signed')
     expected = without_kernels(signed_convs, x, step.sign, [step.conv, other.conv])
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
-        torch.testing.assert_close(found, theirs)
+        torch.testing.assert_close(written(found), theirs)
     assert calls == 2 * ['_SignedConv']
     nn.init.zeros_(other.conv.weight)
     expected[1] = without_kernels(other.conv, step.sign(x))
     for found, theirs in zip(signed_convs(x, step.sign, [step.conv, other.conv]), expected):
-        torch.testing.assert_close(found, theirs)
+        torch.testing.assert_close(written(found), theirs)
     assert len(calls) == 3
+
+
+class Pair(nn.Module):
+    """A convolution and the norm behind it, for four copies."""
+
+    def __init__(self, weight='scaled_sign'):
+        super().__init__()
+        self.step = Step('residual', weight=weight)
+
+    def forward(self, x, unused):
+        step = self.step
+        y = shifted_conv(x, step.shift, step.conv)
+        return residual_norm(y, step.norm, x, step.copies, step.act)
+
+
+@pytest.fixture
+def written_sums(monkeypatch):
+    """Record the sums that are written as results."""
+    done = []
+    compute = sign_sums.scaled
+    for module in (sign_sums, native_conv):
+        monkeypatch.setattr(module, 'scaled', lambda *args: done.append(1) or compute(*args))
+    return done
+
+
+@pytest.mark.parametrize('weight', ['scaled_sign', 'temperature'])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_a_norm_reads_the_sums_of_a_convolution(calls, written_sums, weight, layout):
+    x, gate = inputs(2, 16, 6, 7)
+    x, pair = x.contiguous(memory_format=layout), Pair(weight)
+    pair.step.conv.sign = HardTanhSign()
+    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv), SignSums)
+    expected = without_kernels(results, copy.deepcopy(pair), x, gate)
+    assert calls == ['_SignedConv']
+    assert_rounding(results(copy.deepcopy(pair), x, gate), expected)
+
+    def run(x, gate):
+        return recompute_elementwise(lambda x: pair(x, gate), x)
+
+    assert_rounding(results(pair, x, gate, run), expected)
+    assert calls == ['_SignedConv', *3 * ['_SignedConv', '_Norm']]
+    assert not written_sums
+
+
+@pytest.mark.parametrize('recomputes', [False, True])
+def test_another_norm_gets_the_written_result(calls, written_sums, recomputes):
+    x, gate = inputs(2, 16, 6, 7)
+    pair = Pair()
+    pair.step.conv.sign = HardTanhSign()
+    other = copy.deepcopy(pair)
+    expected = without_kernels(results, other, x, gate)
+    pair.step.norm.register_forward_hook(lambda *args: None)
+
+    def run(x, gate):
+        return recompute_elementwise(lambda x: pair(x, gate), x) if recomputes else pair(x, gate)
+
+    assert_rounding(results(pair, x, gate, run), expected)
+    assert set(calls) == {'_SignedConv'}
+    assert len(written_sums) == 1 + recomputes
+
+
+def test_sums_of_more_than_16_bits_are_written(calls, monkeypatch):
+    x, gate = inputs(2, 16, 6, 7)
+    pair = Pair()
+    pair.step.conv.sign = HardTanhSign()
+    monkeypatch.setattr(native_conv, 'MOST_TERMS', 16 * 9 - 1)
+    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv), torch.Tensor)
+    expected = without_kernels(results, copy.deepcopy(pair), x, gate)
+    assert_rounding(results(pair, x, gate), expected)
 
 
 def test_soft_weights_run_in_turn(calls):
@@ -604,6 +676,17 @@ def test_a_recomputed_segment_stores_its_input_only(calls):
         recompute_segment(module, x, [module])
     parameters = {p.data_ptr() for p in module.parameters()}
     assert [t.data_ptr() for t in stored if t.data_ptr() not in parameters] == [x.data_ptr()]
+
+
+@pytest.mark.parametrize('extra', [0, 1])
+def test_a_segment_of_few_pixels_and_many_weights_is_not_recomputed(calls, extra):
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    weights = recompute.MAPS_OF_SEGMENT * x.numel()
+    missing = weights - sum(p.numel() for p in module.parameters())
+    module.unused = nn.Parameter(torch.ones(1 + missing + extra))
+    y = recompute_segment(module, x, [module])
+    y.sum().backward()
+    assert len(calls) == (1 if extra else 2)
 
 
 def test_a_segment_without_gradients_is_not_recomputed(calls):

@@ -121,10 +121,11 @@ bool convolve_something() {
   auto scaled = exactly<float>(images * groups * kernels * pixels);
   mmesbnn_scale_sums(given.get(), images, groups * kernels, pixels, scales.get(), some_threads(),
                      scaled.get());
+  const bool summed = up_to(1);
   return mmesbnn_convolve(bits.get(), batch, height, width, groups, channels, weights.get(),
-                          kernels, geometry, pad_value, scales.get(), out[0], out[1],
-                          some_layout(), some_threads(), result.get(),
-                          up_to(1) ? sums.get() : nullptr) == 0;
+                          kernels, geometry, pad_value, summed ? nullptr : scales.get(), out[0],
+                          out[1], some_layout(), some_threads(), summed ? nullptr : result.get(),
+                          summed ? sums.get() : nullptr) == 0;
 }
 
 // Returns whether sizes and operands fit together.
@@ -137,7 +138,10 @@ bool normalize_something() {
     return there ? it.get() : nullptr;
   };
   const int64_t small_map = batch * channels * pixels, map = batch * wide * pixels;
-  auto x = some(small_map), residual = some(map), grad = some(map), out = some(map);
+  auto sums = exactly<int16_t>(small_map);
+  const bool summed = up_to(2) == 0;
+  const int16_t* const of_signs = summed ? sums.get() : nullptr;
+  auto scales = some(channels), x = some(small_map), residual = some(map), grad = some(map), out = some(map);
   auto gates = some(batch * channels), means = some(batch * wide), stats = some(3 * channels);
   std::unique_ptr<float[]> numbers[8];
   for (auto& one : numbers) one = some(wide);
@@ -145,13 +149,14 @@ bool normalize_something() {
   const bool gated = up_to(2) == 0, added = up_to(1), slope = up_to(1), shift = up_to(1);
   const int multiplies = up_to(3) == 0;
   const int done = mmesbnn_normalize(
-      x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
-      multiplies, numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
-      maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(),
+      maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
+      maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
+      numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(),
       maybe(means, up_to(1)), stats.get());
   mmesbnn_normalize_gradients(
-      x.get(), batch, channels, copies, pixels, maybe(gates, gated), maybe(residual, added),
-      multiplies, numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope), stats.get(),
+      maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
+      maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
+      numbers[1].get(), maybe(numbers[2], slope), stats.get(),
       grad.get(), maybe(means, up_to(1)), some_threads(), of_x.get(), maybe(of_gate, gated),
       maybe(of_residual, added), numbers[4].get(), numbers[5].get(), maybe(numbers[6], slope),
       maybe(numbers[7], shift));
@@ -163,14 +168,14 @@ bool normalize_something() {
                           some_threads(), of_x.get(), of_single.get());
   const int64_t tokens = batch * pixels, features = up_to(wide);  // of a repeated residual
   auto some_added = some(tokens * features), of_added = some(tokens * features);
-  mmesbnn_normalize_tokens(x.get(), tokens, channels, copies, maybe(some_added, added), features,
-                           numbers[0].get(), numbers[1].get(), maybe(numbers[2], slope),
-                           maybe(numbers[3], shift), 1e-5, up_to(3) == 0, some_threads(),
-                           out.get(), stats.get());
+  mmesbnn_normalize_tokens(maybe(x, !summed), of_signs, maybe(scales, summed), tokens, channels,
+                           copies, maybe(some_added, added), features, numbers[0].get(),
+                           numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift),
+                           1e-5, up_to(3) == 0, some_threads(), out.get(), stats.get());
   mmesbnn_normalize_tokens_gradients(
-      x.get(), tokens, channels, copies, maybe(some_added, added), features, numbers[0].get(),
-      numbers[1].get(), maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(),
-      of_x.get(), of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(),
+      maybe(x, !summed), of_signs, maybe(scales, summed), tokens, channels, copies,
+      maybe(some_added, added), features, numbers[0].get(), numbers[1].get(),
+      maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(), of_x.get(), of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(),
       numbers[5].get(), maybe(numbers[6], slope), maybe(numbers[7], shift));
   mmesbnn_sign_gradient_tokens(other.get(), x.get(), tokens, channels, single.get(),
                                static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),

@@ -26,24 +26,25 @@ int mmesbnn_input_gradient(const float*, int64_t, int64_t, int64_t, int64_t, int
 int mmesbnn_weight_gradient(const float*, const uint64_t*, int64_t, int64_t, int64_t, int64_t,
                             int64_t, int64_t, const int32_t*, int, int64_t, int64_t, int, int,
                             float*);
-int mmesbnn_normalize(const float*, int64_t, int64_t, int64_t, int64_t, const float*, const float*,
-                      int, const float*, const float*, const float*, const float*, double, int,
-                      int, float*, float*, float*);
-int mmesbnn_normalize_gradients(const float*, int64_t, int64_t, int64_t, int64_t, const float*,
-                                const float*, int, const float*, const float*, const float*,
-                                const float*, const float*, const float*, int, float*, float*,
-                                float*, float*, float*, float*, float*);
+int mmesbnn_normalize(const float*, const int16_t*, const float*, int64_t, int64_t, int64_t,
+                      int64_t, const float*, const float*, int, const float*, const float*,
+                      const float*, const float*, double, int, int, float*, float*, float*);
+int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, int64_t, int64_t,
+                                int64_t, int64_t, const float*, const float*, int, const float*,
+                                const float*, const float*, const float*, const float*,
+                                const float*, int, float*, float*, float*, float*, float*, float*,
+                                float*);
 int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t, const float*, int,
                           float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);
-int mmesbnn_normalize_tokens(const float*, int64_t, int64_t, int64_t, const float*, int64_t,
-                             const float*, const float*, const float*, const float*, double, int,
-                             int, float*, float*);
-int mmesbnn_normalize_tokens_gradients(const float*, int64_t, int64_t, int64_t, const float*,
-                                       int64_t, const float*, const float*, const float*,
-                                       const float*, const float*, int, float*, float*, float*,
-                                       float*, float*, float*, float*);
+int mmesbnn_normalize_tokens(const float*, const int16_t*, const float*, int64_t, int64_t, int64_t,
+                             const float*, int64_t, const float*, const float*, const float*,
+                             const float*, double, int, int, float*, float*);
+int mmesbnn_normalize_tokens_gradients(const float*, const int16_t*, const float*, int64_t, int64_t,
+                                       int64_t, const float*, int64_t, const float*, const float*,
+                                       const float*, const float*, const float*, int, float*,
+                                       float*, float*, float*, float*, float*, float*);
 int mmesbnn_add_cross(const float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                       const float*, const float*, int, float*);
 int mmesbnn_cross_gradients(const float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,

@@ -1,5 +1,7 @@
 """Training steps of norms and signs are those of float64."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -15,15 +17,28 @@ NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
 
 
 def operands_at_random(
-    rng, *, batch, channels, size, copies, gated, residual, multiplies, act, last=False, parts=1
+    rng,
+    *,
+    batch,
+    channels,
+    size,
+    copies,
+    gated,
+    residual,
+    multiplies,
+    act,
+    last=False,
+    parts=1,
+    sums=False,
 ):
     def some(*shape, mean=0.0):
         values = (rng.standard_normal(shape) + mean).astype(np.float32)
         return laid_out(values, last) if len(shape) == 4 else values
 
     wide = copies * channels
+    x = some(batch, channels, *size, mean=rng.normal(scale=3.0))
     return native.NormOperands(
-        x=some(batch, channels, *size, mean=rng.normal(scale=3.0)),
+        x=np.round(100 * x).astype(np.int16) if sums else x,
         gain=some(wide),
         bias=some(wide),
         copies=copies,
@@ -33,6 +48,7 @@ def operands_at_random(
         slope=some(wide) if act else None,
         shift=some(wide) if act else None,
         channels_last=last,
+        scales=np.abs(some(channels)) / 100 if sums else None,
     )
 
 
@@ -45,6 +61,9 @@ def in_float64(operands, eps=1e-5):
         if value is not None
     }
     ones = (1, -1, 1, 1)
+    if operands.scales is not None:
+        x = torch.from_numpy(operands.x).double() * torch.from_numpy(operands.scales).view(ones)
+        leaves['x'] = x.requires_grad_()
     z, other = leaves['x'], leaves.get('residual')
     if 'gate' in leaves:
         z = z * leaves['gate'][..., None, None]
@@ -66,7 +85,7 @@ def close(found, expected, scale=1.0):
     np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0, atol=bound)
 
 
-forms = st.sampled_from(['norm', 'residual', 'gated', 'multiplied'])
+forms = st.sampled_from(['norm', 'residual', 'gated', 'multiplied', 'sums', 'sums, residual'])
 
 
 @given(
@@ -91,11 +110,12 @@ def test_any_norm_is_that_of_float64(seed, batch, channels, size, copies, form, 
         size=size,
         copies=1 if gated else copies,
         gated=gated,
-        residual=form in ('residual', 'gated'),
+        residual=form in ('residual', 'gated', 'sums, residual'),
         multiplies=form == 'multiplied',
         act=act and not gated,
         last=last,
         parts=data.draw(st.sampled_from(divisors)) if last else 1,
+        sums=form.startswith('sums'),
     )
     # of two numbers the gradient is tiny beside its terms
     leaves, y, means = in_float64(operands, eps=0.1)
@@ -154,6 +174,35 @@ def test_statistics_of_numbers_far_from_0(last):
     np.testing.assert_allclose(found.stats[0], exact.mean(1), rtol=1e-7)
     np.testing.assert_allclose(found.stats[2], exact.var(1), rtol=1e-5)
     np.testing.assert_allclose(found.stats[1], 1 / np.sqrt(exact.var(1) + 1e-5), rtol=1e-5)
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('act', [False, True])
+def test_a_norm_of_sums_is_that_of_the_written_result(last, act):
+    rng, shape = np.random.default_rng(0), (2, 70, 9, 31)
+    operands = operands_at_random(
+        rng,
+        batch=2,
+        channels=70,
+        size=shape[2:],
+        copies=2,
+        gated=False,
+        residual=True,
+        multiplies=False,
+        act=act,
+        last=last,
+        sums=True,
+    )
+    x = native.scale_sums(operands.x, operands.scales)
+    written = dataclasses.replace(operands, x=x, scales=None)
+    grad = laid_out(rng.standard_normal(operands.shape).astype(np.float32), last)
+    found, expected = (native.normalize(one) for one in (operands, written))
+    gradients = [native.normalize_gradients(grad, one, found.stats) for one in (operands, written)]
+    for ours, theirs in ((found, expected), gradients):
+        for field in dataclasses.fields(ours):
+            np.testing.assert_array_equal(
+                getattr(ours, field.name), getattr(theirs, field.name), strict=True
+            )
 
 
 @pytest.mark.parametrize('last', [False, True])
@@ -232,18 +281,29 @@ def test_any_gradient_of_a_prelu(seed, shape):
 
 def test_wrong_arguments_are_named():
     x, ones = np.ones((2, 3, 4, 4), np.float32), np.ones(3, np.float32)
+    sums, gates = x.astype(np.int16), x[..., 0, 0].copy()
     operands = native.NormOperands(x, ones, ones)
     found = native.normalize(operands)
     cases = [
         (lambda: native.NormOperands(x[0], ones, ones), 'x has the shape'),
         (lambda: native.NormOperands(x.astype(np.float64), ones, ones), 'x is of float64'),
+        (
+            lambda: native.NormOperands(x, ones, ones, scales=ones),
+            'x is of float32; it must be a int',
+        ),
+        (lambda: native.NormOperands(sums, ones, ones), 'x is of int16'),
+        (lambda: native.NormOperands(sums, ones, ones, scales=ones[:2]), 'scales has the shape'),
+        (
+            lambda: native.NormOperands(sums, ones, ones, gate=gates, scales=ones),
+            'gate is for one copy without slope and scales',
+        ),
         (lambda: native.NormOperands(x, ones[:2], ones), 'gain has the shape'),
         (lambda: native.NormOperands(x, ones, ones, copies=2), 'gain has the shape'),
         (lambda: native.NormOperands(x, ones, ones, copies=0), 'copies=0'),
         (lambda: native.NormOperands(x, ones, ones, residual=x[:1]), 'residual has the shape'),
         (lambda: native.NormOperands(x, ones, ones, gate=ones[None]), 'gate has the shape'),
         (
-            lambda: native.NormOperands(x, ones, ones, gate=x[..., 0, 0].copy(), slope=ones),
+            lambda: native.NormOperands(x, ones, ones, gate=gates, slope=ones),
             'gate is for one copy',
         ),
         (lambda: native.NormOperands(x, ones, ones, multiplies=True), 'needs gate and residual'),

@@ -169,7 +169,8 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
 // Convolution of packed signs with packed weights:
 //   out[n, o, y, x] = scales[o] * sum over taps and channels of sign * sign.
 // pad_value: -1, 0 (a padded pixel adds nothing) or 1. With `channels_last` the channels of `out` are
-// its last axis. sums: the sums without scales, in the layout of `out`; null: they are not wanted.
+// its last axis. With `sums` the sums without scales are written there instead; it is null, or out and
+// scales are.
 // geometry: kernel, stride, padding, dilation, each (vertical, horizontal).
 API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64_t width,
                          int64_t groups, int64_t channels, const uint64_t* weights,
@@ -179,7 +180,8 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
   mmesbnn::ConvSizes sizes{batch,   height,            width,      groups,   channels,
                            kernels_per_group, out_height, out_width, {}};
   if (!sizes.read(geometry) || threads < 1 || pad_value < -1 || pad_value > 1) return kBadSize;
-  if (sums && channels * sizes.window.taps() > INT16_MAX) return kBadSize;
+  if (sums ? channels * sizes.window.taps() > INT16_MAX || out || scales : !out || !scales)
+    return kBadSize;
   const int64_t pixels = out_height * out_width;
   mmesbnn::BinaryConv conv{};
   conv.window = sizes.window;
@@ -208,16 +210,12 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
         for (int64_t o = 0; o < kernels_per_group; ++o)
           for (int p = 0; p < count; ++p) f(p, o, first + o * strides.channel + p);
     };
-    const auto scaled = [&](int32_t sum, int64_t o) {
-      return scales[channel + o] * static_cast<float>(sum);
-    };
     if (sums)
-      each([&](int64_t p, int64_t o, int64_t at) {
-        const int32_t sum = found(p, o);
-        out[at] = scaled(sum, o), sums[at] = static_cast<int16_t>(sum);
-      });
+      each([&](int64_t p, int64_t o, int64_t at) { sums[at] = static_cast<int16_t>(found(p, o)); });
     else
-      each([&](int64_t p, int64_t o, int64_t at) { out[at] = scaled(found(p, o), o); });
+      each([&](int64_t p, int64_t o, int64_t at) {
+        out[at] = scales[channel + o] * static_cast<float>(found(p, o));
+      });
   };
   return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;
 }
@@ -230,18 +228,15 @@ API int mmesbnn_scale_sums(const int16_t* sums, int64_t images, int64_t channels
     return kBadSize;
   if (pixels == 1) {
     mmesbnn::parallel(images, threads, [=](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        for (int64_t c = 0; c < channels; ++c)
-          out[i * channels + c] = scales[c] * static_cast<float>(sums[i * channels + c]);
+      for (int64_t i = first * channels; i < last * channels; i += channels)
+        mmesbnn::chosen_kernels().scale_pixel(sums + i, scales, channels, out + i);
     });
     return kOk;
   }
   mmesbnn::parallel(images * channels, threads, [=](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const float scale = scales[row % channels];
-      for (int64_t i = row * pixels; i < (row + 1) * pixels; ++i)
-        out[i] = scale * static_cast<float>(sums[i]);
-    }
+    for (int64_t row = first; row < last; ++row)
+      mmesbnn::chosen_kernels().scale(sums + row * pixels, scales[row % channels], pixels,
+                                      out + row * pixels);
   });
   return kOk;
 }

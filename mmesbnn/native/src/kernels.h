@@ -212,6 +212,8 @@ struct Kernels {
   // `terms` are read.
   void (*add_entries)(const float* tables, const uint8_t* signs, int terms, int64_t rows,
                       float* sums) = nullptr;
+  // out[i] = scale sums[i].
+  void (*scale)(const int16_t* sums, float scale, int64_t count, float* out) = nullptr;
   // out[i] = factor x[i] y[i]; without y: factor x[i].
   void (*multiply)(const float* x, const float* y, float factor, int64_t count,
                    float* out) = nullptr;
@@ -238,6 +240,8 @@ struct Kernels {
   double (*triangle)(const float* grad, const float* x, float shift, int64_t count,
                      float* out) = nullptr;
   // The same for a pixel: sums are added to those of each channel.
+  void (*scale_pixel)(const int16_t* sums, const float* scales, int64_t channels,
+                      float* out) = nullptr;
   void (*add_distances)(const float* z, const float* near, int64_t channels, float* distances,
                         float* squares) = nullptr;
   void (*activate_pixel)(const NormPixel& pixel, float* out) = nullptr;

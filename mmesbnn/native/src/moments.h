@@ -11,6 +11,11 @@ namespace mmesbnn {
 // Functions that stand for the derivative of a sign.
 enum Surrogate { kWindow = 0, kTriangle = 1 };
 
+// Returns whether a norm has either x or sums with scales.
+inline bool is_one_map(const float* x, const int16_t* sums, const float* scales) {
+  return x ? !sums && !scales : sums && scales;
+}
+
 // Moments of all numbers, from those of parts (Chan et al., 1979).
 class AllMoments {
  public:

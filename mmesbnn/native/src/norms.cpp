@@ -33,15 +33,19 @@ void for_parts(const NormSizes& sizes, F f) {
       f(image, begin, std::min(kPart, sizes.pixels - begin));
 }
 
-// The operands of forward and backward pass; null is none. z = x, or gate x, or gate x residual.
+// The operands of forward and backward pass; null is none. z = x, or gate x, or gate x residual, or
+// scales sums.
 struct NormOperands {
   NormSizes sizes;
-  const float *x, *gate, *residual;
+  const float* x;
+  const int16_t* sums;
+  const float *scales, *gate, *residual;
   bool multiplies;
   const float *gain, *bias, *slope, *shift;
 
   bool read() const {
-    return sizes.read() && (gate == nullptr || (sizes.copies == 1 && slope == nullptr)) &&
+    return sizes.read() && is_one_map(x, sums, scales) && (gate == nullptr || x != nullptr) &&
+           (gate == nullptr || (sizes.copies == 1 && slope == nullptr)) &&
            (!multiplies || (gate != nullptr && residual != nullptr));
   }
   int64_t place(int64_t image, int64_t channel, int64_t begin) const {
@@ -53,7 +57,12 @@ struct NormOperands {
   // Returns z of a part; `memory` is for kPart numbers.
   const float* z_of(int64_t image, int64_t channel, int64_t begin, int64_t count,
                     float* memory) const {
-    const float* from = x + place_of_x(image, channel, begin);
+    const int64_t at = place_of_x(image, channel, begin);
+    if (sums) {
+      chosen_kernels().scale(sums + at, scales[channel], count, memory);
+      return memory;
+    }
+    const float* from = x + at;
     if (gate == nullptr) return from;
     const float* other = multiplies ? residual + place(image, channel, begin) : nullptr;
     chosen_kernels().multiply(from, other, gate[image * sizes.channels + channel], count, memory);
@@ -209,20 +218,20 @@ struct Backward : NormOperands {
 
 // A training step of a batch norm of z, over batch and pixels:
 //   out = act(gain (z - mean) / sqrt(variance + eps) + bias + residual) + shift
-// for copies of z, channel by channel; z = x, or gate x, or with `multiplies` gate x residual; `act` is
-// a PReLU or nothing.
-// x: (batch, channels, pixels); gate: (batch, channels), only for one copy without a slope; residual,
+// for copies of z, channel by channel; z = x, or gate x, or with `multiplies` gate x residual; or, where
+// x is null and there is no gate, z = scales sums; `act` is a PReLU or nothing.
+// x, sums: (batch, channels, pixels); scales: (channels); gate: (batch, channels), only for one copy without a slope; residual,
 // out: (batch, copies * channels, pixels); gain, bias, slope, shift: (copies * channels); means:
 // (batch, copies * channels), those of `out`; stats: (3, channels), mean, inverse of the standard
 // deviation, and variance; with `measured` they are given. Gate, residual, slope, shift and means may
 // be null.
-API int mmesbnn_normalize(const float* x, int64_t batch, int64_t channels, int64_t copies,
-                          int64_t pixels, const float* gate, const float* residual, int multiplies,
-                          const float* gain, const float* bias, const float* slope,
+API int mmesbnn_normalize(const float* x, const int16_t* sums, const float* scales, int64_t batch,
+                          int64_t channels, int64_t copies, int64_t pixels, const float* gate,
+                          const float* residual, int multiplies, const float* gain, const float* bias, const float* slope,
                           const float* shift, double eps, int measured, int threads, float* out,
                           float* means, float* stats) {
   const Forward step{{{batch, channels, copies, pixels},
-                      x, gate, residual, multiplies != 0, gain, bias, slope, shift},
+                      x, sums, scales, gate, residual, multiplies != 0, gain, bias, slope, shift},
                      eps, measured != 0, out, means, stats};
   if (!step.read() || !(eps >= 0.0) || threads < 1) return kBadSize;
   step.run(threads);
@@ -234,13 +243,15 @@ API int mmesbnn_normalize(const float* x, int64_t batch, int64_t channels, int64
 // null and there is a slope, or with `multiplies`, and must not be null then: without them it is grad.
 // of_gain, of_bias: (copies * channels); of_slope and of_shift may be null.
 API int mmesbnn_normalize_gradients(
-    const float* x, int64_t batch, int64_t channels, int64_t copies, int64_t pixels,
-    const float* gate, const float* residual, int multiplies, const float* gain, const float* bias,
-    const float* slope, const float* stats, const float* grad, const float* of_means, int threads,
+    const float* x, const int16_t* sums, const float* scales, int64_t batch, int64_t channels,
+    int64_t copies, int64_t pixels, const float* gate, const float* residual, int multiplies,
+    const float* gain, const float* bias, const float* slope, const float* stats,
+    const float* grad, const float* of_means, int threads,
     float* of_x, float* of_gate, float* of_residual, float* of_gain, float* of_bias,
     float* of_slope, float* of_shift) {
   const Backward step{{{batch, channels, copies, pixels},
-                       x, gate, residual, multiplies != 0, gain, bias, slope, nullptr},
+                       x, sums, scales, gate, residual, multiplies != 0, gain, bias, slope,
+                       nullptr},
                       stats, grad, of_means, of_x, of_gate, of_residual, of_gain, of_bias,
                       of_slope, of_shift};
   if (!step.read() || threads < 1 || (gate && (of_means || !of_gate)) ||

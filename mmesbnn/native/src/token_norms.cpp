@@ -16,17 +16,19 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// Channel c of the residual is that of channels c, c + added, c + 2 added ... of the result.
+// Channel c of the residual is that of channels c, c + added, c + 2 added ... of the result. Where there
+// is no x, it is scales sums.
 struct TokenNorm {
   int64_t pixels, channels, copies;
   const float* x;
-  const float* residual;
+  const int16_t* sums;
+  const float *scales, *residual;
   int64_t added;
   const float *gain, *bias, *slope, *shift;
   int threads;
 
   bool read() const {
-    return product({pixels, channels, copies, sizeof(float)}) > 0 &&
+    return product({pixels, channels, copies, sizeof(float)}) > 0 && is_one_map(x, sums, scales) &&
            (residual == nullptr || (added > 0 && wide() % added == 0));
   }
   int64_t wide() const { return copies * channels; }
@@ -43,9 +45,18 @@ struct TokenNorm {
     }
     return both;
   }
-  NormPixel piece_of(int64_t pixel, int64_t at, const std::vector<float>& affine) const {
+  // Memory of a pixel for each part.
+  PartSums pixel_memory() const { return {sums ? pixels : 0, channels}; }
+  // Returns a pixel of x.
+  const float* x_of(int64_t pixel, int64_t part, PartSums& memory) const {
+    if (x) return x + pixel * channels;
+    chosen_kernels().scale_pixel(sums + pixel * channels, scales, channels, memory.of(part));
+    return memory.of(part);
+  }
+  NormPixel piece_of(const float* z, int64_t pixel, int64_t at,
+                     const std::vector<float>& affine) const {
     return {piece(),
-            x + pixel * channels + at % channels,
+            z + at % channels,
             residual ? residual + pixel * added + at % added : nullptr,
             affine.data() + at,
             affine.data() + wide() + at,
@@ -58,15 +69,17 @@ struct TokenNorm {
     const int64_t parts = parts_of(pixels);
     PartSums near(pixels, channels), distances(pixels, channels), squares(pixels, channels);
     const std::vector<float> zeros(channels);
+    PartSums memory = pixel_memory();
     for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
       float* const middle = near.of(part);
       for (int64_t at = first; at < last; ++at)
-        use.add_distances(x + at * channels, zeros.data(), channels, middle, squares.of(part));
+        use.add_distances(x_of(at, part, memory), zeros.data(), channels, middle,
+                          squares.of(part));
       for (int64_t c = 0; c < channels; ++c) middle[c] /= static_cast<float>(last - first);
       std::fill_n(squares.of(part), channels, 0.0f);
       for (int64_t at = first; at < last; ++at)
-        use.add_distances(x + at * channels, middle, channels, distances.of(part),
+        use.add_distances(x_of(at, part, memory), middle, channels, distances.of(part),
                           squares.of(part));
     });
     for (int64_t c = 0; c < channels; ++c) {
@@ -84,12 +97,15 @@ struct TokenNorm {
 
   void write(const float* stats, float* out) const {
     const std::vector<float> numbers = affine(stats);
-    for_parts(pixels, threads, [&](int64_t, int64_t first, int64_t last) {
+    PartSums memory = pixel_memory();
+    for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
       const int64_t step = piece();
-      for (int64_t at = first; at < last; ++at)
+      for (int64_t at = first; at < last; ++at) {
+        const float* const z = x_of(at, part, memory);
         for (int64_t from = 0; from < wide(); from += step)
-          use.activate_pixel(piece_of(at, from, numbers), out + at * wide() + from);
+          use.activate_pixel(piece_of(z, at, from, numbers), out + at * wide() + from);
+      }
     });
   }
 
@@ -101,14 +117,16 @@ struct TokenNorm {
     PartSums inners(pixels, wide()), products(pixels, wide());
     PartSums grads(slope ? pixels : 0, wide()), negatives(slope ? pixels : 0, wide());
     const std::vector<float> ones(of_residual ? added : 0, 1.0f);
+    PartSums memory = pixel_memory();
     for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
       const int64_t step = piece();
       for (int64_t at = first; at < last; ++at) {
+        const float* const z = x_of(at, part, memory);
         for (int64_t from = 0; from < wide(); from += step) {
           const int64_t place = at * wide() + from;
           use.differentiate_pixel(
-              piece_of(at, from, numbers), grad + place, stats + from % channels, inner + place,
+              piece_of(z, at, from, numbers), grad + place, stats + from % channels, inner + place,
               {slope ? grads.of(part) + from : nullptr, inners.of(part) + from,
                products.of(part) + from, slope ? negatives.of(part) + from : nullptr});
         }
@@ -134,14 +152,14 @@ struct TokenNorm {
       means[channels + c] = static_cast<float>(factors[c] / static_cast<double>(pixels));
     }
     const PixelSlope slopes{stats + channels, means.data(), stats, means.data() + channels};
-    for_parts(pixels, threads, [&](int64_t, int64_t first, int64_t last) {
+    for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
       for (int64_t at = first; at < last; ++at) {
         float* const to = of_x + at * channels;
         for (int64_t copy = 0; copy < copies; ++copy)
           use.accumulate_pixel(inner + at * wide() + copy * channels, gain + copy * channels,
                                copy == 0, channels, to);
-        use.centre_pixel(to, x + at * channels, slopes, channels, to);
+        use.centre_pixel(to, x_of(at, part, memory), slopes, channels, to);
       }
     });
   }
@@ -149,14 +167,15 @@ struct TokenNorm {
 
 }  // namespace
 
-// As mmesbnn_normalize, for x (pixels, channels) and out (pixels, copies * channels), without gates and
+// As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels), without gates and
 // means. The residual is (pixels, added), where `added` divides copies * channels: it is repeated.
-API int mmesbnn_normalize_tokens(const float* x, int64_t pixels, int64_t channels, int64_t copies,
+API int mmesbnn_normalize_tokens(const float* x, const int16_t* sums, const float* scales,
+                                 int64_t pixels, int64_t channels, int64_t copies,
                                  const float* residual, int64_t added, const float* gain,
                                  const float* bias, const float* slope, const float* shift,
                                  double eps, int measured, int threads, float* out, float* stats) {
-  const TokenNorm norm{pixels, channels, copies, x,     residual, added,
-                       gain,   bias,     slope,  shift, threads};
+  const TokenNorm norm{pixels, channels, copies, x,     sums,  scales, residual,
+                       added,  gain,     bias,   slope, shift, threads};
   if (!norm.read() || !(eps >= 0.0) || threads < 1) return kBadSize;
   try {
     if (!measured) norm.measure(eps, stats);
@@ -170,15 +189,14 @@ API int mmesbnn_normalize_tokens(const float* x, int64_t pixels, int64_t channel
 // The gradients for that of `out`. `inner`, (pixels, copies * channels), becomes the gradient of what is
 // added; the residual's, of_residual, is its sums over repetitions. of_residual, of_slope and of_shift
 // may be null.
-API int mmesbnn_normalize_tokens_gradients(const float* x, int64_t pixels, int64_t channels,
-                                           int64_t copies, const float* residual, int64_t added,
-                                           const float* gain, const float* bias,
-                                           const float* slope, const float* stats,
-                                           const float* grad, int threads, float* of_x,
-                                           float* inner, float* of_residual, float* of_gain,
-                                           float* of_bias, float* of_slope, float* of_shift) {
-  const TokenNorm norm{pixels, channels, copies, x,       residual, added,
-                       gain,   bias,     slope,  nullptr, threads};
+API int mmesbnn_normalize_tokens_gradients(
+    const float* x, const int16_t* sums, const float* scales, int64_t pixels, int64_t channels,
+    int64_t copies, const float* residual, int64_t added, const float* gain, const float* bias,
+    const float* slope, const float* stats, const float* grad, int threads, float* of_x,
+    float* inner, float* of_residual, float* of_gain, float* of_bias, float* of_slope,
+    float* of_shift) {
+  const TokenNorm norm{pixels, channels, copies, x,     sums,    scales, residual,
+                       added,  gain,     bias,   slope, nullptr, threads};
   if (!norm.read() || threads < 1 || (of_residual && !residual)) return kBadSize;
   try {
     norm.differentiate(stats, grad, inner, of_x, of_residual, of_gain, of_bias, of_slope,
