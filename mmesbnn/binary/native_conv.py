@@ -7,6 +7,7 @@ latent weights with 0. The step stores its input, and bits.
 from __future__ import annotations
 
 import math
+import operator
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..native import Packed, PackedWeights, sign_gradient
+from ..native import Packed, PackedWeights, latent_gradient, sign_gradient
 from ..native.kernels import MOST_TERMS
 from .expansion import is_channels_last
 from .forms import weight_form
@@ -36,25 +37,23 @@ from .native_mode import (
 from .recompute import compute_once, is_keeping
 from .sign_sums import Convolved, SignSums, scaled, stand_in
 from .signs import HardTanhSign, QuadraticSign, is_transformed
-from .weights import (
-    CentredSignWeight,
-    ScaledSignWeight,
-    TemperatureWeight,
-    per_output_mean,
-    per_output_mean_abs,
-)
+from .weights import CentredSignWeight, ScaledSignWeight, TemperatureWeight, per_output_mean
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
+#: Hooks of a module, and of all modules. Torch has a function for the latter from 2.6 on only.
+_hooks_of = operator.attrgetter(*_HOOKS)
+_global_hooks = operator.attrgetter(*(f'_global{name}' for name in _HOOKS))
+
+
 def _has_global_hook() -> bool:
-    # torch has a function for it from 2.6 on only
-    return any(getattr(nn.modules.module, f'_global{name}') for name in _HOOKS)
+    return any(_global_hooks(nn.modules.module))
 
 
 def is_plain(module: nn.Module) -> bool:
     """Return whether nothing but the ``forward`` of its class runs when a module is called."""
-    return 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
+    return 'forward' not in module.__dict__ and not any(_hooks_of(module))
 
 
 def are_float32(*modules: nn.Module) -> bool:
@@ -62,32 +61,29 @@ def are_float32(*modules: nn.Module) -> bool:
     return all(x.dtype == torch.float32 for module in modules for x in module.parameters())
 
 
-def trains_natively(*maps: Tensor) -> bool:
+def trains_natively(*maps: Tensor, dims: int = 4) -> bool:
     """Return whether a step of training with these maps can run on the native kernels.
 
     They must all have the layout of the first one.
+
+    Args:
+        *maps: Maps ``(N, C, H, W)``, or tensors of ``dims`` axes.
+        dims: Number of axes. Default 4.
     """
     if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
         return False
     if torch.is_autocast_enabled('cpu') or _has_global_hook():
         return False
-    if any(x.device.type != 'cpu' or x.dtype != torch.float32 for x in maps):
-        return False
-    if any(x.dim() != 4 or x.numel() == 0 for x in maps):
-        return False
+    for x in maps:
+        if not x.is_cpu or x.dtype != torch.float32 or x.dim() != dims or x.numel() == 0:
+            return False
     layout = layout_of(maps[0])
     return all(x.is_contiguous(memory_format=layout) for x in maps)
 
 
 def trains_tokens_natively(*tokens: Tensor) -> bool:
     """Return :func:`trains_natively` for contiguous tokens ``(N, L, C)``; False for others."""
-    if not is_native() or is_seen(*tokens):
-        return False
-    if any(x.dim() != 3 or not x.is_contiguous() for x in tokens):
-        return False
-    with torch.no_grad():
-        maps = [x.unsqueeze(1) for x in tokens]
-    return trains_natively(*maps)
+    return trains_natively(*tokens, dims=3)
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -158,8 +154,7 @@ class _Binarization(NamedTuple):
 
     def pack(self, weight: Tensor, groups: int, limits: Tensor) -> PackedWeights | None:
         """Pack a latent weight; return None where the kernels cannot."""
-        scales = per_output_mean_abs(weight).flatten() if self.scaled else None
-        return pack_latent(weight, groups, limits, scales)
+        return pack_latent(weight, groups, limits, self.scaled)
 
 
 _EFFECTIVE = _Binarization(latent=False)
@@ -271,12 +266,15 @@ def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tu
 
 def _inside(binarization: _Binarization, grad: Tensor, weight: Tensor, limits: Tensor) -> Tensor:
     """Set gradients of weights beyond the clip to 0, and subtract the gradient of their mean."""
-    rows = (1, len(weight), 1, -1)
-    surrogate = Surrogate('window', binarization.clip)
-    found, sums = _through(surrogate, grad.view(rows), weight.contiguous().view(rows), -limits)
-    if binarization.centred:
-        found -= (sums / weight[0].numel()).view(-1, 1, 1)
-    return found.view_as(grad)
+    latent_gradient(
+        grad.numpy(),
+        weight.detach().contiguous().numpy(),
+        limits.numpy(),
+        clip=binarization.clip,
+        centred=binarization.centred,
+        threads=torch.get_num_threads(),
+    )
+    return grad
 
 
 def native_signed_conv(

@@ -6,9 +6,9 @@ import ctypes
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,38 +105,30 @@ def pack_effective(weight: Tensor, groups: int) -> PackedWeights | None:
 
 
 def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
-    """Pack ``x + shift > 0``, with a shift per channel; return None if ``x`` has a NaN."""
-    limits, threads = -shift.detach(), torch.get_num_threads()
-    if not limits.isfinite().all():
-        return None
+    """Pack ``x + shift > 0``, with a shift per channel.
+
+    Returns:
+        Packed signs; None if ``x`` has a NaN, or a shift is not finite.
+    """
+    limits, threads = np.negative(shift.detach().numpy()), torch.get_num_threads()
     values = x.detach().numpy()
-    return pack_signs(
-        values, groups=groups, thresholds=limits.numpy(), strict=True, threads=threads
-    )
+    return pack_signs(values, groups=groups, thresholds=limits, strict=True, threads=threads)
 
 
-def pack_latent(
-    weight: Tensor, groups: int, limits: Tensor, scales: Tensor | None
-) -> PackedWeights | None:
-    """Pack ``weight > limit`` with a limit per kernel, and a scale per kernel or 1.
+def pack_latent(weight: Tensor, groups: int, limits: Tensor, scaled: bool) -> PackedWeights | None:
+    """Pack ``weight > limit`` with a limit per kernel, and scales ``mean|w|`` or 1.
 
     Returns:
         Packed weights; None where they have no meaning, because a weight is NaN, a limit or scale
         is NaN or infinite, or a scale is 0.
     """
-    if not limits.isfinite().all():
-        return None
-    packed = pack_weights(
+    return pack_weights(
         weight.detach().contiguous().numpy(),
         groups=groups,
         thresholds=limits.numpy(),
+        scaled=scaled,
         threads=torch.get_num_threads(),
     )
-    if packed is None or scales is None:
-        return packed
-    if not (scales.isfinite() & (scales > 0)).all():
-        return None
-    return replace(packed, scales=scales.contiguous().numpy())
 
 
 def bits_to_save(signs: Packed, weights: PackedWeights) -> tuple[Tensor, ...]:

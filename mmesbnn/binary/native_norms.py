@@ -7,15 +7,17 @@ the step begins with.
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from dataclasses import fields
+from typing import Any, TypeGuard, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .expansion import is_channels_last
-from .native_conv import are_float32, is_plain, layout_of, trains_natively
+from .native_conv import is_plain, layout_of, trains_natively
 from .recompute import keep, recall
 from .sign_sums import Convolved, SignSums
 from .tiled_norm import TiledBatchNorm2d
@@ -25,8 +27,18 @@ def _array(x: Tensor | None, layout: torch.memory_format = torch.contiguous_form
     return None if x is None else x.detach().contiguous(memory_format=layout).numpy()
 
 
-def _layout(settings: dict[str, Any]) -> torch.memory_format:
-    return torch.channels_last if settings['channels_last'] else torch.contiguous_format
+def _map_of(x: np.ndarray | None) -> np.ndarray | None:
+    """Return tokens ``(N, L, C)`` as a map ``(N, C, 1, L)``, and a map as it is."""
+    return x if x is None or x.ndim == 4 else x.transpose(0, 2, 1)[:, :, None]
+
+
+def _tensor_of(x: np.ndarray, tokens: bool) -> Tensor:
+    return torch.from_numpy(x[:, :, 0].transpose(0, 2, 1) if tokens else x)
+
+
+def _layout(x: Tensor, settings: dict[str, Any]) -> torch.memory_format:
+    last = x.dim() == 4 and settings['channels_last']
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class _Norm(torch.autograd.Function):
@@ -42,10 +54,11 @@ class _Norm(torch.autograd.Function):
         of_signs: SignSums | None,
         *operands: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        ctx.settings = settings
         scales = None
         if of_signs is not None:
             operands, scales = (of_signs.sums, *operands[1:]), of_signs.scales
+        x = cast(Tensor, operands[0])
+        ctx.settings, ctx.tokens = settings, x.dim() == 3
         ctx.set_materialize_grads(False)
         done = normalize(
             _operands(operands, scales, settings),
@@ -58,7 +71,7 @@ class _Norm(torch.autograd.Function):
         ctx.mark_non_differentiable(stats)
         ctx.save_for_backward(stats, scales, *operands)
         means = None if done.means is None else torch.from_numpy(done.means)
-        return torch.from_numpy(done.out), means, stats
+        return _tensor_of(done.out, ctx.tokens), means, stats
 
     @staticmethod
     @once_differentiable
@@ -67,55 +80,68 @@ class _Norm(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         stats, scales, *saved = ctx.saved_tensors
         operands = _operands(saved, scales, ctx.settings)
-        if grad is None:
+        if grad is None:  # only the means are used, which tokens do not have
             grad = stats.new_zeros(operands.shape)
-        grad = grad.contiguous(memory_format=_layout(ctx.settings))
+        grad = grad.contiguous(memory_format=_layout(grad, ctx.settings))
         found = normalize_gradients(
-            grad.detach().numpy(),
+            cast(np.ndarray, _map_of(grad.detach().numpy())),
             operands,
             stats.numpy(),
             of_means=_array(of_means),
             threads=torch.get_num_threads(),
         )
-        gradients = _in_order(found)
+        gradients = _gradients(found, ctx.tokens)
+        if saved[_NAMES.index('shift_in')] is not None:
+            # a copy: each of both parameters gets memory of its own
+            gradients['shift_in'] = torch.from_numpy(found.bias.copy())
         if operands.residual is not None and found.residual is None:
-            gradients[_NAMES.index('residual')] = grad
-        return None, None, None, None, None, *gradients
+            gradients['residual'] = grad
+        return None, None, None, None, None, *(gradients.get(name) for name in _NAMES)
 
 
-#: Operands of a norm in the order in which :class:`_Norm` gets them. The first one may be sums.
-_NAMES = ('x', 'gain', 'bias', 'gate', 'residual', 'slope', 'shift')
+#: Operands of a norm in the order in which :class:`_Norm` gets them. The first one may be sums. The
+#: shift is added to the bias.
+_NAMES = ('x', 'gain', 'bias', 'shift_in', 'gate', 'residual', 'slope', 'shift')
 
 
 def _operands(tensors: Any, scales: Tensor | None, settings: dict[str, Any]) -> NormOperands:
-    layout = _layout(settings)
-    arrays = (
-        _array(x, layout) if name in ('x', 'residual') else _array(x)
+    layout = _layout(tensors[0], settings)
+    found: dict[str, Any] = {
+        name: _map_of(_array(x, layout)) if name in ('x', 'residual') else _array(x)
         for name, x in zip(_NAMES, tensors)
-    )
-    return NormOperands(**dict(zip(_NAMES, arrays)), scales=_array(scales), **settings)
+    }
+    shift = found.pop('shift_in')
+    if shift is not None:
+        found['bias'] = found['bias'] + shift
+    return NormOperands(**found, scales=_array(scales), **settings)
 
 
-def _in_order(found: NormGradients) -> list[Tensor | None]:
-    arrays = (getattr(found, name) for name in _NAMES)
-    return [None if one is None else torch.from_numpy(one) for one in arrays]
+def _gradients(found: NormGradients, tokens: bool) -> dict[str, Tensor]:
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    return {
+        name: _tensor_of(value, tokens and value.ndim == 4)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
-def _is_own_norm(norm: nn.Module, x: Tensor) -> TypeGuard[TiledBatchNorm2d]:
+def _is_own_norm(norm: nn.Module, count: int, channels: int) -> TypeGuard[TiledBatchNorm2d]:
+    """Return whether the kernels compute a norm of ``count`` numbers of each channel."""
     return (
         type(norm) is TiledBatchNorm2d
         and is_plain(norm)
         and norm.uses_own_statistics()
-        and are_float32(norm)
-        and x.numel() > x.shape[1]  # of one number torch says that it has no variance
-        and norm.num_features == norm.copies * x.shape[1]
+        and norm.weight.dtype == norm.bias.dtype == torch.float32
+        and count > 1  # of one number torch says that it has no variance
+        and norm.num_features == norm.copies * channels
     )
 
 
-def _fits(residual: Tensor, x: Tensor, wide: int, last: bool) -> bool:
-    batch, channels, *size = residual.shape
-    repeated = wide % channels == 0 if last else wide == channels
-    return repeated and (batch, *size) == (len(x), *x.shape[2:])
+def _fits(residual: Tensor, x: Tensor, axis: int, wide: int, last: bool) -> bool:
+    sizes, others = list(residual.shape), list(x.shape)
+    channels = sizes.pop(axis)
+    others.pop(axis)
+    return sizes == others and (wide % channels == 0 if last else wide == channels)
 
 
 def _is_per_channel(x: Tensor, channels: int) -> bool:
@@ -132,6 +158,7 @@ def native_norm(
     slope: Tensor | None = None,
     shift_out: Tensor | None = None,
     with_means: bool = False,
+    tokens: bool = False,
 ) -> tuple[Tensor, Tensor | None] | None:
     """Compute ``prelu(norm(tile(x)) + residual + shift_in) + shift_out``.
 
@@ -145,44 +172,50 @@ def native_norm(
         slope: Slope of the PReLU, as many. Default None: there is none.
         shift_out: Shift behind the PReLU, as many. Default None: 0.
         with_means: Whether to compute the means over positions, too. Default False.
+        tokens: Whether maps are tokens ``(N, L, C)``. Default False.
 
     Returns:
         Result and its means ``(N, copies C, 1, 1)``, or None; None for both where torch's
         operators must run.
     """
-    layout = _native_layout(x, residual)
+    layout = _native_layout(x, residual, 3 if tokens else 4)
     if layout is None:
         return None
     of_signs, x = (x, x.stand_in) if isinstance(x, SignSums) else (None, x)
-    if not _is_own_norm(norm, x) or norm.copies != copies:
+    axis = 2 if tokens else 1
+    channels = x.shape[axis]
+    count = x.numel() // channels
+    if not _is_own_norm(norm, count, channels) or norm.copies != copies:
         return None
-    last = layout == torch.channels_last
-    if residual is not None and not _fits(residual, x, norm.num_features, last):
+    wide, last = norm.num_features, tokens or layout == torch.channels_last
+    if residual is not None and not _fits(residual, x, axis, wide, last):
         return None
     if last and with_means:
         return None
     act = (shift_in, slope, shift_out)
-    if not all(one is None or _is_per_channel(one, norm.num_features) for one in act):
+    if not all(one is None or _is_per_channel(one, wide) for one in act):
         return None
-    bias = norm.bias if shift_in is None else norm.bias + shift_in
     settings = dict(copies=copies, channels_last=last)
-    operands = x, norm.weight, bias, None, residual, slope, shift_out
-    y, means = _tracked(norm, settings, with_means, of_signs, *operands)
+    operands = x, norm.weight, norm.bias, shift_in, None, residual, slope, shift_out
+    y, means = _tracked(norm, count, settings, with_means, of_signs, *operands)
     return y, None if means is None else means[..., None, None]
 
 
-def _native_layout(x: Convolved, residual: Tensor | None) -> torch.memory_format | None:
+def _native_layout(x: Convolved, residual: Tensor | None, dims: int) -> torch.memory_format | None:
     """Return the layout of maps whose norm trains on the kernels; None if it does not."""
     others = () if residual is None else (residual,)
     if isinstance(x, Tensor):
-        return layout_of(x) if trains_natively(x, *others) else None
+        return layout_of(x) if trains_natively(x, *others, dims=dims) else None
     layout = layout_of(x.sums)
-    fit = all(trains_natively(one) and one.is_contiguous(memory_format=layout) for one in others)
-    return layout if fit else None
+    for one in others:
+        if not trains_natively(one, dims=dims) or not one.is_contiguous(memory_format=layout):
+            return None
+    return layout
 
 
 def _tracked(
     norm: TiledBatchNorm2d,
+    count: int,
     settings: dict[str, Any],
     with_means: bool,
     of_signs: SignSums | None,
@@ -194,7 +227,7 @@ def _tracked(
     y, means, stats = _Norm.apply(settings, norm.eps, with_means, known, of_signs, x, *operands)
     if known is None:
         keep(stats)
-        norm.track_own(stats[0], stats[2], x.numel() // x.shape[1])
+        norm.track_own(stats[0], stats[2], count)
     return y, means
 
 
@@ -206,10 +239,14 @@ def native_gated_norm(
     Returns:
         Result; None where torch's operators must run.
     """
-    if not trains_natively(x, residual, gate) or not _is_own_norm(norm, x) or norm.copies != 1:
+    if not trains_natively(x, residual, gate) or is_channels_last(x):
         return None
-    if gate.shape != (*x.shape[:2], 1, 1) or residual.shape != x.shape or is_channels_last(x):
+    channels = x.shape[1]
+    count = x.numel() // channels
+    if not _is_own_norm(norm, count, channels) or norm.copies != 1:
+        return None
+    if gate.shape != (*x.shape[:2], 1, 1) or residual.shape != x.shape:
         return None
     settings = dict(multiplies=multiplies, channels_last=False)
-    operands = x, norm.weight, norm.bias, gate.flatten(1), residual, None, None
-    return _tracked(norm, settings, False, None, *operands)[0]
+    operands = x, norm.weight, norm.bias, None, gate.flatten(1), residual, None, None
+    return _tracked(norm, count, settings, False, None, *operands)[0]

@@ -20,7 +20,7 @@ from .native_norms import native_gated_norm, native_norm
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
-from .sign_sums import Convolved, SignSums, written
+from .sign_sums import Convolved, written
 from .tiled_norm import normalize_tiled
 
 
@@ -96,7 +96,11 @@ def normalized_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
             a tool has replaced it by.
         copies: Number of copies. Default 1.
     """
-    return normalized(_as_map(x), norm, copies).flatten(2).transpose(1, 2)
+    found = native_norm(x, norm, copies=copies, tokens=True) if is_native() else None
+    if found is not None:
+        return found[0]
+    y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
+    return y.flatten(2).transpose(1, 2)
 
 
 def activated_norm(
@@ -120,13 +124,6 @@ def activated_norm(
             return found[0], found[1]
     y = act(normalize_tiled(written(x), norm, copies))
     return y, position_mean(y)
-
-
-def _as_map(x: Convolved) -> Any:
-    """Return tokens ``(N, L, C)``, or sums of them, as a map ``(N, C, 1, L)``."""
-    if isinstance(x, SignSums):
-        return SignSums(_as_map(x.stand_in), _as_map(x.sums), x.scales)
-    return x.transpose(1, 2).unsqueeze(2)
 
 
 def _numbers(act: Any) -> dict[str, Any] | None:
@@ -192,12 +189,11 @@ def token_norm(
         act: :class:`RPReLU` of tokens.
         residual_copies: Number of copies of the residual. Default 1.
     """
-    numbers = _numbers(act) if is_native() and not is_seen(residual) else None
-    if numbers is not None and not (isinstance(x, Tensor) and is_seen(x)):
-        maps = [_as_map(one) for one in (x, residual)]
-        found = native_norm(maps[0], norm, copies=copies, residual=maps[1], **numbers)
+    numbers = _numbers(act) if is_native() else None
+    if numbers is not None:
+        found = native_norm(x, norm, copies=copies, residual=residual, tokens=True, **numbers)
         if found is not None:
-            return found[0].flatten(2).transpose(1, 2)
+            return found[0]
     return act(normalized_tokens(written(x), norm, copies) + tile(residual, residual_copies, -1))
 
 

@@ -7,7 +7,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 
 from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
-from .gradients import input_gradient, weight_gradient
+from .gradients import input_gradient, latent_gradient, weight_gradient
 from .kernels import (
     Packed,
     PackedWeights,
@@ -58,6 +58,7 @@ __all__ = [
     'cross_gradients',
     'input_gradient',
     'instruction_sets',
+    'latent_gradient',
     'max_pool',
     'max_pool_gradient',
     'normalize',

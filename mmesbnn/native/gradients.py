@@ -16,6 +16,7 @@ from .arguments import (
     check_shape,
     check_threads,
     empty_map,
+    float_array,
     float_map,
     floats,
     pointer,
@@ -79,6 +80,54 @@ def input_gradient(
     )
     raise_for(status, 'input_gradient')
     return out
+
+
+def latent_gradient(
+    grad: np.ndarray,
+    weight: np.ndarray,
+    limits: np.ndarray,
+    *,
+    clip: float,
+    centred: bool = False,
+    threads: int = 1,
+) -> np.ndarray:
+    """Compute the gradient of latent weights ``w`` from that of their signs ``sign(w - m)``.
+
+    It is ``grad`` where ``|w - m| <= clip``, else 0. With ``centred`` the mean of that over a
+    kernel is subtracted, because ``m`` is the mean of the kernel.
+
+    Args:
+        grad: Gradient of the signs, float32 ``(C_o, C_i, k_h, k_w)``; the result overwrites it.
+        weight: ``w``, float32 of the same shape.
+        limits: ``m`` of each kernel, float32 ``(C_o,)``.
+        clip: Half width of the window.
+        centred: Whether ``m`` is the mean of a kernel. Default False.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        ``grad``.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    weight = float_array('weight', weight, 4)
+    check_shape('grad', grad, weight.shape)
+    if float_array('grad', grad, 4) is not grad:
+        raise NativeError('grad must be contiguous')
+    check_shape('limits', float_array('limits', limits, 1), weight.shape[:1])
+    status = library().mmesbnn_latent_gradient(
+        floats(grad),
+        floats(weight),
+        floats(np.ascontiguousarray(limits)),
+        len(weight),
+        weight[0].size,
+        clip,
+        centred,
+        check_threads(threads),
+        floats(grad),
+    )
+    raise_for(status, 'latent_gradient')
+    return grad
 
 
 def weight_gradient(

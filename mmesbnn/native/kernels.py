@@ -108,11 +108,12 @@ def pack_signs(
         x: Map, float32 ``(N, C, H, W)``, also channels last in memory.
         groups: Number of groups of the convolution. Default 1.
         thresholds: float32 ``(C,)``. Default None: 0.
-        strict: Whether every entry must be -1 or 1, or with thresholds not NaN. Default False.
+        strict: Whether every entry must be -1 or 1, or with thresholds not NaN, and the thresholds
+            finite. Default False.
         threads: Number of threads. Default 1.
 
     Returns:
-        Packed signs; None if ``strict`` and an entry is not such a number.
+        Packed signs; None if ``strict`` and a number is another one.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -143,7 +144,12 @@ def pack_signs(
 
 
 def pack_weights(
-    weight: np.ndarray, *, groups: int = 1, thresholds: np.ndarray | None = None, threads: int = 1
+    weight: np.ndarray,
+    *,
+    groups: int = 1,
+    thresholds: np.ndarray | None = None,
+    scaled: bool = False,
+    threads: int = 1,
 ) -> PackedWeights | None:
     """Pack effective weights ``-a`` and ``+a``, with one ``a`` per kernel, or signs of latent ones.
 
@@ -152,10 +158,12 @@ def pack_weights(
         groups: Number of groups. Default 1.
         thresholds: float32 ``(C_o,)``. With them ``weight`` is latent: any numbers, of which
             ``weight > threshold`` is packed, with scales of 1. Default None: it is effective.
+        scaled: Whether the scales of a latent weight are ``mean|w|`` of the kernels. Default False.
         threads: Number of threads. Default 1.
 
     Returns:
-        Bits and scales; None if a kernel has other values or only zeros, or a latent weight is NaN.
+        Bits and scales; None if a kernel has other values or only zeros; with thresholds if a
+        weight is NaN, or a threshold or scale is not finite, or a scale is 0.
 
     Raises:
         NativeError: If an argument is out of its range.
@@ -164,6 +172,8 @@ def pack_weights(
     kernels, depth, height, width = weight.shape
     if groups < 1 or kernels % groups:
         raise NativeError(f'groups={groups} must divide the {kernels} kernels of weight')
+    if scaled and thresholds is None:
+        raise NativeError('scaled=True is for latent weights, with thresholds')
     limits = _thresholds(thresholds, kernels, 'weight', 'kernels')
     per_group, taps = kernels // groups, height * width
     shape = (groups, -(-per_group // _LANES), taps, -(-depth // 64), _LANES)
@@ -175,6 +185,7 @@ def pack_weights(
         depth,
         taps,
         None if limits is None else floats(limits),
+        scaled,
         check_threads(threads),
         pointer(words, ctypes.c_uint64),
         floats(scales),

@@ -41,7 +41,7 @@ _SIGNATURES = {
         c_int,
         _WORDS,
     ),
-    'mmesbnn_pack_weights': (_FLOATS, *[c_int64] * 4, _FLOATS, c_int, _WORDS, _FLOATS),
+    'mmesbnn_pack_weights': (_FLOATS, *[c_int64] * 4, _FLOATS, c_int, c_int, _WORDS, _FLOATS),
     'mmesbnn_convolve': (
         _WORDS,
         c_int64,
@@ -149,6 +149,7 @@ _SIGNATURES = {
         c_int,
         *[_FLOATS] * 7,
     ),
+    'mmesbnn_latent_gradient': (*[_FLOATS] * 3, c_int64, c_int64, c_float, *[c_int] * 2, _FLOATS),
     'mmesbnn_sign_gradient_tokens': (
         _FLOATS,
         _FLOATS,

@@ -111,7 +111,7 @@ struct Convolution {
     if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
                            0, threads, bits.data()) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth,
-                             int64_t{geometry[0]} * geometry[1], nullptr, threads, packed.data(),
+                             int64_t{geometry[0]} * geometry[1], nullptr, 0, threads, packed.data(),
                              scales.data()) != 0 ||
         mmesbnn_convolve(bits.data(), batch, size[0], size[1], groups, depth, packed.data(),
                          kernels, geometry, pad_value, scales.data(), out[0], out[1], last, threads,
@@ -158,7 +158,7 @@ struct Gradients : Convolution {
     std::vector<float> scales(groups * kernels), of_x(x.size()), of_weights(weights.size());
     if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
                            0, threads, bits.data()) != 0 ||
-        mmesbnn_pack_weights(weights.data(), groups, kernels, depth, taps(), nullptr, threads,
+        mmesbnn_pack_weights(weights.data(), groups, kernels, depth, taps(), nullptr, 0, threads,
                              packed.data(), scales.data()) != 0 ||
         mmesbnn_input_gradient(grad.data(), batch, size[0], size[1], groups, depth, packed.data(),
                                kernels, geometry, scales.data(), out[0], out[1], last, threads,

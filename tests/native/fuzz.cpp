@@ -103,8 +103,12 @@ bool convolve_something() {
   auto scales = exactly<float>(groups * kernels);
   auto heights = exactly<float>(groups * kernels);
   mmesbnn_pack_weights(real.get(), groups, kernels, channels, taps,
-                       up_to(1) ? heights.get() : nullptr, 1 + static_cast<int>(up_to(2)),
-                       weights.get(), scales.get());
+                       up_to(1) ? heights.get() : nullptr, up_to(1) == 0,
+                       1 + static_cast<int>(up_to(2)), weights.get(), scales.get());
+  auto grad = exactly<float>(groups * kernels * channels * taps);
+  mmesbnn_latent_gradient(grad.get(), real.get(), heights.get(), groups * kernels,
+                          channels * taps, 1.0f, up_to(1) == 0, static_cast<int>(up_to(2)),
+                          grad.get());
   auto result = exactly<float>(batch * groups * kernels * out[0] * out[1]);
   const int pad_value = static_cast<int>(up_to(4)) - 2;
   const auto some_threads = [] { return 1 + static_cast<int>(up_to(2)); };

@@ -14,7 +14,7 @@ int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
 int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
                        int, uint64_t*);
-int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int,
+int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
                          uint64_t*, float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
                      int64_t, const int32_t*, int, const float*, int64_t, int64_t, int, int,
@@ -34,6 +34,8 @@ int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, int6
                                 const float*, const float*, const float*, const float*,
                                 const float*, int, float*, float*, float*, float*, float*, float*,
                                 float*);
+int mmesbnn_latent_gradient(const float*, const float*, const float*, int64_t, int64_t, float, int,
+                            int, float*);
 int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t, const float*, int,
                           float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,

@@ -20,6 +20,20 @@ using namespace mmesbnn::status;
 
 namespace {
 
+bool are_finite(const float* from, int64_t count) {
+  return std::all_of(from, from + count, [](float one) { return std::isfinite(one); });
+}
+
+// Numbers whose magnitudes are added as float32.
+constexpr int64_t kSome = 1024;
+
+float mean_magnitude(const float* from, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < count; i += kSome)
+    sum += mmesbnn::chosen_kernels().add_magnitudes(from + i, std::min(kSome, count - i));
+  return static_cast<float>(sum / static_cast<double>(count));
+}
+
 bool has_nan(const float* from, int64_t count) {
   int found = 0;
   for (int64_t i = 0; i < count; ++i) found |= from[i] != from[i];
@@ -121,7 +135,7 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
 
 // Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words); with
 // `channels_last` the channels of x are its last axis. thresholds: one per channel, or null for 0.
-// With `strict` every entry must be -1 or 1; with thresholds it must not be NaN.
+// With `strict` every entry must be -1 or 1; with thresholds it must not be NaN, and they finite.
 API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_t channels,
                            int64_t pixels, int channels_last, const float* thresholds, int strict,
                            int threads, uint64_t* out) {
@@ -129,16 +143,18 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
   const bool binary =
       channels_last ? pack_rows(x, batch * pixels, groups, channels, thresholds, threads, out)
                     : pack_maps(x, batch, groups, channels, pixels, thresholds, threads, out);
-  return strict && !binary ? kNotBinary : kOk;
+  const bool clear = !thresholds || are_finite(thresholds, groups * channels);
+  return strict && !(binary && clear) ? kNotBinary : kOk;
 }
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
 // the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude. With
 // a threshold for each kernel the entries are any numbers, whose bits say which are above it, and
-// magnitudes are 1; kNotBinary if one is NaN.
+// magnitudes are 1, or with `scaled` means of the entries'; kNotBinary if an entry is NaN, or if a
+// threshold or mean is not finite, or a mean 0.
 API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernels_per_group,
-                             int64_t channels, int64_t taps, const float* thresholds, int threads,
-                             uint64_t* out, float* scales) {
+                             int64_t channels, int64_t taps, const float* thresholds, int scaled,
+                             int threads, uint64_t* out, float* scales) {
   if (product({groups, kernels_per_group, channels, taps}) < 0 || threads < 1) return kBadSize;
   const int64_t words = words_for(channels), blocks = blocks_for(kernels_per_group);
   std::atomic<bool> odd{false}, full{false};
@@ -154,10 +170,11 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
         const int64_t at = block / blocks * kernels_per_group + kernel;
         const float* w = weight + at * channels * taps;
         const float scale = thresholds ? 0.0f : std::fabs(w[0]);
-        scales[at] = thresholds ? 1.0f : scale;
+        scales[at] = !thresholds ? scale : scaled ? mean_magnitude(w, channels * taps) : 1.0f;
         uint64_t* to = out + block * taps * words * kLanes + lane;
-        if (!thresholds && scale == 0.0f) odd.store(true);
         const float threshold = thresholds ? thresholds[at] : 0.0f;
+        if (scales[at] == 0.0f || !std::isfinite(scales[at]) || !std::isfinite(threshold))
+          odd.store(true);
         if (!pack_kernel(w, scale, threshold, channels, taps, rows.get(), to)) odd.store(true);
         if (odd.load()) return;
       }

@@ -217,6 +217,8 @@ struct Kernels {
   // out[i] = factor x[i] y[i]; without y: factor x[i].
   void (*multiply)(const float* x, const float* y, float factor, int64_t count,
                    float* out) = nullptr;
+  // Returns the sum of |x[i]|.
+  double (*add_magnitudes)(const float* x, int64_t count) = nullptr;
   Moments (*moments)(const float* z, int64_t count) = nullptr;
   // Writes `out` of a NormPart; returns its sum.
   double (*activate)(const NormPart& part, float* out) = nullptr;
@@ -237,6 +239,8 @@ struct Kernels {
   // 1 where |x + shift| <= clip, or 2 - 2|x + shift| where that is positive. Returns the sum of out.
   double (*window)(const float* grad, const float* x, float shift, float clip, int64_t count,
                    float* out) = nullptr;
+  // numbers[i] -= by.
+  void (*lower)(float by, int64_t count, float* numbers) = nullptr;
   double (*triangle)(const float* grad, const float* x, float shift, int64_t count,
                      float* out) = nullptr;
   // The same for a pixel: sums are added to those of each channel.

@@ -286,6 +286,28 @@ API int mmesbnn_sign_gradient(const float* grad, const float* x, int64_t batch, 
   return kOk;
 }
 
+// The gradient of a latent weight, of that of its sign: grad where |weight - limit| <= clip, else 0; with
+// `centred`, where the limit is the mean of a kernel, less its mean over the kernel.
+// weight, grad, out: (kernels, entries), `out` may be `grad`; limits: (kernels).
+API int mmesbnn_latent_gradient(const float* grad, const float* weight, const float* limits,
+                                int64_t kernels, int64_t entries, float clip, int centred,
+                                int threads, float* out) {
+  if (product({kernels, entries, sizeof(float)}) < 0 || threads < 1) return kBadSize;
+  parallel(kernels, threads, [=](int64_t first, int64_t last) {
+    const Kernels& use = chosen_kernels();
+    for (int64_t kernel = first; kernel < last; ++kernel) {
+      double sum = 0.0;
+      const int64_t from = kernel * entries, end = from + entries;
+      for (int64_t at = from; at < end; at += kPart)
+        sum += use.window(grad + at, weight + at, -limits[kernel], clip, std::min(kPart, end - at),
+                          out + at);
+      const double mean = sum / static_cast<double>(entries);
+      if (centred) use.lower(static_cast<float>(mean), entries, out + from);
+    }
+  });
+  return kOk;
+}
+
 // The gradients of x and slope of a PReLU: x, grad, of_x: (batch, channels, pixels); slope, of_slope:
 // (channels).
 API int mmesbnn_prelu_gradients(const float* grad, const float* x, int64_t batch, int64_t channels,
