@@ -180,3 +180,47 @@ def test_wrong_arguments_are_named():
     for call, message in cases:
         with pytest.raises(native.NativeError, match=message):
             call()
+
+
+@pytest.mark.parametrize('centred', [False, True])
+@pytest.mark.parametrize('shape', [(3, 5, 3, 3), (2, 600, 2, 2), (1, 1, 1, 1)])
+def test_the_gradient_of_latent_weights_is_that_of_float64(shape, centred):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(shape).astype(np.float32)
+    grad = rng.standard_normal(shape).astype(np.float32)
+    limits = rng.standard_normal(shape[0]).astype(np.float32)
+    away = weight.astype(np.float64) - limits[:, None, None, None]
+    expected = np.where(np.abs(away) <= 0.7, grad, 0.0)
+    if centred:
+        expected -= expected.mean((1, 2, 3), keepdims=True)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        given = grad.copy()
+        found = native.latent_gradient(given, weight, limits, clip=0.7, centred=centred, threads=2)
+        assert found is given
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_wrong_latent_weights_are_named():
+    weight, limits = np.ones((2, 3, 4, 4), np.float32), np.zeros(2, np.float32)
+    cases = [
+        (
+            lambda: native.latent_gradient(weight[:1], weight, limits, clip=1.0),
+            (
+                lambda: native.latent_gradient(weight[:1], weight, limits, clip=1.0),
+                'grad has the shape',
+            ),
+        ),
+        (
+            lambda: native.latent_gradient(weight.transpose(0, 1, 3, 2), weight, limits, clip=1.0),
+            'grad must be contiguous',
+        ),
+        (
+            lambda: native.latent_gradient(weight, weight, limits[:1], clip=1.0),
+            'limits has the shape',
+        ),
+        (lambda: native.latent_gradient(weight, weight[0], limits, clip=1.0), 'weight has'),
+    ]
+    for call, message in cases:
+        with pytest.raises(native.NativeError, match=message):
+            call()

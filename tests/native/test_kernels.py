@@ -245,3 +245,43 @@ def test_wrong_arguments_are_named():
     for call, message in cases:
         with pytest.raises(native.NativeError, match=message):
             call()
+
+
+@pytest.mark.parametrize('taps', [1, 3])
+def test_scales_of_latent_weights_are_means_of_their_magnitudes(taps):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((9, 1300, taps, taps)).astype(np.float32)
+    limits = rng.standard_normal(9).astype(np.float32)
+    plain = native.pack_weights(weight, thresholds=limits)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        packed = native.pack_weights(weight, thresholds=limits, scaled=True, threads=2)
+        np.testing.assert_array_equal(packed.words, plain.words)
+        exact = np.abs(weight.astype(np.float64)).mean((1, 2, 3))
+        np.testing.assert_allclose(packed.scales, exact, rtol=2e-7)
+    assert set(plain.scales) == {1.0}
+
+
+def test_latent_operands_that_are_not_finite_are_not_packed():
+    weight, ones = np.ones((2, 3, 1, 1), np.float32), np.ones(2, np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        limits = np.array([0.0, value], np.float32)
+        assert native.pack_weights(weight, thresholds=limits) is None
+        x = np.ones((1, 2, 3, 3), np.float32)
+        assert native.pack_signs(x, thresholds=limits, strict=True) is None
+        assert native.pack_signs(x, thresholds=limits) is not None
+    weight[1, 2] = np.inf
+    assert native.pack_weights(weight, thresholds=ones) is not None
+    assert native.pack_weights(weight, thresholds=ones, scaled=True) is None
+    assert native.pack_weights(0 * ones[:, None, None, None], thresholds=ones, scaled=True) is None
+    with pytest.raises(native.NativeError, match='scaled=True is for latent weights'):
+        native.pack_weights(ones[:, None, None, None], scaled=True)
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_arrays_that_cannot_be_written_are_read(channels_last):
+    rng = np.random.default_rng(0)
+    x = laid_out(rng.standard_normal((2, 70, 4, 5)).astype(np.float32), channels_last)
+    expected = native.pack_signs(x)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(native.pack_signs(x).words, expected.words)
