@@ -14,7 +14,9 @@ Pair = tuple[int, int]
 
 
 def pointer(array: np.ndarray, kind: Any) -> Any:
-    """Return the address of an array's entries. The caller keeps the array while it is used.
+    """Return the address of an array's entries as an argument of a call.
+
+    The caller keeps the array while it is used.
 
     ``data_as`` would leave a cycle of objects, for which Python's garbage collector runs. A cast
     takes four times as long as to ask for the array's buffer, and a step has thousands of pointers.
@@ -23,6 +25,11 @@ def pointer(array: np.ndarray, kind: Any) -> Any:
     flags = rows.flags
     if flags.c_contiguous and flags.writeable and rows.size:
         return ctypes.byref(kind.from_buffer(rows))
+    return stored_pointer(array, kind)
+
+
+def stored_pointer(array: np.ndarray, kind: Any) -> Any:
+    """Return :func:`pointer` as an object that an array of pointers can hold."""
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 

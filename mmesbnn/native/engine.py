@@ -8,7 +8,7 @@ from ctypes import c_double, c_float, c_int64, c_void_p
 
 import numpy as np
 
-from .arguments import check_threads, float_array, pointer, raise_for
+from .arguments import check_threads, float_array, pointer, raise_for, stored_pointer
 from .library import NativeError, library
 
 #: Size of a cache line in bytes. Arrays begin at a multiple of it.
@@ -99,7 +99,7 @@ class Engine:
         if seconds is not None and (seconds.shape != (self.steps,) or seconds.dtype != np.float64):
             raise NativeError(f'seconds must be float64 of the shape ({self.steps},)')
         outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
-        pointers = [pointer(output, c_float) for output in outputs]
+        pointers = [stored_pointer(output, c_float) for output in outputs]
         try:
             workspace = self._idle.pop()
         except IndexError:

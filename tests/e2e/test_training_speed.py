@@ -1,7 +1,11 @@
 """tools/benchmarks/training.py as a user runs it, on narrow networks."""
 
 import json
+import os
 
+import pytest
+
+from mmesbnn import native
 from tests.analysis.digits import run_tool
 
 
@@ -39,6 +43,28 @@ def test_rows_are_measured_and_drawn(tmp_path, monkeypatch, capsys):
     after = json.loads((tmp_path / 'training.json').read_text())['rows']
     assert after[:6] == rows and len(after) == 7
     assert (tmp_path / 'cpu_2x32.png').stat().st_size > 5000
+
+
+@pytest.mark.skipif(
+    'avx2' not in (native.instruction_sets() if native.available() else ()), reason='no AVX2'
+)
+def test_avx2_only(tmp_path, monkeypatch, capsys):
+    for name in ('ONEDNN_MAX_CPU_ISA', 'ATEN_CPU_CAPABILITY', 'MKL_ENABLE_INSTRUCTIONS'):
+        monkeypatch.setenv(name, '')
+    used = []
+    monkeypatch.setattr(native, 'use_instruction_set', used.append)
+    code = run_tool(
+        'benchmarks/training.py',
+        *('--avx2', '--networks', 'ReActNet-18', '--sizes', '2x32', '--steps', 1),
+        *('--forms', 'native', 'ours+compiled', '--dtypes', 'float32', '--out', tmp_path),
+        monkeypatch=monkeypatch,
+    )
+    assert code == 0, capsys.readouterr().err
+    assert os.environ['ATEN_CPU_CAPABILITY'] == 'avx2'
+    assert used == ['avx2']
+    (row,) = json.loads((tmp_path / 'training-avx2.json').read_text())['rows']
+    assert row['avx2_only'] and list(row['forms']) == ['native']
+    assert (tmp_path / 'cpu_2x32-avx2.png').exists()
 
 
 def test_sizes_are_a_batch_and_pixels(tmp_path, monkeypatch, capsys):

@@ -29,8 +29,6 @@ On a machine that is busy with other work, the ratios mean little.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +37,17 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from speed.names import BITS, COMPILED, NATIVE, PUBLISHED, contenders, missing, native_forms
+from speed.names import (
+    BITS,
+    COMPILED,
+    NATIVE,
+    PUBLISHED,
+    check_avx2,
+    contenders,
+    missing,
+    native_forms,
+    use_avx2_only,
+)
 
 from mmesbnn.optional import require
 from mmesbnn.whole_files import check_place
@@ -54,14 +62,6 @@ NETWORKS = [
     'configs/bnext/bnext-small_8xb64_in1k.py',
     'configs/bidet/bidet-ssd300_2xb16-300k_voc0712.py',
 ]
-
-#: Environment in which oneDNN, torch's own kernels and MKL use AVX2 only. They read it when they
-#: are first used.
-AVX2_ONLY = {
-    'ONEDNN_MAX_CPU_ISA': 'AVX2',
-    'ATEN_CPU_CAPABILITY': 'avx2',
-    'MKL_ENABLE_INSTRUCTIONS': 'AVX2',
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,8 +102,7 @@ def parse_args() -> argparse.Namespace:
         help='use torch.compile for batches of 16 too; compiling takes minutes',
     )
     args = parser.parse_args()
-    if args.avx2 and platform.machine() not in ('x86_64', 'AMD64'):
-        parser.error(f'--avx2: {platform.machine()} has no AVX2')
+    check_avx2(parser, args)
     possible = possible_contenders(args)
     for name in args.only or ():
         if name not in possible:
@@ -242,7 +241,7 @@ def measure_several(args: argparse.Namespace, names: list[str], folder: Path) ->
 def main() -> None:
     args = parse_args()
     if args.avx2:
-        os.environ.update(AVX2_ONLY)
+        use_avx2_only()
     require('openvino', 'deploy', 'latency.py')
     from speed.drawing import draw
     from speed.machine import describe

@@ -14,6 +14,9 @@ process's memory in a step, and the seconds of the first step, in which a compil
 compiled. Saves DIR/training.json, and DIR/cpu_4x224.png and so on, after every row; rows of other
 settings that are there already stay, so a long benchmark can be run in pieces.
 
+--avx2 saves DIR/training-avx2.json and DIR/cpu_4x224-avx2.png instead, without compiled forms. The
+native kernels, torch and its libraries then use AVX2 only.
+
 On a machine that is busy with other work only processor time and the ratios mean something.
 ``faster`` compares processor time on a CPU, and seconds on a GPU.
 """
@@ -40,6 +43,8 @@ from mmesbnn import cli, options  # before what takes time to import
 import torch
 import torch.nn.functional as F
 from published_style import published_style
+from speed.names import NATIVE as NATIVE_FORM
+from speed.names import check_avx2, native_forms, use_avx2_only
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -404,11 +409,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(partial, dpi=80, format='png')
 
 
-def draw_all(rows: list[dict[str, Any]], folder: Path) -> None:
+def draw_all(rows: list[dict[str, Any]], folder: Path, ending: str) -> None:
     """Draw a picture for every device, batch and size: cpu_4x224.png, ..."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(f'{row["device"]}_{row["batch"]}x{row["size"]}.png', []).append(row)
+        groups.setdefault(f'{row["device"]}_{row["batch"]}x{row["size"]}{ending}.png', []).append(
+            row
+        )
     for name, group in groups.items():
         draw(group, folder / name)
 
@@ -442,16 +449,26 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=list(DTYPES))
     parser.add_argument('--steps', type=options.count, default=5, help='timed per form (5)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    return parser.parse_args()
+    parser.add_argument(
+        '--avx2',
+        action='store_true',
+        help='AVX2 only, without compiled forms, which have no switch for it; saves '
+        'training-avx2.json',
+    )
+    args = parser.parse_args()
+    check_avx2(parser, args)
+    return args
 
 
-def _forms(network: str, forms: list[str], device: str) -> Iterator[str]:
+def _forms(network: str, args: argparse.Namespace) -> Iterator[str]:
     """The forms that a network has: a real one has no signs, and nothing to recompute."""
     binary_only = (RECOMPUTING, PUBLISHED, NATIVE)
-    unsuited = [RECORDED] if device == 'cpu' else [NATIVE]
+    unsuited = [RECORDED] if args.device == 'cpu' else [NATIVE]
+    if args.avx2:
+        unsuited.append(COMPILED)
     if not native.available():
         unsuited.append(NATIVE)
-    for form in forms:
+    for form in args.forms:
         binary = any(word in form for word in binary_only)
         if (network != REAL or not binary) and not any(word in form for word in unsuited):
             yield form
@@ -459,31 +476,37 @@ def _forms(network: str, forms: list[str], device: str) -> Iterator[str]:
 
 def main() -> None:
     args = parse_args()
+    if args.avx2:
+        use_avx2_only()
+        if native.available():
+            native.use_instruction_set(native_forms(avx2=True)[NATIVE_FORM])
     args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f'training{"-avx2" * args.avx2}.json'
     machine = dict(
         device=args.device,
+        avx2_only=args.avx2,
         processor=_processor(args.device),
         threads=torch.get_num_threads(),
         mmesbnn=mmesbnn.__version__,
         torch=torch.__version__,
     )
-    rows = saved_rows(args.out / 'training.json')
+    rows = saved_rows(path)
     for batch, size in args.sizes:
         for network in args.networks:
             for dtype in args.dtypes:
                 torch._dynamo.reset()
                 trainings = {
                     form: Training(network, form, DTYPES[dtype], size, batch, args.device)
-                    for form in _forms(network, args.forms, args.device)
+                    for form in _forms(network, args)
                 }
                 results = measure(trainings, args.steps)
                 row = dict(network=network, batch=batch, size=size, dtype=dtype, **machine)
                 row['forms'] = results
                 rows[key_of(row)] = row
                 print(table(row), flush=True)
-                save_json(args.out / 'training.json', dict(rows=list(rows.values())))
-                draw_all(list(rows.values()), args.out)
-    print(f'\nwrote {args.out / "training.json"} and pictures beside it')
+                save_json(path, dict(rows=list(rows.values())))
+                draw_all(list(rows.values()), args.out, '-avx2' * args.avx2)
+    print(f'\nwrote {path} and pictures beside it')
 
 
 def _processor(device: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
+
 from mmesbnn import native
 from mmesbnn.optional import require
 
@@ -19,6 +23,26 @@ NEEDED = {
     ONNX: (('onnx', 'deploy'), ('onnxruntime', 'deploy')),
     **dict.fromkeys(INT8_RIVALS, (('nncf', 'bench'), ('skimage', 'demo'), ('sklearn', 'demo'))),
 }
+
+
+#: Environment in which oneDNN, torch's own kernels and MKL use AVX2 only. They read it when they
+#: are first used.
+AVX2_ONLY = {
+    'ONEDNN_MAX_CPU_ISA': 'AVX2',
+    'ATEN_CPU_CAPABILITY': 'avx2',
+    'MKL_ENABLE_INSTRUCTIONS': 'AVX2',
+}
+
+
+def check_avx2(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse ``--avx2`` on a processor of another kind."""
+    if args.avx2 and platform.machine() not in ('x86_64', 'AMD64'):
+        parser.error(f'--avx2: {platform.machine()} has no AVX2')
+
+
+def use_avx2_only() -> None:
+    """Let torch and its libraries use AVX2 only, if they have not computed before."""
+    os.environ.update(AVX2_ONLY)
 
 
 def instruction_sets(avx2: bool = False) -> list[str]:
