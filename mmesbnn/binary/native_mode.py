@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,7 +109,7 @@ def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
     Returns:
         Packed signs; None if ``x`` has a NaN, or a shift is not finite.
     """
-    limits, threads = np.negative(shift.detach().numpy()), torch.get_num_threads()
+    limits, threads = -shift.detach().numpy(), torch.get_num_threads()
     values = x.detach().numpy()
     return pack_signs(values, groups=groups, thresholds=limits, strict=True, threads=threads)
 

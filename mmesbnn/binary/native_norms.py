@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, TypeGuard, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -27,12 +26,12 @@ def _array(x: Tensor | None, layout: torch.memory_format = torch.contiguous_form
     return None if x is None else x.detach().contiguous(memory_format=layout).numpy()
 
 
-def _map_of(x: np.ndarray | None) -> np.ndarray | None:
-    """Return tokens ``(N, L, C)`` as a map ``(N, C, 1, L)``, and a map as it is."""
+def _map_of(x: Any) -> Any:
+    """Return an array of tokens ``(N, L, C)`` as a map ``(N, C, 1, L)``, and a map as it is."""
     return x if x is None or x.ndim == 4 else x.transpose(0, 2, 1)[:, :, None]
 
 
-def _tensor_of(x: np.ndarray, tokens: bool) -> Tensor:
+def _tensor_of(x: Any, tokens: bool) -> Tensor:
     return torch.from_numpy(x[:, :, 0].transpose(0, 2, 1) if tokens else x)
 
 
@@ -84,7 +83,7 @@ class _Norm(torch.autograd.Function):
             grad = stats.new_zeros(operands.shape)
         grad = grad.contiguous(memory_format=_layout(grad, ctx.settings))
         found = normalize_gradients(
-            cast(np.ndarray, _map_of(grad.detach().numpy())),
+            _map_of(grad.detach().numpy()),
             operands,
             stats.numpy(),
             of_means=_array(of_means),

@@ -206,10 +206,7 @@ def test_wrong_latent_weights_are_named():
     cases = [
         (
             lambda: native.latent_gradient(weight[:1], weight, limits, clip=1.0),
-            (
-                lambda: native.latent_gradient(weight[:1], weight, limits, clip=1.0),
-                'grad has the shape',
-            ),
+            'grad has the shape',
         ),
         (
             lambda: native.latent_gradient(weight.transpose(0, 1, 3, 2), weight, limits, clip=1.0),
