@@ -32,7 +32,6 @@ from .signs import is_composed
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
 #: An output value that sums so many products or fewer is cheaper to recompute than to store.
 FEW_PRODUCTS = 256
-
 #: A segment on the native kernels stores at most about so many maps of its input's size.
 MAPS_OF_SEGMENT = 16
 

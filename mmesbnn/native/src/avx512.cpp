@@ -206,10 +206,11 @@ END_TARGET
 const Kernels kAvx512 = {
     "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries, wide::scale, wide::multiply, wide::add_magnitudes, wide::moments, wide::activate, wide::differentiate,
-    wide::accumulate, wide::centre, wide::divide, wide::window, wide::lower, wide::triangle,
-    wide::scale_pixel, wide::add_distances, wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel,
-    wide::add_products, wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
+    wide::add_entries, wide::scale, wide::multiply, wide::add_magnitudes, wide::moments,
+    wide::activate, wide::differentiate, wide::accumulate, wide::centre, wide::divide,
+    wide::window, wide::lower, wide::triangle, wide::scale_pixel, wide::add_distances,
+    wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel, wide::add_products,
+    wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
 
 }  // namespace mmesbnn
 

@@ -85,10 +85,11 @@ inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
 const Kernels kNeon = {
     "neon", always, count, nullptr, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries, wide::scale, wide::multiply, wide::add_magnitudes, wide::moments, wide::activate, wide::differentiate,
-    wide::accumulate, wide::centre, wide::divide, wide::window, wide::lower, wide::triangle,
-    wide::scale_pixel, wide::add_distances, wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel,
-    wide::add_products, wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
+    wide::add_entries, wide::scale, wide::multiply, wide::add_magnitudes, wide::moments,
+    wide::activate, wide::differentiate, wide::accumulate, wide::centre, wide::divide,
+    wide::window, wide::lower, wide::triangle, wide::scale_pixel, wide::add_distances,
+    wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel, wide::add_products,
+    wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
 
 }  // namespace mmesbnn
 

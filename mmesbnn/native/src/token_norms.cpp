@@ -167,8 +167,9 @@ struct TokenNorm {
 
 }  // namespace
 
-// As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels), without gates and
-// means. The residual is (pixels, added), where `added` divides copies * channels: it is repeated.
+// As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels), without
+// gates and means. The residual is (pixels, added), where `added` divides copies * channels: it is
+// repeated.
 API int mmesbnn_normalize_tokens(const float* x, const int16_t* sums, const float* scales,
                                  int64_t pixels, int64_t channels, int64_t copies,
                                  const float* residual, int64_t added, const float* gain,
