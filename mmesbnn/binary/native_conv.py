@@ -7,7 +7,6 @@ latent weights with 0. The step stores its input, and bits.
 from __future__ import annotations
 
 import math
-import operator
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -34,61 +33,11 @@ from .native_mode import (
     saved_bits,
     sum_packed,
 )
+from .native_training import is_plain, layout_of, trains_natively
 from .recompute import compute_once, is_keeping
 from .sign_sums import Convolved, SignSums, scaled, stand_in
-from .signs import HardTanhSign, QuadraticSign, is_transformed
+from .signs import HardTanhSign, QuadraticSign
 from .weights import CentredSignWeight, ScaledSignWeight, TemperatureWeight, per_output_mean
-
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
-
-
-#: Hooks of a module, and of all modules. Torch has a function for the latter from 2.6 on only.
-_hooks_of = operator.attrgetter(*_HOOKS)
-_global_hooks = operator.attrgetter(*(f'_global{name}' for name in _HOOKS))
-
-
-def _has_global_hook() -> bool:
-    return any(_global_hooks(nn.modules.module))
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Return whether nothing but the ``forward`` of its class runs when a module is called."""
-    return 'forward' not in module.__dict__ and not any(_hooks_of(module))
-
-
-def are_float32(*modules: nn.Module) -> bool:
-    """Return whether all parameters of modules are of float32."""
-    return all(x.dtype == torch.float32 for module in modules for x in module.parameters())
-
-
-def trains_natively(*maps: Tensor, dims: int = 4) -> bool:
-    """Return whether a step of training with these maps can run on the native kernels.
-
-    They must all have the layout of the first one.
-
-    Args:
-        *maps: Maps ``(N, C, H, W)``, or tensors of ``dims`` axes.
-        dims: Number of axes. Default 4.
-    """
-    if not is_native() or is_transformed() or is_seen(*maps) or not torch.is_grad_enabled():
-        return False
-    if torch.is_autocast_enabled('cpu') or _has_global_hook():
-        return False
-    for x in maps:
-        if not x.is_cpu or x.dtype != torch.float32 or x.dim() != dims or x.numel() == 0:
-            return False
-    layout = layout_of(maps[0])
-    return all(x.is_contiguous(memory_format=layout) for x in maps)
-
-
-def trains_tokens_natively(*tokens: Tensor) -> bool:
-    """Return :func:`trains_natively` for contiguous tokens ``(N, L, C)``; False for others."""
-    return trains_natively(*tokens, dims=3)
-
-
-def layout_of(x: Tensor) -> torch.memory_format:
-    """Return the layout of a map: contiguous if it is, else channels last."""
-    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 class Surrogate(NamedTuple):

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .expansion import is_channels_last
-from .native_conv import is_plain, layout_of, trains_natively
+from .native_training import is_plain, layout_of, trains_natively
 from .recompute import keep, recall
 from .sign_sums import Convolved, SignSums
 from .tiled_norm import TiledBatchNorm2d

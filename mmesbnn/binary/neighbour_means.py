@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..native import average_neighbours, average_neighbours_gradient
-from .native_conv import trains_tokens_natively
+from .native_training import trains_tokens_natively
 
 
 class _NeighbourMean(torch.autograd.Function):

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
-from .native_conv import conv_for_norm, is_plain, linear_for_norm, settings_of, trains_natively
+from .native_conv import conv_for_norm, linear_for_norm, settings_of
 from .native_mode import is_native
 from .native_norms import native_gated_norm, native_norm
+from .native_training import is_plain, trains_natively
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear

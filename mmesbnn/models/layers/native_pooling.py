@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...binary.native_conv import trains_natively
+from ...binary.native_training import trains_natively
 from ...native import average_pool, average_pool_gradient, max_pool, max_pool_gradient
 from ...native.pooling import LARGEST_WINDOW
 
