@@ -118,7 +118,9 @@ class LayerCapacity:
         possible: Number of possible values of an output entry, see
             :func:`~mmesbnn.analysis.representation_capacity`.
         values: Number of values that an output entry takes on the data, mean over output
-            channels. It cannot exceed the number of positions. None if the weights of the
+            channels. It cannot exceed the number of positions. At a border that is padded
+            with zeros an odd number of products may be missing, so there can be other values
+            than those of ``possible``. None if the weights of the
             layer are not binary, or its inputs have several bits.
         rank: Effective rank of the signs of its input, see :func:`effective_rank`.
         copy_correlation: See :func:`copy_correlation`. None if there are no copies.

@@ -362,7 +362,7 @@ def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes do not match; nothing is broadcast.
     """
-    if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+    if min(a.dim(), b.dim()) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: they cannot be multiplied')
     a, b = autocast_operands(a, b)
     return _run(_MATMUL, a, b)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .precision import KeepsFloat32, wide_dtype
 
@@ -27,9 +28,16 @@ class Scheduled(KeepsFloat32):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # not on the device of a context: no file restores it in a model that is built on 'meta'
+        # not on the device of a context, see _apply
         start = torch.zeros((), device='cpu')
         self.register_buffer('progress', start, persistent=self.progress_is_saved)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        before = self.progress
+        super()._apply(fn, *args, **kwargs)
+        if self.progress.is_meta and not self.progress_is_saved:
+            self.progress = before  # no file restores it in a model that is built on 'meta'
+        return self
 
 
 def progress_of(progress: Tensor | float, like: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def _batch_norm(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     rows = x.squeeze(axis)
     if rows.mT.is_contiguous():
         y = function(rows.mT.flatten(0, 1))
-        return y.unflatten(0, (rows.shape[0], -1)).mT.unsqueeze(axis)
+        return y.unflatten(0, (rows.shape[0], rows.shape[2])).mT.unsqueeze(axis)
     # contiguous, because a compiled step with recomputation expects the strides of such a result
     return function(rows.contiguous()).unsqueeze(axis)
 

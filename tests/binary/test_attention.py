@@ -75,6 +75,12 @@ def test_matmul_broadcasts_nothing(shape):
         binary_matmul(torch.ones(2, 3, 4), torch.ones(shape))
 
 
+@pytest.mark.parametrize(('a', 'b'), [((4,), (4,)), ((), ()), ((3, 4), (4,)), ((4,), (4, 3))])
+def test_matmul_takes_matrices_only(a, b):
+    with pytest.raises(ValueError, match='they cannot be multiplied'):
+        binary_matmul(torch.ones(a), torch.ones(b))
+
+
 class Product(torch.nn.Module):
     def forward(self, x):
         return binary_matmul(x, x.mT)
@@ -261,6 +267,15 @@ def test_tokens_need_no_size_without_reduction():
     layer = randomised(BinaryMultiheadAttention(8, 2))
     x = tokens(1, 7, 8)
     assert torch.equal(layer(x), layer(x, (7, 1)))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_no_tokens_give_none(training):
+    x = torch.zeros(0, 9, 8, requires_grad=True)
+    y = BinaryMultiheadAttention(8, 2).train(training)(x)
+    assert y.shape == x.shape
+    y.sum().backward()
+    assert x.grad.shape == x.shape
 
 
 def test_keys_masked_by_the_bias_do_not_count():

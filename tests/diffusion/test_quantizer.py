@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import mmesbnn
 from mmesbnn.analysis import check_binary
 from mmesbnn.binary import ESConv2d, ESLinear, LearnedScaleWeight
+from mmesbnn.binary.entries import SIGNS, WEIGHT_BINARIZERS
 from mmesbnn.diffusion import BinaryConfig, SRDiffusionPipeline, binarize_unet
 from tests.families import float_unet
 
@@ -276,6 +277,23 @@ def test_latent_weights_are_saved_on_request(folder, tmp_path):
     again.save_pretrained(tmp_path / 'packed')
     assert stored(tmp_path / 'packed')[0]['packed'] is True
     assert equal(run(UNet2DModel.from_pretrained(tmp_path / 'packed')), run(unet))
+
+
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('name', SIGNS.own)
+def test_a_model_with_any_sign_is_loaded_again(folder, tmp_path, name, packed):
+    config = BinaryConfig(sign=name, packed=packed)
+    unet = UNet2DModel.from_pretrained(folder, quantization_config=config)
+    shaken(unet).save_pretrained(tmp_path)
+    assert equal(run(UNet2DModel.from_pretrained(tmp_path)), run(unet))
+
+
+@pytest.mark.parametrize('name', WEIGHT_BINARIZERS.own)
+def test_a_model_with_any_weight_binarizer_is_loaded_again(folder, tmp_path, name):
+    config = BinaryConfig(weight_binarizer=name, packed=False)
+    unet = UNet2DModel.from_pretrained(folder, quantization_config=config)
+    shaken(unet).save_pretrained(tmp_path)
+    assert equal(run(UNet2DModel.from_pretrained(tmp_path)), run(unet))
 
 
 def test_small_latent_weights_keep_their_signs_in_half_precision(folder, tmp_path):
