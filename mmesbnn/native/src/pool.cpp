@@ -8,6 +8,8 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -64,10 +66,7 @@ class Pool {
 
   void run(int64_t total, int parts, const std::function<void(int64_t, int64_t)>& work) {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (static_cast<int>(threads_.size()) < parts - 1) {
-      threads_.emplace_back([this] { serve(); });
-      core_ = -1;  // the new thread does not know it yet
-    }
+    start(parts - 1);
     keep_off_this_core();
     work_ = &work;
     total_ = total;
@@ -87,6 +86,19 @@ class Pool {
   }
 
  private:
+  // Starts threads until there are `count`, or as many as the system gives. Those that exist, and
+  // the caller, take all parts.
+  void start(int count) {
+    try {
+      while (static_cast<int>(threads_.size()) < count) {
+        threads_.emplace_back([this] { serve(); });
+        core_ = -1;  // the new thread does not know it yet
+      }
+    } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
   // Works on parts until none is free; the mutex is held at entry and exit.
   void take(std::unique_lock<std::mutex>& lock) {
     while (work_ != nullptr && next_ < parts_) {
@@ -140,6 +152,9 @@ class Pool {
   std::atomic<unsigned> round_{0};
 };
 
+// No processor has more cores for one network, and a thread takes memory.
+constexpr int kMostThreads = 1024;
+
 using OpenMp = void(void (*)(void*), void*, unsigned, unsigned);
 std::atomic<OpenMp*> openmp{nullptr};
 thread_local int own_threads = 0;
@@ -164,6 +179,7 @@ OwnThreads::OwnThreads() { ++own_threads; }
 OwnThreads::~OwnThreads() { --own_threads; }
 
 void parallel(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& work) {
+  threads = std::min(threads, kMostThreads);
   const int parts = static_cast<int>(std::min<int64_t>(threads, total));
   if (parts <= 1) {
     if (total > 0) work(0, total);
