@@ -2,7 +2,7 @@
 
 from .limits import CheckpointError
 from .mmengine_loader import register_loaders
-from .reading import read_checkpoint, read_tensors
+from .reading import metadata_of, read_checkpoint, read_tensors
 from .state_dicts import (
     WRAPPER,
     check_finite,
@@ -19,6 +19,7 @@ __all__ = [
     'check_finite',
     'check_numbers',
     'listed',
+    'metadata_of',
     'misfits',
     'read_checkpoint',
     'read_tensors',

@@ -58,13 +58,22 @@ class _Array(Pending):
         return values.reshape(shape, order='F' if is_fortran else 'C')
 
 
-def is_shape(shape: Any, most: int = 64) -> bool:
-    """Return whether ``shape`` is a tuple of sizes."""
+def are_sizes(sizes: Any, most: int = 64) -> bool:
+    """Return whether ``sizes`` is a tuple of at most ``most`` numbers of 63 bits."""
     return (
-        isinstance(shape, tuple)
-        and len(shape) <= most
-        and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+        isinstance(sizes, tuple)
+        and len(sizes) <= most
+        and all(type(size) is int and 0 <= size < 2**63 for size in sizes)
     )
+
+
+def is_shape(shape: Any, most: int = 64) -> bool:
+    """Return whether ``shape`` is a tuple of sizes that a tensor can have.
+
+    Strides are products of sizes, also of those beside a 0, and torch raises an error where one
+    has more than 63 bits.
+    """
+    return are_sizes(shape, most) and math.prod(size for size in shape if size) < 2**63
 
 
 def _values(dtype: Any, data: Any, count: int) -> np.ndarray:

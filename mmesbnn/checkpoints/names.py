@@ -19,7 +19,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from . import arrays
-from .arrays import is_shape
+from .arrays import are_sizes, is_shape
 from .limits import CheckpointError
 from .unpickler import Name, Pending, is_key
 
@@ -100,7 +100,7 @@ def _tensor(
     if type(storage) is not Storage:
         raise CheckpointError('holds a tensor without data')
     dtype = storage.dtype if dtype is None else dtype
-    wrong = not (is_shape(size) and is_shape(stride) and is_shape((offset,)))
+    wrong = not (is_shape(size) and are_sizes(stride) and are_sizes((offset,)))
     if wrong or len(size) != len(stride):
         raise CheckpointError('holds a tensor with a wrong shape')
     end = (offset + _extent(size, stride)) * dtype.itemsize

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import shorten
 from ..plain_files import open_plain
 from .limits import Budget, CheckpointError, check_max_bytes
-from .safetensors_files import read_safetensors
+from .safetensors_files import read_metadata, read_safetensors
 from .torch_files import MapLocation, read_archive, read_legacy, trusted_names
 
 #: Types of values that hold no other values.
@@ -116,6 +116,27 @@ def read_tensors(
     with open_plain(name) as file, _explained(name):
         size = os.fstat(file.fileno()).st_size
         return read_safetensors(file, size, Budget(max_bytes, size))
+
+
+def metadata_of(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> dict[str, str] | None:
+    """Read the metadata of a safetensors file with any name; return None for another file.
+
+    Args:
+        path: File to read.
+        max_bytes: As in :func:`read_checkpoint`.
+
+    Raises:
+        OSError: As :func:`read_checkpoint`.
+    """
+    check_max_bytes(max_bytes)
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return read_metadata(file, size, Budget(max_bytes, size))
+        except CheckpointError:
+            return None
 
 
 @contextlib.contextmanager

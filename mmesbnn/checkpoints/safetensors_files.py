@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .arrays import is_shape
+from .arrays import are_sizes, is_shape
 from .limits import Budget, CheckpointError
 
 DTYPES = {
@@ -61,10 +61,23 @@ def _entry(name: str, entry: Any) -> tuple[int, int, torch.dtype, list[int]]:
     if type(kind) is not str or kind not in DTYPES:
         raise CheckpointError(f'{name[:100]!r} has the dtype {str(kind)[:40]!r}')
     plain = type(shape) is list and is_shape(tuple(shape))
-    plain = plain and type(ends) is list and len(ends) == 2 and is_shape(tuple(ends))
+    plain = plain and type(ends) is list and len(ends) == 2 and are_sizes(tuple(ends))
     if not plain or ends[1] - ends[0] != math.prod(shape) * DTYPES[kind].itemsize:
         raise CheckpointError(f'shape and offsets of {name[:100]!r} do not fit')
     return ends[0], ends[1], DTYPES[kind], shape
+
+
+def read_metadata(file: BinaryIO, size: int, budget: Budget) -> dict[str, str]:
+    """Read the metadata alone; arguments and error are those of :func:`read_safetensors`."""
+    return _metadata(_header(file, size, budget)[0])
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    """Take the metadata out of a header."""
+    metadata = header.pop('__metadata__', None) or {}
+    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
+        raise CheckpointError('its __metadata__ is not a dict of strings')
+    return metadata
 
 
 def read_safetensors(
@@ -81,9 +94,7 @@ def read_safetensors(
         CheckpointError: If it is damaged.
     """
     header, start = _header(file, size, budget)
-    metadata = header.pop('__metadata__', None) or {}
-    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
-        raise CheckpointError('its __metadata__ is not a dict of strings')
+    metadata = _metadata(header)
     entries = [(*_entry(name, entry), name) for name, entry in header.items()]
     entries.sort(key=lambda entry: entry[:2])
     at, tensors = 0, {}

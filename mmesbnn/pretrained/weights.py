@@ -10,12 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..binary.layers import binary_layers
-from ..checkpoints import CheckpointError, state_dict_of, strip_wrapper
+from ..checkpoints import CheckpointError, metadata_of, state_dict_of, strip_wrapper
 from ..checkpoints.bits import PARTS
 from ..deploy.packed.file import FORMAT, PackError, read_packed
 from ..deploy.packed.unpacking import fill
 from ..errors import sentence
-from ..plain_files import open_plain
 from ..project import InputError, load_state, read_checkpoint
 from .errors import PretrainedError
 from .files import read_folder
@@ -59,10 +58,10 @@ def _fitting(stored: Mapping[str, Tensor], model: nn.Module, new_head: bool) -> 
     return dict(stored)
 
 
-def _is_packed(path: Path) -> bool:
-    """Return True if the header of a file names the format of packed files."""
-    with open_plain(path) as file:
-        return FORMAT[:-1].encode() in file.read(2**12)  # metadata are at the beginning
+def _is_packed(path: Path, max_bytes: int | None) -> bool:
+    """Return True if the metadata of a file name the format of packed files."""
+    metadata = metadata_of(path, max_bytes=max_bytes) or {}
+    return metadata.get('format', '').startswith(FORMAT[:-1])
 
 
 def load_into(
@@ -93,7 +92,7 @@ def load_into(
     except FileNotFoundError as error:
         raise FileNotFoundError(f'pretrained={str(source)!r}: no such file or folder') from error
     try:
-        if path.is_dir() or _is_packed(path):
+        if path.is_dir() or _is_packed(path, max_bytes):
             read: Any = read_folder if path.is_dir() else read_packed
             stored, metadata = read(path, max_bytes)
             fill(model, _fitting(stored, model, new_head), metadata, path)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmesbnn.checkpoints import CheckpointError, read_checkpoint
+from mmesbnn.checkpoints import CheckpointError, metadata_of, read_checkpoint
 from tests.checkpoints.pickles import archive, array, dtype, plain, program, raw, tensor
 
 TORCH_ONLY = {
@@ -228,6 +228,7 @@ ENTRY = '{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
         safetensors(ENTRY.replace('[4]', '[true]')),
         safetensors(ENTRY.replace('[0,16]', '[16,0]')),
         safetensors(ENTRY.replace('[0,16]', '[16,32]')),
+        safetensors(ENTRY.replace('[4]', f'[0,{2**48},{2**48}]').replace('16]', '0]'), b''),
         safetensors(ENTRY.replace('F32', 'F8_E4M3')),
         safetensors(ENTRY.replace('"F32"', '[]')),
         safetensors(ENTRY.replace('"a":', '"a":{},"a":')),
@@ -243,3 +244,21 @@ def test_damaged_safetensors_are_refused(tmp_path, content):
     assert list(read_checkpoint(path)) == ['a']
     path.write_bytes(content)
     assert str(path) in refusal(path)
+
+
+def test_a_shape_with_more_than_63_bits_is_refused(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save({'w': torch.zeros(0).view(0, 2**31, 2**31)}, path)
+    assert read_checkpoint(path)['w'].numel() == 0
+    torch.save({'w': torch.zeros(0).view(0, 2**48, 2**48)}, path)
+    assert 'wrong shape' in refusal(path)
+
+
+def test_metadata_are_read_alone(tmp_path):
+    path = tmp_path / 'a'
+    path.write_bytes(safetensors('{"__metadata__":{"b":"c"},' + ENTRY[1:]))
+    assert metadata_of(path) == {'b': 'c'}
+    path.write_bytes(safetensors(ENTRY))
+    assert metadata_of(path) == {}
+    torch.save({'w': torch.zeros(2)}, path)
+    assert metadata_of(path) is None

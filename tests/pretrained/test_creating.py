@@ -1,6 +1,7 @@
 """Networks are built by name, with other classes, as backbones, and with pretrained weights."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from mmengine.config import Config
 
 import mmesbnn
 from mmesbnn.binary import FixedWeight, TemperatureWeight, binary_layers
+from mmesbnn.deploy import pack
 from mmesbnn.models.hub import recipes
 from mmesbnn.pretrained import PretrainedError
 from mmesbnn.pretrained.creating import _read, _with_classes
@@ -131,6 +133,21 @@ def test_a_folder_gives_its_weights(saved, classifier):
 
 def test_a_packed_file_gives_its_weights(saved, classifier):
     assert equal(create(pretrained=saved / 'model.safetensors').eval(), classifier)
+
+
+def test_a_packed_file_may_have_long_metadata(classifier, tmp_path):
+    file = tmp_path / 'packed.safetensors'
+    pack(classifier, file, dataset_meta=dict(classes=[f'number {i} of many' for i in range(1000)]))
+    # safetensors writes metadata in any order: write them so that the format comes late
+    with open(file, 'rb') as stream:
+        size = int.from_bytes(stream.read(8), 'little')
+        header, rest = json.loads(stream.read(size)), stream.read()
+    kind = header['__metadata__'].pop('format')
+    header['__metadata__']['format'] = kind
+    late = json.dumps(header).encode()
+    assert late.index(kind.encode()) > 2**13
+    file.write_bytes(len(late).to_bytes(8, 'little') + late + rest)
+    assert equal(create(pretrained=file).eval(), classifier)
 
 
 def test_a_checkpoint_gives_weights_that_can_be_trained(checkpoint, classifier):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import CheckpointError
+from ...checkpoints.arrays import is_shape
 from ...errors import shorten
 
 #: Name of the checksum in the metadata.
@@ -24,7 +25,6 @@ CHECKSUM = 'sha256'
 _COST = 32
 #: Largest layout in bytes, a protection against files that try to fill the memory.
 _LARGEST = 2**23
-_LARGEST_COUNT = 2**48
 
 
 def flatten(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -106,8 +106,7 @@ def _entry(entry: Any) -> tuple[str, str, list[int]]:
     is_plain = (
         type(entry) is list
         and [type(part) for part in entry] == [str, str, list]
-        and len(entry[2]) <= 64
-        and all(type(n) is int and 0 <= n <= _LARGEST_COUNT for n in entry[2])
+        and is_shape(tuple(entry[2]))
     )
     if not is_plain:
         raise CheckpointError(
