@@ -44,6 +44,7 @@ class Engine:
         self._program = c_void_p()
         self._library = library()
         code = np.ascontiguousarray(code, np.int64)
+        self._code = code
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()
         status = self._library.mmesbnn_program_new(
@@ -66,6 +67,9 @@ class Engine:
         self.input_shape: tuple[int, int, int] = first
         self.output_shapes: list[tuple[int, int, int]] = others
         self._idle: deque[np.ndarray] = deque()  # append and pop are atomic
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[np.ndarray, np.ndarray]]:
+        return type(self), (self._code, self._data)
 
     def __del__(self) -> None:
         if self._program:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from threading import Lock
 from typing import Any
+
+from .manifest import ExportError
 
 #: Options of every compilation. The CPU plugin gives torch's results in 32 bits only, but
 #: its default on processors with matrix units is bfloat16.
@@ -14,10 +17,11 @@ _LOCK = Lock()
 
 
 @cache
-def _make_core() -> Any:
+def _make_core() -> tuple[Any, int]:
+    """Return the core, and the process that made it."""
     import openvino
 
-    return openvino.Core()
+    return openvino.Core(), os.getpid()
 
 
 def shared_core() -> Any:
@@ -30,8 +34,17 @@ def shared_core() -> Any:
     end of a child process. This was observed with OpenVINO 2026.4, whose
     ``compile_model`` makes a Core per call.
 
+    A forked child has the Core but none of its threads, and would wait for them forever.
+
     Raises:
         ImportError: If openvino is not installed.
+        ExportError: If this process was forked from the one that uses OpenVINO.
     """
     with _LOCK:
-        return _make_core()
+        core, owner = _make_core()
+    if owner != os.getpid():
+        raise ExportError(
+            'OpenVINO was used before this process was forked, and does not work in it: start '
+            "processes with the method 'spawn', or make Runners in the children only"
+        )
+    return core

@@ -70,14 +70,15 @@ class OpenvinoGraph:
             batch: Batch size, if the graph's is open. Default 1.
 
         Raises:
-            ExportError: If OpenVINO cannot compile it.
+            ExportError: If OpenVINO cannot compile it, or as :func:`shared_core`.
         """
+        core = shared_core()
         with self._compiling:
             if (hint, batch) not in self._compiled:
-                self._compiled[hint, batch] = RequestPool(self._compile(hint, batch))
+                self._compiled[hint, batch] = RequestPool(self._compile(core, hint, batch))
             return self._compiled[hint, batch]
 
-    def _compile(self, hint: str, batch: int) -> Any:
+    def _compile(self, core: Any, hint: str, batch: int) -> Any:
         options: dict[str, Any] = {**COMPILE_OPTIONS, 'PERFORMANCE_HINT': hint}
         if self._threads is not None and self._device == 'CPU':
             options['INFERENCE_NUM_THREADS'] = self._threads
@@ -87,7 +88,7 @@ class OpenvinoGraph:
             network = self.network.clone()
             if network.inputs[0].get_partial_shape()[0].is_dynamic:
                 set_batch(network, batch)  # binary kernels need a known batch size
-            return shared_core().compile_model(network, self._device, options)
+            return core.compile_model(network, self._device, options)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ class Runner:
     dicts with the names of mmpretrain (``pred_label``, ``pred_score``, ``pred_scores``,
     ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``). Results of
     super-resolution are arrays ``(H, W, 3)`` of uint8. Any number of threads can share a
-    runner.
+    runner. A copy, also a pickled one, opens the export again. OpenVINO does not work in forked
+    processes: there, a runner that was made before the fork raises an error.
 
     Args:
         folder: Export made by ``tools/export.py``.
@@ -95,6 +97,14 @@ class Runner:
         self.manifest: Manifest = self._network.manifest
         self.task: str = self.manifest.task
         self._task: Task = find_task(self.task)(self._network)
+        # where a copy or another process opens the export
+        options = dict(engine=engine, threads=threads, device=device)
+        self._open = partial(
+            type(self), self.folder.absolute(), verify=verify, max_pixels=max_pixels, **options
+        )
+
+    def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
+        return self._open, ()
 
     def preprocess(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[float, float]]:
         """Prepare an image for the network.
