@@ -22,6 +22,7 @@ from .layers import BinaryLayer
 from .modes import inference
 from .norms_behind import flip_channels, norms_behind
 from .options import BinaryOptions, merged_options
+from .shrunk import shrunk_weight
 from .weight_reads import WeightReads, read_by_definition
 
 #: Layers that multiply. Each of them has an entry in the report.
@@ -348,26 +349,6 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 # replacing ------------------------------------------------------------------------
 
 
-def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
-    """Return the latent weight ``(C_o / tau, C_i tau, ...)`` of a float ``(C_o, C_i, ...)``.
-
-    With ``K = C_o / tau``, output ``j`` of the shrunk layer replaces the outputs
-    ``j, j + K, ...`` of the float layer. Its input is ``tau`` copies. Each copy gets the
-    kernel of one of these outputs::
-
-        v[j, t C_i + c] = w[j + t K, c] / tau
-
-    The layer therefore starts as an approximation of the mean of these outputs. No weight
-    is lost, and the copies differ from the first step on. With ``tau = 1`` the result is
-    ``w``.
-
-    Args:
-        weight: Float weight.
-        tau: ES factor; it divides ``C_o``.
-    """
-    return torch.cat(weight.chunk(tau), dim=1) / tau
-
-
 def _binary_layer(
     module: _Multiplier, options: Mapping[str, Any], signs: Tensor | None
 ) -> nn.Module:
@@ -490,11 +471,11 @@ def binarize(
     If the network holds a module under several names, it is replaced under all of them.
 
     **Initialisation**: latent weights are the float weights, arranged for the copies as
-    in :func:`shrunk_weight`. With ``tau = 1`` signs and scales ``mean|w|`` are therefore
-    those of the float layer. Biases are copied. Thresholds of the ``tau g`` copies of the
-    input lie evenly in ``[0, 2 spread]``; a single copy has the threshold 0. Norms do
-    not change, so train the model, or run some batches in training mode, before you judge
-    the result.
+    in :func:`~mmesbnn.binary.shrunk.shrunk_weight`. With ``tau = 1`` signs and scales
+    ``mean|w|`` are therefore those of the float layer. Biases are copied. Thresholds of the
+    ``tau g`` copies of the input lie evenly in ``[0, 2 spread]``; a single copy has the
+    threshold 0. Norms do not change, so train the model, or run some batches in training
+    mode, before you judge the result.
 
     With ``copy_init`` and ``tau > 1`` the copies of an output differ from the first step
     on. Before copies are made, some output channels of the float layer are negated, and the

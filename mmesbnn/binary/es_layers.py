@@ -11,12 +11,16 @@ from torch.nn.common_types import _size_2_t
 from .arguments import checked_layer
 from .expansion import Expansion, like_layout, one_sided_thresholds, tile
 from .inputs import check_maps, check_tokens
-from .shrunk import ShrunkConv2d, ShrunkLinear
+from .shrunk import ShrunkConv2d, ShrunkLinear, shrunk_weight
 from .tracing import whole_layer
 
 
 class _ESLayer(nn.Module):
-    """Base of the ES layers, whose latent weight belongs to the shrunk layer inside."""
+    """Base of the ES layers, whose latent weight belongs to the shrunk layer inside.
+
+    An ES layer also loads the state dict of the float layer that it replaces: the weight becomes
+    its latent weight, as :func:`~mmesbnn.binary.shrunk.shrunk_weight` says.
+    """
 
     #: Attribute that holds the shrunk layer.
     inner: str
@@ -31,6 +35,13 @@ class _ESLayer(nn.Module):
                 'real: binarize(..., keep=NAME)'
             )
         return super().__getattr__(name)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        weight, latent = state.get(f'{prefix}weight'), f'{prefix}{self.inner}.weight'
+        if isinstance(weight, Tensor) and latent not in state and weight.dim():
+            del state[f'{prefix}weight']
+            state[latent] = shrunk_weight(weight, self.expansion.tau)
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 class ESConv2d(_ESLayer):

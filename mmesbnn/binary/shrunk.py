@@ -17,6 +17,26 @@ from .native_conv import native_signed_linear
 from .tracing import whole_layer
 
 
+def shrunk_weight(weight: Tensor, tau: int) -> Tensor:
+    """Return the latent weight ``(C_o / tau, C_i tau, ...)`` of a float ``(C_o, C_i, ...)``.
+
+    With ``K = C_o / tau``, output ``j`` of the shrunk layer replaces the outputs
+    ``j, j + K, ...`` of the float layer. Its input is ``tau`` copies. Each copy gets the
+    kernel of one of these outputs::
+
+        v[j, t C_i + c] = w[j + t K, c] / tau
+
+    The layer therefore starts as an approximation of the mean of these outputs. No weight
+    is lost, and the copies differ from the first step on. With ``tau = 1`` the result is
+    ``w``.
+
+    Args:
+        weight: Float weight.
+        tau: ES factor; it divides ``C_o``.
+    """
+    return torch.cat(weight.chunk(tau), dim=1) / tau
+
+
 class ShrunkConv2d(BinaryConv2d):
     """Shrunk binary convolution of expanded features.
 

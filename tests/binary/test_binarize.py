@@ -15,7 +15,8 @@ from torch import nn
 import mmesbnn
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import BinaryConv2d, ESConv2d, ESLinear, binarize
-from mmesbnn.binary.binarize import Reason, shrunk_weight
+from mmesbnn.binary.binarize import Reason
+from mmesbnn.binary.shrunk import shrunk_weight
 
 
 def signs_of(x):

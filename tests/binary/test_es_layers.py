@@ -10,6 +10,7 @@ from torch import nn
 
 from mmesbnn.binary import ESConv2d, ESLinear, Expansion, scaled_sign_weight
 from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
+from mmesbnn.binary.shrunk import shrunk_weight
 from tests.binary.es_reference import FACTORS, assert_same, double, shrunk_map
 from tests.binary.operators import Recorder
 
@@ -185,3 +186,26 @@ def test_maps_of_another_width_are_refused(shape):
 def test_tokens_of_another_width_are_refused(shape):
     with pytest.raises(ValueError, match=r'ESLinear.*\(\.\.\., 64\)'):
         build('linear', tau=2)(torch.randn(shape))
+
+
+@pytest.mark.parametrize('tau', [1, 2])
+def test_a_float_convolution_becomes_the_latent_weight(tau):
+    net = nn.Sequential(ESConv2d(4, 6, 3, tau=tau), nn.BatchNorm2d(6))
+    own = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)).state_dict()
+    before = dict(own)
+    found = net.load_state_dict(own, strict=False)
+    assert found.missing_keys == ['0.shift'] and not found.unexpected_keys
+    assert torch.equal(net[0].conv.weight, shrunk_weight(own['0.weight'], tau))
+    assert own.keys() == before.keys()  # the caller's dict is as it was
+
+
+def test_a_float_linear_layer_becomes_the_latent_weight():
+    layer, own = ESLinear(4, 6, True, tau=2), nn.Linear(4, 6)
+    assert layer.load_state_dict(own.state_dict(), strict=False).missing_keys == ['shift']
+    assert torch.equal(layer.linear.weight, shrunk_weight(own.weight, 2))
+    assert torch.equal(layer.bias, own.bias)
+
+
+def test_a_float_weight_of_another_shape_is_refused():
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        ESConv2d(4, 6, 3).load_state_dict(nn.Conv2d(4, 8, 3).state_dict(), strict=False)

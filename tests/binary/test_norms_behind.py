@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from mmesbnn.binary import ESConv2d, ESLinear, binarize, start_copies
-from mmesbnn.binary.binarize import shrunk_weight
 from mmesbnn.binary.expansion import copy_signs
 from mmesbnn.binary.norms_behind import flip_channels, norms_behind
+from mmesbnn.binary.shrunk import shrunk_weight
 from tests.binary.es_reference import assert_same, double
 
 

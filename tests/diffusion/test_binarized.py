@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import ESConv2d, ESLinear, binarize
-from mmesbnn.binary.binarize import shrunk_weight
+from mmesbnn.binary.shrunk import shrunk_weight
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet, load_binarized
 from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
 from mmesbnn.diffusion.binarized import BinarizedUNet2DModel as Binarized

@@ -23,7 +23,7 @@ from mmesbnn.binary import (
     TemperatureWeight,
     TiledBatchNorm2d,
 )
-from mmesbnn.binary.binarize import shrunk_weight
+from mmesbnn.binary.shrunk import shrunk_weight
 from mmesbnn.models.backbones.binary_transformer import (
     HostedAttention,
     HostedFeedForward,

@@ -25,8 +25,8 @@ from ...binary import (
 )
 from ...binary.arguments import MODULE, checked_layer
 from ...binary.attention import RESIDUAL_POOLS
-from ...binary.binarize import shrunk_weight
 from ...binary.options import merged_options
+from ...binary.shrunk import shrunk_weight
 from ...checks import either, mapping, one_of, sequence, text
 from ...old_forms import current_transformer
 from ...optional import require
@@ -145,7 +145,7 @@ class HostedFeedForward(nn.Module):
 
     Scale and dropout are those of the host. ``ffn`` is a :class:`BinaryFeedForward`. The
     layer also loads a state dict with the float ``layers``: their weights become latent
-    weights, with ``tau > 1`` as in :func:`mmesbnn.binary.binarize.shrunk_weight`. Their
+    weights, with ``tau > 1`` as in :func:`mmesbnn.binary.shrunk.shrunk_weight`. Their
     biases are dropped, because a batch norm follows.
 
     Args:
