@@ -410,6 +410,13 @@ def test_bad_arguments_are_named(row, options, message):
 
 
 @every_backbone
+def test_unknown_arguments_are_named_with_the_known_ones(row):
+    name = type(row.build()).__name__
+    with pytest.raises(TypeError, match=rf"{name}: unknown argument 'tua'; .*, in_channels.*, tau"):
+        row.build(tua=2)
+
+
+@every_backbone
 def test_an_unknown_argument_is_named(row):
     with pytest.raises(TypeError, match='depht'):
         row.build(depht=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -193,6 +194,20 @@ class BackboneOptions:
     norm_eval: bool = False
     with_cp: bool = False
     init_cfg: dict[str, Any] | list[Any] | None = None
+
+    @classmethod
+    def of(cls, backbone: nn.Module, **options: Any) -> BackboneOptions:
+        """Return the options; a ``TypeError`` about an unknown one names the backbone."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in options:
+            if name not in known:
+                own = inspect.signature(type(backbone)).parameters.values()
+                known |= {x.name for x in own if x.kind is not x.VAR_KEYWORD}
+                raise TypeError(
+                    f'{type(backbone).__name__}: unknown argument {name!r}; known are '
+                    f'{", ".join(sorted(known))}'
+                )
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -148,7 +148,7 @@ class BiDetResNet(ESBackbone):
         init_cfg: dict[str, Any] | list[Any] | None = HE,
         **options: Any,
     ) -> None:
-        common = BackboneOptions(out_copies=out_copies, init_cfg=init_cfg, **options)
+        common = BackboneOptions.of(self, out_copies=out_copies, init_cfg=init_cfg, **options)
         widths, depths = list(widths), list(depths)
         if len(widths) != len(depths) + 1:
             raise ValueError(

@@ -161,7 +161,7 @@ class BiDetVGG(ESBackbone):
         init_cfg: dict[str, Any] | list[Any] | None = XAVIER,
         **options: Any,
     ) -> None:
-        common = BackboneOptions(out_indices=out_indices, init_cfg=init_cfg, **options)
+        common = BackboneOptions.of(self, out_indices=out_indices, init_cfg=init_cfg, **options)
         arch = resolve_arch(arch)
         first, *widths, tail = arch['channels']
         unit: dict[str, Any] = dict(

@@ -402,7 +402,7 @@ class BinaryViT(ESBackbone):
         final_norm: bool = True,
         **options: Any,
     ) -> None:
-        common = BackboneOptions(**options)
+        common = BackboneOptions.of(self, **options)
         if common.groups != 1 and es_scope == 'all':
             raise ValueError(
                 f"groups={common.groups} must be 1 with es_scope='all', because attention has "

@@ -154,7 +154,9 @@ class BNext(ESBackbone):
         **options: Any,
     ) -> None:
         shrink = es_mode == 'shrunk'
-        common = BackboneOptions(out_copies=out_copies or ('first' if shrink else 'all'), **options)
+        common = BackboneOptions.of(
+            self, out_copies=out_copies or ('first' if shrink else 'all'), **options
+        )
         arch = resolve_arch(arch, ARCHS)
         is_18 = 'depths' in arch
         if is_18:

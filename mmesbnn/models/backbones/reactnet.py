@@ -216,7 +216,7 @@ class ReActNet(ESBackbone):
         sign_zero: int = -1,
         **options: Any,
     ) -> None:
-        common = BackboneOptions(**options)
+        common = BackboneOptions.of(self, **options)
         arch = resolve_arch(arch, ARCHS)
         unit = dict(
             generalized=generalized,
