@@ -120,7 +120,10 @@ def test_wrapper_options_and_types_pass_through(model, monkeypatch):
     ('paramwise_cfg', 'message'),
     [
         (dict(norm_decay=0), r"unknown keys \['norm_decay'\]"),
-        (dict(kernel_decay=-1), 'kernel_decay=-1 must not be negative'),
+        (dict(kernel_decay=-1), 'kernel_decay=-1 must be a finite number >= 0'),
+        (dict(kernel_decay='1e-8'), "kernel_decay='1e-8' must be a finite number >= 0"),
+        (dict(kernel_decay=True), 'kernel_decay=True must be a finite number >= 0'),
+        (dict(kernel_decay=None), 'kernel_decay=None must be a finite number >= 0'),
     ],
 )
 def test_impossible_arguments(model, paramwise_cfg, message):

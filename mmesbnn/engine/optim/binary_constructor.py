@@ -10,6 +10,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ...binary import binary_layers
+from ...checks import check, number
 
 
 class _Multiple(float):
@@ -86,9 +87,7 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         # never empty, because the base class would then pass all parameters as one group
         self.paramwise_cfg = {'kernel_decay': 1e-8, **self.paramwise_cfg}
-        decay = self.paramwise_cfg['kernel_decay']
-        if not decay >= 0:
-            raise ValueError(f'kernel_decay={decay!r} must not be negative')
+        check('kernel_decay', self.paramwise_cfg['kernel_decay'], number(0))
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         """Append the groups of ``module``'s parameters to ``params``."""
