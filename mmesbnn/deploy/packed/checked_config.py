@@ -78,6 +78,18 @@ def _check_scope(key: str, scope: Any) -> str | None:
     return scope
 
 
+def _registered_name(value: Any) -> Any:
+    """Return the name of a component that is named by its place.
+
+    mmengine writes so the classes of a config in pure Python: ``mmpretrain.models.ImageClassifier``
+    stands for ``mmpretrain.ImageClassifier``. Other packages register without a scope.
+    """
+    root, *places = value.split('.') if isinstance(value, str) else ('',)
+    if places and root in ('mmcv', 'mmengine', 'mmesbnn'):
+        return places[-1]
+    return f'{root}.{places[-1]}' if len(places) > 1 and root in SCOPES else value
+
+
 def _check_type(kind: str, value: Any, scope: str | None) -> None:
     prefix, _, name = value.rpartition('.') if isinstance(value, str) else ('', '', '')
     if prefix not in ('', *SCOPES):
@@ -112,11 +124,11 @@ def _check_dict(kind: str, config: Mapping[str, Any], scope: str | None) -> dict
     if '_scope_' in config:
         scope = _check_scope('_scope_', config['_scope_'])
     if 'type' in config:
-        _check_type(kind, config['type'], scope)
+        _check_type(kind, _registered_name(config['type']), scope)
     checked = {}
     for key, value in config.items():
         if key in ('type', '_scope_'):
-            checked[key] = value
+            checked[key] = _registered_name(value) if key == 'type' else value
         elif key == 'init_cfg':  # the weights come from the file
             continue
         elif not re.fullmatch(r'[A-Za-z0-9]\w*', str(key)):
@@ -161,7 +173,7 @@ def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
     if metainfo or not isinstance(dataset.get('type'), str):
         return dict(metainfo)
     scope = _check_scope('default_scope', config.get('default_scope'))
-    prefix, _, name = dataset['type'].rpartition('.')
+    prefix, _, name = _registered_name(dataset['type']).rpartition('.')
     if prefix not in ('', *SCOPES):
         return {}
     found = listed_components('dataset', name, prefix or scope)

@@ -123,6 +123,22 @@ def test_class_names_of_a_listed_data_set():
     assert checked(config)['test_dataloader']['dataset']['metainfo'] == {}
 
 
+def test_classes_of_a_config_in_pure_python():
+    config = changed('model.type', 'mmpretrain.models.classifiers.ImageClassifier')
+    config['model']['backbone']['type'] = 'mmesbnn.models.backbones.BNext'
+    dataset = config['test_dataloader']['dataset']
+    dataset['pipeline'] = [dict(type='mmcv.transforms.LoadImageFromFile')]
+    part = checked(config)
+    assert part['model']['type'] == 'mmpretrain.ImageClassifier'
+    assert part['model']['backbone']['type'] == 'BNext'
+    found = part['test_dataloader']['dataset']['pipeline']
+    assert found == [dict(type='LoadImageFromFile')]
+    config = changed(
+        'test_dataloader.dataset', dict(type='mmpretrain.datasets.CIFAR10', pipeline=[])
+    )
+    assert checked(config)['test_dataloader']['dataset']['metainfo']['classes'][0] == 'airplane'
+
+
 EVIL = dict(type='os.system', command='true')
 
 
@@ -131,6 +147,8 @@ EVIL = dict(type='os.system', command='true')
     [
         ('model.type', 'os.system', 'is not a component'),
         ('model.type', 'antigravity', 'is not a component'),
+        ('model.type', 'mmpretrain.models.os.system', 'is not a component'),
+        ('model.type', 'mmengine.fileio.get', 'is not a component'),
         ('model.type', ['ImageClassifier'], 'is not a component'),
         ('model.type', 'TimmClassifier', 'is not a component'),
         ('model.type', 'mmpretrain.HuggingFaceClassifier', 'is not a component'),
