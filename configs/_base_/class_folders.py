@@ -1,14 +1,17 @@
 # Images in folders, one per class: data_root/train/CLASS/* and data_root/val/CLASS/*.
-# Who inherits it sets data_root and the pipelines.
+# Who inherits it sets data_root and the pipelines. Workers that persist would not get the seeds of a
+# resumed training (EpochSeedHook).
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,
+    persistent_workers=False,
     dataset=dict(type='CustomDataset', data_prefix='train'),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=4,
+    persistent_workers=False,
     dataset=dict(type='CustomDataset', data_prefix='val'),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
