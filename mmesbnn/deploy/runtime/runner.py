@@ -97,10 +97,16 @@ class Runner:
         self.manifest: Manifest = self._network.manifest
         self.task: str = self.manifest.task
         self._task: Task = find_task(self.task)(self._network)
+        own: Any = type(self)
         # where a copy or another process opens the export
-        options = dict(engine=engine, threads=threads, device=device)
-        self._open = partial(
-            type(self), self.folder.absolute(), verify=verify, max_pixels=max_pixels, **options
+        self._open: Callable[[], Runner] = partial(
+            own,
+            self.folder.absolute(),
+            engine=engine,
+            threads=threads,
+            device=device,
+            verify=verify,
+            max_pixels=max_pixels,
         )
 
     def __reduce__(self) -> tuple[Callable[[], Runner], tuple[()]]:
