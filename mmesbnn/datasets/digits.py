@@ -20,16 +20,17 @@ def write_digits(root: str | os.PathLike[str], val_share: float = 0.3, seed: int
     The split keeps the classes' shares. The folder appears complete or not at all.
 
     Args:
-        root: Folder to write. If it exists and is not empty, it does not change.
+        root: Folder to write. If it holds digits, it does not change.
         val_share: Share of the images held out for validation. Default 0.3.
         seed: Seed of the split. Default 0.
 
     Returns:
-        Number of written images, 0 if the folder existed.
+        Number of written images, 0 if they were there.
 
     Raises:
         ValueError: If ``val_share`` is not between 0 and 1.
-        OSError: If the folder cannot be written, or another process was faster.
+        OSError: If the folder cannot be written, another process was faster, or it
+            holds something else.
         ImportError: If scikit-learn is missing.
     """
     require('sklearn', 'demo')
@@ -38,7 +39,7 @@ def write_digits(root: str | os.PathLike[str], val_share: float = 0.3, seed: int
     from sklearn.model_selection import train_test_split
 
     root = Path(root)
-    if is_filled(root):
+    if is_filled(root, 'train'):
         return 0
     digits = load_digits()
     indices = np.arange(len(digits.target))

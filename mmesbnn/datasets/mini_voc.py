@@ -378,17 +378,18 @@ def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
     About a tenth is cut off by the border and marked ``truncated``.
 
     Args:
-        root: Folder of the devkit, usually ``data/VOCdevkit``. If it exists and is not
-            empty, it does not change.
+        root: Folder of the devkit, usually ``data/VOCdevkit``. If it holds one, it
+            does not change.
         **options: Arguments of :class:`MiniVOC`: ``names``, ``size``, ``counts``,
             ``objects``, ``scale``, ``seed``.
 
     Returns:
-        Number of written images, 0 if the folder existed.
+        Number of written images, 0 if they were there.
 
     Raises:
         ValueError: If an option is out of range.
-        OSError: If the folder cannot be written, or another process was faster.
+        OSError: If the folder cannot be written, another process was faster, or it
+            holds something else.
         ImportError: If scikit-learn, scikit-image or OpenCV is missing.
     """
     chosen = MiniVOC(**options)
@@ -396,7 +397,7 @@ def write_mini_voc(root: str | os.PathLike[str], **options: Any) -> int:
     require('skimage', 'demo')
     require('cv2', 'det')
     root = Path(root)
-    if is_filled(root):
+    if is_filled(root, 'VOC2007', 'VOC2012'):
         return 0
     with whole_folder(root) as folder:
         _write(folder, chosen)

@@ -64,23 +64,24 @@ def write_photographs(root: str | os.PathLike[str], scale: int = 2, test_size: i
     ``root/test/LR_bicubic/X2/china.png`` have the layout of the benchmark sets.
 
     Args:
-        root: Folder to write. If it exists and is not empty, it does not change.
+        root: Folder to write. If it holds photographs, it does not change.
         scale: Magnification. Default 2.
         test_size: Side of the test images, a multiple of ``scale``, at most 300.
             Default 256.
 
     Returns:
-        Number of written photographs, 0 if the folder existed.
+        Number of written photographs, 0 if they were there.
 
     Raises:
         ValueError: If ``test_size`` is not as described.
-        OSError: If the folder cannot be written, or another process was faster.
+        OSError: If the folder cannot be written, another process was faster, or it holds something
+            else.
         ImportError: If scikit-image or scikit-learn is missing.
     """
     if not scale <= test_size <= 300 or test_size % scale:
         raise ValueError(f'test_size={test_size} must be a multiple of scale={scale}, at most 300')
     root = Path(root)
-    if is_filled(root):
+    if is_filled(root, 'train'):
         return 0
     with whole_folder(root) as folder:
         for name in TRAIN:

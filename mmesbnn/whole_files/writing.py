@@ -261,9 +261,21 @@ def _take_place(partial: Path, target: Path, root: Path) -> None:
         raise
 
 
-def is_filled(root: str | os.PathLike[str]) -> bool:
-    """Return True if the folder exists and is not empty."""
-    return os.path.isdir(root) and any(Path(root).iterdir())
+def is_filled(root: str | os.PathLike[str], *parts: str) -> bool:
+    """Return whether a data set was written to a folder; a missing or empty one has none.
+
+    Args:
+        root: Folder to look at.
+        *parts: Folders of the data set, one of which it must have.
+
+    Raises:
+        FileExistsError: If something else is in the folder.
+    """
+    if not os.path.isdir(root) or not any(Path(root).iterdir()):
+        return False
+    if not any(Path(root, part).is_dir() for part in parts):
+        raise FileExistsError(f'{root} holds something else: it has no folder {" or ".join(parts)}')
+    return True
 
 
 @contextlib.contextmanager

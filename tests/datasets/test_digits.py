@@ -57,7 +57,8 @@ def test_images_are_the_scans(root):
 
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    assert write_digits(tmp_path) == 0
+    with pytest.raises(FileExistsError, match='holds something else'):
+        write_digits(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
 
 

@@ -159,7 +159,8 @@ def test_class_names_are_mmdets():
 
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    assert write_mini_voc(tmp_path) == 0
+    with pytest.raises(FileExistsError, match='holds something else'):
+        write_mini_voc(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
 
 
