@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..checks import check_positive
 from ..errors import MmesbnnError, sentence
@@ -26,6 +26,9 @@ FORMATS = ('AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM',
 #: Tag of an image's orientation, and its values for images that are rotated by 90 degrees.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _WIDTH = 0x0100
+#: Start of a scan of a JPEG file, and the largest number of them. Every scan of a progressive file
+#: is a pass over the whole image; encoders write about ten.
+_SCAN, _MOST_SCANS = b'\xff\xda', 500
 _LIMIT = Lock()
 
 
@@ -124,6 +127,17 @@ def _lies(image: Image.Image) -> bool:
     return False
 
 
+def _scans(file: IO[bytes]) -> int:
+    """Return the number of scans in a JPEG file, whose position does not change."""
+    at, count, last = file.tell(), 0, b''
+    file.seek(0)
+    while part := file.read(2**20):
+        count += (last + part).count(_SCAN)
+        last = part[-1:]
+    file.seek(at)
+    return count
+
+
 def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image and turn it upright; if a file has several images, read the first one.
 
@@ -140,6 +154,8 @@ def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) 
     with _opened(path, max_pixels) as image:
         check_pixels(image.height, image.width, max_pixels, os.fsdecode(path))
         try:
+            if image.format in ('JPEG', 'MPO') and _scans(cast(Any, image).fp) > _MOST_SCANS:
+                raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
             image.load()
         except MemoryError:
             raise

@@ -195,3 +195,15 @@ def test_grey_of_16_bits_is_rounded():
 
 def test_the_limit_is_eight_thousand_squared():
     assert MAX_PIXELS == 8192**2
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
+    path = tmp_path / 'a.jpg'
+    Image.new('L', (64, 48), 128).save(path, progressive=True)
+    whole = path.read_bytes()
+    last = whole[whole.rindex(b'\xff\xda') : -2]
+    path.write_bytes(whole[:-2] + 300 * last + whole[-2:])
+    assert np.array_equal(np.asarray(read_image_file(path)), np.full((48, 64), 128))
+    path.write_bytes(whole[:-2] + 600 * last + whole[-2:])
+    with pytest.raises(ImageError, match='more than 500 scans'):
+        read_image_file(path)
