@@ -13,7 +13,8 @@ ZOO = """# Model zoo
 This page is generated from the metafiles in `configs/`.
 
 OPs are `FP MACs + BOPs / 64`. They and the parameters are measured with
-`python tools/count_ops.py CONFIG` at the input size of the config. **Accuracies are the papers'.**
+`python tools/count_ops.py CONFIG`, for some networks with `--shape`: the READMEs of the families
+say which. **Accuracies are the papers'.**
 They were not reproduced, because ImageNet, VOC and DF2K could not be downloaded for this work.
 A dash means that no paper reports a figure. There are no weights to download: train a recipe, or
 [convert a published file](tutorials/convert.md).
