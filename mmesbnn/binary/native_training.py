@@ -1,4 +1,4 @@
-"""Which steps of training can run on the native kernels."""
+"""Steps of training that can run on the native kernels."""
 
 from __future__ import annotations
 
