@@ -23,10 +23,11 @@ from ..runtime.program import (
     Step,
     Sweep,
 )
+from ..runtime.schema import Unfit
 from .code import segments
 from .expressions import MapValue, reads_of
 from .network import Heavy, Network
-from .rules import Rules
+from .rules import NotCovered, Rules
 from .schedule import SweepPlan, schedule
 
 _HEAVY: dict[str, Any] = {'real_conv': RealConv, 'binary_conv': BinaryConv, 'pool': Pool}
@@ -219,7 +220,13 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
     Raises:
         NotCovered: If the library does not support a part of the graph.
     """
-    network = Rules().follow(graph)
+    try:
+        return _compiled(Rules().follow(graph))
+    except Unfit as error:
+        raise NotCovered(f'its program would be beyond a limit: {error}') from error
+
+
+def _compiled(network: Network) -> tuple[Program, np.ndarray]:
     steps = _without_dead_stores(network, schedule(network))
     memory, data = _Memory(_lives(network, steps)), _Data()
     made: list[Step] = [Input(to=memory.numbers[network.image])]  # type: ignore[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -13,7 +14,7 @@ import openvino as ov
 from ..openvino.nodes import axes_in, const_value, key_of, rank_of
 from ..runtime.program import LARGEST_SUM
 from .borders import Bits, Bordered, compared_border
-from .expressions import Apply, Constant, Expression, MapValue, Read
+from .expressions import Apply, Constant, Expression, MapValue, Read, channels_of
 from .network import Heavy, Network, Value
 from .weights import bits_of, pack_binary, pack_real
 
@@ -34,7 +35,7 @@ def shape_of(output: ov.Output) -> tuple[int, ...]:
 
 def split_shape(shape: Sequence[int], node: ov.Node) -> tuple[tuple[int, ...], Pair]:
     """Return the axes of channels of a shape ``(1, C.., H, W)`` or ``(1, C)``, and (H, W)."""
-    if len(shape) < 2 or shape[0] != 1:
+    if len(shape) < 2 or shape[0] != 1 or 0 in shape:
         raise NotCovered(f'{_named(node)} has the shape {list(shape)}')
     if len(shape) < 4:
         return tuple(shape[1:]), (1, 1)
@@ -43,6 +44,21 @@ def split_shape(shape: Sequence[int], node: ov.Node) -> tuple[tuple[int, ...], P
 
 def _named(node: ov.Node) -> str:
     return f'{node.get_type_name()} {node.get_friendly_name()}'
+
+
+def _per_channel(constant: np.ndarray, rank: int) -> np.ndarray:
+    """Return a constant that is equal for all pixels, with its axes of channels only.
+
+    Args:
+        constant: The constant, whose axes are the last of ``rank`` axes.
+        rank: Number of axes of the map that it is used with.
+    """
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if rank >= 4 and shape[-2:] != (1, 1):
+        raise NotCovered(f'a constant of the shape {shape} differs from pixel to pixel')
+    if shape[0] != 1:
+        raise NotCovered(f'a constant of the shape {shape}')
+    return constant.reshape(shape[1:-2] if rank >= 4 else shape[1:])
 
 
 def _is_tiling(window: dict[str, Any], shape: Sequence[int]) -> bool:
@@ -89,6 +105,10 @@ class Rules:
         return self.network
 
     def _keep(self, node: ov.Node, value: Value) -> None:
+        axes, size = split_shape(shape_of(node.output(0)), node)
+        # the same numbers can be channels for a rule and pixels for the next one
+        if (channels_of(value.expression), (value.height, value.width)) != (axes, size):
+            raise NotCovered(f'{_named(node)} makes pixels of channels, or the reverse')
         if len(node.output(0).get_target_inputs()) > 1:
             value = self.network.kept(value)
         self._values[key_of(node.output(0))] = value
@@ -105,21 +125,19 @@ class Rules:
     def _operand(self, output: ov.Output, rank: int) -> Value:
         """Return an operand of an elementwise operator, constant or not."""
         constant = const_value(output)
-        if constant is None:
-            return self.value(output)
-        shape = (1,) * (rank - constant.ndim) + constant.shape
-        if rank >= 4 and shape[-2:] != (1, 1):
-            raise NotCovered(f'a constant of the shape {shape} differs from pixel to pixel')
-        axes = shape[1:-2] if rank >= 4 else shape[1:]
-        if shape[0] != 1:
-            raise NotCovered(f'a constant of the shape {shape}')
-        return Value(self.network.expressions.constant(constant.reshape(axes)), 1, 1)
+        if constant is not None:
+            return Value(self.network.expressions.constant(_per_channel(constant, rank)), 1, 1)
+        if rank_of(output) != rank:
+            raise NotCovered(f'{_named(output.get_node())} is used with an array of more axes')
+        return self.value(output)
 
     def parameter(self, node: ov.Node) -> Value:
         """Translate the input image."""
         axes, (height, width) = split_shape(shape_of(node.output(0)), node)
-        if self.network.image is not None or len(axes) != 1:
+        if self.network.image is not None:
             raise NotCovered('the network takes more than one image')
+        if len(axes) != 1:
+            raise NotCovered(f'{_named(node)} is not an image of the shape (N, C, H, W)')
         image = MapValue('float', height, width, axes[0])
         self.network.image = image
         return Value(self.network.reading(image, axes), height, width)
@@ -176,10 +194,10 @@ class Rules:
         """Translate a PReLU with a slope for each channel, or one."""
         x, slope = self.value(node.input_value(0)), const_value(node.input_value(1))
         axes, size = split_shape(shape_of(node.output(0)), node)
-        if slope is None or len(axes) != 1:
-            raise NotCovered(f'{_named(node)} has other than constant slopes')
+        if slope is None or len(axes) != 1 or slope.shape not in ((1,), axes):
+            raise NotCovered(f'{_named(node)} has other than a constant slope for each channel')
         expressions = self.network.expressions
-        constant = expressions.constant(np.broadcast_to(slope.reshape(-1), axes))
+        constant = expressions.constant(np.broadcast_to(slope, axes))
         return Value(expressions.apply('prelu', x.expression, constant), *size)
 
     def bounded(self, node: ov.Node, least: float | None, most: float | None) -> Value:
@@ -238,6 +256,8 @@ class Rules:
         source = self._with_border(node.input_value(0))
         value, along = source.value, const_value(node.input_value(1))
         rank = rank_of(node.input_value(0))
+        if source.extra:
+            raise NotCovered(f'{_named(node)} splits padded channels')
         if along is None or rank is None or int(along) % rank != 1:
             raise NotCovered(f'{_named(node)} splits other than channels')
         value = self.network.kept(value)
@@ -289,7 +309,7 @@ class Rules:
         if len(heavy) != len(maps) or any(len(each.writers) != 1 for each in maps):
             return None
         axes, _ = split_shape(shape_of(node.output(0)), node)
-        to = MapValue(maps[0].kind, values[0].height, values[0].width, axes[0])
+        to = MapValue(maps[0].kind, values[0].height, values[0].width, math.prod(axes))
         at = 0
         for one in heavy:
             one.to, one.at = to, at
@@ -300,9 +320,7 @@ class Rules:
     def _joined_maps(self, node: ov.Node, values: Sequence[Value]) -> Expression:
         """Let sweeps write to parts of one map."""
         axes, _ = split_shape(shape_of(node.output(0)), node)
-        if len(axes) != 1:
-            raise NotCovered(f'{_named(node)} joins maps of several axes')
-        to = MapValue('float', values[0].height, values[0].width, axes[0])
+        to = MapValue('float', values[0].height, values[0].width, math.prod(axes))
         at = 0
         for value in values:
             at += self.network.want('store', value, to, at).channels
@@ -315,7 +333,7 @@ class Rules:
         if rank is None or rank < 4 or axes is None or sorted(axes) != [rank - 2, rank - 1]:
             raise NotCovered(f'{_named(node)} is a mean of other than pixels')
         shape = shape_of(node.input_value(0))[1:-2]
-        to = MapValue('float', 1, 1, int(np.prod(shape)))
+        to = MapValue('float', 1, 1, math.prod(shape))
         self.network.want('mean', value, to)
         return Value(self.network.reading(to, shape), 1, 1)
 
@@ -323,12 +341,16 @@ class Rules:
         """Translate a comparison to bits."""
         source = self._with_border(node.input_value(0))
         low, high, zero, one = (const_value(node.input_value(i)) for i in range(1, 5))
-        axes, _ = split_shape(shape_of(node.output(0)), node)
-        if low is None or high is None or zero is None or one is None or (low != high).any():
+        shape = shape_of(node.output(0))
+        axes, _ = split_shape(shape, node)
+        if low is None or high is None or zero is None or one is None:
+            raise NotCovered(f'{_named(node)} has limits that are not constant')
+        if not np.array_equal(low, high):
             raise NotCovered(f'{_named(node)} is not a comparison')
         if node.get_attributes()['levels'] != 2 or zero.any() or (one != 1).any():
             raise NotCovered(f'{_named(node)} gives other than bits')
-        value, limits = source.value, np.broadcast_to(low.reshape(-1), int(np.prod(axes)))
+        limits = np.broadcast_to(_per_channel(low, len(shape)), axes).ravel()
+        value = source.value
         to = MapValue('bits', value.height, value.width, len(limits) - source.extra)
         bits = compared_border(source, limits, to)
         if bits is None:
@@ -355,9 +377,9 @@ class Rules:
     ) -> Value:
         """Add a heavy step and return its result."""
         axes, size = split_shape(shape_of(node.output(0)), node)
-        to = MapValue(number, *size, axes[0])
+        to = MapValue(number, *size, math.prod(axes))
         weights = more.pop('weights', None)
-        heavy = Heavy(kind, source, to, 0, axes[0], more, weights)
+        heavy = Heavy(kind, source, to, 0, to.channels, more, weights)
         to.writers.append(heavy)
         self.network.heavy.append(heavy)
         return Value(self.network.reading(to, axes), *size)
@@ -382,11 +404,14 @@ class Rules:
         )
 
     def matmul(self, node: ov.Node) -> Value:
-        """Translate a linear layer, which is a convolution of one pixel."""
+        """Translate a linear layer of one vector, which is a convolution of one pixel."""
         weight, attributes = const_value(node.input_value(1)), node.get_attributes()
-        value = self.value(node.input_value(0))
-        if weight is None or weight.ndim != 2 or value.pixels != 1 or attributes['transpose_a']:
-            raise NotCovered(f'{_named(node)} is no linear layer of one pixel')
+        value, shape = self.value(node.input_value(0)), shape_of(node.input_value(0))
+        if weight is None or weight.ndim != 2 or attributes['transpose_a']:
+            raise NotCovered(f'{_named(node)} is no linear layer')
+        # the last axis of a map (1, C.., H, W) is not its channels
+        if len(shape) > 3 or math.prod(shape[:-1]) != 1:
+            raise NotCovered(f'{_named(node)} is a linear layer of an array {list(shape)}')
         weight = weight if attributes['transpose_b'] else weight.T
         one = (1, 1)
         return self._result(
@@ -434,6 +459,8 @@ class Rules:
         attributes, maximum = node.get_attributes(), node.get_type_name() == 'MaxPool'
         if any(d != 1 for d in attributes.get('dilations', ())):
             raise NotCovered(f'{_named(node)} is dilated')
+        if rank_of(node.output(0)) != 4:
+            raise NotCovered(f'{_named(node)} is not of two dimensions')
         window = self._window(node, attributes['kernel'])
         window.pop('dilation', None)
         counts = not maximum and not attributes['exclude-pad'] and any(window['padding'])
@@ -442,7 +469,7 @@ class Rules:
         value = self.value(node.input_value(0))
         if not maximum and _is_tiling(window, shape_of(node.input_value(0))):
             axes, size = split_shape(shape_of(node.output(0)), node)
-            to = MapValue('float', *size, axes[0])
+            to = MapValue('float', *size, math.prod(axes))
             self.network.want('pool', value, to)
             return Value(self.network.reading(to, axes), *size)
         return self._result(

@@ -173,6 +173,7 @@ class Odd(nn.Module):
         (lambda x: x.softmax(1).mean((2, 3)), 'no native form of Softmax'),
         (lambda x: x[:, :, ::2].mean((2, 3)), 'other than channels'),
         (lambda x: (x * torch.arange(8.0)).mean((2, 3)), 'from pixel to pixel'),
+        (lambda x: x.repeat(1, 2**19, 1, 1), 'beyond a limit: .*channels=1572864 must be'),
     ],
 )
 def test_what_is_not_covered_is_named(function, message):
