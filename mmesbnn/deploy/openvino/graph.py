@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ from .copies import sum_kernels_of_copies
 from .layout import channels_last
 from .means import push_means
 from .signs import compare_directly
-from .trace import trace
+from .trace import conversion_error, trace
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,27 @@ def native_form(
     if len(graph.inputs) != 1:
         return f'the network has {len(graph.inputs)} inputs, and the native library supports one'
     single = graph.clone()
-    single.reshape(ov.PartialShape([1, *example[0].shape[1:]]))
-    _clean(single)
+    try:
+        with _converting():
+            single.reshape(ov.PartialShape([1, *example[0].shape[1:]]))
+            _clean(single)
+    except ExportError as error:
+        return f'the network does not run on one image: {error}'
     if half:
         _replace(single, lambda rounded: ops.constant(rounded.astype(np.float32)))
     try:
         return compile_program(single)
     except NotCovered as error:
         return str(error)
+
+
+@contextlib.contextmanager
+def _converting() -> Iterator[None]:
+    """Turn an error of OpenVINO inside, such as one about shapes, into an ExportError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise conversion_error(error) from error
 
 
 def _set_names(ports: Sequence[Any], names: Sequence[str]) -> None:
@@ -185,14 +199,15 @@ def binary_graph(
     """
     graph, calls = trace(model, example)
     shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
-    graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
-    _clean(graph)
-    zeros = compare_directly(graph)
-    _check_signs(calls, zeros)
-    if zeros:
-        push_means(graph)
-        sum_kernels_of_copies(graph)
+    with _converting():
+        graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
         _clean(graph)
+        zeros = compare_directly(graph)
+        _check_signs(calls, zeros)
+        if zeros:
+            push_means(graph)
+            sum_kernels_of_copies(graph)
+            _clean(graph)
     return graph, _reports(calls, zeros)
 
 
@@ -237,13 +252,14 @@ def to_openvino(
     """
     graph, layers = binary_graph(model, example, dynamic_batch=dynamic_batch)
     native = native_form(graph, example, half) if with_native else None
-    if any(layer.binary for layer in layers):
-        channels_last(graph)
-    _clean(graph)
-    _set_names(graph.inputs, input_names)
-    _set_names(graph.outputs, output_names)
-    if half:
-        halve(graph)
+    with _converting():
+        if any(layer.binary for layer in layers):
+            channels_last(graph)
+        _clean(graph)
+        _set_names(graph.inputs, input_names)
+        _set_names(graph.outputs, output_names)
+        if half:
+            halve(graph)
     return Conversion(graph, layers, native)
 
 

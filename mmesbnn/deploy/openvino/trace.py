@@ -131,8 +131,8 @@ class _Converter:
         return ops.matmul(context.get_input(0), context.get_input(1), False, False).outputs()
 
 
-def _conversion_error(error: Exception) -> ExportError:
-    """Return an error that names the part that OpenVINO's frontend cannot convert."""
+def conversion_error(error: Exception) -> ExportError:
+    """Return the error for one of OpenVINO: a sentence that names what it cannot convert."""
     text = ' '.join(str(error).split())
     rule = re.search(r'No conversion rule found for operations: (.+)', text)
     return ExportError(f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400])
@@ -164,6 +164,6 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
         try:
             graph = frontend.convert(frontend.load(decoder))
         except Exception as error:  # the frontend raises its own exceptions
-            raise (converter.mismatch or _conversion_error(error)) from error
+            raise (converter.mismatch or conversion_error(error)) from error
     converter.check_complete()
     return graph, converter.converted

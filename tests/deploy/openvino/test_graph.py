@@ -176,3 +176,25 @@ def test_unknown_operators_are_named():
 
     with pytest.raises(ExportError, match=r'cannot convert the model: .*svd'):
         converted(Net(), torch.randn(1, 1, 4, 4))
+
+
+class Pooled(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x, 2, 2, ceil_mode=True)
+
+
+def test_shapes_that_openvino_refuses_are_an_export_error():
+    x = torch.randn(1, 4, 4, 1)
+    Pooled()(x)  # torch does not refuse them
+    with pytest.raises(ExportError, match=r'OpenVINO cannot convert the model: .*kernel'):
+        converted(Pooled(), x)
+
+
+def test_a_network_of_two_images_has_no_native_form():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.reshape(2, 3, 16) * 2
+
+    conversion, y = converted(Pair(), torch.ones(2, 3, 4, 4), with_native=True)
+    assert (y == 2).all()
+    assert conversion.native.startswith('the network does not run on one image: OpenVINO')
