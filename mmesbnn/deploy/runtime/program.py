@@ -22,8 +22,10 @@ The weights are in the program's data. A real convolution has float32 weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 from .schema import Flag, Integer, Kind, ListOf, Nested, OneOf, Part, Tagged, Unfit, entry, inside
@@ -39,7 +41,14 @@ MAP_KINDS = ('float', 'int16', 'bits')
 LARGEST_SUM = {'int16': 2**15 - 1, 'float': 2**24}
 
 _MAPS, _STEPS, _CODE, _SIDE, _CHANNELS, _WINDOW = 2**16, 2**16, 2**12, 2**16, 2**20, 2**12
-MOST_MEMORY = 2**33
+#: Largest number of bytes that a program needs for an image: its maps, outputs and sums. The
+#: backbone of an ES-BNext-T detector at 1333x800 needs a sixth.
+MOST_MEMORY = 2**31
+#: Largest number of operations for an image, see :meth:`Step.work`. ES-BNext-L has a tenth at
+#: 1333x800. A core takes a minute or two for as many.
+MOST_WORK = 2**38
+#: Largest number of parts of a map for which a sweep adds up its means separately.
+MOST_TILES = 64
 #: Operators of a sweep in the order of their numbers, with their numbers of operands.
 OPERATORS = {
     'copy': 1,
@@ -59,6 +68,11 @@ OPERANDS = 4
 NOTHING, REGISTER, CONSTANT, MAP, MEAN, POOL = range(6)
 
 _NUMBER, _INDEX = Integer(0, _MAPS - 1), Integer(0, MOST_MEMORY)
+
+
+def _in_vectors(channels: int) -> int:
+    """Return a number of channels, rounded up to whole vectors."""
+    return -(-channels // REAL_LANES) * REAL_LANES
 
 
 def _pair(least: int, most: int = _WINDOW) -> Kind:
@@ -106,6 +120,11 @@ class Data:
     maps: tuple[Map, ...]
     nbytes: int
 
+    @cached_property
+    def pixels(self) -> set[int]:
+        """Numbers of pixels of all maps."""
+        return {one.pixels for one in self.maps}
+
     def map(self, number: int, where: str, *kinds: str) -> Map:
         """Return map ``number``; it must have one of the given kinds."""
         if number >= len(self.maps) or self.maps[number].kind not in kinds:
@@ -122,6 +141,14 @@ class Step(Part):
     def check_sizes(self, data: Data) -> None:
         """Raise :class:`Unfit` if it reads or writes outside of its maps or data."""
         raise NotImplementedError
+
+    def work(self, data: Data) -> int:
+        """Return the number of operations for an image.
+
+        An operation is a multiplication and addition, the comparison of a word of bits, or an
+        elementwise instruction, for one channel. Channels are counted in whole vectors.
+        """
+        return 0
 
     def code(self) -> Iterator[int]:
         """Yield the numbers of the step for the library."""
@@ -188,11 +215,17 @@ class RealConv(_Conv):
         self.check_target(data.map(self.to, 'to', 'float'))
         if source.channels % self.groups or self.kernels % self.groups:
             raise Unfit('groups', self.groups, f'a divisor of {source.channels}, {self.kernels}')
-        blocks = self.groups * -(-self.kernels // self.groups // REAL_LANES)
-        depth = source.channels // self.groups
-        count = blocks * self.kernel[0] * self.kernel[1] * depth * REAL_LANES
+        count = self._weights(source)
         if self.weights + count > data.nbytes // 4:
             raise Unfit('weights', self.weights, f'so that {count} floats follow')
+
+    def _weights(self, source: Map) -> int:
+        blocks = self.groups * -(-self.kernels // self.groups // REAL_LANES)
+        depth = source.channels // self.groups
+        return blocks * math.prod(self.kernel) * depth * REAL_LANES
+
+    def work(self, data: Data) -> int:
+        return data.maps[self.to].pixels * self._weights(data.maps[self.source])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,12 +241,19 @@ class BinaryConv(_Conv):
         source = data.map(self.source, 'source', 'bits')
         to = data.map(self.to, 'to', 'int16', 'float')
         self.check_target(to)
-        taps = self.kernel[0] * self.kernel[1]
-        if source.channels * taps > LARGEST_SUM[to.kind]:
-            raise Unfit('to', self.to, f'a map that holds {source.channels * taps}')
-        words = -(-source.channels // 64) * taps * BINARY_LANES * -(-self.kernels // BINARY_LANES)
+        most = source.channels * math.prod(self.kernel)
+        if most > LARGEST_SUM[to.kind]:
+            raise Unfit('to', self.to, f'a map that holds {most}')
+        words = self._words(source)
         if self.weights + words > data.nbytes // 8:
             raise Unfit('weights', self.weights, f'so that {words} words follow')
+
+    def _words(self, source: Map) -> int:
+        blocks = -(-self.kernels // BINARY_LANES)
+        return -(-source.channels // 64) * math.prod(self.kernel) * BINARY_LANES * blocks
+
+    def work(self, data: Data) -> int:
+        return data.maps[self.to].pixels * self._words(data.maps[self.source])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +274,10 @@ class Pool(Step):
         source, to = data.map(self.source, 'source', 'float'), data.map(self.to, 'to', 'float')
         if source.channels != to.channels:
             raise Unfit('to', self.to, f'a map of {source.channels} channels')
+
+    def work(self, data: Data) -> int:
+        to = data.maps[self.to]
+        return to.pixels * _in_vectors(to.channels) * math.prod(self.kernel)
 
 
 class _Instruction(Kind):
@@ -338,7 +382,7 @@ class Sweep(Step):
     segments: tuple[Segment, ...] = entry(ListOf(Nested(Segment), 1, _STEPS))
 
     def check_sizes(self, data: Data) -> None:
-        if all(one.pixels != self.pixels for one in data.maps):
+        if self.pixels not in data.pixels:
             raise Unfit('height', self.height, 'that of a map')
         for i, segment in enumerate(self.segments):
             with inside(f'segments[{i}]'):
@@ -356,6 +400,20 @@ class Sweep(Step):
     def pixels(self) -> int:
         """Number of pixels."""
         return self.height * self.width
+
+    @property
+    def sums(self) -> int:
+        """Number of channels whose means it writes."""
+        return sum(
+            segment.channels
+            for segment in self.segments
+            for one in segment.code
+            if one[1][0] == MEAN
+        )
+
+    def work(self, data: Data) -> int:
+        each = sum(_in_vectors(one.channels) * len(one.code) for one in self.segments)
+        return self.pixels * each
 
     def has_windows_of(self, smaller: Map) -> bool:
         """Return true if each pixel of a map matches a window of the sweep's maps."""
@@ -425,6 +483,19 @@ class Program(Part):
         for i, step in enumerate(self.steps):
             with inside(f'steps[{i}]'):
                 step.check_sizes(data)
+        self._check_limits(data)
+
+    def _check_limits(self, data: Data) -> None:
+        outputs = [data.maps[one.source].nbytes for one in self.steps if isinstance(one, Output)]
+        sums = max((one.sums for one in self.steps if isinstance(one, Sweep)), default=0)
+        memory = self.memory + sum(outputs) + 4 * MOST_TILES * sums
+        work = sum(step.work(data) for step in self.steps)
+        for count, most, what in (
+            (memory, MOST_MEMORY, 'bytes of maps, outputs and sums'),
+            (work, MOST_WORK, 'operations'),
+        ):
+            if count > most:
+                raise Unfit('steps', f'{count:,} {what}', f'{most:,} or fewer for an image')
 
     def to_dict(self) -> dict[str, Any]:
         """Return the program as JSON values."""

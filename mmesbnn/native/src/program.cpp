@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include <chrono>
+#include <unordered_set>
 
 #include "api.h"
 #include "steps.h"
@@ -10,7 +11,11 @@ namespace mmesbnn {
 namespace {
 
 constexpr int64_t kVersion = 1, kMostMaps = 1 << 16, kMostSteps = 1 << 16, kMostCode = 1 << 12;
-constexpr int64_t kSide = 1 << 16, kMostChannels = 1 << 20, kMostMemory = int64_t{1} << 33;
+constexpr int64_t kSide = 1 << 16, kMostChannels = 1 << 20;
+// For an image: bytes of maps, outputs and sums; and operations, as in deploy/runtime/program.py.
+constexpr int64_t kMostMemory = int64_t{1} << 31, kMostWork = int64_t{1} << 38;
+// Tiles of a sweep, and floats of the vectors in which channels are counted.
+constexpr int64_t kMostTiles = 64, kVector = 16;
 // Largest sums of a binary convolution in int16, and in float, which holds all integers up to it.
 constexpr int64_t kMostInt16 = 32767, kMostFloat = 1 << 24;
 
@@ -33,6 +38,7 @@ class Reader {
     const int64_t steps = next(2, kMostSteps);
     for (int64_t i = 0; i < steps; ++i) read_step();
     if (position_ != length_ || program_.input < 0 || program_.outputs.empty()) throw Wrong();
+    if (program_.memory + outputs_ + 4 * kMostTiles * sums_ > kMostMemory) throw Wrong();
   }
 
  private:
@@ -41,6 +47,10 @@ class Reader {
   const int64_t length_;
   int64_t position_ = 0;
   int64_t weighed_ = 0;  // bytes of the weights of all steps
+  int64_t work_ = 0;     // operations of all steps
+  int64_t outputs_ = 0;  // bytes of all outputs
+  int64_t sums_ = 0;     // of a tile of the sweep that has most
+  std::unordered_set<int64_t> sizes_;  // pixels of all maps
 
   int64_t next(int64_t least, int64_t most) {
     if (position_ >= length_) throw Wrong();
@@ -65,6 +75,18 @@ class Reader {
     require(map.offset % 64 == 0 && map.pixels() <= kMostMemory / map.channels &&
             map.bytes() <= program_.memory - map.offset);
     program_.maps.push_back(map);
+    sizes_.insert(map.pixels());
+  }
+
+  // Counts operations, so many for each pixel.
+  void work(int64_t pixels, int64_t each) {
+    // a division, because the product could be too large for an integer
+    require(each <= (kMostWork - work_) / pixels);
+    work_ += pixels * each;
+  }
+
+  static int64_t in_vectors(int64_t channels) {
+    return (channels + kVector - 1) / kVector * kVector;
   }
 
   // The prepared data of a step are at most some two times as large as its weights. The sum over
@@ -110,6 +132,7 @@ class Reader {
     auto step = std::make_unique<OutputStep>();
     step->from = map_of(MapKind::kFloat);
     step->number = program_.outputs.size();
+    outputs_ += step->from.bytes();
     program_.outputs.push_back(static_cast<int>(code_[position_ - 1]));
     add(std::move(step));
   }
@@ -141,6 +164,7 @@ class Reader {
     require(step->window.taps() <= limit / row && blocks <= limit / (row * step->window.taps()));
     weigh(4 * blocks * row * step->window.taps());
     step->weights = next(0, limit - blocks * row * step->window.taps());
+    work(step->to.pixels(), blocks * row * step->window.taps());
     step->zeros.assign(depth, 0.0f);
     add(std::move(step));
   }
@@ -164,6 +188,7 @@ class Reader {
     require(blocks_for(conv.kernels) <= limit / row);
     weigh(8 * blocks_for(conv.kernels) * row);
     const int64_t weights = next(0, limit - blocks_for(conv.kernels) * row);
+    work(step->to.pixels(), blocks_for(conv.kernels) * row);
     conv.weights = reinterpret_cast<const uint64_t*>(program_.data) + weights;
     conv.prepare(INT64_MAX);
     add(std::move(step));
@@ -176,25 +201,26 @@ class Reader {
     step->window = read_window(false);
     step->maximum = next(0, 1) != 0;
     step->count_padding = next(0, 1) != 0;
+    work(step->to.pixels(), in_vectors(step->to.channels) * step->window.taps());
     add(std::move(step));
   }
 
   void read_sweep() {
     auto step = std::make_unique<SweepStep>();
     step->height = next(1, kSide), step->width = next(1, kSide);
-    const auto as_large = [&](const Map& map) { return map.pixels() == step->pixels(); };
-    require(std::any_of(program_.maps.begin(), program_.maps.end(), as_large));
+    require(sizes_.count(step->pixels()) > 0);
     const int64_t segments = next(1, kMostSteps);
     for (int64_t i = 0; i < segments; ++i) {
       Segment segment;
       segment.channels = next(1, kMostChannels);
       const int64_t length = next(1, kMostCode);
       for (int64_t j = 0; j < length; ++j) read_instruction(*step, segment);
+      work(step->pixels(), in_vectors(segment.channels) * length);
       link(segment.code);
       step->segments.push_back(std::move(segment));
     }
     step->count_registers();
-    require(step->sums <= kMostMemory / 4 / step->tiles());
+    sums_ = std::max(sums_, step->sums);
     program_.sums = std::max(program_.sums, step->sums * step->tiles());
     add(std::move(step));
   }

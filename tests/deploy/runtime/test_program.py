@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmesbnn import native
+from mmesbnn.deploy.runtime import program as programs
 from mmesbnn.deploy.runtime.program import Program
 from mmesbnn.deploy.runtime.program_file import MAGIC, ProgramError, read_program, write_program
 from mmesbnn.deploy.runtime.schema import Unfit
@@ -154,6 +155,55 @@ def test_a_program_has_one_input_and_an_output():
     ):
         with pytest.raises(Unfit, match=message):
             Program.from_dict({**content(), 'steps': wrong})
+
+
+def with_pools(count):
+    """Return a program with pools of 2**28 operations each."""
+    changed = content()
+    pool = {**changed['steps'][6], 'kernel': [4096, 4096]}
+    return {**changed, 'steps': [*changed['steps'][:6], *[pool] * count, *changed['steps'][7:]]}
+
+
+def with_outputs(count):
+    changed = content()
+    return {**changed, 'steps': [*changed['steps'], *[dict(op='output', source=1)] * count]}
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ('fits', 'too_large', 'message'),
+    [
+        # 544 bytes of outputs, and 64 floats for each of 8 means
+        (
+            {**content(), 'memory': 2**31 - 2624},
+            {**content(), 'memory': 2**31 - 2560},
+            r"steps='2,147,483,680 bytes of maps, outputs and sums' must be 2,147,483,648 or fewer",
+        ),
+        (
+            {**with_outputs(1), 'memory': 2**31 - 3136},
+            {**with_outputs(2), 'memory': 2**31 - 3136},
+            'bytes of maps, outputs and sums',
+        ),
+        (with_pools(1023), with_pools(1024), r"operations' must be 274,877,906,944 or fewer"),
+    ],
+    ids=['memory', 'outputs', 'work'],
+)
+def test_memory_and_work_are_limited(fits, too_large, message, monkeypatch):
+    engine(Program.from_dict(fits))
+    with pytest.raises(Unfit, match=message):
+        Program.from_dict(too_large)
+    monkeypatch.setattr(programs, 'MOST_MEMORY', 2**40)
+    monkeypatch.setattr(programs, 'MOST_WORK', 2**50)
+    with pytest.raises(native.NativeError, match='the program is wrong at its number'):
+        engine(Program.from_dict(too_large))
+
+
+def test_work_is_counted_in_whole_vectors():
+    program = Program.from_dict(content())
+    data = programs.Data(maps=program.maps, nbytes=program.nbytes)
+    work = [step.work(data) for step in program.steps]
+    # a convolution of 3 channels, bits, one word of 8 kernels, one pixel, 3 instructions, a pool
+    assert work == [0, 16 * 3 * 16, 16 * 16, 16 * 8, 16, 16 * 3 * 16, 16 * 4, 0, 0]
 
 
 def places(value, path=()):
