@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from mmesbnn.whole_files import (
     check_file,
+    check_folder,
     check_place,
     read_whole,
     remove_unfinished,
@@ -114,14 +116,37 @@ def test_a_place_for_files_is_checked_before_the_work(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'loop']
 
 
-def test_the_file_that_is_read_is_not_overwritten(tmp_path):
-    path, link = tmp_path / 'x', tmp_path / 'link'
+def test_files_that_are_read_are_not_overwritten(tmp_path, monkeypatch):
+    path, link, hard = (tmp_path / name for name in ('x', 'link', 'hard'))
     path.write_text('old')
     link.symlink_to(path)
-    with pytest.raises(OSError, match='overwrite') as caught:
-        check_file(link, path)
-    assert caught.value.filename == str(link)
-    assert check_file(path, tmp_path / 'another') == path
+    hard.hardlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    names = (path, link, hard, Path('x'), Path('../') / tmp_path.name / 'x')
+    for written, read in itertools.product(names, names):
+        with pytest.raises(OSError, match='overwrite') as caught:
+            check_file(written, None, tmp_path / 'missing', read)
+        assert caught.value.filename == str(written)
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    others = (None, tmp_path / 'another', tmp_path / 'loop', 'n' * 300, path / 'x', tmp_path)
+    assert check_file(path, *others) == path
+
+
+def test_folders_with_files_that_are_read_are_not_replaced(tmp_path):
+    folder, outside = tmp_path / 'folder', tmp_path / 'outside'
+    (folder / 'inner').mkdir(parents=True)
+    outside.touch()
+    (folder / 'inner' / 'x').touch()
+    (folder / 'out').symlink_to(outside)
+    (tmp_path / 'in').symlink_to(folder / 'inner' / 'x')
+    (tmp_path / 'same').symlink_to(folder)
+    for root, read in itertools.product(
+        (folder, tmp_path / 'same'), (folder / 'inner' / 'x', folder / 'out', tmp_path / 'in')
+    ):
+        with pytest.raises(OSError, match='overwrite') as caught:
+            check_folder(root, None, outside, read, replace=True)
+        assert caught.value.filename == str(root)
+    assert check_folder(folder, None, outside, folder / 'missing', replace=True) == folder
 
 
 def test_new_files_get_the_mode_of_the_umask(tmp_path, umask):

@@ -111,9 +111,8 @@ def draw(found, args):
 
 def main():
     args = parse_args()
-    for path in (args.json, args.figure):
-        if path:
-            check_file(path)
+    for path in filter(None, (args.json, args.figure)):
+        check_file(path, args.config, args.weights, args.baseline, args.baseline_weights)
     if args.figure:
         require('matplotlib', 'demo', '--figure')
     cfg = load_config(args.config, args.cfg_options)

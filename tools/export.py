@@ -79,7 +79,7 @@ def main() -> None:
     from mmesbnn.deploy.tasks.make import make_task
     from mmesbnn.deploy.tasks.trained import load_trained
 
-    check_output(args.out)
+    check_output(args.out, args.config, args.checkpoint)
     cfg, model, meta = load_trained(
         args.config,
         args.checkpoint,

@@ -23,6 +23,7 @@ from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.qonnx import export_qonnx
 from mmesbnn.deploy.tasks.make import make_task
 from mmesbnn.deploy.tasks.trained import load_trained
+from mmesbnn.whole_files import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +74,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     warnings.simplefilter('ignore')
     args = parse_args()
+    check_file(args.out, *args.files)
     path, checkpoint = args.files if len(args.files) == 2 else (args.files[0], None)
     cfg, model, meta = load_trained(
         path,

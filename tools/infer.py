@@ -21,10 +21,11 @@ from mmesbnn import cli, options  # before the slow imports
 
 from mmesbnn.deploy import ImageError, Runner
 from mmesbnn.deploy.runtime.images import MAX_PIXELS
+from mmesbnn.deploy.runtime.manifest import FILES
 from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
 from mmesbnn.errors import sentence
-from mmesbnn.whole_files import check_file, check_place, whole_file
+from mmesbnn.whole_files import check_file, check_place, check_unread, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
@@ -139,6 +140,9 @@ def main():
     if args.json and Path(args.json).parent != out:  # which is made for the first result
         check_file(args.json)
     files = list(find(args.images))
+    paths = targets(out, files) if out else [None] * len(files)
+    export = [Path(args.folder, name) for name in FILES]
+    check_unread(filter(None, (args.json, *paths)), (*export, *files))
     runner = Runner(
         args.folder,
         engine=args.engine,
@@ -150,7 +154,6 @@ def main():
         batch_size=args.batch, score_thr=args.score_thr, steps=args.steps, seed=args.seed
     )
     began, collected, errors = time.perf_counter(), {}, []
-    paths = targets(out, files) if out else [None] * len(files)
     for file, path, result in zip(files, paths, runner.results(files, choices, show)):
         if isinstance(result, ImageError):
             errors.append(result)

@@ -91,7 +91,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    check_target(args.folder)
+    check_target(args.folder, args.checkpoint, args.config)
     if args.push:
         require('huggingface_hub', 'hub', '--push')
     model, config, meta = read_network(

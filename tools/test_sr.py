@@ -54,7 +54,7 @@ def parse_args():
 def main():
     args = parse_args()
     if args.export:
-        check_pipeline_folder(args.export)
+        check_pipeline_folder(args.export, args.config, args.checkpoint)
     for folder in filter(None, (args.out, args.work_dir)):
         check_place(folder)
     cfg = load_config(args.config, args.cfg_options)

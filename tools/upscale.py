@@ -26,7 +26,7 @@ from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.errors import sentence
 from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
 from mmesbnn.images.tensors import write_png
-from mmesbnn.whole_files import check_place
+from mmesbnn.whole_files import check_place, check_unread
 
 
 def parse_args():
@@ -112,8 +112,6 @@ def targets(paths, folder, scale):
             raise InputError(f'{path} and {found[target]} would both become {target}')
         if not path.is_file():
             raise InputError(f'{path}: no such file')
-        if target.resolve() in {Path(other).resolve() for other in paths}:
-            raise InputError(f'{target}, the result of {path}, is to be upscaled itself')
         found[target] = path
     return found
 
@@ -134,8 +132,9 @@ def main():
     with explained(f'cannot use --device {args.device}'):
         pipeline.to(args.device)
     scale = pipeline.config.scale if args.scale is None else args.scale
-    errors = []
-    for target, path in targets(args.images, Path(args.out), scale).items():
+    errors, found = [], targets(args.images, Path(args.out), scale)
+    check_unread(found, (*args.images, args.model, args.config))
+    for target, path in found.items():
         try:
             image, alpha = read(path, scale, args.max_pixels)
         except ImageError as error:

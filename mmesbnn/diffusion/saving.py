@@ -13,14 +13,20 @@ from ..whole_files import check_folder, whole_folder
 _NAMES = ('README.md', 'model_index.json', 'scheduler', 'unet')
 
 
-def check_pipeline_folder(out: str | os.PathLike[str]) -> None:
+def check_pipeline_folder(
+    out: str | os.PathLike[str], *sources: str | os.PathLike[str] | None
+) -> None:
     """Raise an error if ``out`` cannot become a pipeline's folder.
+
+    Args:
+        out: Folder to write.
+        *sources: Files that are read; None is skipped.
 
     Raises:
         MmesbnnError: If it holds files that do not belong to a pipeline.
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, or holds a file that is read.
     """
-    target = check_folder(out, replace=True)
+    target = check_folder(out, *sources, replace=True)
     if target.is_dir() and (
         other := sorted(p.name for p in target.iterdir() if p.name not in _NAMES)
     ):

@@ -30,14 +30,18 @@ _PARTS = ('config', 'dataset_meta')
 _SNAPSHOTS, _BLOBS = 'snapshots', 'blobs'
 
 
-def check_target(folder: str | os.PathLike[str]) -> None:
+def check_target(folder: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> None:
     """Raise an error if ``folder`` cannot become the folder of a network.
+
+    Args:
+        folder: Folder to write.
+        *sources: Files that are read; None is skipped.
 
     Raises:
         PretrainedError: If it holds files that do not belong to one.
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, or holds a file that is read.
     """
-    target = check_folder(folder, replace=True)
+    target = check_folder(folder, *sources, replace=True)
     if not target.is_dir():
         return
     other = sorted(p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD))

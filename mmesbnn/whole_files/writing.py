@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,8 @@ from .partial import disk_error, flush, flush_name, partial_name, removed, speak
 from .swapping import swap
 
 T = TypeVar('T')
+#: Name of a file or folder.
+Name = str | os.PathLike[str]
 
 #: Number of attempts to read a folder that changes while it is read.
 _READS = 100
@@ -50,25 +52,48 @@ def _explained(partial: Path, path: Path) -> Iterator[None]:
         raise reason from error
 
 
-def check_file(path: str | os.PathLike[str], source: str | os.PathLike[str] | None = None) -> Path:
+def _number(path: Name) -> tuple[int, int] | None:
+    """Return what all names of a file have in common, None if it cannot be found."""
+    with contextlib.suppress(OSError, ValueError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
+
+
+def check_unread(paths: Iterable[Name], sources: Iterable[Name | None]) -> None:
+    """Raise an error if a file to write is one that the work reads, by whatever name.
+
+    Args:
+        paths: Files to write.
+        sources: Files that the work reads. None is skipped, and so is a file that cannot
+            be found: its reader says why.
+
+    Raises:
+        OSError: If one of ``paths`` is one of the files that are read.
+    """
+    read = {_number(source) for source in sources if source is not None} - {None}
+    for path in paths:
+        if _number(path) in read:
+            _refuse(errno.EINVAL, Path(path), 'Would overwrite the file that is read')
+
+
+def check_file(path: Name, *sources: Name | None) -> Path:
     """Raise the error that :func:`whole_file` would raise, before the work.
 
     Args:
         path: File to write.
-        source: File that the work reads. Default None: it reads no file.
+        *sources: Files that the work reads, as in :func:`check_unread`.
 
     Returns:
         File that will be replaced; for a link, the file at its end.
 
     Raises:
-        OSError: If ``path`` cannot be written, or is ``source``.
+        OSError: If ``path`` cannot be written, or is a file that is read.
     """
+    check_unread([path], sources)
     path = Path(path)
     target = Path(os.path.realpath(path))
     status = _status(target)
-    read = None if source is None else _status(Path(source))
-    if status and read and os.path.samestat(status, read):
-        _refuse(errno.EINVAL, path, 'Would overwrite the file that is read')
     if status is None:
         if not target.parent.is_dir():
             _refuse(errno.ENOENT, path, 'No such folder')
@@ -95,7 +120,7 @@ def _is_standard_stream(status: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+def whole_file(path: Name, *, durable: bool = True) -> Iterator[Path]:
     """Yield a name to write to; the file replaces ``path`` when the block ends.
 
     An empty file with that name already exists. Its name has no ending, so a writer cannot
@@ -148,14 +173,19 @@ def _writable(partial: Path, old: os.stat_result | None, needed: int) -> int:
     return mode
 
 
-def check_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Path:
+def check_folder(root: Name, *sources: Name | None, replace: bool = False) -> Path:
     """Raise the error that :func:`whole_folder` would raise, before the work.
+
+    Args:
+        root: Folder to write.
+        *sources: Files that the work reads, as in :func:`check_unread`.
+        replace: As in :func:`whole_folder`.
 
     Returns:
         Folder that will be made or replaced; for a link, the folder at its end.
 
     Raises:
-        OSError: If ``root`` cannot be written.
+        OSError: If ``root`` cannot be written, or holds a file that is read.
     """
     root = Path(root)
     target = Path(os.path.realpath(root))
@@ -170,8 +200,19 @@ def check_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Path
             _refuse(errno.EBUSY, root, 'The current folder cannot be replaced')
         if os.path.ismount(target):
             _refuse(errno.EBUSY, root, 'A mount point, so name a folder in it')
+        if any(_lies_in(source, target) for source in sources if source is not None):
+            _refuse(errno.EINVAL, root, 'Would overwrite the file that is read')
     _check_above(target, root)
     return target
+
+
+def _lies_in(source: Name, folder: Path) -> bool:
+    """Return True if ``source`` lies in ``folder``, or is a link that lies there."""
+    path = Path(source)
+    if not os.path.exists(path):
+        return False
+    names = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent), path.name))
+    return any(folder in name.parents for name in names)
 
 
 def _check_above(target: Path, root: Path) -> None:
@@ -182,7 +223,7 @@ def _check_above(target: Path, root: Path) -> None:
         _refuse(errno.EACCES, root)
 
 
-def check_place(root: str | os.PathLike[str]) -> Path:
+def check_place(root: Name) -> Path:
     """Raise the error of making ``root`` and writing files in it, before the work.
 
     Args:
@@ -207,7 +248,7 @@ def check_place(root: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(root: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+def whole_folder(root: Name, *, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to write to; it becomes ``root`` when the block ends.
 
     If the block fails, ``root`` does not change and nothing else is left. The content is
@@ -261,7 +302,7 @@ def _take_place(partial: Path, target: Path, root: Path) -> None:
         raise
 
 
-def is_filled(root: str | os.PathLike[str], *parts: str) -> bool:
+def is_filled(root: Name, *parts: str) -> bool:
     """Return whether a data set was written to a folder; a missing or empty one has none.
 
     Args:
@@ -300,7 +341,7 @@ def _identity(root: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def read_whole(root: str | os.PathLike[str], read: Callable[[], T]) -> T:
+def read_whole(root: Name, read: Callable[[], T]) -> T:
     """Read several files of a folder that can be replaced meanwhile.
 
     Args:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip('scipy')
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks'))
 from json_lines import read
-from seeded_forms import BASELINE, draw, pairs, table, train_missing
+from seeded_forms import BASELINE, draw, pairs, parser_of, table, train_missing
 
 
 def line(form, seed, loss):
@@ -40,6 +40,14 @@ def test_no_training_is_done_twice(tmp_path):
     train_missing(path, train, ['other'], [0], iters=4)
     assert done[-1] == ('other', 0, 4)
     assert [json.loads(x) for x in path.read_text().splitlines()] == read(path)
+
+
+def test_the_picture_does_not_replace_the_results(capsys):
+    parser = parser_of('', [BASELINE], Path('results.jsonl'), seeds=1)
+    assert parser.parse_args(['--out', 'other.jsonl']).out == Path('other.jsonl')
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--out', 'results.png'])
+    assert 'must not end with .png' in capsys.readouterr().err
 
 
 def test_a_missing_file_holds_nothing(tmp_path):

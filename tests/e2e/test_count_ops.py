@@ -85,6 +85,20 @@ def test_errors_are_one_sentence(tmp_path, count, args, words):
     assert 'Traceback' not in err
 
 
+@pytest.mark.parametrize('read', ['config', 'weights', 'baseline', 'baseline-weights'])
+@pytest.mark.parametrize('written', ['json', 'figure'])
+def test_no_file_that_is_read_is_overwritten(tmp_path, count, read, written):
+    names = ('config', 'weights', 'baseline', 'baseline-weights', 'json', 'figure')
+    paths = {name: tmp_path / f'{name}.file' for name in names}
+    for path in paths.values():
+        path.write_text(path.name)
+    paths[written] = paths[read]
+    config = paths.pop('config')
+    code, _, err = count(config, '--images', 2, *(f'--{k}={v}' for k, v in paths.items()))
+    assert (code, 'Would overwrite the file that is read' in err) == (2, True)
+    assert all(path.read_text() == path.name for path in tmp_path.iterdir())
+
+
 def test_measured_on_data_and_drawn_beside_the_baseline(tmp_path, count):
     pytest.importorskip('matplotlib')
     config = write_project(tmp_path)

@@ -108,6 +108,16 @@ def test_output_that_cannot_be_written(project, tmp_path, export):
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
+def test_a_folder_with_the_checkpoint_is_not_replaced(project, tmp_path, export):
+    config, _, hard, _ = project
+    checkpoint = tmp_path / 'net' / 'model.bin'
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(hard.read_bytes())
+    code, _, err = export(config, checkpoint, '--out', tmp_path / 'net')
+    assert code == 2 and 'Would overwrite the file that is read' in err
+    assert checkpoint.read_bytes() == hard.read_bytes()
+
+
 def test_missing_openvino(project, tmp_path, export, monkeypatch):
     config, _, hard, _ = project
     monkeypatch.setitem(sys.modules, 'openvino', None)

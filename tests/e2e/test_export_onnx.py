@@ -101,6 +101,20 @@ def test_qonnx_of_a_checkpoint_and_of_a_packed_file(project, export, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.onnx', 'b.onnx']
 
 
+@pytest.mark.parametrize('form', ['onnx', 'qonnx'])
+def test_no_file_that_is_read_is_overwritten(project, export, form):
+    folder, config, _ = project
+    for *args, out in (
+        (config, folder / 'weights.pth', config),
+        (config, folder / 'weights.pth', folder / 'weights.pth'),
+        (folder / 'net.safetensors', folder / 'net.safetensors'),
+    ):
+        before = out.read_bytes()
+        code, _, err = export(*args, out, '--form', form)
+        assert (code, out.read_bytes() == before) == (2, True)
+        assert f'Would overwrite the file that is read: {out}' in err
+
+
 def test_what_goes_wrong(project, export, tmp_path):
     folder, config, model = project
     set_temperature(model, 0.5)

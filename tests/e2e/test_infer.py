@@ -131,6 +131,32 @@ def test_what_goes_wrong(project, infer, tmp_path):
         assert 'Traceback' not in err
 
 
+def test_no_file_that_is_read_is_overwritten(project, infer, tmp_path, monkeypatch):
+    export = shutil.copytree(project / 'classifier', tmp_path / 'export')
+    images = shutil.copytree(project / 'images', tmp_path / 'images')
+    (images / '2.png').rename(images / '2.jpg')  # whose drawing is another file
+    (images / '2.png').hardlink_to(images / '0.png')
+    before = {file: file.read_bytes() for file in tmp_path.rglob('*') if file.is_file()}
+    monkeypatch.chdir(images)
+    for args, name in [
+        (('0.png', '--out', '.'), '0.png'),
+        ((images, '--out', images), '0.png'),
+        (('0.png', '2.jpg', '--out', '.'), '0.png'),
+        (('0.png', '--json', images / '0.png'), '0.png'),
+        (('0.png', '--out', '.', '--json', '0.png'), '0.png'),
+        (('0.png', '--json', '2.png'), '2.png'),
+        (('0.png', '--json', export / 'model.bin'), 'model.bin'),
+        (('0.png', '--out', export, '--json', export / 'manifest.json'), 'manifest.json'),
+    ]:
+        code, out, err = infer(export, *args)
+        assert (code, out) == (2, ''), args
+        assert 'Would overwrite the file that is read: ' in err
+        assert err.endswith(f'{name}\n')
+        assert {f: f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()} == before
+    for _ in range(2):  # results may be replaced
+        assert infer(export, '2.jpg', '--out', export, '--json', export / 'x.json')[0] == 0
+
+
 def test_an_ir_edited_by_hand(infer, tmp_path, project):
     exports.write_classifier(tmp_path)
     xml = tmp_path / 'model.xml'

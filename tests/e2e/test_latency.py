@@ -105,6 +105,17 @@ def test_a_config_of_another_kind(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize(
+    ('option', 'name'),
+    [('--config', 'latency.json'), ('--config', 'latency.png'), ('--networks', 'networks.json')],
+)
+def test_a_config_is_not_overwritten(tmp_path, monkeypatch, capsys, option, name):
+    (tmp_path / name).touch()
+    arguments = (option, tmp_path / name, '--quick', '--out', tmp_path)
+    assert run_tool('benchmarks/latency.py', *arguments, monkeypatch=monkeypatch) == 2
+    assert 'Would overwrite the file that is read' in capsys.readouterr().err
+
+
 @pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='AVX2 is of x86')
 def test_avx2_only(tmp_path):
     config = write_project(tmp_path)

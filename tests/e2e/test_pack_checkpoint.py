@@ -93,13 +93,15 @@ def test_a_config_in_the_checkpoint_is_not_run(project, pack, tmp_path):
 
 
 def test_wrong_files(project, pack, tmp_path):
-    _, checkpoint, _ = project
+    config, checkpoint, _ = project
     code, _, err = pack(tmp_path / 'nowhere.pth', tmp_path / 'x.safetensors')
     assert (code, 'No such file' in err) == (2, True)
     code, _, err = pack(checkpoint, tmp_path / 'nowhere' / 'x.safetensors')
     assert (code, 'nowhere/x.safetensors' in err) == (2, True)
-    code, _, err = pack(checkpoint, checkpoint)
-    assert (code, 'overwrite' in err) == (2, True)
+    for out in (checkpoint, config):
+        before = out.read_bytes()
+        code, _, err = pack(checkpoint, out, '--config', config)
+        assert (code, 'overwrite' in err, out.read_bytes() == before) == (2, True, True)
     (tmp_path / 'text.pth').write_text('no checkpoint')
     code, _, err = pack(tmp_path / 'text.pth', tmp_path / 'x.safetensors')
     assert (code, 'damaged or no file of torch.save' in err) == (2, True)

@@ -80,3 +80,13 @@ def test_a_filled_folder_is_refused_before_the_work(save, tmp_path):
     (tmp_path / 'mine').write_text('')
     code, _, err = save('nowhere.pth', tmp_path)
     assert code == 2 and 'do not belong to a network (mine)' in err
+
+
+@pytest.mark.parametrize('given', [('net/model.safetensors',), ('x.pth', '--config', 'net/x.py')])
+def test_a_folder_with_a_file_that_is_read_is_refused(save, tmp_path, monkeypatch, given):
+    (tmp_path / 'net').mkdir()
+    for name in ('model.safetensors', 'x.py'):
+        (tmp_path / 'net' / name).touch()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = save(given[0], tmp_path / 'net', *given[1:])
+    assert code == 2 and 'Would overwrite the file that is read' in err

@@ -210,3 +210,12 @@ def test_wrong_checkpoints_are_named(root, tmp_path, failure):
 def test_nothing_to_do(failure):
     message = failure('test_sr.py', 'config.py', 'none.pth', '--no-test')
     assert '--no-test without --export leaves nothing to do' in message
+
+
+def test_a_pipeline_with_the_checkpoint_is_not_replaced(tmp_path, failure):
+    checkpoint = tmp_path / 'pipeline' / 'unet' / 'x.safetensors'
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    message = failure('test_sr.py', 'x.py', checkpoint, '--no-test', '--export', 'pipeline')
+    assert message.endswith('Would overwrite the file that is read: pipeline')
+    assert checkpoint.exists()

@@ -113,7 +113,7 @@ def test_a_checkpoint_of_training_with_its_config(folder):
         (['photo.png', '--model', 'gone'], 'cannot load gone: gone: no such file'),
         (['photo.png', '--model', 'sub'], 'sub: holds neither a pipeline'),
         (['photo.png', '--model', 'iter_9.pth'], 'iter_9.pth: does not describe its n'),
-        (['photo_x3.png', 'photo.png'], 'photo_x3.png, the result of photo.png, is'),
+        (['photo_x3.png', 'photo.png'], 'overwrite the file that is read: photo_x3.png'),
         (['photo.png', '--device', 'abacus'], 'cannot use --device abacus: '),
         (['photo.png', '--max-pixels', '34'], '7 x 5 pixels, more than max_pixels=34'),
         (['photo.png', '--max-pixels', '314'], 'upscaled, has 21 x 15 pixels, more'),

@@ -1,9 +1,13 @@
 """Predicted images as PNGs."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from mmesbnn.datasets import PairedSRDataset
 from mmesbnn.engine.hooks import SaveImagesHook
-from mmesbnn.images.tensors import read_rgb
+from mmesbnn.images.tensors import read_rgb, write_png
 from tests.datasets.sr_folders import crop_of
 
 
@@ -17,3 +21,12 @@ def test_one_png_per_image_in_a_folder_per_set(tmp_path):
     assert files == [tmp_path / 'out/B100/3096.png', tmp_path / 'out/Set5/baby.png']
     assert torch.equal(read_rgb(files[1]), samples[0]['pred'])
     assert torch.equal(read_rgb(files[0]), samples[1]['pred'])
+
+
+def test_images_of_the_data_set_are_not_replaced(tmp_path):
+    write_png(tmp_path / 'HR' / 'baby.png', crop_of(0, 8, 8))
+    data = PairedSRDataset(2, str(tmp_path / 'HR'), set_names=['HR'])
+    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=data))
+    SaveImagesHook(tmp_path / 'out').before_test(runner)
+    with pytest.raises(OSError, match='overwrite the file that is read'):
+        SaveImagesHook(tmp_path).before_test(runner)

@@ -50,7 +50,7 @@ from speed.names import (
 )
 
 from mmesbnn.optional import require
-from mmesbnn.whole_files import check_place
+from mmesbnn.whole_files import check_place, check_unread
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -250,18 +250,18 @@ def main() -> None:
     from mmesbnn.analysis import save_json
 
     check_place(args.out)
+    single = args.networks is None
+    stem = args.out / f'{"latency" if single else "networks"}{"-avx2" * args.avx2}'
+    written = [stem.with_suffix(ending) for ending in ('.json', '.png')[: 1 + single]]
+    check_unread(written, [args.config] if single else args.networks)
     names = chosen(args)
     if native_forms(args.avx2):
         native.use_instruction_set(native_forms(args.avx2)[NATIVE])
-    single = args.networks is None
     with tempfile.TemporaryDirectory() as name:
         content = (measure_one if single else measure_several)(args, names, Path(name))
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f'{"latency" if single else "networks"}{"-avx2" * args.avx2}'
-    written = [stem.with_suffix('.json')]
     save_json(written[0], {**describe(args.avx2), **content})
     if single:
-        written.append(stem.with_suffix('.png'))
         draw(content['results'], written[1])
     print(f'\nwrote {" and ".join(map(str, written))}')
 

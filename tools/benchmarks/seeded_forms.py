@@ -19,6 +19,14 @@ from mmesbnn.whole_files import whole_file
 BASELINE = 'baseline'
 
 
+def _lines_file(given: str) -> Path:
+    """Return the file of ``--out``, beside which the picture gets the ending ``.png``."""
+    path = options.path(given)
+    if path.suffix == '.png':
+        raise argparse.ArgumentTypeError(f'{given!r} must not end with .png, as the picture does')
+    return path
+
+
 def parser_of(text: str, forms: Iterable[str], out: Path, seeds: int) -> argparse.ArgumentParser:
     """Return a parser of ``--forms``, ``--seeds`` and ``--out``.
 
@@ -43,7 +51,7 @@ def parser_of(text: str, forms: Iterable[str], out: Path, seeds: int) -> argpars
     parser.add_argument(
         '--seeds', type=options.count, default=seeds, help='trainings of every form'
     )
-    parser.add_argument('--out', type=options.path, default=out)
+    parser.add_argument('--out', type=_lines_file, default=out)
     return parser
 
 

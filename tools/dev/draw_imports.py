@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mmesbnn import cli
+from mmesbnn.whole_files import check_file
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'mmesbnn'
 
@@ -143,6 +144,7 @@ def main():
     )
     parser.add_argument('out', nargs='?', default='docs/imports.png', help='a PNG')
     args = parser.parse_args()
+    check_file(args.out, *PACKAGE.rglob('*.py'))
     edges = imports()
     draw(edges, args.out)
     wrong = upward(edges)

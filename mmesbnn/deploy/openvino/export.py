@@ -24,16 +24,8 @@ from ...whole_files import check_folder, whole_folder
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.kernels import lost_operator
-from ..runtime.manifest import ExportError, fitting, write_manifest
-from ..runtime.manifest_schema import (
-    HEAD_FILES,
-    MODEL_FILES,
-    NATIVE_FILE,
-    REPORT,
-    Input,
-    Manifest,
-    Output,
-)
+from ..runtime.manifest import FILES, ExportError, fitting, write_manifest
+from ..runtime.manifest_schema import HEAD_FILES, NATIVE_FILE, REPORT, Input, Manifest, Output
 from ..runtime.openvino_graph import set_batch
 from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
@@ -42,8 +34,6 @@ from ..tasks.finite_weights import check_weights
 from .graph import Conversion, compile_graph, to_openvino
 from .parts import with_parts
 from .verify import verify, verify_native
-
-_FILES = (*MODEL_FILES, NATIVE_FILE, *HEAD_FILES, 'manifest.json', REPORT)
 
 Port = TypeVar('Port', bound=Output)
 
@@ -128,16 +118,21 @@ def _unwritable(out: Path, error: OSError) -> ExportError:
     return ExportError(f'--out {out}: cannot be written ({error.strerror})')
 
 
-def check_output(out: str | os.PathLike[str]) -> None:
-    """Raise an :class:`ExportError` if ``out`` cannot become an export."""
+def check_output(out: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> None:
+    """Raise an :class:`ExportError` if ``out`` cannot become an export.
+
+    Args:
+        out: Folder to write.
+        *sources: Files that are read; None is skipped.
+    """
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise ExportError(f'--out {path}: is a file, and must be a folder')
     try:
-        check_folder(path, replace=True)
+        check_folder(path, *sources, replace=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    if path.is_dir() and any(file.name not in _FILES for file in path.iterdir()):
+    if path.is_dir() and any(file.name not in FILES for file in path.iterdir()):
         raise ExportError(f'--out {path}: holds other files than an export; name a new folder')
 
 

@@ -340,10 +340,10 @@ def pack_checkpoint(
     Raises:
         PackError: As :func:`pack`.
         InputError: If checkpoint or config cannot be used.
-        OSError: If the file cannot be written, or is ``checkpoint``.
+        OSError: If the file cannot be written, or is ``checkpoint`` or ``config``.
     """
     path, checkpoint = Path(path), Path(checkpoint)
-    check_file(path, checkpoint)
+    check_file(path, checkpoint, config)
     model, cfg, dataset_meta = read_network(
         checkpoint, config=config, trust_stored_config=trust_stored_config, max_bytes=max_bytes
     )

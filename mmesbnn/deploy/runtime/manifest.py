@@ -98,11 +98,13 @@ from ...errors import MmesbnnError, sentence
 from ...plain_files import open_plain
 from ...version import __version__
 from ...whole_files import whole_file
-from .manifest_schema import HEAD_FILES, MODEL_FILES, NATIVE_FILE, Manifest
+from .manifest_schema import HEAD_FILES, MODEL_FILES, NATIVE_FILE, REPORT, Manifest
 from .schema import Unfit
 from .strict_json import parse_json
 
 NAME = 'manifest.json'
+#: Names of all files that an export can have.
+FILES = (*MODEL_FILES, NATIVE_FILE, *HEAD_FILES, NAME, REPORT)
 FORMAT = 1
 #: Largest size of a manifest in bytes; 100,000 names of classes take less.
 _LARGEST = 2**22

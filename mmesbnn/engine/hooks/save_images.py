@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ...checks import checked
 from ...images.tensors import write_png
+from ...whole_files import check_unread
 
 
 @HOOKS.register_module()
@@ -30,6 +31,19 @@ class SaveImagesHook(Hook):
     def __init__(self, out_dir: str | os.PathLike[str]) -> None:
         self.out_dir = Path(out_dir)
 
+    def _path(self, set_name: str, name: str) -> Path:
+        return self.out_dir / set_name / f'{name}.png'
+
+    def before_test(self, runner: Runner) -> None:
+        """Check that no image replaces one of the :class:`~mmesbnn.datasets.PairedSRDataset`.
+
+        Raises:
+            OSError: If one would.
+        """
+        pairs = getattr(runner.test_dataloader.dataset, 'pairs', ())
+        written = (self._path(pair.set_name, pair.hr.stem) for pair in pairs)
+        check_unread(written, (file for pair in pairs for file in (pair.hr, pair.lr)))
+
     def after_test_iter(
         self,
         runner: Runner,
@@ -39,5 +53,4 @@ class SaveImagesHook(Hook):
     ) -> None:
         """Write the images of a batch."""
         for sample in outputs or ():
-            path = self.out_dir / sample['set_name'] / f'{sample["name"]}.png'
-            write_png(path, sample['pred'])
+            write_png(self._path(sample['set_name'], sample['name']), sample['pred'])
