@@ -1,4 +1,4 @@
-"""Base of all errors that a user can fix, and limits of their sentences."""
+"""Base of all errors that a user can fix, and texts that a terminal can show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ LONGEST_MESSAGE = 600
 
 class MmesbnnError(ValueError):
     """Base of errors about inputs that cannot be used; the message names the input."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for characters that cannot be printed.
+
+    A file's name can hold line ends and commands for the terminal.
+    """
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
@@ -25,7 +33,7 @@ def shorten(text: str, longest: int = LONGEST_MESSAGE) -> str:
         if len(text) <= 4 * longest
         else (' '.join((text[: 2 * longest] + ' ... ' + text[-2 * longest :]).split()))
     )
-    line = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = printable(line)
     if len(line) <= longest:
         return line
     tail = longest // 4

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from mmesbnn.errors import LONGEST_MESSAGE, MmesbnnError, sentence, shorten
+from mmesbnn.errors import LONGEST_MESSAGE, MmesbnnError, printable, sentence, shorten
 
 
 def test_short_lines_stay_as_they_are():
@@ -13,6 +13,11 @@ def test_short_lines_stay_as_they_are():
 
 def test_lines_are_joined_and_escaped():
     assert shorten('a\n  b\tc\x1b[31m\x00d\udcff') == 'a b c\\x1b[31m\\x00d\\udcff'
+
+
+def test_a_name_is_printed_in_one_line_and_in_full():
+    assert printable('ä  二.png') == 'ä  二.png'
+    assert printable('a\n\x1b[2J\x9b\udcff' + 999 * 'b') == 'a\\n\\x1b[2J\\x9b\\udcff' + 999 * 'b'
 
 
 @pytest.mark.parametrize('longest', [20, 100, LONGEST_MESSAGE])

@@ -24,7 +24,7 @@ from mmesbnn.deploy.runtime.images import MAX_PIXELS
 from mmesbnn.deploy.runtime.manifest import FILES
 from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
-from mmesbnn.errors import sentence
+from mmesbnn.errors import printable, sentence
 from mmesbnn.whole_files import check_file, check_place, check_unread, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -167,9 +167,9 @@ def main():
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as partial:
                 image.save(partial, format='PNG')
-            text += f'  -> {path}'
+            text += f'  -> {printable(str(path))}'
         collected[str(file)] = content
-        print(f'{file}  {text}')
+        print(f'{printable(str(file))}  {text}')
     took = time.perf_counter() - began
     return finish(files, collected, errors, args.json, took, runner)
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mmesbnn.analysis import InputError, build_model, explained, load_config, load_weights
 from mmesbnn.conversion import load_sr_pipeline
-from mmesbnn.errors import sentence
+from mmesbnn.errors import printable, sentence
 from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
 from mmesbnn.images.tensors import write_png
 from mmesbnn.whole_files import check_place, check_unread
@@ -145,7 +145,7 @@ def main():
 
 
 def upscale(pipeline, image, alpha, target, path, scale, args):
-    pipeline.set_progress_bar_config(desc=path.name)
+    pipeline.set_progress_bar_config(desc=printable(path.name))
     with explained(str(path)):
         (result,) = pipeline(
             image,
@@ -159,7 +159,7 @@ def upscale(pipeline, image, alpha, target, path, scale, args):
             result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
         write_png(target, torch.from_numpy(np.array(result)).permute(2, 0, 1))
     size = f'{result.width} x {result.height}'
-    print(f'{path} ({image.width} x {image.height}) -> {target} ({size})')
+    print(printable(f'{path} ({image.width} x {image.height}) -> {target} ({size})'))
 
 
 def finish(errors, count):

@@ -157,6 +157,17 @@ def test_no_file_that_is_read_is_overwritten(project, infer, tmp_path, monkeypat
         assert infer(export, '2.jpg', '--out', export, '--json', export / 'x.json')[0] == 0
 
 
+def test_names_of_files_are_no_commands_for_the_terminal(project, infer, tmp_path):
+    name = 'a\x1b]0;b\x07\n\x9b2Jc.png'
+    shutil.copy(project / 'images' / '0.png', tmp_path / name)
+    code, out, _ = infer(project / 'classifier', tmp_path, '--out', tmp_path / 'drawn')
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert out.replace('\n', '').isprintable()
+    assert out.count('a\\x1b]0;b\\x07\\n\\x9b2Jc.png') == 2
+    assert (tmp_path / 'drawn' / name).exists()
+
+
 def test_an_ir_edited_by_hand(infer, tmp_path, project):
     exports.write_classifier(tmp_path)
     xml = tmp_path / 'model.xml'
