@@ -1,6 +1,6 @@
 # Images in folders, one per class: data_root/train/CLASS/* and data_root/val/CLASS/*.
-# Who inherits it sets data_root and the pipelines. Workers that persist would not get the seeds of a
-# resumed training (EpochSeedHook).
+# Who inherits it sets data_root and the pipelines. Workers that persist would not get the seeds of
+# a resumed training (EpochSeedHook).
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,
