@@ -12,6 +12,7 @@ Neural Networks", arXiv 2503.23709 (``src/bnext_rep.py``, ``bnext_rep_ops.py``,
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,27 +108,34 @@ class Layout:
         return ' '.join(words)
 
 
-def _numbers(state: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the consecutive numbers, from 0, that the group of ``pattern`` matches."""
-    found = {int(match[1]) for key in state if (match := re.match(pattern, key))}
-    return max(found, default=-1) + 1
+def _numbers(state: Mapping[str, Tensor], pattern: str) -> set[int]:
+    """Return the numbers that the group of ``pattern`` matches."""
+    return {int(match[1]) for key in state if (match := re.match(pattern, key))}
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the consecutive numbers, from 0, that the group of ``pattern`` matches.
+
+    Numbers after a gap are not counted: one key could claim a million layers.
+    """
+    found = _numbers(state, pattern)
+    return next(i for i in itertools.count() if i not in found)
 
 
 def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
     """Read the channels from the modules: a pair of FFNs doubles the width."""
-    channels = [stem_width]
-    for i in range(1, _numbers(state, r'feature\.(\d+)\.')):
-        double = any(key.startswith(f'feature.{i}.FFN_') for key in state)
-        channels.append(channels[-1] * (2 if double else 1))
+    channels, double = [stem_width], _numbers(state, r'feature\.(\d+)\.FFN_')
+    for i in range(1, _count(state, r'feature\.(\d+)\.')):
+        channels.append(channels[-1] * (2 if i in double else 1))
     return dict(channels=channels)
 
 
 def _arch_18(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
     channels, depths = [stem_width], []
-    for i in range(_numbers(state, r'layer(\d+)\.')):
+    for i in range(_count(state, r'layer(\d+)\.')):
         key = f'layer{i}.0.Attention.binary_conv.weight'
         channels.append(shape_of(state, key, 4)[0])
-        depths.append(_numbers(state, rf'layer{i}\.(\d+)\.'))
+        depths.append(_count(state, rf'layer{i}\.(\d+)\.'))
     return dict(channels=channels, depths=depths)
 
 

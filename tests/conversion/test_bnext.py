@@ -251,6 +251,19 @@ def broken(net='rep_ops', **changes):
             broken('18', **{'conv1.weight_clip_val': torch.zeros(2)}),
             'quantised BNext-18 is not supported',
         ),
+        # a loop up to these numbers would not end
+        (
+            broken(**{'feature.999999999.x': torch.zeros(1)}),
+            r'1 are unknown \(feature.999999999.x\)',
+        ),
+        (
+            broken('18', **{'layer999999999.0.x': torch.zeros(1)}),
+            r'1 are unknown \(layer999999999.0.x\)',
+        ),
+        (
+            broken('18', **{'layer0.999999999.x': torch.zeros(1)}),
+            r'1 are unknown \(layer0.999999999.x\)',
+        ),
     ],
 )
 def test_contradictions_are_named(state, message):
