@@ -27,7 +27,7 @@ from ..binary.weights import FixedWeight, RealWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
 from ..whole_files import check_file, whole_file
-from .output_agreement import OutputAgreement, compare_runs
+from .output_agreement import OutputAgreement, compare_all, compare_runs
 from .packed.file import PackError
 from .runtime.manifest import ExportError
 from .tasks.detector_graphs import has_unordered_rows, takes_one_image
@@ -86,6 +86,9 @@ def _swap_last_axes(g: Any, x: Any) -> Any:
     order[-2:] = order[:-3:-1]
     return g.op('Transpose', x, perm_i=order)
 
+
+#: Number of examples in the batch with which an open batch is tested.
+BATCHED = 4
 
 #: torch's exporter keeps its state in globals.
 _EXPORTER = threading.Lock()
@@ -168,6 +171,37 @@ def write_graph(
             raise ExportError(f'the network cannot become ONNX: {reason}') from error
 
 
+def _check_batches(
+    run: Callable[[Sequence[Tensor]], Sequence[np.ndarray]],
+    network: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    names: Sequence[str],
+) -> None:
+    """Run a graph on a batch of several examples, and compare it with torch.
+
+    A trace can hold the batch of its example as a constant, for example in a reshape.
+
+    Raises:
+        ExportError: If the graph does not take the batch, or computes something else.
+    """
+    batch = tuple(map(torch.cat, zip(*[*examples, *examples][:BATCHED])))
+    count = len(batch[0])
+    try:
+        ours = list(run(batch))
+        with inference(network):
+            theirs = [y.float().numpy() for y in network(*batch)]
+        fits = all(x.shape == y.shape and len(y) == count for x, y in zip(ours, theirs))
+    except Exception:  # classes of ONNX Runtime, and a network of a user can raise anything
+        fits = False
+    if not fits:
+        raise ExportError(
+            'this network is exported for one size of batch only: pass '
+            'dynamic_batch=False (--fixed-batch)'
+        )
+    by_image = [[[y[i : i + 1] for y in ys] for i in range(count)] for ys in (ours, theirs)]
+    compare_all('ONNX Runtime', names, by_image[0], by_image[1])
+
+
 @checked(
     network=MODULE,
     examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
@@ -197,7 +231,7 @@ def export_onnx(
             them, so use real inputs. The first example fixes all sizes except the batch.
         input_names: Names of the inputs. Default ``('images',)``.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
-        dynamic_batch: Whether the file takes any batch size. Default True.
+        dynamic_batch: Whether the file takes any batch size, which is tested. Default True.
         opset: Version of ONNX's operators. Default 17.
 
     Returns:
@@ -206,8 +240,9 @@ def export_onnx(
     Raises:
         PackError: If a layer's weights are not binary yet; the message names it.
         ImportError: If onnx or onnxruntime is not installed.
-        ExportError: If the outputs are not torch's, or the network cannot be exported
-            or has weights that are NaN or infinite; nothing is written.
+        ExportError: If the outputs are not torch's, or the network cannot be exported,
+            takes one size of batch only (``dynamic_batch``) or has weights that are NaN
+            or infinite; nothing is written.
         OSError: If the file cannot be written.
     """
     require('onnx', 'deploy', 'ONNX export')
@@ -238,6 +273,8 @@ def export_onnx(
             feed = {name: x.numpy() for name, x in zip(input_names, example)}
             return session.run(None, feed)
 
+        if dynamic_batch:
+            _check_batches(run, flat, examples, names)
         unordered = has_unordered_rows(network)
         return compare_runs('ONNX Runtime', names, run, flat, examples, unordered)
 

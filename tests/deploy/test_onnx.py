@@ -110,6 +110,39 @@ def test_what_does_not_agree_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class FixesItsBatch(nn.Module):
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), x.shape[1], -1)
+
+
+class TakesOneImage(nn.Module):
+    def forward(self, x):
+        return x.reshape(1, -1)
+
+
+class AnswersForOneImage(nn.Module):
+    def forward(self, x):
+        return x[:1]
+
+
+@pytest.mark.parametrize('kind', [FixesItsBatch, TakesOneImage, AnswersForOneImage])
+@pytest.mark.parametrize('batches', [[1], [2, 1], [1, 1, 1, 1, 1]])
+def test_a_batch_that_cannot_be_left_open(kind, batches, tmp_path):
+    with pytest.raises(ExportError, match=r'one size of batch only: .* \(--fixed-batch\)'):
+        export_onnx(kind(), tmp_path / 'x.onnx', images(*batches))
+    assert list(tmp_path.iterdir()) == []
+    export_onnx(kind(), tmp_path / 'x.onnx', images(1), dynamic_batch=False)
+
+
+def test_a_number_of_images_that_became_a_constant(tmp_path):
+    class TimesBatch(nn.Module):
+        def forward(self, x):
+            return x * int(x.shape[0])
+
+    with pytest.raises(ExportError, match='ONNX Runtime disagrees with torch'):
+        export_onnx(TimesBatch(), tmp_path / 'x.onnx', images(1))
+
+
 def test_what_onnx_does_not_know(tmp_path):
     class Odd(nn.Module):
         def forward(self, x):
