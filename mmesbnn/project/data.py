@@ -96,7 +96,7 @@ def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the meta data of the test data set, such as the names of classes.
+    """Return the meta data of the test or validation data set, such as the names of classes.
 
     They come from the config, or else from the data set's class.
 
@@ -106,7 +106,7 @@ def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ImportError: If the package of the config's default scope is not installed.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    dataset = (_loader(cfg, 'test', 'val') or {}).get('dataset') or {}
     if 'type' not in dataset or dataset.get('metainfo'):
         return dataset.get('metainfo') or {}
     with scope_of(cfg), DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
@@ -136,9 +136,8 @@ def class_names(cfg: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -
     Returns:
         Names, or None if they are not known.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     count = _head(cfg).get('num_classes')
-    for source in (meta, dataset.get('metainfo'), dataset_meta(cfg)):
+    for source in (meta, dataset_meta(cfg)):
         classes = (source or {}).get('classes') or (source or {}).get('CLASSES')
         if not classes:
             continue

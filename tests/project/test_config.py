@@ -17,6 +17,7 @@ from mmesbnn.analysis import (
     load_weights,
     real_batch,
 )
+from mmesbnn.project import class_names, dataset_meta
 from tests.analysis.digits import write_project
 
 
@@ -185,3 +186,20 @@ def test_truncated_and_missing_files(tmp_path):
             path.write_bytes(whole[:size])
             with pytest.raises(InputError, match=r'truncated|ends too early'):
                 load_weights(Net(), path)
+
+
+@pytest.mark.parametrize('several', [False, True])
+@pytest.mark.parametrize('split', ['test', 'val'])
+def test_names_of_the_classes_of_test_or_validation_data(split, several):
+    loader = dict(dataset=dict(type='Any', metainfo=dict(classes=('cat', 'dog'))))
+    cfg = Config({f'{split}_dataloader': [loader, {}] if several else loader})
+    assert dataset_meta(cfg) == dict(classes=('cat', 'dog'))
+    assert class_names(cfg) == ['cat', 'dog']
+
+
+def test_a_wrong_number_of_names_gives_one_warning():
+    dataset = dict(type='Any', metainfo=dict(classes=('cat', 'dog')))
+    cfg = Config(dict(model=dict(head=dict(num_classes=3)), test_dataloader=dict(dataset=dataset)))
+    with pytest.warns(UserWarning, match='2 names .* num_classes=3') as caught:
+        assert class_names(cfg) is None
+    assert len(caught) == 1
