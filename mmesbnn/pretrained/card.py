@@ -22,6 +22,7 @@ from ..binary.layers import binary_layers
 from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
 from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence
+from ..project import swaps_channels
 from ..version import __version__
 from .errors import PretrainedError
 from .files import LIBRARY
@@ -189,7 +190,7 @@ def _preparation(config: Mapping[str, Any]) -> str:
     steps = config.get('data_preprocessor') or model.get('data_preprocessor') or {}
     if not steps.get('mean') or not steps.get('std'):
         return ''
-    order = 'RGB' if steps.get('to_rgb') else 'BGR'
+    order = 'RGB' if swaps_channels(steps) else 'BGR'
     mean, std = list(steps['mean']), list(steps['std'])
     return (
         f'`images` are {order} from 0 to 255, normalized as `(image - mean) / std` with mean '

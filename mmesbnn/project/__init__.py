@@ -8,6 +8,7 @@ from .data import (
     image_size,
     input_shape,
     real_batch,
+    swaps_channels,
     testing_pipeline,
 )
 from .errors import InputError, explained
@@ -29,6 +30,7 @@ __all__ = [
     'read_checkpoint',
     'real_batch',
     'scope_of',
+    'swaps_channels',
     'testing_pipeline',
     'type_name',
 ]

@@ -95,6 +95,15 @@ def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return _pipeline(_loader(cfg, 'test', 'val')) or cfg.get('test_pipeline') or ()
 
 
+def swaps_channels(preprocessor: Mapping[str, Any]) -> bool:
+    """Return whether a data preprocessor exchanges blue and red: BGR images become RGB.
+
+    Args:
+        preprocessor: Its config. Each of the three spellings exchanges the channels.
+    """
+    return any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
+
+
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the meta data of the test or validation data set, such as the names of classes.
 

@@ -95,11 +95,19 @@ def test_metrics_are_in_the_form_of_the_hub(tmp_path):
     assert [r.metric_type for r in results] == ['accuracy', 'accuracy', 'f1']
 
 
-def test_a_classifiers_card_says_how_images_are_prepared(tmp_path):
+@pytest.mark.parametrize(
+    ('option', 'order'), [('to_rgb', 'RGB'), ('bgr_to_rgb', 'RGB'), ('unknown', 'BGR')]
+)
+def test_a_classifiers_card_says_how_images_are_prepared(tmp_path, option, order):
     pytest.importorskip('mmpretrain')
-    _, body, _ = card(classifier(), tmp_path / 'net', config=classifier_config())
+    config = classifier_config()
+    preprocessor = config['data_preprocessor']
+    preprocessor[option] = preprocessor.pop('to_rgb')
+    _, body, _ = card(classifier(), tmp_path / 'net', config=config)
     mean = [127.5] * 3
-    assert f'are RGB from 0 to 255, normalized as `(image - mean) / std` with mean {mean}' in body
+    assert (
+        f'are {order} from 0 to 255, normalized as `(image - mean) / std` with mean {mean}' in body
+    )
     assert "pip install 'mmesbnn[cls,hub]'" in body
     assert '(N, 3, 16, 20) -> (N, 3)' in body  # the size of the config's test images
 

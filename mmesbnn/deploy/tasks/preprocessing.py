@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...project import deployed_config, testing_pipeline, type_name
+from ...project import deployed_config, swaps_channels, testing_pipeline, type_name
 from ..runtime.images import INTERPOLATIONS, Size
 from ..runtime.manifest import ExportError, fitting
 from ..runtime.steps import CentreCrop, Pad, Preprocessing, Resize, ResizeEdge, ResizeWithin, Step
@@ -125,14 +125,12 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
             'the config has no test pipeline: images enter the network as they are', stacklevel=3
         )
     data = deployed_config(cfg).get('data_preprocessor') or {}
-    # one of the two, if at all: both exchange the channels of a BGR image
-    swapped = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
     with fitting('the data preprocessor'):
         return Preprocessing(
             steps=steps_of(pipeline),
             mean=tuple(data.get('mean') or (0.0, 0.0, 0.0)),
             std=tuple(data.get('std') or (1.0, 1.0, 1.0)),
-            to_rgb=any(data.get(name, False) for name in swapped),
+            to_rgb=swaps_channels(data),
             pad_divisor=data.get('pad_size_divisor', 1),
             pad_value=data.get('pad_value', 0),
         )
