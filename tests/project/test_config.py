@@ -17,7 +17,7 @@ from mmesbnn.analysis import (
     load_weights,
     real_batch,
 )
-from mmesbnn.project import class_names, dataset_meta
+from mmesbnn.project import class_names, dataset_meta, explained
 from tests.analysis.digits import write_project
 
 
@@ -203,3 +203,17 @@ def test_a_wrong_number_of_names_gives_one_warning():
     with pytest.warns(UserWarning, match='2 names .* num_classes=3') as caught:
         assert class_names(cfg) is None
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ('error', 'told'),
+    [
+        (OSError(28, 'No space left on device'), 'it: [Errno 28] No space left on device'),
+        (OSError(2, 'No such file', 'a.png'), 'it: No such file: a.png'),
+        (KeyError('no class A'), 'it: no class A'),
+    ],
+)
+def test_an_explained_error_is_one_sentence(error, told):
+    with pytest.raises(InputError) as caught, explained('it'):
+        raise error
+    assert str(caught.value) == told
