@@ -79,7 +79,7 @@ def test_upscales_as_the_pipeline_does(project, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (('--shape', 47), '--shape 47 47: must be multiples of'),
+        (('--shape', 47), 'size=(47, 47) (--shape): must be multiples of'),
         (('--cfg-options', 'model.sampling.eta=0.5'), 'eta=0.5 must be 0'),
     ],
 )

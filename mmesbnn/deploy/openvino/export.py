@@ -115,7 +115,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
 
 
 def _unwritable(out: Path, error: OSError) -> ExportError:
-    return ExportError(f'--out {out}: cannot be written ({error.strerror})')
+    return ExportError(f'out={out} (--out) cannot be written ({error.strerror})')
 
 
 def check_output(out: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> None:
@@ -127,13 +127,13 @@ def check_output(out: str | os.PathLike[str], *sources: str | os.PathLike[str] |
     """
     path = Path(out)
     if path.exists() and not path.is_dir():
-        raise ExportError(f'--out {path}: is a file, and must be a folder')
+        raise ExportError(f'out={path} (--out) is a file, and must be a folder')
     try:
         check_folder(path, *sources, replace=True)
     except OSError as error:
         raise _unwritable(path, error) from error
     if path.is_dir() and any(file.name not in FILES for file in path.iterdir()):
-        raise ExportError(f'--out {path}: holds other files than an export; name a new folder')
+        raise ExportError(f'out={path} (--out) holds other files than an export; name a new folder')
 
 
 def _bits(conversion: Conversion) -> int:
@@ -209,7 +209,7 @@ def _remarks(task: ExportTask, conversion: Conversion, dynamic_batch: bool) -> l
 def _check_strict(conversion: Conversion) -> None:
     if conversion.not_binary:
         layers = '; '.join(f'{x.layer}: {x.reason}' for x in conversion.not_binary)
-        raise ExportError(f'--strict: not all layers became binary: {layers}')
+        raise ExportError(f'strict=True (--strict): not all layers became binary: {layers}')
 
 
 def _compiled(path: Path, dynamic: bool) -> ov.CompiledModel:
@@ -245,7 +245,10 @@ def _check_batches(graph: ov.Model) -> None:
         set_batch(graph, 2)
         if all(port.get_partial_shape()[0] == 2 for port in graph.outputs):
             return
-    raise ExportError('--dynamic-batch: this network takes one image at a time; export it without')
+    raise ExportError(
+        'dynamic_batch=True (--dynamic-batch): this network takes one image at a time; '
+        'export it without'
+    )
 
 
 def _write_native(
@@ -311,7 +314,8 @@ def export(
     check_output(out)
     if dynamic_batch and takes_one_image(task.graph):
         raise ExportError(
-            '--dynamic-batch: a two-stage detector is exported for one image at a time'
+            'dynamic_batch=True (--dynamic-batch): a two-stage detector is exported for one '
+            'image at a time'
         )
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]

@@ -64,7 +64,7 @@ class Preprocessor:
             raise ImageError(
                 f'an image of {height}x{width} becomes {size[0]}x{size[1]}, '
                 f'but the network takes {target[0]}x{target[1]}: export it with '
-                f'--shape {size[0]} {size[1]}'
+                f'size={size} (--shape {size[0]} {size[1]})'
             )
         image = normalize(image, self.preprocessing)
         image = pad_to(image, target, self.preprocessing.pad_value)

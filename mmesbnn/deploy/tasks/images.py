@@ -81,7 +81,7 @@ def shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[in
     """
     channels, height, width = input_shape(cfg, (size[0], size[1]) if size else None)
     if size and (height % multiple or width % multiple):
-        raise ExportError(f'--shape {height} {width}: must be multiples of {multiple} here')
+        raise ExportError(f'size={(height, width)} (--shape): must be multiples of {multiple} here')
     return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
