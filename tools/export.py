@@ -7,8 +7,9 @@ Writes model.xml, model.bin, manifest.json and report.json to DIR, and model.nat
 for mmesbnn.native: a whole classifier, or the backbone of a detector with its neck and heads in
 head.xml and head.bin. tools/infer.py and mmesbnn.deploy.Runner run them without torch and
 OpenMMLab. Before the files are written, both forms are compared with torch on test images of
-the config, or on bundled photographs if the config has none. Exit status 0: the files are
-written; 2: they are not written, and the message says why.
+the config, or on bundled photographs if the config has none, or on random noise if neither
+scikit-image nor scikit-learn is installed. Exit status 0: the files are written; 2: they are
+not written, and the message says why.
 """
 
 import argparse

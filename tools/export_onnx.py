@@ -7,8 +7,8 @@ With the form onnx, the file contains plain float operators; binary weights are 
 and +a. With the form qonnx, signs and binary weights are BipolarQuant nodes, and all shapes
 are fixed. Before the file is written, the outputs of ONNX Runtime, or of the package qonnx,
 are compared with torch's on test images of the config, or on bundled photographs if the
-config has none. Exit status 0: the file is written; 2: it is not written, and the message
-says why.
+config has none, or on random noise if neither scikit-image nor scikit-learn is installed.
+Exit status 0: the file is written; 2: it is not written, and the message says why.
 """
 
 import argparse

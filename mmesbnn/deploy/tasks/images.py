@@ -18,39 +18,50 @@ from ..runtime.steps import Preprocessing
 #: Photographs that come with scikit-image, and with scikit-learn.
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
 
-#: Name of these photographs in reports.
-BUNDLED = 'bundled photographs'
 
-
-def _photographs() -> list[np.ndarray]:
-    """Load real photographs that ship in libraries, or draw noise if there are none."""
+def _photographs() -> tuple[list[np.ndarray], str]:
+    """Load real photographs that ship in libraries, or draw noise; also return their name."""
+    name = 'bundled photographs'
     try:
         from skimage import data
 
-        return [np.asarray(getattr(data, name)())[..., :3] for name in PHOTOGRAPHS]
+        return [np.asarray(getattr(data, file)())[..., :3] for file in PHOTOGRAPHS], name
     except ImportError:
         pass
     try:
         from sklearn.datasets import load_sample_images
 
-        return [np.asarray(image) for image in load_sample_images().images]
+        return [np.asarray(image) for image in load_sample_images().images], name
     except ImportError:
         generator = np.random.default_rng(0)
-        return [generator.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(4)]
+        noise = [generator.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(4)]
+        return noise, 'images of random noise'
 
 
-def photographs(shape: tuple[int, int, int], preprocessing: Preprocessing) -> Tensor:
-    """Resize and normalise bundled photographs to ``(N, C, H, W)``."""
+def photographs(
+    shape: tuple[int, int, int], preprocessing: Preprocessing, count: int | None = None
+) -> tuple[Tensor, str]:
+    """Resize and normalise bundled photographs, or noise if no library has photographs.
+
+    Args:
+        shape: Channels, height and width.
+        preprocessing: Its mean and standard deviation are used.
+        count: Largest number of images. Default None: all.
+
+    Returns:
+        Images ``(N, C, H, W)``, and their name in reports.
+    """
     channels, *size = shape
+    found, name = _photographs()
     images = []
-    for photograph in _photographs():
+    for photograph in found[:count]:
         image = torch.as_tensor(photograph.copy()).permute(2, 0, 1)[None].float()
         images.append(F.interpolate(image, size, mode='bilinear', antialias=True))
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
     x = (torch.cat(images) - mean) / std
-    return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1), name
 
 
 def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: int) -> Tensor | None:
@@ -92,8 +103,8 @@ def images_of(
     count: int,
     preprocessing: Preprocessing,
 ) -> tuple[Tensor, str]:
-    """Return test images of the config, or photographs where there are none, and their name."""
+    """Return test images of the config, or else photographs or noise, and their name."""
     images = _test_images(cfg, model, shape, count)
     if images is not None:
         return images[:count], 'test images of the config'
-    return photographs(shape, preprocessing)[:count], BUNDLED
+    return photographs(shape, preprocessing, count)

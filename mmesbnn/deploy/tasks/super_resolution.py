@@ -16,7 +16,7 @@ from ..runtime.sampling_settings import Scheduler, SuperResolutionDecoding
 from ..runtime.steps import Preprocessing
 from ..runtime.super_resolution import SuperResolution
 from .export_task import ExportTask, register_export
-from .images import BUNDLED, photographs, shape_of
+from .images import photographs, shape_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,6 +105,7 @@ class SuperResolutionExport(ExportTask):
             )
         decoding = sampling_decoding(model.to_pipeline(), sampling['num_inference_steps'])
         _, height, width = shape_of(cfg, size or (64, 64), decoding.multiple)
+        images, source = photographs((3, height, width), PREPROCESSING)
         return cls(
             graph=_Denoiser(model.unet),
             input_names=('sample', 'timestep'),
@@ -112,8 +113,8 @@ class SuperResolutionExport(ExportTask):
             preprocessing=PREPROCESSING,
             classes=None,
             decoding=decoding,
-            images=photographs((3, height, width), PREPROCESSING),
-            source=BUNDLED,
+            images=images,
+            source=source,
         )
 
     def example(self, i: int) -> tuple[Tensor, ...]:

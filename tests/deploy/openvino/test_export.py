@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def make_task(**options):
         preprocessing=PREPROCESSING,
         classes=None,
         decoding=ClassificationDecoding(activation='softmax'),
-        images=photographs((3, 32, 32), PREPROCESSING)[:2],
+        images=photographs((3, 32, 32), PREPROCESSING, 2)[0],
         source='bundled photographs',
     )
 
@@ -151,13 +152,21 @@ def test_another_network_does_not_pass(tmp_path):
 
 
 def test_photographs_are_normalised():
-    images = photographs(
+    images, name = photographs(
         (3, 20, 30), dataclasses.replace(PREPROCESSING, mean=(10.0,) * 3, std=(2.0,) * 3)
     )
     assert images.shape[1:] == (3, 20, 30)
     restored = images * 2 + 10
     assert restored.min() >= -1e-3 and restored.max() <= 255.001
     assert float(np.std(restored.numpy())) > 10
+    assert name == 'bundled photographs'
+
+
+def test_without_photographs_the_report_says_noise(monkeypatch):
+    for library in ('skimage', 'sklearn.datasets'):
+        monkeypatch.setitem(sys.modules, library, None)
+    images, name = photographs((3, 20, 30), PREPROCESSING, 3)
+    assert images.shape == (3, 3, 20, 30) and name == 'images of random noise'
 
 
 @pytest.mark.parametrize('wrong', [lambda y: y.reshape(len(y), 2, 5), lambda y: y[:1]])

@@ -71,7 +71,7 @@ class Detector:
         self.shape = shape_of(cfg, None, multiple=preprocessing.pad_divisor)
         torch.manual_seed(0)
         model = build_model(cfg)
-        lifelike(_Maps(model), photographs(self.shape, preprocessing)[:2])
+        lifelike(_Maps(model), photographs(self.shape, preprocessing, 2)[0])
         task = make_task(cfg, model, count=1)
         self.one_image = takes_one_image(task.graph)
         write_export(task, self.export, dynamic_batch=not self.one_image)
