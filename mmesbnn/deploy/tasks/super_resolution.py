@@ -105,7 +105,7 @@ class SuperResolutionExport(ExportTask):
             )
         decoding = sampling_decoding(model.to_pipeline(), sampling['num_inference_steps'])
         _, height, width = shape_of(cfg, size or (64, 64), decoding.multiple)
-        images, source = photographs((3, height, width), PREPROCESSING)
+        images, source = photographs((3, height, width), PREPROCESSING, count)
         return cls(
             graph=_Denoiser(model.unet),
             input_names=('sample', 'timestep'),
