@@ -4,8 +4,9 @@
 
 The script works on a copy of the repository. A mutant consists of a piece of code that
 occurs once in the package, the code that replaces it, and the tests that must then fail.
-Exit status 0: every mutant fails its tests; 1: a mutant survived, or its code no longer
-exists.
+Before, the tests run once on the unbroken code, where they must pass. Exit status 0: every
+mutant fails its tests; 1: a mutant survived; 2: the code or the tests of a mutant no longer
+exist, or its tests fail without it.
 """
 
 import argparse
@@ -260,24 +261,37 @@ def copied(folder):
     return root
 
 
+def passes(tests, root):
+    """Run test files, separated by spaces, on the copy; return whether all tests pass."""
+    environment = {**os.environ, 'PYTHONPATH': str(root)}
+    environment['PYTHONDONTWRITEBYTECODE'] = '1'
+    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider']
+    done = subprocess.run(
+        [*command, *tests.split()], cwd=root, env=environment, capture_output=True
+    )
+    if done.returncode > 1:  # not failed tests, but no tests at all
+        raise ValueError(f'{tests}: pytest ended with {done.returncode}')
+    return done.returncode == 0
+
+
+def check_unbroken(mutants, root):
+    """Raise an error if code is not there, or tests fail before it is broken."""
+    for mutant in mutants:
+        place_of(mutant, root)
+    for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+        if not passes(tests, root):
+            raise ValueError(f'{tests}: a test fails also on the unbroken code')
+
+
 def survives(mutant, root):
     """Run a mutant's tests on its broken code; return whether they all pass."""
     path = place_of(mutant, root)
     whole = path.read_text(encoding='utf-8')
     path.write_text(whole.replace(mutant.code, mutant.instead), encoding='utf-8')
-    tests = [test for test in mutant.tests.split() if (root / test).exists()]
-    if not tests:
-        raise ValueError(f'{mutant.name}: none of its tests is there: {mutant.tests}')
-    environment = {**os.environ, 'PYTHONPATH': str(root)}
-    environment['PYTHONDONTWRITEBYTECODE'] = '1'
-    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider']
     try:
-        done = subprocess.run([*command, *tests], cwd=root, env=environment, capture_output=True)
+        return passes(mutant.tests, root)
     finally:
         path.write_text(whole, encoding='utf-8')
-    if done.returncode > 1:  # not failed tests, but no tests at all
-        raise ValueError(f'{mutant.name}: pytest ended with {done.returncode}')
-    return done.returncode == 0
 
 
 def main():
@@ -292,6 +306,7 @@ def main():
     lived = 0
     with tempfile.TemporaryDirectory() as folder:
         root = copied(folder)
+        check_unbroken(mutants, root)
         for mutant in mutants:
             place = place_of(mutant, root).relative_to(root)
             alive = survives(mutant, root)
