@@ -80,9 +80,15 @@ def test_binarized_it_never_sees_a_zero():
 
 
 def test_a_file_becomes_a_file_that_the_model_loads(tmp_path):
-    torch.save(dict(params=random_state(NETWORKS['three levels'])), tmp_path / 'net_g.pth')
+    state = random_state(NETWORKS['three levels'])
+    torch.save(dict(params=state), tmp_path / 'net_g.pth')
     convert_file(tmp_path / 'net_g.pth', tmp_path / 'out.pth')
     written = torch.load(tmp_path / 'out.pth', weights_only=True)
+    expected = convert(dict(params=state))
+    assert written['meta']['model'] == expected.model_cfg
+    assert written['state_dict'].keys() == expected.state_dict.keys()
+    for key, value in expected.state_dict.items():
+        assert torch.equal(written['state_dict'][key], value), key
     MODELS.build(written['meta']['model']).load_state_dict(written['state_dict'])
 
 
