@@ -5,7 +5,8 @@
 Prints PSNR and SSIM of every image set, computed by the config's test_evaluator. --out
 writes the images as PNGs. --export writes the pipeline as a folder for tools/upscale.py and
 SRDiffusionPipeline.from_pretrained; with --no-test this needs no test data. An existing
-pipeline folder is replaced. Exit status 0: done; 2: it failed.
+pipeline folder is replaced. In a distributed test one process writes it. Exit status 0:
+done; 2: it failed.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
+from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -48,7 +50,20 @@ def parse_args():
     args = parser.parse_args()
     if args.no_test and not args.export:
         parser.error('--no-test without --export leaves nothing to do')
+    if args.no_test:
+        for name, value in (
+            ('--out', args.out),
+            ('--work-dir', args.work_dir),
+            ('--launcher', args.launcher != 'none'),
+        ):
+            if value:
+                parser.error(f'{name} is for a test: give it without --no-test')
     return args
+
+
+def export(model, folder):
+    save_pipeline(model.eval().to_pipeline(), folder)
+    print(f'wrote {folder}')
 
 
 def main():
@@ -62,10 +77,8 @@ def main():
     cfg.launcher = args.launcher
     model = build_model(cfg)
     load_weights(model, args.checkpoint, args.max_bytes)
-    if args.export:
-        save_pipeline(model.eval().to_pipeline(), args.export)
-        print(f'wrote {args.export}')
     if args.no_test:
+        export(model, args.export)
         return
     if args.out:
         save = dict(type='SaveImagesHook', out_dir=args.out)
@@ -76,6 +89,8 @@ def main():
         built = runner.model.module if is_model_wrapper(runner.model) else runner.model
         built.load_state_dict(model.state_dict())
         runner.test_loop  # noqa: B018  (reads the data folders)
+    if args.export and is_main_process():  # known only after the runner has been built
+        export(model, args.export)
     runner.test()
 
 

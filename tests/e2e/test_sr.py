@@ -177,6 +177,12 @@ def test_export_alone_needs_no_data(project, tmp_path):
     assert (tmp_path / 'pipeline' / 'model_index.json').exists()
 
 
+def test_one_process_of_a_distributed_test_exports(project, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.dist.is_main_process', lambda: False)
+    run(tmp_path, 'test_sr.py', project[1], project[2] / 'iter_4.pth', '--export', 'pipeline')
+    assert not (tmp_path / 'pipeline').exists()
+
+
 @pytest.fixture
 def failure(monkeypatch, capsys, tmp_path):
     """Run a tool that must fail, in this process; return its message."""
@@ -219,3 +225,11 @@ def test_a_pipeline_with_the_checkpoint_is_not_replaced(tmp_path, failure):
     message = failure('test_sr.py', 'x.py', checkpoint, '--no-test', '--export', 'pipeline')
     assert message.endswith('Would overwrite the file that is read: pipeline')
     assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    'option', [('--out', 'images'), ('--work-dir', 'work'), ('--launcher', 'pytorch')]
+)
+def test_options_of_a_test_without_a_test(failure, option):
+    arguments = ('config.py', 'none.pth', '--no-test', '--export', 'pipeline')
+    assert f'{option[0]} is for a test' in failure('test_sr.py', *arguments, *option)
