@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..analysis.operators import inference
+from ..checks import Rule, checked, mapping, positive_int
 from ..project import build_test_loader
 from .runtime.images import read_image
 from .runtime.runner import Runner
@@ -75,6 +76,13 @@ def _form(name: str, scores: list[np.ndarray]) -> Form:
     return Form(name, stacked.argmax(1), stacked)
 
 
+#: The images' true labels come with the results of a network in torch.
+MODELS = Rule(
+    'a dict with one network in torch or more', lambda x: mapping().accepts(x) and len(x) > 0
+)
+
+
+@checked(models=MODELS, runners=mapping(), batch_size=positive_int)
 def compare_forms(
     cfg: Config, models: Mapping[str, Any], runners: Mapping[str, Runner], batch_size: int = 64
 ) -> Agreement:
@@ -84,7 +92,7 @@ def compare_forms(
 
     Args:
         cfg: Config of mmpretrain.
-        models: Networks in torch, by name; the others are compared with the first one.
+        models: Networks in torch, by name, one or more; the others are compared with the first one.
         runners: Exports, by name.
         batch_size: Number of images per batch. Default 64.
 
