@@ -40,7 +40,7 @@ MAPS_OF_SEGMENT = 16
 _UPDATES_TWICE = torch.__version__ < '2.9'
 
 _recomputing = False
-#: Results of native steps, in a segment that is recomputed.
+#: Results of native steps, in the innermost segment that is recomputed.
 _kept: KeptResults | None = None
 
 
@@ -53,15 +53,15 @@ def is_recomputing() -> bool:
 
 
 class _Flag:
-    """Context that sets the flag of :func:`is_recomputing`."""
+    """Context that sets the flag of :func:`is_recomputing`, and restores it afterwards."""
 
     def __enter__(self) -> None:
         global _recomputing
-        _recomputing = True
+        self.earlier, _recomputing = _recomputing, True
 
     def __exit__(self, *error: Any) -> None:
         global _recomputing
-        _recomputing = False
+        _recomputing = self.earlier
 
 
 class _Recomputation(TorchDispatchMode):
@@ -106,22 +106,31 @@ class KeptResults:
     """Results that a segment's native steps keep, in the order of their calls.
 
     These are bits and sums of signs of convolutions, and statistics of norms.
+
+    Attributes:
+        reads: Whether steps read what was kept. This is not :func:`is_recomputing`: a segment
+            inside another runs its first pass again while the other one is recomputed.
     """
 
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.next = 0
+        self.reads = False
 
 
 class _Keeping:
-    """Context in which native steps keep their results, or read those kept before."""
+    """Context in which native steps keep their results, or read those kept before.
+
+    Afterwards those of the segment around it do so again.
+    """
 
     def __init__(self, kept: KeptResults, reads: bool) -> None:
         self.kept, self.reads, self.flag = kept, reads, _Flag() if reads else None
 
     def __enter__(self) -> None:
         global _kept
-        _kept, self.kept.next = self.kept, 0
+        self.earlier, _kept = _kept, self.kept
+        self.kept.next, self.kept.reads = 0, self.reads
         if self.flag is not None:
             self.flag.__enter__()
 
@@ -129,7 +138,7 @@ class _Keeping:
         global _kept
         if self.flag is not None:
             self.flag.__exit__(*error)
-        _kept = None
+        _kept = self.earlier
 
 
 _Result = TypeVar('_Result')
@@ -146,7 +155,7 @@ def compute_once(compute: Callable[[], _Result]) -> _Result:
     Args:
         compute: Function of a small result. Outside of recomputed segments nothing is kept.
     """
-    if _kept is not None and _recomputing:
+    if _kept is not None and _kept.reads:
         return cast(_Result, recall())
     result = compute()
     keep(result)
@@ -155,13 +164,13 @@ def compute_once(compute: Callable[[], _Result]) -> _Result:
 
 def keep(value: Any) -> None:
     """Keep a small value of a segment that will be recomputed, for :func:`recall`."""
-    if _kept is not None and not _recomputing:
+    if _kept is not None and not _kept.reads:
         _kept.results.append(value)
 
 
 def recall() -> Any:
     """Return what the first pass kept at this place of a recomputed segment; elsewhere None."""
-    if _kept is None or not _recomputing:
+    if _kept is None or not _kept.reads:
         return None
     _kept.next += 1
     return _kept.results[_kept.next - 1]

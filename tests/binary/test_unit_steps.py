@@ -278,6 +278,25 @@ def test_a_network_trains_alike(calls, network, with_cp):
         torch.testing.assert_close(buffer, other, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_a_segment_inside_another_is_recomputed(calls):
+    torch.manual_seed(0)
+    plain = ReActNet(dict(channels=[16, 32, 32]), stem_stride=1).train()
+    nested = copy.deepcopy(plain)
+    nested.with_cp = True
+    images = torch.randn(2, 3, 32, 32)
+    found = []
+    for network, run in ((plain, lambda f, x: f(x)), (nested, recompute_elementwise)):
+        x = images.clone().requires_grad_()
+        y = run(lambda x, network=network: network(x)[0], x)
+        y.square().mean().backward()
+        found.append((y, x.grad))
+    assert all(map(torch.equal, *found))
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(nested.get_parameter(name).grad, parameter.grad), name
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(nested.get_buffer(name), buffer), name
+
+
 @pytest.mark.parametrize('weight', ['centred_sign', 'plain_sign', 'scaled_sign'])
 @pytest.mark.parametrize('expanded', [False, True])
 @pytest.mark.parametrize('options', [{}, dict(tau=2), dict(tau=2, es_groups=2)])
