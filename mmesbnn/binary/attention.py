@@ -189,8 +189,10 @@ class BinaryMultiheadAttention(nn.Module):
         clip: Initial value of the probabilities that are not 0. Default 0.005.
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
-        **options: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
-            :class:`ResidualBinaryLinear`; the sign is that of q, k and v, too.
+        sign: As :class:`ResidualBinaryLinear`'s; that of q, k and v, too. Default
+            ``'quadratic'``.
+        weight_binarizer: As :class:`ResidualBinaryLinear`'s. Default ``'centred_sign'``.
+        latent_clip: As :class:`ResidualBinaryLinear`'s. Default None.
 
     Raises:
         ValueError: If ``num_heads`` or ``tau`` do not divide ``embed_dims``, if
@@ -217,7 +219,8 @@ class BinaryMultiheadAttention(nn.Module):
         norm: dict[str, Any] | None = None,
         *,
         sign: Any = 'quadratic',
-        **options: Any,
+        weight_binarizer: Any = 'centred_sign',
+        latent_clip: float | None = None,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -235,7 +238,8 @@ class BinaryMultiheadAttention(nn.Module):
                 spread=spread,
                 norm=norm,
                 sign=sign,
-                **options,
+                weight_binarizer=weight_binarizer,
+                latent_clip=latent_clip,
             )
 
         def threshold() -> RSign:
@@ -346,8 +350,9 @@ class BinaryFeedForward(nn.Module):
         spread: As :class:`ResidualBinaryLinear`'s. Default 0.5.
         norm: Keyword arguments of :class:`TiledBatchNorm2d`. Default None.
         es_groups: ES groups ``g``. Default 1.
-        **options: ``sign``, ``weight_binarizer`` and ``latent_clip`` of
-            :class:`ResidualBinaryLinear`.
+        sign: As :class:`ResidualBinaryLinear`'s. Default ``'quadratic'``.
+        weight_binarizer: As :class:`ResidualBinaryLinear`'s. Default ``'centred_sign'``.
+        latent_clip: As :class:`ResidualBinaryLinear`'s. Default None.
 
     Raises:
         ValueError: If ``embed_dims`` does not divide ``feedforward_dims``, if ``tau`` does
@@ -371,7 +376,10 @@ class BinaryFeedForward(nn.Module):
         spread: float = 0.5,
         norm: dict[str, Any] | None = None,
         es_groups: int = 1,
-        **options: Any,
+        *,
+        sign: Any = 'quadratic',
+        weight_binarizer: Any = 'centred_sign',
+        latent_clip: float | None = None,
     ) -> None:
         super().__init__()
         if feedforward_dims % embed_dims:
@@ -381,7 +389,15 @@ class BinaryFeedForward(nn.Module):
         ratio = feedforward_dims // embed_dims
         self.ratio = ratio if expanded else ratio * tau * es_groups
         self.residual_pool = residual_pool
-        options.update(tau=tau, es_groups=es_groups, spread=spread, norm=norm)
+        options: dict[str, Any] = dict(
+            tau=tau,
+            es_groups=es_groups,
+            spread=spread,
+            norm=norm,
+            sign=sign,
+            weight_binarizer=weight_binarizer,
+            latent_clip=latent_clip,
+        )
         self.up = ResidualBinaryLinear(
             embed_dims, feedforward_dims, expanded_in=expanded, expanded_out=True, **options
         )

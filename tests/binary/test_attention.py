@@ -315,6 +315,19 @@ def test_bad_attention_is_refused(options, message):
         BinaryMultiheadAttention(**{'embed_dims': 8, 'num_heads': 2, **options})
 
 
+@pytest.mark.parametrize(
+    'layer, name',
+    [
+        (BinaryMultiheadAttention, 'es_groups'),
+        (BinaryMultiheadAttention, 'zero'),
+        (BinaryFeedForward, 'zero'),
+    ],
+)
+def test_unknown_options_are_refused(layer, name):
+    with pytest.raises(TypeError, match=f"'{name}'"):
+        layer(8, 8, **{name: 2})
+
+
 @pytest.mark.parametrize('ratio', [1, 2])
 @pytest.mark.parametrize('tau', [1, 2])
 def test_every_parameter_of_attention_gets_a_gradient(ratio, tau):
