@@ -14,7 +14,7 @@ from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.weight_values import check_weight
 from ..checks import checked, instance, one_of
-from .operators import Forms, OperatorMode, inference, is_binary
+from .operators import Forms, OperatorMode, inference, is_binary, layer_name
 
 TENSOR = instance(Tensor, 'a tensor')
 
@@ -134,7 +134,7 @@ class _Inspector:
 
     def _note(self, layer: str, what: str, message: str | None) -> None:
         if message is not None:
-            name = layer or type(self.layers['']).__name__
+            name = layer_name(layer, self.layers[layer])
             self.findings.setdefault((layer, what), Finding(name, what, message))
 
 

@@ -26,6 +26,7 @@ from ..binary.arguments import MODULE
 from ..binary.forms import input_form
 from ..binary.modes import inference
 from ..checks import checked, flag, positive_int, procedure
+from .operators import layer_name
 from .report import representation_capacity
 
 #: Number of pixels or tokens of a layer that are measured.
@@ -243,7 +244,7 @@ def measure_capacity(
         hooks.append(layer.register_forward_hook(look))
 
     for name, layer in binary_layers(model).items():
-        watch(name, layer)
+        watch(layer_name(name, layer), layer)
     try:
         with _own_statistics(model) if batch_statistics else inference(model):
             run()

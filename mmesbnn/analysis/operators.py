@@ -16,7 +16,7 @@ from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ..binary.modes import inference
 from .counters import COUNTERS
 
-__all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary']
+__all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary', 'layer_name']
 
 #: Binary operators. The first two operands are a signed input and an effective weight; in
 #: the last operator they are two binary activations.
@@ -41,6 +41,11 @@ def is_binary(operator: Any) -> bool:
     if getattr(operator, 'namespace', None) == 'mmesbnn':
         raise NotImplementedError(f'mmesbnn.analysis does not know the operator {operator}')
     return False
+
+
+def layer_name(name: str, module: nn.Module) -> str:
+    """Return the name of a layer in reports: a layer that is the whole model has its class's."""
+    return name or type(module).__name__
 
 
 class OperatorMode(TorchDispatchMode):

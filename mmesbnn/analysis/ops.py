@@ -42,7 +42,7 @@ from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
-from .operators import Forms, OperatorMode, inference, is_binary
+from .operators import Forms, OperatorMode, inference, is_binary, layer_name
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
 #: Modules whose weight multiplies. They have a row even if they did not run.
@@ -232,7 +232,7 @@ def _layer(
     bops = products * weight_bits * (tally.input_bits if tally else 1)
     binary, other, scales = _own_parameters(module, seen)
     return LayerOps(
-        name=name or type(module).__name__,
+        name=layer_name(name, module),
         type=type(module).__name__,
         kind=kind,
         why='' if bops and not macs else _why(name, module, tally, is_output),

@@ -198,6 +198,14 @@ def test_statistics_of_the_batch():
     assert plain == own
 
 
+def test_a_layer_that_is_the_whole_model_is_added_to_its_report():
+    layer = BinaryLinear(8, 4)
+    x = torch.randn(5, 8)
+    report = count_ops(layer, x)
+    report.add_capacity(measure_capacity(layer, lambda: layer(x)))
+    assert report.layers[0].name == 'BinaryLinear' and report.layers[0].rank > 0
+
+
 def test_nothing_to_measure():
     model = nn.Linear(3, 2)
     with pytest.raises(ValueError, match='Linear runs no binary layer'):
