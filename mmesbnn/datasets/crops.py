@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import checked, positive_int
+from ..checks import checked, integer, positive_int
 from .photographs import TEST, TRAIN, load_photograph
 
 #: Photographs that come inside scikit-image and scikit-learn.
 PHOTOGRAPHS = (*TRAIN, *TEST, 'retina')
-#: How many crops wide and high a region is. The last row of crops is held out.
+#: Width and height of a region in crops. The last row of crops is held out.
 REGION = 4
 
 
@@ -52,20 +52,20 @@ class Crops:
     contrast are the classes. Training crops lie in the upper three quarters of a square,
     held-out ones in the rest: no pixel is in both. A crop is turned and mirrored, and its
     colours are mixed at random; its mean and contrast are taken away. So a region is
-    known by its structure, and hardly a crop comes twice.
+    known by its structure, and the same crop almost never comes again.
 
     Args:
-        size: Height and width of a crop in pixels. Default 16.
+        size: Height and width of a crop in pixels, at least 2. Default 16.
         shrink: Factor by which photographs are reduced first. Default 2.
         classes: How many squares. Default 100.
-        device: Where crops are made. Default ``'cpu'``.
+        device: Device on which crops are made. Default ``'cpu'``.
 
     Raises:
-        ValueError: If a number is not positive or there are not so many squares.
+        ValueError: If a number is too small or there are not so many squares.
         ImportError: If scikit-learn or scikit-image is missing.
     """
 
-    @checked(size=positive_int, shrink=positive_int, classes=positive_int)
+    @checked(size=integer(2), shrink=positive_int, classes=positive_int)
     def __init__(
         self,
         size: int = 16,

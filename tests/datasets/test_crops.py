@@ -83,7 +83,8 @@ def test_the_seed_decides(supply):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(size=0), 'size=0 must be an integer >= 1'),
+        (dict(size=0), 'size=0 must be an integer >= 2'),
+        (dict(size=1), 'size=1 must be an integer >= 2'),
         (dict(shrink=-1), 'shrink=-1 must be an integer >= 1'),
         (dict(classes=10**6), 'classes=1000000 must be at most'),
     ],
