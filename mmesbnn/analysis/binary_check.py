@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..binary.arguments import MODULE
 from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
+from ..binary.modes import inference
 from ..binary.weight_values import check_weight
 from ..checks import checked, instance, one_of
-from .operators import Forms, OperatorMode, inference, is_binary, layer_name
+from .operators import Forms, OperatorMode, is_binary, layer_name
 
 TENSOR = instance(Tensor, 'a tensor')
 

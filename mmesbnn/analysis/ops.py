@@ -40,9 +40,10 @@ from ..binary.arguments import MODULE
 from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
+from ..binary.modes import inference
 from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
-from .operators import Forms, OperatorMode, inference, is_binary, layer_name
+from .operators import Forms, OperatorMode, is_binary, layer_name
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
 #: Modules whose weight multiplies. They have a row even if they did not run.

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..analysis.operators import inference
+from ..binary.modes import inference
 from ..checks import Rule, checked, mapping, positive_int
 from ..project import build_test_loader
 from .runtime.images import read_image

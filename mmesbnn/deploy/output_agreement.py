@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..analysis.operators import inference
+from ..binary.modes import inference
 from .runtime.manifest import ExportError
 
 #: Largest difference, relative to the largest value, that counts as rounding.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..analysis.operators import inference
 from ..analysis.ops import count_ops
 from ..binary.arguments import MODULE
+from ..binary.modes import inference
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..errors import sentence
 from ..optional import require

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..analysis import Finding, OpsReport, check_binary, count_ops
-from ..analysis.operators import inference
 from ..binary.layers import binary_layers
+from ..binary.modes import inference
 from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
 from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence

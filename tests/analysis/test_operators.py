@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.analysis.operators import OperatorMode, inference
+from mmesbnn.analysis.operators import OperatorMode
 from mmesbnn.binary import BinaryConv2d
+from mmesbnn.binary.modes import inference
 
 
 class Nested(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ...analysis.operators import inference
+from ...binary.modes import inference
 from ..runtime.manifest import ExportError
 from .graph import Conversion, binary_graph, native_form, to_openvino
 

@@ -23,7 +23,7 @@ from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
-from ...analysis.operators import inference
+from ...binary.modes import inference
 from ..runtime.manifest import ExportError
 from .calls import BinaryCall, ConvCall, LinearCall, MatmulCall, record
 from .nodes import constant

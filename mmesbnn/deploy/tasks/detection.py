@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 from torch import nn
 
-from ...analysis.operators import inference
+from ...binary.modes import inference
 from ...errors import sentence
 from ...project import class_names, testing_pipeline, type_name
 from ..runtime.detection import Detection

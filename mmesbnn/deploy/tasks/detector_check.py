@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ...analysis.operators import inference
+from ...binary.modes import inference
 from ..runtime.decoding import detect
 from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError
