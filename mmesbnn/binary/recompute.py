@@ -189,7 +189,7 @@ def keeps_convolutions(x: Tensor) -> bool:
     It does not on a GPU, except in compiled code. There a convolution takes less time than the mode
     that finds the outputs to store: the mode runs Python code for every operator. Nor does it on
     the native kernels, which compute in float32 only: those of units keep their results
-    themselves, see :func:`keep_result`.
+    themselves, see :func:`keep` and :func:`compute_once`.
     """
     if torch.compiler.is_compiling():
         return True

@@ -112,7 +112,7 @@ def centred_sign_weight(weight: Tensor, zero: int = -1) -> Tensor:
         weight: Latent weight ``(C_o, ...)``.
         zero: Value of sign(0), -1 or 0. Default -1.
 
-    Source: BinaryViT's linear layers (He et al., 2023).
+    Source: linear layers of Le and Li, "BinaryViT", arXiv 2306.16678.
     """
     return with_surrogate(
         weight, partial(_centred_signs, zero=zero), _centred_hard_tanh, _centred_gradient
