@@ -30,6 +30,20 @@ def test_a_packed_file_of_an_earlier_version_loads(name):
     torch.testing.assert_close(logits.flatten(), torch.tensor(LOGITS[name]))
 
 
+def test_the_model_in_a_checkpoint_of_an_earlier_version_is_built(tmp_path):
+    pytest.importorskip('mmpretrain')
+    from mmesbnn.deploy import load_packed
+    from mmesbnn.deploy.packed.packing import read_network
+    from mmesbnn.deploy.packed.unpacking import read_packed
+
+    packed = TESTS / 'deploy' / 'earlier' / 'es_groups.safetensors'
+    model = json.loads(read_packed(packed)[1]['config'])['model']
+    state = load_packed(packed).state_dict()
+    torch.save(dict(state_dict=state, meta=dict(model=model)), tmp_path / 'net.pth')
+    built, *_ = read_network(tmp_path / 'net.pth')
+    assert built.state_dict().keys() == state.keys()
+
+
 def test_a_unet_config_of_an_earlier_version_builds():
     diffusers = pytest.importorskip('diffusers')
     import mmesbnn.diffusion.binarized  # noqa: F401  (lets diffusers know the classes)

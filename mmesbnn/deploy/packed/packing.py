@@ -23,6 +23,7 @@ from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bits import BITS, SCALE, parts_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import Rule, checked, mapping, optional, positive_int
+from ...old_forms import current_config
 from ...optional import require
 from ...plain_values import ConfigError, check_plain
 from ...project import (
@@ -430,5 +431,5 @@ def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(meta.get('model'), Mapping):  # of tools/convert_checkpoint.py
         config = {'model': dict(meta['model']), 'default_scope': 'mmpretrain'}
         check_plain(config, 'the stored config')
-        return config
+        return current_config(config)
     return {}
