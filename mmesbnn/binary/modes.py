@@ -1,4 +1,4 @@
-"""Mode in which tools run a network to analyse it."""
+"""Modes in which tools run a network, restored afterwards."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ def inference(model: nn.Module) -> Iterator[None]:
     Args:
         model: Any module.
     """
+    with eval_mode(model), _unfused_attention(), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set ``model`` to eval mode; restore every module's mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with _unfused_attention(), torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

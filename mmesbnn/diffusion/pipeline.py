@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 import os
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
+from ..binary.modes import eval_mode
 from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
@@ -37,17 +36,6 @@ def size_factor(unet: Any) -> int:
     if factor is None:  # diffusers' UNets halve the size between their blocks
         factor = 2 ** (len(unet.config.block_out_channels) - 1)
     return factor
-
-
-@contextlib.contextmanager
-def _in_eval_mode(unet: nn.Module) -> Iterator[None]:
-    """Set eval mode, which switches off dropout; restore the mode afterwards."""
-    training = unet.training
-    try:
-        unet.eval()
-        yield
-    finally:
-        unet.train(training)
 
 
 class SRDiffusionPipeline(DiffusionPipeline):
@@ -213,7 +201,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         size = scale * small.shape[-2], scale * small.shape[-1]
         condition = self._condition(small, size)
         noise = self._noise(condition, generator, latents)
-        with _in_eval_mode(self.unet):
+        with eval_mode(self.unet):  # switches off dropout
             x = self._sample(noise, condition, num_inference_steps, generator, eta, tiles)
         images = self._output(x[..., : size[0], : size[1]], output_type)
         self.maybe_free_model_hooks()

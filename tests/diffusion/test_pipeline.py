@@ -307,6 +307,9 @@ def test_the_network_is_left_as_it_was_and_without_gradients():
     evaluated = pipeline(model.eval())(photo(), 2, 2, seed=0, output_type='pt').images
     assert torch.equal(got, evaluated)  # no dropout while sampling
     assert not any(module.training for module in model.modules())
+    part = next(model.train().children()).eval()  # such as frozen norms
+    pipeline(model)(photo(), 2, 2, seed=0, output_type='pt')
+    assert model.training and not part.training
     assert all(p.grad is None for p in model.parameters())
 
 
