@@ -106,6 +106,11 @@ def check_pad_value(pad_value: int) -> int:
     return pad_value
 
 
+def _check_pair(name: str, pair: Pair, least: int) -> None:
+    if len(pair) != 2 or min(pair) < least:
+        raise NativeError(f'{name}={pair} must be two integers of at least {least}')
+
+
 @functools.lru_cache(maxsize=1024)
 def window(
     size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
@@ -115,9 +120,11 @@ def window(
     Raises:
         NativeError: If an argument is out of its range.
     """
+    _check_pair('kernel_size', kernel_size, 1)
+    _check_pair('stride', stride, 1)
+    _check_pair('padding', padding, 0)
+    _check_pair('dilation', dilation, 1)
     geometry = np.array([*kernel_size, *stride, *padding, *dilation], np.int32)
-    if geometry.shape != (8,) or (geometry[2:4] < 1).any() or (geometry[4:6] < 0).any():
-        raise NativeError(f'stride={stride}, padding={padding} are out of range')
     height, width = (
         (entries + 2 * p - d * (k - 1) - 1) // s + 1
         for entries, k, s, p, d in zip(size, *geometry.reshape(4, 2).tolist())

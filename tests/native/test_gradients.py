@@ -169,6 +169,10 @@ def test_wrong_arguments_are_named():
         (lambda: native.input_gradient(grad, kernels, threads=0, **size), 'threads=0'),
         (lambda: native.weight_gradient(grad[:, :, :2], packed, **kernel_size), 'grad has'),
         (lambda: native.weight_gradient(grad, packed, pad_value=2, **kernel_size), 'pad_value=2'),
+        (
+            lambda: native.weight_gradient(grad, packed, kernel_size=(0, 3)),
+            'kernel_size=.* least 1',
+        ),
         (lambda: native.weight_gradient(grad, packed, threads=True, **kernel_size), 'threads=True'),
         (
             lambda: native.weight_gradient(
