@@ -26,6 +26,7 @@ def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
         values = torch.rand(parameter.shape, generator=generator)
         parameter.copy_(low + (high - low) * values)
 
+    norms = []
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'shift' in name:
@@ -38,10 +39,13 @@ def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
             elif isinstance(module, nn.BatchNorm2d):
                 draw(module.weight, 0.5, 1.5)
                 draw(module.bias, -0.5, 0.5)
+                norms.append((module, module.momentum))
                 module.momentum = 1.0
         for name, buffer in model.named_buffers():
             if name.endswith('temperature'):
                 buffer.zero_()
         model.train()
         model(x)
+        for norm, momentum in norms:
+            norm.momentum = momentum
     return model.eval()

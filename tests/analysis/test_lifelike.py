@@ -12,6 +12,7 @@ def test_norms_have_the_statistics_of_the_images():
     assert lifelike(model, x) is model and not model.training
     torch.testing.assert_close(model[0].running_mean, x.mean((0, 2, 3)))
     assert len(model[1].weight.unique()) == 3
+    assert model[0].momentum == 0.1
 
 
 def test_a_network_is_binary_and_the_same_with_the_same_seed():
