@@ -64,6 +64,8 @@ def train_missing(
 ) -> None:
     """Train what ``path`` does not hold, seed by seed, and add one line for each training.
 
+    The file is not locked: of two processes that add at the same moment one loses its line.
+
     Args:
         path: File of JSON lines.
         train: Called with ``form``, ``seed`` and ``setting``; returns measurements.

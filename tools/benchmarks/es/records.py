@@ -38,6 +38,10 @@ class Records:
         return self.found.get((setting, str(form), seed))
 
     def add(self, record: dict[str, Any]) -> None:
-        """Write a record, beside those that another process wrote meanwhile."""
+        """Write a record, and those that another process wrote before.
+
+        The file is not locked: of two processes that add at the same moment one loses its
+        record, and its training is done again next time.
+        """
         self.found |= {key_of(x): x for x in read(self.path)} | {key_of(record): record}
         write(self.path, self.found.values())
