@@ -21,6 +21,11 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def in_full_precision(x: Tensor) -> Tensor:
+    """Convert half precision to float32, where its squares and logarithms are too coarse."""
+    return x.to(wide_dtype(x.dtype))
+
+
 @torch.no_grad()
 def keep_signs(rounded: Tensor, before: Tensor) -> None:
     """Replace entries that were rounded to 0 by the smallest number with their sign.

@@ -18,12 +18,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...binary.precision import in_full_precision
 from ...checks import checked, not_negative
-
-
-def _single_or_double(x: Tensor) -> Tensor:
-    """Convert half precision to float32: its squares and logarithms are too coarse."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def zero_of(x: Tensor) -> Tensor:
@@ -31,7 +27,7 @@ def zero_of(x: Tensor) -> Tensor:
 
     ``x * 0`` would be NaN for an infinite entry; the sum of no entries is 0.
     """
-    return _single_or_double(x.flatten()[:0]).sum()
+    return in_full_precision(x.flatten()[:0]).sum()
 
 
 def feature_energy(features: Sequence[Tensor]) -> Tensor:
@@ -43,7 +39,7 @@ def feature_energy(features: Sequence[Tensor]) -> Tensor:
     Returns:
         Tensor ``()``. The mean of an empty map (no regions) counts as 0.
     """
-    energies = [_single_or_double(f).square().mean() if f.numel() else zero_of(f) for f in features]
+    energies = [in_full_precision(f).square().mean() if f.numel() else zero_of(f) for f in features]
     return torch.stack(energies).mean()
 
 
@@ -60,7 +56,7 @@ def object_entropy(scores: Tensor, num_gt: int) -> Tensor:
     Returns:
         Tensor ``()``; 0, in the graph of ``scores``, if there are no detections.
     """
-    scores = _single_or_double(scores)
+    scores = in_full_precision(scores)
     if not scores.numel():
         return zero_of(scores)
     smallest = torch.finfo(scores.dtype).tiny

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...binary.precision import in_full_precision
 from ...checks import checked, not_negative, one_of
 
 WEIGHTINGS = ('batch', 'sample')
@@ -68,7 +69,7 @@ class HardnessWeightedKDLoss(nn.Module):
         Returns:
             Tensor ``()``.
         """
-        logits = _full_precision(logits)
+        logits = in_full_precision(logits)
         entropy = torch.stack(
             [
                 soft_cross_entropy(logits, teacher.to(logits.dtype))
@@ -95,8 +96,3 @@ class HardnessWeightedKDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f'weighting={self.weighting!r}, loss_weight={self.loss_weight}'
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    """Convert half precision to float32: logits under autocast are too coarse here."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
