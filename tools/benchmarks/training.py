@@ -28,7 +28,6 @@ import contextlib
 import ctypes
 import gc
 import json
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from published_style import published_style
 from speed.names import NATIVE as NATIVE_FORM
-from speed.names import check_avx2, native_forms, use_avx2_only
+from speed.names import check_avx2, native_forms, processor, use_avx2_only
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -485,7 +484,7 @@ def main() -> None:
     machine = dict(
         device=args.device,
         avx2_only=args.avx2,
-        processor=_processor(args.device),
+        processor=torch.cuda.get_device_name() if args.device == 'cuda' else processor(),
         threads=torch.get_num_threads(),
         mmesbnn=mmesbnn.__version__,
         torch=torch.__version__,
@@ -507,16 +506,6 @@ def main() -> None:
                 save_json(path, dict(rows=list(rows.values())))
                 draw_all(list(rows.values()), args.out, '-avx2' * args.avx2)
     print(f'\nwrote {path} and pictures beside it')
-
-
-def _processor(device: str) -> str:
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == '__main__':

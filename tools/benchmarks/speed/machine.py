@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import openvino as ov
@@ -11,18 +9,7 @@ import torch
 
 import mmesbnn
 
-from .names import instruction_sets
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+from .names import instruction_sets, processor
 
 
 def describe(avx2: bool) -> dict[str, Any]:

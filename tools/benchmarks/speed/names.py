@@ -1,10 +1,11 @@
-"""Names of the contenders. The module needs the native library, but no torch."""
+"""Names of the contenders and of the processor. The module needs the native library, no torch."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+from pathlib import Path
 
 from mmesbnn import native
 from mmesbnn.optional import require
@@ -43,6 +44,17 @@ def check_avx2(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def use_avx2_only() -> None:
     """Let torch and its libraries use AVX2 only, if they have not computed before."""
     os.environ.update(AVX2_ONLY)
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def instruction_sets(avx2: bool = False) -> list[str]:
