@@ -149,7 +149,7 @@ def create_model(
 
     Args:
         name: Name of :func:`list_models`, such as ``'es_bnext_tiny'``.
-        num_classes: Number of classes of the classifier; a backbone has none. Default None:
+        num_classes: Number of classes of the classifier, not of a backbone. Default None:
             that of the recipe.
         features_only: Whether to build the backbone only. Default False.
         out_indices: Stages whose maps the backbone returns. Default None: the last. Needs
@@ -185,13 +185,17 @@ def create_model(
         if not features_only:
             raise ValueError(f'{shown("out_indices", out_indices)} needs features_only=True')
         backbone['out_indices'] = out_indices
+    if num_classes is not None and features_only:
+        raise ValueError(
+            f'{shown("num_classes", num_classes)} needs features_only=False: a backbone has no head'
+        )
     config = _read(name)
     config.model.backbone.update(backbone)
     if features_only:
         config = _backbone(config)
     elif backbone:
         _fit_head(config)
-    if num_classes is not None and not features_only:
+    if num_classes is not None:
         config = _with_classes(config, num_classes)
     with scope_of(config):
         model = build_model(config)

@@ -96,7 +96,7 @@ def test_the_head_starts_as_in_a_training():
 
 
 def test_features_are_maps_of_the_chosen_stages():
-    model = create(num_classes=7, features_only=True, out_indices=(0, 1))
+    model = create(features_only=True, out_indices=(0, 1))
     assert type(model).__name__ == 'BNext' and model.out_channels == [16, 32]
     assert [x.shape[1:] for x in outputs(model)] == [(16, 16, 16), (32, 8, 8)]
 
@@ -117,6 +117,11 @@ def test_arguments_of_the_backbone_change_the_recipe():
 def test_out_indices_are_for_backbones():
     with pytest.raises(ValueError, match=r'out_indices=\[0\] needs features_only=True'):
         create(out_indices=[0])
+
+
+def test_classes_are_for_classifiers():
+    with pytest.raises(ValueError, match='num_classes=7 needs features_only=False'):
+        create(num_classes=7, features_only=True)
 
 
 def test_a_created_classifier_is_saved_and_loaded_without_a_config(saved, classifier):
