@@ -82,7 +82,7 @@ class Expansion:
         if kernels % self.groups:
             raise ValueError(
                 f'es_groups={self.groups} does not divide {name} / tau = '
-                f'{channels} / {self.tau} = {kernels}'
+                f'{channels} / {self.tau} = {kernels}; in backbones es_groups is called groups'
             )
         return kernels
 

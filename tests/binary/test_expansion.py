@@ -43,13 +43,16 @@ def test_factors_that_are_no_positive_integers_are_refused(name, value):
         Expansion(**{name: value})
 
 
+ALSO = 'in backbones es_groups is called groups'
+
+
 @pytest.mark.parametrize(
     ('tau', 'groups', 'message'),
     [
         (3, 1, 'tau=3 does not divide out_channels=64'),
         (128, 1, 'tau=128 does not divide out_channels=64'),
-        (2, 3, 'es_groups=3 does not divide out_channels / tau = 64 / 2 = 32'),
-        (2, 64, 'es_groups=64 does not divide out_channels / tau = 64 / 2 = 32'),
+        (2, 3, f'es_groups=3 does not divide out_channels / tau = 64 / 2 = 32; {ALSO}'),
+        (2, 64, f'es_groups=64 does not divide out_channels / tau = 64 / 2 = 32; {ALSO}'),
     ],
 )
 def test_factors_that_do_not_divide_are_refused_at_construction(tau, groups, message):
