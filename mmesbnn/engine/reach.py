@@ -1,13 +1,14 @@
-"""Search for the modules that a hook changes, by their class and attributes.
+"""Functions that hooks share: about the modules that they change and the steps that they count.
 
-``modules()`` also finds modules inside the wrappers of DDP and ``torch.compile``, so nothing
-is unwrapped here.
+``modules()`` also finds modules inside the wrappers of DDP and ``torch.compile``, so only
+what needs the model's own methods is :func:`unwrapped`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -20,6 +21,11 @@ def trained_models(runner: Runner) -> list[nn.Module]:
     return [runner.model, *(model for model in averages if model is not None)]
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """Return the model inside the wrapper for distributed training, if it has one."""
+    return model.module if is_model_wrapper(model) else model
+
+
 def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
     """Return the weight binarizers of ``model`` that have a temperature."""
     return [m for m in model.modules() if isinstance(m, TemperatureWeight)]
@@ -27,6 +33,11 @@ def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
 
 class _CountsSteps(Protocol):
     by_epoch: bool
+
+
+def unit_of(hook: _CountsSteps) -> str:
+    """Return what ``hook`` counts, ``'epoch'`` or ``'iteration'``."""
+    return 'epoch' if hook.by_epoch else 'iteration'
 
 
 def check_by_epoch(runner: Runner, hook: _CountsSteps) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
+
+from .reach import unwrapped
 
 
 def tensor_mode(model: nn.Module, batch: Any) -> Callable[[], object]:
@@ -21,7 +22,7 @@ def tensor_mode(model: nn.Module, batch: Any) -> Callable[[], object]:
         model: Model of the runner, with or without a wrapper for distributed training.
         batch: Batch of its data loader.
     """
-    plain: Any = model.module if is_model_wrapper(model) else model
+    plain = unwrapped(model)
 
     def run() -> object:
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

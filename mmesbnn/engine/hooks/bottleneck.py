@@ -11,7 +11,7 @@ from torch import nn
 
 from ...checks import checked, natural
 from ...models.losses import BottleneckTerm
-from ..reach import check_by_epoch
+from ..reach import check_by_epoch, unit_of
 
 
 def bottleneck_terms(model: nn.Module) -> list[BottleneckTerm]:
@@ -58,14 +58,10 @@ class BottleneckHook(Hook):
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         if self.begin >= steps:
             runner.logger.warning(
-                f'BottleneckHook: the terms are switched on at {self._unit} {self.begin}, '
+                f'BottleneckHook: the terms are switched on at {unit_of(self)} {self.begin}, '
                 f'after the last one, {steps - 1}, so they train nothing'
             )
         self._active: bool | None = None
-
-    @property
-    def _unit(self) -> str:
-        return 'epoch' if self.by_epoch else 'iteration'
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Switch the terms at their step."""
@@ -78,5 +74,5 @@ class BottleneckHook(Hook):
             term.active = active
         names = ', '.join(f'{type(t).__name__} {t.loss_weight:g}' for t in self._terms)
         runner.logger.info(
-            f'{self._unit} {step}: bottleneck terms {"on" if active else "off"} ({names})'
+            f'{unit_of(self)} {step}: bottleneck terms {"on" if active else "off"} ({names})'
         )

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ...errors import shorten
+from ..reach import unwrapped
 
 
 @HOOKS.register_module()
@@ -41,7 +41,7 @@ class ClassCountHook(Hook):
         self._check(runner, 'test_dataloader', runner.test_dataloader)
 
     def _check(self, runner: Runner, name: str, loader: Any) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
         if classes is None or isinstance(classes, str):
             return

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from ...checkpoints import WRAPPER, misfits, state_dict_of
 from ...checks import checked, filled_text, sequence
+from ..reach import unwrapped
 
 
 def is_training(runner: Runner) -> bool:
@@ -27,7 +27,7 @@ def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = (
         checkpoint: Content of the file.
         new: Prefixes of the names that may differ. Default ``()``.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     # mmengine strips the prefix of each key, so this does not ask for all
     state = {key.removeprefix(WRAPPER): value for key, value in state_dict_of(checkpoint).items()}
     parts = [

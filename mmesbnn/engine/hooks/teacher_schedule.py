@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...checks import checked
-from ..reach import check_by_epoch
+from ..reach import check_by_epoch, unwrapped
 
 
 @HOOKS.register_module()
@@ -38,8 +37,7 @@ class TeacherScheduleHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the model with the teachers, and load them."""
         check_by_epoch(runner, self)
-        model = runner.model
-        self._model = model.module if is_model_wrapper(model) else model
+        self._model = unwrapped(runner.model)
         if not hasattr(self._model, 'set_teacher'):
             raise ValueError(
                 'TeacherScheduleHook: the model has no teachers (it is not a '

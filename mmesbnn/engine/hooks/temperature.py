@@ -13,7 +13,7 @@ from torch import nn
 
 from ...binary import TemperatureWeight, binary_layers
 from ...checks import checked, number, optional, positive, positive_int
-from ..reach import check_by_epoch, temperature_weights, trained_models
+from ..reach import check_by_epoch, temperature_weights, trained_models, unit_of
 from ..temperature_schedule import temperature_schedule
 
 #: Temperature of a layer before training.
@@ -131,7 +131,7 @@ class TemperatureHook(Hook):
         pairs = zip(weights, limits)
         if any(min(limit, last) >= weight.binary_below for weight, limit in pairs):
             runner.logger.warning(
-                f'TemperatureHook: weights become exactly binary at {self._unit} '
+                f'TemperatureHook: weights become exactly binary at {unit_of(self)} '
                 f'{self.schedule.binary_from}, after the last one, {steps - 1}: {self._advice}'
             )
 
@@ -147,7 +147,7 @@ class TemperatureHook(Hook):
         hardest = min(loaded)
         what = (
             f'{sum(harder)} of {len(weights)} layers have loaded weights that are harder '
-            f'(temperature {hardest:.3g}) than {self._unit} {step} of the schedule '
+            f'(temperature {hardest:.3g}) than {unit_of(self)} {step} of the schedule '
             f'({planned:.3g})'
         )
         if self.soften:
@@ -163,13 +163,9 @@ class TemperatureHook(Hook):
         return [t if is_harder else math.inf for t, is_harder in zip(loaded, harder)]
 
     @property
-    def _unit(self) -> str:
-        return 'epoch' if self.by_epoch else 'iteration'
-
-    @property
     def _advice(self) -> str:
         return (
-            f'train for more than {self.schedule.binary_from} {self._unit}s, '
+            f'train for more than {self.schedule.binary_from} {unit_of(self)}s, '
             'or set an earlier binary_from'
         )
 
