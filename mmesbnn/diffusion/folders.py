@@ -152,7 +152,8 @@ class LocalModel:
 
         Args:
             pretrained_model_name_or_path: The folder that ``save_pretrained`` wrote.
-            subfolder: Where it is in there, as ``'unet'`` in a pipeline. Default None.
+            subfolder: Folder of the model inside it, such as ``'unet'`` of a pipeline. Default
+                None.
             **kwargs: As any model's of diffusers, such as ``torch_dtype``.
 
         Raises:
@@ -166,7 +167,7 @@ class LocalModel:
 
 
 def _related(kind: type) -> list[str]:
-    """Names of the model, of its base and of those derived from it: one set of weights."""
+    """Return the names of the model, its base and classes derived from it; they share weights."""
     related = (*kind.__mro__, *kind.__subclasses__())
     return [
         one.__name__ for one in related if issubclass(one, LocalModel) and hasattr(one, 'config')

@@ -34,7 +34,7 @@ class SRMetric(BaseMetric):
         super().__init__(collect_device=collect_device)
 
     def measure(self, image: Tensor, reference: Tensor) -> float:
-        """The figure of one image; uint8 ``(3, H, W)``."""
+        """Return the value of the metric for one image, uint8 ``(3, H, W)``."""
         raise NotImplementedError
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ class FullReferenceMetric(SRMetric):
         self.options = dict(crop_border=crop_border, convert_to=convert_to)
 
     def measure(self, image: Tensor, reference: Tensor) -> float:
-        """The figure of one image; uint8 ``(3, H, W)``."""
+        """Return the value of the metric for one image, uint8 ``(3, H, W)``."""
         return self.figure(image, reference, **self.options)
 
 

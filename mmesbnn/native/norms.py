@@ -27,7 +27,7 @@ SURROGATES = {'window': 0, 'triangle': 1}
 
 @dataclass(frozen=True)
 class NormOperands:
-    """Operands of a batch norm with what stands around it.
+    """Operands of a batch norm and the operations around it.
 
     ``out = act(gain (z - mean) / sqrt(variance + eps) + bias + residual) + shift`` with ``z = x``,
     ``gate x``, or ``gate x residual``, or ``scales x``. Mean and variance are those of a channel of

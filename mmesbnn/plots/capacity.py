@@ -60,7 +60,7 @@ def draw_capacity(
     Args:
         networks: Label of every network, and its result of
             :func:`mmesbnn.analysis.measure_capacity`.
-        path: The file. An existing one is replaced whole.
+        path: File to write. An existing file is replaced.
         title: Title of the figure. Default none.
 
     Raises:
@@ -108,7 +108,7 @@ def draw_copies(
 
     Args:
         records: Result of :func:`mmesbnn.plots.curves.read_scalars`.
-        path: The file. An existing one is replaced whole.
+        path: File to write. An existing file is replaced.
         title: Title of the figure. Default none.
 
     Raises:

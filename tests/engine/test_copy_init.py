@@ -51,7 +51,7 @@ def test_gains_are_balanced_from_the_first_iteration_on(tmp_path):
     assert (seen[0] < 0).view(2, 4).sum(0).eq(1).all()
     assert runner.model.body[1].num_batches_tracked == 2, 'a look trains no statistics'
     assert 'copies of 1 layers start with gains of +-1 (balanced)' in toy.log_of(tmp_path)
-    assert 'alike start those of: body.3' in toy.log_of(tmp_path)
+    assert 'these start alike: body.3' in toy.log_of(tmp_path)
 
 
 def test_resumed_trainings_go_on_with_their_gains(tmp_path):

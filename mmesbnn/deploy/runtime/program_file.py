@@ -2,7 +2,7 @@
 
 It begins with ``MMESBNN`` and a line end, and the number of bytes of a header, 8 bytes,
 lowest first. The header is JSON: a :class:`~mmesbnn.deploy.runtime.program.Program`, and the
-sha256 of the data. Zeros fill up to a multiple of 64 bytes, from where on the data stands.
+sha256 of the data. Zeros fill up to a multiple of 64 bytes. The data begin there.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ class ExportTask(ABC):
         graph: From the inputs to the outputs.
         input_names: Names of the inputs.
         output_names: Names of the outputs.
-        preprocessing: The way from an image to the first input, for the manifest.
+        preprocessing: Steps from an image to the first input, for the manifest.
         classes: Names of the classes, for the manifest, or None.
-        decoding: The way from the outputs to a result, for the manifest.
-        images: Images to try it on, ``(N, C, H, W)``, normalised.
+        decoding: Steps from the outputs to a result, for the manifest.
+        images: Images on which to try the export, ``(N, C, H, W)``, normalised.
         source: Name for these images.
         remarks: Sentences for the export's report.
         parts: Backbone of a detector, and its neck and heads, which read the backbone's maps:

@@ -12,7 +12,7 @@ def check_weights(network: nn.Module) -> None:
     """Check that no weight or statistic of a network is NaN or infinite.
 
     Raises:
-        ExportError: If one is; it names the first.
+        ExportError: If a value is NaN or infinite; the message names the first.
     """
     try:
         check_finite(network.state_dict())

@@ -30,11 +30,11 @@ def make_task(
     """Describe how ``model`` is exported.
 
     Args:
-        cfg: Its config, of mmpretrain, mmdet, or one with ``SRDiffusion``.
-        model: The network built from it, with its weights.
+        cfg: Config of the network, of mmpretrain, mmdet, or one with ``SRDiffusion``.
+        model: Network built from the config, with its weights.
         size: Height and width of the images. Default None: the config's.
-        count: How many images to try it on. Default 4.
-        dataset_meta: That of the checkpoint, for the names of classes. Default None.
+        count: Number of images on which to try the export. Default 4.
+        dataset_meta: Meta data in the checkpoint, for the names of classes. Default None.
 
     Raises:
         ExportError: If this kind of network is not exported.

@@ -26,8 +26,8 @@ def load_trained(
     """Load a trained network.
 
     Args:
-        path: Its config, or a packed file, which has one.
-        checkpoint: Its weights. Default None: ``path`` is a packed file.
+        path: Config of the network, or a packed file, which has one.
+        checkpoint: Weights of the network. Default None: ``path`` is a packed file.
         options: Entries of the config to change. Default None.
         trust_stored_config: As :func:`load_packed`'s. Default False.
         max_bytes: How much memory the content of the file with the weights may take
@@ -68,10 +68,10 @@ def check_weights(model: nn.Module, name: Any) -> None:
 
     Args:
         model: The network.
-        name: What to call it in the error.
+        name: Name of the file, for the error.
 
     Raises:
-        InputError: If one is; it names the first.
+        InputError: If a value is NaN or infinite; the message names the first.
     """
     try:
         check_finite(model.state_dict())

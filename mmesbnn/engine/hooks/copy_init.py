@@ -66,5 +66,5 @@ class CopyInitHook(Hook):
             )
         runner.logger.info(
             f'CopyInitHook: copies of {len(started) - len(alike)} layers start with gains '
-            f'of +-1 ({self.copy_init}); alike start those of: {", ".join(alike) or "none"}'
+            f'of +-1 ({self.copy_init}); these start alike: {", ".join(alike) or "none"}'
         )

@@ -1,5 +1,5 @@
-// Training steps of a batch norm with what stands around it, and of a sign with its shift: few passes
-// over memory, channel by channel, so that later passes over a channel find it in the cache.
+// Training steps of a batch norm and the operations around it, and of a sign with its shift: few
+// passes over memory, channel by channel, so that later passes over a channel find it in the cache.
 #include <algorithm>
 
 #include "api.h"
