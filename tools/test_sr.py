@@ -17,11 +17,11 @@ from mmesbnn import cli, options  # before the slow imports
 # isort: split
 
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmesbnn.analysis import build_model, explained, load_config, load_weights
 from mmesbnn.diffusion.saving import check_pipeline_folder, save_pipeline
+from mmesbnn.engine.reach import unwrapped
 from mmesbnn.whole_files import check_place
 
 
@@ -86,8 +86,7 @@ def main():
     cfg.load_from = None
     with explained('cannot start the test'):
         runner = Runner.from_cfg(cfg)
-        built = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        built.load_state_dict(model.state_dict())
+        unwrapped(runner.model).load_state_dict(model.state_dict())
         runner.test_loop  # noqa: B018  (reads the data folders)
     if args.export and is_main_process():  # known only after the runner has been built
         export(model, args.export)

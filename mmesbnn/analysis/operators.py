@@ -13,10 +13,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
-from ..binary.modes import inference
 from .counters import COUNTERS
 
-__all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'inference', 'is_binary', 'layer_name']
+__all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'is_binary', 'layer_name']
 
 #: Binary operators. The first two operands are a signed input and an effective weight; in
 #: the last operator they are two binary activations.

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 from torch.utils._pytree import tree_leaves
 
-from ..analysis.operators import inference
 from ..binary.arguments import MODULE
 from ..binary.layers import binary_layers
+from ..binary.modes import inference
 from ..binary.weights import FixedWeight, RealWeight
 from ..checks import checked, filled_text, instance, optional, positive_int, sequence
 from ..optional import require
