@@ -152,7 +152,7 @@ class Pool {
   std::atomic<unsigned> round_{0};
 };
 
-// No processor has more cores for one network, and a thread takes memory.
+// More would only take memory.
 constexpr int kMostThreads = 1024;
 
 using OpenMp = void(void (*)(void*), void*, unsigned, unsigned);
