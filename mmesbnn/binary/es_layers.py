@@ -37,8 +37,10 @@ class _ESLayer(nn.Module):
         return super().__getattr__(name)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        weight, latent = state.get(f'{prefix}weight'), f'{prefix}{self.inner}.weight'
-        if isinstance(weight, Tensor) and latent not in state and weight.dim():
+        weight: Any = state.get(f'{prefix}weight')
+        latent = f'{prefix}{self.inner}.weight'
+        is_float = isinstance(weight, Tensor) and weight.dim() > 0 and latent not in state
+        if is_float and len(weight) % self.expansion.tau == 0:
             del state[f'{prefix}weight']
             state[latent] = shrunk_weight(weight, self.expansion.tau)
         super()._load_from_state_dict(state, prefix, *args)

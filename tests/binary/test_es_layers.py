@@ -209,3 +209,5 @@ def test_a_float_linear_layer_becomes_the_latent_weight():
 def test_a_float_weight_of_another_shape_is_refused():
     with pytest.raises(RuntimeError, match='size mismatch'):
         ESConv2d(4, 6, 3).load_state_dict(nn.Conv2d(4, 8, 3).state_dict(), strict=False)
+    layer, other = ESConv2d(4, 6, 3, tau=2), nn.Conv2d(4, 5, 3, bias=False).state_dict()
+    assert layer.load_state_dict(other, strict=False).unexpected_keys == ['weight']
