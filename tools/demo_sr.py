@@ -62,14 +62,14 @@ def train(work_dir: Path, iters: int | None) -> None:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     processes = {}
     for tau in TAUS:
-        options = [f'model.unet.tau={tau}']
+        changes = [f'model.unet.tau={tau}']
         if iters is not None:
             keys = (
                 'train_cfg.max_iters',
                 'train_cfg.val_interval',
                 'default_hooks.checkpoint.interval',
             )
-            options += [f'{key}={iters}' for key in keys]
+            changes += [f'{key}={iters}' for key in keys]
         folder = work_dir / f'tau{tau}'
         folder.mkdir(parents=True, exist_ok=True)
         command = (
@@ -78,7 +78,7 @@ def train(work_dir: Path, iters: int | None) -> None:
             '--work-dir',
             str(folder),
             '--cfg-options',
-            *options,
+            *changes,
         )
         log = None if tau == TAUS[-1] else folder / 'output.txt'
         shown = f'{" ".join(command)}{f" > {log}" if log else ""}'

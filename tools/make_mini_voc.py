@@ -69,12 +69,12 @@ def parse_args():
 
 def main():
     parser, args = parse_args()
-    options = {**vars(args)}
-    root = options.pop('root')
-    if options.pop('voc_classes'):
-        options['names'] = VOC_CLASSES[:10]
+    chosen = {**vars(args)}
+    root = chosen.pop('root')
+    if chosen.pop('voc_classes'):
+        chosen['names'] = VOC_CLASSES[:10]
     try:
-        count = write_mini_voc(root, **options)
+        count = write_mini_voc(root, **chosen)
     except ValueError as error:
         parser.error(str(error))
     print(f'wrote {count} images to {root}' if count else f'{root} is there')

@@ -33,8 +33,6 @@ FLOORS = (
     ('checks', 'plain_files', 'plain_values'),
     ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
 )
-#: Allowed imports between rooms of one floor, in this direction only.
-ALLOWED: set[tuple[str, str]] = set()
 #: Number of floors at the bottom that all rooms use. Arrows to them are not drawn.
 GROUND = 4
 
@@ -83,7 +81,7 @@ def upward(edges):
     return {
         edge: sorted({str(file) for file in files})
         for edge, files in edges.items()
-        if edge not in ALLOWED and floor[edge[0]] >= floor[edge[1]]
+        if floor[edge[0]] >= floor[edge[1]]
     }
 
 

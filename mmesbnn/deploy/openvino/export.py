@@ -264,16 +264,16 @@ def _write_native(
         return (f'no {NATIVE_FILE}: {why}' if why else None), []
     program, data = conversion.native
     write_program(folder / NATIVE_FILE, program, data)
-    sentence, head = f'{_megabytes(folder, NATIVE_FILE)}, for mmesbnn.native', None
+    says, head = f'{_megabytes(folder, NATIVE_FILE)}, for mmesbnn.native', None
     if conversion.head is not None:
         ov.save_model(conversion.head, folder / HEAD_FILES[0], compress_to_fp16=False)
         head = _compiled(folder / HEAD_FILES[0], dynamic=False)
         heads = _megabytes(folder, HEAD_FILES[1])
-        sentence = f'{sentence} (the backbone); {heads}, for OpenVINO (neck and heads)'
+        says = f'{says} (the backbone); {heads}, for OpenVINO (neck and heads)'
     if not native.available():
-        return f'{sentence}, not compared: the native library is not compiled here', []
+        return f'{says}, not compared: the native library is not compiled here', []
     names = task.output_names
-    return f'{sentence}:', verify_native(program, data, head, task.graph, examples, names)
+    return f'{says}:', verify_native(program, data, head, task.graph, examples, names)
 
 
 def _megabytes(folder: Path, name: str) -> str:
