@@ -69,7 +69,7 @@ def change(folder, edit):
         'os.system',
         'builtins.exec',
         'torch.load',
-        'mmesbnn.binary.BinaryConv2d',
+        'mmesbnn.binary.binarize',
         'torch.hub.load',
         'mmpretrain.HuggingFaceClassifier',
         'TIMMBackbone',
