@@ -21,21 +21,15 @@ from ..runtime.program import (
     REGISTERS,
     Segment,
 )
-from .expressions import Apply, Constant, Expression, Expressions, MapValue, Read, parts_of
+from .expressions import Apply, Constant, Expression, Expressions, MapValue, Read, parts_of, run_of
 from .network import Wanted
 from .rules import NotCovered
 
 Operand = tuple[int, int, int, int]
 _NONE: Operand = (NOTHING, 0, 0, 0)
+#: Up to this many reads of integers in a segment are faster than one and a register.
+_MOST_READS = 2
 _TARGETS = {'store': MAP, 'bits': MAP, 'mean': MEAN, 'pool': POOL}
-
-
-def run_of(index: np.ndarray) -> tuple[int, int] | None:
-    """Return offset and period if ``index`` is ``offset + c % period``, else None."""
-    again = np.flatnonzero(index == index[0])
-    period = int(again[1]) if len(again) > 1 else len(index)
-    expected = index[0] + np.arange(len(index)) % period
-    return (int(index[0]), period) if (index == expected).all() else None
 
 
 def _cuts(wanted: Sequence[Wanted]) -> list[int]:
@@ -107,14 +101,24 @@ class _Writer:
 
     def _read(self, x: Expression) -> Operand:
         """Compute an expression and return its operand."""
-        if isinstance(x, Apply) and x not in self._places:
-            self._apply(x, None)
+        if x not in self._places:
+            if isinstance(x, Apply):
+                self._apply(x, None)
+            elif _is_small(x) and self._left[x] > _MOST_READS:  # made floats once
+                operand = self._operand(x)
+                self._places[x] = self._register()
+                self._emit('copy', self._places[x], operand)
         return self._operand(x)
+
+    def _register(self) -> Operand:
+        if not self._free:
+            raise NotCovered(f'a sweep needs more than {REGISTERS} registers')
+        return (REGISTER, self._free.pop(), 0, 0)
 
     def _operand(self, x: Expression) -> Operand:
         if isinstance(x, Constant):
             return (CONSTANT, self._place_of(x.value), 0, 0)
-        if isinstance(x, Read):
+        if isinstance(x, Read) and x not in self._places:
             run = run_of(x.index)
             assert run is not None
             return (MAP, self._number_of(x.map), *run)
@@ -134,9 +138,7 @@ class _Writer:
         for argument in arguments:
             self._done(argument)
         if target is None:
-            if not self._free:
-                raise NotCovered(f'a sweep needs more than {REGISTERS} registers')
-            target = (REGISTER, self._free.pop(), 0, 0)
+            target = self._register()
         self._places[x] = target
         self._emit(name, target, *operands)
 

@@ -216,3 +216,11 @@ def channels_of(x: Expression) -> tuple[int, ...]:
         return x.index.shape
     assert isinstance(x, Constant)
     return x.value.shape
+
+
+def run_of(index: np.ndarray) -> tuple[int, int] | None:
+    """Return offset and period if ``index`` is ``offset + c % period``, else None."""
+    again = np.flatnonzero(index == index[0])
+    period = int(again[1]) if len(again) > 1 else len(index)
+    expected = index[0] + np.arange(len(index)) % period
+    return (int(index[0]), period) if (index == expected).all() else None

@@ -15,6 +15,7 @@ from ..openvino.nodes import axes_in, const_value, key_of, rank_of
 from ..runtime.program import LARGEST_SUM
 from .borders import Bits, Bordered, compared_border
 from .expressions import Apply, Constant, Expression, MapValue, Read, channels_of
+from .hinges import hinge_of, mean_of
 from .network import Heavy, Network, Value
 from .weights import bits_of, pack_binary, pack_real
 
@@ -333,6 +334,10 @@ class Rules:
         if rank is None or rank < 4 or axes is None or sorted(axes) != [rank - 2, rank - 1]:
             raise NotCovered(f'{_named(node)} is a mean of other than pixels')
         shape = shape_of(node.input_value(0))[1:-2]
+        hinge = hinge_of(self.network.flat(value.expression))
+        if hinge is not None:
+            mean = mean_of(hinge, (value.height, value.width), self.network)
+            return self._rearranged(Value(mean, 1, 1), lambda a: a.reshape(shape))
         to = MapValue('float', 1, 1, math.prod(shape))
         self.network.want('mean', value, to)
         return Value(self.network.reading(to, shape), 1, 1)

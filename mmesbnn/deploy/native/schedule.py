@@ -51,11 +51,16 @@ def _owners(read: Read) -> np.ndarray:
     return owners[read.index]
 
 
+def _is_mean(writer: Any) -> bool:
+    return isinstance(writer, Wanted) and writer.kind == 'mean'
+
+
 def _pieces(wanted: Wanted, expressions: Expressions) -> list[Wanted]:
     """Split a result at the channels where its reads change from one writer to another."""
     cuts = {0, wanted.channels}
     for read in reads_of(wanted.value):
-        cuts |= {int(i) + 1 for i in np.flatnonzero(np.diff(_owners(read)))}
+        if not all(_is_mean(writer) for writer in read.map.writers):  # read from memory only
+            cuts |= {int(i) + 1 for i in np.flatnonzero(np.diff(_owners(read)))}
     # splitting a map whose parts are read in turn would only make many small pieces
     edges = sorted(cuts)
     if len(edges) == 2 or len(edges) > 9:

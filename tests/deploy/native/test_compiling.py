@@ -12,7 +12,7 @@ from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.native.compiling import compile_program
 from mmesbnn.deploy.native.rules import NotCovered
 from mmesbnn.deploy.openvino.graph import binary_graph, compile_graph, to_openvino
-from mmesbnn.deploy.runtime.program import MAP
+from mmesbnn.deploy.runtime.program import MAP, MEAN
 from mmesbnn.models.backbones import BNext, ReActNet
 
 needs_library = pytest.mark.skipif(
@@ -199,6 +199,49 @@ def test_single_operators(function):
     runs = engine(*compiled(Odd(function), x))
     ours = runs.run(x.numpy())[0][:, :, 0, 0]
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_means_of_copies_read_their_integers_once():
+    program, _ = compiled(classifier('bnext tau'), torch.randn(1, 3, 64, 64))
+    segments = [segment for step in program.steps for segment in getattr(step, 'segments', ())]
+    maxima = [
+        segment
+        for segment in segments
+        if any(name == 'max' and to[0] == MEAN for name, to, *_ in segment.code)
+    ]
+    assert maxima
+    for segment in maxima:
+        small = [
+            operand
+            for _, _, *operands in segment.code
+            for operand in operands
+            if operand[0] == MAP and program.maps[operand[1]].kind == 'int16'
+        ]
+        assert len(small) == 1
+
+
+@needs_library
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(),
+        dict(stride=2, padding=1),
+        dict(stride=(1, 3), padding=(0, 2), dilation=(2, 1)),
+        dict(padding=1, dilation=2),
+        dict(stride=2, padding=1, groups=3),
+    ],
+)
+@pytest.mark.parametrize('kernels', [3, 33, 48])
+def test_real_convolutions(settings, kernels):
+    torch.manual_seed(0)
+    weight = torch.randn(kernels, 3 // settings.get('groups', 1), 3, 3)
+    x = torch.randn(2, 3, 11, 60)  # wide enough for windows that lie inside, side by side
+
+    def convolve(x):
+        return torch.nn.functional.conv2d(x, weight.to(x.dtype), **settings)
+
+    ours = engine(*compiled(Odd(convolve), x)).run(x.numpy())[0]
+    np.testing.assert_allclose(ours, convolve(x.double()).numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
