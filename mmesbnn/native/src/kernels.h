@@ -21,6 +21,8 @@ constexpr int kRealPixels = 8;
 constexpr int kTile = 8;
 // Channels of two vectors of the widest instruction set.
 constexpr int kMostLanes = 32;
+// Bytes of a map that is not found in the second cache, where it is written again.
+constexpr int64_t kFar = int64_t{1} << 21;
 // Floats of a register of a sweep, for up to 2 kTile pixels.
 constexpr int kRegister = 2 * kTile * kMostLanes;
 constexpr int kRegisters = 16;
@@ -89,6 +91,7 @@ struct Ready {
   Source a, b, c, d, to;
   int64_t rows, columns;  // of a window of a pool
   int64_t bit, bits;      // place of the first bit in its pixel; bits of a pixel
+  bool far;               // `to` is a map of more than kFar bytes
 };
 
 // A few pixels of a segment of a sweep.
@@ -101,6 +104,7 @@ struct Block {
   float* registers;      // kAllRegisters * kRegister
   float* sums;           // of the tile
   int64_t pixel, width;  // first pixel; width of the maps
+  int64_t map_pixels;    // of the whole maps
   int64_t pixels, channels;
 };
 
@@ -111,7 +115,8 @@ struct RealTile {
   int blocks;
   int64_t taps, channels;
   const float* weights;  // (blocks, taps, channels, kRealLanes)
-  float out[kRealPixels][2 * kRealLanes];
+  float* out;            // of the first pixel, for the kernels of all blocks
+  int64_t step;          // floats from a pixel's results to the next one's
 };
 
 // Sums of products of real numbers and signs, kSumLanes of them side by side. A term is four numbers

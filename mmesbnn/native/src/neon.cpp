@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "kernels.h"
+#include "target.h"
 
 #if defined(__aarch64__)
 

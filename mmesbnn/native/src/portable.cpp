@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "kernels.h"
+#include "target.h"
 
 namespace mmesbnn {
 namespace {

@@ -44,24 +44,52 @@ bool OutputStep::run(const Run& run) const {
   return true;
 }
 
-// Writes where the channels of each tap begin; pixels after the last one are like it.
-void RealConvStep::find_rows(int64_t begin, int count, const float* source,
+namespace {
+
+// Where the windows of pixels begin, pixel by pixel; a division for each would take too long.
+struct Corners {
+  const Window& window;
+  int64_t width, y, x;
+
+  Corners(const Window& window, int64_t width, int64_t pixel)
+      : window(window), width(width), y(pixel / width), x(pixel % width) {}
+  int64_t top() const { return y * window.stride[0] - window.padding[0]; }
+  int64_t left() const { return x * window.stride[1] - window.padding[1]; }
+  void next() {
+    if (++x == width) x = 0, ++y;
+  }
+};
+
+}  // namespace
+
+// Whether the windows of `count` pixels, from `begin` on, lie inside the map.
+bool RealConvStep::is_inside(int64_t begin, int count) const {
+  Corners at(window, to.width, begin);
+  for (int p = 0; p < count; ++p, at.next())
+    if (!window.is_inside(at.top(), at.left(), from.height, from.width)) return false;
+  return true;
+}
+
+// Writes where the channels of each tap begin, or those of each row of taps if the rows are `whole`;
+// pixels after the last one are like it.
+void RealConvStep::find_rows(int64_t begin, int count, bool whole, const float* source,
                              const float** rows) const {
+  const int columns = whole ? 1 : window.kernel[1];
+  Corners at(window, to.width, begin);
   for (int p = 0; p < (count == 1 ? 1 : kRealPixels); ++p) {
-    const int64_t pixel = begin + std::min(p, count - 1);
-    const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
-    const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
+    const int64_t top = at.top(), left = at.left();
     // most pixels need no check of each tap
-    const bool whole = window.is_inside(top, left, from.height, from.width);
+    const bool inside = whole || window.is_inside(top, left, from.height, from.width);
     const float** row = rows + p;
     for (int ky = 0; ky < window.kernel[0]; ++ky) {
       const int64_t y = top + int64_t{ky} * window.dilation[0];
-      for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
+      for (int kx = 0; kx < columns; ++kx, row += kRealPixels) {
         const int64_t x = left + int64_t{kx} * window.dilation[1];
-        const bool inside = whole || (y >= 0 && y < from.height && x >= 0 && x < from.width);
-        *row = inside ? source + (y * from.width + x) * from.channels : zeros.data();
+        const bool read = inside || (y >= 0 && y < from.height && x >= 0 && x < from.width);
+        *row = read ? source + (y * from.width + x) * from.channels : zeros.data();
       }
     }
+    if (p + 1 < count) at.next();
   }
 }
 
@@ -70,6 +98,7 @@ bool RealConvStep::run(const Run& run) const {
   const int64_t blocks = (kernels + kRealLanes - 1) / kRealLanes;
   const int64_t tiles = (pixels + kRealPixels - 1) / kRealPixels;
   const int64_t parts = tiles < 32 ? groups * blocks : 1;
+  const bool rows_are_whole = groups == 1 && window.kernel[1] > 1 && window.dilation[1] == 1;
   const float* source = floats(run, from);
   float* target = floats(run, to);
   const Kernels& use = chosen_kernels();
@@ -82,26 +111,32 @@ bool RealConvStep::run(const Run& run) const {
       full.store(true);
       return;
     }
+    float spare[kRealPixels * 2 * kRealLanes];
     for (int64_t item = first; item < last; ++item) {
       const int64_t begin = item / parts * kRealPixels;
       const int count = static_cast<int>(std::min<int64_t>(kRealPixels, pixels - begin));
       const int64_t from_block = parts == 1 ? 0 : item % parts;
       const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
+      // Channels of neighbours lie side by side, so a row of taps is like one tap of more channels.
+      const bool whole = rows_are_whole && count > 1 && is_inside(begin, count);
       int64_t step = 1;
       for (int64_t block = from_block, ready = -1; block < to_block; block += step) {
         const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
         step = block + 1 < to_block && block % blocks + 1 < blocks ? 2 : 1;
-        if (ready != group) find_rows(begin, count, source + group * depth, rows.get());
+        if (ready != group) find_rows(begin, count, whole, source + group * depth, rows.get());
         ready = group;
         RealTile tile;
         tile.rows = rows.get(), tile.pixels = count, tile.blocks = static_cast<int>(step);
-        tile.taps = taps, tile.channels = depth;
+        tile.taps = whole ? window.kernel[0] : taps;
+        tile.channels = whole ? window.kernel[1] * depth : depth;
         tile.weights = run.constants + weights + block * taps * depth * kRealLanes;
+        const int64_t made = step * kRealLanes, wanted = std::min(made, kernels - lane);
+        float* results = target + begin * to.channels + at + group * kernels + lane;
+        const bool fits = wanted == made && (count == 1 || count == kRealPixels);
+        tile.out = fits ? results : spare, tile.step = fits ? to.channels : made;
         use.convolve(tile);
-        const int64_t wanted = std::min<int64_t>(step * kRealLanes, kernels - lane);
-        for (int p = 0; p < count; ++p)
-          std::memcpy(target + (begin + p) * to.channels + at + group * kernels + lane,
-                      tile.out[p], sizeof(float) * wanted);
+        for (int p = 0; p < count && !fits; ++p)
+          std::memcpy(results + p * to.channels, spare + p * made, sizeof(float) * wanted);
       }
     }
   });
@@ -268,7 +303,7 @@ bool SweepStep::run(const Run& run) const {
     }
     Block block;
     block.memory = run.memory, block.constants = run.constants, block.registers = registers;
-    block.ready = ready.get(), block.width = width;
+    block.ready = ready.get(), block.width = width, block.map_pixels = pixels;
     for (int64_t item = first; item < last; ++item) {
       const int64_t end = std::min((item + 1) * tile, pixels);
       block.sums = run.sums + item * sums;

@@ -11,3 +11,10 @@
   _Pragma("GCC push_options") MMESBNN_PRAGMA(GCC target(names))
 #define END_TARGET _Pragma("GCC pop_options")
 #endif
+
+// Asks for the cache line at an address, which need not exist.
+#if defined(__GNUC__)
+#define FETCH(address) __builtin_prefetch(address, 1)
+#else
+#define FETCH(address) static_cast<void>(address)
+#endif
