@@ -22,6 +22,7 @@ The binary layers are those of :func:`mmesbnn.binary.binary_layers`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -110,6 +111,24 @@ def read_packed(
     except CheckpointError as error:
         raise PackError(f'{path}: {error}') from error
     return content, metadata
+
+
+def order_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, so that equal networks are equal files.
+
+    The library writes them in an order that differs from one time to the next.
+
+    Args:
+        path: The file, which is changed in its place.
+    """
+    with path.open('r+b') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(length))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        ordered = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        assert len(ordered) <= length  # both are JSON in its shortest form
+        file.seek(8)
+        file.write(ordered.ljust(length))
 
 
 def stored_weight(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

@@ -38,7 +38,15 @@ from ...project import (
 from ...version import __version__
 from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
-from .file import FORMAT, PackError, read_packed, stored_weight, tiled_statistics, unused_keys
+from .file import (
+    FORMAT,
+    PackError,
+    order_metadata,
+    read_packed,
+    stored_weight,
+    tiled_statistics,
+    unused_keys,
+)
 from .layout import CHECKSUM, checksum, flatten
 
 #: Number of binary weights above which packing shows a progress bar.
@@ -309,6 +317,7 @@ def pack(
         flat, metadata['layout'] = flatten(tensors.content)
         metadata[CHECKSUM] = checksum(flat, metadata)
         safetensors.save_file(flat, partial, metadata)
+        order_metadata(partial)
         _verify(partial, model, half)
     tensors.report.parts['names, shapes, config'] = path.stat().st_size - tensors.report.size
     return tensors.report

@@ -105,6 +105,17 @@ def test_outputs_are_equal_bit_for_bit(binarizer, dtype, tmp_path):
     assert ours.unique().numel() > 2
 
 
+def test_equal_networks_are_equal_files(tmp_path):
+    torch.manual_seed(0)
+    model = shaken(Net(BINARIZERS[0]))
+    meta = dict(classes=['"quoted"', 'back\\slash', 'tab\tline\n\x01\x7f', 'Übung', '鳥\u2028'])
+    files = [tmp_path / f'{i}.safetensors' for i in range(6)]
+    for file in files:
+        pack(model, file, dataset_meta=meta)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert json.loads(read_packed(files[0])[1]['dataset_meta']) == meta
+
+
 def test_attention(tmp_path):
     model = shaken(BinaryMultiheadAttention(16, 4, tau=2))
     x = torch.randn(2, 9, 32)
