@@ -6,7 +6,8 @@ from .attention import (
     ResidualBinaryLinear,
     elastic_binarize,
 )
-from .binarize import BinarizedLayer, BinarizeReport, binarize
+from .binarize import binarize
+from .binarize_report import BinarizedLayer, BinarizeReport
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
 from .forms import InputForm, WeightForm

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..checks import check, each, mapping, sequence, text
-from .binarize import BINARY, REPORTS, BinarizeReport, binarize
+from .binarize import BINARY, REPORTS, binarize
+from .binarize_report import BinarizeReport
 from .options import BinaryOptions
 
 _STORED = each(

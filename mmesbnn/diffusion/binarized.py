@@ -20,7 +20,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ..binary.arguments import checked_layer
-from ..binary.binarize import BinarizeReport
+from ..binary.binarize_report import BinarizeReport
 from ..binary.options import BinaryOptions, merged_options, refuse_both
 from ..checks import checked
 from ..old_forms import current_options

@@ -15,7 +15,7 @@ from torch import nn
 import mmesbnn
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import BinaryConv2d, ESConv2d, ESLinear, binarize
-from mmesbnn.binary.binarize import Reason
+from mmesbnn.binary.replaceable import Reason
 from mmesbnn.binary.shrunk import shrunk_weight
 
 

@@ -1,0 +1,276 @@
+"""Choice of the layers of a network that ``binarize`` replaces."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..checks import shown
+from .expansion import Expansion
+from .layers import BinaryLayer
+from .modes import inference
+from .weight_reads import WeightReads, read_by_definition
+
+#: Layers that multiply. Each of them has an entry in the report.
+_MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
+Multiplier = nn.modules.conv._ConvNd | nn.Linear
+
+#: Layers that can become binary.
+_ELIGIBLE = (nn.Conv2d, nn.Linear)
+
+#: Modules whose subclasses compute the same as torch's layers (they only add support of
+#: empty tensors).
+_SAME_AS_TORCH = ('mmcv.cnn.bricks.wrappers',)
+
+
+class Reason(enum.Enum):
+    """Reason why a layer was kept, or ``REPLACED``."""
+
+    REPLACED = 'replaced'
+    NAMED = 'named by keep'
+    FIRST = 'first layer'
+    LAST = 'last layer'
+    IDLE = 'did not run'
+    OBSTACLE = 'cannot be replaced'
+
+
+class Why(NamedTuple):
+    """A reason and the text that the report shows for it."""
+
+    reason: Reason
+    text: str
+
+
+_IDLE = Why(Reason.IDLE, 'did not run on the example')
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A layer that multiplies, and its places in the network.
+
+    Attributes:
+        module: The layer.
+        places: Parent, attribute and name, for every name of the layer.
+    """
+
+    module: Multiplier
+    places: list[tuple[nn.Module, str, str]]
+
+    @property
+    def name(self) -> str:
+        """First name of the layer."""
+        return self.places[0][2]
+
+
+def candidates_of(model: nn.Module) -> list[Candidate]:
+    """Return the layers that multiply, in the order of definition."""
+    found: dict[Multiplier, Candidate] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _MULTIPLIERS) and name:
+            parent, _, attribute = name.rpartition('.')
+            place = (model.get_submodule(parent), attribute, name)
+            found.setdefault(module, Candidate(module, [])).places.append(place)
+    return list(found.values())
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return True if ``pattern`` matches the module ``name`` or a module that holds it."""
+    parts = name.split('.')
+    return any(fnmatchcase('.'.join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
+def _kept_by_name(candidates: Sequence[Candidate], keep: Sequence[str]) -> dict[Candidate, Why]:
+    kept: dict[Candidate, Why] = {}
+    for pattern in keep:
+        found = [
+            candidate
+            for candidate in candidates
+            if any(_matches(name, pattern) for _, _, name in candidate.places)
+        ]
+        if not found:
+            raise ValueError(f'{shown("keep", pattern)} matches no convolution and no linear layer')
+        kept.update(dict.fromkeys(found, Why(Reason.NAMED, f'keep={pattern!r}')))
+    return kept
+
+
+def run_example(model: nn.Module, example: Any) -> Any:
+    """Run a model with a tensor, a sequence of arguments or a mapping of keyword arguments."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, (list, tuple)) else model(example)
+
+
+def _shares_memory(x: Tensor, others: Sequence[Tensor]) -> bool:
+    """Return True if ``x`` is one of ``others`` or shares memory with one of them."""
+    memory = x.untyped_storage().data_ptr()
+    return any(memory == y.untyped_storage().data_ptr() for y in others)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _ends_by_running(
+    model: nn.Module, candidates: Sequence[Candidate], example: Any
+) -> tuple[dict[Candidate, Why], dict[int, str]]:
+    """Run ``example`` and find the first, the last and the idle layers.
+
+    First layers read ``example``; last layers give the output; idle layers did not run.
+
+    Returns:
+        These layers with their reasons. Also a mapping from the id of each layer whose
+        weight another module reads to the class of that module.
+    """
+    given = _tensors(example)
+    ran: dict[Candidate, list[Tensor]] = {}
+    first: dict[Candidate, Why] = {}
+
+    def watch(candidate: Candidate) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ran.setdefault(candidate, []).append(output)
+            if any(_shares_memory(x, given) for x in inputs):
+                first[candidate] = Why(Reason.FIRST, 'first layer, reads the input')
+
+        return candidate.module.register_forward_hook(hook)
+
+    handles = [watch(candidate) for candidate in candidates]
+    reads = WeightReads([candidate.module for candidate in candidates])
+    try:
+        with inference(model), reads:
+            results = _tensors(run_example(model, example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = {
+        candidate: Why(Reason.LAST, 'last layer, gives the output')
+        for candidate, outputs in ran.items()
+        if any(_shares_memory(output, results) for output in outputs)
+    }
+    order = list(ran)
+    idle = [candidate for candidate in candidates if candidate not in ran]
+    ends = {
+        **dict.fromkeys(idle, _IDLE),
+        **(last or dict.fromkeys(order[-1:], Why(Reason.LAST, 'last layer that ran'))),
+        **(first or dict.fromkeys(order[:1], Why(Reason.FIRST, 'first layer that ran'))),
+    }
+    return ends, reads.found
+
+
+def _ends_by_definition(candidates: Sequence[Candidate]) -> dict[Candidate, Why]:
+    return {
+        **dict.fromkeys(candidates[-1:], Why(Reason.LAST, 'last layer')),
+        **dict.fromkeys(candidates[:1], Why(Reason.FIRST, 'first layer')),
+    }
+
+
+def numeric_padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...] | None:
+    """Return the padding of a convolution in pixels, None if ``'same'`` pads unevenly."""
+    if not isinstance(conv.padding, str):
+        return conv.padding
+    if conv.padding == 'valid':
+        return (0,) * len(conv.kernel_size)
+    total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+    return None if any(n % 2 for n in total) else tuple(n // 2 for n in total)
+
+
+def _computes_as_torch(kind: type) -> bool:
+    """Return True if a class is nn.Conv2d or nn.Linear or computes the same."""
+    known = kind.__module__ in _SAME_AS_TORCH and issubclass(kind, _ELIGIBLE)
+    return kind in _ELIGIBLE or known
+
+
+def _obstacle(
+    candidate: Candidate,
+    owners: Mapping[int, list[str]],
+    readers: Mapping[int, str],
+    expansion: Expansion,
+) -> str | None:
+    """Return the reason why ES cannot replace the layer, or None if it can."""
+    module = candidate.module
+    kind = type(module)
+    if isinstance(module, BinaryLayer):
+        return 'a binary layer already'
+    if id(module) in readers:
+        return f'{readers[id(module)]} reads its weight'
+    if not _computes_as_torch(kind):
+        return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
+    if module._forward_hooks or module._forward_pre_hooks:
+        return 'has forward hooks'
+    shared = [x for x in owners[id(module.weight)] if x != candidate.name]
+    if shared:
+        return f'shares its weight with {shared[0]}'
+    if isinstance(module, nn.Linear):
+        return _indivisible(expansion, module.out_features, 'out_features')
+    assert isinstance(module, nn.Conv2d)
+    if module.groups > 1:
+        depthwise = module.groups == module.in_channels
+        return 'depthwise' if depthwise else f'grouped, groups={module.groups}'
+    if module.padding_mode != 'zeros' or numeric_padding(module) is None:
+        return f'padding={module.padding!r}, padding_mode={module.padding_mode!r}'
+    return _indivisible(expansion, module.out_channels, 'out_channels')
+
+
+def _indivisible(expansion: Expansion, channels: int, name: str) -> str | None:
+    try:
+        expansion.kernels(channels, name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Map the id of every parameter to the names of the modules that hold it."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def kept_layers(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    expansion: Expansion,
+    *,
+    keep: Sequence[str],
+    keep_first: bool,
+    keep_last: bool,
+    example: Any,
+) -> dict[Candidate, Why]:
+    """Return the layers that stay as they are, with reasons.
+
+    Args:
+        model: The network.
+        candidates: Its layers that multiply.
+        expansion: ES of the layers that replace the others.
+        keep: Names or patterns of layers to keep.
+        keep_first: Whether to keep the first layer.
+        keep_last: Whether to keep the last layer.
+        example: Input of the model, or None.
+
+    Raises:
+        ValueError: If a pattern in ``keep`` matches nothing.
+    """
+    kept = _kept_by_name(candidates, keep)
+    readers = read_by_definition(model)
+    if example is None:
+        ends = _ends_by_definition(candidates)
+    else:
+        ends, seen = _ends_by_running(model, candidates, example)
+        readers.update(seen)
+        ends = {x: w for x, w in ends.items() if w != _IDLE or id(x.module) not in readers}
+    unwanted = {Reason.FIRST: not keep_first, Reason.LAST: not keep_last}
+    ends = {x: w for x, w in ends.items() if not unwanted.get(w.reason)}
+    owners = _owners(model)
+    for candidate in candidates:
+        obstacle = _obstacle(candidate, owners, readers, expansion)
+        why = ends.get(candidate) or (obstacle and Why(Reason.OBSTACLE, obstacle))
+        if why:
+            kept.setdefault(candidate, why)
+    return kept
