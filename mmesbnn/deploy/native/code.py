@@ -21,9 +21,9 @@ from ..runtime.program import (
     REGISTERS,
     Segment,
 )
+from .axes import NotCovered
 from .expressions import Apply, Constant, Expression, Expressions, MapValue, Read, parts_of, run_of
 from .network import Wanted
-from .rules import NotCovered
 
 Operand = tuple[int, int, int, int]
 _NONE: Operand = (NOTHING, 0, 0, 0)

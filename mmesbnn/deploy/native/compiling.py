@@ -24,10 +24,11 @@ from ..runtime.program import (
     Sweep,
 )
 from ..runtime.schema import Unfit
+from .axes import NotCovered
 from .code import segments
 from .expressions import MapValue, reads_of
 from .network import Heavy, Network
-from .rules import NotCovered, Rules
+from .rules import translated
 from .schedule import SweepPlan, schedule
 
 _HEAVY: dict[str, Any] = {'real_conv': RealConv, 'binary_conv': BinaryConv, 'pool': Pool}
@@ -221,7 +222,7 @@ def compile_program(graph: ov.Model) -> tuple[Program, np.ndarray]:
         NotCovered: If the library does not support a part of the graph.
     """
     try:
-        return _compiled(Rules().follow(graph))
+        return _compiled(translated(graph))
     except Unfit as error:
         raise NotCovered(f'its program would be beyond a limit: {error}') from error
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...binary.arguments import MODULE
 from ...checks import checked, filled_text, instance, sequence
+from ..native.axes import NotCovered
 from ..native.compiling import compile_program
-from ..native.rules import NotCovered
 from ..runtime.core import COMPILE_OPTIONS, shared_core
 from ..runtime.manifest import ExportError
 from ..runtime.program import Program

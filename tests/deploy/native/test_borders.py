@@ -8,7 +8,7 @@ pytest.importorskip('openvino')
 
 from mmesbnn import native
 from mmesbnn.binary import BinaryConv2d
-from mmesbnn.deploy.native.rules import NotCovered
+from mmesbnn.deploy.native.axes import NotCovered
 from mmesbnn.deploy.openvino.graph import binary_graph
 from tests.deploy.native.test_compiling import Odd, compiled, engine
 
