@@ -20,6 +20,7 @@ from mmengine.utils import ProgressBar
 from ..checks import check, checked, filled_text, integer, natural, number, sequence
 from ..optional import require
 from ..whole_files import is_filled, whole_folder
+from .photographs import load_photograph
 
 VOC_CLASSES = (
     'aeroplane',
@@ -46,8 +47,8 @@ VOC_CLASSES = (
 
 #: Photographs that scikit-image and scikit-learn contain. Each split has its own.
 PHOTOGRAPHS = {
-    'trainval': ('astronaut', 'coffee', 'rocket', 'stereo_motorcycle', 'china.jpg'),
-    'test': ('chelsea', 'retina', 'flower.jpg'),
+    'trainval': ('astronaut', 'coffee', 'rocket', 'stereo_motorcycle', 'china'),
+    'test': ('chelsea', 'retina', 'flower'),
 }
 #: Shares of digits that are faint (marked difficult) and cut off (marked truncated).
 DIFFICULT_SHARE = TRUNCATED_SHARE = 0.1
@@ -148,17 +149,6 @@ class Source:
         return self.digits[label][self.unseen[label].pop()]
 
 
-def _photograph(name: str) -> np.ndarray:
-    if name.endswith('.jpg'):
-        from sklearn.datasets import load_sample_image
-
-        return load_sample_image(name)
-    from skimage import data
-
-    image = getattr(data, name)()
-    return image[0] if isinstance(image, tuple) else image
-
-
 def _sources(classes: int, seed: int) -> dict[str, Source]:
     """Return disjoint photographs and scans for both splits; a third of the scans is for test."""
     from sklearn.datasets import load_digits
@@ -173,8 +163,10 @@ def _sources(classes: int, seed: int) -> dict[str, Source]:
         digits['test'].append(images[:cut])
         digits['trainval'].append(images[cut:])
     return {
-        split: Source([_photograph(name) for name in PHOTOGRAPHS[split]], digits[split])
-        for split in PHOTOGRAPHS
+        split: Source(
+            [load_photograph(name).permute(1, 2, 0).numpy() for name in names], digits[split]
+        )
+        for split, names in PHOTOGRAPHS.items()
     }
 
 

@@ -30,15 +30,26 @@ TILE = 120
 
 
 def load_photograph(name: str) -> Tensor:
-    """Load a photograph, named as in ``TRAIN`` and ``TEST``, as uint8 ``(3, H, W)``."""
-    require('skimage', 'demo')
-    require('sklearn', 'demo')
-    from skimage import data
-    from sklearn.datasets import load_sample_image
+    """Load a photograph that ships in a library.
 
+    Args:
+        name: ``'china'`` or ``'flower'`` of scikit-learn, or a name in ``skimage.data``.
+
+    Returns:
+        The photograph, uint8 ``(3, H, W)``.
+
+    Raises:
+        ImportError: If the library is not installed.
+    """
     if name in ('china', 'flower'):
+        require('sklearn', 'demo')
+        from sklearn.datasets import load_sample_image
+
         image = load_sample_image(f'{name}.jpg')
     else:
+        require('skimage', 'demo')
+        from skimage import data
+
         image = getattr(data, name)()
         image = image[0] if isinstance(image, tuple) else image  # the left image of a pair
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ...datasets.photographs import load_photograph
 from ...project import InputError, input_shape, real_batch
 from ..runtime.manifest import ExportError
 from ..runtime.steps import Preprocessing
 
-#: Photographs that come with scikit-image, and with scikit-learn.
-PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
+#: Photographs of scikit-image and, where it is not installed, of scikit-learn.
+PHOTOGRAPHS = (('astronaut', 'chelsea', 'coffee', 'rocket'), ('china', 'flower'))
 
 
-def _photographs() -> tuple[list[np.ndarray], str]:
-    """Load real photographs that ship in libraries, or draw noise; also return their name."""
-    name = 'bundled photographs'
-    try:
-        from skimage import data
-
-        return [np.asarray(getattr(data, file)())[..., :3] for file in PHOTOGRAPHS], name
-    except ImportError:
-        pass
-    try:
-        from sklearn.datasets import load_sample_images
-
-        return [np.asarray(image) for image in load_sample_images().images], name
-    except ImportError:
-        generator = np.random.default_rng(0)
-        noise = [generator.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(4)]
-        return noise, 'images of random noise'
+def _photographs() -> tuple[list[Tensor], str]:
+    """Load photographs that ship in libraries, or draw noise; also return their name."""
+    for names in PHOTOGRAPHS:
+        with suppress(ImportError):
+            return [load_photograph(name) for name in names], 'bundled photographs'
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 96, 96)
+    noise = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(4)]
+    return noise, 'images of random noise'
 
 
 def photographs(
@@ -55,7 +48,7 @@ def photographs(
     found, name = _photographs()
     images = []
     for photograph in found[:count]:
-        image = torch.as_tensor(photograph.copy()).permute(2, 0, 1)[None].float()
+        image = photograph[None].float()
         images.append(F.interpolate(image, size, mode='bilinear', antialias=True))
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
