@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.backbones.binary_vit import ARCHS, BinaryViT, resolve_arch
+from ..models.backbones.binary_vit import BinaryViT
+from ..models.backbones.vit_archs import ARCHS, resolve_arch
 from .common import Conversion, Family, check_fit, shape_of
 
 #: Channels of a head in all published configs.

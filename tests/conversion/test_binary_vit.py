@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 
 import mmesbnn  # noqa: F401 (registers the backbone)
 from mmesbnn.conversion import convert, load_published
-from mmesbnn.models.backbones.binary_vit import ARCHS
+from mmesbnn.models.backbones.vit_archs import ARCHS
 from tests.reference.published_binary_vit import Network, logits, random_state, shapes
 
 PLAIN = dict(

@@ -7,7 +7,9 @@ import torch
 
 from mmesbnn.analysis import check_binary, count_ops
 from mmesbnn.binary import BinaryConv2d, BinaryLinear
-from mmesbnn.models.backbones.binary_vit import BinaryViT, Positions, resolve_arch
+from mmesbnn.models.backbones.binary_vit import BinaryViT
+from mmesbnn.models.backbones.vit_archs import resolve_arch
+from mmesbnn.models.backbones.vit_stages import Positions
 
 NARROW = dict(dims=[8, 16], depths=[1, 1], heads=[1, 2], ffn_dims=[16, 32], sr_ratios=[2, 1])
 SCOPES = ['ffn', 'all']
