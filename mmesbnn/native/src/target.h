@@ -1,6 +1,8 @@
 // Functions between BEGIN_TARGET and END_TARGET may use instructions that not all processors have.
 #pragma once
 
+#include <cstddef>
+
 #define MMESBNN_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define BEGIN_TARGET(names) \
@@ -12,9 +14,12 @@
 #define END_TARGET _Pragma("GCC pop_options")
 #endif
 
-// Asks for the cache line at an address, which need not exist.
+// Asks for `count` cache lines, `step` bytes apart, which need not exist. Not inline: in a loop of
+// vector instructions, compilers would use their registers differently.
 #if defined(__GNUC__)
-#define FETCH(address) __builtin_prefetch(address, 1)
+[[maybe_unused, gnu::noinline]] static void fetch(const char* at, size_t step, int count) {
+  for (int i = 0; i < count; ++i) __builtin_prefetch(at + i * step, 1);
+}
 #else
-#define FETCH(address) static_cast<void>(address)
+inline void fetch(const char*, size_t, int) {}
 #endif
