@@ -19,7 +19,8 @@ from ..binary.arguments import checked_layer
 from ..binary.entries import with_zero
 from ..binary.precision import wide_dtype
 from ..checks import natural, one_of, positive_int, probability, sequence
-from .bi_layers import CPDown, CPUp, CSFusion, DecoderLevel, EncoderLevel, ResBlock, contract
+from .bi_layers import CPDown, CPUp, ResBlock, contract
+from .bi_levels import CSFusion, DecoderLevel, EncoderLevel
 from .folders import LocalModel
 from .named import NAMED
 

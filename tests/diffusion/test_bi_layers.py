@@ -10,7 +10,6 @@ from mmesbnn.diffusion.bi_layers import (
     BIConv,
     CPDown,
     CPUp,
-    CSFusion,
     ResBlock,
     TimestepRPReLU,
     TimestepShift,
@@ -19,6 +18,7 @@ from mmesbnn.diffusion.bi_layers import (
     join,
     shuffle,
 )
+from mmesbnn.diffusion.bi_levels import CSFusion
 
 BANK = torch.tensor([1, 0, 2])
 
