@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.program import LARGEST_SUM
-from .expressions import Apply, Constant, Expression, Expressions, MapValue, Read, run_of
+from .expressions import Apply, Constant, Expression, MapValue, Read, run_of
 from .network import Network, Value
 
 
@@ -87,7 +87,7 @@ def _operands(x: Expression | None, name: str) -> tuple[Expression | None, np.nd
     if not isinstance(x, Apply) or x.name != name:
         return None, None
     for other, constant in (x.arguments, x.arguments[::-1]):
-        if isinstance(constant, Constant) and (other is x.arguments[0] or name != 'prelu'):
+        if isinstance(constant, Constant):
             return other, constant.value
     return None, None
 
@@ -110,14 +110,6 @@ def mean_of(hinge: Hinge, size: tuple[int, int], network: Network) -> Expression
         network.want('mean', Value(expressions.apply('max', y, bend), *size), maxima, at)
     tiled = expressions.read(mean, np.tile(np.arange(period), hinge.copies))
     whole = expressions.read(maxima, np.arange(len(hinge.line)))
-    return _sum(expressions, whole, hinge.top, _sum(expressions, tiled, hinge.line, hinge.base))
-
-
-def _sum(
-    expressions: Expressions, x: Expression, factor: np.ndarray, other: np.ndarray | Expression
-) -> Expression:
-    """Return ``x * factor + other``."""
-    product = expressions.apply('mul', x, expressions.constant(factor))
-    if isinstance(other, np.ndarray):
-        other = expressions.constant(other)
-    return expressions.apply('add', product, other)
+    line, top, base = map(expressions.constant, (hinge.line, hinge.top, hinge.base))
+    below = expressions.apply('add', expressions.apply('mul', tiled, line), base)
+    return expressions.apply('add', expressions.apply('mul', whole, top), below)
