@@ -35,6 +35,20 @@ struct Window {
   }
 };
 
+// Where the windows of pixels begin, pixel by pixel; a division for each would take too long.
+struct Corners {
+  const Window& window;
+  int64_t width, y, x;
+
+  Corners(const Window& window, int64_t width, int64_t pixel)
+      : window(window), width(width), y(pixel / width), x(pixel % width) {}
+  int64_t top() const { return y * window.stride[0] - window.padding[0]; }
+  int64_t left() const { return x * window.stride[1] - window.padding[1]; }
+  void next() {
+    if (++x == width) x = 0, ++y;
+  }
+};
+
 // Rows that are shorter than this are counted word by word.
 constexpr int64_t kLeastForPairs = 32;
 
@@ -156,13 +170,11 @@ inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int
   const uint64_t* filler = conv.pad_value == 1 ? conv.ones.data() : nullptr;
   const bool run = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
   const int64_t piece = w.kernel[1] * words;
-  int64_t out_y = begin / conv.out_width, out_x = begin % conv.out_width - 1;
+  Corners at(w, conv.out_width, begin);
   bool any = false;
   std::memset(outside, 0, count * taps);
-  for (int p = 0; p < count; ++p) {
-    if (++out_x == conv.out_width) out_x = 0, ++out_y;
-    const int64_t top = out_y * w.stride[0] - w.padding[0];
-    const int64_t left = out_x * w.stride[1] - w.padding[1];
+  for (int p = 0; p < count; ++p, at.next()) {
+    const int64_t top = at.top(), left = at.left();
     uint64_t* target = rows + p * taps * words;
     if (run && w.is_inside(top, left, conv.height, conv.width)) {
       const uint64_t* source = x + (top * conv.width + left) * words;

@@ -44,24 +44,6 @@ bool OutputStep::run(const Run& run) const {
   return true;
 }
 
-namespace {
-
-// Where the windows of pixels begin, pixel by pixel; a division for each would take too long.
-struct Corners {
-  const Window& window;
-  int64_t width, y, x;
-
-  Corners(const Window& window, int64_t width, int64_t pixel)
-      : window(window), width(width), y(pixel / width), x(pixel % width) {}
-  int64_t top() const { return y * window.stride[0] - window.padding[0]; }
-  int64_t left() const { return x * window.stride[1] - window.padding[1]; }
-  void next() {
-    if (++x == width) x = 0, ++y;
-  }
-};
-
-}  // namespace
-
 // Whether the windows of `count` pixels, from `begin` on, lie inside the map.
 bool RealConvStep::is_inside(int64_t begin, int count) const {
   Corners at(window, to.width, begin);
@@ -171,9 +153,9 @@ bool PoolStep::run(const Run& run) const {
   float* target = floats(run, to);
   const int64_t channels = from.channels;
   parallel(to.pixels(), run.threads, [&](int64_t first, int64_t last) {
-    for (int64_t pixel = first; pixel < last; ++pixel) {
-      const int64_t top = pixel / to.width * window.stride[0] - window.padding[0];
-      const int64_t left = pixel % to.width * window.stride[1] - window.padding[1];
+    Corners at(window, to.width, first);
+    for (int64_t pixel = first; pixel < last; ++pixel, at.next()) {
+      const int64_t top = at.top(), left = at.left();
       const int64_t y0 = std::max<int64_t>(top, 0), x0 = std::max<int64_t>(left, 0);
       const int64_t y1 = std::min(top + window.kernel[0], from.height);
       const int64_t x1 = std::min(left + window.kernel[1], from.width);
