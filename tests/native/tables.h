@@ -244,9 +244,11 @@ class Sweep {
     pixel_ = up_to(width_ * height_ - pixels_);
     stride_ = channels_ + up_to(70);
     far_ = up_to(1) != 0;
-    const int64_t length = 1 + up_to(3);
+    const int64_t length = 1 + up_to(kMost - 1);
     area_ = 8 * width_ * height_ * stride_;
-    sums_ = some_floats(channels_), constants_ = some_floats(4 * channels_);
+    tile_ = 1 + up_to(width_ * height_);
+    sums_ = some_floats((width_ * height_ / tile_ + 1) * kMost * channels_);
+    constants_ = some_floats(4 * channels_);
     memory_ = some_floats((kTargets + length) * area_ / 4);
     auto* integers = reinterpret_cast<int16_t*>(memory_.data() + kIntegers * area_ / 4);
     const int64_t most_integer = length > 1 ? 4 : 1000;
@@ -269,8 +271,10 @@ class Sweep {
 
  private:
   enum Area { kSource, kIntegers, kTargets };
+  static constexpr int64_t kMost = 4;  // instructions
 
   int64_t rows_, columns_, width_, height_, channels_, pixels_, pixel_, stride_;
+  int64_t tile_;  // pixels that share sums
   int64_t area_;  // bytes of each map
   bool far_;      // as if the maps were large
   std::vector<float> sums_, constants_, memory_;
@@ -283,8 +287,9 @@ class Sweep {
     block.code = code_.data(), block.length = static_cast<int>(code_.size());
     block.ready = ready.data(), block.memory = reinterpret_cast<char*>(memory_.data());
     block.constants = constants_.data(), block.registers = registers.data();
-    block.sums = sums_.data(), block.width = width_, block.map_pixels = far_ ? 2 * kFar : 1;
-    block.pixel = pixel_, block.pixels = pixels_, block.channels = channels_;
+    block.sums = sums_.data(), block.tile = tile_, block.place = kMost * channels_;
+    block.begin = pixel_, block.end = pixel_ + pixels_, block.channels = channels_;
+    block.width = width_, block.map_pixels = far_ ? 2 * kFar : 1;
     kernels.run(block);
   }
 
@@ -334,13 +339,13 @@ class Sweep {
     }
   }
 
-  // Each instruction has a map of its own.
+  // Each instruction has a map and sums of its own.
   Operand target(Op op, int64_t number) const {
     if (op == Op::kBits) return map(Where::kBitMap, kTargets + number);
     switch (up_to(3)) {
       case 0: return in_register(up_to(1));
       case 1: return map(Where::kMap, kTargets + number);
-      case 2: return {Where::kMean, 0, 0, channels_, 0, 1, 1};
+      case 2: return {Where::kMean, 0, 0, channels_, number * channels_, 1, 1};
       default: return map(Where::kPool, kTargets + number);
     }
   }

@@ -19,8 +19,8 @@ constexpr int kNibbleLanes = 32;
 constexpr int kRealPixels = 8;
 // Pixels that a sweep computes at a time.
 constexpr int kTile = 8;
-// Channels of two vectors of the widest instruction set.
-constexpr int kMostLanes = 32;
+// Channels of four vectors of the widest instruction set.
+constexpr int kMostLanes = 64;
 // Bytes of a map that is not found in the second cache, where it is written again.
 constexpr int64_t kFar = int64_t{1} << 21;
 // Floats of a register of a sweep, for up to 2 kTile pixels.
@@ -28,6 +28,8 @@ constexpr int kRegister = 2 * kTile * kMostLanes;
 constexpr int kRegisters = 16;
 // Pieces of a segment, see end_of_piece(), that are prepared at a time.
 constexpr int kPieces = 16;
+// Floats of a map of which a sweep computes all pieces in turn; they fit in the second cache.
+constexpr int64_t kChunk = 65536;
 constexpr int kAllRegisters = kRegisters + 3;  // with those of link()
 
 enum class Op {
@@ -76,8 +78,9 @@ struct Instruction {
   bool kept;       // an instruction after the next one reads the result from its register
 };
 
-// Where an operand or target begins in a block, with the bytes from a pixel to the next one in a
-// tile, from pixel to pixel of the first one of a tile, and from channel to channel.
+// Where an operand or target begins in its map, with the bytes from a pixel to the next one in a
+// tile, from pixel to pixel of the first one of a tile, and from channel to channel. A sum begins
+// at its place among those of a tile.
 struct Source {
   char* at;
   size_t step, next, along;
@@ -88,24 +91,28 @@ struct Ready {
   Op op;
   Where from;   // kNone (the result of the instruction before), kMap (floats) or kMap16
   Where where;  // to write to; kNone: the next instruction is the only one to read it
+  int once;     // which operands are equal for all pixels, 1: b, 2: c, 4: d
   Source a, b, c, d, to;
   int64_t rows, columns;  // of a window of a pool
   int64_t bit, bits;      // place of the first bit in its pixel; bits of a pixel
+  int64_t sum;            // place of the first sum among those of a tile
   bool far;               // `to` is a map of more than kFar bytes
 };
 
-// A few pixels of a segment of a sweep.
+// Some pixels of a segment of a sweep.
 struct Block {
   const Instruction* code;
   int length;
   Ready* ready;  // kPieces * `length`
   char* memory;
   const float* constants;
-  float* registers;      // kAllRegisters * kRegister
-  float* sums;           // of the tile
-  int64_t pixel, width;  // first pixel; width of the maps
-  int64_t map_pixels;    // of the whole maps
-  int64_t pixels, channels;
+  float* registers;     // kAllRegisters * kRegister
+  float* sums;          // of all tiles
+  int64_t tile, place;  // pixels that share sums; floats from their sums to the next tile's
+  int64_t begin, end;   // the pixels
+  int64_t width;        // of the maps
+  int64_t map_pixels;   // of the whole maps
+  int64_t channels;
 };
 
 // A real-valued convolution of one or two blocks of kRealLanes output channels.

@@ -237,13 +237,6 @@ void SweepStep::count_registers() {
           registers = std::max(registers, static_cast<int>(operand->at) + 1);
 }
 
-// Small enough for the first cache, with all that is read and written.
-int64_t SweepStep::pixels_at_once() const {
-  int64_t most = 1;
-  for (const Segment& segment : segments) most = std::max(most, segment.channels);
-  return std::max<int64_t>(kTile, 16384 / most / kTile * kTile);
-}
-
 // Independent of the number of threads, so that the order of summation is, too.
 int64_t SweepStep::tile() const {
   const int64_t once = pools ? rows * width : 2 * kTile;
@@ -269,7 +262,7 @@ void SweepStep::write_mean(const Run& run, const MeanTarget& mean) const {
 }
 
 bool SweepStep::run(const Run& run) const {
-  const int64_t once = pixels_at_once(), tile = this->tile(), pixels = this->pixels();
+  const int64_t tile = this->tile(), pixels = this->pixels();
   size_t longest = 0;
   for (const Segment& segment : segments) longest = std::max(longest, segment.code.size());
   const Kernels& use = chosen_kernels();
@@ -283,21 +276,16 @@ bool SweepStep::run(const Run& run) const {
       full.store(true);
       return;
     }
+    std::fill(run.sums + first * sums, run.sums + last * sums, 0.0f);
     Block block;
     block.memory = run.memory, block.constants = run.constants, block.registers = registers;
+    block.sums = run.sums, block.place = sums, block.tile = means.empty() ? pixels : tile;
+    block.begin = first * tile, block.end = std::min(last * tile, pixels);
     block.ready = ready.get(), block.width = width, block.map_pixels = pixels;
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t end = std::min((item + 1) * tile, pixels);
-      block.sums = run.sums + item * sums;
-      std::fill(block.sums, block.sums + sums, 0.0f);
-      for (block.pixel = item * tile; block.pixel < end; block.pixel += once) {
-        block.pixels = std::min(once, end - block.pixel);
-        for (const Segment& segment : segments) {
-          block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
-          block.channels = segment.channels;
-          use.run(block);
-        }
-      }
+    for (const Segment& segment : segments) {
+      block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
+      block.channels = segment.channels;
+      use.run(block);
     }
   });
   for (const MeanTarget& mean : means) write_mean(run, mean);

@@ -76,7 +76,6 @@ struct SweepStep : Step {
   // Counts the registers, after link().
   void count_registers();
 
-  int64_t pixels_at_once() const;
   int64_t tile() const;  // pixels
   int64_t pixels() const { return height * width; }
   int64_t tiles() const { return (pixels() + tile() - 1) / tile(); }
