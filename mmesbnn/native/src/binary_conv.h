@@ -44,8 +44,23 @@ struct Corners {
       : window(window), width(width), y(pixel / width), x(pixel % width) {}
   int64_t top() const { return y * window.stride[0] - window.padding[0]; }
   int64_t left() const { return x * window.stride[1] - window.padding[1]; }
-  void next() {
-    if (++x == width) x = 0, ++y;
+  void next() { skip(1); }
+
+  // Goes on by some pixels that lie in the same row as this one.
+  void skip(int64_t pixels) {
+    if ((x += pixels) == width) x = 0, ++y;
+  }
+};
+
+// Pixels along an axis whose windows lie inside the map.
+struct Inside {
+  int64_t first, end;
+
+  Inside(const Window& w, int axis, int64_t size)
+      : first((int64_t{w.padding[axis]} + w.stride[axis] - 1) / w.stride[axis]) {
+    const int64_t room =
+        size - 1 - int64_t{w.dilation[axis]} * (w.kernel[axis] - 1) + w.padding[axis];
+    end = room < 0 ? 0 : room / w.stride[axis] + 1;
   }
 };
 
@@ -161,49 +176,79 @@ struct Sums {
 
 constexpr int kRows = 32;
 
-// Gathers the input words of `count` output pixels, starting at `begin`; one row per pixel.
-// outside[p * taps + t] is 1 if a tap is a padded pixel. Returns true if any tap is.
-inline bool gather(const BinaryConv& conv, const uint64_t* x, int64_t group, int64_t begin,
-                   int count, uint64_t* rows, uint8_t* outside) {
-  const Window& w = conv.window;
-  const int64_t words = conv.words(), taps = w.taps(), pixel = conv.groups * words;
-  const uint64_t* filler = conv.pad_value == 1 ? conv.ones.data() : nullptr;
-  const bool run = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
-  const int64_t piece = w.kernel[1] * words;
-  Corners at(w, conv.out_width, begin);
-  bool any = false;
-  std::memset(outside, 0, count * taps);
-  for (int p = 0; p < count; ++p, at.next()) {
-    const int64_t top = at.top(), left = at.left();
-    uint64_t* target = rows + p * taps * words;
-    if (run && w.is_inside(top, left, conv.height, conv.width)) {
-      const uint64_t* source = x + (top * conv.width + left) * words;
-      const int64_t line = w.dilation[0] * conv.width * words;
-      for (int dy = 0; dy < w.kernel[0]; ++dy, target += piece, source += line) {
-        if (piece == 3)  // 3x3 kernels of up to 64 channels, for which a loop takes longer
-          target[0] = source[0], target[1] = source[1], target[2] = source[2];
-        else
-          std::memcpy(target, source, sizeof(uint64_t) * piece);
+// Copies windows whose first words are `next` apart. A window has some lines, `line` words apart,
+// of `piece` words each. kSide: the number of lines and of words, if they are known; else 0.
+template <int64_t kSide>
+inline void copy_windows(const uint64_t* source, int64_t next, int64_t lines, int64_t line,
+                         int64_t piece, int64_t count, uint64_t* target) {
+  if (kSide) lines = piece = kSide;
+  for (int64_t i = 0; i < count; ++i, source += next)
+    for (int64_t dy = 0; dy < lines; ++dy, target += piece)
+      std::memcpy(target, source + dy * line, sizeof(uint64_t) * piece);
+}
+
+// Gathers the input words of output pixels; one row of `taps` times `words` for each.
+struct Gathering {
+  const BinaryConv& conv;
+  const uint64_t* x;
+  int64_t group;
+  uint64_t* rows;
+  int32_t* padded;    // to write: p * taps + t for each tap t of pixel p that is a padded pixel
+  int64_t found = 0;  // numbers in `padded`
+
+  void run(int64_t begin, int count) {
+    const Window& w = conv.window;
+    const Inside across(w, 1, conv.width), down(w, 0, conv.height);
+    const int64_t end = std::min(across.end, conv.out_width);
+    const bool whole = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
+    Corners at(w, conv.out_width, begin);
+    for (int p = 0; p < count;) {
+      int64_t side_by_side = 0;
+      if (whole && at.y >= down.first && at.y < down.end && at.x >= across.first)
+        side_by_side = std::min<int64_t>(count - p, end - at.x);
+      if (side_by_side > 0) {
+        copy(at, p, side_by_side);
+        p += static_cast<int>(side_by_side), at.skip(side_by_side);
+      } else {
+        collect(at, p++);
+        at.next();
       }
-      continue;
-    }
-    for (int64_t t = 0; t < taps; ++t, target += words) {
-      const int64_t y = top + t / w.kernel[1] * w.dilation[0];
-      const int64_t column = left + t % w.kernel[1] * w.dilation[1];
-      const bool inside = y >= 0 && y < conv.height && column >= 0 && column < conv.width;
-      outside[p * taps + t] = !inside;
-      any |= !inside;
-      if (inside)
-        std::memcpy(target, x + (y * conv.width + column) * pixel + group * words,
-                    sizeof(uint64_t) * words);
-      else if (filler)
-        std::memcpy(target, filler, sizeof(uint64_t) * words);
-      else
-        std::memset(target, 0, sizeof(uint64_t) * words);
     }
   }
-  return any;
-}
+
+ private:
+  void copy(const Corners& at, int64_t p, int64_t count) const {
+    const Window& w = conv.window;
+    const int64_t words = conv.words(), piece = w.kernel[1] * words, lines = w.kernel[0];
+    const uint64_t* source = x + (at.top() * conv.width + at.left()) * words;
+    // a special loop for 3x3 kernels of up to 64 channels, because calls would take longer
+    const auto use = lines == 3 && piece == 3 ? copy_windows<3> : copy_windows<0>;
+    use(source, w.stride[1] * words, lines, w.dilation[0] * conv.width * words, piece, count,
+        rows + p * lines * piece);
+  }
+
+  // The taps of one pixel, some of which may be padded pixels.
+  void collect(const Corners& at, int64_t p) {
+    const Window& w = conv.window;
+    const int64_t words = conv.words(), pixel = conv.groups * words;
+    const size_t bytes = sizeof(uint64_t) * words;
+    uint64_t* target = rows + p * w.taps() * words;
+    int64_t tap = p * w.taps();
+    for (int64_t dy = 0; dy < w.kernel[0]; ++dy)
+      for (int64_t dx = 0; dx < w.kernel[1]; ++dx, ++tap, target += words) {
+        const int64_t y = at.top() + dy * w.dilation[0], column = at.left() + dx * w.dilation[1];
+        if (y >= 0 && y < conv.height && column >= 0 && column < conv.width) {
+          std::memcpy(target, x + (y * conv.width + column) * pixel + group * words, bytes);
+          continue;
+        }
+        padded[found++] = static_cast<int32_t>(tap);
+        if (conv.pad_value == 1)
+          std::memcpy(target, conv.ones.data(), bytes);
+        else
+          std::memset(target, 0, bytes);
+      }
+  }
+};
 
 // Calls store(image, group, begin, count, sums) with the sums of pixels from `begin` on. Returns
 // false if there is not enough memory.
@@ -223,10 +268,10 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
   parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
     std::unique_ptr<uint64_t[]> rows(direct ? nullptr : new (std::nothrow) uint64_t[kRows * row]);
     std::unique_ptr<int32_t[]> sums(new (std::nothrow) int32_t[kRows * lanes]);
-    std::unique_ptr<uint8_t[]> outside(new (std::nothrow) uint8_t[kRows * taps]);
+    std::unique_ptr<int32_t[]> padded(new (std::nothrow) int32_t[kRows * taps]);
     std::unique_ptr<int32_t[]> wrong(new (std::nothrow) int32_t[kRows * lanes]);
     std::unique_ptr<uint64_t[]> prefixes(new (std::nothrow) uint64_t[kRows * pairs]);
-    if ((!direct && !rows) || !sums || !outside || !wrong || !prefixes) {
+    if ((!direct && !rows) || !sums || !padded || !wrong || !prefixes) {
       full.store(true);
       return;
     }
@@ -235,12 +280,9 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
       const int count = static_cast<int>(std::min<int64_t>(kRows, pixels - begin));
       const uint64_t* source = x + image * image_words;
       for (int64_t group = 0; group < conv.groups; ++group) {
-        bool any = false;
-        const uint64_t* gathered = rows.get();
-        if (direct)
-          gathered = source + begin * words;
-        else
-          any = gather(conv, source, group, begin, count, rows.get(), outside.get());
+        Gathering gathering{conv, source, group, rows.get(), padded.get()};
+        if (!direct) gathering.run(begin, count);
+        const uint64_t* gathered = direct ? source + begin * words : rows.get();
         const uint64_t* weights = conv.weights + group * blocks * row * kLanes;
         if (!conv.nibbles.empty() && use.count_nibbles != nullptr) {
           const int64_t whole = conv.nibble_groups(), done = whole * (kNibbleLanes / kLanes);
@@ -259,13 +301,13 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
                           &conv.prefixes[group * blocks * pairs * kLanes], static_cast<int>(row),
                           static_cast<int>(blocks), sums.get(), lanes);
         }
-        const bool corrects = any && !conv.excess.empty();
+        const bool corrects = gathering.found && !conv.excess.empty();
         if (corrects) {
           std::fill(wrong.get(), wrong.get() + count * lanes, 0);
-          for (int64_t i = 0; i < count * taps; ++i) {
-            if (!outside[i]) continue;
-            const int32_t* added = &conv.excess[(group * taps + i % taps) * lanes];
-            int32_t* target = wrong.get() + i / taps * lanes;
+          for (int64_t i = 0; i < gathering.found; ++i) {
+            const int64_t tap = padded[i] % taps, p = padded[i] / taps;
+            const int32_t* added = &conv.excess[(group * taps + tap) * lanes];
+            int32_t* target = wrong.get() + p * lanes;
             for (int64_t o = 0; o < lanes; ++o) target[o] += added[o];
           }
         }
