@@ -27,12 +27,6 @@ struct Window {
   bool is_pointwise() const {
     return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
   }
-
-  // Whether no tap is a padded pixel, if the first one is at (top, left).
-  bool is_inside(int64_t top, int64_t left, int64_t height, int64_t width) const {
-    return top >= 0 && left >= 0 && top + int64_t{dilation[0]} * (kernel[0] - 1) < height &&
-           left + int64_t{dilation[1]} * (kernel[1] - 1) < width;
-  }
 };
 
 // Where the windows of pixels begin, pixel by pixel; a division for each would take too long.
@@ -62,6 +56,16 @@ struct Inside {
         size - 1 - int64_t{w.dilation[axis]} * (w.kernel[axis] - 1) + w.padding[axis];
     end = room < 0 ? 0 : room / w.stride[axis] + 1;
   }
+  bool has(int64_t pixel) const { return pixel >= first && pixel < end; }
+};
+
+// Pixels whose windows have no padded pixel, in a map of this size.
+struct Interior {
+  Inside down, across;
+
+  Interior(const Window& w, int64_t height, int64_t width)
+      : down(w, 0, height), across(w, 1, width) {}
+  bool has(const Corners& at) const { return down.has(at.y) && across.has(at.x); }
 };
 
 // Rows that are shorter than this are counted word by word.
@@ -190,6 +194,7 @@ inline void copy_windows(const uint64_t* source, int64_t next, int64_t lines, in
 // Gathers the input words of output pixels; one row of `taps` times `words` for each.
 struct Gathering {
   const BinaryConv& conv;
+  const Interior& interior;
   const uint64_t* x;
   int64_t group;
   uint64_t* rows;
@@ -198,15 +203,12 @@ struct Gathering {
 
   void run(int64_t begin, int count) {
     const Window& w = conv.window;
-    const Inside across(w, 1, conv.width), down(w, 0, conv.height);
-    const int64_t end = std::min(across.end, conv.out_width);
+    const int64_t end = std::min(interior.across.end, conv.out_width);
     const bool whole = conv.groups == 1 && w.dilation[1] == 1;  // a kernel's row is one piece
     Corners at(w, conv.out_width, begin);
     for (int p = 0; p < count;) {
-      int64_t side_by_side = 0;
-      if (whole && at.y >= down.first && at.y < down.end && at.x >= across.first)
-        side_by_side = std::min<int64_t>(count - p, end - at.x);
-      if (side_by_side > 0) {
+      if (whole && interior.has(at)) {
+        const int64_t side_by_side = std::min<int64_t>(count - p, end - at.x);
         copy(at, p, side_by_side);
         p += static_cast<int>(side_by_side), at.skip(side_by_side);
       } else {
@@ -263,6 +265,7 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
   const int32_t total = static_cast<int32_t>(conv.channels * taps);
   const bool direct = w.is_pointwise() && conv.groups == 1 && conv.out_width == conv.width &&
                       conv.out_height == conv.height;
+  const Interior interior(w, conv.height, conv.width);
   const Kernels& use = chosen_kernels();
   std::atomic<bool> full{false};
   parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
@@ -280,7 +283,7 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
       const int count = static_cast<int>(std::min<int64_t>(kRows, pixels - begin));
       const uint64_t* source = x + image * image_words;
       for (int64_t group = 0; group < conv.groups; ++group) {
-        Gathering gathering{conv, source, group, rows.get(), padded.get()};
+        Gathering gathering{conv, interior, source, group, rows.get(), padded.get()};
         if (!direct) gathering.run(begin, count);
         const uint64_t* gathered = direct ? source + begin * words : rows.get();
         const uint64_t* weights = conv.weights + group * blocks * row * kLanes;

@@ -79,8 +79,7 @@ struct Instruction {
 };
 
 // Where an operand or target begins in its map, with the bytes from a pixel to the next one in a
-// tile, from pixel to pixel of the first one of a tile, and from channel to channel. A sum begins
-// at its place among those of a tile.
+// tile, from pixel to pixel of the first one of a tile, and from channel to channel.
 struct Source {
   char* at;
   size_t step, next, along;

@@ -45,23 +45,23 @@ bool OutputStep::run(const Run& run) const {
 }
 
 // Whether the windows of `count` pixels, from `begin` on, lie inside the map.
-bool RealConvStep::is_inside(int64_t begin, int count) const {
+bool RealConvStep::is_inside(const Interior& interior, int64_t begin, int count) const {
   Corners at(window, to.width, begin);
   for (int p = 0; p < count; ++p, at.next())
-    if (!window.is_inside(at.top(), at.left(), from.height, from.width)) return false;
+    if (!interior.has(at)) return false;
   return true;
 }
 
 // Writes where the channels of each tap begin, or those of each row of taps if the rows are `whole`;
 // pixels after the last one are like it.
-void RealConvStep::find_rows(int64_t begin, int count, bool whole, const float* source,
-                             const float** rows) const {
+void RealConvStep::find_rows(const Interior& interior, int64_t begin, int count, bool whole,
+                             const float* source, const float** rows) const {
   const int columns = whole ? 1 : window.kernel[1];
   Corners at(window, to.width, begin);
   for (int p = 0; p < (count == 1 ? 1 : kRealPixels); ++p) {
     const int64_t top = at.top(), left = at.left();
     // most pixels need no check of each tap
-    const bool inside = whole || window.is_inside(top, left, from.height, from.width);
+    const bool inside = whole || interior.has(at);
     const float** row = rows + p;
     for (int ky = 0; ky < window.kernel[0]; ++ky) {
       const int64_t y = top + int64_t{ky} * window.dilation[0];
@@ -81,6 +81,7 @@ bool RealConvStep::run(const Run& run) const {
   const int64_t tiles = (pixels + kRealPixels - 1) / kRealPixels;
   const int64_t parts = tiles < 32 ? groups * blocks : 1;
   const bool rows_are_whole = groups == 1 && window.kernel[1] > 1 && window.dilation[1] == 1;
+  const Interior interior(window, from.height, from.width);
   const float* source = floats(run, from);
   float* target = floats(run, to);
   const Kernels& use = chosen_kernels();
@@ -100,12 +101,13 @@ bool RealConvStep::run(const Run& run) const {
       const int64_t from_block = parts == 1 ? 0 : item % parts;
       const int64_t to_block = parts == 1 ? groups * blocks : from_block + 1;
       // Channels of neighbours lie side by side, so a row of taps is like one tap of more channels.
-      const bool whole = rows_are_whole && count > 1 && is_inside(begin, count);
+      const bool whole = rows_are_whole && count > 1 && is_inside(interior, begin, count);
       int64_t step = 1;
       for (int64_t block = from_block, ready = -1; block < to_block; block += step) {
         const int64_t group = block / blocks, lane = block % blocks * kRealLanes;
         step = block + 1 < to_block && block % blocks + 1 < blocks ? 2 : 1;
-        if (ready != group) find_rows(begin, count, whole, source + group * depth, rows.get());
+        if (ready != group)
+          find_rows(interior, begin, count, whole, source + group * depth, rows.get());
         ready = group;
         RealTile tile;
         tile.rows = rows.get(), tile.pixels = count, tile.blocks = static_cast<int>(step);

@@ -28,9 +28,9 @@ struct RealConvStep : Step {
   bool run(const Run& run) const override;
 
  private:
-  bool is_inside(int64_t begin, int count) const;
-  void find_rows(int64_t begin, int count, bool whole, const float* source,
-                 const float** rows) const;
+  bool is_inside(const Interior& interior, int64_t begin, int count) const;
+  void find_rows(const Interior& interior, int64_t begin, int count, bool whole,
+                 const float* source, const float** rows) const;
 };
 
 struct BinaryConvStep : Step {
