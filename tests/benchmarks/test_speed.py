@@ -1,13 +1,15 @@
 """The parts of the comparison of speeds, and the rivals in it."""
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from speed import limit, names
+from speed import handover, limit, names
+from speed.compiling import compiled
 from speed.measuring import measure
 from speed.tables import markdown, table
 
@@ -165,8 +167,22 @@ def test_all_forms_of_a_detector_find_the_same(tmp_path):
     assert detector.make(names.PUBLISHED, 1, 16) is None
 
 
+def test_a_cache_line_takes_time_from_core_to_core(monkeypatch):
+    if not hasattr(os, 'sched_getaffinity'):
+        pytest.skip('needs Linux')
+    cores = os.sched_getaffinity(0)
+    taken = handover.handover_ns()
+    assert os.sched_getaffinity(0) == cores
+    if taken is None:
+        assert len(cores) == 1 or handover._function() is None
+    else:
+        assert taken > 1  # more than a few cycles
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0})
+    assert handover.handover_ns() is None
+
+
 def test_loops_of_the_limit_count_bits(tmp_path):
-    loops = limit._compiled(tmp_path)
+    loops = compiled(limit.SOURCE, tmp_path)
     if loops is None:
         pytest.skip('no C compiler')
     words = np.random.default_rng(0).integers(0, 2**63, (5, 512), np.uint64)

@@ -9,9 +9,10 @@ OpenVINO with 1-bit layers, the native engine with every instruction set of the 
 Runtime, and MobileNetV3-Large and ResNet-18 of mmpretrain in OpenVINO, in full precision and in
 int8 by NNCF. The script prints medians and ratios, the effect of batches and cores on both
 engines of a Runner, the time of every kind of operator in the 1-bit network, how much longer
-its binary kernels take than a loop of xor and popcount on this machine, and a table in
-Markdown. Weights are random; thresholds, slopes and statistics are drawn so that nothing is
-trivially equal. Saves DIR/latency.json and latency.png.
+its binary kernels take than a loop of xor and popcount on this machine, how long a cache line
+takes from core to core before and after a setting of several cores, and a table in Markdown.
+Weights are random; thresholds, slopes and statistics are drawn so that nothing is trivially
+equal. Saves DIR/latency.json and latency.png.
 
 With --networks it measures several networks, published style, OpenVINO 1-bit and native only:
 one image on one core and on all, and 16 images on one core. Detectors are measured from a
@@ -163,6 +164,7 @@ def measure_all(
     network: Network, names: list[str], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Measure a network in all settings, and print each table when it is complete."""
+    from speed.handover import handover_ns
     from speed.measuring import measure_setting
     from speed.tables import setting_of, table
 
@@ -170,8 +172,14 @@ def measure_all(
     for setting in settings(args):
         # 16 images of a detector take a minute in portable C++
         tried = [name for name in names if setting[1] == 1 or not name.endswith('portable')]
+        before = handover_ns() if setting[0] > 1 else None
         result = measure_setting(network, tried, setting, args.seconds)
         print(f'\n{setting_of(result)}')
+        if before is not None and (after := handover_ns()) is not None:
+            result['handover_ns'] = [before, after]
+            print(
+                f'  a cache line takes {before:.0f} ns from core to core, {after:.0f} ns afterwards'
+            )
         print(table(result), flush=True)
         results.append(result)
     return results

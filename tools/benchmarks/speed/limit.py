@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,26 +11,14 @@ import numpy as np
 
 from mmesbnn.native.engine import aligned
 
+from .compiling import compiled
+
 SOURCE = Path(__file__).with_name('xor_popcount.c')
-
-
-def _compiled(folder: Path) -> Any:
-    """Compile the loops and load them; None without a compiler that can."""
-    compiler = shutil.which(os.environ.get('CC', 'cc')) or shutil.which('gcc')
-    if compiler is None:
-        return None
-    library = folder / 'limit.so'
-    command = [compiler, '-O3', '-shared', '-fPIC', str(SOURCE), '-o', str(library)]
-    # other compilers and processors do not know the second flag
-    for flags in (['-march=native', '-mprefer-vector-width=512'], ['-march=native']):
-        if subprocess.run([*command, *flags], capture_output=True).returncode == 0:
-            return ctypes.CDLL(str(library))
-    return None
 
 
 def _compiled_rate(folder: Path, seconds: float) -> float | None:
     """Measure binary multiplications per second in C; None without a compiler."""
-    loops = _compiled(folder)
+    loops = compiled(SOURCE, folder)
     if loops is None:
         return None
     words = np.random.default_rng(0).integers(0, 2**63, (5, 512), np.uint64)
