@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.program import (
+from ..runtime.program_sweeps import (
     CONSTANT,
     MAP,
     MEAN,

@@ -10,19 +10,10 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from ..runtime.program import (
-    ALIGNMENT,
-    MAP,
-    BinaryConv,
-    Input,
-    Map,
-    Output,
-    Pool,
-    Program,
-    RealConv,
-    Step,
-    Sweep,
-)
+from ..runtime.program import Program
+from ..runtime.program_maps import ALIGNMENT, Map
+from ..runtime.program_steps import BinaryConv, Input, Output, Pool, RealConv, Step
+from ..runtime.program_sweeps import MAP, Sweep
 from ..runtime.schema import Unfit
 from .axes import NotCovered
 from .code import segments

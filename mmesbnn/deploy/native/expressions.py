@@ -71,7 +71,7 @@ class Constant(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Apply(Expression):
-    """An operator of :data:`mmesbnn.deploy.runtime.program.OPERATORS`."""
+    """An operator of :data:`mmesbnn.deploy.runtime.program_sweeps.OPERATORS`."""
 
     name: str
     arguments: tuple[Expression, ...]

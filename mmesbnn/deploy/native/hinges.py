@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.program import LARGEST_SUM
+from ..runtime.program_maps import LARGEST_SUM
 from .expressions import Apply, Constant, Expression, MapValue, Read, run_of
 from .network import Network, Value
 

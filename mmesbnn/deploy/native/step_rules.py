@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 
 from ..openvino.nodes import axes_in, const_value, key_of, rank_of
-from ..runtime.program import LARGEST_SUM
+from ..runtime.program_maps import LARGEST_SUM
 from .axes import NotCovered, named, per_channel, shape_of, split_shape
 from .borders import compared_border
 from .channel_rules import rearranged

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import openvino as ov
 
-from ..runtime.program import BINARY_LANES, REAL_LANES
+from ..runtime.program_maps import BINARY_LANES, REAL_LANES
 
 
 def pack_binary(weight: np.ndarray) -> np.ndarray:

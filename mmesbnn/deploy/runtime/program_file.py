@@ -19,7 +19,8 @@ from ...errors import MmesbnnError, sentence
 from ...native.engine import aligned
 from ...plain_files import open_plain
 from ...whole_files import whole_file
-from .program import ALIGNMENT, Program
+from .program import Program
+from .program_maps import ALIGNMENT
 from .schema import Digits, Unfit
 from .strict_json import parse_json
 

@@ -12,7 +12,7 @@ from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.deploy.native.axes import NotCovered
 from mmesbnn.deploy.native.compiling import compile_program
 from mmesbnn.deploy.openvino.graph import binary_graph, compile_graph, to_openvino
-from mmesbnn.deploy.runtime.program import MAP, MEAN
+from mmesbnn.deploy.runtime.program_sweeps import MAP, MEAN
 from mmesbnn.models.backbones import BNext, ReActNet
 
 needs_library = pytest.mark.skipif(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mmesbnn import native
-from mmesbnn.deploy.runtime import program as programs
 from mmesbnn.deploy.runtime.program import Program
 from mmesbnn.deploy.runtime.program_file import MAGIC, ProgramError, read_program, write_program
+from mmesbnn.deploy.runtime.program_maps import Data
 from mmesbnn.deploy.runtime.schema import Unfit
 
 needs_library = pytest.mark.skipif(
@@ -192,15 +192,15 @@ def test_memory_and_work_are_limited(fits, too_large, message, monkeypatch):
     engine(Program.from_dict(fits))
     with pytest.raises(Unfit, match=message):
         Program.from_dict(too_large)
-    monkeypatch.setattr(programs, 'MOST_MEMORY', 2**40)
-    monkeypatch.setattr(programs, 'MOST_WORK', 2**50)
+    monkeypatch.setattr('mmesbnn.deploy.runtime.program.MOST_MEMORY', 2**40)
+    monkeypatch.setattr('mmesbnn.deploy.runtime.program.MOST_WORK', 2**50)
     with pytest.raises(native.NativeError, match='the program is wrong at its number'):
         engine(Program.from_dict(too_large))
 
 
 def test_work_is_counted_in_whole_vectors():
     program = Program.from_dict(content())
-    data = programs.Data(maps=program.maps, nbytes=program.nbytes)
+    data = Data(maps=program.maps, nbytes=program.nbytes)
     work = [step.work(data) for step in program.steps]
     # a convolution of 3 channels, bits, one word of 8 kernels, one pixel, 3 instructions, a pool
     assert work == [0, 16 * 3 * 16, 16 * 16, 16 * 8, 16, 16 * 3 * 16, 16 * 4, 0, 0]
