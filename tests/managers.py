@@ -1,4 +1,4 @@
-"""mmengine's global loggers, message hubs, scopes and visualizers."""
+"""mmengine's global loggers, message hubs, scopes, visualizers and registries."""
 
 from collections import OrderedDict
 
@@ -19,3 +19,14 @@ def forget_runners(monkeypatch):
     """
     for cls in subclasses(ManagerMixin):
         monkeypatch.setattr(cls, '_instance_dict', OrderedDict())
+
+
+def forget_components(registries, modules):
+    """Remove the classes of the given modules from registries.
+
+    Those of a package that is imported meanwhile stay, because it registers them only once.
+    """
+    for registry in registries:
+        for name, entry in list(registry.module_dict.items()):
+            if entry.__module__ in modules:
+                del registry.module_dict[name]

@@ -31,6 +31,7 @@ from mmesbnn.deploy.packed.file import PackError
 from mmesbnn.deploy.packed.packing import pack
 from mmesbnn.deploy.packed.unpacking import load_packed
 from mmesbnn.registry import SIGNS, WEIGHT_BINARIZERS
+from tests.managers import forget_components
 
 REACTNET = dict(type='ReActNet', arch=dict(channels=[8, 8, 16], depths=[1, 1]), stem_stride=1)
 
@@ -81,17 +82,13 @@ class LateWeight(LargestWeight):
 @pytest.fixture
 def registered():
     """Register the classes, as the import of a user's module does, and forget them again."""
-    places = (SIGNS, WEIGHT_BINARIZERS, MODELS)
-    before = [(place, dict(place.module_dict), dict(place.children)) for place in places]
     SIGNS.register_module(module=CubeSign)
     for kind in (LargestWeight, SilentWeight, TernaryWeight, LateWeight):
         WEIGHT_BINARIZERS.register_module(module=kind)
     yield
-    for place, entries, children in before:
-        place.module_dict.clear()
-        place.module_dict.update(entries)
-        place.children.clear()
-        place.children.update(children)
+    forget_components((SIGNS, WEIGHT_BINARIZERS, MODELS), [__name__, 'users_signs'])
+    MODELS.children.pop('mypackage', None)
+    SIGNS.children.pop('other', None)
 
 
 @pytest.mark.parametrize('registry', [SIGNS, WEIGHT_BINARIZERS])

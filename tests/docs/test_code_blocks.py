@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS, MODELS
 from mmesbnn.registry import SIGNS, WEIGHT_BINARIZERS
 from tests.docs import blocks
 from tests.docs.blocks import PAGES, ROOT
+from tests.managers import forget_components
 
 TARGETS = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
 #: Programs whose arguments are not checked.
@@ -111,12 +112,8 @@ def runnable():
 @pytest.fixture
 def registries():
     """Forget the classes that a page registers."""
-    places = (SIGNS, WEIGHT_BINARIZERS, MODELS, HOOKS)
-    before = [(place, dict(place.module_dict)) for place in places]
     yield
-    for place, entries in before:
-        place.module_dict.clear()
-        place.module_dict.update(entries)
+    forget_components((SIGNS, WEIGHT_BINARIZERS, MODELS, HOOKS), ['page'])
 
 
 @pytest.mark.usefixtures('registries')
