@@ -33,7 +33,7 @@ def test_a_packed_file_of_an_earlier_version_loads(name):
 def test_the_model_in_a_checkpoint_of_an_earlier_version_is_built(tmp_path):
     pytest.importorskip('mmpretrain')
     from mmesbnn.deploy import load_packed
-    from mmesbnn.deploy.packed.packing import read_network
+    from mmesbnn.deploy.packed.checkpoint_network import read_network
     from mmesbnn.deploy.packed.unpacking import read_packed
 
     packed = TESTS / 'deploy' / 'earlier' / 'es_groups.safetensors'

@@ -17,7 +17,7 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
-from mmesbnn.deploy.packed.packing import read_network
+from mmesbnn.deploy.packed.checkpoint_network import read_network
 from mmesbnn.optional import require
 from mmesbnn.pretrained import save_pretrained
 from mmesbnn.pretrained.files import check_target

@@ -14,7 +14,7 @@ _MODULES = {
     'ImageError': 'runtime.images',
     'Manifest': 'runtime.manifest_schema',
     'PackError': 'packed.file',
-    'PackReport': 'packed.packing',
+    'PackReport': 'packed.collecting',
     'Runner': 'runtime.runner',
     'export': 'openvino.export',
     'load_packed': 'packed.unpacking',

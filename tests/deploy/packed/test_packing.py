@@ -242,7 +242,7 @@ def test_half_rounds_by_at_most_the_stated_amount(tmp_path):
 def test_large_networks_show_how_far_they_are(tmp_path, monkeypatch, capsys):
     pack(shaken(Net('scaled_sign')), tmp_path / 'net.safetensors')
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr('mmesbnn.deploy.packed.packing._LARGE', 10)
+    monkeypatch.setattr('mmesbnn.deploy.packed.collecting._LARGE', 10)
     pack(shaken(Net('scaled_sign')), tmp_path / 'net.safetensors')
     shown = capsys.readouterr().err
     assert 'packing' in shown
