@@ -1,15 +1,11 @@
 """Parts of binary networks: signs, weights, operators, layers, ES. Needs torch only."""
 
-from .attention import (
-    BinaryFeedForward,
-    BinaryMultiheadAttention,
-    ResidualBinaryLinear,
-    elastic_binarize,
-)
+from .attention import BinaryMultiheadAttention, elastic_binarize
 from .binarize import binarize
 from .binarize_report import BinarizedLayer, BinarizeReport
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
+from .feed_forward import BinaryFeedForward
 from .forms import InputForm, WeightForm
 from .functional import binary_conv2d, binary_linear, binary_matmul
 from .layers import (
@@ -27,6 +23,7 @@ from .norms_behind import start_copies
 from .options import BinaryOptions
 from .progress import Scheduled
 from .recompute import is_recomputing, recompute_elementwise
+from .residual_linear import ResidualBinaryLinear
 from .scaled_weights import (
     LearnedScaleWeight,
     MagnitudeAwareWeight,

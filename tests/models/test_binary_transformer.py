@@ -24,11 +24,11 @@ from mmesbnn.binary import (
     TiledBatchNorm2d,
 )
 from mmesbnn.binary.shrunk import shrunk_weight
-from mmesbnn.models.backbones.binary_transformer import (
+from mmesbnn.models.backbones.binary_transformer import binary_transformer
+from mmesbnn.models.backbones.hosted_layers import (
     HostedAttention,
     HostedFeedForward,
     HostedWindowAttention,
-    binary_transformer,
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -13,8 +13,8 @@ from torch.fx import Proxy
 
 from ...binary import TiledBatchNorm2d
 from ...binary.arguments import BUILT
-from ...binary.attention import RESIDUAL_POOLS
 from ...binary.entries import with_zero
+from ...binary.feed_forward import RESIDUAL_POOLS
 from ...binary.inputs import check_maps
 from ...checks import either, none, one_of, pair, positive_int, sequence
 from .base import BackboneOptions, ESBackbone, Final, checked_backbone

@@ -19,8 +19,8 @@ from ...binary import (
     TiledBatchNorm2d,
     tile,
 )
-from ...binary.attention import map_of, tokens_of
 from ...binary.expansion import spread_thresholds
+from ...binary.tokens import map_of, tokens_of
 from ...binary.tracing import whole_layer
 from ...binary.unit_steps import normalized, normalized_tokens
 from ..layers.branches import LayerScale, PoolBranches, add_scaled

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ...binary.attention import map_of, tokens_of
 from ...binary.native_training import are_float32, is_plain, trains_tokens_natively
+from ...binary.tokens import map_of, tokens_of
 from ...native import add_cross, cross_gradients
 from .pooling import padded_average
 
