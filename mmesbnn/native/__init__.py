@@ -5,6 +5,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 :func:`problem` gives the reason.
 """
 
+from .activations import prelu_gradients, sign_gradient
 from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
 from .gradients import input_gradient, latent_gradient, weight_gradient
@@ -20,15 +21,8 @@ from .kernels import (
     use_instruction_set,
 )
 from .library import NativeError, available, problem
-from .norms import (
-    Normalized,
-    NormGradients,
-    NormOperands,
-    normalize,
-    normalize_gradients,
-    prelu_gradients,
-    sign_gradient,
-)
+from .norm_operands import Normalized, NormGradients, NormOperands
+from .norms import normalize, normalize_gradients
 from .pooling import (
     average_neighbours,
     average_neighbours_gradient,

@@ -76,6 +76,34 @@ def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
     return float_array(name, value, 4), False
 
 
+def check_layout(
+    name: str, value: np.ndarray, channels_last: bool, kind: type = np.float32
+) -> None:
+    """Raise a :class:`NativeError` about ``name`` unless it is a map of this layout.
+
+    Args:
+        name: Name of the argument.
+        value: Map ``(N, C, H, W)``.
+        channels_last: Whether the channels of a pixel lie side by side in memory.
+        kind: Kind of its numbers.
+    """
+    last = channels_last and getattr(value, 'ndim', 0) == 4
+    rows = value.transpose(0, 2, 3, 1) if last else value
+    array_of(kind, name, rows, 4)
+    if not rows.flags.c_contiguous:
+        raise NativeError(f'{name} has another layout in memory')
+
+
+def check_operand(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    """Raise a :class:`NativeError` about ``name`` unless it is None or contiguous float32."""
+    if value is None:
+        return
+    float_array(name, value, len(shape))
+    if not value.flags.c_contiguous:
+        raise NativeError(f'{name} must be contiguous')
+    check_shape(name, value, shape)
+
+
 def empty_map(
     batch: int, channels: int, size: Pair, *, channels_last: bool, kind: type = np.float32
 ) -> np.ndarray:
