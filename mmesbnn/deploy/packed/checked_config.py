@@ -155,7 +155,7 @@ def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return dataset if isinstance(dataset, Mapping) else {}
 
 
-def class_names(config: Mapping[str, Any]) -> dict[str, Any]:
+def checked_dataset_meta(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the meta data of a config's test data set, or those of its listed class.
 
     Args:
@@ -216,7 +216,9 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pipeline, (list, tuple)):
         _refuse('pipeline', pipeline, 'must be a list')
     steps = _check('transform', 'pipeline', list(pipeline), scope)
-    part['test_dataloader'] = {'dataset': {'metainfo': class_names(config), 'pipeline': steps}}
+    part['test_dataloader'] = {
+        'dataset': {'metainfo': checked_dataset_meta(config), 'pipeline': steps}
+    }
     return part
 
 

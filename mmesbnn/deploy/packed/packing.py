@@ -78,7 +78,7 @@ def _binarized(model: nn.Module) -> list[dict[str, Any]]:
 def _known_meta(config: Config) -> Mapping[str, Any]:
     """Return the meta data that :func:`load_packed` gets from the config itself."""
     try:
-        return checked_config.class_names(config)
+        return checked_config.checked_dataset_meta(config)
     except ConfigError:
         return {}
 

@@ -100,7 +100,7 @@ from ...version import __version__
 from ...whole_files import whole_file
 from .manifest_schema import HEAD_FILES, MODEL_FILES, NATIVE_FILE, REPORT, Manifest
 from .schema import Unfit
-from .strict_json import parse_json
+from .strict_json import parse_strict_json
 
 NAME = 'manifest.json'
 #: Names of all files that an export can have.
@@ -202,7 +202,7 @@ def _read(path: Path) -> Any:
             raw = file.read(_LARGEST + 1)
         if len(raw) > _LARGEST:
             raise ValueError(f'more than {_LARGEST:,} bytes')
-        return parse_json(raw.decode('utf-8'), _DEEPEST)
+        return parse_strict_json(raw.decode('utf-8'), _DEEPEST)
     except (OSError, ValueError) as error:
         raise ExportError(f'{path}: cannot be read ({_reason(error)})') from error
 

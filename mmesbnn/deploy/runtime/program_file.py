@@ -22,7 +22,7 @@ from ...whole_files import whole_file
 from .program import Program
 from .program_maps import ALIGNMENT
 from .schema import Digits, Unfit
-from .strict_json import parse_json
+from .strict_json import parse_strict_json
 
 MAGIC = b'MMESBNN\n'
 #: Largest size of a header in bytes, about 50 times the header of our largest network.
@@ -72,7 +72,7 @@ def _read(file: BinaryIO) -> tuple[Program, np.ndarray]:
     if start[: len(MAGIC)] != MAGIC or size > _LARGEST:
         raise ValueError('it does not begin as a program does')
     header = file.read(size)
-    content: Any = parse_json(header.decode('utf-8'), _DEEPEST)
+    content: Any = parse_strict_json(header.decode('utf-8'), _DEEPEST)
     if not isinstance(content, dict):
         raise Unfit('header', content, 'a dict')
     digest = content.pop('sha256', None)

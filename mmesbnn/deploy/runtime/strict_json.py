@@ -34,7 +34,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(f'{name} is not a number in JSON')
 
 
-def parse_json(text: str, deepest: int) -> Any:
+def parse_strict_json(text: str, deepest: int) -> Any:
     """Parse JSON as ``json.loads`` does, but accept strict JSON only.
 
     Args:

@@ -179,7 +179,7 @@ def binary_transformer(
         model = backbone
     else:
         model = build_part('backbone', backbone, registry.MODELS)
-    norm, norm_trained = norm_options(norm_cfg or dict(type='BN'))
+    norm, norm_trained = norm_options(norm_cfg)
     unit = dict(
         spread=chosen.spread,
         sign=chosen.sign,

@@ -88,7 +88,7 @@ class BiDetRPNHead(RPNHead):
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign, weight_binarizer, sign_zero)
         self._box_channels = 4 if sigma is None else 8
-        options, trained = norm_options(norm_cfg or dict(type='BN'))
+        options, trained = norm_options(norm_cfg)
         self._norm_options = dict(options, copy_init=copy_init)
         init_cfg = init_cfg or dict(type='Normal', layer=['Conv2d', 'ShrunkConv2d'], std=0.01)
         super().__init__(
