@@ -102,6 +102,42 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def train_and_test(work_dir: Path) -> str:
+    """Train the network and test it on the held-out images; return the checkpoint."""
+    run('train', 'mim', 'train', 'mmpretrain', CONFIG, '--work-dir', str(work_dir))
+    checkpoint = os.path.relpath((work_dir / 'last_checkpoint').read_text().strip(), ROOT)
+    where = ('--checkpoint', checkpoint, '--work-dir', str(work_dir / 'test'))
+    run('test on the held-out 30 %', 'mim', 'test', 'mmpretrain', CONFIG, *where)
+    return checkpoint
+
+
+def count(checkpoint: str, costs: Path) -> None:
+    """Check that the trained network is binary, and count its operations."""
+    run('check that it is binary', 'python', 'tools/check_binary.py', CONFIG, checkpoint)
+    what = (CONFIG, '--shape', '16', '16', '--json', str(costs))
+    run('count operations and parameters', 'python', 'tools/count_ops.py', *what)
+
+
+def deploy(checkpoint: str, packed: str, export: str) -> None:
+    """Pack and export the trained network, and compare all its forms."""
+    run('one bit per weight', 'python', 'tools/pack_checkpoint.py', checkpoint, packed)
+    what = (packed, '--out', export, '--dynamic-batch')
+    run('export, binary layers as bits', 'python', 'tools/export.py', *what)
+    run(
+        'compare the checkpoint, the packed file and the export in both engines',
+        *('python', 'tools/compare_deployed.py', CONFIG, checkpoint, packed, export),
+    )
+
+
+def draw(work_dir: Path, checkpoint: str, picture: Path) -> float:
+    """Draw the training and some predictions; return the accuracy in percent."""
+    records = read_scalars(work_dir)
+    accuracy = [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]
+    title = f'ES-BNext, tau = 2, on scanned digits: {accuracy:.2f} % top-1'
+    draw_training(records, picture, title, predict(checkpoint))
+    return accuracy
+
+
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
@@ -112,58 +148,12 @@ def main() -> None:
 
     if write_digits(DATA):
         print(f'wrote 1,797 scanned digits to {DATA}')
-    run('train', 'mim', 'train', 'mmpretrain', CONFIG, '--work-dir', str(work_dir))
-    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-    checkpoint = os.path.relpath(checkpoint, ROOT)
-    run(
-        'test on the held-out 30 %',
-        'mim',
-        'test',
-        'mmpretrain',
-        CONFIG,
-        '--checkpoint',
-        checkpoint,
-        '--work-dir',
-        str(work_dir / 'test'),
-    )
-    run('check that it is binary', 'python', 'tools/check_binary.py', CONFIG, checkpoint)
-    run(
-        'count operations and parameters',
-        'python',
-        'tools/count_ops.py',
-        CONFIG,
-        '--shape',
-        '16',
-        '16',
-        '--json',
-        str(work_dir / 'ops.json'),
-    )
-    packed, export = (str(work_dir / 'es_bnext_digits.safetensors'), work_dir / 'openvino')
-    run('one bit per weight', 'python', 'tools/pack_checkpoint.py', checkpoint, packed)
-    run(
-        'export to OpenVINO, binary layers as bits',
-        'python',
-        'tools/export.py',
-        packed,
-        '--out',
-        str(export),
-        '--dynamic-batch',
-    )
-    run(
-        'compare the checkpoint, the packed file and the export',
-        'python',
-        'tools/compare_deployed.py',
-        CONFIG,
-        checkpoint,
-        packed,
-        str(export),
-    )
-
-    records = read_scalars(work_dir)
-    accuracy = [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]
-    picture = work_dir / 'training.png'
-    title = f'ES-BNext, tau = 2, on scanned digits: {accuracy:.2f} % top-1'
-    draw_training(records, picture, title, predict(checkpoint))
+    costs, picture = work_dir / 'ops.json', work_dir / 'training.png'
+    packed, export = str(work_dir / 'es_bnext_digits.safetensors'), str(work_dir / 'export')
+    checkpoint = train_and_test(work_dir)
+    count(checkpoint, costs)
+    deploy(checkpoint, packed, export)
+    accuracy = draw(work_dir, checkpoint, picture)
     print(f"""
 Done in {time.time() - began:.0f} s: {accuracy:.2f} % of the held-out digits are right,
 with one bit per weight and per activation in every binary layer.
@@ -172,7 +162,7 @@ with one bit per weight and per activation in every binary layer.
   config      {CONFIG}
   checkpoint  {checkpoint}
   picture     {picture}
-  costs       {work_dir / 'ops.json'}
+  costs       {costs}
   1-bit file  {packed}
   export      {export} (python tools/infer.py {export} {DATA}/val/3 --out drawn)
 

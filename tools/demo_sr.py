@@ -92,6 +92,29 @@ def train(work_dir: Path, iters: int | None) -> None:
             demo.stop(process)
 
 
+def test(folder: Path, tau: int) -> None:
+    """Test and export a trained model, and count its operations."""
+    checkpoint = os.path.relpath((folder / 'last_checkpoint').read_text().strip(), ROOT)
+    changes = ('--cfg-options', f'model.unet.tau={tau}')
+    places = {'--out': 'images', '--export': 'pipeline', '--work-dir': 'test'}
+    where = [word for name, part in places.items() for word in (name, str(folder / part))]
+    command = ('tools/test_sr.py', CONFIG, checkpoint, *where, *changes)
+    run(f'test and export, tau = {tau}', *command)
+    costs = ('--shape', '64', '64', '--json', str(folder / 'ops.json'))
+    run(
+        f'count operations of one step, tau = {tau}',
+        *('tools/count_ops.py', CONFIG, *costs, *changes),
+        log=folder / 'ops.txt',
+    )
+
+
+def upscale(pipeline: Path, out: Path) -> None:
+    """Enlarge an image with an exported model."""
+    image = DATA / 'test' / 'LR_bicubic' / f'X{SCALE}' / 'chelsea.png'
+    how = ('--model', str(pipeline), '--steps', '4', '--out', str(out))
+    run('upscale an image with the exported pipeline', 'tools/upscale.py', str(image), *how)
+
+
 def compare(work_dir: Path) -> tuple[dict[str, list[float]], list]:
     """Return the mean PSNR and SSIM of every version, and rows of images to draw."""
     figures, rows = {}, []
@@ -121,6 +144,21 @@ def _middle(image):
     return middle.permute(1, 2, 0).numpy()
 
 
+def report(figures: dict[str, list[float]], work_dir: Path) -> None:
+    """Print PSNR and SSIM of every version, and the costs of both models."""
+    print('\nMean over three photographs that were not trained on, on luma:\n')
+    print(f'  {"":12}PSNR (dB)    SSIM')
+    for name, (db, similarity) in figures.items():
+        print(f'  {name:12}{db:9.3f}  {similarity:6.4f}')
+    print('\nOne of the four steps, for a result of 128 x 128:\n')
+    for tau in TAUS:
+        total = load(work_dir / f'tau{tau}' / 'ops.json')['total']
+        print(
+            f'  tau = {tau}     {total["ops"] / 1e6:.1f} M OPs, '
+            f'{total["binary_params"]} binary + {total["fp_params"]} real parameters'
+        )
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_sr')
@@ -140,63 +178,12 @@ def main() -> None:
 
     train(work_dir, args.iters)
     for tau in TAUS:
-        folder = work_dir / f'tau{tau}'
-        checkpoint = (folder / 'last_checkpoint').read_text().strip()
-        run(
-            f'test and export, tau = {tau}',
-            'tools/test_sr.py',
-            CONFIG,
-            os.path.relpath(checkpoint, ROOT),
-            '--out',
-            str(folder / 'images'),
-            '--export',
-            str(folder / 'pipeline'),
-            '--work-dir',
-            str(folder / 'test'),
-            '--cfg-options',
-            f'model.unet.tau={tau}',
-        )
-        run(
-            f'count operations of one step, tau = {tau}',
-            'tools/count_ops.py',
-            CONFIG,
-            '--shape',
-            '64',
-            '64',
-            '--json',
-            str(folder / 'ops.json'),
-            '--cfg-options',
-            f'model.unet.tau={tau}',
-            log=folder / 'ops.txt',
-        )
-    lr = DATA / 'test' / 'LR_bicubic' / f'X{SCALE}' / 'chelsea.png'
-    es = work_dir / f'tau{TAUS[-1]}'
-    run(
-        'upscale an image with the exported pipeline',
-        'tools/upscale.py',
-        str(lr),
-        '--model',
-        str(es / 'pipeline'),
-        '--steps',
-        '4',
-        '--out',
-        str(work_dir),
-    )
-
-    figures, rows = compare(work_dir)
+        test(work_dir / f'tau{tau}', tau)
+    upscale(work_dir / f'tau{TAUS[-1]}' / 'pipeline', work_dir)
     picture = work_dir / 'comparison.png'
+    figures, rows = compare(work_dir)
     draw_comparison(rows, picture, 'Photographs that were not trained on')
-    print('\nMean over three photographs that were not trained on, on luma:\n')
-    print(f'  {"":12}PSNR (dB)    SSIM')
-    for name, (db, similarity) in figures.items():
-        print(f'  {name:12}{db:9.3f}  {similarity:6.4f}')
-    print('\nOne of the four steps, for a result of 128 x 128:\n')
-    for tau in TAUS:
-        total = load(work_dir / f'tau{tau}' / 'ops.json')['total']
-        print(
-            f'  tau = {tau}     {total["ops"] / 1e6:.1f} M OPs, '
-            f'{total["binary_params"]} binary + {total["fp_params"]} real parameters'
-        )
+    report(figures, work_dir)
     print(f"""
 Done in {time.time() - began:.0f} s. tau = 1 is the baseline, tau = 2 expands and
 shrinks. The networks are narrow and were trained for minutes. The demo shows that

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,9 +17,15 @@ from torch import nn
 
 from ..binary.modes import inference
 from ..checks import Rule, checked, mapping, positive_int
+from ..errors import sentence
+from ..native import NativeError
 from ..project import build_test_loader
 from .runtime.images import read_image
+from .runtime.manifest import ExportError
 from .runtime.runner import Runner
+
+#: Names of the engines in tables.
+ENGINES = {'native': 'native', 'openvino': 'OpenVINO'}
 
 
 @dataclass(frozen=True)
@@ -137,20 +145,48 @@ def time_in_turn(
     return {name: median(values) for name, values in times.items()}
 
 
-def latency_line(model: nn.Module, runner: Runner, source: Any) -> str:
-    """Return a line with the time per image in torch and in OpenVINO, without reading it.
+def runners_of(export: str | os.PathLike[str]) -> tuple[dict[str, Runner], dict[str, str]]:
+    """Open an export with every engine that can run it here, the default one first.
+
+    Args:
+        export: Folder of the export.
+
+    Returns:
+        Runners by the names of their engines, and reasons why engines are left out.
+
+    Raises:
+        ExportError: If the default engine cannot run it; or as :class:`mmesbnn.deploy.Runner`.
+    """
+    first = Runner(export)
+    runners, left_out = {ENGINES[first.engine]: first}, {}
+    for engine, name in ENGINES.items():
+        if engine == first.engine:
+            continue
+        try:
+            runners[name] = Runner(export, engine=engine)
+        except (ExportError, ImportError, NativeError) as error:
+            left_out[name] = sentence(error)
+    return runners, left_out
+
+
+def latency_line(model: nn.Module, runners: Mapping[str, Runner], source: Any) -> str:
+    """Return a line with the time per image in torch and in every engine, without reading it.
 
     Args:
         model: Network in torch.
-        runner: Export of the network.
+        runners: Export of the network, by the name of the engine.
         source: Image to run.
     """
-    array, _, _ = runner.preprocess(read_image(source))
-    tensor = torch.from_numpy(array)[None]
+    array, _, _ = next(iter(runners.values())).preprocess(read_image(source))
+    tensor, batch = torch.from_numpy(array)[None], array[None]
+    contenders: dict[str, Callable[[], Any]] = {'torch': lambda: model(tensor)}
+    for name, runner in runners.items():
+        contenders[name] = partial(runner.infer, batch)
     with inference(model):
-        times = time_in_turn(
-            {'torch': lambda: model(tensor), 'OpenVINO': lambda: runner.infer(array[None])}
-        )
-    ratio = times['torch'] / times['OpenVINO']
-    parts = ', '.join(f'{name} {1000 * value:.2f} ms' for name, value in times.items())
-    return f'one image: {parts}: {ratio:.1f} times (medians of 50 alternating runs)'
+        times = time_in_turn(contenders)
+    base = times.pop('torch')
+    parts = [
+        f'{name} {1000 * t:.2f} ms ({base / t:.1f} times as fast)' for name, t in times.items()
+    ]
+    first = f'torch {1000 * base:.2f} ms'
+    return f'one image: {", ".join([first, *parts])}, medians of 50 alternating runs'

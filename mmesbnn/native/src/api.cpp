@@ -25,12 +25,12 @@ bool are_finite(const float* from, int64_t count) {
 }
 
 // Numbers whose magnitudes are added as float32.
-constexpr int64_t kSome = 1024;
+constexpr int64_t kFloatSum = 1024;
 
 float mean_magnitude(const float* from, int64_t count) {
   double sum = 0.0;
-  for (int64_t i = 0; i < count; i += kSome)
-    sum += mmesbnn::chosen_kernels().add_magnitudes(from + i, std::min(kSome, count - i));
+  for (int64_t i = 0; i < count; i += kFloatSum)
+    sum += mmesbnn::chosen_kernels().add_magnitudes(from + i, std::min(kFloatSum, count - i));
   return static_cast<float>(sum / static_cast<double>(count));
 }
 

@@ -140,25 +140,25 @@ struct InputGradient {
   }
 
   // Kernels whose gradients are copied together: those of a line of the cache.
-  static constexpr int64_t kPart = 16;
+  static constexpr int64_t kKernelsAtOnce = 16;
 
   void pad_all() const {
-    const int64_t parts = (4 * quads + kPart - 1) / kPart;
+    const int64_t parts = (4 * quads + kKernelsAtOnce - 1) / kKernelsAtOnce;
     parallel(sizes.groups * parts, threads, [&](int64_t first, int64_t end) {
-      for (int64_t part = first; part < end; ++part) pad(part / parts, part % parts * kPart);
+      for (int64_t part = first; part < end; ++part) pad(part / parts, part % parts * kKernelsAtOnce);
     });
   }
 
   // Copies the gradients of some kernels, with their scales, between zeros.
   void pad(int64_t group, int64_t kernel) const {
     float* to = padded + (group * 4 * quads + kernel) * plane;
-    std::fill(to, to + std::min(kPart, 4 * quads - kernel) * plane, 0.0f);
+    std::fill(to, to + std::min(kKernelsAtOnce, 4 * quads - kernel) * plane, 0.0f);
     const int64_t channel = group * sizes.kernels + kernel;
     for (int64_t image = 0; image < sizes.batch; ++image)
       for (int64_t y = 0; y < sizes.out_height; ++y)
         copy_scaled(grad + image * of_grad.image + channel * of_grad.channel +
                         y * sizes.out_width * of_grad.pixel,
-                    of_grad, sizes.out_width, std::min(kPart, sizes.kernels - kernel),
+                    of_grad, sizes.out_width, std::min(kKernelsAtOnce, sizes.kernels - kernel),
                     scales + channel, to + before + (image * rows + y) * pitch, plane);
   }
 

@@ -13,8 +13,8 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// Pixels of a part: its maps fit in the first cache, and sums of float32 are short.
-constexpr int64_t kPart = 1024;
+// Pixels of a piece: its maps fit in the first cache, and sums of float32 are short.
+constexpr int64_t kPiece = 1024;
 
 // Maps are (batch, channels, pixels), those of the norm's output (batch, copies * channels, pixels).
 struct NormSizes {
@@ -29,8 +29,8 @@ struct NormSizes {
 template <class F>
 void for_parts(const NormSizes& sizes, F f) {
   for (int64_t image = 0; image < sizes.batch; ++image)
-    for (int64_t begin = 0; begin < sizes.pixels; begin += kPart)
-      f(image, begin, std::min(kPart, sizes.pixels - begin));
+    for (int64_t begin = 0; begin < sizes.pixels; begin += kPiece)
+      f(image, begin, std::min(kPiece, sizes.pixels - begin));
 }
 
 // The operands of forward and backward pass; null is none. z = x, or gate x, or gate x residual, or
@@ -54,7 +54,7 @@ struct NormOperands {
   int64_t place_of_x(int64_t image, int64_t channel, int64_t begin) const {
     return (image * sizes.channels + channel) * sizes.pixels + begin;
   }
-  // Returns z of a part; `memory` is for kPart numbers.
+  // Returns z of a piece; `memory` is for kPiece numbers.
   const float* z_of(int64_t image, int64_t channel, int64_t begin, int64_t count,
                     float* memory) const {
     const int64_t at = place_of_x(image, channel, begin);
@@ -91,7 +91,7 @@ struct Forward : NormOperands {
   // Writes mean, inverse of the standard deviation, and variance of a channel.
   void measure(int64_t channel) const {
     AllMoments all;
-    float memory[kPart];
+    float memory[kPiece];
     for_parts(sizes, [&](int64_t image, int64_t begin, int64_t count) {
       const float* z = z_of(image, channel, begin, count, memory);
       all.add(chosen_kernels().moments(z, count), count);
@@ -101,13 +101,13 @@ struct Forward : NormOperands {
 
   void write(int64_t channel) const {
     const float mean = stats[channel], inverse = stats[sizes.channels + channel];
-    float memory[kPart];
+    float memory[kPiece];
     for (int64_t image = 0; image < sizes.batch; ++image)
       for (int64_t copy = 0; copy < sizes.copies; ++copy) {
         const int64_t wide = copy * sizes.channels + channel;
         double sum = 0.0;
-        for (int64_t begin = 0; begin < sizes.pixels; begin += kPart) {
-          const int64_t count = std::min(kPart, sizes.pixels - begin);
+        for (int64_t begin = 0; begin < sizes.pixels; begin += kPiece) {
+          const int64_t count = std::min(kPiece, sizes.pixels - begin);
           const float* z = z_of(image, channel, begin, count, memory);
           sum += chosen_kernels().activate(part(image, wide, begin, count, z, mean, inverse),
                                            out + place(image, wide, begin));
@@ -150,7 +150,7 @@ struct Backward : NormOperands {
 
   void run_channel(int64_t channel) const {
     const float mean = stats[channel], inverse = stats[sizes.channels + channel];
-    float z_memory[kPart], memory[kPart], copies[kPart];
+    float z_memory[kPiece], memory[kPiece], copies[kPiece];
     double inners = 0.0, products = 0.0;
     for (int64_t copy = 0; copy < sizes.copies; ++copy) {
       const int64_t wide = copy * sizes.channels + channel;
@@ -177,8 +177,8 @@ struct Backward : NormOperands {
     const Kernels& use = chosen_kernels();
     for (int64_t image = 0; image < sizes.batch; ++image) {
       double of_the_gate = 0.0;
-      for (int64_t begin = 0; begin < sizes.pixels; begin += kPart) {
-        const int64_t count = std::min(kPart, sizes.pixels - begin);
+      for (int64_t begin = 0; begin < sizes.pixels; begin += kPiece) {
+        const int64_t count = std::min(kPiece, sizes.pixels - begin);
         const float* z = z_of(image, channel, begin, count, z_memory);
         for (int64_t copy = 0; copy < sizes.copies; ++copy) {
           const int64_t wide = copy * sizes.channels + channel;
@@ -298,8 +298,8 @@ API int mmesbnn_latent_gradient(const float* grad, const float* weight, const fl
     for (int64_t kernel = first; kernel < last; ++kernel) {
       double sum = 0.0;
       const int64_t from = kernel * entries, end = from + entries;
-      for (int64_t at = from; at < end; at += kPart)
-        sum += use.window(grad + at, weight + at, -limits[kernel], clip, std::min(kPart, end - at),
+      for (int64_t at = from; at < end; at += kPiece)
+        sum += use.window(grad + at, weight + at, -limits[kernel], clip, std::min(kPiece, end - at),
                           out + at);
       const double mean = sum / static_cast<double>(entries);
       if (centred) use.lower(static_cast<float>(mean), entries, out + from);

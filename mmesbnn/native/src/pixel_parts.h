@@ -12,16 +12,16 @@
 namespace mmesbnn {
 
 // Pixels whose sums are float32 numbers.
-constexpr int64_t kSome = 64;
+constexpr int64_t kPixelsOfPart = 64;
 
-inline int64_t parts_of(int64_t pixels) { return (pixels + kSome - 1) / kSome; }
+inline int64_t parts_of(int64_t pixels) { return (pixels + kPixelsOfPart - 1) / kPixelsOfPart; }
 
 // Calls f(part, first, last) for all parts of pixels.
 template <class F>
 void for_parts(int64_t pixels, int threads, F f) {
   parallel(parts_of(pixels), threads, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part)
-      f(part, part * kSome, std::min(pixels, (part + 1) * kSome));
+      f(part, part * kPixelsOfPart, std::min(pixels, (part + 1) * kPixelsOfPart));
   });
 }
 

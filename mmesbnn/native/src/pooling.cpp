@@ -23,7 +23,7 @@ struct PoolSizes {
 };
 
 // Windows side by side whose best pixels are found together.
-constexpr int64_t kPart = 64;
+constexpr int64_t kWindowsAtOnce = 64;
 
 // The largest values of square windows, and their places.
 struct LargestOf {
@@ -43,8 +43,8 @@ struct LargestOf {
   // The best pixels of windows that begin at `begin`.
   struct Best {
     int64_t begin, end;
-    float values[kPart];
-    int32_t places[kPart];
+    float values[kWindowsAtOnce];
+    int32_t places[kWindowsAtOnce];
   };
 
   // Compares the best of some windows with the first, and each kStride-th pixel behind it. kStride is
@@ -88,9 +88,9 @@ struct LargestOf {
   // Finds the best pixels of a map.
   void run(const float* x, float* out, uint8_t* places) const {
     for (int64_t y = 0; y < sizes.out_height; ++y)
-      for (int64_t begin = 0; begin < sizes.out_width; begin += kPart) {
+      for (int64_t begin = 0; begin < sizes.out_width; begin += kWindowsAtOnce) {
         Best best;
-        best.begin = begin, best.end = std::min(begin + kPart, sizes.out_width);
+        best.begin = begin, best.end = std::min(begin + kWindowsAtOnce, sizes.out_width);
         find(x, y, best);
         const int64_t at = y * sizes.out_width + begin;
         for (int64_t i = 0; i < best.end - begin; ++i) {

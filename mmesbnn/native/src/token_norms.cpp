@@ -85,7 +85,7 @@ struct TokenNorm {
     for (int64_t c = 0; c < channels; ++c) {
       AllMoments all;
       for (int64_t part = 0; part < parts; ++part) {
-        const int64_t count = std::min(kSome, pixels - part * kSome);
+        const int64_t count = std::min(kPixelsOfPart, pixels - part * kPixelsOfPart);
         const double error = distances.of(part)[c] / static_cast<double>(count);
         all.add({near.of(part)[c] + error,
                  squares.of(part)[c] - static_cast<double>(count) * error * error},
