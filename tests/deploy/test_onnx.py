@@ -12,7 +12,7 @@ from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention
 from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
 from tests.deploy.apart import apart
-from tests.deploy.packed.test_packing import Net, shaken, soft
+from tests.deploy.packed.nets import Net, shaken, soft
 from tests.deploy.small_network import Moody
 
 onnx = pytest.importorskip('onnx')

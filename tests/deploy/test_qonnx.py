@@ -19,7 +19,7 @@ from mmesbnn.binary import (
 from mmesbnn.deploy import ExportError, PackError
 from tests import families
 from tests.deploy.apart import apart
-from tests.deploy.packed.test_packing import Net, shaken, soft
+from tests.deploy.packed.nets import Net, shaken, soft
 from tests.deploy.small_network import Moody
 from tests.real_data import photograph
 

@@ -16,7 +16,7 @@ from tests.real_data import photograph
 pytest.importorskip('openvino')
 
 from tests.deploy import exports
-from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.packed.nets import ROOT
 from tests.deploy.runtime.test_runner import WITHOUT
 
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip('openvino')
 
 from tests.deploy import exports
-from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.packed.nets import ROOT
 
 SIGNAL = """
 import faulthandler, os, signal, sys

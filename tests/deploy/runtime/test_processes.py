@@ -11,7 +11,7 @@ import pytest
 
 from mmesbnn import native
 from mmesbnn.deploy import Runner
-from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.packed.nets import ROOT
 from tests.deploy.runtime.test_runner import crops
 
 pytest.importorskip('openvino')

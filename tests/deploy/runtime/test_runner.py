@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmesbnn.deploy import ExportError, ImageError, Runner
 from mmesbnn.deploy.runtime.images import resize
-from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.packed.nets import ROOT
 from tests.real_data import photograph
 
 pytest.importorskip('openvino')

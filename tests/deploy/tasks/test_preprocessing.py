@@ -18,7 +18,7 @@ from mmesbnn.deploy.tasks.detection import detection_decoding
 from mmesbnn.deploy.tasks.preprocessing import preprocessing_of, steps_of
 from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
 from mmesbnn.project import class_names
-from tests.deploy.packed.test_packing import ROOT
+from tests.deploy.packed.nets import ROOT
 from tests.real_data import photograph
 
 CONFIGS = ('es_bnext_tiny.py', 'demo/es_bnext_digits.py')

@@ -1,0 +1,97 @@
+"""Packed files that cannot be read, or belong to another network."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from mmesbnn.binary import BinaryConv2d, BinaryLinear
+from mmesbnn.deploy import PackError, load_packed, pack
+from mmesbnn.deploy.packed.file import read_packed
+from tests.deploy.packed.nets import Net, shaken
+
+pytest.importorskip('safetensors')
+
+
+@pytest.fixture
+def packed(tmp_path):
+    path = tmp_path / 'net.safetensors'
+    pack(shaken(Net('scaled_sign')), path)
+    return path
+
+
+def test_no_config_and_no_model(packed):
+    with pytest.raises(PackError, match='holds no config: pass the model'):
+        load_packed(packed)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='names are text there')
+def test_a_path_that_is_no_text(packed, tmp_path):
+    folder = tmp_path / os.fsdecode(b'a\xff')
+    folder.mkdir()
+    path = shutil.copy(packed, folder / os.fsdecode(b'n\xfe.safetensors'))
+    with pytest.raises(PackError, match=r'holds no config: pass the model'):
+        load_packed(path)
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        load_packed(f'{path}x')
+    path.write_bytes(packed.read_bytes()[:50])
+    with pytest.raises(PackError, match=r'truncated'):
+        load_packed(path)
+
+
+def test_truncated_file(packed):
+    packed.write_bytes(packed.read_bytes()[:-10])
+    with pytest.raises(PackError, match=r'(do not fit the file|truncated|no JSON)'):
+        load_packed(packed, Net('scaled_sign'))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        load_packed(tmp_path / 'x.safetensors')
+
+
+def test_another_safetensors_file(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({'x': torch.zeros(1)}, tmp_path / 'x.safetensors')
+    with pytest.raises(PackError, match='not a packed network'):
+        load_packed(tmp_path / 'x.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('format', 'mmesbnn-packed-9', 'of a later format'),
+        ('dtype', 'int32', "dtype 'int32'"),
+        ('layout', 'AAAA', 'damaged'),
+    ],
+)
+def test_spoiled_metadata(packed, key, value, words):
+    from safetensors.torch import load_file, save_file
+
+    tensors, (_, metadata) = load_file(packed), read_packed(packed)
+    save_file(tensors, packed, {**metadata, key: value})
+    with pytest.raises(PackError, match=words):
+        load_packed(packed, Net('scaled_sign'))
+
+
+def test_another_network(packed):
+    narrow = Net('scaled_sign')
+    narrow.wide = BinaryConv2d(24, 7, 3)
+    with pytest.raises(PackError, match='wide does not fit the network'):
+        load_packed(packed, narrow)
+    larger = Net('scaled_sign')
+    larger.more = BinaryLinear(3, 3)
+    with pytest.raises(PackError, match='no bits for the layer more'):
+        load_packed(packed, larger)
+    other = Net('scaled_sign')
+    other.extra = nn.Linear(1, 1)
+    del other.wide
+    message = r'are missing \(extra\.weight.*are unknown \(wide\.weight\.bits'
+    with pytest.raises(PackError, match=message):
+        load_packed(packed, other)
+
+
+# networks of configs --------------------------------------------------------------
