@@ -70,9 +70,10 @@ def _label(row: Row) -> str:
 
 
 def _gain(axis: Any, gain: PairedDifference, y: int, colour: str) -> None:
-    if gain.pairs > 1:
+    has_interval = gain.pairs > 2  # that of two pairs is so wide that it hides all others
+    if has_interval:
         axis.plot([gain.low, gain.high], [y, y], color=colour, linewidth=2)
-    axis.plot(gain.mean, y, 'o', color=colour, fillstyle='full' if gain.pairs > 1 else 'none')
+    axis.plot(gain.mean, y, 'o', color=colour, fillstyle='full' if has_interval else 'none')
 
 
 def _line(axis: str, row: Row) -> Line:
