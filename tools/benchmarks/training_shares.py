@@ -18,7 +18,7 @@ from mmesbnn import cli, options  # before what takes time to import
 # isort: split
 
 from torch.profiler import ProfilerActivity, profile
-from training import DTYPES, OURS, PUBLISHED, WIDE, Training
+from train_steps.contenders import DTYPES, OURS, PUBLISHED, WIDE, Training
 
 #: Parts of the names of operators, by kind; the first that fits counts.
 KINDS = {
