@@ -22,10 +22,11 @@ from ..native import NativeError
 from ..project import build_test_loader
 from .runtime.images import read_image
 from .runtime.manifest import ExportError
+from .runtime.network import ENGINES
 from .runtime.runner import Runner
 
-#: Names of the engines in tables.
-ENGINES = {'native': 'native', 'openvino': 'OpenVINO'}
+#: Names of a runner's engines in tables.
+_SHOWN = {'native': 'native', 'openvino': 'OpenVINO'}
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,14 @@ def runners_of(export: str | os.PathLike[str]) -> tuple[dict[str, Runner], dict[
         ExportError: If the default engine cannot run it; or as :class:`mmesbnn.deploy.Runner`.
     """
     first = Runner(export)
-    runners, left_out = {ENGINES[first.engine]: first}, {}
-    for engine, name in ENGINES.items():
+    runners, left_out = {_SHOWN[first.engine]: first}, {}
+    for engine in ENGINES:
         if engine == first.engine:
             continue
         try:
-            runners[name] = Runner(export, engine=engine)
+            runners[_SHOWN[engine]] = Runner(export, engine=engine)
         except (ExportError, ImportError, NativeError) as error:
-            left_out[name] = sentence(error)
+            left_out[_SHOWN[engine]] = sentence(error)
     return runners, left_out
 
 
