@@ -36,6 +36,7 @@ import torch
 from speed.names import NATIVE as NATIVE_FORM
 from speed.names import check_avx2, native_forms, processor, use_avx2_only
 from train_steps.contenders import (
+    BLOCKS,
     COMPILED,
     DTYPES,
     FORMS,
@@ -99,10 +100,10 @@ def parse_args() -> argparse.Namespace:
 
 def _forms(network: str, args: argparse.Namespace) -> Iterator[str]:
     """The forms that a network has: a real one has no signs, and nothing to recompute."""
-    binary_only = (RECOMPUTING, PUBLISHED, NATIVE)
+    binary_only = (RECOMPUTING, PUBLISHED, NATIVE, BLOCKS)
     unsuited = [RECORDED] if args.device == 'cpu' else [NATIVE]
     if args.avx2:
-        unsuited.append(COMPILED)
+        unsuited += [COMPILED, BLOCKS]
     if not native.available():
         unsuited.append(NATIVE)
     for form in args.forms:

@@ -89,8 +89,8 @@ MUTANTS = (
     ),
     Mutant(
         'recomputation',
-        'x = recompute_segment(run, x, part) if x.requires_grad',
-        'x = recompute_segment(run, x.detach(), part) if x.requires_grad',
+        'return recompute_segment(functools.partial(_in_turn, blocks), x, blocks)',
+        'return recompute_segment(functools.partial(_in_turn, blocks), x.detach(), blocks)',
         'tests/models/test_backbone_contract.py',
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
+from .compile_blocks import CompileBlocksHook
 from .copy_diversity import CopyDiversityHook
 from .copy_init import CopyInitHook
 from .epoch_seed import EpochSeedHook
@@ -19,6 +20,7 @@ from .whole_checkpoint import WholeCheckpointHook
 __all__ = [
     'BottleneckHook',
     'ClassCountHook',
+    'CompileBlocksHook',
     'CopyDiversityHook',
     'CopyInitHook',
     'EpochSeedHook',

@@ -8,7 +8,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...binary import Expansion, binary_layers, redraw_signs
+from ...binary import Expansion, redraw_signs
 from ...binary.arguments import NORM_CFG, RULES
 from ...binary.expansion import like_layout
 from ...binary.inputs import check_maps
@@ -36,6 +35,7 @@ from ...checks import (
     sequence,
     shown,
 )
+from .stages import Stage
 
 #: Rules of the arguments that backbones share, by name.
 BACKBONE_RULES = dict(
@@ -104,57 +104,8 @@ def _stage_indices(out_indices: int | Sequence[int], count: int) -> tuple[int, .
     return tuple(sorted({i % count for i in indices}))
 
 
-#: Binary layers that are recomputed together. More of them mean fewer stored inputs, but
-#: more memory during the recomputation.
-LAYERS_PER_SEGMENT = 4
-
-
-def _segments(blocks: Sequence[nn.Module]) -> list[slice]:
-    """Divide ``blocks`` into runs of about ``LAYERS_PER_SEGMENT`` binary layers."""
-    bounds, layers = [0], 0
-    for i, block in enumerate(blocks):
-        layers += len(binary_layers(block))
-        if layers >= LAYERS_PER_SEGMENT or i == len(blocks) - 1:
-            bounds.append(i + 1)
-            layers = 0
-    return [slice(*pair) for pair in pairwise(bounds)]
-
-
-def _in_turn(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x)
-    return x
-
-
 def _is_trained(module: nn.Module) -> bool:
     return torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
-
-
-class Stage(nn.Sequential):
-    """Sequence of blocks.
-
-    Args:
-        *blocks: Blocks, in order.
-        with_cp: Whether to store only the input of every few blocks for the backward pass,
-            and outputs of large convolutions as :func:`recompute_elementwise` does, and
-            recompute the rest. Default False.
-    """
-
-    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
-        super().__init__(*blocks)
-        self.with_cp = with_cp
-        self._segments = _segments(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the output of the last block for ``x``."""
-        if not self.with_cp:
-            return super().forward(x)
-        blocks = list(self)
-        for segment in self._segments:
-            part = blocks[segment]
-            run = functools.partial(_in_turn, part)
-            x = recompute_segment(run, x, part) if x.requires_grad else run(x)
-        return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +269,16 @@ class ESBackbone(BaseModule):
         self._with_cp = value
         for stage in self.stages:
             stage.with_cp = value  # type: ignore[assignment]
+
+    def compile_blocks(self, backend: str = 'inductor', mode: str | None = None) -> None:
+        """Run compiled blocks from now on, see :meth:`Stage.compile_blocks`.
+
+        Args:
+            backend: As that of ``torch.compile``. Default ``'inductor'``.
+            mode: As that of ``torch.compile``. Default None.
+        """
+        for stage in self.stages:
+            stage.compile_blocks(backend, mode)  # type: ignore[operator]
 
     @property
     def out_channels(self) -> list[int]:

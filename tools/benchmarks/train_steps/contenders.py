@@ -39,9 +39,12 @@ STYLES = (
     *(LAST, f'{RECOMPUTING}+{LAST}'),
 )
 COMPILED = '+compiled'
+#: Each kind of block compiled on its own.
+BLOCKS = '+blocks'
 #: Compiled, and recorded as a CUDA graph: one launch instead of thousands.
 RECORDED = '+recorded'
-FORMS = (*STYLES, *(style + way for way in (COMPILED, RECORDED) for style in STYLES))
+WAYS = (COMPILED, BLOCKS, RECORDED)
+FORMS = (*STYLES, *(style + way for way in WAYS for style in STYLES))
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 CLASSES = 1000
 
@@ -88,7 +91,7 @@ class Training:
     def __init__(
         self, network: str, form: str, dtype: torch.dtype, size: int, batch: int, device: str
     ) -> None:
-        way = next((way for way in (COMPILED, RECORDED) if form.endswith(way)), '')
+        way = next((way for way in WAYS if form.endswith(way)), '')
         style, self.compiled, self.recorded = form.removesuffix(way), bool(way), way == RECORDED
         model = classifier(network, size).to(device)
         self.recomputes, self.native = RECOMPUTING in style, NATIVE in style
@@ -107,8 +110,12 @@ class Training:
             model.parameters(), lr=1e-4, fused=True if style != PUBLISHED else None
         )
         self.bounded = bounded_parameters(model)
-        mode = 'reduce-overhead' if self.recorded else None
-        self.call = torch.compile(model, mode=mode) if self.compiled else model
+        self.call = model
+        if way == BLOCKS:
+            model.backbone.compile_blocks()
+        elif way:
+            mode = 'reduce-overhead' if way == RECORDED else None
+            self.call = torch.compile(model, mode=mode)
 
     def forward(self) -> Tensor:
         """Compute the loss."""

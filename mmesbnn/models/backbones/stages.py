@@ -1,0 +1,99 @@
+"""Stage of a backbone: blocks in a row, run as they are, recomputed, or compiled one by one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...binary import binary_layers
+from ...binary.recompute import recompute_segment
+
+#: Binary layers that are recomputed together. More of them mean fewer stored inputs, but
+#: more memory during the recomputation.
+LAYERS_PER_SEGMENT = 4
+#: Graphs of one function that ``torch.compile`` keeps before it gives up. Torch allows 8; kinds
+#: of blocks, training and evaluation, and temperatures of weights all have graphs of their own.
+MOST_GRAPHS = 256
+
+_Run = Callable[[Sequence[nn.Module], Tensor, bool], Tensor]
+
+
+def _segments(blocks: Sequence[nn.Module]) -> list[slice]:
+    """Divide ``blocks`` into runs of about ``LAYERS_PER_SEGMENT`` binary layers."""
+    bounds, layers = [0], 0
+    for i, block in enumerate(blocks):
+        layers += len(binary_layers(block))
+        if layers >= LAYERS_PER_SEGMENT or i == len(blocks) - 1:
+            bounds.append(i + 1)
+            layers = 0
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _in_turn(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def _run(blocks: Sequence[nn.Module], x: Tensor, recomputes: bool) -> Tensor:
+    if recomputes and x.requires_grad:
+        return recompute_segment(functools.partial(_in_turn, blocks), x, blocks)
+    return _in_turn(blocks, x)
+
+
+def _allow_graphs(count: int) -> None:
+    settings = torch._dynamo.config
+    # the name before torch 2.6
+    name = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
+    setattr(settings, name, max(count, getattr(settings, name)))
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled(backend: str, mode: str | None) -> _Run:
+    """Return ``_run`` compiled; equal blocks of all stages share its graphs."""
+    _allow_graphs(MOST_GRAPHS)
+    return cast(_Run, torch.compile(_run, backend=backend, mode=mode))
+
+
+class Stage(nn.Sequential):
+    """Sequence of blocks.
+
+    Args:
+        *blocks: Blocks, in order.
+        with_cp: Whether to store only the input of every few blocks for the backward pass,
+            and outputs of large convolutions as :func:`recompute_elementwise` does, and
+            recompute the rest. Default False.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+        self._segments = _segments(blocks)
+        self._compiler: tuple[str, str | None] | None = None
+
+    def compile_blocks(self, backend: str = 'inductor', mode: str | None = None) -> None:
+        """Run compiled blocks from now on.
+
+        ``torch.compile`` makes one graph for each kind of block, not one for the whole network,
+        so it takes less time the more blocks are alike. With ``with_cp`` a graph holds the blocks
+        that are recomputed together.
+
+        Args:
+            backend: As that of ``torch.compile``. Default ``'inductor'``.
+            mode: As that of ``torch.compile``. Default None.
+        """
+        self._compiler = (backend, mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output of the last block for ``x``."""
+        blocks = list(self)
+        run = _run if self._compiler is None else _compiled(*self._compiler)
+        segments = self._segments if self.with_cp else [slice(i, i + 1) for i in range(len(blocks))]
+        for segment in segments:
+            x = run(blocks[segment], x, self.with_cp)
+        return x

@@ -1,0 +1,96 @@
+"""Blocks of stages that are compiled one by one, each kind once."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
+from mmesbnn.models.backbones import stages as stages_module
+from tests.models.backbones import spread, step
+
+VIT = dict(dims=[16, 32], depths=[1, 2], heads=[1, 2], ffn_dims=[32, 64], sr_ratios=[2, 1])
+BUILDERS = {
+    'es-bnext': lambda **more: BNext(
+        dict(channels=[16, 32, 32, 32, 32, 32]), tau=2, stem_stride=1, **more
+    ),
+    'reactnet': lambda **more: ReActNet(
+        dict(channels=[16, 16, 32], depths=[3, 2]), stem_stride=1, **more
+    ),
+    'binary-vit': lambda **more: BinaryViT(VIT, img_size=16, **more),
+}
+#: Blocks, and kinds of blocks: widths, strides, gates of BNext, transitions of BinaryViT.
+KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (4, 3)}
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    torch._dynamo.reset()
+    stages_module._compiled.cache_clear()
+
+
+class Graphs:
+    """A backend that counts graphs and runs them as they are."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        self.count += 1
+        return graph.forward
+
+
+@pytest.mark.parametrize('name', BUILDERS)
+def test_each_kind_of_block_is_one_graph_and_computes_the_same(name):
+    eager = spread(BUILDERS[name]()).double()
+    model, graphs = copy.deepcopy(eager), Graphs()
+    model.compile_blocks(backend=graphs)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(step(model, x), step(eager, x))
+    for (key, p), q in zip(eager.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=key)
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+    blocks, kinds = KINDS[name]
+    assert (sum(map(len, model.stages)), graphs.count) == (blocks, kinds)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), eager.eval()(x))
+    after = graphs.count
+    step(model.train(), x)
+    assert graphs.count == after  # those of before
+
+
+def stored_bytes(run):
+    """Return the results of ``run()``, and the bytes that it stores for the backward pass."""
+    sizes = {}
+
+    def note(x):
+        sizes[x.data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        return run(), sum(sizes.values())
+
+
+def test_compiled_blocks_are_recomputed():
+    eager = spread(BUILDERS['es-bnext'](with_cp=True)).double()
+    model = copy.deepcopy(eager)
+    model.compile_blocks(backend='aot_eager')
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(step(model, x), step(eager, x))
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+    for (key, p), q in zip(eager.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=key)
+    _, stored = stored_bytes(lambda: model(x))
+    eager.with_cp = False
+    assert stored < 0.7 * stored_bytes(lambda: eager(x))[1]
+
+
+def test_a_compiled_backbone_can_be_copied_and_pickled():
+    model = BUILDERS['reactnet']().eval()
+    x = torch.randn(1, 3, 16, 16)
+    expected = model(x)
+    model.compile_blocks(backend='eager')
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert list(other.state_dict()) == list(model.state_dict())
+        torch.testing.assert_close(other(x), expected)
