@@ -146,6 +146,8 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
     config: Any  # of diffusers: its entries are attributes, too
 
     _supports_gradient_checkpointing = True
+    #: What diffusers' ``compile_repeated_blocks`` compiles.
+    _repeated_blocks = ['ResBlock', 'CSFusion', 'CPDown', 'CPUp']
 
     @register_to_config
     @checked_layer(

@@ -324,6 +324,32 @@ def test_compiles_as_one_graph(training):
         assert model.conv_in.weight.grad.abs().max() > 0
 
 
+def test_equal_blocks_share_a_compiled_graph():
+    torch._dynamo.reset()
+    options = dict(num_levels=2, fp_levels=(), blocks_per_level=4, dropout=0.0)
+    model = unet(tau=2, **options).double()
+    model.enable_gradient_checkpointing()
+    sample, t = torch.cat(images(), 1), torch.tensor([3, 1700])
+    expected = model(sample, t).sample
+    expected.square().mean().backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile_repeated_blocks(backend=count)
+    y = model(sample, t).sample
+    assert_same(y, expected)
+    y.square().mean().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, grads[name], msg=name)
+    blocks = [m for m in model.modules() if type(m).__name__ in model._repeated_blocks]
+    assert len(blocks) == 32 and len(graphs) <= 8
+
+
 def test_returns_a_tuple_on_request():
     model = unet().eval()
     sample = torch.cat(images(), 1).float()
