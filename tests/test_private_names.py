@@ -11,6 +11,7 @@ KNOWN = {
     '_C._len_torch_dispatch_stack',
     '_ConvNd',
     '_current_level',
+    '_dynamo.config',
     '_ops.OpOverload',
     '_pair',
     '_parse_arg',

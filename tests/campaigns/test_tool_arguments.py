@@ -141,6 +141,7 @@ def layer_calls():
         hooks.SaveImagesHook: dict(out_dir='images'),
         hooks.RequireCheckpointHook: dict(new=('head.',)),
         hooks.WholeCheckpointHook: dict(interval=1, save_best='auto', rule='less'),
+        hooks.CompileBlocksHook: dict(blocks=['BasicBlock'], backend='eager', mode='default'),
         hooks.EstimatorProgressHook: dict(by_epoch=True),
         optim.Bop: dict(params=parameters(), lr=0.1, gamma=1e-3, threshold=1e-8),
         optim.BopOptimWrapperConstructor: dict(

@@ -6,11 +6,12 @@ import pickle
 import pytest
 import torch
 
+from mmesbnn.binary import recompute
 from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
 from mmesbnn.models.backbones import stages as stages_module
 from tests.models.backbones import spread, step
 
-VIT = dict(dims=[16, 32], depths=[1, 2], heads=[1, 2], ffn_dims=[32, 64], sr_ratios=[2, 1])
+VIT = dict(dims=[16], depths=[3], heads=[2], ffn_dims=[32], sr_ratios=[2])
 BUILDERS = {
     'es-bnext': lambda **more: BNext(
         dict(channels=[16, 32, 32, 32, 32, 32]), tau=2, stem_stride=1, **more
@@ -20,8 +21,8 @@ BUILDERS = {
     ),
     'binary-vit': lambda **more: BinaryViT(VIT, img_size=16, **more),
 }
-#: Blocks, and kinds of blocks: widths, strides, gates of BNext, transitions of BinaryViT.
-KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (4, 3)}
+#: Blocks, and kinds of blocks, which differ in widths, strides, and gates of BNext.
+KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (3, 1)}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,8 @@ def stored_bytes(run):
 
 
 def test_compiled_blocks_are_recomputed():
-    eager = spread(BUILDERS['es-bnext'](with_cp=True)).double()
+    arch = dict(channels=[16, 32, 32, 32])
+    eager = spread(BNext(arch, tau=2, stem_stride=1, with_cp=True)).double()
     model = copy.deepcopy(eager)
     model.compile_blocks(backend='aot_eager')
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -81,6 +83,8 @@ def test_compiled_blocks_are_recomputed():
     torch.testing.assert_close(model.state_dict(), eager.state_dict())
     for (key, p), q in zip(eager.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad, msg=key)
+    if recompute._UPDATES_TWICE:
+        return  # torch before 2.9 chooses itself what to store
     _, stored = stored_bytes(lambda: model(x))
     eager.with_cp = False
     assert stored < 0.7 * stored_bytes(lambda: eager(x))[1]
@@ -94,3 +98,9 @@ def test_a_compiled_backbone_can_be_copied_and_pickled():
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert list(other.state_dict()) == list(model.state_dict())
         torch.testing.assert_close(other(x), expected)
+
+
+@pytest.mark.parametrize('options', [dict(backend='fast'), dict(mode='fast')], ids=str)
+def test_an_unknown_way_to_compile_is_an_error_at_once(options):
+    with pytest.raises(RuntimeError, match='fast'):
+        BUILDERS['reactnet']().compile_blocks(**options)

@@ -30,29 +30,28 @@ class CompileBlocksHook(Hook):
     Raises:
         ValueError: At construction, if an argument has a wrong type; before training, if the
             model has no backbone of mmesbnn and no module of such a class.
+        RuntimeError: Before training, if torch has no such backend or mode.
     """
 
-    @checked(
-        blocks=sequence(filled_text), backend=filled_text, mode=either(filled_text, none)
-    )
+    @checked(blocks=sequence(filled_text), backend=filled_text, mode=either(filled_text, none))
     def __init__(
         self, blocks: Sequence[str] = (), backend: str = 'inductor', mode: str | None = None
     ) -> None:
         self.blocks = tuple(blocks)
-        self.options = dict(backend=backend, mode=mode)
+        self.backend, self.mode = backend, mode
 
     def before_train(self, runner: Runner) -> None:
         """Compile the blocks; code is made when they run first."""
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, ESBackbone)]
         for backbone in backbones:
-            backbone.compile_blocks(**self.options)
+            backbone.compile_blocks(self.backend, self.mode)
         for name in self.blocks:
             named = [m for m in modules if type(m).__name__ == name]
             if not named:
                 raise ValueError(f'CompileBlocksHook: blocks={name!r}: the model has no {name}')
             for module in named:
-                module.compile(**self.options)
+                module.compile(backend=self.backend, mode=self.mode)
         if not backbones and not self.blocks:
             raise ValueError(
                 'CompileBlocksHook: the model has no backbone of mmesbnn: name the classes of '

@@ -35,7 +35,7 @@ from ...checks import (
     sequence,
     shown,
 )
-from .stages import Stage
+from .stages import Backend, Stage
 
 #: Rules of the arguments that backbones share, by name.
 BACKBONE_RULES = dict(
@@ -270,12 +270,15 @@ class ESBackbone(BaseModule):
         for stage in self.stages:
             stage.with_cp = value  # type: ignore[assignment]
 
-    def compile_blocks(self, backend: str = 'inductor', mode: str | None = None) -> None:
+    def compile_blocks(self, backend: Backend = 'inductor', mode: str | None = None) -> None:
         """Run compiled blocks from now on, see :meth:`Stage.compile_blocks`.
 
         Args:
             backend: As that of ``torch.compile``. Default ``'inductor'``.
             mode: As that of ``torch.compile``. Default None.
+
+        Raises:
+            RuntimeError: If torch has no such backend or mode.
         """
         for stage in self.stages:
             stage.compile_blocks(backend, mode)  # type: ignore[operator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ LAYERS_PER_SEGMENT = 4
 #: of blocks, training and evaluation, and temperatures of weights all have graphs of their own.
 MOST_GRAPHS = 256
 
+#: Name of a backend of ``torch.compile``, or the backend.
+Backend = str | Callable[..., Any]
 _Run = Callable[[Sequence[nn.Module], Tensor, bool], Tensor]
 
 
@@ -53,8 +55,8 @@ def _allow_graphs(count: int) -> None:
     setattr(settings, name, max(count, getattr(settings, name)))
 
 
-@functools.lru_cache(maxsize=None)
-def _compiled(backend: str, mode: str | None) -> _Run:
+@functools.cache
+def _compiled(backend: Backend, mode: str | None) -> _Run:
     """Return ``_run`` compiled; equal blocks of all stages share its graphs."""
     _allow_graphs(MOST_GRAPHS)
     return cast(_Run, torch.compile(_run, backend=backend, mode=mode))
@@ -74,9 +76,9 @@ class Stage(nn.Sequential):
         super().__init__(*blocks)
         self.with_cp = with_cp
         self._segments = _segments(blocks)
-        self._compiler: tuple[str, str | None] | None = None
+        self._compiler: tuple[Backend, str | None] | None = None
 
-    def compile_blocks(self, backend: str = 'inductor', mode: str | None = None) -> None:
+    def compile_blocks(self, backend: Backend = 'inductor', mode: str | None = None) -> None:
         """Run compiled blocks from now on.
 
         ``torch.compile`` makes one graph for each kind of block, not one for the whole network,
@@ -86,7 +88,11 @@ class Stage(nn.Sequential):
         Args:
             backend: As that of ``torch.compile``. Default ``'inductor'``.
             mode: As that of ``torch.compile``. Default None.
+
+        Raises:
+            RuntimeError: If torch has no such backend or mode.
         """
+        _compiled(backend, mode)  # an error comes before the first batch
         self._compiler = (backend, mode)
 
     def forward(self, x: Tensor) -> Tensor:
