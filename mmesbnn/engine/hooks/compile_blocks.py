@@ -51,7 +51,7 @@ class CompileBlocksHook(Hook):
             if not named:
                 raise ValueError(f'CompileBlocksHook: blocks={name!r}: the model has no {name}')
             for module in named:
-                module.compile(backend=self.backend, mode=self.mode)
+                module.compile(backend=self.backend, mode=self.mode, dynamic=False)
         if not backbones and not self.blocks:
             raise ValueError(
                 'CompileBlocksHook: the model has no backbone of mmesbnn: name the classes of '

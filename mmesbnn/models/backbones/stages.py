@@ -59,7 +59,9 @@ def _allow_graphs(count: int) -> None:
 def _compiled(backend: Backend, mode: str | None) -> _Run:
     """Return ``_run`` compiled; equal blocks of all stages share its graphs."""
     _allow_graphs(MOST_GRAPHS)
-    return cast(_Run, torch.compile(_run, backend=backend, mode=mode))
+    # Else torch takes the widths of the second kind of block for variables, and compiles a graph
+    # of any width.
+    return cast(_Run, torch.compile(_run, backend=backend, mode=mode, dynamic=False))
 
 
 class Stage(nn.Sequential):
