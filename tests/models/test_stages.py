@@ -63,7 +63,10 @@ def test_each_kind_of_block_is_one_graph_and_computes_the_same(name):
 
 
 def stored_bytes(run):
-    """Return the results of ``run()``, and the bytes that it stores for the backward pass."""
+    """Return the results of ``run()``, and the bytes that it stores for the backward pass.
+
+    The one of ``tests.binary.operators`` has a mode that sees operators, which compiled code lacks.
+    """
     sizes = {}
 
     def note(x):

@@ -5,14 +5,15 @@
 A step is forward pass, cross-entropy of 1000 classes, backward pass, AdamW and the clamping of
 bounded parameters. The forms of a network run in turn in one process: as the published code
 computes it, ours, ours on the native kernels, with recomputation (`with_cp`) and channels last,
-each of them eager, compiled, and on a GPU also recorded as a CUDA graph (the mode
-`reduce-overhead` of `torch.compile`), in float32 and under bfloat16 autocast. A real-valued
-ResNet-18 stands beside them. For every form the script prints the least and the median seconds of
-a step, the least seconds of processor time, in which waiting for other processes does not count,
-images per second, the bytes that the forward pass saves for the backward pass, the rise of the
-process's memory in a step, and the seconds of the first step, in which a compiled form is
-compiled. Saves DIR/training.json, and DIR/cpu_4x224.png and so on, after every row; rows of other
-settings that are there already stay, so a long benchmark can be run in pieces.
+each of them eager, compiled as a whole or block by block, and on a GPU also recorded as a CUDA
+graph (the mode `reduce-overhead` of `torch.compile`), in float32 and under bfloat16 autocast. A
+real-valued ResNet-18 stands beside them. For every form the script prints the least and the
+median seconds of a step, the least seconds of processor time, in which waiting for other
+processes does not count, images per second, the bytes that the forward pass saves for the
+backward pass, the rise of the process's memory in a step, and the seconds of the first step, in
+which a compiled form is compiled. Saves DIR/training.json, and DIR/cpu_4x224.png and so on,
+after every row; rows of other settings that are there already stay, so a long benchmark can be
+run in pieces.
 
 --avx2 saves DIR/training-avx2.json and DIR/cpu_4x224-avx2.png instead, without compiled forms. The
 native kernels, torch and its libraries then use AVX2 only.
