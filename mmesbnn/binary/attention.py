@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import BUILT, checked_layer
+from .block_means import block_mean
 from .functional import binary_matmul
 from .inputs import check_tokens
 from .layers import RPReLU, RSign
@@ -187,10 +188,7 @@ class BinaryMultiheadAttention(nn.Module):
                 f'size={size} must be the height and width of {x.shape[1]} tokens, '
                 f'because sr_ratio={self.sr_ratio}'
             )
-        pooled = F.avg_pool2d(
-            map_of(x, size), self.sr_ratio, ceil_mode=True, count_include_pad=False
-        )
-        x = tokens_of(pooled)
+        x = tokens_of(block_mean(map_of(x, size), self.sr_ratio, ceil_mode=True))
         return self.reduction(x, self._narrow(x))
 
     def _upsample(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:

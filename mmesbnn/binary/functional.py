@@ -47,7 +47,7 @@ from .native_mode import (
     rows_of_map,
     saved_bits,
 )
-from .signs import is_transformed
+from .signs import compiles_for_speed, is_transformed
 from .strided_gradient import convolution_gradients
 
 PAD_VALUES = (-1, 0, 1)
@@ -233,15 +233,6 @@ class _OnBits(torch.autograd.Function):
         return *found, None, None
 
 
-def _is_fused() -> bool:
-    """Return whether ``torch.compile`` compiles for speed; ``torch.export`` keeps what it sees."""
-    if not torch.compiler.is_compiling() or is_native():
-        return False
-    # torch.compiler.is_exporting() is always True while torch.compile traces. Torch has the flag
-    # since 2.7; before, all compiling counts as exporting
-    return not getattr(torch.compiler, '_is_exporting_flag', True)
-
-
 def is_seen(*operands: Tensor) -> bool:
     """Return whether a mode, a trace or a subclass of tensors can see which operator runs."""
     return (
@@ -253,7 +244,7 @@ def is_seen(*operands: Tensor) -> bool:
 
 
 def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
-    if is_transformed() or _is_fused():
+    if is_transformed() or (compiles_for_speed() and not is_native()):
         return operator.compute(a, b, *settings)
     if is_seen(a, b):
         return operator.registered(a, b, *settings)

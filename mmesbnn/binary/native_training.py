@@ -14,8 +14,7 @@ from .signs import is_transformed
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
-#: Hooks of a module, and of all modules. Torch has a function for the latter from 2.6 on only.
-_hooks_of = operator.attrgetter(*_HOOKS)
+#: Hooks of all modules. Torch has a function for them from 2.6 on only.
 _global_hooks = operator.attrgetter(*(f'_global{name}' for name in _HOOKS))
 
 
@@ -25,7 +24,10 @@ def _has_global_hook() -> bool:
 
 def is_plain(module: nn.Module) -> bool:
     """Return whether nothing but the ``forward`` of its class runs when a module is called."""
-    return 'forward' not in module.__dict__ and not any(_hooks_of(module))
+    # torch.compile can trace this; it cannot trace operator.attrgetter
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = hooked or module._backward_hooks or module._backward_pre_hooks
+    return 'forward' not in module.__dict__ and not hooked
 
 
 def are_float32(*modules: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """PReLU as a single step of autograd.
 
 Torch's own backward pass of a PReLU with a slope per channel takes twenty times as long as an
-addition on a CPU. ``torch.compile``, ``torch.func`` and inference get plain operations.
+addition on a CPU. ``torch.func`` and inference get plain operations, ``torch.compile`` gets one.
 An accelerator gets torch's own passes.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..native import prelu_gradients
 from .functional import autocast_operands
 from .native_mode import is_native
-from .signs import is_composed, needs_grad, trains_on_cpu
+from .signs import compiles_for_speed, is_composed, needs_grad, trains_on_cpu
 from .tracing import whole_layer
 
 
@@ -76,6 +76,8 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """
     if not (needs_grad(x) or needs_grad(slope)):
         return x.relu() + slope * x.clamp(max=0)
+    if compiles_for_speed() and x.dtype == slope.dtype:
+        return torch._prelu_kernel(x, slope)
     if is_composed():  # the gradient of clamp at 0 depends on the release of torch
         return x.relu() + slope * torch.where(x > 0, 0.0, x)
     dtype = torch.result_type(x, slope)

@@ -57,6 +57,15 @@ def is_composed() -> bool:
     return torch.compiler.is_compiling() or is_transformed()
 
 
+def compiles_for_speed() -> bool:
+    """Return whether ``torch.compile`` compiles; ``torch.export`` keeps the operators it sees."""
+    if not torch.compiler.is_compiling():
+        return False
+    # torch.compiler.is_exporting() is always True while torch.compile traces. Torch has the flag
+    # since 2.7; before, all compiling counts as exporting
+    return not getattr(torch.compiler, '_is_exporting_flag', True)
+
+
 def needs_grad(x: Tensor) -> bool:
     """Return True if operations on ``x`` are differentiated. A surrogate costs time.
 

@@ -8,6 +8,7 @@ from torch import nn
 from mmesbnn import native
 from mmesbnn.binary import prelus, use_native
 from mmesbnn.binary.prelus import ChannelPReLU, prelu
+from tests.compiled import TELLS_EXPORT, compiled
 
 
 def double(*shape):
@@ -59,6 +60,20 @@ def test_the_composed_form_has_the_same_gradients(monkeypatch):
     ]
     for got, expected in zip(*results, strict=True):
         assert torch.equal(got, expected)
+
+
+def test_the_compiled_form_is_one_operator_with_the_same_gradients():
+    values = torch.tensor([[-2, -1, 0], [0.5, torch.inf, 3]], dtype=torch.float64)
+    values.requires_grad_()
+    slope = torch.tensor([0.25, 0.5, -1], dtype=torch.float64, requires_grad=True)
+    whole, operators = compiled(prelu)
+    results = [
+        (y, *torch.autograd.grad(y, (values, slope), torch.ones_like(y)))
+        for y in (whole(values, slope), F.prelu(values, slope))
+    ]
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
+    assert ('aten._prelu_kernel.default' in operators) == TELLS_EXPORT
 
 
 def test_a_slope_of_any_shape():

@@ -8,6 +8,8 @@ from torch import nn
 from mmesbnn.binary import use_native
 from mmesbnn.models.layers import branches
 from mmesbnn.models.layers.branches import LayerScale, PoolBranches, add_scaled
+from tests.binary.operators import Recorder
+from tests.compiled import TELLS_EXPORT, compiled, exported_operators
 from tests.native.signs import needs_kernels
 
 
@@ -101,6 +103,78 @@ def test_a_scaled_sum_on_the_kernels_is_its_formula(calls):
     expected = results(formula, y, x, scale)
     assert_near(results(lambda y, x: add_scaled(y, x, scale), y, x, scale), expected)
     assert calls == [(20, 1)]
+
+
+class Tokens(nn.Module):
+    """Branches of a map of 4 x 5 pixels."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, y, x):
+        return self.module(y, x, (4, 5))
+
+
+def test_compiled_branches_are_their_formula_without_poolings():
+    module = drawn(PoolBranches(6, (3, 5)))
+    y, x = tokens(6, (4, 5))
+    expected = results(lambda y, x: in_float64(module, y, x, (4, 5)), y, x, module)
+    whole, operators = compiled(Tokens(module))
+    assert_near(results(whole, y, x, module), expected)
+    assert any('avg_pool2d' in name for name in operators) == (not TELLS_EXPORT)
+
+
+@pytest.mark.parametrize('case', ['no grad', 'hook', 'export'])
+def test_what_is_not_trained_shows_the_poolings(case):
+    module = drawn(PoolBranches(6, (3, 5)))
+    if case == 'hook':
+        module.scales[1].register_forward_hook(lambda *args: None)
+    y, x = tokens(6, (4, 5))
+    if case == 'export':
+        found = exported_operators(Tokens(module), y.detach(), x.detach())
+    else:
+        with torch.set_grad_enabled(case == 'hook'), Recorder() as seen:
+            module(y, x, (4, 5))
+        found = [str(func) for func, _ in seen.calls]
+    assert found.count('aten.avg_pool2d.default') == len(module.kernels)
+    assert 'aten.convolution.default' not in found
+
+
+@pytest.mark.parametrize('converts', [True, False])
+def test_half_precision_is_that_of_the_scaled_tokens(converts):
+    module = drawn(PoolBranches(6, (3, 5)))
+    y, x = (one.detach() for one in tokens(6, (4, 5)))
+    exact = in_float64(module, y, x.bfloat16(), (4, 5))
+    if converts:
+        module, y = module.bfloat16(), y.bfloat16()
+    with torch.autocast('cpu', torch.bfloat16):
+        found = module(y, x.bfloat16(), (4, 5))
+    assert found.dtype == (torch.bfloat16 if converts else torch.float32)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.1 if converts else 1e-5)
+
+
+def test_second_gradients_and_samples():
+    module = drawn(PoolBranches(2, (3, 1))).double()
+    y, x = (one.detach().double().requires_grad_() for one in tokens(2, (3, 2)))
+    assert torch.autograd.gradgradcheck(lambda y, x: module(y, x, (3, 2)), (y, x))
+    each = torch.func.vmap(lambda y, x: module(y[None], x[None], (3, 2))[0])(y, x)
+    torch.testing.assert_close(each, module(y, x, (3, 2)), rtol=1e-12, atol=1e-12)
+
+
+def test_no_pooling_is_stored():
+    module = drawn(PoolBranches(64, (3, 5, 7)))
+    y, x = tokens(64, (9, 9))
+    stored = {}
+
+    def note(one):
+        stored[one.data_ptr()] = one.numel()
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+        module(y, x, (9, 9))
+    parameters = sum(p.numel() for p in module.parameters())
+    assert sum(stored.values()) < x.numel() + 8 * parameters < 2 * x.numel()
 
 
 def test_a_new_branch_adds_nothing_and_a_scale_starts_at_its_value():

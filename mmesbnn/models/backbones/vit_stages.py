@@ -19,6 +19,7 @@ from ...binary import (
     TiledBatchNorm2d,
     tile,
 )
+from ...binary.block_means import block_mean
 from ...binary.expansion import spread_thresholds
 from ...binary.tokens import map_of, tokens_of
 from ...binary.tracing import whole_layer
@@ -162,7 +163,7 @@ class PatchMerging(nn.Module):
         y = self.conv(x if self.full_precision else self.shift(x))
         y = normalized(y, self.norm, self.copies)
         if not self.full_precision:
-            y = self.act(y + tile(F.avg_pool2d(x, 2), self.widening))
+            y = self.act(y + tile(block_mean(x, 2), self.widening))
         return self.positions(y)
 
 

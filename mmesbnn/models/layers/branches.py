@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ...binary.native_training import are_float32, is_plain, trains_tokens_natively
+from ...binary.precision import in_full_precision
+from ...binary.signs import compiles_for_speed, needs_grad
 from ...binary.tokens import map_of, tokens_of
 from ...native import add_cross, cross_gradients
 from .pooling import padded_average
@@ -40,7 +44,8 @@ class LayerScale(nn.Module):
 class PoolBranches(nn.Module):
     """Pooling branches ``sum_k a_k P_k(x) + m_k`` with poolings ``1 x k`` and ``k x 1``.
 
-    ``P_k`` averages padded zeros, too. All ``a`` and ``m`` start at 0.
+    ``P_k`` averages padded zeros, too. All ``a`` and ``m`` start at 0. In training the sum is
+    computed as a convolution of every channel with a cross of taps, which stores no poolings.
 
     Args:
         channels: Channels of the tokens.
@@ -55,14 +60,35 @@ class PoolBranches(nn.Module):
     def forward(self, y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Add the branches of the tokens ``x`` to ``y``."""
         if _add_natively(y, x, *self.scales):
-            windows = _windows(tuple(self.kernels))
-            taps = windows @ torch.stack([_own(scale).scale for scale in self.scales])
-            shift = torch.stack([_own(scale).shift for scale in self.scales]).sum(0)
-            return _AddCross.apply(y, x, taps, shift, size)
+            return _AddCross.apply(y, x, *self._cross(torch.float32), size)
+        if self._is_differentiated(x):
+            wide = in_full_precision(x)
+            taps, shift = self._cross(wide.dtype)
+            added = tokens_of(_convolve_cross(map_of(wide, size), taps, shift))
+            lowered = x.dtype == _own(self.scales[0]).scale.dtype
+            return y + (added.to(x.dtype) if lowered else added)
         x = map_of(x, size)
         for kernel, scale in zip(self.kernels, self.scales):
             y = y + scale(tokens_of(padded_average(x, kernel)))
         return y
+
+    def _is_differentiated(self, x: Tensor) -> bool:
+        # torch.export shows the published operators
+        if torch.compiler.is_compiling() and not compiles_for_speed():
+            return False
+        own = _are_plain(*self.scales)
+        return own and any(needs_grad(one) for one in (x, *self.scales.parameters()))
+
+    def _cross(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the taps ``(4 r + 1, C)`` of the sum of all branches, and its shift."""
+        own = [_own(scale) for scale in self.scales]
+        scales = torch.stack([one.scale for one in own]).to(dtype)
+        # torch.compile warns about cached functions
+        windows = _windows.__wrapped__ if torch.compiler.is_compiling() else _windows
+        shares = windows(tuple(self.kernels), scales.dtype, scales.device)
+        with _full_precision(scales):
+            taps = shares @ scales
+        return taps, torch.stack([one.shift for one in own]).to(dtype).sum(0)
 
 
 def add_scaled(y: Tensor, x: Tensor, scale: nn.Module) -> Tensor:
@@ -83,24 +109,54 @@ def _own(scale: nn.Module) -> LayerScale:
     return cast(LayerScale, scale)
 
 
+def _are_plain(*scales: nn.Module) -> bool:
+    return len(scales) > 0 and all(type(one) is LayerScale and is_plain(one) for one in scales)
+
+
 def _add_natively(y: Tensor, x: Tensor, *scales: nn.Module) -> bool:
-    if not scales or not trains_tokens_natively(y, x) or y.shape != x.shape:
+    if not trains_tokens_natively(y, x) or y.shape != x.shape:
         return False
-    own = all(type(scale) is LayerScale and is_plain(scale) for scale in scales)
-    return own and are_float32(*scales)
+    return _are_plain(*scales) and are_float32(*scales)
 
 
 @lru_cache(maxsize=64)
-def _windows(kernels: tuple[tuple[int, int], ...]) -> Tensor:
+def _windows(
+    kernels: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Return what each kernel's factor adds to each tap of a cross, ``(4 r + 1, kernels)``."""
     reach = max(max(kernel) // 2 for kernel in kernels)
-    columns = []
-    for height, width in kernels:
-        far = torch.arange(1, reach + 1)[:, None]
-        reaches = torch.tensor([[height // 2, height // 2, width // 2, width // 2]])
-        inside = torch.cat([torch.ones(1), (far <= reaches).flatten().float()])
-        columns.append(inside / (height * width))
-    return torch.stack(columns, 1)
+    shares = [[1 / (rows * columns) for rows, columns in kernels]]
+    for far in range(1, reach + 1):
+        of_column, of_row = (
+            [1 / max(kernel) if far <= kernel[axis] // 2 else 0.0 for kernel in kernels]
+            for axis in (0, 1)
+        )
+        shares += [of_column, of_column, of_row, of_row]
+    return torch.tensor(shares, dtype=dtype, device=device)
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context without autocast, which would round taps and maps to half precision."""
+    if x.is_meta:  # torch raises when asked for autocast on 'meta'
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _convolve_cross(x: Tensor, taps: Tensor, shift: Tensor) -> Tensor:
+    """Convolve each channel of a map with its column and its row of a cross.
+
+    Args:
+        x: Map ``(N, C, H, W)``, padded with zeros.
+        taps: ``(4 r + 1, C)``: the centre, then at each distance above, below, left, right.
+        shift: ``(C,)``, added everywhere.
+    """
+    channels, reach = x.shape[1], len(taps) // 4
+    above, below, left, right = taps[1:].unflatten(0, (reach, 4)).unbind(1)
+    column = torch.cat([above.flip(0), taps[:1], below])
+    row = torch.cat([left.flip(0), torch.zeros_like(taps[:1]), right])
+    with _full_precision(x):
+        y = F.conv2d(x, column.T[:, None, :, None], shift, 1, (reach, 0), 1, channels)
+        return y + F.conv2d(x, row.T[:, None, None, :], None, 1, (0, reach), 1, channels)
 
 
 class _AddCross(torch.autograd.Function):
