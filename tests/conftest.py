@@ -66,6 +66,15 @@ def seed():
     return 0
 
 
+@pytest.fixture
+def no_graphs():
+    """Forget what ``torch.compile`` compiled for other tests."""
+    from mmesbnn.models.backbones import stages
+
+    torch._dynamo.reset()
+    stages._compiled.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def no_runners(monkeypatch):
     """Remove the default scope and the loggers that other tests left behind."""

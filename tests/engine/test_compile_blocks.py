@@ -5,14 +5,9 @@ import torch
 from torch import nn
 
 from mmesbnn.engine.hooks import CompileBlocksHook
-from mmesbnn.models.backbones import stages as stages_module
 from tests.engine import toy
 
-
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    torch._dynamo.reset()
-    stages_module._compiled.cache_clear()
+pytestmark = pytest.mark.usefixtures('no_graphs')
 
 
 def trained(work_dir, hooks, **options):

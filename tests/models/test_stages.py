@@ -8,7 +8,6 @@ import torch
 
 from mmesbnn.binary import recompute
 from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
-from mmesbnn.models.backbones import stages as stages_module
 from tests.models.backbones import spread, step
 
 VIT = dict(dims=[16], depths=[3], heads=[2], ffn_dims=[32], sr_ratios=[2])
@@ -24,11 +23,7 @@ BUILDERS = {
 #: Blocks, and kinds of blocks, which differ in widths, strides, and gates of BNext.
 KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (3, 1)}
 
-
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    torch._dynamo.reset()
-    stages_module._compiled.cache_clear()
+pytestmark = pytest.mark.usefixtures('no_graphs')
 
 
 class Graphs:

@@ -162,6 +162,12 @@ MUTANTS = (
         'tests/binary/test_prelus.py',
     ),
     Mutant(
+        'reach-of-branches',
+        'if far <= kernel[axis] // 2 else 0.0',
+        'if far < kernel[axis] // 2 else 0.0',
+        'tests/models/test_branches.py',
+    ),
+    Mutant(
         'balanced-copies',
         'negative = order < copies // 2',
         'negative = order <= copies // 2',

@@ -65,6 +65,7 @@ class PoolBranches(nn.Module):
             wide = in_full_precision(x)
             taps, shift = self._cross(wide.dtype)
             added = tokens_of(_convolve_cross(map_of(wide, size), taps, shift))
+            # the dtype of x times a scale; torch.compile cannot trace torch.result_type
             lowered = x.dtype == _own(self.scales[0]).scale.dtype
             return y + (added.to(x.dtype) if lowered else added)
         x = map_of(x, size)
