@@ -25,9 +25,7 @@ def _has_global_hook() -> bool:
 def is_plain(module: nn.Module) -> bool:
     """Return whether nothing but the ``forward`` of its class runs when a module is called."""
     # torch.compile can trace this; it cannot trace operator.attrgetter
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    hooked = hooked or module._backward_hooks or module._backward_pre_hooks
-    return 'forward' not in module.__dict__ and not hooked
+    return 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
 
 
 def are_float32(*modules: nn.Module) -> bool:
