@@ -35,8 +35,7 @@ def parse_args(argv=None):
         '--se-bits',
         type=int,
         choices=(8, 32),
-        default=8,
-        help='bits of quantised squeeze-excite; the files do not contain this number (default: 8)',
+        help='bits of squeeze-excite in a quantised file, which does not hold this number (8)',
     )
     cli.add_max_bytes(parser)
     return parser.parse_args(argv)

@@ -164,14 +164,13 @@ def _published_shape(name: str, slot: Tensor) -> tuple[int, ...]:
     return (width,) if name.endswith('pr_prelu.weight') else (1, width, 1, 1)
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversion:
     """Convert a published BI-DiffSR.
 
     Args:
         state: Published state dict.
         binarize: Whether sign(0) becomes -1, which packing and export use. If not, it is
             0, as published. Weights are signs in both cases.
-        se_bits: Not used.
 
     Raises:
         ImportError: If diffusers is not installed.

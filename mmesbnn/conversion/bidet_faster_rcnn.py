@@ -272,7 +272,7 @@ def _as_mmdet(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversion:
     """Convert a published BiDet Faster R-CNN, or the classifier that initialises it.
 
     Raw outputs are the published ones. Boxes differ by a pixel: the published code encodes
@@ -283,7 +283,6 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         state: Published state dict without ``module.``.
         binarize: Whether sign(0) is -1, so that layers are really binary. If not, it is 0,
             as published. Weights are signs in both cases.
-        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.

@@ -237,7 +237,7 @@ def _as_mmdet(name: str, value: Tensor, classes: int) -> Tensor:
     return per_anchor.roll(-1, 1).flatten(0, 1)
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversion:
     """Convert a published BiDet SSD300, or the layer list that initialises it.
 
     Raw outputs, anchors and detections are the published ones.
@@ -247,7 +247,6 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         binarize: Whether sign(0) is -1, so that layers are really binary. If not, it is 0,
             as published: the first extra layer, which reads the output of a ReLU, then
             reads {0, 1}. Weights are signs in both cases.
-        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.

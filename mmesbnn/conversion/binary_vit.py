@@ -201,14 +201,13 @@ def _title(cfg: dict[str, Any], arch: dict[str, Any]) -> str:
     return ' '.join(words)
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversion:
     """Convert a published BinaryViT or plain binary DeiT.
 
     Args:
         state: Published state dict without ``module.``.
         binarize: Whether sign(0) becomes -1, which packing and export use. If not, it is
             0, as published. Weights are signs in both cases.
-        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.

@@ -49,6 +49,9 @@ UNUSED = re.compile(
 #: Such entries in quantised files, where the clips are constants (this is checked).
 UNUSED_QUANTIZED = re.compile(rf'{UNUSED.pattern}|fc\.scale|.*_clip_val')
 
+#: Bits of squeeze-excite in quantised networks of the published accuracies.
+SE_BITS = 8
+
 #: BNext-18 also clips its latent weights in evaluation.
 LATENT_CLIP_18 = 1.5
 
@@ -163,7 +166,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     width, in_channels, *kernel = shape_of(state, f'{stem}conv1.weight', 4)
     tau = _tau(state, f'{stem}conv1.weight', f'{stem}bn1.weight')
     num_classes = shape_of(state, 'fc.weight', 2)[0]
-    quantized = f'{stem}conv1.weight_clip_val' in state
+    quantized = is_quantized(state)
     if is_18 and tau > 1:
         raise ValueError(f'BNext-18 with tau={tau}: no such network was published')
     if is_18 and quantized:
@@ -184,7 +187,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
+def backbone_cfg(layout: Layout, binarize: bool, se_bits: int | None) -> dict[str, Any]:
     """Return the config of the backbone. ``sign_zero=0`` corresponds to the published sign."""
     cfg = dict(
         type='BNext',
@@ -197,11 +200,11 @@ def backbone_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]
     if layout.in_channels != 3:
         cfg['in_channels'] = layout.in_channels
     if layout.quantized:
-        cfg.update(stem_bits=8, se_bits=se_bits)
+        cfg.update(stem_bits=8, se_bits=se_bits or SE_BITS)
     return cfg
 
 
-def classifier_cfg(layout: Layout, binarize: bool, se_bits: int) -> dict[str, Any]:
+def classifier_cfg(layout: Layout, binarize: bool, se_bits: int | None) -> dict[str, Any]:
     """Return the config of the mmpretrain classifier."""
     head = 'MinMaxLinearClsHead' if layout.quantized else 'LinearClsHead'
     return dict(
@@ -329,7 +332,9 @@ def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[st
     return {**own, 'head.fc.weight': 'fc.weight', 'head.fc.bias': 'fc.bias'}, shapes
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(
+    state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int | None = None
+) -> Conversion:
     """Convert a published BNext, BNext-18 or ES-BNext.
 
     The published evaluation clamps some values in every forward pass (``scale`` in FFNs, the
@@ -340,7 +345,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
     Args:
         state: Published state dict without ``module.``.
         binarize: Whether to make the weights exact signs, with sign(0) = -1.
-        se_bits: Bits of squeeze-excite if the file is quantised.
+        se_bits: Bits of squeeze-excite of a quantised file. Default None: 8.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.
@@ -365,7 +370,9 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         weights=weights + (', made signs' if binarize and not binary else ''),
     )
     if layout.quantized:
-        summary['bits'] = f'stem and classifier 8, squeeze-excite {se_bits} by argument'
+        source = 'by default' if se_bits is None else 'by argument'
+        gates = cfg['backbone']['se_bits']
+        summary['bits'] = f'stem and classifier 8, squeeze-excite {gates} {source}'
     return Conversion(cfg, new, summary, None if binary else _warning(weights, binarize))
 
 
@@ -375,10 +382,16 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
     return any(map(pattern.match, state))
 
 
+def is_quantized(state: Mapping[str, Tensor]) -> bool:
+    """Return True if stem, squeeze-excite and classifier of ``state`` have 8 bits."""
+    return any(f'{stem}conv1.weight_clip_val' in state for stem in ('', 'feature.0.'))
+
+
 FAMILY = Family(
     name='BNext or ES-BNext',
     hint='keys like feature.1.Attention.binary_conv.weight '
     'or layer0.0.Attention.binary_conv.weight',
     recognises=recognises,
     convert=convert,
+    is_quantized=is_quantized,
 )

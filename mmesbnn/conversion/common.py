@@ -35,6 +35,10 @@ class Conversion:
     warning: str | None = None
 
 
+def _is_never_quantized(state: Mapping[str, Tensor]) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of published checkpoints.
@@ -45,13 +49,17 @@ class Family:
         recognises: Function that returns True if a state dict (without ``module.``)
             belongs to the family.
         convert: Function that turns such a state dict into a :class:`Conversion`. It has
-            the keyword arguments ``binarize`` and ``se_bits`` of :func:`load_published`.
+            the keyword argument ``binarize`` of :func:`load_published`, and ``se_bits`` if
+            the family has quantised files.
+        is_quantized: Function that returns True if a state dict of the family comes from
+            a quantised file. Default: there are none.
     """
 
     name: str
     hint: str
     recognises: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[..., Conversion]
+    is_quantized: Callable[[Mapping[str, Tensor]], bool] = _is_never_quantized
 
 
 def shape_of(state: Mapping[str, Tensor], key: str, dims: int | None = None) -> torch.Size:

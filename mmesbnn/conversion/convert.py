@@ -49,7 +49,7 @@ SOURCE = either(path, Rule('a state dict', lambda value: isinstance(value, Mappi
 
 #: :func:`mmesbnn.checks.checked` with the rules that conversions share.
 checked_conversion = functools.partial(
-    checked, se_bits=one_of(8, 32), max_bytes=optional(positive_int)
+    checked, se_bits=one_of(8, 32, None), max_bytes=optional(positive_int)
 )
 
 
@@ -58,7 +58,7 @@ def convert(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     binarize: bool = False,
-    se_bits: int = 8,
+    se_bits: int | None = None,
     max_bytes: int | None = None,
 ) -> Conversion:
     """Convert as :func:`load_published`; return the whole :class:`Conversion`.
@@ -70,7 +70,7 @@ def convert(
 
 
 def convert_state(
-    state: Mapping[str, Tensor], name: str, *, binarize: bool = False, se_bits: int = 8
+    state: Mapping[str, Tensor], name: str, *, binarize: bool = False, se_bits: int | None = None
 ) -> Conversion:
     """Convert weights that were already read, as :func:`convert`.
 
@@ -81,8 +81,13 @@ def convert_state(
         se_bits: As in :func:`load_published`.
     """
     family = _family_of(name, state)
+    options = {} if se_bits is None else {'se_bits': se_bits}
+    if options and not family.is_quantized(state):
+        raise ConversionError(
+            f'{name}: se_bits={se_bits} must be None for a file without 8-bit layers'
+        )
     try:
-        result = family.convert(state, binarize=binarize, se_bits=se_bits)
+        result = family.convert(state, binarize=binarize, **options)
     except ValueError as error:
         raise ConversionError(f'{name}: {error}') from error
     if result.warning is None:
@@ -95,7 +100,7 @@ def load_published(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     binarize: bool = False,
-    se_bits: int = 8,
+    se_bits: int | None = None,
     max_bytes: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published checkpoint for OpenMMLab.
@@ -115,7 +120,7 @@ def load_published(
             with sign(0) = -1. Latent weights do not change. Default False.
         se_bits: Bits of squeeze-excite in quantised files, which do not hold this number:
             8 (the published accuracies) or 32 (the default of the published constructor).
-            It has no effect on other files. Default 8.
+            None for other files. Default None: 8 in quantised files.
         max_bytes: Largest memory of the file's content in bytes. Default None: four times
             the file's size plus 256 MB.
 
@@ -125,8 +130,8 @@ def load_published(
     Raises:
         OSError: If the file does not exist or cannot be read.
         ValueError: If the file is damaged, belongs to no known family, lacks keys or
-            contradicts itself, if a weight is NaN or infinite, or if ``se_bits`` is not 8
-            or 32.
+            contradicts itself, if a weight is NaN or infinite, if ``se_bits`` is not 8 or
+            32, or if it is given for a file that is not quantised.
     """
     result = convert(source, binarize=binarize, se_bits=se_bits, max_bytes=max_bytes)
     if result.warning:
@@ -141,7 +146,7 @@ def convert_file(
     target: str | os.PathLike[str],
     *,
     binarize: bool = False,
-    se_bits: int = 8,
+    se_bits: int | None = None,
     max_bytes: int | None = None,
 ) -> Conversion:
     """Convert a published checkpoint file to an mmpretrain checkpoint file.

@@ -159,7 +159,7 @@ def _describe(weights: str | None, binarize: bool) -> tuple[str, str | None]:
     )
 
 
-def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int = 8) -> Conversion:
+def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversion:
     """Convert a published ReActNet or Bi-Real Net.
 
     Args:
@@ -167,7 +167,6 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False, se_bits: int
         binarize: Whether to make the weights of a file of the first stage signs, too, and
             to set sign(0) to -1, which packing and export use. If not, sign(0) is 0, as
             published. Latent weights do not change.
-        se_bits: Not used.
 
     Raises:
         ValueError: If keys are missing or too many, or shapes contradict.

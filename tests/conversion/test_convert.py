@@ -14,9 +14,11 @@ from torch import nn
 
 from mmesbnn import __version__
 from mmesbnn.conversion import convert_file, load_published
+from tests.reference import published_reactnet
 from tests.reference.published_bnext import Network, logits, random_state
 
 NET = Network((16, 32), tau=2, kind='rep_ops')
+REACTNET = published_reactnet.Network((8, 16, 32, 32))
 
 
 @pytest.fixture
@@ -133,10 +135,16 @@ def test_files_of_other_networks_are_refused():
         load_published(ResNet().state_dict())
 
 
-@pytest.mark.parametrize('se_bits', [4, None])
-def test_se_bits_is_checked_for_every_file(se_bits):
-    with pytest.raises(ValueError, match=f'se_bits={se_bits} must be 8 or 32'):
-        load_published({}, se_bits=se_bits)
+def test_se_bits_is_checked_for_every_file():
+    with pytest.raises(ValueError, match=r'se_bits=4 must be one of \(8, 32, None\)'):
+        load_published({}, se_bits=4)
+
+
+def test_se_bits_is_for_quantised_files_only():
+    expected = r'the given dict: se_bits=8 must be None for a file without 8-bit layers'
+    for state in (random_state(NET, 1.0), published_reactnet.random_state(REACTNET)):
+        with pytest.raises(ValueError, match=expected):
+            load_published(state, se_bits=8)
 
 
 def test_warnings_name_the_file(tmp_path):
