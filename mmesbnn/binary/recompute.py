@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -240,13 +241,20 @@ def _never(saved: Any) -> Tensor:
     raise AssertionError('a tensor of the first pass was asked for')
 
 
+def is_synced(module: nn.Module) -> bool:
+    """Return whether a module has ``sync`` set and there are processes to share with."""
+    return bool(getattr(module, 'sync', False)) and dist.is_available() and dist.is_initialized()
+
+
 def recompute_segment(
     function: Callable[[Tensor], Tensor], x: Tensor, modules: Iterable[nn.Module]
 ) -> Tensor:
     """Run ``function(x)`` as :func:`recompute_elementwise`, faster on the native kernels.
 
     There a segment that would store less than its weights is not recomputed: with few pixels and
-    many channels its time goes into the weights, and its maps need little memory.
+    many channels its time goes into the weights, and its maps need little memory. One with norms
+    that share statistics among processes always is: such a norm waits for all processes each time
+    it runs, and their maps can differ in size.
 
     Args:
         function: Function from one tensor to one tensor.
@@ -255,8 +263,10 @@ def recompute_segment(
     """
     if is_composed() or not torch.is_grad_enabled() or not _runs_on_bits(x):
         return recompute_elementwise(function, x)
+    modules = list(modules)
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    if MAPS_OF_SEGMENT * x.numel() < sum(p.numel() for p in trained):
+    is_small = MAPS_OF_SEGMENT * x.numel() < sum(p.numel() for p in trained)
+    if is_small and not any(is_synced(part) for module in modules for part in module.modules()):
         return function(x)
     return cast(Tensor, _Segment.apply(function, x, *trained))
 

@@ -15,7 +15,7 @@ from .arguments import MODULE, checked_layer
 from .expansion import copy_signs, tile, tiled_affine
 from .inputs import check_maps
 from .precision import KeepsFloat32
-from .recompute import is_recomputing
+from .recompute import is_recomputing, is_synced
 from .tracing import whole_layer
 
 
@@ -130,7 +130,7 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the small map ``x`` and tile it."""
         check_maps(self, x, self.num_features // self.copies)
-        synced = self._is_synced()
+        synced = is_synced(self)
         if self.copies == 1 and not synced:
             return self._plain(x)
         if not self.training:
@@ -139,12 +139,9 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         normalised = self._normalise_synced(x) if synced else self._normalise(x)
         return tiled_affine(normalised, self.weight, self.bias)
 
-    def _is_synced(self) -> bool:
-        return self.sync and dist.is_available() and dist.is_initialized()
-
     def uses_own_statistics(self) -> bool:
         """Return whether the norm uses the statistics of its input, in this process only."""
-        return self.training and not self._is_synced()
+        return self.training and not is_synced(self)
 
     def track_own(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Take the statistics of a training step into the running ones.

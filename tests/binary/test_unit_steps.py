@@ -708,6 +708,19 @@ def test_a_segment_of_few_pixels_and_many_weights_is_not_recomputed(calls, extra
     assert len(calls) == (1 if extra else 2)
 
 
+@pytest.mark.parametrize('processes', [True, False])
+@pytest.mark.parametrize('sync', [True, False])
+def test_a_small_segment_is_recomputed_if_its_norms_wait_for_processes(
+    calls, monkeypatch, sync, processes
+):
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: processes)
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    module.norm = TiledBatchNorm2d(4, sync=sync)
+    module.unused = nn.Parameter(torch.ones(recompute.MAPS_OF_SEGMENT * x.numel()))
+    recompute_segment(module, x, [module]).sum().backward()
+    assert len(calls) == (2 if sync and processes else 1)
+
+
 def test_a_segment_without_gradients_is_not_recomputed(calls):
     module, x = Random(), inputs(2, 16, 6, 6)[0]
     with torch.no_grad():
