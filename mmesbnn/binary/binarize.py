@@ -159,8 +159,8 @@ def binarize(
     on. Before copies are made, some output channels of the float layer are negated, and the
     gains of the batch norm that reads them are negated, too. The results of the float
     network do not change. This needs a batch norm that is the only reader of the layer's
-    output. The report names the layers without such a norm; their copies start with equal
-    gains.
+    output and reads nothing else. The report names the layers without such a norm; their
+    copies start with equal gains.
 
     After the call ``save_pretrained`` of the model (diffusers, transformers) raises an
     error, because its config describes the float model.

@@ -30,12 +30,14 @@ class _OutputReads(TorchFunctionMode):
 
     Attributes:
         readers: Maps every layer that ran to the modules that read its outputs.
+        reads_others: Ids of the gains of batch norms that read something else.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = set(layers)
         self.readers: dict[nn.Module, list[nn.Module | None]] = {}
+        self.reads_others: set[int] = set()
         self._outputs: dict[int, tuple[Tensor, nn.Module]] = {}
         self._running: list[nn.Module] = []
         self._hooks: list[Any] = []
@@ -58,6 +60,8 @@ class _OutputReads(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._running.pop()
+        if isinstance(module, _BatchNorm) and args and id(args[0]) not in self._outputs:
+            self.reads_others.add(id(module.weight))
         # for tokens (N, L, C) a batch norm would normalize the axis L
         if module in self.layers and isinstance(output, Tensor) and output.dim() in (2, 4):
             # the output is kept, so that no other tensor gets its id
@@ -88,8 +92,8 @@ def norms_behind(
 
     Returns:
         Mapping from each such layer to its norms. A layer that runs several times can have
-        several norms. A layer is left out if one of its norms also reads another layer or
-        has no affine.
+        several norms. A layer is left out if one of its norms also reads something else, shares
+        its gains with another norm, or has no affine.
     """
     reads = _OutputReads(layers)
     with inference(model), reads:
@@ -99,11 +103,12 @@ def norms_behind(
         norms = [x for x in dict.fromkeys(readers) if isinstance(x, _BatchNorm) and x.affine]
         if norms and len(norms) == len(set(readers)):
             found[layer] = norms
-    owners = [norm for norms in found.values() for norm in norms]
+    gains = [id(norm.weight) for norms in found.values() for norm in norms]
+    alone = {x for x in gains if gains.count(x) == 1} - reads.reads_others
     return {
         layer: norms
         for layer, norms in found.items()
-        if all(owners.count(norm) == 1 for norm in norms)
+        if all(id(norm.weight) in alone for norm in norms)
     }
 
 

@@ -39,6 +39,8 @@ READ = {
     'called again': (lambda net, x, y: net.norm(y) + net.other(net.layer(x)), ['norm', 'other']),
     'two norms': (lambda net, x, y: net.norm(y) + net.other(y), ['norm', 'other']),
     'shape only': (lambda net, x, y: net.norm(y) * y.shape[0] * y.dim(), ['norm']),
+    'reads others': (lambda net, x, y: net.norm(y) + net.norm(x), []),
+    'read before': (lambda net, x, y: net.other(x) + net.norm(y) + net.other(y), []),
     'added': (lambda net, x, y: net.norm(y) + y, []),
     'relu': (lambda net, x, y: net.norm(y.relu()), []),
     'nothing': (lambda net, x, y: y, []),
@@ -63,6 +65,15 @@ def test_norms_of_several_layers_and_norms_without_affine_are_left_out():
     assert norms_behind(net, [first, second], lambda: net(IMAGE)) == {}
     plain = nn.Sequential(first, nn.BatchNorm2d(8, affine=False))
     assert norms_behind(plain, [first], lambda: plain(IMAGE)) == {}
+
+
+def test_norms_that_share_gains_with_another_norm_are_left_out():
+    first, second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+    norms = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+    norms[1].weight = norms[0].weight
+    net = nn.Sequential(first, norms[0], second, norms[1])
+    assert norms_behind(net, [first, second], lambda: net(IMAGE)) == {}
+    assert norms_behind(net, [first], lambda: net(IMAGE)) == {}
 
 
 def test_norms_of_another_axis_are_left_out():
