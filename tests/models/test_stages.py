@@ -89,6 +89,32 @@ def test_compiled_blocks_are_recomputed():
     assert stored < 0.7 * stored_bytes(lambda: eager(x))[1]
 
 
+@pytest.mark.parametrize('compiled', [True, False])
+def test_blocks_can_be_added_and_removed(compiled):
+    model = BUILDERS['reactnet'](with_cp=True)
+    stage, x = model.stages[0], torch.randn(2, 16, 8, 8, requires_grad=True)
+    if compiled:
+        model.compile_blocks(backend='eager')
+    changes = [
+        lambda: stage.append(copy.deepcopy(stage[1])),
+        lambda: stage.insert(0, copy.deepcopy(stage[1])),
+        lambda: stage.extend([copy.deepcopy(block) for block in stage]),
+        lambda: stage.__delitem__(slice(2, None)),
+        lambda: stage.__delitem__(slice(0, None)),
+    ]
+    for change in changes:
+        change()
+        found, expected = stage(x), x
+        for block in stage:
+            expected = block(expected)
+        torch.testing.assert_close(found, expected)
+
+
+def test_some_blocks_of_a_stage_are_a_stage():
+    stage, x = BUILDERS['reactnet']().stages[0], torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(stage[1:](stage[:1](x)), stage(x))
+
+
 def test_a_compiled_backbone_can_be_copied_and_pickled():
     model = BUILDERS['reactnet']().eval()
     x = torch.randn(1, 3, 16, 16)

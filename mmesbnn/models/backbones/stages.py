@@ -77,7 +77,7 @@ class Stage(nn.Sequential):
     def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
         super().__init__(*blocks)
         self.with_cp = with_cp
-        self._segments = _segments(blocks)
+        self._segments = _segments(list(self))
         self._compiler: tuple[Backend, str | None] | None = None
 
     def compile_blocks(self, backend: Backend = 'inductor', mode: str | None = None) -> None:
@@ -101,7 +101,14 @@ class Stage(nn.Sequential):
         """Compute the output of the last block for ``x``."""
         blocks = list(self)
         run = _run if self._compiler is None else _compiled(*self._compiler)
-        segments = self._segments if self.with_cp else [slice(i, i + 1) for i in range(len(blocks))]
-        for segment in segments:
+        for segment in self._parts(blocks):
             x = run(blocks[segment], x, self.with_cp)
         return x
+
+    def _parts(self, blocks: Sequence[nn.Module]) -> list[slice]:
+        """Return the blocks that run together, also if blocks were added or removed."""
+        if not self.with_cp:
+            return [slice(i, i + 1) for i in range(len(blocks))]
+        if sum(part.stop - part.start for part in self._segments) != len(blocks):
+            self._segments = _segments(blocks)
+        return self._segments
