@@ -5,6 +5,7 @@ A noisy image is ``x_t = a x_0 + s e`` with ``a^2 + s^2 = 1`` and Gaussian noise
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ def make_scheduler(total_steps: int = 2000, **kwargs: Any) -> DDIMScheduler:
 def signal_and_noise(scheduler: Any, timestep: Tensor | float) -> tuple[float, float]:
     """Return ``(a, s)`` at a timestep; between two timesteps ``s / a`` is interpolated.
 
+    A timestep without signal (``rescale_betas_zero_snr``) has ``(0, 1)``, and so has what
+    lies between it and the one before.
+
     Args:
         scheduler: Scheduler with ``alphas_cumprod``, which is ``a^2`` of every timestep.
         timestep: Timestep, which can be fractional.
@@ -45,7 +49,11 @@ def signal_and_noise(scheduler: Any, timestep: Tensor | float) -> tuple[float, f
     t = min(max(float(timestep), 0.0), len(signal) - 1.0)
     low, high = signal[int(t)], signal[min(int(t) + 1, len(signal) - 1)]
     ratios = [((1 - x) / x).sqrt().item() for x in (low, high)]
-    ratio = ratios[0] + (t - int(t)) * (ratios[1] - ratios[0])
+    share = t - int(t)
+    # without the case distinction 0 times an infinite ratio would be NaN
+    ratio = ratios[0] + share * (ratios[1] - ratios[0]) if share else ratios[0]
+    if math.isinf(ratio):
+        return 0.0, 1.0
     scale = (1 + ratio**2) ** -0.5
     return scale, ratio * scale
 
@@ -109,16 +117,25 @@ def check_scheduler(
 
     Raises:
         ValueError: If the scheduler has no variance-preserving schedule (flow matching has
-            none), has another number of timesteps, or expects another kind of prediction.
+            none), has another number of timesteps, or expects another kind of prediction;
+            or if it expects the noise at a timestep without signal.
     """
     name = type(scheduler).__name__
-    if not torch.is_tensor(getattr(scheduler, 'alphas_cumprod', None)):
+    levels = getattr(scheduler, 'alphas_cumprod', None)
+    if not torch.is_tensor(levels):
         raise ValueError(
             f'scheduler={name} has no alphas_cumprod: it must have a variance-preserving '
             'schedule (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
         )
     kind = scheduler.config.prediction_type
     check_prediction_type(kind)
+    # a network that is only counted is built without values
+    if kind == 'epsilon' and not levels.is_meta and not levels.all():
+        raise ValueError(
+            f"scheduler={name} has prediction_type='epsilon' and a timestep without signal "
+            '(rescale_betas_zero_snr=True), where no image follows from the noise: predict '
+            "'v_prediction' or 'sample'"
+        )
     if prediction_type not in (None, kind):
         raise ValueError(
             f'scheduler={name} has prediction_type={kind!r}, but the network predicts '

@@ -135,6 +135,19 @@ def test_a_perfect_network_gives_the_image_with_any_scheduler(name, kind):
     torch.testing.assert_close(got, oracle.target, rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize('name', ['DDIMScheduler', 'DDPMScheduler'])
+@pytest.mark.parametrize('kind', ['sample', 'v_prediction'])
+@pytest.mark.parametrize('x0_clip', ['data', 'scheduler'])
+def test_sampling_can_begin_without_signal(name, kind, x0_clip):
+    options = dict(rescale_betas_zero_snr=True, timestep_spacing='trailing')
+    config = make_scheduler(prediction_type=kind, **options).config
+    scheduler = getattr(diffusers, name).from_config(config)
+    pipe = pipeline(unet(), scheduler=scheduler, x0_clip=x0_clip)
+    got = pipe(photo(), 2, 3, seed=0, output_type='pt').images
+    assert pipe.scheduler.timesteps[0] == 1999
+    assert torch.isfinite(got).all()
+
+
 def test_noise_has_the_level_of_the_first_step_of_the_sampling():
     # leading timesteps do not contain the noisiest steps
     config = make_scheduler(timestep_spacing='leading').config

@@ -49,6 +49,13 @@ def test_signal_and_noise_are_the_schedules_and_between_two_between_them():
     assert ratios[1] == pytest.approx(0.75 * ratios[0] + 0.25 * ratios[2])
 
 
+def test_a_timestep_without_signal_is_noise_alone():
+    scheduler = make_scheduler(rescale_betas_zero_snr=True)
+    assert signal_and_noise(scheduler, 1999) == (0.0, 1.0)
+    assert signal_and_noise(scheduler, 1998.5) == (0.0, 1.0)
+    assert signal_and_noise(scheduler, 1998)[0] > 0
+
+
 @given(
     image=st.floats(-3, 3),
     epsilon=st.floats(-3, 3),
@@ -93,5 +100,11 @@ def test_what_does_not_fit_is_refused():
         check_scheduler(FlowMatchEulerDiscreteScheduler(), None)
     with pytest.raises(ValueError, match=r'num_train_timesteps=1000, .* total_steps'):
         check_scheduler(DDIMScheduler(), 2000)
+    silent = dict(rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="'epsilon' and a timestep without signal"):
+        check_scheduler(make_scheduler(**silent), 2000)
+    check_scheduler(make_scheduler(**silent, prediction_type='sample'), 2000)
     check_scheduler(DDIMScheduler(), None)
     check_scheduler(make_scheduler(), 2000)
+    with torch.device('meta'):
+        check_scheduler(make_scheduler(), 2000)
