@@ -34,7 +34,8 @@ class CheckedVOCDataset(XMLDataset):
 
     Args:
         use_difficult: Whether difficult objects train like others. If not, they are
-            ignored. In tests they are always ignored. Default False.
+            ignored. In tests they are always ignored. Boxes that are smaller than
+            ``bbox_min_size`` of ``filter_cfg`` stay ignored. Default False.
         **kwargs: As ``XMLDataset``'s.
 
     Raises:
@@ -125,12 +126,19 @@ class CheckedVOCDataset(XMLDataset):
                 self._odd['boxes outside of their image'] += 1
                 continue
             box = [max(x1, 0), max(y1, 0), min(x2, right), min(y2, bottom)]
-            ignored = instance['ignore_flag'] and not self.use_difficult
+            trains = self.use_difficult and not self._is_small(instance)
+            ignored = instance['ignore_flag'] and not trains
             if box[0] == box[2] or box[1] == box[3]:
                 self._odd['boxes of one pixel'] += 1
                 ignored = True
             kept.append(dict(instance, bbox=box, ignore_flag=int(ignored)))
         return kept
+
+    def _is_small(self, instance: dict[str, Any]) -> bool:
+        """Return True if ``filter_cfg`` says that the box is too small; mmdet ignores it then."""
+        x1, y1, x2, y2 = instance['bbox']
+        least = self.bbox_min_size
+        return least is not None and min(x2 - x1, y2 - y1) < least
 
 
 def _others(image: Path) -> str:

@@ -129,6 +129,15 @@ def test_difficult_objects_train_if_asked_to(root, warnings):
     assert ignored(build(root, use_difficult=True, test_mode=True))[0] == 1
 
 
+def test_small_boxes_stay_ignored_if_difficult_objects_train(root):
+    change(root, 1, xmin=10, xmax=16, ymin=10, ymax=30)
+    for difficult in (0, 1):
+        change(root, 1, difficult=difficult)
+        for least, expected in ((6, 0), (7, 1)):
+            cfg = dict(bbox_min_size=least)
+            assert ignored(build(root, use_difficult=True, filter_cfg=cfg))[0] == expected
+
+
 def test_other_classes_are_counted(root, warnings):
     for number in (1, 2):
         change(root, number, name='unicorn')
