@@ -26,6 +26,8 @@ class CheckedVOCDataset(XMLDataset):
     swapped; a data set without any object of a class in ``metainfo``. One warning counts
     the objects that are left out: objects of other classes, and in training also boxes
     outside their image and boxes of one pixel. Boxes that are partly outside are clipped.
+    The size of an image is that of its file. Another warning counts the annotations that
+    have another size, for example because width and height are swapped.
     Boxes of one pixel are ignored, like difficult objects, because their width of 0 has no
     logarithm.
 
@@ -60,6 +62,7 @@ class CheckedVOCDataset(XMLDataset):
         check("metainfo['classes']", self._metainfo['classes'], CLASSES)
         self._foreign: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
+        self._wrong_sizes = 0
         images = super().load_data_list()
         if not any(image['instances'] for image in images):
             raise ValueError(
@@ -70,18 +73,28 @@ class CheckedVOCDataset(XMLDataset):
         notes = [f'{n} objects of class {name!r}' for name, n in self._foreign.items()]
         notes += [f'{n} {what}' for what, n in self._odd.items()]
         if notes:
-            print_log(f'{self.ann_file}: leaves out {", ".join(notes)}', 'current', logging.WARNING)
+            self._warn(f'leaves out {", ".join(notes)}')
+        if self._wrong_sizes:
+            self._warn(
+                f'{self._wrong_sizes} annotations have another size than their image: check boxes'
+            )
         return images
+
+    def _warn(self, what: str) -> None:
+        print_log(f'{self.ann_file}: {what}', 'current', logging.WARNING)
 
     def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
         """Read the annotation of one image."""
         path = img_info['xml_path']
-        if self.backend_args is None:  # on this machine
-            self._check_files(img_info)
+        on_this_machine = self.backend_args is None
+        size = self._checked_size(img_info) if on_this_machine else None
         try:
             image = super().parse_data_info(img_info)
         except (SyntaxError, AttributeError, TypeError, ValueError) as error:
             raise AnnotationError(f'{path}: no VOC annotation ({error})') from error
+        if size is not None and size != (image['height'], image['width']):
+            image['height'], image['width'] = size
+            self._wrong_sizes += 1
         for instance in image['instances']:
             x1, y1, x2, y2 = instance['bbox']
             if x2 < x1 or y2 < y1:
@@ -93,8 +106,8 @@ class CheckedVOCDataset(XMLDataset):
             image['instances'] = self._trainable(image)
         return image
 
-    def _check_files(self, img_info: dict[str, Any]) -> None:
-        """Check an image's files before mmdet reads them."""
+    def _checked_size(self, img_info: dict[str, Any]) -> tuple[int, int]:
+        """Check an image's files before mmdet reads them; return its height and width."""
         image = Path(self.sub_data_root, img_info['file_name'])
         try:
             check_annotation(img_info['xml_path'])
@@ -105,7 +118,7 @@ class CheckedVOCDataset(XMLDataset):
                 f'{error.filename}: no such file, but {self.ann_file} lists '
                 f'{img_info["img_id"]}{_others(image)}'
             ) from error
-        image_file_size(image)
+        return image_file_size(image)
 
     def _parse_instance_info(
         self, raw_ann_info: Any, minus_one: bool = True

@@ -114,6 +114,19 @@ def test_boxes_are_cut_in_training(root, warnings, box, expected):
     assert boxes(build(root, test_mode=True))[0] == tuple(x - 1 for x in box)
 
 
+@pytest.mark.parametrize('size', [SIZE[::-1], (8, 8), (9999, 9999)])
+def test_the_size_is_that_of_the_image(root, warnings, size):
+    good = build(root)
+    edit(root, 1, f'<width>{SIZE[0]}<', f'<width>{size[0]}<')
+    edit(root, 1, f'<height>{SIZE[1]}<', f'<height>{size[1]}<')
+    for test_mode in (False, True):
+        found = build(root, test_mode=test_mode).get_data_info(0)
+        assert (found['width'], found['height']) == SIZE
+    assert boxes(build(root)) == boxes(good)
+    assert len(warnings) == 3
+    assert all('1 annotations have another size than their image' in w for w in warnings)
+
+
 def test_boxes_of_one_pixel_are_ignored(root, warnings):
     change(root, 1, xmin=10, xmax=10, difficult=0)
     assert ignored(build(root))[0] == 1
