@@ -166,7 +166,7 @@ class _Schedule:
         if self.to_data:
             clean = clean.clip(0, 1)
             error = (x - signal * clean) / noise
-        elif limit is not None:
+        if limit is not None:  # as the pipeline, whose scheduler clips what is clipped already
             clean = clean.clip(-limit, limit)
         signal, noise = self._levels(t - self.stride)
         return signal * clean + noise * error

@@ -49,8 +49,8 @@ class SuperResolutionDecoding(Part):
         scale: Magnification of height and width.
         upsampling: Method that enlarges the condition.
         multiple: Height and width of the network's input are multiples of it.
-        x0_clip: ``'data'`` clips predicted images to the range of the data; with
-            ``'scheduler'`` the scheduler clips them.
+        x0_clip: ``'data'`` clips predicted images to the range of the data, before the
+            scheduler does; with ``'scheduler'`` only the scheduler clips them.
         scheduler: Noise levels.
     """
 

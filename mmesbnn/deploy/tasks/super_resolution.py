@@ -33,7 +33,8 @@ def sampling_decoding(pipeline: Any, num_inference_steps: int = 50) -> SuperReso
         num_inference_steps: Steps that the runner makes by default. Default 50.
 
     Raises:
-        ExportError: If its scheduler is not DDIM with evenly leading timesteps.
+        ExportError: If its scheduler is not DDIM with evenly leading timesteps, or has
+            dynamic thresholds.
     """
     from ...diffusion.pipeline import size_factor
 
@@ -43,6 +44,10 @@ def sampling_decoding(pipeline: Any, num_inference_steps: int = 50) -> SuperReso
         raise ExportError(
             f'scheduler={name} with timestep_spacing={config.timestep_spacing!r}: the '
             "runner knows DDIMScheduler with 'leading' only"
+        )
+    if config.thresholding:
+        raise ExportError(
+            f'scheduler={name} with thresholding=True: the runner clips to clip_sample_range only'
         )
     with fitting('scheduler'):
         return SuperResolutionDecoding(

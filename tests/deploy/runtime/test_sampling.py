@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmesbnn.deploy.runtime.manifest import ExportError
 from mmesbnn.deploy.runtime.sampling import enlarge, pad_reflect, tiled, upscale
 from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
 from mmesbnn.images.bicubic import resize
@@ -65,8 +66,11 @@ def test_pads_as_the_pipeline_does(size):
 
 @pytest.mark.parametrize('x0_clip', ['data', 'scheduler'])
 @pytest.mark.parametrize('kind', ['epsilon', 'sample', 'v_prediction'])
-def test_samples_as_the_pipeline_does(x0_clip, kind):
-    pipeline = make_pipeline(x0_clip=x0_clip, prediction_type=kind)
+@pytest.mark.parametrize(
+    'options', [{}, dict(clip_sample_range=0.6), dict(clip_sample=False)], ids=str
+)
+def test_samples_as_the_pipeline_does(x0_clip, kind, options):
+    pipeline = make_pipeline(x0_clip=x0_clip, prediction_type=kind, **options)
     image = picture(7, 10)
     noise = torch.randn(1, 3, 16, 24)
     expected = pipeline(image, num_inference_steps=4, latents=noise, output_type='np')
@@ -113,6 +117,14 @@ def test_small_images_are_padded_to_the_least_size():
     padded = pad_reflect(image, 8, (16, 8))
     assert padded.shape == (16, 16, 3)
     np.testing.assert_array_equal(padded[:8, :9], image[[0, 1, 2, 3, 4, 3, 2, 1]])
+
+
+@pytest.mark.parametrize('x0_clip', ['data', 'scheduler'])
+@pytest.mark.parametrize('options', [dict(thresholding=True), dict(timestep_spacing='trailing')])
+def test_other_ways_to_sample_are_not_exported(x0_clip, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ExportError, match=f'scheduler=DDIMScheduler with {name}={value!r}: the'):
+        sampling_decoding(make_pipeline(x0_clip=x0_clip, **options))
 
 
 def test_bad_arguments():
