@@ -24,7 +24,7 @@ from . import _LAZY
 from .folders import LOCAL, check_pipeline, damage_explained
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
-from .tiling import check_tiles, pad_reflect, tile_starts, tile_weights
+from .tiling import TILE_OVERLAP, check_tiles, pad_reflect, tile_starts, tile_weights
 
 X0_CLIPS = ('data', 'scheduler')
 OUTPUT_TYPES = ('pil', 'np', 'pt')
@@ -154,7 +154,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         eta: float = 0.0,
         tile_size: int | None = None,
-        tile_overlap: int = 64,
+        tile_overlap: int = TILE_OVERLAP,
         output_type: str = 'pil',
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Default of the smallest number of pixels that neighbouring tiles share.
+TILE_OVERLAP = 64
+
 
 def pad_reflect(image: Tensor, factor: int) -> Tensor:
     """Pad below and on the right to multiples of ``factor``, by reflection.

@@ -265,7 +265,22 @@ def test_data_of_another_scale():
         (dict(timesteps='all'), "timesteps='all' must be 'each' or 'batch'"),
         (dict(loss='l3'), "loss='l3' must be 'l1' or 'l2'"),
         (dict(pipeline=dict(x0_clip='no')), "x0_clip='no' must be 'data'"),
-        (dict(sampling=dict(steps=3)), r"sampling: \['steps'\]"),
+        (dict(sampling=dict(steps=3)), r"sampling=.*\['steps'\] is unknown"),
+        # what the model itself gives would end the first validation
+        (dict(sampling=dict(seed=0)), r"\['seed'\] is unknown"),
+        (dict(sampling=dict(output_type='np')), r"\['output_type'\] is unknown"),
+        (dict(sampling=dict(scale=4)), r"\['scale'\] is unknown"),
+        (dict(sampling=dict(return_dict=False)), r"\['return_dict'\] is unknown"),
+        (dict(sampling=dict(eta=-1)), 'eta=-1 must be a finite number >= 0'),
+        (dict(sampling=dict(num_inference_steps='9')), "num_inference_steps='9' must be an int"),
+        (
+            dict(sampling=dict(num_inference_steps=3, tile_size=31)),
+            'tile_size=31 must be a positive multiple of 2',
+        ),
+        (
+            dict(sampling=dict(num_inference_steps=3, tile_size=32)),
+            'tile_overlap=64 must be from 0 to 30',
+        ),
         (
             dict(sampling=dict(num_inference_steps=21)),
             "num_inference_steps=21 must be from 1 to the schedule's 20",

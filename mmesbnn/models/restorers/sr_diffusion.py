@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,17 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ...checks import checked, integer, mapping, one_of, optional, positive_int
+from ...checks import (
+    checked,
+    each,
+    integer,
+    mapping,
+    natural,
+    not_negative,
+    one_of,
+    optional,
+    positive_int,
+)
 from ...images.bicubic import resize
 from ...images.tensors import to_uint8
 from ...optional import require
@@ -20,6 +29,13 @@ from ..building import build_part, naming
 
 #: Losses by name; each is a function of prediction and target, both (N, C, H, W).
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
+#: Arguments of the pipeline's call that a config can set; the model gives the others itself.
+SAMPLING = dict(
+    num_inference_steps=positive_int,
+    eta=not_negative,
+    tile_size=optional(positive_int),
+    tile_overlap=natural,
+)
 
 
 def _as_float(image: Tensor) -> Tensor:
@@ -84,7 +100,8 @@ class SRDiffusion(BaseModel):
         scale: Magnification, at least 1.
         scheduler: Arguments of :func:`~mmesbnn.diffusion.schedule.make_scheduler`.
             Default None: DDIM with the published schedule.
-        sampling: Arguments of the pipeline's call. Default
+        sampling: Arguments of the pipeline's call: ``num_inference_steps``, ``eta``,
+            ``tile_size`` and ``tile_overlap``. Default
             ``dict(num_inference_steps=50)``, as published.
         pipeline: Further arguments of the pipeline. Default None.
         timesteps: ``'each'`` draws one timestep per image; ``'batch'`` draws one for all
@@ -110,6 +127,7 @@ class SRDiffusion(BaseModel):
         timesteps=one_of('each', 'batch'),
         loss=one_of(*LOSSES),
         seed=integer(0),
+        sampling=optional(each(mapping((), SAMPLING), **SAMPLING)),
         pipeline=optional(mapping((), ['x0_clip'])),
     )
     def __init__(
@@ -146,18 +164,19 @@ class SRDiffusion(BaseModel):
 
     def _check_sampling(self) -> None:
         """Check the sampling options at construction, not in the first validation."""
-        call = type(self.to_pipeline()).__call__
-        unknown = set(self.sampling) - set(inspect.signature(call).parameters)
-        if unknown:
-            raise ValueError(
-                f'sampling: {sorted(unknown)} are not arguments of SRDiffusionPipeline'
-            )
+        from ...diffusion.pipeline import size_factor
+        from ...diffusion.tiling import TILE_OVERLAP, check_tiles
+
+        pipeline = self.to_pipeline()  # checks the schedule
         steps = self.sampling['num_inference_steps']
-        if not 1 <= steps <= self.total_steps:
+        if steps > self.total_steps:
             raise ValueError(
                 f'sampling: num_inference_steps={steps} must be from 1 to the '
                 f"schedule's {self.total_steps}"
             )
+        if self.sampling.get('tile_size') is not None:
+            overlap = self.sampling.get('tile_overlap', TILE_OVERLAP)
+            check_tiles(self.sampling['tile_size'], overlap, size_factor(pipeline.unet))
 
     def condition(self, lr: Tensor) -> Tensor:
         """Resize ``lr`` to the size of the result and clamp it to [0, 1].
