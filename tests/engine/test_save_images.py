@@ -30,3 +30,18 @@ def test_images_of_the_data_set_are_not_replaced(tmp_path):
     SaveImagesHook(tmp_path / 'out').before_test(runner)
     with pytest.raises(OSError, match='overwrite the file that is read'):
         SaveImagesHook(tmp_path).before_test(runner)
+
+
+def test_images_of_two_sets_of_one_name_are_not_lost(tmp_path):
+    folders = [str(tmp_path / name) for name in ('Set5', 'Set14')]
+    for folder in folders:
+        write_png(f'{folder}/baby.png', crop_of(0, 8, 8))
+    hook = SaveImagesHook(tmp_path / 'out')
+
+    def check(**options):
+        data = PairedSRDataset(2, folders, **options)
+        hook.before_test(SimpleNamespace(test_dataloader=SimpleNamespace(dataset=data)))
+
+    with pytest.raises(ValueError, match=r'both become .*baby\.png: give their folders different'):
+        check()
+    check(set_names=['Set5', 'Set14'], repeat=2)

@@ -35,13 +35,24 @@ class SaveImagesHook(Hook):
         return self.out_dir / set_name / f'{name}.png'
 
     def before_test(self, runner: Runner) -> None:
-        """Check that no image replaces one of the :class:`~mmesbnn.datasets.PairedSRDataset`.
+        """Check that no image replaces another, or one of the data set.
+
+        The data set is a :class:`~mmesbnn.datasets.PairedSRDataset`.
 
         Raises:
-            OSError: If one would.
+            OSError: If an image that is read would be replaced.
+            ValueError: If two images would be written to the same file.
         """
         pairs = getattr(runner.test_dataloader.dataset, 'pairs', ())
-        written = (self._path(pair.set_name, pair.hr.stem) for pair in pairs)
+        written: dict[Path, Path] = {}
+        for pair in pairs:
+            target = self._path(pair.set_name, pair.hr.stem)
+            other = written.setdefault(target, pair.hr)
+            if other is not pair.hr:
+                raise ValueError(
+                    f'{other} and {pair.hr} would both become {target}: give their folders '
+                    'different set_names'
+                )
         check_unread(written, (file for pair in pairs for file in (pair.hr, pair.lr)))
 
     def after_test_iter(
