@@ -24,6 +24,12 @@ from .preprocessing import preprocessing_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: Options of mmcv's non-maximum suppression that the runner lacks, with the values at which
+#: they change nothing.
+_WITHOUT_EFFECT = dict(class_agnostic=False, offset=0, score_threshold=0, max_num=-1)
+#: Options that the runner has, or that only decide how fast it is.
+_KNOWN = ('type', 'iou_threshold', 'split_thr')
+
 
 def _border(head: Mapping[str, Any] | list[Any]) -> int | None:
     """Return the distance of box ends from the image's end; None without clipping."""
@@ -55,6 +61,16 @@ def _check_most(test: Mapping[str, Any]) -> None:
         )
 
 
+def _check_suppression(nms: Mapping[str, Any]) -> None:
+    """Refuse non-maximum suppression that the runner does not do."""
+    if nms.get('type', 'nms') != 'nms':
+        raise ExportError(f'nms type {nms["type"]!r} is not supported, only plain nms')
+    for name, value in nms.items():
+        same = name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name]
+        if name not in _KNOWN and not same:
+            raise ExportError(f'nms: {name}={value!r} is not supported, only iou_threshold')
+
+
 def detection_decoding(cfg: Config) -> DetectionDecoding:
     """Return how the ``test_cfg`` of a config chooses boxes, without their ``levels``.
 
@@ -69,11 +85,10 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
     test = test.get('rcnn') or test
     nms = test.get('nms') or {}
-    if nms.get('type', 'nms') != 'nms':
-        raise ExportError(f'nms type {nms["type"]!r} is not supported, only plain nms')
+    _check_suppression(nms)
     with fitting('test_cfg'):
         return DetectionDecoding(
-            score_thr=test.get('score_thr', 0.05),
+            score_thr=test.get('score_thr', 0.0),
             iou_thr=nms.get('iou_threshold', 0.5),
             max_per_image=test.get('max_per_img', 100),
             min_size=least,

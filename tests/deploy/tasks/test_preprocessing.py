@@ -175,6 +175,33 @@ def test_other_kinds_of_nms():
         detection_decoding(Config(dict(default_scope='mmdet', model=model)))
 
 
+@pytest.mark.parametrize(
+    'option',
+    [
+        dict(class_agnostic=True),
+        dict(offset=1),
+        dict(score_threshold=0.3),
+        dict(max_num=5),
+        dict(iou_thr=0.3),
+    ],
+    ids=str,
+)
+def test_options_of_nms_that_the_runner_lacks(option):
+    ((name, value),) = option.items()
+    nms = dict(type='nms', iou_threshold=0.5)
+    model = dict(type='RetinaNet', test_cfg=dict(nms={**nms, **option}))
+    with pytest.raises(ExportError, match=f'nms: {name}={value} is not supported'):
+        detection_decoding(Config(dict(default_scope='mmdet', model=model)))
+    usual = dict(class_agnostic=False, offset=0, score_threshold=0.0, max_num=-1, split_thr=1)
+    model = dict(type='RetinaNet', test_cfg=dict(nms={**nms, **usual}))
+    assert detection_decoding(Config(dict(default_scope='mmdet', model=model))).iou_thr == 0.5
+
+
+def test_without_a_threshold_all_scores_count_as_in_mmdet():
+    cfg = Config(dict(default_scope='mmdet', model=dict(type='RetinaNet', test_cfg={})))
+    assert detection_decoding(cfg).score_thr == 0
+
+
 def test_a_config_without_a_test_pipeline():
     with pytest.warns(UserWarning, match='no test pipeline'):
         assert preprocessing_of(Config(dict(model=dict(type='x')))).steps == ()
