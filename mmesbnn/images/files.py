@@ -189,7 +189,8 @@ def check_mode(image: Image.Image, what: str) -> None:
         raise ImageError(
             f'{what} has floats for pixels, whose range is not known: save it with 8 or 16 bits'
         )
-    if image.mode.startswith('I'):
+    # 'I;16', 'I;16B', ... have 16 bits, and PIL finds the extremes of the first of them only
+    if image.mode == 'I':
         # the image has a single channel, so PIL returns two numbers
         low, high = cast('tuple[float, float]', image.getextrema())
         if low < 0 or high > 65535:

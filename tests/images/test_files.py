@@ -193,6 +193,18 @@ def test_grey_of_16_bits_is_rounded():
         np.testing.assert_array_equal(read_rgb(f'{folder}/x.png')[0], rounded)
 
 
+@pytest.mark.parametrize('mode', ['I;16', 'I;16B'])
+@pytest.mark.parametrize('read', [read_image, read_rgb])
+def test_16_bits_in_either_order_of_bytes(read, mode, tmp_path):
+    path = tmp_path / 'x.tif'
+    values = photograph(0)[:9, :7, 0].astype('>u2' if mode == 'I;16B' else '<u2') * 257
+    Image.frombytes(mode, (7, 9), values.tobytes()).save(path)
+    with Image.open(path) as image:
+        assert image.mode == mode
+    found = np.asarray(read(path)) if read is read_image else read(path).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.repeat(photograph(0)[:9, :7, :1], 3, axis=2))
+
+
 def test_the_limit_is_eight_thousand_squared():
     assert MAX_PIXELS == 8192**2
 
