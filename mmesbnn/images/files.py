@@ -153,15 +153,29 @@ def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) 
     check_positive(max_pixels=max_pixels)
     with _opened(path, max_pixels) as image:
         check_pixels(image.height, image.width, max_pixels, os.fsdecode(path))
-        try:
-            if image.format in ('JPEG', 'MPO') and _scans(cast(Any, image).fp) > _MOST_SCANS:
-                raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
-            image.load()
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ImageError(f'{os.fsdecode(path)} is damaged: {sentence(error)}') from error
+        decode(image, os.fsdecode(path))
         return upright(image)
+
+
+def decode(image: Image.Image, what: str) -> None:
+    """Decode the pixels of an image, which PIL puts off until their first use.
+
+    Args:
+        image: Image to decode; nothing is done if it is decoded.
+        what: Name of the image, the subject of the message.
+
+    Raises:
+        ImageError: If it is damaged or closed.
+    """
+    try:
+        file = getattr(image, 'fp', None)  # None if it is decoded
+        if file and image.format in ('JPEG', 'MPO') and _scans(file) > _MOST_SCANS:
+            raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError(f'{what} is damaged: {sentence(error)}') from error
 
 
 def upright(image: Image.Image) -> Image.Image:

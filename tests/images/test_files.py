@@ -209,6 +209,24 @@ def test_the_limit_is_eight_thousand_squared():
     assert MAX_PIXELS == 8192**2
 
 
+@pytest.mark.parametrize('kind', ['png', 'jp2', 'bmp', 'gif'])
+def test_a_damaged_image_that_is_open(kind, tmp_path):
+    path = tmp_path / f'x.{kind}'
+    Image.fromarray(photograph(0)[:64, :64]).save(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with Image.open(path) as image, pytest.raises(ImageError, match='an image is damaged: '):
+        read_image(image)
+
+
+def test_a_closed_image(tmp_path):
+    path = tmp_path / 'x.png'
+    Image.new('L', (3, 2)).save(path)
+    image = Image.open(path)
+    image.close()
+    with pytest.raises(ImageError, match='an image is damaged: Operation on closed image'):
+        read_image(image)
+
+
 def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
     path = tmp_path / 'a.jpg'
     Image.new('L', (64, 48), 128).save(path, progressive=True)
@@ -219,3 +237,5 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
     path.write_bytes(whole[:-2] + 600 * last + whole[-2:])
     with pytest.raises(ImageError, match='more than 500 scans'):
         read_image_file(path)
+    with Image.open(path) as image, pytest.raises(ImageError, match='more than 500 scans'):
+        read_image(image)

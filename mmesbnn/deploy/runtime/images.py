@@ -17,6 +17,7 @@ from ...images.files import (
     ImageError,
     check_mode,
     check_pixels,
+    decode,
     read_image_file,
     upright,
 )
@@ -57,13 +58,14 @@ def read_image(
             checked before they are decoded. Default ``MAX_PIXELS``, 8192 x 8192.
 
     Raises:
-        ImageError: If ``source`` is not an image, is too large, or has pixels of unknown
-            range.
+        ImageError: If ``source`` is not an image, is damaged, is too large, or has pixels
+            of unknown range.
     """
     if isinstance(source, np.ndarray):
         return _checked(source)
     if isinstance(source, Image.Image):
         check_pixels(source.height, source.width, max_pixels, 'an image')
+        decode(source, 'an image')
         return _from_pillow(upright(source), 'an image')
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise ImageError(
