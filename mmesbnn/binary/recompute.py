@@ -223,7 +223,13 @@ class _Segment(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         leaf = _leaf(ctx, x)
-        with torch.random.fork_rng(devices=()), torch.enable_grad(), _Keeping(ctx.kept, True):
+        with (
+            torch.random.fork_rng(devices=()),
+            torch.enable_grad(),
+            # the first pass ran without it, but the backward pass may run inside of it
+            torch.autocast('cpu', enabled=False),
+            _Keeping(ctx.kept, True),
+        ):
             torch.set_rng_state(ctx.random)
             y = ctx.function(leaf)
         inputs = [leaf, *parameters]

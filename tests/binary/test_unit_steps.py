@@ -688,6 +688,18 @@ def test_a_recomputed_segment_is_its_function(calls):
         assert torch.equal(ours, theirs)
 
 
+def test_a_recomputed_segment_ignores_autocast_around_its_backward_pass(calls):
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        y = recompute_segment(module, x, [module])
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            found.append(torch.autograd.grad(y.sum(), [x, *module.parameters()], allow_unused=True))
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len(calls) == 4
+
+
 def test_a_recomputed_segment_stores_its_input_only(calls):
     module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
     stored = []
