@@ -127,6 +127,11 @@ def check_scheduler(
             f'scheduler={name} has no alphas_cumprod: it must have a variance-preserving '
             'schedule (DDIM, DDPM, DPM-Solver, UniPC, Euler, ...)'
         )
+    if scheduler.config.get('use_flow_sigmas'):
+        raise ValueError(
+            f'scheduler={name} has use_flow_sigmas=True: flow matching does not preserve the '
+            'variance, and networks here are trained with a schedule that does'
+        )
     kind = scheduler.config.prediction_type
     check_prediction_type(kind)
     # a network that is only counted is built without values

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip('diffusers')
 
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from mmesbnn.diffusion.schedule import (
     check_scheduler,
@@ -98,6 +103,10 @@ def test_what_does_not_fit_is_refused():
         clip_prediction(torch.zeros(1), torch.zeros(1), 0.5, 0.5, 'flow')
     with pytest.raises(ValueError, match='FlowMatchEulerDiscreteScheduler has no alph'):
         check_scheduler(FlowMatchEulerDiscreteScheduler(), None)
+    for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler):
+        flow = kind.from_config(make_scheduler().config, use_flow_sigmas=True)
+        with pytest.raises(ValueError, match='Scheduler has use_flow_sigmas=True'):
+            check_scheduler(flow, 2000)
     with pytest.raises(ValueError, match=r'num_train_timesteps=1000, .* total_steps'):
         check_scheduler(DDIMScheduler(), 2000)
     silent = dict(rescale_betas_zero_snr=True)
