@@ -95,6 +95,7 @@ class Tensors:
     def __init__(self, half: bool) -> None:
         self.half = half
         self.content: dict[str, Tensor] = {}
+        self.dtypes: dict[str, torch.dtype] = {}  # of the network, before rounding
         self.report = PackReport()
 
     def add(self, part: str, key: str, value: Tensor) -> None:
@@ -103,6 +104,7 @@ class Tensors:
         if value.is_floating_point():
             if not torch.isfinite(value).all():
                 raise PackError(f'cannot pack {key}: it holds NaN or infinity')
+            self.dtypes[key] = value.dtype
             if self.half:
                 value = self._halved(key, value)
         self.content[key] = value
@@ -128,10 +130,19 @@ def with_progress(
     return track(list(layers.items()), what, console=console, disable=not large)
 
 
-def _add_weight(tensors: Tensors, name: str, layer: BinaryLayer) -> None:
+def dtype_of(layers: Mapping[str, BinaryLayer]) -> torch.dtype:
+    """Return the dtype of the binary weights, which is that of the first layer."""
+    return next(iter(layers.values())).weight.dtype
+
+
+def _add_weight(tensors: Tensors, name: str, layer: BinaryLayer, dtype: torch.dtype) -> None:
     key = f'{name}.' if name else ''
     kinds = {BITS: 'bits of binary weights', SCALE: 'scales of binary weights'}
-    for suffix, part in parts_of(layer.effective_weight()).items():
+    weight = layer.effective_weight()
+    parts = parts_of(weight)
+    if weight.dtype != dtype:  # bits have no dtype, so scales tell it
+        parts.setdefault(SCALE, weight.new_ones(len(weight)))
+    for suffix, part in parts.items():
         tensors.add(kinds[suffix], f'{key}{suffix}', part)
 
 
@@ -146,7 +157,7 @@ def collect(model: nn.Module, half: bool) -> Tensors:
         if reason:
             bad.append(f'{name or type(layer).__name__}: {reason}')
         elif not bad:
-            _add_weight(tensors, name, layer)
+            _add_weight(tensors, name, layer, dtype_of(layers))
     if bad:
         more = f' (and {len(bad) - 1} more layers)' if len(bad) > 1 else ''
         raise PackError(f'cannot pack {bad[0]}{more}')

@@ -13,7 +13,8 @@ running statistics of tiled copies. Hundreds of names would take more bytes than
 statistics. All tensors of a dtype are therefore joined to one tensor, whose name is the
 dtype. ``layout`` in the metadata lists name, dtype and shape of each (JSON, zlib, base64).
 ``sha256`` in the metadata is a checksum of the tensors and of all other metadata. The
-metadata also have ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights), and
+metadata also have ``format``, ``version`` (of mmesbnn), ``dtype`` (of the weights),
+``dtypes`` (JSON, the names and dtypes of tensors that had another one in the network), and
 as JSON ``config``, ``dataset_meta`` and ``binarized``. The last one is ``{'parts': [...]}``
 with the module, the names and the options of the layers that ``binarize`` replaced.
 
@@ -34,6 +35,7 @@ from ...binary.tiled_norm import TiledBatchNorm2d
 from ...checkpoints import CheckpointError, check_finite, read_tensors
 from ...checkpoints.bits import BITS, SCALE, unpack_bits
 from ...errors import MmesbnnError, shorten
+from ...plain_values import ConfigError, parse_json
 from .layout import check_checksum, unflatten
 
 FORMAT = 'mmesbnn-packed-1'
@@ -41,6 +43,8 @@ DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
+#: Name of the dtypes of single tensors in the metadata.
+DTYPES_ENTRY = 'dtypes'
 _STATISTICS = ('running_mean', 'running_var')
 
 
@@ -107,10 +111,26 @@ def read_packed(
     try:
         check_checksum(flat, metadata, str(path))
         content = unflatten(flat, metadata.get('layout', ''), max_bytes)
+        content = _in_own_dtypes(content, metadata)
         check_finite(content)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise PackError(f'{path}: {error}') from error
     return content, metadata
+
+
+def _in_own_dtypes(content: dict[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return floating-point tensors in the dtypes of a network with several of them."""
+    if DTYPES_ENTRY not in metadata:
+        return content
+    others = parse_json(metadata[DTYPES_ENTRY], 'its entry dtypes')
+    if not all(isinstance(kind, str) and kind in DTYPES for kind in others.values()):
+        raise CheckpointError('its entry dtypes holds an unknown dtype')
+    return {
+        key: value.to(DTYPES[others.get(key, metadata['dtype'])])
+        if value.is_floating_point()
+        else value
+        for key, value in content.items()
+    }
 
 
 def order_metadata(path: Path) -> None:

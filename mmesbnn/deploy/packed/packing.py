@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,13 @@ from ...version import __version__
 from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
 from .checkpoint_network import read_network
-from .collecting import PackReport, collect, with_progress
-from .file import FORMAT, PackError, order_metadata, read_packed, stored_weight
+from .collecting import PackReport, collect, dtype_of, with_progress
+from .file import DTYPES_ENTRY, FORMAT, PackError, order_metadata, read_packed, stored_weight
 from .layout import CHECKSUM, checksum, flatten
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    """Return the dtype of the binary weights."""
-    return next(iter(binary_layers(model, every_name=True).values())).weight.dtype
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def _own_config(model: nn.Module) -> Mapping[str, Any] | None:
@@ -50,7 +50,7 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
     content = {
         'format': FORMAT,
         'version': __version__,
-        'dtype': str(_dtype(model)).removeprefix('torch.'),
+        'dtype': _name(dtype_of(binary_layers(model, every_name=True))),
     }
     if config is not None:
         config = Config(dict(config))
@@ -73,6 +73,12 @@ def _binarized(model: nn.Module) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             parts.append(replaced.to_dict())
     return parts
+
+
+def _other_dtypes(dtypes: Mapping[str, torch.dtype], kind: str) -> dict[str, str]:
+    """Return the names of the dtypes that are not ``kind``, as an entry of the metadata."""
+    others = {key: _name(dtype) for key, dtype in dtypes.items() if _name(dtype) != kind}
+    return {DTYPES_ENTRY: json.dumps(others, separators=(',', ':'))} if others else {}
 
 
 def _known_meta(config: Config) -> Mapping[str, Any]:
@@ -143,6 +149,7 @@ def pack(
         metadata = _metadata(model, config, dataset_meta)
     except ConfigError as error:
         raise PackError(str(error)) from error
+    metadata |= _other_dtypes(tensors.dtypes, metadata['dtype'])
     with whole_file(path) as partial:
         flat, metadata['layout'] = flatten(tensors.content)
         metadata[CHECKSUM] = checksum(flat, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +20,25 @@ from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
 from ...checkpoints import misfits
-from ...checkpoints.bits import BITS, PARTS
+from ...checkpoints.bits import BITS, PARTS, SCALE
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import check, checked, each, mapping, optional, positive_int, sequence
 from ...errors import sentence
 from ...plain_values import ConfigError
 from ...project import dataset_meta, deployed_config, scope_of
 from . import checked_config, stored_config
-from .file import DTYPES, PackError, read_packed, stored_weight, tiled_statistics, unused_keys
+from .file import (
+    DTYPES,
+    DTYPES_ENTRY,
+    PackError,
+    read_packed,
+    stored_weight,
+    tiled_statistics,
+    unused_keys,
+)
 
+#: End of the key of a layer's scales, after the key of its weight.
+_SCALE = SCALE.removeprefix('weight')
 _PARTS = each(mapping(['parts']), parts=sequence(mapping()))
 
 
@@ -42,6 +53,15 @@ def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
             raise PackError(f'{path}: {name} does not fit the network: {error}') from None
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight.to(layer.weight.device), requires_grad=False)
+
+
+def _set_dtypes(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers the dtypes of the stored tensors."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    for key, value in itertools.chain(parameters, model.named_buffers(remove_duplicate=False)):
+        found = stored.get(key, stored.get(f'{key}{_SCALE}'))
+        if found is not None and found.is_floating_point() and value.is_floating_point():
+            value.data = value.data.to(found.dtype)
 
 
 def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
@@ -163,6 +183,8 @@ def fill(
         PackError: If tensors and network do not fit.
     """
     model.to(DTYPES[metadata['dtype']])
+    if DTYPES_ENTRY in metadata:
+        _set_dtypes(model, stored)
     _fix(model, stored, path)
     _fill(model, stored, path)
     return model.eval()

@@ -28,6 +28,47 @@ def test_outputs_are_equal_bit_for_bit(binarizer, dtype, tmp_path):
     assert ours.unique().numel() > 2
 
 
+class Cast(nn.Module):
+    """A layer that gets its input in the dtype of its weight."""
+
+    def __init__(self, layer, dtype):
+        super().__init__()
+        self.layer = layer.to(dtype)
+
+    def forward(self, x):
+        return self.layer(x.to(self.layer.weight.dtype))
+
+
+def mixed(binary, norm, last):
+    """Return a network with binary layers in two dtypes, a norm and a real layer."""
+    torch.manual_seed(0)
+    layers = (BinaryLinear(8, 6), binary), (nn.BatchNorm1d(6), norm), (BinaryLinear(6, 4), last)
+    return nn.Sequential(*(Cast(*layer) for layer in layers), Cast(nn.Linear(4, 3), norm)).eval()
+
+
+@pytest.mark.parametrize('half', [False, True])
+@pytest.mark.parametrize(
+    'dtypes',
+    [
+        (torch.bfloat16, torch.float32, torch.bfloat16),
+        (torch.float32, torch.float64, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float64),
+    ],
+)
+def test_networks_of_several_dtypes(dtypes, half, tmp_path):
+    model, path = mixed(*dtypes), tmp_path / 'net.safetensors'
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    pack(model, path, half=half)
+    again = load_packed(path, mixed(*3 * [torch.float32]))
+    for old, new in zip(model.parameters(), again.parameters(), strict=True):
+        assert old.dtype == new.dtype
+    assert [x.dtype for x in model.buffers()] == [x.dtype for x in again.buffers()]
+    x = torch.randn(5, 8)
+    assert half or torch.equal(again(x), model(x))
+
+
 def test_equal_networks_are_equal_files(tmp_path):
     torch.manual_seed(0)
     model = shaken(Net(BINARIZERS[0]))

@@ -10,6 +10,7 @@ from torch import nn
 from mmesbnn.binary import BinaryConv2d, BinaryLinear
 from mmesbnn.deploy import PackError, load_packed, pack
 from mmesbnn.deploy.packed.file import read_packed
+from mmesbnn.deploy.packed.layout import CHECKSUM, checksum
 from tests.deploy.packed.nets import Net, shaken
 
 pytest.importorskip('safetensors')
@@ -74,6 +75,18 @@ def test_spoiled_metadata(packed, key, value, words):
     tensors, (_, metadata) = load_file(packed), read_packed(packed)
     save_file(tensors, packed, {**metadata, key: value})
     with pytest.raises(PackError, match=words):
+        load_packed(packed, Net('scaled_sign'))
+
+
+@pytest.mark.parametrize('text', ['[]', '{', '{"norm.weight": "int8"}', '{"norm.weight": [1]}'])
+def test_spoiled_dtypes(packed, text):
+    from safetensors.torch import load_file, save_file
+
+    tensors, (_, metadata) = load_file(packed), read_packed(packed)
+    metadata['dtypes'] = text
+    metadata[CHECKSUM] = checksum(tensors, {k: v for k, v in metadata.items() if k != CHECKSUM})
+    save_file(tensors, packed, metadata)
+    with pytest.raises(PackError, match=r'net.safetensors: its entry dtypes'):
         load_packed(packed, Net('scaled_sign'))
 
 
