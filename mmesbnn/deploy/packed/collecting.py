@@ -9,9 +9,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ...binary.layers import BinaryLayer, binary_layers
 from ...checkpoints.bits import BITS, SCALE, parts_of
+from ...checkpoints.safetensors_files import DTYPES
 from .file import PackError, tiled_statistics, unused_keys
 
 #: Number of binary weights above which packing shows a progress bar.
@@ -85,6 +87,17 @@ def _rounding(value: Tensor, rounded: Tensor) -> float:
     return ((near - exact).abs() / exact.abs()).max().item()
 
 
+def _foreign_kind(value: Tensor) -> str:
+    """Return the kind of a tensor that a packed file cannot hold; '' if it can."""
+    if is_lazy(value):
+        return 'without a shape yet'
+    if value.is_meta:
+        return 'without values, on the device meta'
+    if value.layout != torch.strided:
+        return f'of the layout {value.layout}'
+    return '' if value.dtype in DTYPES.values() else f'of {value.dtype}'
+
+
 class Tensors:
     """Collector of the tensors of a file.
 
@@ -100,6 +113,9 @@ class Tensors:
 
     def add(self, part: str, key: str, value: Tensor) -> None:
         """Store ``value`` under ``key``, counted as ``part``."""
+        kind = _foreign_kind(value)
+        if kind:
+            raise PackError(f'cannot pack {key}: it is a tensor {kind}')
         value = value.detach().cpu()
         if value.is_floating_point():
             if not torch.isfinite(value).all():

@@ -69,6 +69,30 @@ def test_networks_of_several_dtypes(dtypes, half, tmp_path):
     assert half or torch.equal(again(x), model(x))
 
 
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [
+        (torch.ones(2, dtype=torch.complex64), 'of torch.complex64'),
+        (torch.ones(2).to(torch.uint16), 'of torch.uint16'),
+        (torch.ones(2).to(torch.float8_e4m3fn), 'of torch.float8_e4m3fn'),
+        (torch.eye(3).to_sparse(), 'of the layout torch.sparse_coo'),
+        (torch.ones(2, device='meta'), 'without values, on the device meta'),
+    ],
+)
+def test_tensors_that_a_file_cannot_hold(value, words, tmp_path):
+    model = nn.Sequential(BinaryLinear(3, 2, weight_binarizer='scaled_sign'))
+    model.register_buffer('extra', value)
+    with pytest.raises(PackError, match=f'^cannot pack extra: it is a tensor {words}$'):
+        pack(model, tmp_path / 'net.safetensors')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lazy_layer_cannot_be_packed(tmp_path):
+    model = nn.Sequential(BinaryLinear(3, 2, weight_binarizer='scaled_sign'), nn.LazyLinear(3))
+    with pytest.raises(PackError, match=r'^cannot pack 1\.weight: it is a tensor without a shape'):
+        pack(model, tmp_path / 'net.safetensors')
+
+
 def test_equal_networks_are_equal_files(tmp_path):
     torch.manual_seed(0)
     model = shaken(Net(BINARIZERS[0]))
