@@ -25,6 +25,7 @@ from mmesbnn.analysis import InputError, build_model, explained, load_config, lo
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.errors import printable, sentence
 from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
+from mmesbnn.images.opacity import opacity
 from mmesbnn.images.tensors import write_png
 from mmesbnn.whole_files import check_place, check_unread
 
@@ -97,10 +98,11 @@ def read(path, scale, max_pixels):
     height, width = image.height * scale, image.width * scale
     check_pixels(height, width, max_pixels, f'{path}, upscaled,')
     deep = image.mode.startswith('I')  # 16 bits, which the pipeline reads
-    if not deep and ('A' in image.getbands() or 'transparency' in image.info):
-        image = image.convert('RGBA')
-        return image.convert('RGB'), image.getchannel('A')
-    return image, None
+    alpha = opacity(image)
+    if alpha is not None and not deep:
+        image = image.convert('RGBA').convert('RGB')
+    image.info.pop('transparency', None)
+    return image, alpha
 
 
 def targets(paths, folder, scale):

@@ -27,7 +27,8 @@ UNETS = {
     'UNet2DModel': 'diffusers',
 }
 _SCHEDULERS = """
-    DDIMScheduler DDPMScheduler DEISMultistepScheduler DPMSolverMultistepScheduler
+    DDIMParallelScheduler DDIMScheduler DDPMParallelScheduler DDPMScheduler
+    DEISMultistepScheduler DPMSolverMultistepScheduler
     DPMSolverSinglestepScheduler EulerAncestralDiscreteScheduler EulerDiscreteScheduler
     HeunDiscreteScheduler KDPM2AncestralDiscreteScheduler KDPM2DiscreteScheduler
     LCMScheduler LMSDiscreteScheduler PNDMScheduler SASolverScheduler TCDScheduler

@@ -9,12 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..images.opacity import opacity
+
 #: Divisors of integer images.
 _LARGEST = {torch.uint8: 255, torch.uint16: 65535}
 
 
 def _from_pil(image: Image.Image) -> Tensor:
     """Convert to ``(C, H, W)``; 16-bit grey images keep their bits."""
+    alpha = opacity(image)
+    if alpha is not None and np.asarray(alpha).min(initial=255) < 255:
+        raise ValueError(
+            f'image has mode {image.mode!r} and transparent pixels, which would be lost: put it '
+            'on a background, or remove its transparency'
+        )
     if image.mode == 'F':
         raise ValueError("image has mode 'F', whose range is not known: give an array in [0, 1]")
     if image.mode.startswith('I'):  # Pillow's mode of 16-bit PNGs
@@ -25,13 +33,6 @@ def _from_pil(image: Image.Image) -> Tensor:
                 f'{pixels.max()}: values must have 16 bits, 0 to 65535'
             )
         return torch.from_numpy(pixels.astype(np.float32) / 65535)[None]
-    if 'A' in image.getbands() or 'transparency' in image.info:
-        image = image.convert('RGBA')
-        if np.asarray(image.getchannel('A')).min() < 255:
-            raise ValueError(
-                f'image has mode {image.mode!r} and transparent pixels, which would be '
-                "lost: put it on a background, or convert it with .convert('RGB')"
-            )
     return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1)
 
 

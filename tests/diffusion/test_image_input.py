@@ -58,7 +58,7 @@ def test_sixteen_bit_png_keeps_its_bits(tmp_path):
     assert torch.equal(got, expected.expand(1, 3, 4, 5))
 
 
-@pytest.mark.parametrize('mode', ['P', 'CMYK', 'YCbCr', 'HSV'])
+@pytest.mark.parametrize('mode', ['P', 'CMYK', 'YCbCr', 'HSV', 'LAB'])
 def test_other_modes_are_converted(mode):
     converted = image(mode)
     assert torch.equal(to_tensor(converted), to_tensor(converted.convert('RGB')))
@@ -68,6 +68,12 @@ def test_lists_and_batches_are_joined():
     assert torch.equal(to_tensor([image(), RGB]), EXPECTED.repeat(2, 1, 1, 1))
     assert torch.equal(to_tensor(EXPECTED.repeat(2, 1, 1, 1)), EXPECTED.repeat(2, 1, 1, 1))
     assert to_tensor(np.zeros((3, 1, 1, 1))).shape == (3, 3, 1, 1)
+
+
+def clear_grey():
+    grey = Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3))
+    grey.info['transparency'] = 5
+    return grey
 
 
 def transparent():
@@ -80,6 +86,7 @@ def transparent():
     'given, message',
     [
         (transparent(), "image has mode 'RGBA' and transparent pixels"),
+        (clear_grey(), "image has mode 'I;16' and transparent pixels"),
         (RGB.astype(np.float64), r'image has values from \d+ to \d+: floats must'),
         (np.full((2, 2), np.nan), 'image has values from nan to nan'),
         (RGB.astype(np.int64), 'image has dtype torch.int64: give uint8, uint16'),
@@ -100,7 +107,7 @@ def transparent():
             "image has mode 'I' and values from 70000 to 70000: ",
         ),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_cannot_be_read_is_refused(given, message):
     with pytest.raises(ValueError, match=message):

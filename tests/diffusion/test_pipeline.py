@@ -112,6 +112,8 @@ SCHEDULERS = [
     'UniPCMultistepScheduler',
     'PNDMScheduler',
     'EulerAncestralDiscreteScheduler',
+    'DDIMParallelScheduler',
+    'DDPMParallelScheduler',
 ]
 
 
@@ -355,6 +357,13 @@ def test_saved_and_loaded_whole_it_gives_the_same(tmp_path):
     )
     assert one.images.shape == (1, 12, 12, 3)
     np.testing.assert_allclose(one.images, two.images, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', SCHEDULERS)
+def test_a_saved_pipeline_of_every_scheduler_is_loaded(name, tmp_path):
+    scheduler = getattr(diffusers, name).from_config(make_scheduler().config)
+    pipeline(unet(), scheduler=scheduler).save_pretrained(tmp_path)
+    assert type(SRDiffusionPipeline.from_pretrained(tmp_path).scheduler) is type(scheduler)
 
 
 def test_components_replace_what_was_saved(tmp_path):

@@ -56,8 +56,10 @@ def test_images_of_every_kind_are_upscaled(folder):
     clear.save(folder / 'clear.png')
     Image.fromarray(PIXELS[..., 0]).save(folder / 'grey.png')
     Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(folder / 'deep.png')
+    hole = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    hole.save(folder / 'hole.png', transparency=hole.getpixel((3, 2)))
     Image.fromarray(PIXELS[:1, :1]).save(folder / 'dot.png')
-    names = ['photo', 'clear', 'grey', 'deep', 'dot']
+    names = ['photo', 'clear', 'grey', 'deep', 'hole', 'dot']
     options = ['--model', 'model', '--steps', 3, '--seed', 4, '--out', 'large']
     done = run(*(f'{name}.png' for name in names), *options, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -70,6 +72,7 @@ def test_images_of_every_kind_are_upscaled(folder):
         'clear': (21, 15),
         'grey': (21, 15),
         'deep': (21, 15),
+        'hole': (21, 15),
         'dot': (3, 3),
     }
     pipeline = SRDiffusionPipeline.from_pretrained(folder / 'model')
@@ -80,6 +83,9 @@ def test_images_of_every_kind_are_upscaled(folder):
     alpha = np.asarray(results['clear'])[..., 3]
     assert np.all(np.diff(alpha.astype(int), axis=1) >= 0)
     assert alpha.max() > 200
+    holes = np.asarray(results['hole'])
+    assert np.array_equal(holes[..., :3], results['deep'])
+    assert holes[7, 10, 3] < 30 < 225 < holes[0, 0, 3]
     assert sorted(p.name for p in (folder / 'large').iterdir()) == sorted(
         f'{name}_x3.png' for name in names
     )
