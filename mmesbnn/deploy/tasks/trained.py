@@ -34,7 +34,7 @@ def load_trained(
             up. Default None: 256 MB more than four times the file's size.
 
     Returns:
-        The config; the network in eval mode; the meta data of its data set, None if
+        The config; the network in eval mode, in float32; the meta data of its data set, None if
         the checkpoint holds none.
 
     Raises:
@@ -50,6 +50,7 @@ def load_trained(
                 'stays as it is'
             )
         model = load_packed(path, trust_stored_config=trust_stored_config, max_bytes=max_bytes)
+        model.float()  # exports have no other floats; a config's network has none, either
         check_weights(model, path)
         return model._config, model, model._dataset_meta
     cfg = load_config(Path(path), options)

@@ -5,7 +5,7 @@ import torch
 
 from mmesbnn.analysis import InputError
 from mmesbnn.checkpoints import read_checkpoint
-from mmesbnn.deploy import pack_checkpoint
+from mmesbnn.deploy import load_packed, pack, pack_checkpoint
 from mmesbnn.deploy.tasks.trained import load_trained
 from tests.analysis.digits import build, set_temperature, write_project
 
@@ -36,6 +36,15 @@ def test_both_are_the_same_network(files):
         with torch.no_grad():
             outputs.append(model(x))
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_a_packed_network_of_another_dtype(files, dtype, tmp_path):
+    path = tmp_path / 'net.safetensors'
+    pack(load_packed(files[2]).to(dtype), path)
+    model = load_trained(path)[1]
+    assert {x.dtype for x in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert model(torch.randn(2, 3, 16, 20)).isfinite().all()
 
 
 def test_options_change_the_config(files):
