@@ -46,7 +46,8 @@ class Step(Part):
         """Return the number of operations for an image.
 
         An operation is a multiplication and addition, the comparison of a word of bits, or an
-        elementwise instruction, for one channel. Channels are counted in whole vectors.
+        elementwise instruction, for one channel; what takes longer counts several times.
+        Channels are counted in whole vectors.
         """
         return 0
 

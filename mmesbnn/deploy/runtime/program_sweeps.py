@@ -27,6 +27,8 @@ OPERATORS = {
     'bits': 2,
 }
 OPERANDS = 4
+#: Operations of a sigmoid, and of preparing an instruction for one more piece of a segment.
+SIGMOID_WORK, PIECE_WORK = 8, 64
 NOTHING, REGISTER, CONSTANT, MAP, MEAN, POOL = range(6)
 
 _MOST_SEGMENTS, _MOST_INSTRUCTIONS = 2**16, 2**12
@@ -74,6 +76,22 @@ class Segment(Part):
                 self._check_target(name, to, data, sweep)
                 for j, operand in enumerate(operands):
                     self._check_operand(operand, j < OPERATORS[name], data, sweep.pixels)
+
+    def work(self, pixels: int) -> int:
+        """Return the number of operations, see :meth:`Step.work`.
+
+        Where an operand repeats channels the segment is cut into pieces, each of which is
+        prepared.
+        """
+        each = sum(SIGMOID_WORK if name == 'sigmoid' else 1 for name, *_ in self.code)
+        cuts = sum(
+            (self.channels - 1) // period
+            for _, _, *operands in self.code
+            for what, _, _, period in operands
+            if what == MAP
+        )
+        pieces = min(cuts, self.channels - 1) * len(self.code)
+        return pixels * in_vectors(self.channels) * each + pieces * PIECE_WORK
 
     def _check_target(self, name: str, to: Sequence[int], data: Data, sweep: Sweep) -> None:
         what, number, offset, period = to
@@ -164,8 +182,7 @@ class Sweep(Step):
         )
 
     def work(self, data: Data) -> int:
-        each = sum(in_vectors(one.channels) * len(one.code) for one in self.segments)
-        return self.pixels * each
+        return sum(one.work(self.pixels) for one in self.segments)
 
     def has_windows_of(self, smaller: Map) -> bool:
         """Return true if each pixel of a map matches a window of the sweep's maps."""

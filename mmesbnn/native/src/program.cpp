@@ -14,6 +14,8 @@ constexpr int64_t kVersion = 1, kMostMaps = 1 << 16, kMostSteps = 1 << 16, kMost
 constexpr int64_t kSide = 1 << 16, kMostChannels = 1 << 20;
 // For an image: bytes of maps, outputs and sums; and operations, as in deploy/runtime/program.py.
 constexpr int64_t kMostMemory = int64_t{1} << 31, kMostWork = int64_t{1} << 38;
+// Operations of a sigmoid, and of preparing an instruction for one more piece of a segment.
+constexpr int64_t kSigmoidWork = 8, kPieceWork = 64;
 // Tiles of a sweep, and floats of the vectors in which channels are counted.
 constexpr int64_t kMostTiles = 64, kVector = 16;
 // Largest sums of a binary convolution in int16, and in float, which holds all integers up to it.
@@ -215,7 +217,7 @@ class Reader {
       segment.channels = next(1, kMostChannels);
       const int64_t length = next(1, kMostCode);
       for (int64_t j = 0; j < length; ++j) read_instruction(*step, segment);
-      work(step->pixels(), in_vectors(segment.channels) * length);
+      count_work(step->pixels(), segment);
       link(segment.code);
       step->segments.push_back(std::move(segment));
     }
@@ -223,6 +225,20 @@ class Reader {
     sums_ = std::max(sums_, step->sums);
     program_.sums = std::max(program_.sums, step->sums * step->tiles());
     add(std::move(step));
+  }
+
+  // Counts the operations of a segment, which is not linked yet.
+  void count_work(int64_t pixels, const Segment& segment) {
+    const int64_t length = segment.code.size(), channels = segment.channels;
+    int64_t each = length, cuts = 0;
+    for (const Instruction& one : segment.code) {
+      if (one.op == Op::kSigmoid) each += kSigmoidWork - 1;
+      for (const Operand* operand : {&one.a, &one.b, &one.c, &one.d})
+        if (operand->where == Where::kMap || operand->where == Where::kMap16)
+          cuts += (channels - 1) / operand->period;
+    }
+    work(pixels, in_vectors(channels) * each);
+    work(1, std::min(cuts, channels - 1) * length * kPieceWork);
   }
 
   void read_instruction(SweepStep& sweep, Segment& segment) {

@@ -164,6 +164,25 @@ def with_pools(count):
     return {**changed, 'steps': [*changed['steps'][:6], *[pool] * count, *changed['steps'][7:]]}
 
 
+def with_sweeps(count, instruction):
+    """Return a program with sweeps over a pixel of 2**20 channels, of 64 instructions each."""
+    wide = dict(kind='float', height=1, width=1, channels=2**20, offset=4096)
+    sweep = dict(
+        op='sweep', height=1, width=1, segments=[dict(channels=2**20, code=[instruction] * 64)]
+    )
+    changed = {**content(), 'memory': 2**23}
+    return {
+        **changed,
+        'maps': [*changed['maps'], wide],
+        'steps': [*changed['steps'], *[sweep] * count],
+    }
+
+
+#: Of 2**20 pieces.
+REPEATED = ['copy', [1, 0, 0, 0], [3, 7, 0, 1], NONE, NONE, NONE]
+SIGMOID = ['sigmoid', [1, 0, 0, 0], [1, 0, 0, 0], NONE, NONE, NONE]
+
+
 def with_outputs(count):
     changed = content()
     return {**changed, 'steps': [*changed['steps'], *[dict(op='output', source=1)] * count]}
@@ -185,8 +204,10 @@ def with_outputs(count):
             'bytes of maps, outputs and sums',
         ),
         (with_pools(1023), with_pools(1024), r"operations' must be 274,877,906,944 or fewer"),
+        (with_sweeps(63, REPEATED), with_sweeps(64, REPEATED), 'operations'),
+        (with_sweeps(511, SIGMOID), with_sweeps(512, SIGMOID), 'operations'),
     ],
-    ids=['memory', 'outputs', 'work'],
+    ids=['memory', 'outputs', 'work', 'pieces', 'sigmoids'],
 )
 def test_memory_and_work_are_limited(fits, too_large, message, monkeypatch):
     engine(Program.from_dict(fits))
@@ -202,8 +223,9 @@ def test_work_is_counted_in_whole_vectors():
     program = Program.from_dict(content())
     data = Data(maps=program.maps, nbytes=program.nbytes)
     work = [step.work(data) for step in program.steps]
-    # a convolution of 3 channels, bits, one word of 8 kernels, one pixel, 3 instructions, a pool
-    assert work == [0, 16 * 3 * 16, 16 * 16, 16 * 8, 16, 16 * 3 * 16, 16 * 4, 0, 0]
+    # a convolution of 3 channels, bits, one word of 8 kernels, one pixel of two pieces,
+    # 3 instructions, a pool
+    assert work == [0, 16 * 3 * 16, 16 * 16, 16 * 8, 16 + 64, 16 * 3 * 16, 16 * 4, 0, 0]
 
 
 def places(value, path=()):
