@@ -11,6 +11,7 @@ processed.
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from mmesbnn.deploy.runtime.images import MAX_PIXELS
 from mmesbnn.deploy.runtime.manifest import FILES
 from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
-from mmesbnn.errors import printable, sentence
+from mmesbnn.errors import MmesbnnError, printable, sentence
 from mmesbnn.whole_files import check_file, check_place, check_unread, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -143,6 +144,8 @@ def main():
     paths = targets(out, files) if out else [None] * len(files)
     export = [Path(args.folder, name) for name in FILES]
     check_unread(filter(None, (args.json, *paths)), (*export, *files))
+    if args.json and os.path.realpath(args.json) in map(os.path.realpath, filter(None, paths)):
+        raise MmesbnnError(f'--json {args.json}: a drawn result becomes this file')
     runner = Runner(
         args.folder,
         engine=args.engine,

@@ -157,6 +157,13 @@ def test_no_file_that_is_read_is_overwritten(project, infer, tmp_path, monkeypat
         assert infer(export, '2.jpg', '--out', export, '--json', export / 'x.json')[0] == 0
 
 
+def test_no_result_is_overwritten(project, infer, tmp_path):
+    image, out = project / 'images' / '0.png', tmp_path / 'drawn'
+    code, _, error = infer(project / 'classifier', image, '--out', out, '--json', out / '0.png')
+    assert code == 2 and 'a drawn result becomes this file' in error
+    assert not out.exists()
+
+
 def test_names_of_files_are_no_commands_for_the_terminal(project, infer, tmp_path):
     name = 'a\x1b]0;b\x07\n\x9b2Jc.png'
     shutil.copy(project / 'images' / '0.png', tmp_path / name)
