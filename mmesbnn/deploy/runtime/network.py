@@ -122,12 +122,18 @@ class Network:
 
         Raises:
             ExportError: If the native engine is requested but the export has no form for it.
+            ValueError: If it is requested on another device than the CPU.
         """
         form = None
         if NATIVE_FILE not in (manifest.files or {}):
             form = f'has no {NATIVE_FILE}: {manifest.no_native or f"see its {REPORT}"}'
         if engine == NativeEngine.NAME and form is not None:
             raise ExportError(f"{self.folder}: engine='native' cannot run it, because it {form}")
+        if engine == NativeEngine.NAME and self.device != 'CPU' and not manifest.maps:
+            raise ValueError(
+                f"device={self.device!r} must be 'CPU' with engine='native': OpenVINO runs no part "
+                'of this network'
+            )
         if engine is not None:
             return engine, f'engine={engine!r} was requested'
         if form is not None:

@@ -63,7 +63,8 @@ class Runner:
         NativeError: If the engine is to be native, and its library was not compiled.
         ExportError: If the folder is not an export, or was changed, or OpenVINO cannot
             load it, or it is not what the manifest describes.
-        ValueError: If ``threads`` or ``max_pixels`` is not positive.
+        ValueError: If ``threads`` or ``max_pixels`` is not positive, or if ``device`` is not
+            the CPU where the native engine is requested and OpenVINO runs nothing.
     """
 
     @checked(

@@ -171,6 +171,13 @@ def test_a_version_of_openvino_that_lost_the_operator(folder, monkeypatch):
         Runner(folder, engine='openvino')
 
 
+@needs_library
+def test_the_native_engine_runs_on_the_cpu(folder):
+    assert Runner(folder, engine='native', device='CPU').engine == 'native'
+    with pytest.raises(ValueError, match="device='GPU' must be 'CPU' with engine='native'"):
+        Runner(folder, engine='native', device='GPU')
+
+
 def test_an_engine_that_is_none(folder):
     with pytest.raises(ValueError, match="engine='fast'"):
         Runner(folder, engine='fast')
