@@ -30,10 +30,11 @@ class CopyDiversityHook(Hook):
     Copies with a correlation of 1 add no rank: the layer is no better than one without
     copies. See :mod:`mmesbnn.analysis.capacity`.
 
-    The batch is the first one that the hook gets. The network runs on it in eval mode
-    without gradients; batch norms use the statistics of the batch. It runs before the first
-    iteration, and after every ``interval``-th epoch or iteration. A measurement costs one
-    inference, and ``positions C^2`` multiplications per layer.
+    The batch is the first one that the hook gets; a resumed training takes the first one
+    after it resumed. The network runs on it in eval mode without gradients; batch norms use
+    the statistics of the batch. It runs before the first iteration, and after every
+    ``interval``-th epoch or iteration. A measurement costs one inference, and
+    ``positions C^2`` multiplications per layer.
 
     The hook logs the means over layers, ``train/copy_correlation`` and
     ``train/rank_share``, the rank divided by ``C``. The visualizer gets
