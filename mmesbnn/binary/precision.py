@@ -39,12 +39,11 @@ def keep_signs(rounded: Tensor, before: Tensor) -> None:
     info = torch.finfo(rounded.dtype)
     if info.bits >= torch.finfo(before.dtype).bits:
         return
-    lost = (rounded == 0) & (before != 0).to(rounded.device)
-    smallest = torch.tensor(
-        info.smallest_normal * info.eps, dtype=rounded.dtype, device=rounded.device
-    )
-    signed = smallest.copysign(before.to(rounded.device).sign().to(rounded.dtype))
-    rounded.copy_(torch.where(lost, signed, rounded))
+    # 8-bit floats have no arithmetic
+    wide = before.to(rounded.device)
+    kept = rounded.to(wide.dtype)
+    lost = (kept == 0) & (wide != 0)
+    rounded.copy_(torch.where(lost, wide.sign() * info.smallest_normal * info.eps, kept))
 
 
 class KeepsSigns(nn.Module):

@@ -77,6 +77,19 @@ def test_latents_below_float16_keep_their_signs():
     assert torch.equal(layer.bfloat16().float().effective_weight(), expected)
 
 
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_latents_keep_their_signs_in_eight_bits(dtype):
+    layer = BinaryConv2d(8, 8, 3)
+    with torch.no_grad():
+        layer.weight.mul_(1e-3)
+        layer.weight[0, 0, 0, 0] = 0
+        layer.weight[1] *= 1e3
+    before = layer.weight.detach().clone()
+    after = layer.to(dtype).weight.detach().float()
+    assert torch.equal(after.sign(), before.sign())
+    assert torch.equal(after[1], before[1].to(dtype).float())
+
+
 def test_hardness_and_statistics_survive_a_round_trip():
     layer = BinaryConv2d(8, 8, 3, weight_binarizer='temperature')
     layer.weight_binarizer.temperature.fill_(6.7e-10)
@@ -109,6 +122,19 @@ def test_the_unet_of_diffusers_loads_in_float16(tmp_path):
     assert low(*lowered(inputs, torch.float16)).sample.isfinite().all()
     for ours, theirs in zip(binary_layers(model).values(), binary_layers(low).values()):
         assert torch.equal(signs(ours), signs(theirs).float())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['es-bi-diffsr', 'diffusers-unet'])
+def test_layerwise_casting_of_diffusers_keeps_signs(name):
+    pytest.importorskip('diffusers')
+    model, inputs = families.build(name)
+    expected = {name: signs(layer) for name, layer in binary_layers(model).items()}
+    model.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert model(*inputs).sample.isfinite().all()
+    for name, layer in binary_layers(model).items():
+        assert layer.weight.dtype == torch.float8_e4m3fn
+        assert torch.equal(signs(layer.float()), expected[name])
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
