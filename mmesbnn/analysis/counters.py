@@ -34,6 +34,23 @@ def added_product(args: Sequence[Any], out: Tensor) -> int:
     return out.numel() * args[1].shape[-1]
 
 
+def sum_of_products(args: Sequence[Any], out: Tensor) -> int:
+    """Count the multiplications of ``c + sum_i a_i b_i``."""
+    return out.numel() * args[1].shape[0] * args[1].shape[-1]
+
+
+def bilinear(args: Sequence[Any], out: Tensor) -> int:
+    """Count those of ``x W z``: for each output entry those of ``W z`` and of ``x (W z)``."""
+    weight = args[1]
+    return out.numel() * weight.shape[1] * (weight.shape[2] + 1)
+
+
+def recurrent(args: Sequence[Any], out: Any) -> int:
+    """Count one product with every matrix of the weights per step and sequence."""
+    weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:3]
+    return args[0].shape[:-1].numel() * sum(w.numel() for w in weights if w.dim() > 1)
+
+
 def attention(args: Sequence[Any], out: Any) -> int:
     """Count ``L S (E + E_v)`` per head: ``L`` queries of ``E``, ``S`` values of ``E_v``."""
     query, key, value = (operand.shape for operand in args[:3])
@@ -53,8 +70,15 @@ COUNTERS: dict[Any, Callable[[Sequence[Any], Any], int]] = {
     aten.addmm.default: added_product,
     aten.addmv.default: added_product,
     aten.baddbmm.default: added_product,
+    aten.addbmm.default: sum_of_products,
+    aten.dot.default: product,
+    aten.vdot.default: product,
+    aten._trilinear.default: bilinear,
 }
-# The set of attention kernels depends on the version of torch.
+# The sets of kernels depend on the version of torch.
+for _kernel in ('mkldnn_rnn_layer', '_cudnn_rnn', 'miopen_rnn'):
+    if hasattr(aten, _kernel):
+        COUNTERS[getattr(aten, _kernel).default] = recurrent
 for _kernel in (
     'flash_attention',
     'flash_attention_for_cpu',
@@ -65,9 +89,31 @@ for _kernel in (
     if hasattr(aten, f'_scaled_dot_product_{_kernel}'):
         COUNTERS[getattr(aten, f'_scaled_dot_product_{_kernel}').default] = attention
 
+#: Formulas of operators of packages that may be imported later, by their names.
+_OTHERS: dict[str, Callable[[Sequence[Any], Any], int]] = {
+    'torchvision::deform_conv2d': binary_conv2d
+}
+
+
+def counter(operator: Any) -> Callable[[Sequence[Any], Any], int] | None:
+    """Return the formula of ``operator``, None if it multiplies nothing that is counted.
+
+    The form of an operator that writes into a given tensor has the formula of the operator.
+    """
+    found = COUNTERS.get(operator)
+    schema = getattr(operator, '_schema', None)
+    if found is not None or schema is None:
+        return found
+    if operator.namespace != 'aten':
+        return _OTHERS.get(schema.name)
+    usual = getattr(aten, schema.name.removeprefix('aten::').rstrip('_'), None)
+    return COUNTERS.get(getattr(usual, 'default', None)) if schema.is_mutable else None
+
+
 #: Operators whose two operands are activations, unless a linear layer uses them.
 ACTIVATION_PRODUCTS = {
     aten.bmm.default,
     aten.baddbmm.default,
+    aten.addbmm.default,
     *(operator for operator, count in COUNTERS.items() if count is attention),
 }

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
-from .counters import COUNTERS
+from .counters import counter
 
 __all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'is_binary', 'layer_name']
 
@@ -103,7 +103,7 @@ class OperatorMode(TorchDispatchMode):
         out = operator(*args, **(kwargs or {}))
         forms = (self._form_of(args[:1]), self._form_of(args[1:2]))
         self.visit(operator, args, out, self._layers[-1], forms)
-        if self._forms and operator not in COUNTERS:
+        if self._forms and counter(operator) is None:
             form = self._form_of((args, kwargs))
             for result in tree_leaves(out):
                 if isinstance(result, Tensor):

@@ -7,8 +7,8 @@ Operations are counted at the operators, so the count needs no knowledge of the 
   activations with ``k`` bits and weights with ``b`` bits has ``k b`` BOPs, because kernels for
   bits multiply every pair of bits. Signs and weight binarizers say their bits, see
   :mod:`mmesbnn.binary.forms`;
-- any other convolution, matrix product or attention kernel has *MACs*, one per
-  multiply-accumulate. They are full precision, or have ``b`` bits if the layer has an
+- any other convolution, matrix product, recurrent layer or attention kernel has *MACs*, one
+  per multiply-accumulate. They are full precision, or have ``b`` bits if the layer has an
   attribute ``mac_bits`` (:class:`mmesbnn.models.layers.minmax.MinMaxConv2d`).
 
 ``OPs = FP MACs + (b/64) b-bit MACs + BOPs/64``. An 8-bit MAC counts as 1/8, as published
@@ -42,7 +42,7 @@ from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
 from ..checks import check, checked, either, instance, natural, sequence
-from .counters import ACTIVATION_PRODUCTS, COUNTERS, aten
+from .counters import ACTIVATION_PRODUCTS, aten, counter
 from .operators import Forms, OperatorMode, is_binary, layer_name
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
@@ -100,7 +100,7 @@ class _Census:
 
     def visit(self, operator: Any, args: Any, out: Any, layer: str, forms: Forms) -> None:
         """Count ``operator`` for ``layer``; for a view, record the layer of its source."""
-        binary, count = is_binary(operator), COUNTERS.get(operator)
+        binary, count = is_binary(operator), counter(operator)
         if count is None:
             self._follow_view(operator, args, out)
             return

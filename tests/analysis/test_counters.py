@@ -80,10 +80,38 @@ def test_es_layers_cost_what_they_replace(tau, groups):
         (lambda a, b: torch.einsum('blc,bkc->blk', a, b), [(2, 3), (4, 3)], 24),
         (lambda a, b: torch.baddbmm(a @ b, a, b), [(2, 3), (3, 4)], 2 * 24),
         (lambda a, b: a[0] @ b[0], [(2, 3), (3,)], 2 * 3),
+        (lambda a, b: a[0] @ b[0], [(3,), (3,)], 3),
+        (lambda a, b: torch.addbmm(a[0], a, b), [(3, 3), (3, 3)], 27),
+        (lambda a, b: a.new_zeros(1, 2, 4).baddbmm_(a, b), [(2, 3), (3, 4)], 24),
+        (lambda a, b: torch.bmm(a, b, out=a.new_zeros(1, 2, 4)), [(2, 3), (3, 4)], 24),
     ],
 )
 def test_products(function, shapes, expected):
     assert totals(Apply(function), *shapes) == (expected, 0)
+
+
+@pytest.mark.parametrize('kind', [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize('both', [False, True])
+def test_recurrent_layers(kind, both):
+    layer = kind(4, 6, num_layers=2, batch_first=True, bidirectional=both)
+    matrices = sum(x.numel() for x in layer.parameters() if x.dim() == 2)
+    assert totals(layer, (5, 4)) == (5 * matrices, 0)
+
+
+def test_projected_lstm():
+    layer = nn.LSTM(4, 6, proj_size=3, batch_first=True)
+    assert totals(layer, (5, 4)) == (5 * (24 * 4 + 24 * 3 + 3 * 6), 0)
+
+
+def test_deformable_convolution():
+    ops = pytest.importorskip('torchvision.ops')
+    layer = Apply(lambda x, weight: ops.deform_conv2d(x, x, weight, padding=1))
+    assert totals(layer, (18, 4, 4), (18, 3, 3)) == (16 * 18 * 9, 0)
+
+
+def test_bilinear():
+    # 7 outputs, each of 5 sums of 4 products, weighted by the 5 entries of the other input
+    assert totals(nn.Bilinear(5, 4, 7), (2, 5), (2, 4)) == (2 * 7 * 5 * (4 + 1), 0)
 
 
 def test_attention_kernel():
