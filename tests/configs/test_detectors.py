@@ -11,9 +11,18 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.runner import Runner
 
-from mmesbnn.analysis import build_model, check_binary, count_ops, load_config, most_regions
+from mmesbnn.analysis import (
+    build_model,
+    check_binary,
+    count_ops,
+    load_config,
+    measure_capacity,
+    most_regions,
+    real_batch,
+)
 from mmesbnn.conversion.bidet_faster_rcnn import Layout, detector_cfg
 from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
+from tests.analysis.digits import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 BIDET = [
@@ -301,6 +310,22 @@ def test_images_without_objects_train(devkit, tmp_path):
 
 
 @pytest.mark.slow
+def test_capacity_is_measured_on_the_regions_of_a_test(devkit, tmp_path, monkeypatch, capsys):
+    """The second stage reads fewer regions than the largest number, which are counted."""
+    config, weights, counts = tmp_path / 'c.py', tmp_path / 'w.pth', tmp_path / 'ops.json'
+    narrow(BIDET[0], devkit, tmp_path).dump(config)
+    cfg = load_config(config)
+    model = build_model(cfg)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, weights)
+    options = ('--images', 1, '--weights', weights, '--json', counts)
+    assert run_tool('count_ops.py', config, *options, monkeypatch=monkeypatch) == 0
+    batch = real_batch(cfg, 1)
+    found = {x.name: x.rank for x in measure_capacity(model, lambda: model.test_step(batch))}
+    layers = {layer['name']: layer['rank'] for layer in load(counts)['layers']}
+    name = next(name for name in found if name.startswith('roi_head'))
+    assert layers[name] == pytest.approx(found[name])
+
+
 def test_nan_losses_name_iteration_and_checkpoint(devkit, tmp_path):
     cfg = narrow(BIDET[0], devkit, tmp_path, epochs=2)
     cfg.default_hooks.checkpoint.interval = 1
