@@ -85,6 +85,9 @@ def parse_args():
         parser.error('--baseline needs --figure')
     if args.baseline_weights and not args.baseline:
         parser.error('--baseline-weights needs --baseline')
+    files = [Path(path).resolve() for path in (args.json, args.figure) if path]
+    if len(files) > len(set(files)):
+        parser.error('--json and --figure name the same file')
     return args
 
 

@@ -99,6 +99,15 @@ def test_no_file_that_is_read_is_overwritten(tmp_path, count, read, written):
     assert all(path.read_text() == path.name for path in tmp_path.iterdir())
 
 
+def test_numbers_and_drawing_in_one_file(tmp_path, count):
+    file = tmp_path / 'out'
+    other = tmp_path / '.' / '..' / tmp_path.name / 'out'
+    options = ('--images', 2, '--json', file, '--figure', other)
+    code, _, err = count(write_project(tmp_path), *options)
+    assert (code, '--json and --figure name the same file' in err) == (2, True)
+    assert not file.exists()
+
+
 def test_measured_on_data_and_drawn_beside_the_baseline(tmp_path, count):
     pytest.importorskip('matplotlib')
     config = write_project(tmp_path)
