@@ -94,15 +94,20 @@ class _Census:
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.tallies: dict[str, _Tally] = {}
-        self.input_shapes = [x.shape for x in inputs]
+        self.input_sizes = {x.numel() for x in inputs}
         self.batch = inputs[0].shape[0] if inputs[0].dim() else 1
         self.makers = WeakTensorKeyDictionary()
+        #: Tensors made from the inputs (True), or from the result of a layer (False).
+        self.of_inputs = WeakTensorKeyDictionary()
+        for x in inputs:
+            self.of_inputs[x] = True
 
     def visit(self, operator: Any, args: Any, out: Any, layer: str, forms: Forms) -> None:
         """Count ``operator`` for ``layer``; for a view, record the layer of its source."""
         binary, count = is_binary(operator), counter(operator)
         if count is None:
             self._follow_view(operator, args, out)
+            self._follow_inputs(args, out)
             return
         result = out[0] if isinstance(out, tuple) else out
         self.makers[result] = layer
@@ -118,6 +123,19 @@ class _Census:
             tally.taps = (summed or args[1].shape[1:]).numel()
         else:
             tally.macs += count(args, out)
+        self.of_inputs[result] = False
+
+    def _follow_inputs(self, args: Any, out: Any) -> None:
+        """Record whether the results are made from the inputs, or from a layer's result."""
+        known = [self.of_inputs[x] for x in _tensors(args) if x in self.of_inputs]
+        for x in _tensors(out) if known else ():
+            self.of_inputs[x] = all(known)
+
+    def _reads_input(self, args: Any) -> bool:
+        """Return True if an operand is an input, also after operators that keep its size."""
+        return any(
+            x.numel() in self.input_sizes and self.of_inputs.get(x, False) for x in _tensors(args)
+        )
 
     def _follow_view(self, operator: Any, args: Any, out: Any) -> None:
         if not (operator in SAME_VALUES or _is_view(operator)):
@@ -131,12 +149,11 @@ class _Census:
             positions = result.shape[2:].numel()
         else:
             positions = math.ceil(result.shape[:-1].numel() / max(self.batch, 1))
-        operands = [arg.shape for arg in args if isinstance(arg, Tensor)]
         return _Tally(
             output_shape=result.shape,
             pointwise=not is_conv or args[1].shape[2:].numel() == 1,
             positions=positions,
-            reads_input=any(shape in self.input_shapes for shape in operands),
+            reads_input=self._reads_input(args),
             of_activations=operator in ACTIVATION_PRODUCTS,
         )
 
@@ -145,9 +162,12 @@ class _Census:
 
         If element-wise operators come after all of them, it is the layer that ran last.
         """
-        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        found = {self.makers[x] for x in tensors if x in self.makers}
+        found = {self.makers[x] for x in _tensors(result) if x in self.makers}
         return found or set(list(self.tallies)[-1:])
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 def _is_view(operator: Any) -> bool:

@@ -163,6 +163,23 @@ def test_says_why_a_layer_is_not_binary():
     }
 
 
+def test_layers_that_read_as_much_as_the_input_has_are_not_first():
+    body = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+    why = [layer.why for layer in count_ops(body, (4, 6, 6)).layers]
+    assert why == [
+        'first layer, reads the input',
+        'not a binary layer: Conv2d',
+        'last layer, gives the output',
+    ]
+
+
+@pytest.mark.parametrize('prepare', [nn.ReLU(), nn.Flatten(0, 1), nn.BatchNorm1d(4)])
+def test_a_layer_that_reads_a_changed_input_is_first(prepare):
+    report = count_ops(nn.Sequential(prepare, nn.Linear(6, 6), nn.Linear(6, 2)), (4, 6))
+    assert report.layers[0].why == 'first layer, reads the input'
+    assert report.layers[1].why != 'first layer, reads the input'
+
+
 def test_several_outputs():
     class TwoHeads(nn.Module):
         def __init__(self):
