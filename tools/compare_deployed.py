@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
         'packed', type=options.name, help='packed file from tools/pack_checkpoint.py'
     )
     parser.add_argument('export', type=options.name, help='folder from tools/export.py')
+    cli.add_cfg_options(parser, 'test_dataloader.dataset.data_root=x')
     cli.add_trust(parser)
     cli.add_max_bytes(parser)
     return parser.parse_args()
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     warnings.simplefilter('ignore')
     args = parse_args()
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg).eval()
     load_weights(model, args.checkpoint, args.max_bytes)
     runners, left_out = runners_of(args.export)

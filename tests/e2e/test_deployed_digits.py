@@ -15,7 +15,7 @@ from mmesbnn.analysis import build_model, load_config
 from mmesbnn.datasets import write_digits
 from mmesbnn.deploy import load_packed
 from mmesbnn.deploy.label_agreement import Agreement, Form, time_in_turn
-from tests.analysis.digits import run_tool, set_temperature
+from tests.analysis.digits import run_tool, set_temperature, write_project
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('openvino')
@@ -99,6 +99,14 @@ def test_every_test_digit(project, monkeypatch, capsys):
     run('infer.py', export, folder / 'data' / 'val' / '3', '--out', folder / 'drawn')
     assert list((folder / 'drawn').glob('*.png'))
     assert load_packed(packed)._dataset_meta['classes'][3] == 'digit 3'
+
+
+def test_entries_of_the_config_can_be_changed(tmp_path, monkeypatch, capsys):
+    config = write_project(tmp_path)
+    given = (config, 'none.pth', 'none.safetensors', 'none')
+    options = ('--cfg-options', 'model=None')
+    assert run_tool('compare_deployed.py', *given, *options, monkeypatch=monkeypatch) == 2
+    assert f'{config} has no model' in capsys.readouterr().err
 
 
 def test_differences_are_counted():
