@@ -67,6 +67,35 @@ def test_other_parameters_take_the_steps_of_adamw():
         assert torch.equal(other, twin)
 
 
+def bop(**options):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(5, dtype=torch.float64)) for _ in range(2)]
+    groups = [dict(params=params[:1], flips=True), dict(params=params[1:])]
+    return Bop(groups, gamma=0.5, threshold=0.1, **options), params
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_scaled_gradients_flip_as_others(fused):
+    """The scale of mixed precision is taken out; a step that overflows changes nothing."""
+    plain, plains = bop()
+    scaled, params = bop(fused=fused)
+    scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
+    scaler.scale(torch.ones(()))
+    for step in range(5):
+        grads = [0.2 * torch.randn(5, dtype=torch.float64) for _ in range(2)]
+        for a, b, grad in zip(plains, params, grads, strict=True):
+            a.grad, b.grad = grad, scaler.get_scale() * grad
+        if step == 2:
+            params[0].grad[0] = float('inf')
+        else:
+            plain.step()
+        scaler.step(scaled)
+        scaler.update()
+    assert (plains[0] * bop()[1][0] < 0).any()
+    for a, b in zip(plains, params, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_weights_without_a_gradient_stay():
     weight = nn.Parameter(torch.ones(3))
     Bop([dict(params=[weight], flips=True)]).step()

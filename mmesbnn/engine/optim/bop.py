@@ -59,6 +59,8 @@ class Bop(torch.optim.AdamW):
         **adamw: Any,
     ) -> None:
         super().__init__(params, lr=lr, **adamw)
+        # the scaler of mixed precision would leave its scale to a fused AdamW
+        self._step_supports_amp_scaling = False
         own = dict(gamma=gamma, threshold=threshold, flips=False)
         self.defaults.update(own)
         for group in self.param_groups:
