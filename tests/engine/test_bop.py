@@ -74,6 +74,19 @@ def bop(**options):
     return Bop(groups, gamma=0.5, threshold=0.1, **options), params
 
 
+def test_maximize_flips_by_the_negative_gradient():
+    one, ones = bop()
+    other, others = bop(maximize=True)
+    for _ in range(5):
+        for a, b in zip(ones, others, strict=True):
+            a.grad = torch.randn(5, dtype=torch.float64)
+            b.grad = -a.grad
+        one.step()
+        other.step()
+    assert (ones[0] * bop()[1][0] < 0).any()
+    assert all(torch.equal(a, b) for a, b in zip(ones, others, strict=True))
+
+
 @pytest.mark.parametrize('fused', [False, True])
 def test_scaled_gradients_flip_as_others(fused):
     """The scale of mixed precision is taken out; a step that overflows changes nothing."""

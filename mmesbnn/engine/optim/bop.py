@@ -100,7 +100,8 @@ class Bop(torch.optim.AdamW):
                 state['step'] = torch.zeros((), dtype=torch.float32)
                 state['momentum'] = torch.zeros_like(weight)
             momentum = state['momentum']
-            momentum.lerp_(weight.grad, group['gamma'])
+            gradient = -weight.grad if group['maximize'] else weight.grad
+            momentum.lerp_(gradient, group['gamma'])
             flips = (momentum.abs() > group['threshold']) & (momentum * weight > 0)
             weight.copy_(torch.where(flips, -weight, weight))
 
