@@ -22,7 +22,7 @@ from torch import nn
 import mmesbnn  # noqa: F401  (registers)
 from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import TeacherScheduleHook
-from mmesbnn.models.classifiers import student_config
+from mmesbnn.models.classifiers import distill, student_config
 from mmesbnn.models.losses import HardnessWeightedKDLoss
 from tests.engine import toy
 
@@ -385,6 +385,24 @@ def test_weights_that_cannot_be_read_are_one_sentence(spec, what, monkeypatch):
     assert message.startswith(f'teachers: main: {what} cannot be read (')
     assert 'teachers: main: checkpoint=' in message
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ('options', 'random'),
+    [
+        ({}, True),
+        (dict(pretrained=None), True),
+        (dict(backbone=dict(init_cfg=[dict(type='Kaiming')], pretrained=False)), True),
+        (dict(pretrained='weights.pth'), False),
+        (dict(backbone=dict(init_cfg=[dict(type='Pretrained')])), False),
+    ],
+)
+def test_random_teachers_are_told(options, random, monkeypatch):
+    told = []
+    monkeypatch.setattr(distill, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(distill.MODELS, 'build', lambda cfg: nn.Identity())
+    distill.build_teacher('main', dict(model=dict(type='AnyClassifier', **options)))
+    assert bool(told) is random
 
 
 def test_a_module_can_teach():

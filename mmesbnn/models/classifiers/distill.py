@@ -85,12 +85,23 @@ def _build_named(name: str, model: str, pretrained: bool) -> nn.Module:
     return teacher
 
 
+def _names_weights(cfg: Any) -> bool:
+    """Return True if a part of ``cfg`` loads weights: ``pretrained=...`` or ``Pretrained``."""
+    if isinstance(cfg, (list, tuple)):
+        return any(map(_names_weights, cfg))
+    if not isinstance(cfg, dict):
+        return False
+    given = any('pretrained' in str(key).lower() and value for key, value in cfg.items())
+    named = 'pretrained' in str(cfg.get('type')).lower()
+    return given or named or any(map(_names_weights, cfg.values()))
+
+
 def _build_configured(name: str, cfg: dict[str, Any], warn: bool) -> nn.Module:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         teacher = MODELS.build(copy.deepcopy(cfg))
         if hasattr(teacher, 'init_weights'):
             teacher.init_weights()
-    if warn and 'pretrained' not in repr(cfg).lower():
+    if warn and not _names_weights(cfg):
         print_log(
             f'teachers: {name} has no checkpoint, so it teaches with random weights',
             logger='current',
