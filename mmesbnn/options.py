@@ -59,3 +59,8 @@ name = option(str, filled_text)
 def path(given: str) -> Path:
     """As ``name``, a ``Path``: an empty one would be the current folder."""
     return Path(name(given))
+
+
+def absolute(given: str) -> Path:
+    """As ``path``, absolute, for a tool that changes its current folder."""
+    return path(given).absolute()

@@ -98,7 +98,7 @@ def predict(checkpoint: str, count: int = 20) -> list[tuple]:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo')
+    parser.add_argument('--work-dir', type=options.absolute, default=Path('work_dirs/demo'))
     return parser.parse_args()
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     os.chdir(ROOT)
     be_quiet()
     began = time.time()
-    work_dir = Path(args.work_dir)
+    work_dir = args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work
 
     if write_digits(DATA):

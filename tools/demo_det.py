@@ -135,7 +135,7 @@ def draw(checkpoints: dict[str, str], picture: Path, title: str) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_det')
+    parser.add_argument('--work-dir', type=options.absolute, default=Path('work_dirs/demo_det'))
     return parser.parse_args()
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     be_quiet()
-    began, work_dir = time.time(), Path(args.work_dir)
+    began, work_dir = time.time(), args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work
 
     if count := write_mini_voc(DATA, **DEVKIT):

@@ -81,11 +81,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('--jobs', type=options.count, default=2, help='trainings at once; default 2')
-    add('--work-dir', type=options.name, default='work_dirs/demo_es')
+    add('--work-dir', type=options.absolute, default=Path('work_dirs/demo_es'))
     args = parser.parse_args()
     os.chdir(ROOT)
     demo.be_quiet()
-    began, work_dir = time.time(), Path(args.work_dir)
+    began, work_dir = time.time(), args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
     results, picture = work_dir / 'results.jsonl', work_dir / 'demo_es.png'
     demo.run(

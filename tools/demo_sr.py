@@ -161,7 +161,7 @@ def report(figures: dict[str, list[float]], work_dir: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=options.name, default='work_dirs/demo_sr')
+    parser.add_argument('--work-dir', type=options.absolute, default=Path('work_dirs/demo_sr'))
     parser.add_argument(
         '--iters', type=options.count, help="iterations of the training; default: the config's"
     )
@@ -171,7 +171,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
-    began, work_dir = time.time(), Path(args.work_dir)
+    began, work_dir = time.time(), args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work
     if write_photographs(DATA, SCALE):
         print(f'wrote six photographs to train on and three to test on to {DATA}')

@@ -1,7 +1,10 @@
 """Text and picture of the ES demo, from trainings that are there."""
 
+import importlib
 import json
+import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,21 @@ def test_there_is_a_picture(demo, tmp_path):
     with Image.open(tmp_path / 'demo.png') as image:
         assert image.format == 'PNG' and image.size[0] >= 800
         assert len(image.convert('RGB').getcolors(1 << 20)) > 10
+
+
+@pytest.mark.parametrize('name', ['demo', 'demo_det', 'demo_es', 'demo_sr'])
+@pytest.mark.parametrize('given', [(), ('--work-dir', 'mine')])
+def test_a_given_folder_is_relative_to_the_users(name, given, tmp_path, monkeypatch):
+    """The default is in the checkout, in which the demo works."""
+
+    def stop(path, *args, **kwargs):
+        raise InterruptedError(str(Path.cwd() / path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(TOOL.parent)
+    demo = importlib.import_module(name)
+    monkeypatch.setattr(Path, 'mkdir', stop)
+    monkeypatch.setattr(sys, 'argv', [name, *given])
+    expected = tmp_path / 'mine' if given else TOOL.parents[1] / 'work_dirs' / name
+    with pytest.raises(InterruptedError, match=f'^{re.escape(str(expected))}$'):
+        demo.main()
