@@ -77,7 +77,8 @@ def main():
         count = write_mini_voc(root, **chosen)
     except ValueError as error:
         parser.error(str(error))
-    print(f'wrote {count} images to {root}' if count else f'{root} is there')
+    there = f'{root} is there; no option changes it'
+    print(f'wrote {count} images to {root}' if count else there)
 
 
 if __name__ == '__main__':

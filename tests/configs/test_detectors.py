@@ -326,6 +326,7 @@ def test_capacity_is_measured_on_the_regions_of_a_test(devkit, tmp_path, monkeyp
     assert layers[name] == pytest.approx(found[name])
 
 
+@pytest.mark.slow
 def test_nan_losses_name_iteration_and_checkpoint(devkit, tmp_path):
     cfg = narrow(BIDET[0], devkit, tmp_path, epochs=2)
     cfg.default_hooks.checkpoint.interval = 1
