@@ -266,7 +266,8 @@ def _threshold(x: ov.Output, path: list[ov.Output]) -> tuple[ov.Output, np.ndarr
         return x, 0.0
     for i in (0, 1):
         shift, rest = const_value(node.input_value(i)), node.input_value(1 - i)
-        if shift is None or rank_of(rest) != rank:
+        # a shift for each channel can make several channels of one
+        if shift is None or sizes_of(rest) != sizes_of(x):
             continue
         shifts = _shifts_moved(shift, path, rank)
         if shifts is not None:

@@ -46,6 +46,19 @@ def test_learnable_shifts_become_thresholds():
     )
 
 
+def test_shifts_that_make_several_channels_of_one():
+    class Levels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.levels = nn.Parameter(torch.linspace(-1, 1, 8).view(8, 1, 1))
+            self.conv = BinaryConv2d(8, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x + self.levels)
+
+    agrees(Levels(), torch.randn(2, 1, 6, 6))
+
+
 def test_values_exactly_at_a_threshold():
     model = nn.Sequential(LearnableShift(4), BinaryConv2d(4, 5, 1))
     with torch.no_grad():
