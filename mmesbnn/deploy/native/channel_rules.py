@@ -46,6 +46,17 @@ def tile(translation: Translation, node: ov.Node) -> Value:
     return rearranged(translation, value, lambda a: np.tile(a, axes))
 
 
+def broadcast(translation: Translation, node: ov.Node) -> Value:
+    """Translate a broadcast, which copies channels of axes of size 1."""
+    value = translation.value(node.input_value(0))
+    axes, size = split_shape(shape_of(node.output(0)), node)
+    if size != (value.height, value.width):
+        raise NotCovered(f'{named(node)} copies pixels')
+    if rank_of(node.output(0)) != rank_of(node.input_value(0)):
+        raise NotCovered(f'{named(node)} adds axes')
+    return rearranged(translation, value, lambda a: np.broadcast_to(a, axes))
+
+
 def sliced(translation: Translation, node: ov.Node) -> Value:
     """Translate a slice of the channels."""
     value = translation.value(node.input_value(0))

@@ -41,6 +41,7 @@ _RULES: dict[str, Rule] = {
     'Squeeze': channel_rules.reshaped,
     'Unsqueeze': channel_rules.reshaped,
     'Tile': channel_rules.tile,
+    'Broadcast': channel_rules.broadcast,
     'Slice': channel_rules.sliced,
     'Pad': channel_rules.pad,
     'Split': channel_rules.split,

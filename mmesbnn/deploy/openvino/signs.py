@@ -23,14 +23,42 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from ..runtime.manifest import ExportError
 from .names import layer_of_comparison
-from .nodes import const_value, constant, copy_of, rank_of, sizes_of
+from .nodes import const_value, constant, copy_of, key_of, rank_of, sizes_of
 from .ops import binarize
 
 #: Operators that only move entries. A comparison gives the same result before and after them.
 _MOVING = frozenset(
-    ('Concat', 'Pad', 'Reshape', 'Split', 'Squeeze', 'Transpose', 'Unsqueeze', 'VariadicSplit')
+    (
+        'Broadcast',
+        'Concat',
+        'Pad',
+        'Reshape',
+        'Split',
+        'Squeeze',
+        'Tile',
+        'Transpose',
+        'Unsqueeze',
+        'VariadicSplit',
+    )
 )
+
+#: Operators that may pass on the zeros among signs, although the pass does not look behind them.
+_KEEPING = _MOVING | {
+    'DepthToSpace',
+    'Gather',
+    'MaxPool',
+    'Maximum',
+    'Minimum',
+    'Multiply',
+    'Negative',
+    'Roll',
+    'ShuffleChannels',
+    'Slice',
+    'SpaceToDepth',
+    'StridedSlice',
+}
 
 
 class _Sign(NamedTuple):
@@ -233,6 +261,17 @@ def _shifts_padded(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarr
     return np.pad(_for_all(shifts, node), (int(before[1]), int(after[1])))
 
 
+def _shifts_repeated(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarray | None:
+    """Repeat the shifts like ``tile(x)`` or a broadcast repeats the channels."""
+    if rank_of(output) != rank_of(output.get_node().input_value(0)):
+        return None
+    before, after = sizes_of(output.get_node().input_value(0)), sizes_of(output)
+    count, repeated = (None if sizes is None else sizes[axis] for sizes in (before, after))
+    if shifts.size == 1 or count == repeated:
+        return shifts
+    return None if count is None or repeated is None else np.tile(shifts, repeated // count)
+
+
 def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndarray | None:
     """Split the shifts like ``split(x)`` splits the channels."""
     node, index = output.get_node(), output.get_index()
@@ -252,9 +291,11 @@ def _shifts_of_part(shifts: np.ndarray, output: ov.Output, axis: int) -> np.ndar
 #: Effect of an operator of a path on the shifts, given its output and the axis of channels in
 #: its input. All other operators do not change the shifts.
 _SHIFT_RULES: dict[str, Callable[[np.ndarray, ov.Output, int], np.ndarray | None]] = {
+    'Broadcast': _shifts_repeated,
     'Concat': _shifts_joined,
     'Pad': _shifts_padded,
     'Split': _shifts_of_part,
+    'Tile': _shifts_repeated,
     'VariadicSplit': _shifts_of_part,
 }
 
@@ -308,6 +349,21 @@ def _compare_argument(comparison: ov.Node, sign: _Sign) -> None:
     comparison.output(0).replace(direct.output(0))
 
 
+def _may_be_zero(output: ov.Output) -> bool:
+    """Return whether ``output`` may hold zeros of signs that :func:`_sign_behind` has not found."""
+    maps, seen = [output], set()
+    while maps:
+        part = maps.pop()
+        sign = match_sign(part)
+        if sign is not None and sign[1] == 0:
+            return True
+        node = part.get_node()
+        if sign is None and key_of(part) not in seen and node.get_type_name() in _KEEPING:
+            maps.extend(node.input_values())
+        seen.add(key_of(part))
+    return False
+
+
 def compare_directly(graph: ov.Model) -> dict[str, int | None]:
     """Let every comparison before a binary convolution read the input of the sign.
 
@@ -317,6 +373,9 @@ def compare_directly(graph: ov.Model) -> dict[str, int | None]:
     Returns:
         The sign of 0 in every layer. It is None if no sign was found; the comparison then
         reads the input of the layer.
+
+    Raises:
+        ExportError: If no sign was found, but one whose sign of 0 is 0 stands further away.
     """
     zeros: dict[str, int | None] = {}
     for node in graph.get_ordered_ops():
@@ -325,6 +384,11 @@ def compare_directly(graph: ov.Model) -> dict[str, int | None]:
             continue
         sign = _sign_behind(node.input_value(0))
         zeros[layer] = None if sign is None else sign.zero
+        if sign is None and _may_be_zero(node.input_value(0)):
+            raise ExportError(
+                f'{layer}: its inputs are signs that can be 0, changed by operators behind which '
+                'the export does not find them'
+            )
         if sign is not None:
             _compare_argument(node, sign)
     graph.validate_nodes_and_infer_types()

@@ -50,6 +50,9 @@ OPERATORS = {
     'split': lambda x: torch.stack(x.chunk(2, 1)[::-1], 1).flatten(1, 2),
     'tile': lambda x: x.repeat(1, 2, *(1,) * (x.dim() - 2)),
     'tile of more axes': lambda x: x.repeat(1, 2, *(1,) * (x.dim() - 1)),
+    'broadcast': lambda x: x[:, :1].expand(1, 6, *x.shape[2:]) * 2,
+    'broadcast to more axes': lambda x: x[:, :1].expand(1, 1, 6, *x.shape[2:]) * 2,
+    'broadcast the last axis': lambda x: x[..., :1].expand(*x.shape[:-1], 5) * 2,
     'join': lambda x: torch.cat([x * 2, x.relu()], 1),
     'join the last axes': lambda x: torch.cat([x * 2, x.relu()], -1),
     'join linear layers': lambda x: torch.cat([linear(x, 4), linear(x, 4) + 1], 1),
@@ -68,6 +71,7 @@ OPERATORS = {
 
 NEVER = {
     'add its mean', 'mean of channels', 'pool 1d', 'pool 3d', 'convolve 1d',
+    'broadcast to more axes',
 }  # fmt: skip
 
 

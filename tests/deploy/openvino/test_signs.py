@@ -15,8 +15,9 @@ pytest.importorskip('openvino')
 
 import numpy as np
 
+from mmesbnn.deploy.openvino.graph import to_openvino
 from mmesbnn.deploy.runtime.manifest import ExportError
-from tests.deploy.graphs import converted, kinds
+from tests.deploy.graphs import converted, kinds, run_graph
 
 
 def shifted(module):
@@ -112,6 +113,44 @@ def test_signs_that_are_zero_at_zero(pad_value):
     assert found['BinaryConvolution'] == 2
     (report,) = conversion.layers
     assert report.binary and 'two binary convolutions' in report.reason
+
+
+@pytest.mark.parametrize('zero', [-1, 0])
+@pytest.mark.parametrize('groups', [1, 4])
+def test_kernels_of_one_channel(groups, zero):
+    sign = dict(type='quadratic', zero=zero)
+    layer = BinaryConv2d(groups, 8, 3, padding=1, groups=groups, sign=sign)
+    model = shifted(nn.Sequential(LearnableShift(groups), layer)).eval()
+    x = torch.randn(1, groups, 6, 6)  # gives no sign of 0, unlike the other image
+    other = torch.where(torch.rand(x.shape) < 0.5, -model[0].bias.detach(), x)
+    conversion = to_openvino(model, [x])
+    found = kinds(conversion.graph)
+    assert 'Select' not in found and 'Ceiling' not in found
+    with torch.no_grad():
+        y = model(other).numpy()
+    np.testing.assert_allclose(run_graph(conversion.graph, other)[0], y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('zero', [-1, 0])
+@pytest.mark.parametrize('copies', [(1, 2, 1, 1), (1, 1, 2, 1)])
+def test_copies_of_signs_keep_their_thresholds(copies, zero):
+    model = Between(
+        BinaryConv2d(12 * copies[1], 6, 3, sign=None),
+        lambda x: x.repeat(copies),
+        sign=dict(type='quadratic', zero=zero),
+    )
+    found, _ = agrees(shifted(model), torch.randn(1, 12, 5, 6))
+    assert 'Select' not in found and 'Ceiling' not in found
+
+
+def test_zeros_of_signs_behind_other_operators_are_refused():
+    model = Between(
+        BinaryConv2d(12, 6, 1, sign=None),
+        lambda x: nn.functional.max_pool2d(x, 2),
+        sign=dict(type='quadratic', zero=0),
+    )
+    with pytest.raises(ExportError, match=r'^layer: its inputs are signs that can be 0, changed'):
+        converted(model, torch.randn(1, 12, 4, 4))
 
 
 def test_inputs_that_are_no_signs_are_refused():
