@@ -115,8 +115,9 @@ def _joined_results(
     """Let convolutions write to one map, if nothing else reads their results."""
     maps = [x.map for x in (v.expression for v in values) if isinstance(x, Read) and x.is_whole]
     heavy = [one for each in maps for one in each.writers if isinstance(one, Heavy)]
-    once = all(len(o.get_target_inputs()) == 1 for o in node.input_values())
-    if len(maps) < len(values) or not once or len({each.kind for each in maps}) > 1:
+    if len(maps) < len(values) or len({each.kind for each in maps}) > 1:
+        return None
+    if not all(translation.is_read_once(*pair) for pair in zip(node.input_values(), maps)):
         return None
     if len(heavy) != len(maps) or any(len(each.writers) != 1 for each in maps):
         return None

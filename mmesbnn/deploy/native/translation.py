@@ -10,7 +10,7 @@ import openvino as ov
 from ..openvino.nodes import key_of
 from .axes import NotCovered, named, shape_of, split_shape
 from .borders import Bits, Bordered
-from .expressions import channels_of
+from .expressions import MapValue, channels_of, reads_of
 from .network import Network, Value
 
 Rule: TypeAlias = Callable[['Translation', ov.Node], 'Value | None']
@@ -78,6 +78,25 @@ class Translation:
             raise NotCovered(
                 f'{named(output.get_node())} is read by what needs a map of numbers'
             ) from None
+
+    def is_read_once(self, output: ov.Output, source: MapValue) -> bool:
+        """Return whether one operator alone reads an output, and with it a map.
+
+        The output may be the map in other axes. Then the map has an output of its own, which others
+        can read.
+
+        Args:
+            output: Output whose value reads the map.
+            source: The map.
+        """
+        if len(output.get_target_inputs()) != 1:
+            return False
+        before = [one for one in output.get_node().input_values() if self._reads(one, source)]
+        return all(self.is_read_once(one, source) for one in before)
+
+    def _reads(self, output: ov.Output, source: MapValue) -> bool:
+        value = self._values.get(key_of(output))
+        return value is not None and any(x.map is source for x in reads_of(value.expression))
 
     def with_border(self, output: ov.Output) -> Bordered:
         """Return the value of an output for operators that also take padded maps."""

@@ -201,6 +201,36 @@ def test_single_operators(function):
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
+class Joined(nn.Module):
+    """Joins changed results of layers, one of which another layer reads as it is."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1, bias=False)
+        self.second = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.third, self.change = nn.Conv2d(4, 2, 1), change
+
+    def forward(self, x):
+        y, z = self.first(x), self.second(x)
+        return torch.cat([self.change(y), self.change(z)], 1) * 2, self.third(y)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    'change',
+    [lambda y: y, lambda y: y.unflatten(1, (2, 2)), lambda y: torch.cat([y[:, :1], y[:, 1:]], 1)],
+    ids=['as they are', 'in other axes', 'in parts'],
+)
+def test_joined_results_that_others_read(change):
+    torch.manual_seed(0)
+    model, x = Joined(change), torch.randn(2, 3, 6, 6)
+    ours = engine(*compiled(model, x)).run(x.numpy())
+    with torch.no_grad():
+        expected = model(x)
+    for one, two in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one.reshape(two.shape), two, rtol=1e-5, atol=1e-5)
+
+
 def test_means_of_copies_read_their_integers_once():
     program, _ = compiled(classifier('bnext tau'), torch.randn(1, 3, 64, 64))
     segments = [segment for step in program.steps for segment in getattr(step, 'segments', ())]
