@@ -121,6 +121,8 @@ def _joined_results(
         return None
     if len(heavy) != len(maps) or any(len(each.writers) != 1 for each in maps):
         return None
+    if any(one.weights is None for one in heavy):  # a pool writes all channels of its map
+        return None
     axes, _ = split_shape(shape_of(node.output(0)), node)
     to = MapValue(maps[0].kind, values[0].height, values[0].width, math.prod(axes))
     at = 0

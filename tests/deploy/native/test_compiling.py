@@ -218,8 +218,14 @@ class Joined(nn.Module):
 @needs_library
 @pytest.mark.parametrize(
     'change',
-    [lambda y: y, lambda y: y.unflatten(1, (2, 2)), lambda y: torch.cat([y[:, :1], y[:, 1:]], 1)],
-    ids=['as they are', 'in other axes', 'in parts'],
+    [
+        lambda y: y,
+        lambda y: y.unflatten(1, (2, 2)),
+        lambda y: torch.cat([y[:, :1], y[:, 1:]], 1),
+        lambda y: nn.functional.max_pool2d(y, 3, 1, 1),
+        lambda y: nn.functional.avg_pool2d(y, 3, 1, 1),
+    ],
+    ids=['as they are', 'in other axes', 'in parts', 'maxima', 'means'],
 )
 def test_joined_results_that_others_read(change):
     torch.manual_seed(0)
