@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -32,12 +33,21 @@ _MOST_READS = 2
 _TARGETS = {'store': MAP, 'bits': MAP, 'mean': MEAN, 'pool': POOL}
 
 
+def _is_run(read: Read, size: tuple[int, int]) -> bool:
+    """Return whether an operand of a sweep over maps of ``size`` can be this read."""
+    run = run_of(read.index)
+    if run is None:
+        return False
+    # a map of one pixel is a vector for larger maps, which is not read again
+    return read.map.pixels == math.prod(size) or run[1] == len(read.index)
+
+
 def _cuts(wanted: Sequence[Wanted]) -> list[int]:
     """Return the channels at which to cut so that all reads are runs."""
     cuts = {0, wanted[0].channels}
     for one in wanted:
         for part in parts_of(one.value):
-            if isinstance(part, Read) and run_of(part.index) is None:
+            if isinstance(part, Read) and not _is_run(part, wanted[0].size):
                 cuts |= {int(i) + 1 for i in np.flatnonzero(np.diff(part.index) != 1)}
     return sorted(cuts)
 

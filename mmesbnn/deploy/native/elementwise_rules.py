@@ -41,11 +41,11 @@ def _combined(
     for value in pair:
         if value.pixels not in (1, pixels):
             raise NotCovered(f'{name} of maps of {value.pixels} and {pixels} pixels')
-        small = value.pixels < pixels
-        x = translation.network.vector(value) if small else value.expression
-        expressions.append(
-            translation.network.expressions.changed(x, lambda a: np.broadcast_to(a, axes))
+        x = translation.network.expressions.changed(
+            value.expression, lambda a: np.broadcast_to(a, axes)
         )
+        small = value.pixels < pixels
+        expressions.append(translation.network.vector(replace(value, expression=x)) if small else x)
     a, b = expressions
     if name == 'mul':
         a, b = _with_one_factor(translation, a, b, pixels)

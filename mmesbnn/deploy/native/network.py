@@ -137,7 +137,9 @@ class Network:
     def vector(self, value: Value) -> Expression:
         """Return a value of one pixel for use with larger maps: a constant, or stored."""
         x = value.expression
-        if isinstance(x, Constant) or (isinstance(x, Read) and x.map.kind == 'float'):
+        if isinstance(x, Constant):
+            return x
+        if isinstance(x, Read) and x.map.kind == 'float' and (np.diff(x.index.ravel()) == 1).all():
             return x
         return self._read_again(value)
 

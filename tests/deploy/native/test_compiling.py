@@ -201,6 +201,28 @@ def test_single_operators(function):
     np.testing.assert_allclose(ours, function(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
+@needs_library
+@pytest.mark.parametrize(
+    'gate',
+    [
+        lambda means: means.repeat(1, 2, 1, 1),
+        lambda means: means[:, 1:2],
+        lambda means: torch.cat([means[:, 2:], means, means[:, :2]], 1),
+    ],
+    ids=['copies', 'one channel', 'other order'],
+)
+def test_gates_whose_channels_are_read_again(gate):
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 3, 1, 1), torch.randn(2, 3, 12, 10)
+
+    def gated(x):
+        gates = gate(x.mean((2, 3), keepdim=True))
+        return nn.functional.conv2d(x, weight) * gates
+
+    ours = engine(*compiled(Odd(gated), x)).run(x.numpy())[0]
+    np.testing.assert_allclose(ours, gated(x), rtol=1e-5, atol=1e-6)
+
+
 class Joined(nn.Module):
     """Joins changed results of layers, one of which another layer reads as it is."""
 
