@@ -159,12 +159,12 @@ def _gap(busy: Sequence[tuple[int, int]], size: int) -> int:
     return at
 
 
-def _touched(step: SweepPlan | Heavy) -> set[MapValue]:
-    """Return the maps that a step reads or writes."""
+def _touched(step: SweepPlan | Heavy) -> list[MapValue]:
+    """Return the maps that a step reads or writes, in the same order for equal networks."""
     if isinstance(step, Heavy):
-        return {step.source, step.to}
+        return [step.source, step.to]
     reads = [read.map for one in step.wanted for read in reads_of(one.value)]
-    return {*reads, *(one.to for one in step.wanted)}
+    return [*reads, *(one.to for one in step.wanted)]
 
 
 def _lives(network: Network, steps: Sequence[SweepPlan | Heavy]) -> dict[MapValue, tuple[int, int]]:

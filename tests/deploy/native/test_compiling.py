@@ -259,6 +259,14 @@ def test_joined_results_that_others_read(change):
         np.testing.assert_allclose(one.reshape(two.shape), two, rtol=1e-5, atol=1e-5)
 
 
+def test_equal_networks_are_equal_programs():
+    x = torch.randn(1, 3, 64, 64)
+    programs = [compiled(classifier('bnext tau'), x) for _ in range(3)]
+    for program, data in programs[1:]:
+        assert program == programs[0][0]
+        assert np.array_equal(data, programs[0][1])
+
+
 def test_means_of_copies_read_their_integers_once():
     program, _ = compiled(classifier('bnext tau'), torch.randn(1, 3, 64, 64))
     segments = [segment for step in program.steps for segment in getattr(step, 'segments', ())]
