@@ -44,6 +44,9 @@ class Engine:
         self._program = c_void_p()
         self._library = library()
         code = np.ascontiguousarray(code, np.int64)
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise NativeError(f'data is {data.dtype} {data.shape}: it must be uint8 (N,)')
+        data = np.ascontiguousarray(data)
         self._code = code
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()

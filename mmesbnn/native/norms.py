@@ -102,7 +102,8 @@ def normalize_gradients(
         grad: Gradient of the result.
         operands: Operands of the call.
         stats: ``stats`` of its result.
-        of_means: Gradient of the means, ``(N, copies C)``, without a gate. Default None: 0.
+        of_means: Gradient of the means, ``(N, copies C)``, without a gate. It must be None if
+            there is a residual but no slope. Default None: 0.
         threads: Number of threads. Default 1.
 
     Raises:
@@ -112,9 +113,13 @@ def normalize_gradients(
     operands.check_map('grad', grad)
     check_operand('stats', stats, (3, operands.x.shape[1]))
     check_operand('of_means', of_means, operands.shape[:2])
-    if of_means is not None and (operands.gate is not None or last):
-        raise NativeError('of_means is for operands without gate, not channels last in memory')
     found = _empty_gradients(operands)
+    only_added = operands.residual is not None and found.residual is None
+    if of_means is not None and (operands.gate is not None or only_added or last):
+        raise NativeError(
+            'of_means is for operands without gate, and without a residual that is only added, '
+            'not channels last in memory'
+        )
     x, affine = _map_and_scales(operands), (floats(operands.gain), floats(operands.bias))
     residual, threads = _optional(operands.residual), check_threads(threads)
     slope, of_act = _optional(operands.slope), (_optional(found.slope), _optional(found.shift))

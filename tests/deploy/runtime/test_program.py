@@ -283,6 +283,21 @@ def test_the_library_checks_by_itself():
     assert refused > 5 * len(code)
 
 
+@needs_library
+def test_data_are_bytes_in_a_row():
+    program = Program.from_dict(content())
+    code, whole = np.array(program.code()), data()
+    images = np.ones((1, *engine(program).input_shape), np.float32)
+    backwards = native.Engine(code, whole[::-1].copy()[::-1])
+    for one, two in zip(backwards.run(images), engine(program).run(images), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for wrong in (whole.view(np.float32), whole.reshape(2, -1)):
+        with pytest.raises(
+            native.NativeError, match=r'^data is \w+ \(.*\): it must be uint8 \(N,\)'
+        ):
+            native.Engine(code, wrong)
+
+
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / 'model.native'
