@@ -237,11 +237,12 @@ def measure_capacity(
     hooks = []
 
     def watch(name: str, layer: BinaryLayer) -> None:
-        def look(_: nn.Module, args: Sequence[Tensor], y: Tensor) -> None:
+        def look(_: nn.Module, args: Sequence[Tensor], kwargs: Any, y: Tensor) -> None:
             if name not in found:
-                found[name] = _measure(name, layer, args[0], y, positions)
+                x = args[0] if args else kwargs['input']
+                found[name] = _measure(name, layer, x, y, positions)
 
-        hooks.append(layer.register_forward_hook(look))
+        hooks.append(layer.register_forward_hook(look, with_kwargs=True))
 
     for name, layer in binary_layers(model).items():
         watch(layer_name(name, layer), layer)

@@ -139,11 +139,11 @@ class ESConv2d(_ESLayer):
         """Keep the initialisation of construction; mmcv's does not suit this layer."""
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, ``(N, C_i, H, W)``."""
-        check_maps(self, x, self.in_channels)
-        shifted = x.unsqueeze(1) + self.shift.view(-1, x.shape[1], 1, 1)
-        expanded = like_layout(shifted.flatten(1, 2), x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input``, ``(N, C_i, H, W)``."""
+        check_maps(self, input, self.in_channels)
+        shifted = input.unsqueeze(1) + self.shift.view(-1, input.shape[1], 1, 1)
+        expanded = like_layout(shifted.flatten(1, 2), input)
         y = tile(self.conv(expanded), self.expansion.tau)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
@@ -198,10 +198,10 @@ class ESLinear(_ESLayer):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x``, ``(..., C_i)``."""
-        check_tokens(self, x, self.in_features)
-        expanded = tile(x, self.expansion.factor, -1) + self.shift
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input``, ``(..., C_i)``."""
+        check_tokens(self, input, self.in_features)
+        expanded = tile(input, self.expansion.factor, -1) + self.shift
         y = tile(self.linear(expanded), self.expansion.tau, -1)
         return y if self.bias is None else y + self.bias
 

@@ -269,13 +269,13 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         self.parameter_bounds = _bounds(latent_clip)
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, ``(N, C_i, H, W)``."""
-        check_maps(self, x, self.in_channels)
-        y = native_signed_conv(x, None, self.sign, self, settings_of(self))
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input``, ``(N, C_i, H, W)``."""
+        check_maps(self, input, self.in_channels)
+        y = native_signed_conv(input, None, self.sign, self, settings_of(self))
         if y is None:
             y = binary_conv2d(
-                self.sign(x),
+                self.sign(input),
                 self.effective_weight(),
                 self.stride,
                 self.padding,  # type: ignore[arg-type]  # never a string here
@@ -324,10 +324,10 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self.parameter_bounds = _bounds(latent_clip)
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x``, ``(..., C_i)``."""
-        check_tokens(self, x, self.in_features)
-        y = native_signed_linear(x, None, self.sign, self)
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input``, ``(..., C_i)``."""
+        check_tokens(self, input, self.in_features)
+        y = native_signed_linear(input, None, self.sign, self)
         if y is None:
-            y = binary_linear(self.sign(x), self.effective_weight())
+            y = binary_linear(self.sign(input), self.effective_weight())
         return y if self.bias is None else y + self.bias

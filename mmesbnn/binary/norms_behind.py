@@ -60,8 +60,8 @@ class _OutputReads(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._running.pop()
-        if isinstance(module, _BatchNorm) and args and id(args[0]) not in self._outputs:
-            self.reads_others.add(id(module.weight))
+        if isinstance(module, _BatchNorm) and not (args and id(args[0]) in self._outputs):
+            self.reads_others.add(id(module.weight))  # or an input given by keyword, unseen here
         # for tokens (N, L, C) a batch norm would normalize the axis L
         if module in self.layers and isinstance(output, Tensor) and output.dim() in (2, 4):
             # the output is kept, so that no other tensor gets its id

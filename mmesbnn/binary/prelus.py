@@ -96,10 +96,10 @@ class ChannelPReLU(nn.PReLU):
     """
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the PReLU to ``x``."""
-        if not trains_on_cpu(x, self.weight):
-            return super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the PReLU to ``input``."""
+        if not trains_on_cpu(input, self.weight):
+            return super().forward(input)
         # as torch casts them under autocast
-        x, slope = autocast_operands(x, self.weight)
-        return _PReLU.apply(x, slope.view(-1, *[1] * (x.dim() - 2)))
+        input, slope = autocast_operands(input, self.weight)
+        return _PReLU.apply(input, slope.view(-1, *[1] * (input.dim() - 2)))

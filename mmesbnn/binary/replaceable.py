@@ -132,12 +132,12 @@ def _ends_by_running(
     first: dict[Candidate, Why] = {}
 
     def watch(candidate: Candidate) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
             ran.setdefault(candidate, []).append(output)
-            if any(_shares_memory(x, given) for x in inputs):
+            if any(_shares_memory(x, given) for x in _tensors((args, kwargs))):
                 first[candidate] = Why(Reason.FIRST, 'first layer, reads the input')
 
-        return candidate.module.register_forward_hook(hook)
+        return candidate.module.register_forward_hook(hook, with_kwargs=True)
 
     handles = [watch(candidate) for candidate in candidates]
     reads = WeightReads([candidate.module for candidate in candidates])

@@ -136,13 +136,13 @@ class ShrunkLinear(BinaryLinear):
         self.expansion = expansion
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x``, ``(..., C_i tau g)``."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input``, ``(..., C_i tau g)``."""
         groups = self.expansion.groups
-        check_tokens(self, x, self.in_features * groups)
-        y = native_signed_linear(x, None, self.sign, self, groups)
+        check_tokens(self, input, self.in_features * groups)
+        y = native_signed_linear(input, None, self.sign, self, groups)
         if y is None:
-            inputs = self.sign(x).chunk(groups, dim=-1)
+            inputs = self.sign(input).chunk(groups, dim=-1)
             weights = self.effective_weight().chunk(groups)
             parts = [binary_linear(*pair) for pair in zip(inputs, weights)]
             y = torch.cat(parts, dim=-1) if groups > 1 else parts[0]

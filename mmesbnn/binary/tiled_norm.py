@@ -127,16 +127,16 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         super()._load_from_state_dict(state, prefix, *args)
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the small map ``x`` and tile it."""
-        check_maps(self, x, self.num_features // self.copies)
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the small map ``input`` and tile it."""
+        check_maps(self, input, self.num_features // self.copies)
         synced = is_synced(self)
         if self.copies == 1 and not synced:
-            return self._plain(x)
+            return self._plain(input)
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            return tiled_affine(x, scale, self.bias - self.running_mean * scale)
-        normalised = self._normalise_synced(x) if synced else self._normalise(x)
+            return tiled_affine(input, scale, self.bias - self.running_mean * scale)
+        normalised = self._normalise_synced(input) if synced else self._normalise(input)
         return tiled_affine(normalised, self.weight, self.bias)
 
     def uses_own_statistics(self) -> bool:

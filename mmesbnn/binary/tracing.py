@@ -36,9 +36,10 @@ def whole_layer(forward: _Function) -> _Function:
     """
 
     @functools.wraps(forward)
-    def wrapper(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.get('input')
         if not isinstance(x, Proxy):
-            return forward(self, x, *args, **kwargs)
+            return forward(self, *args, **kwargs)
         root = getattr(x.tracer, 'root', None)
         if root is self:
             raise TypeError(
@@ -47,6 +48,6 @@ def whole_layer(forward: _Function) -> _Function:
             )
         tracer = cast(Tracer, x.tracer)  # only a tracer of modules calls a module
         name = tracer.path_of_module(self)
-        return tracer.create_proxy('call_module', name, (x, *args), kwargs)
+        return tracer.create_proxy('call_module', name, args, kwargs)
 
     return wrapper  # type: ignore[return-value]

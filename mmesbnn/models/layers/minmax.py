@@ -108,12 +108,12 @@ class MinMaxConv2d(nn.Conv2d):
         self.quantize_input = quantize_input and bits < 32 and self.in_channels != 3
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, ``(N, C_i, H, W)``."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input``, ``(N, C_i, H, W)``."""
         if self.quantize_input:
-            x = minmax_quantize(x, self.mac_bits, CONV_CLIP, dims=3)
+            input = minmax_quantize(input, self.mac_bits, CONV_CLIP, dims=3)
         weight = quantize_weight(self.weight, self.mac_bits, CONV_CLIP)
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(input, weight, self.bias)
 
 
 class MinMaxLinear(nn.Linear):
@@ -144,8 +144,8 @@ class MinMaxLinear(nn.Linear):
         self.mac_bits = bits
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x``, ``(..., C_i)``."""
-        x = minmax_quantize(x, self.mac_bits, LINEAR_CLIP)
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input``, ``(..., C_i)``."""
+        input = minmax_quantize(input, self.mac_bits, LINEAR_CLIP)
         weight = quantize_weight(self.weight, self.mac_bits, LINEAR_CLIP)
-        return F.linear(x, weight, self.bias)
+        return F.linear(input, weight, self.bias)

@@ -97,13 +97,13 @@ class MaxPool(nn.MaxPool2d):
         super().__init__(kernel_size, stride, padding)
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool ``x``."""
-        if x.dim() == 4 and x.is_contiguous() and trains_on_cpu(x):
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool ``input``."""
+        if input.dim() == 4 and input.is_contiguous() and trains_on_cpu(input):
             window = self.kernel_size, self.stride, self.padding
-            y = native_max_pool(x, *window)
-            return _Maximum.apply(x, window) if y is None else y
-        return super().forward(x)
+            y = native_max_pool(input, *window)
+            return _Maximum.apply(input, window) if y is None else y
+        return super().forward(input)
 
 
 class AveragePool(nn.AvgPool2d):
@@ -121,12 +121,12 @@ class AveragePool(nn.AvgPool2d):
         super().__init__(2, 2, ceil_mode=True, count_include_pad=False)
 
     @whole_layer
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool ``x``."""
-        even = x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool ``input``."""
+        even = input.shape[-1] % 2 == 0 and input.shape[-2] % 2 == 0
         # torch sums lower precision in float32
-        exact = x.dtype in (torch.float32, torch.float64)
-        if even and exact and x.is_contiguous() and trains_on_cpu(x):
-            y = native_average_pool(x)
-            return _Quarters.apply(x) if y is None else y
-        return block_mean(x, 2, ceil_mode=True)
+        exact = input.dtype in (torch.float32, torch.float64)
+        if even and exact and input.is_contiguous() and trains_on_cpu(input):
+            y = native_average_pool(input)
+            return _Quarters.apply(input) if y is None else y
+        return block_mean(input, 2, ceil_mode=True)
