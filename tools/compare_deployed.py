@@ -45,6 +45,7 @@ def main() -> int:
     packed = load_packed(
         args.packed, trust_stored_config=args.trust_stored_config, max_bytes=args.max_bytes
     )
+    packed.float()  # the images are float32, and so is the export
     forms = {'torch': model, 'packed': packed}
     agreement = compare_forms(cfg, forms, runners)
     print(agreement.table())

@@ -9,8 +9,8 @@ parameters, bytes with and without 1-bit weights, the representation capacity of
 layers, and the reason why a layer is not binary. With --images the network runs on images
 of its test data. The table then also shows the number of values that an output entry takes,
 the effective rank of the signs that a layer reads, and the correlation of copies. --figure
-draws these numbers, with those of a second network. Exit status 0: done; 2: the count
-failed.
+draws these numbers, with those of a second network; --json writes both. Exit status 0:
+done; 2: the count failed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def parse_args():
         '--baseline',
         type=options.name,
         metavar='CONFIG',
-        help='draw the numbers of this network, too',
+        help='measure and draw this network, too',
     )
     group.add_argument(
         '--baseline-weights', type=options.name, metavar='FILE', help='checkpoint of the baseline'
@@ -81,6 +81,8 @@ def parse_args():
     args = parser.parse_args()
     if args.images is None and (args.weights or args.figure):
         parser.error('--weights and --figure need --images')
+    if args.max_bytes and not (args.weights or args.baseline_weights):
+        parser.error('--max-bytes needs --weights or --baseline-weights')
     if args.baseline and not args.figure:
         parser.error('--baseline needs --figure')
     if args.baseline_weights and not args.baseline:
@@ -102,14 +104,29 @@ def measured(path, cfg, model, weights, args):
         return measure_capacity(model, lambda: model.test_step(batch))
 
 
-def draw(found, args):
+def measured_baseline(args):
+    """Measure the baseline; without one return None."""
+    if not args.baseline:
+        return None
+    cfg = load_config(args.baseline)
+    return measured(args.baseline, cfg, build_model(cfg), args.baseline_weights, args)
+
+
+def draw(found, baseline, args):
     """Draw the measured numbers, with those of the baseline if there is one."""
     networks = {Path(args.config).stem: found}
-    if args.baseline:
-        cfg = load_config(args.baseline)
-        own = measured(args.baseline, cfg, build_model(cfg), args.baseline_weights, args)
-        networks = {f'{Path(args.baseline).stem} (baseline)': own, **networks}
+    if baseline:
+        networks = {f'{Path(args.baseline).stem} (baseline)': baseline, **networks}
     draw_capacity(networks, args.figure)
+
+
+def save(report, baseline, args):
+    """Write the report, with the numbers of the baseline if there is one."""
+    content = {'config': args.config, **report.to_dict()}
+    if baseline:
+        layers = [layer.to_dict() for layer in baseline]
+        content['baseline'] = {'config': args.baseline, 'layers': layers}
+    save_json(args.json, content)
 
 
 def main():
@@ -133,10 +150,11 @@ def main():
     print(report.table())
     if regions:
         print(f'\nThe second stage counts {regions} regions, the maximum at test time.')
+    baseline = measured_baseline(args)
     if args.figure:
-        draw(found, args)
+        draw(found, baseline, args)
     if args.json:
-        save_json(args.json, {'config': args.config, **report.to_dict()})
+        save(report, baseline, args)
 
 
 if __name__ == '__main__':

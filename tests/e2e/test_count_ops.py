@@ -75,6 +75,7 @@ def test_says_when_the_size_is_a_guess(tmp_path, count):
         (['{config}', '--images', '0'], "argument --images: '0' must be"),
         (['{config}', '--images', '2', '--baseline', 'b.py'], '--baseline needs --figure'),
         (['{config}', '--baseline-weights', 'b.pth'], '--baseline-weights needs --baseline'),
+        (['{config}', '--images', '2', '--max-bytes', '9'], '--max-bytes needs --weights or'),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, count, args, words):
@@ -121,7 +122,8 @@ def test_measured_on_data_and_drawn_beside_the_baseline(tmp_path, count):
     head = next(line for line in out.splitlines() if line.startswith('layer '))
     assert head.split()[-7:-3] == ['capacity', 'values', 'rank', 'copies']
     assert 'mean |correlation| between two copies of a channel' in out
-    layers = json.loads((tmp_path / 'ops.json').read_text())['layers']
+    content = json.loads((tmp_path / 'ops.json').read_text())
+    layers, baseline = content['layers'], content['baseline']
     binary = [x for x in layers if x['kind'] == 'binary']
     batch = real_batch(load_config(config), 4)
     found = measure_capacity(model, lambda: model.test_step(batch))
@@ -130,4 +132,6 @@ def test_measured_on_data_and_drawn_beside_the_baseline(tmp_path, count):
         assert layer['rank'] == pytest.approx(measured.rank)
         assert layer['values'] == pytest.approx(measured.values)
     assert all(x['rank'] is None for x in layers if x['kind'] != 'binary')
+    assert baseline['config'] == str(config)
+    assert [x['name'] for x in baseline['layers']] == [x.name for x in found]
     assert Image.open(tmp_path / 'c.png').size == (1500, 450)
