@@ -69,10 +69,7 @@ def parse_args():
         '--figure', type=options.name, metavar='PNG', help='draw the measured numbers here'
     )
     group.add_argument(
-        '--baseline',
-        type=options.name,
-        metavar='CONFIG',
-        help='measure and draw this network, too',
+        '--baseline', type=options.name, metavar='CONFIG', help='measure and draw this network, too'
     )
     group.add_argument(
         '--baseline-weights', type=options.name, metavar='FILE', help='checkpoint of the baseline'
