@@ -7,7 +7,8 @@ from mmengine.registry import MODELS
 pytest.importorskip('diffusers')
 
 import mmesbnn  # noqa: F401  (registers)
-from mmesbnn.diffusion import SRDiffusionPipeline, make_scheduler
+from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, make_scheduler
+from mmesbnn.diffusion.residual import BIDiffSRResidualUNet
 from mmesbnn.images.bicubic import resize
 
 TINY = dict(
@@ -50,3 +51,16 @@ def test_a_network_of_zeros_is_bicubic_upsampling(tmp_path):
         one.set_progress_bar_config(disable=True)
         image = one(small, num_inference_steps=4, seed=0, output_type='pt').images
         assert torch.allclose(image, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('wrong', [True, False])
+@pytest.mark.parametrize('kind', ['BIDiffSRUNet', 'BIDiffSRResidualUNet'])
+def test_only_the_own_class_loads_a_folder(tmp_path, kind, wrong):
+    unet = build(kind)
+    unet.save_pretrained(tmp_path)
+    if not wrong:
+        assert type(type(unet).from_pretrained(tmp_path)) is type(unet)
+        return
+    other = ({BIDiffSRUNet, BIDiffSRResidualUNet} - {type(unet)}).pop()
+    with pytest.raises(ValueError, match=f'describes a {kind}; known are {other.__name__}$'):
+        other.from_pretrained(tmp_path)
