@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ..binary.trees import tensors_in
 from .counters import counter
 
 __all__ = ['BINARY_OPERATORS', 'OperatorMode', 'Visit', 'is_binary', 'layer_name']
@@ -105,9 +105,8 @@ class OperatorMode(TorchDispatchMode):
         self.visit(operator, args, out, self._layers[-1], forms)
         if self._forms and counter(operator) is None:
             form = self._form_of((args, kwargs))
-            for result in tree_leaves(out):
-                if isinstance(result, Tensor):
-                    self._mark(result, form)
+            for result in tensors_in(out):
+                self._mark(result, form)
         return out
 
     def _mark(self, x: Tensor, form: InputForm) -> None:
@@ -120,6 +119,5 @@ class OperatorMode(TorchDispatchMode):
         """Return the form with the most bits among the operands'."""
         if not self._forms:
             return SIGNS_ONLY
-        tensors = [x for x in tree_leaves(operands) if isinstance(x, Tensor)]
-        forms = [self._forms[x] for x in tensors if x in self._forms]
+        forms = [self._forms[x] for x in tensors_in(operands) if x in self._forms]
         return max(forms, key=lambda form: (form.bits, form.low), default=SIGNS_ONLY)

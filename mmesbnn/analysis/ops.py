@@ -33,7 +33,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.arguments import MODULE
@@ -41,6 +40,7 @@ from ..binary.forms import SIGNS_ONLY, InputForm
 from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
+from ..binary.trees import tensors_in
 from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, aten, counter
 from .operators import Forms, OperatorMode, is_binary, layer_name
@@ -127,14 +127,14 @@ class _Census:
 
     def _follow_inputs(self, args: Any, out: Any) -> None:
         """Record whether the results are made from the inputs, or from a layer's result."""
-        known = [self.of_inputs[x] for x in _tensors(args) if x in self.of_inputs]
-        for x in _tensors(out) if known else ():
+        known = [self.of_inputs[x] for x in tensors_in(args) if x in self.of_inputs]
+        for x in tensors_in(out) if known else ():
             self.of_inputs[x] = all(known)
 
     def _reads_input(self, args: Any) -> bool:
         """Return True if an operand is an input, also after operators that keep its size."""
         return any(
-            x.numel() in self.input_sizes and self.of_inputs.get(x, False) for x in _tensors(args)
+            x.numel() in self.input_sizes and self.of_inputs.get(x, False) for x in tensors_in(args)
         )
 
     def _follow_view(self, operator: Any, args: Any, out: Any) -> None:
@@ -162,12 +162,8 @@ class _Census:
 
         If element-wise operators come after all of them, it is the layer that ran last.
         """
-        found = {self.makers[x] for x in _tensors(result) if x in self.makers}
+        found = {self.makers[x] for x in tensors_in(result) if x in self.makers}
         return found or set(list(self.tallies)[-1:])
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 def _is_view(operator: Any) -> bool:

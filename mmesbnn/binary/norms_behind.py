@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from ..checks import function, procedure
 from .arguments import MODULE, checked_layer
 from .es_layers import ESConv2d, ESLinear
 from .expansion import copy_signs
 from .modes import inference
+from .trees import tensors_in
 
 _Norms = list[_BatchNorm]
 
@@ -72,8 +72,8 @@ class _OutputReads(TorchFunctionMode):
         """Call ``func`` and record the watched outputs among its arguments."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if any(isinstance(x, Tensor) for x in tree_leaves(result)):
-            for value in tree_leaves((args, kwargs)):
+        if tensors_in(result):
+            for value in tensors_in((args, kwargs)):
                 _, layer = self._outputs.get(id(value), (None, None))
                 if layer is not None:
                     self.readers[layer].append(self._running[-1] if self._running else None)

@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..checks import shown
 from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
+from .trees import tensors_in
 from .weight_reads import WeightReads, read_by_definition
 
 #: Layers that multiply. Each of them has an entry in the report.
@@ -112,10 +112,6 @@ def _shares_memory(x: Tensor, others: Sequence[Tensor]) -> bool:
     return any(memory == y.untyped_storage().data_ptr() for y in others)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
 def _ends_by_running(
     model: nn.Module, candidates: Sequence[Candidate], example: Any
 ) -> tuple[dict[Candidate, Why], dict[int, str]]:
@@ -127,14 +123,14 @@ def _ends_by_running(
         These layers with their reasons. Also a mapping from the id of each layer whose
         weight another module reads to the class of that module.
     """
-    given = _tensors(example)
+    given = tensors_in(example)
     ran: dict[Candidate, list[Tensor]] = {}
     first: dict[Candidate, Why] = {}
 
     def watch(candidate: Candidate) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
             ran.setdefault(candidate, []).append(output)
-            if any(_shares_memory(x, given) for x in _tensors((args, kwargs))):
+            if any(_shares_memory(x, given) for x in tensors_in((args, kwargs))):
                 first[candidate] = Why(Reason.FIRST, 'first layer, reads the input')
 
         return candidate.module.register_forward_hook(hook, with_kwargs=True)
@@ -143,7 +139,7 @@ def _ends_by_running(
     reads = WeightReads([candidate.module for candidate in candidates])
     try:
         with inference(model), reads:
-            results = _tensors(run_example(model, example))
+            results = tensors_in(run_example(model, example))
     finally:
         for handle in handles:
             handle.remove()

@@ -12,10 +12,10 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+
+from .trees import tensors_in
 
 #: Prefixes of the names of methods that compute.
 _COMPUTES = (
@@ -133,8 +133,8 @@ class WeightReads(TorchFunctionMode):
         """Call ``func`` and record the watched weights among its arguments."""
         kwargs = kwargs or {}
         if getattr(func, '__name__', '') != '__get__':  # reading dtype, device or shape
-            for value in tree_leaves((args, kwargs)):
-                layer = self.layers.get(id(value)) if torch.is_tensor(value) else None
+            for value in tensors_in((args, kwargs)):
+                layer = self.layers.get(id(value))
                 if layer is not None and layer not in self._running:
                     reader = self._running[-1] if self._running else None
                     self.found[id(layer)] = type(reader).__name__

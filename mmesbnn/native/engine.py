@@ -37,7 +37,8 @@ class Engine:
         steps: Number of steps.
 
     Raises:
-        NativeError: If the program is wrong, or there is no library.
+        NativeError: If the program is wrong, if ``data`` is not uint8 of one axis, or if there
+            is no library.
     """
 
     def __init__(self, code: np.ndarray, data: np.ndarray) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..analysis import Finding, OpsReport, check_binary, count_ops
 from ..binary.layers import binary_layers
 from ..binary.modes import inference
+from ..binary.trees import tensors_in
 from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
 from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence
@@ -108,7 +108,7 @@ class Facts:
 def run(model: nn.Module, image: Tensor) -> list[Tensor]:
     """Return the tensors that ``model`` computes for ``image`` in eval mode."""
     with inference(model):
-        return [x for x in tree_leaves(model(image)) if isinstance(x, Tensor)]
+        return tensors_in(model(image))
 
 
 def measure(model: nn.Module, shape: Sequence[int]) -> Measured:

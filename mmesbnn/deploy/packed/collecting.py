@@ -167,13 +167,13 @@ def collect(model: nn.Module, half: bool) -> Tensors:
     layers = binary_layers(model, every_name=True)
     if not layers:
         raise PackError(f'{type(model).__name__} has no binary layer')
-    tensors, bad = Tensors(half), []
+    tensors, bad, dtype = Tensors(half), [], dtype_of(layers)
     for name, layer in with_progress(layers, 'packing'):
         reason = layer.why_not_binary()
         if reason:
             bad.append(f'{name or type(layer).__name__}: {reason}')
         elif not bad:
-            _add_weight(tensors, name, layer, dtype_of(layers))
+            _add_weight(tensors, name, layer, dtype)
     if bad:
         more = f' (and {len(bad) - 1} more layers)' if len(bad) > 1 else ''
         raise PackError(f'cannot pack {bad[0]}{more}')
