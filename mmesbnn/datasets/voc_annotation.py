@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
+from xml.parsers import expat
 
 from ..errors import MmesbnnError, shorten
 from ..plain_files import open_plain
@@ -46,14 +47,26 @@ def check_annotation(path: str | os.PathLike[str]) -> None:
 
 
 def _problem(text: bytes) -> str | None:
-    # entities can grow without limit when they are read; VOC has none
-    if b'<!ENTITY' in text:
-        return 'it declares entities'
     try:
+        _refuse_entities(text)
         root = ET.fromstring(text)
-    except (ET.ParseError, ValueError, LookupError) as error:
+    except (ET.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         return str(error)
     return next(_problems(root), None)
+
+
+def _refuse_entities(text: bytes) -> None:
+    """Raise a ``ValueError`` at the declaration of an entity, in any encoding.
+
+    Entities can grow without limit when they are read; VOC has none.
+    """
+
+    def refuse(*declaration: object) -> None:
+        raise ValueError('it declares entities')
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
+    parser.Parse(text, True)
 
 
 def _problems(root: ET.Element) -> Iterator[str]:
