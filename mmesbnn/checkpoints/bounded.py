@@ -82,6 +82,13 @@ class _Counted(TorchDispatchMode):
             raise CheckpointError(self.sentence)
 
 
+def _sentence(limit: int, weights: int) -> str:
+    return (
+        f'its config describes a network of more than {limit} bytes, but its weights are '
+        f'{weights} bytes'
+    )
+
+
 def bounded_build(
     weights: int, max_bytes: int | None = None
 ) -> contextlib.AbstractContextManager[Any]:
@@ -96,8 +103,19 @@ def bounded_build(
         CheckpointError: In the context, before the limit is exceeded.
     """
     limit = max(4 * weights + SPARE, max_bytes or 0)
-    return _Counted(
-        limit,
-        f'its config describes a network of more than {limit} bytes, but its weights are '
-        f'{weights} bytes; if you trust it, raise max_bytes (--max-bytes)',
-    )
+    sentence = f'{_sentence(limit, weights)}; if you trust it, raise max_bytes (--max-bytes)'
+    return _Counted(limit, sentence)
+
+
+def bounded_load(weights: int, growth: int) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which other code may build a network and load it, in limited memory.
+
+    Args:
+        weights: Bytes of the files of the weights.
+        growth: Largest number of bytes of memory for one of these bytes; 256 MB are added.
+
+    Raises:
+        CheckpointError: In the context, before the limit is exceeded.
+    """
+    limit = growth * weights + SPARE
+    return _Counted(limit, _sentence(limit, weights))

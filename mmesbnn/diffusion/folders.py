@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.bounded import bounded_load
 from ..errors import MmesbnnError, sentence, shorten
 from ..plain_values import read_json
 from .named import is_ours
@@ -39,6 +41,13 @@ SCHEDULERS = dict.fromkeys(_SCHEDULERS.split(), 'diffusers')
 
 #: Parts of a pipeline that are loaded, and the file that describes each.
 _PARTS = {'unet': (UNETS, 'config.json'), 'scheduler': (SCHEDULERS, 'scheduler_config.json')}
+#: Largest whole number in the description of a scheduler. Schedulers make tables of such lengths.
+_LARGEST = 10**6
+#: Memory that a byte of weights may take while diffusers builds and loads a network, which holds
+#: all numbers twice, and maybe in another dtype. A byte of packed weights becomes eight floats.
+_GROWTH, _GROWTH_OF_BITS = 32, 256
+#: True while a folder is loaded: a pipeline loads its UNet by the same functions.
+_loading = ContextVar('loading', default=False)
 #: Keys that would load foreign code or packages.
 _FOREIGN = ('auto_map', 'custom_pipeline', 'quantization_config')
 
@@ -120,19 +129,47 @@ def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
     Raises:
         FolderError: If weights and config do not match or are damaged.
     """
-    with damage_explained(folder):
+    with loading(folder):
         return kind.from_pretrained(folder, **{**kwargs, **LOCAL})
 
 
+def is_packed(unet: Path) -> bool:
+    """Return whether the binary weights in a folder of a UNet may have one bit each."""
+    config = unet / 'config.json'
+    return config.is_file() and is_ours(read_json(config).get('quantization_config'))
+
+
 @contextlib.contextmanager
-def damage_explained(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what damaged files and wrong arguments raise, nearly anything, into a sentence.
+def _bounded(unet: Path) -> Iterator[None]:
+    """Limit the memory in this block to that of a network with the weights in a folder."""
+    if _loading.get():
+        yield
+        return
+    weights = sum(file.stat().st_size for file in unet.glob('*.safetensors'))
+    before = _loading.set(True)
+    try:
+        with bounded_load(weights, _GROWTH_OF_BITS if is_packed(unet) else _GROWTH):
+            yield
+    finally:
+        _loading.reset(before)
+
+
+@contextlib.contextmanager
+def loading(folder: str | os.PathLike[str], part: str = '') -> Iterator[None]:
+    """Limit the memory of loading, and explain errors.
+
+    Damaged files and wrong arguments raise nearly anything, which becomes a sentence.
+
+    Args:
+        folder: Folder to load.
+        part: Folder of the UNet in it. Default ``''``: the folder itself.
 
     Raises:
         FolderError: For any error but a lack of a package or of memory.
     """
     try:
-        yield
+        with _bounded(Path(folder, part)):
+            yield
     except (FolderError, ImportError, MemoryError):
         raise
     except Exception as error:  # damaged weights and arguments raise many kinds of errors
@@ -163,8 +200,14 @@ class LocalModel:
         """
         folder = Path(pretrained_model_name_or_path, subfolder or '')
         check_unet(folder, [cls.__name__])  # another class computes something else
-        with damage_explained(folder):
+        with loading(folder):
             return super().from_pretrained(folder, **{**kwargs, **LOCAL})  # type: ignore[misc]
+
+
+def _check_scheduler(path: Path, described: dict[str, Any]) -> None:
+    for key, value in described.items():
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise FolderError(f'{path}: {shorten(key, 60)}={value} must be at most {_LARGEST}')
 
 
 def _check_shards(index: Path) -> None:
@@ -218,7 +261,8 @@ def _check_part(folder: Path, name: str, entry: Any) -> None:
         found = shorten(repr(library), 60)
         raise FolderError(f'{path}: {kind} is of {known[kind]}, not of {found}')
     _check_folder(folder / name)
-    found = _described(folder / name / described)['_class_name']
+    content = _described(folder / name / described)
+    found = content['_class_name']
     if found != kind:
         raise FolderError(
             f'{folder / name / described}: describes a {shorten(found, 60)}, and '
@@ -226,3 +270,5 @@ def _check_part(folder: Path, name: str, entry: Any) -> None:
         )
     if name == 'unet':
         check_unet(folder / name)
+    else:
+        _check_scheduler(folder / name / described, content)

@@ -21,7 +21,7 @@ from ..checks import checked, instance, natural, not_negative, one_of, optional,
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
 from . import _LAZY
-from .folders import LOCAL, check_pipeline, damage_explained
+from .folders import LOCAL, check_pipeline, loading
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
 from .tiling import TILE_OVERLAP, check_tiles, pad_reflect, tile_starts, tile_weights
@@ -129,7 +129,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
         # diffusers finds classes of other packages only in imported modules
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
-        with damage_explained(folder):
+        with loading(folder, 'unet'):
             return super().from_pretrained(folder, **{**kwargs, **LOCAL})
 
     @torch.no_grad()

@@ -9,11 +9,13 @@ import torch
 
 pytest.importorskip('diffusers')
 
+from mmesbnn.checkpoints import bounded
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.diffusion import (
     BIDiffSRUNet,
     SRDiffusionPipeline,
     build_binarized_unet,
+    folders,
     load_binarized,
 )
 from mmesbnn.diffusion.binarized import BinarizedUNet2DModel
@@ -65,8 +67,11 @@ EVIL = "import pathlib; pathlib.Path('{trace}').touch()\nclass Evil: pass\n"
         ('unet/config.json', dict(quantization_config={'x': 1}), 'not supported'),
         ('unet/config.json', dict(auto_map={'x': 'y'}), 'not supported'),
         ('unet/config.json', dict(base_channels='eight'), 'unet|pipeline'),
+        ('unet/config.json', dict(base_channels=2**14), 'a network of more than'),
         ('scheduler/scheduler_config.json', dict(_class_name='drop'), '_class_name'),
         ('scheduler/scheduler_config.json', dict(beta_schedule='x'), 'beta|x'),
+        ('scheduler/scheduler_config.json', dict(num_train_timesteps=10**9), 'at most 1000000'),
+        ('scheduler/scheduler_config.json', dict(solver_order=10**9), 'at most 1000000'),
     ],
 )
 def test_what_a_json_file_may_not_say(folder, name, entries, told):
@@ -75,6 +80,15 @@ def test_what_a_json_file_may_not_say(folder, name, entries, told):
         SRDiffusionPipeline.from_pretrained(folder)
     with pytest.raises((MmesbnnError, OSError), match=told):
         load_sr_pipeline(folder)
+
+
+def test_a_unet_larger_than_its_weights_is_not_built(folder, monkeypatch):
+    monkeypatch.setattr(bounded, 'SPARE', 0)
+    monkeypatch.setattr(folders, '_GROWTH', 4)
+    change(folder / 'unet/config.json', blocks_per_level=10**6)
+    for load in (BIDiffSRUNet.from_pretrained, load_sr_pipeline):
+        with pytest.raises(MmesbnnError, match='a network of more than'):
+            load(folder / 'unet')
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"a": ' * 3000, '\x00', '{"a": NaN'])
