@@ -19,8 +19,13 @@ from .reading import published_state, read_file
 #: Prefix of the UNet's keys in :class:`SRDiffusion`'s state dict.
 PREFIX = 'unet.'
 
-#: Without this argument diffusers warns about a package that speeds up loading.
-LOADING = dict(low_cpu_mem_usage=False)
+
+def _options(unet: Path) -> dict[str, Any]:
+    """Return arguments of ``from_pretrained`` for a folder of a UNet."""
+    from ..diffusion.folders import is_packed
+
+    # packed weights need the package about whose lack diffusers warns without this argument
+    return {} if is_packed(unet) else {'low_cpu_mem_usage': False}
 
 
 def _from_folder(folder: Path) -> Any:
@@ -30,18 +35,18 @@ def _from_folder(folder: Path) -> Any:
     from ..diffusion.folders import check_unet, load_unet
 
     if (folder / 'model_index.json').is_file():
-        return diffusion.SRDiffusionPipeline.from_pretrained(folder, **LOADING)
+        return diffusion.SRDiffusionPipeline.from_pretrained(folder, **_options(folder / 'unet'))
     if not (folder / 'config.json').is_file():
         raise ConversionError(
             f'{folder}: holds neither a pipeline (model_index.json) nor a UNet (config.json)'
         )
-    name = check_unet(folder)
+    name, options = check_unet(folder), _options(folder)
     if name == 'UNet2DModel':
-        unet = load_unet(UNet2DModel, folder, **LOADING)
+        unet = load_unet(UNet2DModel, folder, **options)
     elif name in diffusion.__all__:
-        unet = load_unet(getattr(diffusion, name), folder, **LOADING)
+        unet = load_unet(getattr(diffusion, name), folder, **options)
     else:
-        unet = diffusion.load_binarized(folder, **LOADING)
+        unet = diffusion.load_binarized(folder, **options)
     return diffusion.SRDiffusionPipeline(unet)
 
 
