@@ -205,6 +205,21 @@ def _flushed() -> bool:
     return True
 
 
+def _open_streams() -> None:
+    """Replace streams that the caller has closed; what is printed there is lost.
+
+    Libraries write to them without a check. A file that is opened later must not get the
+    number of such a stream either, because libraries in C would write into it.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, 'w', encoding='utf-8'))
+
+
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
     """Print no trace for each line of a log that cannot be written, as on a full disk."""
@@ -269,6 +284,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: Function that parses the arguments and does the work.
     """
+    _open_streams()
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='mmesbnn.names')
     with _signals(), warnings.catch_warnings(), _quiet_logs():
@@ -340,5 +356,7 @@ def _is_tool() -> bool:
 
 
 if _is_tool():
+    # before the imports, some of which keep the streams
+    _open_streams()
     # before run() nothing is open that must be closed
     _install(_end_now)

@@ -291,6 +291,26 @@ def test_closed_outputs_do_no_harm(tmp_path):
     assert run(code, tmp_path) == (0, '', '')
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
+def test_closed_streams_are_replaced(tmp_path):
+    code = """
+def main():
+    with open('result', 'w') as file:
+        sys.stdout.write('x')
+        sys.stderr.write('x')
+        for number in range(3):
+            os.fstat(number)
+            os.write(number, b'from C')
+        file.write('whole')
+"""
+    (tmp_path / 'script.py').write_text(f'{PRELUDE}\n{code}\ncli.run(main)')
+    closed = f'exec "{sys.executable}" "{tmp_path}/script.py" <&- >&- 2>&-'
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(['sh', '-c', closed], cwd=tmp_path, env=env, timeout=60)
+    assert done.returncode == 0
+    assert (tmp_path / 'result').read_text() == 'whole'
+
+
 def caught(process):
     """Return the signals for which the process has handlers, as a set of bits."""
     for line in Path(f'/proc/{process.pid}/status').read_text().splitlines():

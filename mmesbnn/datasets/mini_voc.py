@@ -7,7 +7,9 @@ The layout is VOC's own, so every reader of VOC can read it: ``VOC2007`` with th
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -344,7 +346,8 @@ def _write_split(
 def _write(root: Path, options: MiniVOC) -> None:
     sources = _sources(len(options.names), options.seed)
     train07, train12, test07 = options.counts
-    progress = ProgressBar(sum(options.counts))
+    # a process without a terminal may have no output
+    progress = ProgressBar(sum(options.counts), file=sys.stdout or io.StringIO())
     numbers = range(1, train07 + test07 + 1)
     names = [f'{number:06d}' for number in numbers]
     plan = (

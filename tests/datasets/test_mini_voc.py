@@ -186,6 +186,14 @@ def test_bad_options_are_named_before_anything_is_written(tmp_path, options, mes
     assert not list(tmp_path.iterdir())
 
 
+def test_progress_is_printed_to_the_output_that_the_process_has(tmp_path, monkeypatch, capsys):
+    options = dict(counts=(1, 1, 1), size=(48, 48))
+    write_mini_voc(tmp_path / 'shown', **options)
+    assert '3/3' in capsys.readouterr().out
+    monkeypatch.setattr(sys, 'stdout', None)
+    assert write_mini_voc(tmp_path / 'not shown', **options) == 3
+
+
 def test_failing_to_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, 'No space left on device')
