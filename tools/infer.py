@@ -138,7 +138,8 @@ def targets(out, files):
 def main():
     args = parse_args()
     out = check_place(args.out) if args.out else None
-    if args.json and Path(args.json).parent != out:  # which is made for the first result
+    # the folder of the results is made for the first one
+    if args.json and (Path(args.json).parent != out or out.exists()):
         check_file(args.json)
     files = list(find(args.images))
     paths = targets(out, files) if out else [None] * len(files)

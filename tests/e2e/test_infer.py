@@ -164,6 +164,15 @@ def test_no_result_is_overwritten(project, infer, tmp_path):
     assert not out.exists()
 
 
+def test_a_file_of_all_results_is_checked_before_the_work(project, infer, tmp_path):
+    out, image = tmp_path / 'out', project / 'images/0.png'
+    (out / 'all').mkdir(parents=True)
+    code, printed, error = infer(project / 'classifier', image, '--out', out, '--json', out / 'all')
+    assert (code, printed) == (2, '')
+    assert 'Is a directory' in error
+    assert [path.name for path in out.iterdir()] == ['all']
+
+
 def test_names_of_files_are_no_commands_for_the_terminal(project, infer, tmp_path):
     name = 'a\x1b]0;b\x07\n\x9b2Jc.png'
     shutil.copy(project / 'images' / '0.png', tmp_path / name)
