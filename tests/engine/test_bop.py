@@ -109,6 +109,32 @@ def test_scaled_gradients_flip_as_others(fused):
         torch.testing.assert_close(a, b)
 
 
+def closure_of(optimizer, params, grads):
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((grad * p).sum() for grad, p in zip(grads, params, strict=True))
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def test_a_closure_sets_all_gradients_to_zero():
+    plain, plains = bop()
+    closed, params = bop()
+    for _ in range(5):
+        grads = [torch.randn(5, dtype=torch.float64) for _ in range(2)]
+        for p, grad in zip(plains, grads, strict=True):
+            p.grad = grad
+        plain.step()
+        loss = closed.step(closure_of(closed, params, grads))
+        assert torch.is_tensor(loss)
+    assert (plains[0] * bop()[1][0] < 0).any()
+    for a, b in zip(plains, params, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+        torch.testing.assert_close(a, b)
+
+
 def test_weights_without_a_gradient_stay():
     weight = nn.Parameter(torch.ones(3))
     Bop([dict(params=[weight], flips=True)]).step()

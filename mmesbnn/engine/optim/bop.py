@@ -78,10 +78,15 @@ class Bop(torch.optim.AdamW):
         Args:
             closure: Function that computes the loss again. Default None.
         """
+        loss = None
+        if closure is not None:
+            # before groups are hidden, because it sets the gradients of all groups to zero
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group['flips']]
         try:
-            loss = super().step(closure)
+            super().step()
         finally:
             self.param_groups = groups
         for group in groups:
