@@ -135,6 +135,20 @@ def test_a_closure_sets_all_gradients_to_zero():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('other', [torch.optim.AdamW, torch.optim.Adam])
+def test_hooks_run_once_in_a_step_and_see_all_groups(other):
+    """Torch wraps the method of ``other`` when the first such optimizer is made."""
+    optimizer, params = bop()
+    other(params)
+    seen = []
+    optimizer.register_step_pre_hook(lambda one, *_: seen.append(len(one.param_groups)))
+    optimizer.register_step_post_hook(lambda one, *_: seen.append(len(one.param_groups)))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert seen == [2, 2]
+
+
 def test_weights_without_a_gradient_stay():
     weight = nn.Parameter(torch.ones(3))
     Bop([dict(params=[weight], flips=True)]).step()

@@ -14,6 +14,15 @@ from ...binary import binary_layers
 from ...checks import checked, not_negative, number
 
 
+def _adamw_step(optimizer: torch.optim.AdamW) -> None:
+    """Make AdamW's step without the hooks of steps, which run around the whole step of Bop."""
+    step: Any = torch.optim.AdamW.step
+    # torch wraps the method of a class when the first optimizer of this very class is made
+    while getattr(step, 'hooked', False):
+        step = step.__wrapped__
+    step(optimizer)
+
+
 @OPTIMIZERS.register_module()
 class Bop(torch.optim.AdamW):
     """Bop for binary weights, and AdamW for all other parameters.
@@ -86,7 +95,7 @@ class Bop(torch.optim.AdamW):
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group['flips']]
         try:
-            super().step()
+            _adamw_step(self)
         finally:
             self.param_groups = groups
         for group in groups:
