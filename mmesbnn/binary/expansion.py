@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_positive
-from .tracing import whole_function
+from .tracing import is_transformed, whole_function
 
 #: Choices of the initial gains of an output's copies, see :func:`copy_signs`.
 COPY_INITS = ('alike', 'signs', 'balanced')
@@ -92,8 +92,11 @@ class Expansion:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether a map lies in channels-last memory, and not by chance in both layouts."""
-    if x.dim() != 4 or x.is_contiguous():
+    """Return whether a map lies in channels-last memory, and not by chance in both layouts.
+
+    False in transforms of ``torch.func``: ``vmap`` does not know the layout.
+    """
+    if x.dim() != 4 or x.is_contiguous() or is_transformed():
         return False
     return x.is_contiguous(memory_format=torch.channels_last)
 

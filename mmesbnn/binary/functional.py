@@ -47,8 +47,9 @@ from .native_mode import (
     rows_of_map,
     saved_bits,
 )
-from .signs import compiles_for_speed, is_transformed
+from .signs import compiles_for_speed
 from .strided_gradient import convolution_gradients
+from .tracing import is_transformed
 
 PAD_VALUES = (-1, 0, 1)
 

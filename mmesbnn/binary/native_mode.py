@@ -23,7 +23,7 @@ from ..native import (
 )
 from ..native.library import library
 from .expansion import is_channels_last
-from .signs import is_transformed
+from .tracing import is_transformed
 
 _enabled = False
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .expansion import is_channels_last
 from .functional import is_seen
 from .native_mode import is_native
-from .signs import is_transformed
+from .tracing import is_transformed
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 

@@ -21,14 +21,13 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ..checks import shown
 from .arguments import RULES, checked_layer
 from .entries import SIGNS
 from .estimators import Gradient, estimate, triangle_gradient, window_gradient
 from .forms import InputForm
-from .tracing import whole_layer
+from .tracing import is_transformed, whole_layer
 
 ZERO_CONVENTIONS = (-1, 0)
 # Both bounds are numbers, or both tensors.
@@ -39,13 +38,6 @@ def check_zero(zero: int) -> None:
     """Raise a ``ValueError`` if ``zero`` is not -1 or 0."""
     if zero not in ZERO_CONVENTIONS:
         raise ValueError(f'{shown("zero", zero)} must be {RULES["zero"].says}')
-
-
-def is_transformed() -> bool:
-    """Return True inside ``torch.func`` transforms and forward-mode differentiation."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
 
 
 def is_composed() -> bool:

@@ -1,7 +1,8 @@
-"""Layers and functions that ``torch.fx.symbolic_trace`` keeps whole.
+"""Transforms of torch that record or replace the operators of a network.
 
-Symbolic tracing calls a network with a ``Proxy``, which has no shape and no dtype. What asks
-for them becomes one node of the graph, as torch's own layers do.
+``torch.fx.symbolic_trace`` keeps some layers and functions whole. It calls a network with a
+``Proxy``, which has no shape and no dtype. What asks for them becomes one node of the graph, as
+torch's own layers do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,19 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.fx import Proxy, Tracer
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
+
+
+def is_transformed() -> bool:
+    """Return True inside ``torch.func`` transforms and forward-mode differentiation."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
 
 
 def whole_function(function: _Function) -> _Function:

@@ -211,3 +211,22 @@ def test_a_float_weight_of_another_shape_is_refused():
         ESConv2d(4, 6, 3).load_state_dict(nn.Conv2d(4, 8, 3).state_dict(), strict=False)
     layer, other = ESConv2d(4, 6, 3, tau=2), nn.Conv2d(4, 5, 3, bias=False).state_dict()
     assert layer.load_state_dict(other, strict=False).unexpected_keys == ['weight']
+
+
+def test_vmap_runs_es_convolutions_of_any_strides():
+    conv = ESConv2d(4, 4, 3, tau=2)
+    x = torch.randn(2, 4, 3, 5, 5)
+    expected = torch.stack([conv(x[:, :, index]) for index in range(3)])
+    torch.testing.assert_close(torch.func.vmap(conv, in_dims=2)(x), expected)
+
+
+def test_vmap_runs_an_ensemble_of_es_convolutions():
+    convs = [ESConv2d(4, 4, 3, tau=2) for _ in range(3)]
+    params, buffers = torch.func.stack_module_state(convs)
+    x = torch.randn(2, 4, 5, 5)
+
+    def call(params, buffers):
+        return torch.func.functional_call(convs[0], (params, buffers), (x,))
+
+    got = torch.func.vmap(call)(params, buffers)
+    torch.testing.assert_close(got, torch.stack([conv(x) for conv in convs]))
