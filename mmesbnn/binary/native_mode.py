@@ -48,9 +48,10 @@ def use_native(enabled: bool = True) -> bool:
     They store their input and their weight as bits. So do signs and norms with what stands around
     them in the units of BNext, ReActNet, Bi-Real Net and BinaryViT: copies, residuals, gates and
     PReLUs. So do the poolings of BNext and ReActNet, with torch's results to the last bit.
-    Gradients can be differentiated once only. Those of real numbers differ from torch's by the
-    rounding of float32, and so do results of norms. Layers with hooks, or whose ``forward`` was
-    replaced, run on torch's operators.
+    Gradients can be differentiated once only, and not computed in batches (``is_grads_batched``,
+    ``jacobian(vectorize=True)``). Those of real numbers differ from torch's by the rounding of
+    float32, and so do results of norms. Layers with hooks, or whose ``forward`` was replaced, run
+    on torch's operators.
 
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
 

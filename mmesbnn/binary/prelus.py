@@ -37,10 +37,13 @@ class _PReLU(torch.autograd.Function):
             return _native_gradients(grad, x, slope)
         positive = torch.ops.aten.threshold_backward(grad, x, 0)
         negative = grad - positive
-        grad_slope = None
+        grad_x, grad_slope = positive.addcmul_(negative, slope), None
         if ctx.needs_input_grad[1]:
-            grad_slope = x.clamp(max=0).mul_(grad).sum_to_size(slope.shape)
-        return positive.addcmul_(negative, slope), grad_slope
+            # the product is written to what comes from ``grad``, which can be a batch of gradients
+            lower = x.clamp(max=0)
+            products = negative * lower if torch.is_grad_enabled() else negative.mul_(lower)
+            grad_slope = products.sum_to_size(slope.shape)
+        return grad_x, grad_slope
 
 
 def _is_native_map(x: Tensor, grad: Tensor, slope: Tensor) -> bool:

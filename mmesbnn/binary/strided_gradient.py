@@ -59,8 +59,10 @@ def is_slow(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], grou
     """
     eager = x.device.type == 'cpu' and not torch.is_grad_enabled()
     ordered = x.is_contiguous() and grad.is_contiguous() and weight.is_contiguous()
+    # a batch of gradients (``is_grads_batched``) has no layout
+    batched = torch._C._functorch.is_legacy_batchedtensor(grad)
     large = x.shape[-2] * x.shape[-1] >= MANY_POSITIONS
-    return eager and ordered and large and max(stride) > 1 and groups == 1
+    return eager and not batched and ordered and large and max(stride) > 1 and groups == 1
 
 
 def strided_input_gradient(

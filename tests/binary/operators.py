@@ -1,4 +1,4 @@
-"""A dispatch mode that records the operators that torch computes, and calls without the kernels."""
+"""Helpers of tests: a recorder of operators, calls without the kernels, batches of gradients."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -55,3 +55,14 @@ def without_kernels(function, *args):
         return function(*args)
     finally:
         use_native(before)
+
+
+def assert_batched_gradients(function, x, *parameters):
+    """Assert that gradients of several upstream gradients at once are those of each."""
+    operands = (x.requires_grad_(), *parameters)
+    y = function(x)
+    upstream = torch.randn(3, *y.shape)
+    each = [torch.autograd.grad(y, operands, one, retain_graph=True) for one in upstream]
+    got = torch.autograd.grad(y, operands, upstream, is_grads_batched=True)
+    expected = tuple(torch.stack(found) for found in zip(*each, strict=True))
+    torch.testing.assert_close(got, expected)

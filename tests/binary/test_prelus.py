@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn import native
-from mmesbnn.binary import prelus, use_native
+from mmesbnn.binary import RPReLU, prelus, use_native
 from mmesbnn.binary.prelus import ChannelPReLU, prelu
+from tests.binary.operators import assert_batched_gradients
 from tests.compiled import TELLS_EXPORT, compiled
 
 
@@ -150,3 +151,8 @@ def test_native_gradients_are_the_same(shape, monkeypatch):
     for found, expected in zip(*results, strict=True):
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('layer', [RPReLU(4), ChannelPReLU(4)])
+def test_gradients_can_be_computed_in_batches(layer):
+    assert_batched_gradients(layer, torch.randn(2, 4, 3, 3), *layer.parameters())

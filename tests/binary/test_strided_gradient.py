@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mmesbnn.binary import binary_conv2d
 from mmesbnn.binary.strided_gradient import is_slow, strided_input_gradient
+from tests.binary.operators import assert_batched_gradients
 
 
 def operands(size=(48, 50), dtype=torch.float32):
@@ -53,3 +54,9 @@ def test_only_large_strided_maps_are_slow():
         assert not is_slow(grad, x.contiguous(memory_format=torch.channels_last), weight, (2, 2), 1)
         assert not is_slow(grad, x, weight, (2, 2), 3)
     assert not is_slow(grad, x, weight, (2, 2), 1)  # a gradient of the gradient may be wanted
+
+
+def test_gradients_can_be_computed_in_batches():
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    x = torch.randn(1, 3, 64, 64)
+    assert_batched_gradients(lambda x: binary_conv2d(x, weight, 2, 1), x, weight)

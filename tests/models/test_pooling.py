@@ -9,6 +9,7 @@ from mmesbnn import native
 from mmesbnn.binary import use_native
 from mmesbnn.models.layers import native_pooling
 from mmesbnn.models.layers.pooling import AveragePool, MaxPool, padded_average
+from tests.binary.operators import assert_batched_gradients
 
 
 def average(x):
@@ -137,3 +138,7 @@ def test_no_accelerator_pads_a_channels_last_average():
     assert paddings.seen == [[0, 0], [1, 0]]
     assert y.shape == x.shape
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_can_be_computed_in_batches():
+    assert_batched_gradients(AveragePool(), torch.randn(2, 3, 4, 6))

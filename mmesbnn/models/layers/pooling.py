@@ -27,8 +27,10 @@ class _Quarters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         part = grad * 0.25
-        row = torch.stack((part, part), -1).flatten(-2)
-        return torch.stack((row, row), -2).flatten(-3, -2)
+        *others, height, width = part.shape
+        # not flatten, which torch has no rule for in a batch of gradients
+        row = torch.stack((part, part), -1).reshape(*others, height, 2 * width)
+        return torch.stack((row, row), -2).reshape(*others, 2 * height, 2 * width)
 
 
 class _Maximum(torch.autograd.Function):
