@@ -133,10 +133,11 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         synced = is_synced(self)
         if self.copies == 1 and not synced:
             return self._plain(input)
-        if not self.training:
+        if not self.training and self.running_mean is not None:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return tiled_affine(input, scale, self.bias - self.running_mean * scale)
-        normalised = self._normalise_synced(input) if synced else self._normalise(input)
+        shares = synced and self.training
+        normalised = self._normalise_synced(input) if shares else self._normalise(input)
         return tiled_affine(normalised, self.weight, self.bias)
 
     def uses_own_statistics(self) -> bool:
@@ -166,15 +167,21 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         """Let torch's class take ``(N, C, L)``; ``forward`` has checked its input."""
 
     def _normalise(self, x: Tensor) -> Tensor:
-        # batch_norm with momentum 1 writes the batch's own statistics to its buffers
-        mean, var = self.running_mean.new_zeros(2, x.shape[1])
+        if not self._has_to_track():
+            return _batch_norm(
+                x, lambda x: F.batch_norm(x, None, None, training=True, eps=self.eps)
+            )
+        # batch_norm with momentum 1 writes the batch's own statistics to its buffers, and leaves
+        # them as they are for an empty batch
+        old = self.running_mean, self.running_var
+        mean, var = (one.view(self.copies, -1)[0].clone() for one in old)
         y = _batch_norm(x, lambda x: F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps))
         self._track(mean, var)
         return y
 
     def _normalise_synced(self, x: Tensor) -> Tensor:
         dims, ones = (0, 2, 3), (1, -1, 1, 1)
-        wide = x.to(self.running_mean.dtype)
+        wide = x.to(self.weight.dtype)
         count = wide.new_tensor([x.numel() / x.shape[1]])
         dist.all_reduce(count)
         mean = dist_f.all_reduce(wide.sum(dims)) / count
@@ -185,9 +192,13 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         self._track(mean.detach(), square_sum.detach() / (count - 1).clamp(min=1))
         return (centred * scale.view(ones)).to(x.dtype)
 
+    def _has_to_track(self) -> bool:
+        """Return whether torch's norm would update running statistics now."""
+        return self.training and self.track_running_stats and self.running_mean is not None
+
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        if is_recomputing():
+        if is_recomputing() or not self._has_to_track():
             return
         self.num_batches_tracked.add_(1)
         share: float | Tensor | None = self.momentum

@@ -15,9 +15,10 @@ from mmesbnn.binary import (
     normalize_tiled,
     redraw_signs,
     tile,
+    use_native,
 )
 from mmesbnn.binary.expansion import copy_signs
-from mmesbnn.binary.unit_steps import normalized_tokens
+from mmesbnn.binary.unit_steps import normalized, normalized_tokens
 from tests.binary.es_reference import assert_same, double, output_and_gradients
 
 
@@ -290,3 +291,48 @@ def test_gains_that_were_loaded_or_trained_are_left_alone():
 def test_unknown_ways_to_start_are_named():
     with pytest.raises(ValueError, match="copy_init='random' must be one of"):
         TiledBatchNorm2d(8, 4, copy_init='random')
+
+
+def without_tracking(norm, how):
+    """Let a norm use the statistics of each batch, as users of torch do it."""
+    if how == 'torch.func':
+        torch.func.replace_all_batch_norm_modules_(norm)
+    norm.track_running_stats = False
+    if how == 'no buffers':
+        norm.running_mean = norm.running_var = None
+
+
+@pytest.mark.parametrize('how', ['torch.func', 'no buffers', 'flag'])
+@pytest.mark.parametrize('copies', [1, 2])
+@pytest.mark.parametrize('native', [False, True])
+def test_norms_without_tracking_are_those_of_torch(copies, how, native):
+    tiled, plain = (norm.float() for norm in tiled_and_plain_norm(6, copies))
+    without_tracking(tiled, how)
+    without_tracking(plain, how)
+    before = use_native(native)
+    try:
+        for training in (True, False):
+            x = torch.randn(3, 6 // copies, 4, 5) + 2
+            y = normalized(x, tiled.train(training), copies)
+            torch.testing.assert_close(y, plain.train(training)(torch.cat([x] * copies, 1)))
+    finally:
+        use_native(before)
+    torch.testing.assert_close(tiled.state_dict(), plain.state_dict())
+
+
+def test_vmap_runs_a_norm_without_running_statistics():
+    tiled, plain = tiled_and_plain_norm(6, 2)
+    without_tracking(tiled, 'torch.func')
+    without_tracking(plain, 'torch.func')
+    x = double(4, 3, 3, 4, 4)
+    expected = torch.stack([plain(torch.cat([one] * 2, 1)) for one in x])
+    assert_same(torch.func.vmap(tiled)(x), expected)
+
+
+@pytest.mark.parametrize('copies', [1, 2])
+def test_an_empty_batch_leaves_the_statistics(copies):
+    tiled = TiledBatchNorm2d(6, copies).double()
+    tiled(double(4, 6 // copies, 3, 3))
+    before = tiled.running_mean.clone(), tiled.running_var.clone()
+    assert tiled(double(0, 6 // copies, 3, 3)).shape == (0, 6, 3, 3)
+    assert_same((tiled.running_mean, tiled.running_var), before)
