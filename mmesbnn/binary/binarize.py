@@ -136,7 +136,9 @@ def binarize(
       layer in the order of definition. This is wrong for a network with several inputs or
       outputs, such as a detector, and for a network that runs in another order: name its
       first and last layers in ``keep``, or give an ``example``. With ``example`` all
-      layers that read the input or give an output are kept, and layers that did not run;
+      layers that read the input or give an output are kept, and layers that did not run.
+      Code without layers may scale, resize or join inputs before, and compute scores or
+      boxes afterwards;
     - depthwise and grouped convolutions, transposed, 1-d and 3-d convolutions, subclasses
       of ``nn.Conv2d`` and ``nn.Linear``, layers with hooks (parametrizations, spectral
       norm);

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..checks import shown
+from .data_flow import DataFlow
 from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
@@ -48,6 +49,10 @@ class Why(NamedTuple):
 
 
 _IDLE = Why(Reason.IDLE, 'did not run on the example')
+_FIRST = Why(Reason.FIRST, 'first layer, reads the input')
+_FIRST_RUN = Why(Reason.FIRST, 'first layer that ran')
+_LAST = Why(Reason.LAST, 'last layer, gives the output')
+_LAST_RUN = Why(Reason.LAST, 'last layer that ran')
 
 
 @dataclass(eq=False)
@@ -106,54 +111,39 @@ def run_example(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, (list, tuple)) else model(example)
 
 
-def _shares_memory(x: Tensor, others: Sequence[Tensor]) -> bool:
-    """Return True if ``x`` is one of ``others`` or shares memory with one of them."""
-    memory = x.untyped_storage().data_ptr()
-    return any(memory == y.untyped_storage().data_ptr() for y in others)
-
-
 def _ends_by_running(
     model: nn.Module, candidates: Sequence[Candidate], example: Any
 ) -> tuple[dict[Candidate, Why], dict[int, str]]:
     """Run ``example`` and find the first, the last and the idle layers.
 
-    First layers read ``example``; last layers give the output; idle layers did not run.
+    First layers read ``example``; last layers give the output; idle layers did not run. See
+    :class:`~mmesbnn.binary.data_flow.DataFlow`.
 
     Returns:
         These layers with their reasons. Also a mapping from the id of each layer whose
         weight another module reads to the class of that module.
     """
-    given = tensors_in(example)
-    ran: dict[Candidate, list[Tensor]] = {}
-    first: dict[Candidate, Why] = {}
-
-    def watch(candidate: Candidate) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            ran.setdefault(candidate, []).append(output)
-            if any(_shares_memory(x, given) for x in tensors_in((args, kwargs))):
-                first[candidate] = Why(Reason.FIRST, 'first layer, reads the input')
-
-        return candidate.module.register_forward_hook(hook, with_kwargs=True)
-
-    handles = [watch(candidate) for candidate in candidates]
+    order: dict[Candidate, None] = {}
+    handles = [
+        candidate.module.register_forward_hook(
+            lambda *_, candidate=candidate: order.setdefault(candidate)
+        )
+        for candidate in candidates
+    ]
     reads = WeightReads([candidate.module for candidate in candidates])
+    layers = {candidate: candidate.module for candidate in candidates}
+    flow = DataFlow(layers, model, tensors_in(example))
     try:
-        with inference(model), reads:
-            results = tensors_in(run_example(model, example))
+        with inference(model), reads, flow:
+            makers = flow.makers(run_example(model, example))
     finally:
         for handle in handles:
             handle.remove()
-    last = {
-        candidate: Why(Reason.LAST, 'last layer, gives the output')
-        for candidate, outputs in ran.items()
-        if any(_shares_memory(output, results) for output in outputs)
-    }
-    order = list(ran)
-    idle = [candidate for candidate in candidates if candidate not in ran]
+    ran = list(order)
     ends = {
-        **dict.fromkeys(idle, _IDLE),
-        **(last or dict.fromkeys(order[-1:], Why(Reason.LAST, 'last layer that ran'))),
-        **(first or dict.fromkeys(order[:1], Why(Reason.FIRST, 'first layer that ran'))),
+        **{x: _IDLE for x in candidates if x not in order},
+        **({x: _LAST for x in ran if x in makers} or {x: _LAST_RUN for x in ran[-1:]}),
+        **({x: _FIRST for x in ran if x in flow.readers} or {x: _FIRST_RUN for x in ran[:1]}),
     }
     return ends, reads.found
 

@@ -291,12 +291,15 @@ def test_an_example_shows_which_layers_are_first_and_last(example):
     assert not any(m._forward_hooks for m in net.modules())
 
 
-def test_where_nothing_reads_the_input_itself_running_first_and_last_count():
-    net = Net(nn.Conv2d(8, 8, 1))
-    model = nn.Sequential(nn.ReLU(), net, nn.Softmax(1))
-    report = binarize(model, example=torch.randn(1, 3, 4, 4))
-    assert why(report)['1.first'] == 'first layer that ran'
-    assert why(report)['1.last'] == 'last layer that ran'
+def test_where_no_layer_reads_the_input_or_gives_the_output_running_first_and_last_count():
+    net = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    model = nn.Sequential(nn.Embedding(4, 8), net, nn.LayerNorm(8))
+    report = binarize(model, example=torch.tensor([[0, 3]]))
+    assert why(report) == {
+        '1.0': 'first layer that ran',
+        '1.1': 'now ESLinear',
+        '1.2': 'last layer that ran',
+    }
 
 
 def test_a_module_with_several_names_is_replaced_once_everywhere():
