@@ -132,6 +132,23 @@ class SRDiffusionPipeline(DiffusionPipeline):
         with loading(folder, 'unet'):
             return super().from_pretrained(folder, **{**kwargs, **LOCAL})
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> SRDiffusionPipeline:
+        """Make a pipeline from the parts of another one, without copies of them.
+
+        Args:
+            pipeline: Pipeline with a UNet.
+            **kwargs: As ``from_pipe`` of diffusers: ``torch_dtype``, or arguments of this
+                class that replace the parts and options of ``pipeline``, such as ``scale``.
+
+        Raises:
+            ValueError: If a part is missing or does not fit.
+        """
+        # diffusers passes on models of the annotated class only, and here any UNet may come
+        unet = getattr(pipeline, 'unet', None)
+        given = {} if unet is None else {'unet': unet}
+        return super().from_pipe(pipeline, **{**given, **kwargs})
+
     @torch.no_grad()
     @checked(
         scale=optional(positive_int),

@@ -366,6 +366,15 @@ def test_a_saved_pipeline_of_every_scheduler_is_loaded(name, tmp_path):
     assert type(SRDiffusionPipeline.from_pretrained(tmp_path).scheduler) is type(scheduler)
 
 
+def test_a_pipeline_is_made_from_the_parts_of_another_one():
+    pipe = pipeline(unet(), scale=3, x0_clip='scheduler')
+    made = SRDiffusionPipeline.from_pipe(pipe, scale=1)
+    assert made.components == pipe.components
+    assert (made.config.scale, made.config.x0_clip) == (1, 'scheduler')
+    other = unet()
+    assert SRDiffusionPipeline.from_pipe(pipe, unet=other).unet is other
+
+
 def test_components_replace_what_was_saved(tmp_path):
     pipeline().save_pretrained(tmp_path)
     scheduler = diffusers.EulerDiscreteScheduler.from_config(make_scheduler().config)
