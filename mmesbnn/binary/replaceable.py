@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -131,7 +131,7 @@ def _ends_by_running(
         for candidate in candidates
     ]
     reads = WeightReads([candidate.module for candidate in candidates])
-    layers = {candidate: candidate.module for candidate in candidates}
+    layers: dict[Hashable, nn.Module] = {x: x.module for x in candidates}
     flow = DataFlow(layers, model, tensors_in(example))
     try:
         with inference(model), reads, flow:
