@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
 from ..checks import checked, instance
+from ..errors import shorten
 from ..models.classifiers import student_config
 from ..optional import require
 from ..plain_files import open_plain
@@ -48,6 +49,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope') or 'mmengine'
+    if not isinstance(scope, str):
+        found = shorten(repr(scope), 60)
+        raise InputError(f'{path}: default_scope={found} must be a text or None')
     if scope in EXTRAS:
         with explained('cannot use the config'):
             require(scope, EXTRAS[scope], str(path))

@@ -45,6 +45,7 @@ def test_images_are_normalised_as_in_training(tmp_path):
     [
         ('model = dict(', 'cannot read the config'),
         ('x = 1', 'has no model'),
+        ('default_scope = 5\nmodel = dict()', 'default_scope=5 must be a text or None'),
         ("custom_imports = dict(imports=['no_such_package'])\nmodel = dict()", 'no_such'),
     ],
 )
