@@ -285,6 +285,14 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
             )
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Refuse weights of another module, such as latent ones or those times a norm's gains."""
+        raise TypeError(
+            f"{type(self).__name__} cannot multiply with a given real weight, as mmengine's "
+            'efficient_conv_bn_eval asks: only the signs of its weight count: leave the modules '
+            'with binary layers out of efficient_conv_bn_eval'
+        )
+
 
 class BinaryLinear(BinaryLayer, nn.Linear):
     """Linear layer with binarized inputs and binarized weights.

@@ -39,6 +39,16 @@ def test_a_binary_convolution_is_not_fused(fuse):
         fuse(pair) if fuse else fuse_conv_bn_eval(*pair)
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_norms_are_not_merged_on_the_fly(training):
+    from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
+
+    net = nn.Sequential(nn.Sequential(BinaryConv2d(4, 4, 3), TiledBatchNorm2d(4))).train(training)
+    turn_on_efficient_conv_bn_eval(net, '0')
+    with pytest.raises(TypeError, match='only the signs of its weight count'):
+        net(torch.randn(2, 4, 5, 5))
+
+
 def test_biases_can_be_set_where_there_is_one():
     for layer in (BinaryConv2d(4, 4, 3, bias=True), BinaryLinear(4, 4, bias=True)):
         layer.bias = nn.Parameter(torch.ones(4))
