@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -22,8 +22,11 @@ def trained_models(runner: Runner) -> list[nn.Module]:
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """Return the model inside the wrapper for distributed training, if it has one."""
-    return model.module if is_model_wrapper(model) else model
+    """Return the model inside wrappers for distributed training and test-time augmentation."""
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
 
 
 def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from mmesbnn.engine.hooks import ClassCountHook
+from tests.engine.toy import FirstView
 
 STAGES = ('train', 'val', 'test')
 
@@ -64,6 +65,13 @@ def test_heads_of_detectors_are_compared(path):
     with pytest.raises(ValueError, match=text):
         check_model(detector(path), ('helmet', 'head'))
     check_model(detector(path), ('helmet', 'head', 'person'))
+
+
+def test_the_head_is_found_with_test_time_augmentation():
+    model = detector('bbox_head')
+    model.test_step = None
+    with pytest.raises(ValueError, match='num_classes=3 in the bbox_head'):
+        check_model(FirstView(model), ('helmet', 'head'))
 
 
 def test_all_heads_of_a_cascade_are_compared():

@@ -116,6 +116,16 @@ def test_a_test_of_half_a_checkpoint_stops(tmp_path, state):
         start_from(tmp_path, FittingCheckpointHook(), half, test=True)
 
 
+@pytest.mark.parametrize('hook', [FittingCheckpointHook, RequireCheckpointHook])
+def test_checkpoints_fit_with_test_time_augmentation(tmp_path, state, hook):
+    model = toy.FirstView(toy.ToyClassifier())
+    start_from(tmp_path, hook(), state, test=True, model=model)
+    assert torch.equal(model.module.fc.weight, state['fc.weight'])
+    half = {k: v for k, v in state.items() if k.startswith('backbone')}
+    with pytest.raises(ValueError, match=r'2 are missing \(fc.weight, fc.bias\)$'):
+        start_from(tmp_path, hook(), half, test=True, model=model)
+
+
 def test_a_checkpoint_of_another_tau_stops_without_a_hook(tmp_path):
     state = toy.ToyClassifier(tau=1).state_dict()
     for test in (False, True):

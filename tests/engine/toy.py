@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.runner import Runner
 from torch import nn
 
@@ -41,6 +41,16 @@ class PlainModel(BaseModel):
 
     def forward(self, inputs, labels=None, mode='tensor'):
         return {'loss': F.cross_entropy(self.fc(inputs.flatten(1)), labels)}
+
+
+class FirstView(BaseTTAModel):
+    """Model that predicts what the tested model says of the first view."""
+
+    def merge_preds(self, data_samples_list):
+        return [predictions[0] for predictions in data_samples_list]
+
+    def test_step(self, data):
+        return self.module.test_step(data)
 
 
 class Record(Hook):
