@@ -88,6 +88,14 @@ def test_a_proposal_head_has_a_number_of_its_own():
     check_model(model, ('a', 'b', 'c'))
 
 
+def test_a_detector_that_only_proposes_has_no_classes():
+    rpn_head = pytest.importorskip('mmdet.models.dense_heads.rpn_head', exc_type=ImportError)
+    model = nn.Module()
+    model.bbox_head = rpn_head.RPNHead(8, feat_channels=8)
+    assert model.bbox_head.num_classes == 1
+    check_model(model, ('a', 'b', 'c'))
+
+
 def test_doubtful_classes_are_named():
     text = (
         'has 4 classes: .ipynb_checkpoints, cat, dog, old; hidden folders: '

@@ -60,9 +60,16 @@ def _heads(model: Any) -> Iterator[tuple[str, int]]:
         for part in path.split('.'):
             heads = getattr(heads, part, None)
         for head in heads if isinstance(heads, nn.ModuleList) else (heads,):
+            if _proposes(head):
+                continue
             wanted = getattr(head, 'num_classes', None)
             if isinstance(wanted, int):
                 yield path, wanted
+
+
+def _proposes(head: Any) -> bool:
+    """Return whether ``head`` finds objects of any class, as that of mmdet's ``RPN`` does."""
+    return any(cls.__name__.endswith('RPNHead') for cls in type(head).__mro__)
 
 
 def _named(classes: Sequence[str], dataset: Any) -> str:
