@@ -48,9 +48,14 @@ _kept: KeptResults | None = None
 def is_recomputing() -> bool:
     """Return True while a forward runs a second time, for the backward pass.
 
-    A layer that updates running statistics must do so in the first pass only.
+    A layer that updates running statistics must do so in the first pass only. Also recognised is
+    ``torch.utils.checkpoint``, which mmpretrain's Transformers use for ``with_cp``, and mmengine
+    for ``activation_checkpointing``.
     """
-    return _recomputing
+    if _recomputing or torch.compiler.is_compiling():
+        return _recomputing
+    # a forward in the backward pass of autograd repeats an earlier one
+    return torch._C._current_graph_task_id() != -1
 
 
 class _Flag:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmesbnn.binary import (
     BinaryConv2d,
@@ -70,6 +71,18 @@ def test_outputs_gradients_and_statistics_are_the_same(training, keeps, monkeypa
         assert torch.equal(saving.get_buffer(name), buffer), name
     assert saving.tiled.num_batches_tracked == 2 * training
     assert saving.norm.num_batches_tracked == 2 * training
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_recomputation_by_torch_updates_statistics_once(reentrant):
+    plain = Block()
+    saving = copy.deepcopy(plain)
+    x, upstream = torch.randn(2, 2, 8, 16, 16)
+    expected = run(plain, x, False, upstream)
+    found = run(lambda x: checkpoint(saving, x, use_reentrant=reentrant), x, False, upstream)
+    assert all(map(torch.equal, found, expected))
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(saving.get_buffer(name), buffer), name
 
 
 def test_fewer_bytes_are_saved():
