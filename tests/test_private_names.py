@@ -7,9 +7,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'mmesbnn'
 #: Seen in torch 2.5 by ``make test-min``. Run it before you add one: it may be of a later release.
 KNOWN = {
     '_BatchNorm',
+    '_C._current_graph_task_id',
+    '_C._functorch.is_legacy_batchedtensor',
     '_C._functorch.maybe_current_level',
     '_C._len_torch_dispatch_stack',
     '_ConvNd',
+    '_NormBase',
     '_current_level',
     '_dynamo.config',
     '_ops.OpOverload',
