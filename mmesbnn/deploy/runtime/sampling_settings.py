@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .schema import Integer, ListOf, Maybe, Nested, Number, OneOf, Part, Unfit, entry
+from .schema import LEAST_DIVISOR, Integer, ListOf, Maybe, Nested, Number, OneOf, Part, Unfit, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Scheduler(Part):
             rule = f'such that {steps} steps end before {len(levels)}'
             raise Unfit('steps_offset', self.steps_offset, rule)
         # the image is divided by the signal's factor
-        if self.prediction_type == 'epsilon' and min(levels) <= 0:
-            raise Unfit('alphas_cumprod', min(levels), 'above 0')
+        if self.prediction_type == 'epsilon' and min(levels) < LEAST_DIVISOR:
+            raise Unfit('alphas_cumprod', min(levels), f'at least {LEAST_DIVISOR:g}')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+#: Smallest number of a file by which values in float32 are divided. Many smaller ones are 0 in
+#: float32, or their quotients infinite.
+LEAST_DIVISOR = 1e-30
+
+
 class Unfit(ValueError):
     """Error about a value that breaks the rule of its kind.
 

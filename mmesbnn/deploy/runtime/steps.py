@@ -13,7 +13,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .images import INTERPOLATIONS, MAX_PIXELS, Size, check_pixels, pad_to, resize
-from .schema import Either, Flag, Integer, Kind, ListOf, Number, OneOf, Part, Tagged, Unfit, entry
+from .schema import (
+    LEAST_DIVISOR,
+    Either,
+    Flag,
+    Integer,
+    Kind,
+    ListOf,
+    Number,
+    OneOf,
+    Part,
+    Tagged,
+    Unfit,
+    entry,
+)
 
 #: Largest number of pixels of a side.
 SIDE = 2**16
@@ -227,7 +240,7 @@ class Preprocessing(Part):
 
     steps: tuple[Step, ...] = entry(_STEP_LIST)
     mean: tuple[float, ...] = entry(ListOf(_GREY, 1, CHANNELS))
-    std: tuple[float, ...] = entry(ListOf(Number(0, 2.0**16, above=True), 1, CHANNELS))
+    std: tuple[float, ...] = entry(ListOf(Number(LEAST_DIVISOR, 2.0**16), 1, CHANNELS))
     to_rgb: bool = entry(Flag())
     pad_divisor: int = entry(Integer(1, 2**12), default=1)
     pad_value: float = entry(_GREY, default=0)
