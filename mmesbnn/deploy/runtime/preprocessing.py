@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .images import ImageError, Size, pad_to, read_image
+from .images import ImageError, Size, check_pixels, pad_to, read_image
 from .manifest import ExportError
 from .manifest_schema import Manifest
 from .steps import Resize, ResizeWithin, Step, apply_steps, normalize, scale_of
@@ -35,7 +35,7 @@ class Preprocessor:
     Args:
         manifest: Manifest of the export.
         name: Name of the export, for messages.
-        max_pixels: Largest number of pixels of an image, before and after resizing.
+        max_pixels: Largest number of pixels of an image, before and after resizing and padding.
     """
 
     def __init__(self, manifest: Manifest, name: str, max_pixels: int) -> None:
@@ -66,6 +66,8 @@ class Preprocessor:
                 f'but the network takes {target[0]}x{target[1]}: export it with '
                 f'size={size} (--shape {size[0]} {size[1]})'
             )
+        if -1 in self.shape[2:]:  # a divisor can make a narrow image large
+            check_pixels(*target, self.max_pixels, f'an image of {width} x {height} after padding')
         image = normalize(image, self.preprocessing)
         image = pad_to(image, target, self.preprocessing.pad_value)
         array = np.ascontiguousarray(image.transpose(2, 0, 1))

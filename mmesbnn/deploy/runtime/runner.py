@@ -48,8 +48,8 @@ class Runner:
         verify: Whether to check that the network is the exported one. Use False for an IR
             that you changed yourself. Default True.
         max_pixels: Largest number of pixels of an image: as its file declares it, after
-            resizing for the network, and after upscaling. Larger images raise an error
-            before they take memory. Default 2**26, 8192 x 8192.
+            resizing and padding for the network, and after upscaling. Larger images raise
+            an error before they take memory. Default 2**26, 8192 x 8192.
 
     Attributes:
         engine: Name of the engine that runs the network.

@@ -72,6 +72,13 @@ class SuperResolution(Task):
         height, width = (side * settings.scale for side in image.shape[:2])
         check_pixels(height, width, self.network.max_pixels, 'the upscaled image')
         network, least = self._tiles(height, width)
+        rows, columns = (
+            max(-(-side // settings.multiple) * settings.multiple, low)
+            for side, low in zip((height, width), least)
+        )
+        if (rows, columns) != least:  # a large multiple can make a narrow image large
+            after = 'the upscaled image after padding'
+            check_pixels(rows, columns, self.network.max_pixels, after)
         result = sampling.upscale(
             image.astype(np.float32) / 255,
             network,

@@ -257,6 +257,31 @@ def test_large_images_and_results_are_refused(classifier, tmp_path):
         runner.upscale(image)
 
 
+def rewrite(folder, *path, value):
+    """Replace an entry of the manifest in a folder."""
+    content = json.loads((folder / 'manifest.json').read_text())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (folder / 'manifest.json').write_text(json.dumps(content))
+
+
+def test_images_that_padding_makes_large_are_refused(tmp_path):
+    narrow = np.zeros((2, 4000, 3), np.uint8)
+    exports.write_classifier(tmp_path / 'a', size=-1)
+    rewrite(tmp_path / 'a', 'preprocessing', 'steps', value=[])
+    rewrite(tmp_path / 'a', 'preprocessing', 'pad_divisor', value=4096)
+    runner = Runner(tmp_path / 'a', threads=1, max_pixels=10**6)
+    with pytest.raises(ImageError, match='4000 x 2 after padding has 4096 x 4096 pixels'):
+        runner.preprocess(narrow)
+    exports.write_denoiser(tmp_path / 'b')
+    rewrite(tmp_path / 'b', 'decoding', 'multiple', value=4096)
+    runner = Runner(tmp_path / 'b', threads=1, max_pixels=10**6)
+    with pytest.raises(ImageError, match='image after padding has 8192 x 4096 pixels'):
+        runner.upscale(narrow)
+
+
 def test_an_upscaler_of_one_multiple(tmp_path):
     # tiles as large as the step between them, so neighbours do not overlap
     exports.write_denoiser(tmp_path, size=8)
