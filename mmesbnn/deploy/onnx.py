@@ -53,7 +53,9 @@ def _binary_conv2d(
     if value:
         axes = [0, 0, *pads[:2], 0, 0, *pads[2:]]
         sizes = g.op('Constant', value_t=torch.tensor(axes))
-        x = g.op('Pad', x, sizes, g.op('Constant', value_t=torch.tensor(value)))
+        # Pad takes a value of the input's type only
+        dtype = torch.onnx.JitScalarType.from_value(x).dtype()  # type: ignore[attr-defined]
+        x = g.op('Pad', x, sizes, g.op('Constant', value_t=torch.tensor(value, dtype=dtype)))
         pads = [0, 0, 0, 0]
     return g.op(
         'Conv',

@@ -181,6 +181,14 @@ def test_what_is_padded(pad_value, tmp_path):
     assert agreement.difference < 1e-5 and agreement.largest > 1
 
 
+@pytest.mark.parametrize('pad_value', [-1, 1])
+def test_padding_in_half_precision(pad_value, tmp_path):
+    model = shaken(BinaryConv2d(4, 6, 3, padding=1, pad_value=pad_value)).half().eval()
+    examples = [(torch.randn(n, 4, 6, 6).half(),) for n in (1, 2)]
+    (agreement,) = export_onnx(model, tmp_path / 'x.onnx', examples)
+    assert agreement.equal == 2 and agreement.largest > 1
+
+
 def test_several_threads_export_at_once(tmp_path):
     models = [shaken(Net('scaled_sign')) for _ in range(4)]
     examples = [apart(model, lambda: images(1)[0]) for model in models]
