@@ -24,9 +24,11 @@ from ..binary.arguments import MODULE
 from ..binary.layers import binary_layers
 from ..binary.modes import inference
 from ..binary.weights import FixedWeight, RealWeight
-from ..checks import checked, filled_text, instance, optional, positive_int, sequence
+from ..checks import checked, optional
+from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
+from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
 from .output_agreement import OutputAgreement, compare_all, compare_runs
 from .packed.file import PackError
 from .runtime.manifest import ExportError
@@ -173,6 +175,15 @@ def write_graph(
             raise ExportError(f'the network cannot become ONNX: {reason}') from error
 
 
+def _loaded(runtime: Any, path: Path) -> Any:
+    """Load a file in ONNX Runtime."""
+    try:
+        return runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its classes have no public base
+        reason = sentence(error).split(f'{path.name} failed:', 1)[-1]
+        raise ExportError(f'ONNX Runtime cannot load the network ({reason})') from error
+
+
 def _check_batches(
     run: Callable[[Sequence[Tensor]], Sequence[np.ndarray]],
     network: nn.Module,
@@ -205,11 +216,7 @@ def _check_batches(
 
 
 @checked(
-    network=MODULE,
-    examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
-    input_names=sequence(filled_text),
-    output_names=optional(sequence(filled_text)),
-    opset=positive_int,
+    network=MODULE, examples=EXAMPLES, input_names=NAMES, output_names=optional(NAMES), opset=OPSET
 )
 def export_onnx(
     network: nn.Module,
@@ -234,7 +241,7 @@ def export_onnx(
         input_names: Names of the inputs. Default ``('images',)``.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
         dynamic_batch: Whether the file takes any batch size, which is tested. Default True.
-        opset: Version of ONNX's operators. Default 17.
+        opset: Version of ONNX's operators, 11 to 23. Default 17.
 
     Returns:
         Differences between ONNX Runtime and torch, output by output.
@@ -244,7 +251,8 @@ def export_onnx(
         ImportError: If onnx or onnxruntime is not installed.
         ExportError: If the outputs are not torch's, or the network cannot be exported,
             takes one size of batch only (``dynamic_batch``) or has weights that are NaN
-            or infinite; nothing is written.
+            or infinite; nothing is written. Also if ONNX Runtime cannot load the file.
+        ValueError: If the numbers of names, or the sizes of examples, do not fit.
         OSError: If the file cannot be written.
     """
     require('onnx', 'deploy', 'ONNX export')
@@ -254,12 +262,13 @@ def export_onnx(
             'a two-stage detector is exported for one image at a time: pass '
             'dynamic_batch=False (--fixed-batch)'
         )
+    check_examples(examples, input_names, output_names, open_batch=dynamic_batch)
     check_file(path)
     check_weights(network)
     flat = Flat(with_constant_weights(network))
     with whole_file(path) as partial:
         with inference(flat):
-            names = output_names or numbered(flat(*examples[0]))
+            names = names_of(flat(*examples[0]), output_names)
             write_graph(
                 flat,
                 partial,
@@ -269,18 +278,13 @@ def export_onnx(
                 dynamic_batch=dynamic_batch,
                 opset=opset,
             )
-            session = runtime.InferenceSession(partial, providers=['CPUExecutionProvider'])
+            session = _loaded(runtime, partial)
 
         def run(example: Sequence[Tensor]) -> Sequence[np.ndarray]:
-            feed = {name: x.numpy() for name, x in zip(input_names, example)}
+            feed = {name: x.detach().numpy() for name, x in zip(input_names, example)}
             return session.run(None, feed)
 
         if dynamic_batch:
             _check_batches(run, flat, examples, names)
         unordered = has_unordered_rows(network)
         return compare_runs('ONNX Runtime', names, run, flat, examples, unordered)
-
-
-def numbered(outputs: Sequence[Tensor]) -> list[str]:
-    """Return the names of outputs that have no other names."""
-    return [f'output_{i}' for i in range(len(outputs))]

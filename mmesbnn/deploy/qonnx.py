@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..analysis.ops import count_ops
 from ..binary.arguments import MODULE
 from ..binary.modes import inference
-from ..checks import checked, filled_text, instance, optional, positive_int, sequence
+from ..checks import checked, optional
 from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
-from .onnx import Flat, numbered, with_constant_weights, write_graph
+from .onnx import Flat, with_constant_weights, write_graph
+from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
 from .output_agreement import OutputAgreement, compare_runs
 from .qonnx_nodes import use_quantizers
 from .runtime.manifest import ExportError
@@ -66,7 +67,7 @@ def _compared(
 
     def run(example: Sequence[Tensor]) -> list[np.ndarray]:
         with _by_qonnx():
-            feed = {name: x.numpy() for name, x in zip(inputs, example)}
+            feed = {name: x.detach().numpy() for name, x in zip(inputs, example)}
             return list(execute_onnx(graph, feed).values())
 
     return compare_runs('qonnx', names, run, network, examples)
@@ -98,11 +99,7 @@ def _check_count(report: QonnxReport, network: nn.Module, example: Sequence[Tens
 
 
 @checked(
-    network=MODULE,
-    examples=sequence(sequence(instance(Tensor, 'a tensor'), shortest=1), shortest=1),
-    input_names=sequence(filled_text),
-    output_names=optional(sequence(filled_text)),
-    opset=positive_int,
+    network=MODULE, examples=EXAMPLES, input_names=NAMES, output_names=optional(NAMES), opset=OPSET
 )
 def export_qonnx(
     network: nn.Module,
@@ -128,7 +125,7 @@ def export_qonnx(
             them, so use real inputs. The first example fixes all sizes.
         input_names: Names of the inputs. Default ``('images',)``.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
-        opset: Version of ONNX's operators. Default 17.
+        opset: Version of ONNX's operators, 11 to 23. Default 17.
 
     Returns:
         Differences between the executor of qonnx and torch, and the multiplications of
@@ -141,6 +138,7 @@ def export_qonnx(
             quantizer has the exact values of a sign, or if the network cannot be exported,
             has weights that are NaN or infinite, or tensors without a fixed shape; nothing
             is written.
+        ValueError: If the numbers of names, or the sizes of examples, do not fit.
         OSError: If the file cannot be written.
     """
     for package in ('onnx', 'onnxruntime', 'qonnx'):
@@ -149,12 +147,13 @@ def export_qonnx(
 
     from .onnx_folding import simplify
 
+    check_examples(examples, input_names, output_names, open_batch=False)
     check_file(path)
     check_weights(network)
     plain, quantized = (Flat(with_constant_weights(network)) for _ in range(2))
     use_quantizers(quantized.network)
     with whole_file(path) as partial, inference(quantized):
-        names = output_names or numbered(quantized(*examples[0]))
+        names = names_of(quantized(*examples[0]), output_names)
         write_graph(
             quantized,
             partial,

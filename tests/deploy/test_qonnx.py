@@ -328,8 +328,8 @@ def test_what_has_no_exact_form(model, words, tmp_path):
 def test_what_is_not_exported(tmp_path, monkeypatch):
     path, x = tmp_path / 'x.onnx', torch.randn(1, 3, 16, 16)
     model = shaken(Net('temperature'))
-    with pytest.raises(ExportError, match=r'qonnx cannot run the network .*Shape mismatch'):
-        export_qonnx(model, path, [(x,), (x[..., :12],)])
+    with pytest.raises(ExportError, match=r'qonnx cannot run the network .*Conv'):
+        export_qonnx(shaken(Net('temperature')).double(), path, [(x.double(),)])
     soft(model)
     with pytest.raises(PackError, match=r'cannot export grouped: its temperature'):
         export_qonnx(model, path, [(x,)])
