@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from ...optional import require
+from ...plain_files import open_plain
 from .core import COMPILE_OPTIONS, shared_core
 from .engine import usable_cores
 from .kernels import lost_operator
@@ -26,6 +27,24 @@ def set_batch(network: Any, count: int) -> None:
     network.reshape(shapes)
 
 
+def _check_format(path: Path) -> None:
+    """Check that a file begins as OpenVINO's own format.
+
+    OpenVINO finds the reader of a file by its content. Its readers of ONNX and TensorFlow
+    would open further files, which no checksum of a manifest covers.
+
+    Raises:
+        ExportError: If it begins otherwise, or cannot be read.
+    """
+    try:
+        with open_plain(path) as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise ExportError(f'{path}: cannot be read ({error.strerror})') from error
+    if not start.removeprefix(b'\xef\xbb\xbf').lstrip().startswith((b'<?xml', b'<net')):
+        raise ExportError(f'{path}: not a network of OpenVINO, which begins with <?xml or <net')
+
+
 class OpenvinoGraph:
     """Graph that is compiled at its first use. Any number of threads can use it.
 
@@ -40,12 +59,13 @@ class OpenvinoGraph:
 
     Raises:
         ImportError: If openvino is not installed.
-        ExportError: If OpenVINO cannot read the file.
+        ExportError: If the file is in another format, or OpenVINO cannot read it.
     """
 
     def __init__(self, path: Path, *, threads: int | None, device: str) -> None:
         self._path, self._threads, self._device = path, threads, device
         self.openvino = require('openvino', 'deploy', 'Runner')
+        _check_format(path)
         with self._explained():
             self.network = shared_core().read_model(str(path))
         self._compiled: dict[tuple[str, int], RequestPool] = {}

@@ -222,6 +222,30 @@ def test_an_ir_that_openvino_cannot_load(tmp_path):
         Runner(tmp_path, verify=False)
 
 
+def test_a_network_in_another_format(tmp_path):
+    # OpenVINO chooses its reader by the content, and that of ONNX opens further files
+    onnx = pytest.importorskip('onnx')
+    exports.write_classifier(tmp_path)
+    kind, shape = onnx.TensorProto.FLOAT, [-1, 3, 16, 16]
+    ports = [
+        onnx.helper.make_tensor_value_info('images', kind, ['N', *shape[1:]]),
+        onnx.helper.make_tensor_value_info('logits', kind, ['N', 3]),
+    ]
+    weight = onnx.TensorProto(name='w', data_type=kind, dims=[768, 3], data_location=1)
+    for key, value in {'location': 'more.bin', 'length': str(768 * 3 * 4)}.items():
+        weight.external_data.add(key=key, value=value)
+    nodes = [
+        onnx.helper.make_node('Flatten', ['images'], ['flat']),
+        onnx.helper.make_node('MatMul', ['flat', 'w'], ['logits']),
+    ]
+    graph = onnx.helper.make_graph(nodes, 'g', ports[:1], ports[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 13)])
+    (tmp_path / 'model.xml').write_bytes(model.SerializeToString())
+    np.ones(768 * 3, np.float32).tofile(tmp_path / 'more.bin')
+    with pytest.raises(ExportError, match=r'model\.xml: not a network of OpenVINO'):
+        Runner(tmp_path, verify=False)
+
+
 def test_an_ir_of_another_network(tmp_path):
     exports.write_classifier(tmp_path / 'dynamic')
     exports.write_classifier(tmp_path / 'fixed', batch=4)
