@@ -11,7 +11,7 @@ from PIL import Image
 
 from .decoding import classify
 from .drawing import draw_labels
-from .image_task import ImageTask
+from .image_task import ImageTask, as_json
 from .images import read_image
 from .manifest_schema import Manifest, check_classes, check_counts, check_image
 from .preprocessing import Seen
@@ -53,7 +53,8 @@ class Classification(ImageTask):
     def describe(self, result: Any, options: Options) -> tuple[str, Any]:
         label = result.get('pred_class', result['pred_label'])
         text = f'{label}  {result["pred_score"]:.4f}'
-        return text, {**result, 'pred_scores': result['pred_scores'].tolist()}
+        scores = {key: as_json(result[key]) for key in ('pred_score', 'pred_scores')}
+        return text, {**result, **scores}
 
     def draw(self, source: Source, result: Any, options: Options) -> Image.Image:
         image = read_image(source, self.network.max_pixels)

@@ -11,7 +11,7 @@ from PIL import Image
 from .decoding import detect
 from .detection_decoding import DetectionDecoding, FinalBoxes
 from .drawing import draw_boxes
-from .image_task import ImageTask
+from .image_task import ImageTask, as_json
 from .images import read_image
 from .manifest_schema import Manifest, check_classes, check_counts, check_image, equal
 from .preprocessing import Seen
@@ -58,7 +58,7 @@ class Detection(ImageTask):
         pairs = list(zip(names, result['scores']))[: min(shown, 5)]
         best = ', '.join(f'{name} {score:.2f}' for name, score in pairs)
         plain = {
-            key: value if key == 'classes' else value.tolist() for key, value in result.items()
+            key: value if key == 'classes' else as_json(value) for key, value in result.items()
         }
         return f'{shown} boxes  {best}', plain
 

@@ -16,6 +16,14 @@ from .task import Options, Progress, Source, Task, uncounted
 Entries = list['Seen | ImageError']
 
 
+def as_json(numbers: Any) -> Any:
+    """Return a number or an array for JSON, which has no NaN and no infinity: None."""
+    array = np.asarray(numbers)
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
+
+
 class ImageTask(Task):
     """Base of tasks whose results follow from the outputs of each image."""
 

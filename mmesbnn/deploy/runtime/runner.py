@@ -251,7 +251,7 @@ class Runner:
         return self._task.results(sources, options, progress)
 
     def describe(self, result: Any, options: Options = Options()) -> tuple[str, Any]:
-        """Return a result as a line of text, and as values for JSON."""
+        """Return a result as a line of text, and as values for JSON, None for NaN and infinity."""
         return self._task.describe(result, options)
 
     def draw(self, source: Source, result: Any, options: Options = Options()) -> Image.Image:
