@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from ...checks import check, integer
 from .sampling_settings import Scheduler, SuperResolutionDecoding
 
 #: Number of values that are computed at a time, to limit the memory.
@@ -201,7 +202,7 @@ def upscale(
 
     Raises:
         ValueError: If ``steps`` is not from 1 to the schedule's length, or ``noise``
-            has another shape.
+            has another shape or no real numbers.
     """
     steps = _checked_steps(decoding.scheduler, steps)
     height, width = (side * decoding.scale for side in image.shape[:2])
@@ -211,7 +212,10 @@ def upscale(
     if noise is None:
         generator = np.random.default_rng(seed)
         noise = generator.standard_normal(condition.shape, np.float32)
-    elif noise.shape != condition.shape:
+    noise = np.asarray(noise)
+    if noise.dtype.kind not in 'fiu':
+        raise ValueError(f'noise has dtype {noise.dtype}: must be real numbers')
+    if noise.shape != condition.shape:
         raise ValueError(f'noise has shape {noise.shape}, not {condition.shape}')
     sample = np.concatenate([condition, noise], 1, dtype=np.float32)
     del condition, noise  # saves memory for large images: the sample holds both
@@ -227,12 +231,11 @@ def upscale(
 def _checked_steps(scheduler: Scheduler, steps: int | None) -> int:
     total = len(scheduler.alphas_cumprod)
     steps = scheduler.num_inference_steps if steps is None else steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
-        raise ValueError(f'steps={steps!r} must be an integer from 1 to {total}')
+    check('steps', steps, integer(1, total))
     last = timesteps(scheduler, steps)[0]
     if last >= total:
         raise ValueError(
             f'steps={steps} begin at timestep {last}, but the schedule ends at '
             f'{total - 1}: use fewer steps'
         )
-    return steps
+    return int(steps)

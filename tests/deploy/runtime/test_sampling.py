@@ -134,3 +134,18 @@ def test_bad_arguments():
         upscale(image, None, decoding, steps=0)
     with pytest.raises(ValueError, match=r'noise has shape \(1, 3, 8, 8\)'):
         upscale(image, None, decoding, noise=np.zeros((1, 3, 8, 8), np.float32))
+    with pytest.raises(ValueError, match='noise has dtype <U1: must be real numbers'):
+        upscale(image, None, decoding, noise=['a'])
+
+
+def test_steps_of_numpy_and_noise_in_a_list():
+    decoding = sampling_decoding(make_pipeline())
+    image = np.full((4, 4, 3), 0.5, np.float32)
+    noise = np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
+
+    def network(sample, t):
+        return sample[:, 3:] * 0.5
+
+    expected = upscale(image, network, decoding, steps=2, noise=noise)
+    found = upscale(image, network, decoding, steps=np.int64(2), noise=noise.tolist())
+    np.testing.assert_array_equal(found, expected)
