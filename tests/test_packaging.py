@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from itertools import chain
@@ -120,6 +121,16 @@ def test_wheel_holds_the_package_and_what_mim_needs_only(sources, tmp_path, orig
     assert len(kernels) == bool(shutil.which('c++'))
     assert found - kernels == expected
     assert find_installed(tmp_path / 'site', tmp_path) == tmp_path / 'site' / 'mmesbnn'
+
+
+def test_sdist_holds_all_tracked_files_but_hidden_ones(sources, tmp_path):
+    build = f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
+    run([sys.executable, '-c', build], cwd=sources)
+    (sdist,) = tmp_path.glob('mmesbnn-*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        found = {str(Path(*Path(name).parts[1:])) for name in archive.getnames()}
+    tracked = filter(is_file, run(['git', 'ls-files', '-z'], cwd=ROOT).split('\0')[:-1])
+    assert {name for name in tracked if not name.startswith('.')} - found == set()
 
 
 @pytest.fixture
