@@ -125,6 +125,15 @@ def test_a_compiled_backbone_can_be_copied_and_pickled():
         torch.testing.assert_close(other(x), expected)
 
 
+def test_a_compiled_backbone_can_be_traced():
+    model = BUILDERS['reactnet']().eval()
+    x = torch.randn(1, 3, 16, 16)
+    expected = model(x)
+    model.compile_blocks(backend='eager')
+    traced = torch.jit.trace(model, x, check_trace=False)  # as the exports do
+    torch.testing.assert_close(traced(x), expected)
+
+
 @pytest.mark.parametrize('options', [dict(backend='fast'), dict(mode='fast')], ids=str)
 def test_an_unknown_way_to_compile_is_an_error_at_once(options):
     with pytest.raises(RuntimeError, match='fast'):

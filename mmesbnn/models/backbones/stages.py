@@ -100,7 +100,10 @@ class Stage(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output of the last block for ``x``."""
         blocks = list(self)
-        run = _run if self._compiler is None else _compiled(*self._compiler)
+        # torch.jit.trace, by which exports read a network, refuses compiled functions
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        compiler = None if traced else self._compiler
+        run = _run if compiler is None else _compiled(*compiler)
         for segment in self._parts(blocks):
             x = run(blocks[segment], x, self.with_cp)
         return x
