@@ -264,6 +264,8 @@ def _signed_conv(
     rows: bool,
     for_norm: bool,
 ) -> Convolved | None:
+    if not is_native() or is_seen(x):  # before no_grad, which an exported graph would record
+        return None
     with torch.no_grad():
         maps = map_of_rows(x) if rows else x
     if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):

@@ -1,11 +1,21 @@
 """The two operators: values, gradients, and use by other parts of torch."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, binary_conv2d, binary_linear, sign
+from mmesbnn.binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    ESConv2d,
+    ESLinear,
+    binary_conv2d,
+    binary_linear,
+    sign,
+)
 from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import Recorder
 
@@ -199,6 +209,24 @@ def test_an_exported_graph_names_the_operator(strict):
     assert targets.count('mmesbnn.binary_conv2d.default') == 1
     assert 'aten.conv2d.default' not in targets
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize(
+    ('layer', 'shape'),
+    [
+        (BinaryConv2d(4, 6, 3), (1, 4, 5, 5)),
+        (ESConv2d(4, 6, 3, tau=2), (1, 4, 5, 5)),
+        (BinaryLinear(4, 6), (2, 4)),
+        (ESLinear(4, 6, tau=2, es_groups=3), (2, 4)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_an_exported_program_can_be_saved(layer, shape, strict):
+    layer, x, file = layer.eval(), torch.randn(shape), io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x,), strict=strict), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.export.load(file).module()(x), layer(x))
 
 
 @pytest.mark.skipif(torch.__version__ < '2.7', reason='torch does not say whether it exports')
