@@ -21,6 +21,7 @@ from .forms import weight_form
 from .functional import is_seen
 from .native_mode import (
     POINTWISE,
+    array_of,
     bits_to_save,
     convolve_packed,
     is_native,
@@ -204,7 +205,7 @@ def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tu
         # of one pixel or one channel both layouts are the same, so ``grad`` may have the other
         grad.contiguous(memory_format=layout_of(x)).numpy(),
         x.detach().numpy(),
-        shift.detach().contiguous().numpy(),
+        array_of(shift.contiguous()),
         surrogate=surrogate.name,
         clip=surrogate.clip,
         threads=torch.get_num_threads(),
@@ -217,7 +218,7 @@ def _inside(binarization: _Binarization, grad: Tensor, weight: Tensor, limits: T
     """Set gradients of weights beyond the clip to 0, and subtract the gradient of their mean."""
     latent_gradient(
         grad.numpy(),
-        weight.detach().contiguous().numpy(),
+        array_of(weight.contiguous()),
         limits.numpy(),
         clip=binarization.clip,
         centred=binarization.centred,

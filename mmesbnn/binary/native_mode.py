@@ -21,6 +21,7 @@ from ..native import (
     pack_weights,
     weight_gradient,
 )
+from ..native.arguments import shared_array
 from ..native.library import library
 from .expansion import is_channels_last
 from .tracing import is_transformed
@@ -88,6 +89,15 @@ def _fits(*tensors: Tensor) -> bool:
     )
 
 
+def array_of(parameter: Tensor) -> Any:
+    """Return the values of a parameter as an array that shares its memory, to be read only.
+
+    ``Tensor.numpy`` would forbid torch to resize that memory for good, and FSDP frees and fills
+    the memory of parameters in every step.
+    """
+    return shared_array(parameter.detach())
+
+
 def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, PackedWeights] | None:
     """Pack the operands of a convolution; return None where torch's operator must run."""
     if not _fits(x, weight):
@@ -101,7 +111,7 @@ def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packe
 
 def pack_effective(weight: Tensor, groups: int) -> PackedWeights | None:
     """Pack an effective weight; return None if a kernel has more than two values."""
-    return pack_weights(weight.detach().numpy(), groups=groups, threads=torch.get_num_threads())
+    return pack_weights(array_of(weight), groups=groups, threads=torch.get_num_threads())
 
 
 def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
@@ -110,7 +120,7 @@ def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
     Returns:
         Packed signs; None if ``x`` has a NaN, or a shift is not finite.
     """
-    limits, threads = -shift.detach().numpy(), torch.get_num_threads()
+    limits, threads = -array_of(shift), torch.get_num_threads()
     values = x.detach().numpy()
     return pack_signs(values, groups=groups, thresholds=limits, strict=True, threads=threads)
 
@@ -123,7 +133,7 @@ def pack_latent(weight: Tensor, groups: int, limits: Tensor, scaled: bool) -> Pa
         is NaN or infinite, or a scale is 0.
     """
     return pack_weights(
-        weight.detach().contiguous().numpy(),
+        array_of(weight.contiguous()),
         groups=groups,
         thresholds=limits.numpy(),
         scaled=scaled,

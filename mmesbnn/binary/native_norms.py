@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .expansion import is_channels_last
+from .native_mode import array_of
 from .native_training import is_plain, layout_of, trains_natively
 from .recompute import keep, recall
 from .sign_sums import Convolved, SignSums
@@ -23,7 +24,7 @@ from .tiled_norm import TiledBatchNorm2d
 
 
 def _array(x: Tensor | None, layout: torch.memory_format = torch.contiguous_format) -> Any:
-    return None if x is None else x.detach().contiguous(memory_format=layout).numpy()
+    return None if x is None else array_of(x.contiguous(memory_format=layout))
 
 
 def _map_of(x: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..native import prelu_gradients
 from .functional import autocast_operands
-from .native_mode import is_native
+from .native_mode import array_of, is_native
 from .signs import compiles_for_speed, is_composed, needs_grad, trains_on_cpu
 from .tracing import whole_layer
 
@@ -57,7 +57,7 @@ def _is_native_map(x: Tensor, grad: Tensor, slope: Tensor) -> bool:
 
 
 def _native_gradients(grad: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    arrays = (one.detach().numpy() for one in (grad, x, slope.flatten()))
+    arrays = (grad.detach().numpy(), x.detach().numpy(), array_of(slope.flatten()))
     of_x, of_slope = map(
         torch.from_numpy, prelu_gradients(*arrays, threads=torch.get_num_threads())
     )

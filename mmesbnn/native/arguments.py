@@ -160,3 +160,8 @@ def window(
     if min(height, width) < 1:
         raise NativeError(f'a map of {size[0]}x{size[1]} is smaller than the kernel')
     return geometry, (height, width)
+
+
+def shared_array(values: Any) -> Any:
+    """Return an array that shares the memory of a tensor of another library, to be read only."""
+    return np.from_dlpack(values)

@@ -7,6 +7,9 @@ from torch import nn
 from mmesbnn.binary import (
     BinaryConv2d,
     BinaryLinear,
+    ESConv2d,
+    RPReLU,
+    TiledBatchNorm2d,
     binary_conv2d,
     binary_linear,
     native_mode,
@@ -239,3 +242,13 @@ def test_it_is_off_at_first_and_returns_what_was_set():
     assert native_mode._enabled is False
     assert use_native() is False
     assert use_native(False) is True
+
+
+def test_memory_of_parameters_can_be_resized_after_a_step(calls):
+    use_native(True)
+    layers = [BinaryConv2d(8, 8, 3), TiledBatchNorm2d(8), RPReLU(8), ESConv2d(8, 8, 3, tau=2)]
+    network = nn.Sequential(*layers, nn.Flatten(), BinaryLinear(8 * 4 * 4, 6))
+    network(torch.randn(2, 8, 8, 8)).sum().backward()
+    assert calls
+    for name, parameter in network.named_parameters():
+        assert parameter.untyped_storage().resizable(), name  # FSDP frees and fills it

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...binary.native_mode import array_of
 from ...binary.native_training import are_float32, is_plain, trains_tokens_natively
 from ...binary.precision import in_full_precision
 from ...binary.signs import compiles_for_speed, needs_grad
@@ -172,8 +173,8 @@ class _AddCross(torch.autograd.Function):
         out = add_cross(
             _pixels(y, size),
             _pixels(x, size),
-            taps.detach().numpy(),
-            shift.detach().numpy(),
+            array_of(taps),
+            array_of(shift),
             threads=torch.get_num_threads(),
         )
         return torch.from_numpy(out.reshape(x.shape))
@@ -185,7 +186,7 @@ class _AddCross(torch.autograd.Function):
         found = cross_gradients(
             _pixels(grad, ctx.size),
             _pixels(x, ctx.size),
-            taps.detach().numpy(),
+            array_of(taps),
             threads=torch.get_num_threads(),
         )
         of_x = torch.from_numpy(found.x.reshape(x.shape))
