@@ -219,3 +219,20 @@ def test_what_the_constructor_refuses():
         build_optim_wrapper(nn.Linear(3, 3), copy.deepcopy(CONFIG))
     with pytest.raises(ValueError, match='paramwise_cfg'):
         build_optim_wrapper(Model(), dict(copy.deepcopy(CONFIG), paramwise_cfg=dict(a=1)))
+
+
+def test_a_compiled_step_is_the_step():
+    torch._dynamo.reset()
+    (plain, expected), (compiled, params) = bop(), bop()
+
+    @torch.compile(backend='eager')
+    def step():
+        compiled.step()
+
+    for _ in range(3):
+        for one, other in zip(params, expected):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        step()
+        plain.step()
+    assert all(map(torch.equal, params, expected))

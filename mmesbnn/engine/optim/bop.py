@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from ...binary import binary_layers
 from ...checks import checked, not_negative, number
@@ -81,6 +82,7 @@ class Bop(torch.optim.AdamW):
                 "constructor='BopOptimWrapperConstructor', or another optimizer"
             )
 
+    @_disable_dynamo  # torch.compile cannot trace that groups are hidden
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Flip binary weights, and let AdamW move the other parameters.
 
