@@ -14,6 +14,7 @@ KNOWN = {
     '_ConvNd',
     '_NormBase',
     '_current_level',
+    '_disable_dynamo',
     '_dynamo.config',
     '_ops.OpOverload',
     '_pair',
