@@ -204,10 +204,11 @@ class TwoStageGraph(DetectorGraph):
         import torchvision
 
         cfg = self.detector.test_cfg.rpn
-        boxes, scores, levels = self._scored_anchors(features, size, cfg.nms_pre)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        least = max(cfg.get('min_bbox_size', 0), 0)
-        scores = torch.where((sides > least).all(-1), scores, torch.zeros_like(scores))
+        boxes, scores, levels = self._scored_anchors(features, size, cfg.get('nms_pre', -1))
+        least = cfg.get('min_bbox_size', -1)
+        if least >= 0:
+            sides = boxes[:, 2:] - boxes[:, :2]
+            scores = torch.where((sides > least).all(-1), scores, torch.zeros_like(scores))
         # move every level to a separate place, so that levels do not suppress each other
         separate = boxes + levels[:, None] * (max(size) + 1)
         kept = torchvision.ops.nms(separate, scores, cfg.nms.iou_threshold)
@@ -223,7 +224,7 @@ class TwoStageGraph(DetectorGraph):
         Args:
             features: Maps of all levels.
             size: Height and width of the image.
-            most: Anchors to take of a level.
+            most: Anchors to take of a level; 0 or less takes all.
 
         Returns:
             Boxes ``(K, 4)``, their scores ``(K,)`` and the numbers of their levels ``(K,)``.
@@ -238,7 +239,7 @@ class TwoStageGraph(DetectorGraph):
         for level, (score_map, code_map, prior) in enumerate(zip(score_maps, code_maps, priors)):
             logits = _rows([score_map], rpn.cls_out_channels)[0]
             all_scores = logits.sigmoid() if rpn.use_sigmoid_cls else logits.softmax(-1)
-            score, best = _best(all_scores[:, 0], most)
+            score, best = _best(all_scores[:, 0], most if most > 0 else len(prior))
             codes = _rows([code_map], 4)[0]
             boxes.append(rpn.bbox_coder.decode(prior[best], codes[best], max_shape=size))
             scores.append(score)

@@ -120,6 +120,27 @@ def test_two_stage_proposals_and_boxes_are_mmdets():
     )
 
 
+@pytest.mark.parametrize('option', [dict(nms_pre=-1), dict(min_bbox_size=-1)], ids=str)
+@pytest.mark.parametrize('given', [True, False])
+def test_proposals_without_limits_are_mmdets(option, given):
+    from mmdet.structures import DetDataSample
+
+    model = detector('faster-rcnn', **PROPOSALS)
+    for cfg in (model.test_cfg.rpn, model.rpn_head.test_cfg):
+        cfg.update(option)
+        if not given:  # -1 is mmdet's default
+            cfg.pop(next(iter(option)))
+    x = torch.randn(1, 3, *SIZE)
+    sample = DetDataSample(metainfo=dict(img_shape=SIZE, scale_factor=(1.0, 1.0)))
+    with torch.no_grad():
+        features = model.extract_feat(x)
+        proposals, valid = detector_graph(model).propose(features, SIZE)
+        (theirs,) = model.rpn_head.predict(features, [sample], rescale=False)
+    np.testing.assert_allclose(
+        proposals[valid > 0].sort(0).values, theirs.bboxes.sort(0).values, rtol=1e-4, atol=1e-3
+    )
+
+
 def test_other_detectors_are_refused_by_name():
     class Odd(torch.nn.Module):
         bbox_head = None
