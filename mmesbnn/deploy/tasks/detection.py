@@ -61,14 +61,15 @@ def _check_most(test: Mapping[str, Any]) -> None:
         )
 
 
-def _check_suppression(nms: Mapping[str, Any]) -> None:
-    """Refuse non-maximum suppression that the runner does not do."""
+def _check_suppression(test: Mapping[str, Any], where: str = '') -> None:
+    """Refuse non-maximum suppression that neither the runner nor the graph does."""
+    nms = test.get('nms') or {}
     if nms.get('type', 'nms') != 'nms':
-        raise ExportError(f'nms type {nms["type"]!r} is not supported, only plain nms')
+        raise ExportError(f'{where}nms type {nms["type"]!r} is not supported, only plain nms')
     for name, value in nms.items():
         same = name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name]
         if name not in _KNOWN and not same:
-            raise ExportError(f'nms: {name}={value!r} is not supported, only iou_threshold')
+            raise ExportError(f'{where}nms: {name}={value!r} is not supported, only iou_threshold')
 
 
 def detection_decoding(cfg: Config) -> DetectionDecoding:
@@ -83,9 +84,11 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
     head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
     # on proposals, mmdet does not check a size
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
+    if test.get('rcnn'):
+        _check_suppression(test.get('rpn') or {}, 'test_cfg.rpn: ')
     test = test.get('rcnn') or test
+    _check_suppression(test)
     nms = test.get('nms') or {}
-    _check_suppression(nms)
     with fitting('test_cfg'):
         return DetectionDecoding(
             score_thr=test.get('score_thr', 0.0),

@@ -175,6 +175,14 @@ def test_other_kinds_of_nms():
         detection_decoding(Config(dict(default_scope='mmdet', model=model)))
 
 
+@pytest.mark.parametrize('option', [dict(type='soft_nms'), dict(class_agnostic=True)], ids=str)
+def test_other_kinds_of_nms_of_proposals(option):
+    test = dict(rpn=dict(nms=dict(type='nms', iou_threshold=0.7) | option), rcnn=dict(score_thr=0))
+    model = dict(type='FasterRCNN', test_cfg=test)
+    with pytest.raises(ExportError, match=r'test_cfg\.rpn: nms.* is not supported'):
+        detection_decoding(Config(dict(default_scope='mmdet', model=model)))
+
+
 @pytest.mark.parametrize(
     'option',
     [
