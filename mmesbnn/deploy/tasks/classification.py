@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 from torch import nn
 
-from ...project import class_names, type_name
+from ...project import class_names
 from ..runtime.classification import Classification, ClassificationDecoding
 from .export_task import ExportTask, register_export
 from .images import images_of, shape_of
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def classification_decoding(cfg: Config) -> ClassificationDecoding:
-    """Return how the head of a config makes scores of its outputs."""
-    head = type_name((cfg.model.get('head') or {}).get('type', ''))
-    multiple = head.startswith('MultiLabel')
+def classification_decoding(model: nn.Module) -> ClassificationDecoding:
+    """Return how the head of a classifier makes scores of its outputs."""
+    # mmpretrain, which may be missing, has heads of other names with this base
+    kinds = type(getattr(model, 'head', None)).__mro__
+    multiple = any(kind.__name__.startswith('MultiLabel') for kind in kinds)
     return ClassificationDecoding(activation='sigmoid' if multiple else 'softmax')
 
 
@@ -57,7 +58,7 @@ class ClassificationExport(ExportTask):
             output_names=('logits',),
             preprocessing=preprocessing,
             classes=None if names is None else tuple(names),
-            decoding=classification_decoding(cfg),
+            decoding=classification_decoding(model),
             images=images,
             source=source,
         )

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
 from mmesbnn.analysis import build_model, load_config
+from mmesbnn.deploy.runtime.decoding import classify
 from mmesbnn.deploy.runtime.detection_decoding import DetectionDecoding
 from mmesbnn.deploy.runtime.images import read_image
 from mmesbnn.deploy.runtime.manifest import ExportError
@@ -223,10 +225,35 @@ def test_values_that_the_runner_cannot_take():
         detection_decoding(Config(dict(default_scope='mmdet', model=model)))
 
 
+@pytest.mark.parametrize(
+    ('head', 'activation'),
+    [
+        (dict(type='LinearClsHead'), 'softmax'),
+        (dict(type='MultiLabelLinearClsHead'), 'sigmoid'),
+        (dict(type='CSRAClsHead', num_heads=1, lam=0.1), 'sigmoid'),
+    ],
+    ids=str,
+)
+def test_scores_are_those_of_the_head(head, activation):
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / 'demo' / 'es_bnext_digits.py')
+    width = cfg.model.head.in_channels
+    cfg.model.head = dict(head, num_classes=3, in_channels=width)
+    if head['type'] == 'CSRAClsHead':  # which reads maps
+        cfg.model.neck = None
+    model = build_model(cfg).eval()
+    decoding = classification_decoding(model)
+    assert decoding.activation == activation
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (expected,) = model(image, mode='predict')
+        ours = classify(model(image)[0].numpy(), decoding.activation, None)
+    np.testing.assert_allclose(ours['pred_scores'], expected.pred_score, rtol=1e-5)
+
+
 def test_names_of_the_checkpoint_come_first():
     pytest.importorskip('mmpretrain')
     cfg = load_config(ROOT / 'configs' / 'es_bnext_tiny.py')
-    assert classification_decoding(cfg).activation == 'softmax'
     assert len(class_names(cfg)) == 1000
     names = [f'my {i}' for i in range(1000)]
     assert class_names(cfg, {'classes': names}) == names
