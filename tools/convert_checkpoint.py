@@ -4,8 +4,8 @@
 
 The result loads into the model that its meta['model'] describes. This model computes the
 logits of the published network. Known families: BNext (T, S, M, L, 18), ES-BNext,
-BinaryViT, ReActNet (A, 18), Bi-Real-18 and BI-DiffSR. Exit status 0: the file is written;
-2: the conversion failed.
+BinaryViT, ReActNet (A, 18), Bi-Real Net (18), BI-DiffSR, BiDet SSD300 and BiDet Faster R-CNN.
+Exit status 0: the file is written; 2: the conversion failed.
 """
 
 import argparse

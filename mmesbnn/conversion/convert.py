@@ -149,7 +149,7 @@ def convert_file(
     se_bits: int | None = None,
     max_bytes: int | None = None,
 ) -> Conversion:
-    """Convert a published checkpoint file to an mmpretrain checkpoint file.
+    """Convert a published checkpoint file to a checkpoint file of OpenMMLab.
 
     The target holds ``state_dict`` and ``meta`` with ``model`` (the model's config),
     ``mmesbnn_version`` and ``source`` (the name of the published file).

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmesbnn.conversion import FAMILIES
 from tests.analysis.digits import run_tool
 from tests.reference import published_binary_vit, published_reactnet
 from tests.reference.published_bnext import Network, random_state
@@ -48,6 +49,12 @@ def folder(tmp_path):
     torch.save(dict(state_dict=random_state(NET, 5e-8)), tmp_path / 'signs.pth')
     torch.save(dict(state_dict=random_state(NET, 1.0)), tmp_path / 'soft.pth')
     return tmp_path
+
+
+def test_the_help_names_all_families():
+    text = ' '.join(TOOL.read_text().split('"""')[1].split())
+    names = [name for family in FAMILIES for name in family.name.split(' or ')]
+    assert [name for name in names if name not in text] == []
 
 
 def test_a_file_of_signs_is_converted_and_summarised(folder):
