@@ -184,17 +184,25 @@ outputs = model(images)  # {_shapes([facts.measured.image])} -> {_shapes(facts.m
 """
 
 
-def _preparation(config: Mapping[str, Any]) -> str:
-    """Return a sentence about the images that the network expects, or ''."""
+def _preparation(config: Mapping[str, Any], channels: int) -> str:
+    """Return a sentence about the images that the network expects, or '' if it is not known.
+
+    Args:
+        config: Config of the network.
+        channels: Channels of the images.
+    """
     model = config.get('model') or {}
     steps = config.get('data_preprocessor') or model.get('data_preprocessor') or {}
     if not steps.get('mean') or not steps.get('std'):
         return ''
-    order = 'RGB' if swaps_channels(steps) else 'BGR'
     mean, std = list(steps['mean']), list(steps['std'])
+    kinds = {1: 'grey', 3: 'RGB' if swaps_channels(steps) else 'BGR'}
+    # a recipe's numbers do not hold for a network with other channels
+    if channels not in kinds or len(mean) not in (1, channels):
+        return ''
     return (
-        f'`images` are {order} from 0 to 255, normalized as `(image - mean) / std` with mean '
-        f'{mean} and std {std}.\n'
+        f'`images` are {kinds[channels]} from 0 to 255, normalized as `(image - mean) / std` with '
+        f'mean {mean} and std {std}.\n'
     )
 
 
@@ -254,7 +262,7 @@ def text(facts: Facts) -> str:
         f'{kind} ({facts.architecture}) with one bit per binary weight, written by '
         f'{LIBRARY} {__version__}.\n',
         _usage(facts),
-        _preparation(facts.config),
+        _preparation(facts.config, facts.measured.image.shape[1]),
         _table(facts),
         _given(facts),
     ]

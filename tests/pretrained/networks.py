@@ -35,8 +35,8 @@ def classifier_config():
     return Config.fromstring(CONFIG.format(root='data/digits'), '.py')
 
 
-def classifier():
-    config = classifier_config()
+def classifier(config=None):
+    config = config or classifier_config()
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return trained(MODELS.build(dict(config.model, data_preprocessor=config.data_preprocessor)))
 

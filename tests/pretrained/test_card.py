@@ -112,6 +112,18 @@ def test_a_classifiers_card_says_how_images_are_prepared(tmp_path, option, order
     assert '(N, 3, 16, 20) -> (N, 3)' in body  # the size of the config's test images
 
 
+@pytest.mark.parametrize('mean', [[127.5], [127.5] * 3], ids=len)
+def test_the_card_of_a_network_for_grey_images(tmp_path, mean):
+    pytest.importorskip('mmpretrain')
+    config = classifier_config()
+    config.model.backbone.in_channels = 1
+    config.data_preprocessor.update(mean=mean, std=mean)
+    _, body, _ = card(classifier(config), tmp_path / 'net', config=config)
+    assert '(N, 1, 16, 20) -> (N, 3)' in body and 'RGB' not in body
+    # the numbers of three channels do not fit
+    assert ('`images` are grey from 0 to 255' in body) == (len(mean) == 1)
+
+
 def test_the_lines_in_the_card_load_the_network(of_backbone, tmp_path, monkeypatch):
     model, _, body, _ = of_backbone
     monkeypatch.chdir(tmp_path)
