@@ -215,6 +215,11 @@ def _verdict(facts: Facts) -> str:
     return 'not binary: ' + '; '.join(map(str, findings[:_SHOWN])) + more
 
 
+def _cell(value: str) -> str:
+    """Return a text as a cell of a table: in one line, without the end of a cell."""
+    return ' '.join(value.split()).replace('|', r'\|')
+
+
 def _table(facts: Facts) -> str:
     report, ops = facts.report, facts.measured.ops
     shape = ' x '.join(map(str, facts.measured.image.shape[1:]))
@@ -232,14 +237,14 @@ def _table(facts: Facts) -> str:
         rows.append(('rounding', f'half precision, by {report.rounding:.2g} of a value at most'))
     if facts.is_equal:
         rows.append(('loaded again', 'equal outputs, bit for bit'))
-    cells = [(name, value.replace('|', r'\|')) for name, value in rows]
-    return '\n'.join(['| measured | |', '|---|---|', *(f'| {a} | {b} |' for a, b in cells)]) + '\n'
+    cells = [f'| {name} | {_cell(value)} |' for name, value in rows]
+    return '\n'.join(['| measured | |', '|---|---|', *cells]) + '\n'
 
 
 def _given(facts: Facts) -> str:
     if not facts.metrics:
         return ''
-    rows = [f'| {name} | {value} |' for name, value in facts.metrics.items()]
+    rows = [f'| {_cell(name)} | {value} |' for name, value in facts.metrics.items()]
     return '\n'.join(
         [
             f'Given by the author, on {facts.dataset}; {LIBRARY} did not measure it:',

@@ -145,6 +145,12 @@ def test_a_name_or_a_license_cannot_break_the_card(tmp_path):
         card(model, tmp_path / 'net', license='a\n---', **options)
 
 
+def test_a_name_of_a_metric_cannot_break_the_card(tmp_path):
+    options = dict(config=BACKBONE, input_shape=SHAPE, dataset='mnist')
+    _, body, _ = card(backbone(), tmp_path / 'net', metrics={'a|b\n# c': 0.5}, **options)
+    assert body.splitlines()[-1] == r'| a\|b # c | 0.5 |'
+
+
 def test_metrics_and_dataset_need_each_other(tmp_path):
     model = backbone()
     with pytest.raises(ValueError, match=r"metrics=\{'accuracy': 0.5\} needs dataset="):
