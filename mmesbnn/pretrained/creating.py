@@ -145,7 +145,8 @@ def create_model(
     A classifier computes logits ``(N, num_classes)`` for images ``(N, 3, H, W)``. With
     ``features_only`` the network is the backbone, which returns a tuple of feature maps; its
     ``out_channels`` are their channels. Images are normalized by the caller, with ``mean``
-    and ``std`` of ``model._config.data_preprocessor``.
+    and ``std`` of ``model._config.data_preprocessor``. The config of a backbone lacks them; those
+    of the classifier of this name apply.
 
     Args:
         name: Name of :func:`list_models`, such as ``'es_bnext_tiny'``.

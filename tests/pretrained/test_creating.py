@@ -105,6 +105,13 @@ def test_a_backbones_config_needs_no_scope():
     assert 'default_scope' not in create(features_only=True)._config
 
 
+def test_only_classifiers_know_how_images_are_normalized(classifier):
+    assert len(classifier._config.data_preprocessor.mean) == 3
+    assert 'data_preprocessor' not in create(features_only=True)._config
+    text = ' '.join(mmesbnn.create_model.__doc__.split())
+    assert 'The config of a backbone lacks them' in text
+
+
 def test_arguments_of_the_backbone_change_the_recipe():
     wide = dict(channels=[32, 32, 64], depths=[1, 1])
     model = create(arch=wide, tau=4, out_copies='all')
