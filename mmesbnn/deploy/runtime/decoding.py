@@ -133,7 +133,9 @@ def _picked(
         limits = np.array([size[1], size[0]] * 2, np.float32) - decoding.border
         boxes = boxes.clip(0, limits)
     boxes = boxes * scale
-    large = ((boxes[:, 2:] - boxes[:, :2]) > decoding.min_size).all(1)
+    # a head of a user can exchange the ends of a box, whose side is then less than -1
+    least = decoding.min_size if decoding.min_size >= 0 else -np.inf
+    large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(1)
     boxes, scores, labels = boxes[large], scores[large], labels[large]
     order = np.argsort(-scores, kind='stable')
     boxes, scores, labels = boxes[order], scores[order], labels[order]

@@ -115,6 +115,14 @@ def test_small_boxes_are_dropped_if_asked_for():
         assert result['bboxes'].tolist() == [rows[i] for i in expected]
 
 
+def test_without_a_least_size_exchanged_ends_stay():
+    boxes = np.float32([[10, 10, 4, 20], [30, 30, 40, 40]])  # its width is -6
+    outputs = dict(boxes=boxes, scores=np.float32([[0.9], [0.8]]))
+    for least, count in ((-1, 2), (0, 1)):
+        result = decode(outputs, original=(60, 60), min_size=least)
+        assert len(result['bboxes']) == count
+
+
 def test_nothing_found():
     outputs = dict(boxes=np.zeros((2, 4), np.float32), scores=np.zeros((2, 3)))
     result = decode(outputs)
