@@ -69,9 +69,10 @@ model = dict(
     # Published: the 200 best boxes of every class enter suppression, and all remaining
     # boxes are returned. With split_thr=1 classes are suppressed one by one. mmcv's faster
     # way for few boxes shifts each class by the largest coordinate, which is wrong for
-    # negative coordinates.
+    # negative coordinates. nms_pre is more than all scores; -1 would drop the last score of
+    # every map.
     test_cfg=dict(
-        nms_pre=-1,
+        nms_pre=1_000_000,
         max_per_class=200,
         nms=dict(type='nms', iou_threshold=0.45, split_thr=1),
         min_bbox_size=0,

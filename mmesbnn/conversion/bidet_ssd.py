@@ -155,7 +155,7 @@ def detector_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
         ),
         train_cfg=None,
         test_cfg=dict(
-            nms_pre=-1,
+            nms_pre=1_000_000,  # all: -1 would drop the last score of every map
             max_per_class=200,
             score_thr=0.01,
             min_bbox_size=0,

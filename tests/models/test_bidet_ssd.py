@@ -137,6 +137,18 @@ def test_detections_are_the_published_ones(model_cfg):
     assert found.labels.tolist() == [d[0] for d in theirs]
 
 
+@pytest.mark.parametrize('level', range(6))
+def test_the_only_score_of_a_map_is_a_detection(model_cfg, level):
+    head = build(model_cfg).eval()
+    scores, boxes, *_ = predictions(classes=20)
+    for x in scores:
+        x.view(1, -1, 21, *x.shape[2:])[:, :, 20] = 50
+    scores[level].view(1, -1, 21, *scores[level].shape[2:])[0, 0, 11, 0, 0] = 60
+    (found,) = head.predict_by_feat(scores, boxes, batch_img_metas=[META])
+    assert found.labels.tolist() == [11]
+    assert found.scores.item() > 0.99
+
+
 def test_best_per_class():
     scores = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.3])
     labels = torch.tensor([0, 1, 0, 1, 0])

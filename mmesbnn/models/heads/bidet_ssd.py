@@ -58,7 +58,8 @@ class BiDetSSDHead(SSDHead):
 
     ``test_cfg`` may have ``max_per_class``: only that many boxes of a class, the best
     ones, enter non-maximum suppression, as published. mmdet's ``nms_pre`` is a limit per
-    map and over all classes instead.
+    map and over all classes instead. Give a large number there: -1 makes mmdet drop the
+    lowest score of every map, even if it is the only one.
 
     Args:
         *args: As ``SSDHead``'s.
