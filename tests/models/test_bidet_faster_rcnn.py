@@ -261,6 +261,24 @@ def test_images_without_objects_give_finite_losses(boxes):
         assert losses['loss_rpn_prior'] == 0
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_proposals_under_autocast_are_those_of_full_precision(dtype):
+    rpn, samples = make_rpn(sigma=0.0), [sample(TWO), sample([])]
+    with torch.autocast('cpu', dtype):
+        maps = rpn(features())
+        assert maps[0][0].dtype == dtype
+        _, proposals = rpn.loss_and_predict(features(), samples)
+    assert {x.dtype for found in proposals for x in (found.bboxes, found.scores)} == {torch.float}
+    metas = [x.metainfo for x in samples]
+    wide = [[x.float() for x in levels] for levels in maps]
+    for found, expected in zip(
+        rpn.predict_by_feat(*maps, batch_img_metas=metas),
+        rpn.predict_by_feat(*wide, batch_img_metas=metas),
+    ):
+        assert torch.equal(found.bboxes, expected.bboxes)
+        assert torch.equal(found.scores, expected.scores)
+
+
 def test_loss_alone_is_that_of_both():
     head = make_rpn(sigma=0.0).eval()
     samples, x = [sample(TWO)], features(1)

@@ -149,6 +149,18 @@ def test_the_only_score_of_a_map_is_a_detection(model_cfg, level):
     assert found.scores.item() > 0.99
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_detections_in_half_precision_have_whole_anchors(model_cfg, dtype):
+    head = build(model_cfg, num_classes=3).eval()
+    low = [[x.to(dtype) for x in maps] for maps in predictions()[:2]]
+    wide = [[x.float() for x in maps] for maps in low]
+    (found,), (expected,) = (
+        head.predict_by_feat(*maps, batch_img_metas=[META]) for maps in (low, wide)
+    )
+    assert torch.equal(found.bboxes, expected.bboxes)
+    assert torch.equal(found.scores, expected.scores)
+
+
 def test_best_per_class():
     scores = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.3])
     labels = torch.tensor([0, 1, 0, 1, 0])

@@ -12,12 +12,21 @@ from torch import Tensor, nn
 
 from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d
 from ...binary.arguments import checked_layer
+from ...binary.precision import in_full_precision
 from ...binary.unit_steps import normalized
 from ...checks import not_negative, optional, positive_int
 from ..backbones.base import norm_options
 from ..backbones.bidet_resnet import WEIGHTS, bidet_conv
 from ..building import build_part
 from ..losses import VariationalBoxes
+
+
+def _wide(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return ``maps`` in full precision; mmdet gives anchors the precision of the scores.
+
+    In bfloat16 the corners of anchors above 256 would be multiples of 2, 4 or 8 pixels.
+    """
+    return [in_full_precision(level) for level in maps]
 
 
 class BiDetRPNHead(RPNHead):
@@ -169,6 +178,13 @@ class BiDetRPNHead(RPNHead):
             found.scores = found.scores.detach()
         return losses, proposals
 
+    def predict_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any
+    ) -> list[InstanceData]:
+        """Compute proposals as mmdet does, in full precision also under autocast."""
+        scores, boxes = _wide(cls_scores), _wide(bbox_preds)
+        return super().predict_by_feat(scores, boxes, *args, **kwargs)
+
     def _propose(
         self,
         scores: list[Tensor],
@@ -176,7 +192,8 @@ class BiDetRPNHead(RPNHead):
         metas: list[dict[str, Any]],
         cfg: dict[str, Any] | None,
     ) -> list[InstanceData]:
-        """Predict as mmdet's ``predict_by_feat``, but keep the gradients of the scores."""
+        """Predict as ``predict_by_feat``, but keep the gradients of the scores."""
+        scores, boxes = _wide(scores), _wide(boxes)
         priors = self.prior_generator.grid_priors(
             [level.shape[-2:] for level in scores], dtype=scores[0].dtype, device=scores[0].device
         )

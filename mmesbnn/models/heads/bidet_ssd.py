@@ -11,6 +11,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ...binary.precision import in_full_precision
 from ...checks import checked, each, mapping, not_negative, optional, positive_int, probability
 from ..building import build_part
 from ..losses import VariationalBoxes
@@ -184,6 +185,17 @@ class BiDetSSDHead(SSDHead):
         # the operator supports single precision only
         _, kept = nms(boxes[likely].float(), scores[likely].float(), cfg['iou_threshold'])
         return likely[kept]
+
+    def predict_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any
+    ) -> list[InstanceData]:
+        """Compute detections as mmdet does, in full precision also under autocast.
+
+        mmdet gives anchors the precision of the scores. In bfloat16 they would be rounded
+        to whole pixels or pairs of pixels.
+        """
+        scores, boxes = ([in_full_precision(x) for x in maps] for maps in (cls_scores, bbox_preds))
+        return super().predict_by_feat(scores, boxes, *args, **kwargs)
 
     def _bbox_post_process(
         self, results: InstanceData, cfg: dict[str, Any], *args: Any, **kwargs: Any
