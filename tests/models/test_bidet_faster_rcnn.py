@@ -397,3 +397,41 @@ def test_a_batch_of_one_image_and_no_proposals_predicts_nothing():
 def test_softmax_scores_are_refused():
     with pytest.raises(ValueError, match='must have use_sigmoid=True'):
         make_rpn(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False))
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (dict(reg_class_agnostic=False), 'reg_class_agnostic=False must be True'),
+        (dict(with_avg_pool=False), 'with_avg_pool=False must be True'),
+        (dict(with_reg=False), 'with_reg=False must be True'),
+        (dict(with_cls=False), 'with_cls=False must be True'),
+        (dict(reg_predictor_cfg=dict(type='NormedLinear')), "must be {'type': 'Linear'}"),
+    ],
+)
+def test_options_that_the_second_stage_lacks_are_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        make_roi(**option)
+
+
+def test_a_proposal_network_has_one_convolution():
+    make_rpn(num_convs=1)
+    with pytest.raises(ValueError, match='num_convs=2 must be 1'):
+        make_rpn(num_convs=2)
+
+
+def test_the_second_stage_needs_its_own_head():
+    head = dict(type='Shared2FCBBoxHead', in_channels=16, num_classes=3)
+    with pytest.raises(ValueError, match='bbox_head of BiDetRoIHead is a Shared2FCBBoxHead: use'):
+        MODELS.build(
+            dict(
+                type='BiDetRoIHead',
+                bbox_head=head,
+                bbox_roi_extractor=dict(
+                    type='SingleRoIExtractor',
+                    out_channels=16,
+                    featmap_strides=[16],
+                    roi_layer=dict(type='RoIAlign', output_size=7),
+                ),
+            )
+        )

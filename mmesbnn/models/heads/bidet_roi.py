@@ -12,15 +12,25 @@ from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor, nn
 
-from ...checks import checked, not_negative, probability
+from ...checks import checked, not_negative, probability, shown
 from ..building import build_part
 from ..losses import VariationalBoxes
+
+#: Arguments of mmdet's head that cannot have another value here.
+FIXED: dict[str, Any] = dict(
+    with_avg_pool=True,
+    with_cls=True,
+    with_reg=True,
+    reg_class_agnostic=True,
+    reg_predictor_cfg=dict(type='Linear'),
+)
 
 
 def sampled_objects(result: SamplingResult) -> Iterator[tuple[int, int]]:
     """Yield each class of an image and its number of objects that regions cover.
 
-    With ``add_gt_as_proposals`` every object is a region, so all objects count.
+    With ``add_gt_as_proposals`` every object is a region. All objects count, unless there are
+    more positive regions than the sampler takes.
     """
     objects = torch.stack([result.pos_gt_labels, result.pos_assigned_gt_inds], 1)
     labels, counts = objects.unique(dim=0)[:, 0].unique(return_counts=True)
@@ -32,6 +42,7 @@ class BiDetBBoxHead(BBoxHead):
 
     ``f = mean(x)``; scores and boxes are full-precision linear layers of ``f``. A box
     is a distribution: four log variances, then four means (:class:`VariationalBoxes`).
+    The two added losses need :class:`BiDetRoIHead`; other RoI heads leave them out.
 
     Args:
         *args: As :class:`mmdet.models.BBoxHead`'s.
@@ -46,6 +57,10 @@ class BiDetBBoxHead(BBoxHead):
             which runs class by class. Default 0.3.
         **kwargs: As :class:`mmdet.models.BBoxHead`'s. ``reg_class_agnostic`` and
             ``with_avg_pool`` are True.
+
+    Raises:
+        ValueError: If an argument is out of range, or if one of mmdet's has a value that
+            this head does not support.
 
     Shape:
         ``(R, C, H, W)`` to scores ``(R, classes + 1)``, background last, and boxes
@@ -65,7 +80,12 @@ class BiDetBBoxHead(BBoxHead):
         prior_iou_thr: float = 0.3,
         **kwargs: Any,
     ) -> None:
-        kwargs.update(reg_class_agnostic=True, with_avg_pool=True)
+        for name, value in FIXED.items():
+            if kwargs.setdefault(name, value) != value:
+                raise ValueError(
+                    f'{shown(name, kwargs[name])} must be {value}, or be left out: BiDetBBoxHead '
+                    'computes scores and class-agnostic boxes with linear layers'
+                )
         super().__init__(*args, **kwargs)
         self.fc_reg = nn.Linear(self.fc_reg.in_features, 8)  # type: ignore[has-type]
         self.boxes = VariationalBoxes(sigma)
@@ -130,7 +150,19 @@ class BiDetRoIHead(StandardRoIHead):
 
     Takes the arguments of :class:`mmdet.models.StandardRoIHead`. The added losses are
     ``loss_head_reg`` and ``loss_head_prior``.
+
+    Raises:
+        ValueError: If ``bbox_head`` is not a :class:`BiDetBBoxHead`.
     """
+
+    def init_bbox_head(self, *args: Any, **kwargs: Any) -> None:
+        """Make the extractor of regions and the head; mmdet's constructor calls it."""
+        super().init_bbox_head(*args, **kwargs)
+        if not isinstance(self.bbox_head, BiDetBBoxHead):
+            raise ValueError(
+                f'bbox_head of BiDetRoIHead is a {type(self.bbox_head).__name__}: use a '
+                'BiDetBBoxHead, or the StandardRoIHead of mmdet'
+            )
 
     def bbox_loss(
         self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]

@@ -14,7 +14,7 @@ from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d
 from ...binary.arguments import checked_layer
 from ...binary.precision import in_full_precision
 from ...binary.unit_steps import normalized
-from ...checks import not_negative, optional, positive_int
+from ...checks import not_negative, optional, positive_int, shown
 from ..backbones.base import norm_options
 from ..backbones.bidet_resnet import WEIGHTS, bidet_conv
 from ..building import build_part
@@ -66,11 +66,11 @@ class BiDetRPNHead(RPNHead):
         init_cfg: mmengine initialisation config. Default: normal, 0.01, as published.
         sign: As :class:`BiDetResNet`'s. Default ``'quadratic'``.
         weight_binarizer: As :class:`BiDetResNet`'s.
-        **kwargs: As :class:`mmdet.models.RPNHead`'s.
+        **kwargs: As :class:`mmdet.models.RPNHead`'s. ``num_convs`` is 1.
 
     Raises:
-        ValueError: If ``tau`` or ``groups`` do not divide ``feat_channels``, or the
-            classification loss does not use a sigmoid.
+        ValueError: If ``tau`` or ``groups`` do not divide ``feat_channels``, ``num_convs``
+            is not 1, or the classification loss does not use a sigmoid.
 
     Source: Wang et al., "BiDet" (CVPR 2020), its Faster R-CNN. The published RPN also
     samples boxes at inference; this one does not.
@@ -94,6 +94,11 @@ class BiDetRPNHead(RPNHead):
         weight_binarizer: Any = WEIGHTS,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get('num_convs', 1) != 1:
+            raise ValueError(
+                f'{shown("num_convs", kwargs["num_convs"])} must be 1: BiDetRPNHead has a single '
+                'binary convolution'
+            )
         self.expansion = Expansion(tau, groups)
         self._conv_options = bidet_conv(sign, weight_binarizer, sign_zero)
         self._box_channels = 4 if sigma is None else 8
