@@ -40,7 +40,8 @@ def _regions(side: int, shrink: int, count: int) -> Tensor:
     if count > len(tiles):
         raise ValueError(f'classes={count} must be at most {len(tiles)}, the number of regions')
     # the median over cells: one bright object in an empty sky is no contrast
-    cells = tiles.mean(1).unfold(1, side // 8, side // 8).unfold(2, side // 8, side // 8)
+    cell = max(side // 8, 2)  # a single pixel has no contrast
+    cells = tiles.mean(1).unfold(1, cell, cell).unfold(2, cell, cell)
     contrast = cells.std((3, 4)).flatten(1).median(1).values
     return tiles[contrast.argsort(descending=True, stable=True)[:count].sort().values]
 

@@ -44,6 +44,17 @@ def test_training_crops_never_see_the_held_out_rows(monkeypatch):
     assert (supply.draw(100, rng(), held_out=True).images.std((1, 2, 3)) > 0.5).all()
 
 
+@pytest.mark.parametrize('size', [2, 3, 4])
+def test_classes_are_the_regions_with_most_contrast(monkeypatch, size):
+    """A chessboard in the right half of every photograph, and a flat left half."""
+    board = torch.zeros(3, 64, 192, dtype=torch.uint8)
+    board[:, ::2, 96::2] = board[:, 1::2, 97::2] = 255
+    monkeypatch.setattr(crops, 'load_photograph', lambda name: board)
+    labels = len(crops.PHOTOGRAPHS)  # one region of each photograph
+    supply = Crops(size=size, shrink=1, classes=labels)
+    assert (supply._windows.flatten(3).std(-1) > 0.4).all()
+
+
 def test_a_crop_is_a_piece_of_its_region(supply, monkeypatch):
     """Without turns and mixed colours: an affine of the window, with the right label."""
     monkeypatch.setattr(torch, 'rand', lambda *shape, generator: torch.ones(shape))
