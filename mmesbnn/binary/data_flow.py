@@ -124,6 +124,10 @@ class DataFlow(TorchDispatchMode):
             makers &= ~before
         return _Origin(makers, above)
 
+    def ran(self) -> list[Hashable]:
+        """Return the keys of the layers that ran, in the order of their first runs."""
+        return list(dict.fromkeys(key for key, _ in self._runs))
+
     def makers(self, result: Any) -> set[Hashable]:
         """Return the keys of the layers that made the tensors of a result."""
         found = [self._origins[x].makers for x in tensors_in(result) if x in self._origins]

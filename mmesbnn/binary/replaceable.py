@@ -123,25 +123,14 @@ def _ends_by_running(
         These layers with their reasons. Also a mapping from the id of each layer whose
         weight another module reads to the class of that module.
     """
-    order: dict[Candidate, None] = {}
-    handles = [
-        candidate.module.register_forward_hook(
-            lambda *_, candidate=candidate: order.setdefault(candidate)
-        )
-        for candidate in candidates
-    ]
     reads = WeightReads([candidate.module for candidate in candidates])
     layers: dict[Hashable, nn.Module] = {x: x.module for x in candidates}
     flow = DataFlow(layers, model, tensors_in(example))
-    try:
-        with inference(model), reads, flow:
-            makers = flow.makers(run_example(model, example))
-    finally:
-        for handle in handles:
-            handle.remove()
-    ran = list(order)
+    with inference(model), reads, flow:
+        makers = flow.makers(run_example(model, example))
+    ran: list[Any] = flow.ran()
     ends = {
-        **{x: _IDLE for x in candidates if x not in order},
+        **{x: _IDLE for x in candidates if x not in ran},
         **({x: _LAST for x in ran if x in makers} or {x: _LAST_RUN for x in ran[-1:]}),
         **({x: _FIRST for x in ran if x in flow.readers} or {x: _FIRST_RUN for x in ran[:1]}),
     }

@@ -8,6 +8,7 @@ pytest.importorskip('accelerate')
 
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.diffusion import BinaryConfig, SRDiffusionPipeline, binarize_unet
+from tests.unets import ONE_LEVEL
 
 
 @pytest.mark.parametrize('place', ['', 'unet'])
@@ -15,14 +16,7 @@ def test_packed_weights_are_loaded(tmp_path, place):
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        in_channels=6,
-        block_out_channels=(8,),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=('DownBlock2D',),
-        up_block_types=('UpBlock2D',),
-    )
+    unet = UNet2DModel(in_channels=6, **ONE_LEVEL)
     binarize_unet(unet, options=BinaryConfig())
     pipeline = SRDiffusionPipeline(unet.eval())
     pipeline.save_pretrained(tmp_path)

@@ -12,6 +12,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from mmesbnn.diffusion import BinaryConfig, BinaryQuantizer, binarize_unet
+from tests.unets import ONE_LEVEL
 
 NAME = 'down_blocks.0.resnets.0.conv1.conv'
 BITS, SCALE = f'{NAME}.weight.bits', f'{NAME}.weight.scale'
@@ -22,13 +23,7 @@ def original(tmp_path_factory):
     """Folder of a small binary UNet."""
     folder = tmp_path_factory.mktemp('unet')
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        block_out_channels=(8,),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=('DownBlock2D',),
-        up_block_types=('UpBlock2D',),
-    )
+    unet = UNet2DModel(**ONE_LEVEL)
     binarize_unet(unet, options=BinaryConfig())
     unet.save_pretrained(folder)
     return folder

@@ -19,6 +19,7 @@ from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet
 from tests.reference.published_bi_diffsr import Network, random_state
 from tests.reference.published_bnext import Network as BNext
 from tests.reference.published_bnext import random_state as bnext_state
+from tests.unets import ONE_LEVEL
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'upscale.py'
 TINY = dict(base_channels=4, num_levels=2, blocks_per_level=1, norm_groups=2)
@@ -183,15 +184,7 @@ def test_published_and_converted_files_are_the_same_pipeline(tmp_path):
 
 def test_folders_of_unets_are_pipelines_with_the_published_schedule(tmp_path):
     torch.manual_seed(0)
-    plain = UNet2DModel(
-        in_channels=6,
-        out_channels=3,
-        block_out_channels=(8,),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=('DownBlock2D',),
-        up_block_types=('UpBlock2D',),
-    ).eval()
+    plain = UNet2DModel(in_channels=6, out_channels=3, **ONE_LEVEL).eval()
     plain.save_pretrained(tmp_path / 'plain')
     expected = {'plain': upscale(SRDiffusionPipeline(plain))}
     plain.float()
