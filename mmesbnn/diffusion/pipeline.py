@@ -23,7 +23,7 @@ from ..images.tensors import to_uint8
 from . import _LAZY
 from .folders import LOCAL, check_pipeline, loading
 from .image_input import to_tensor
-from .schedule import check_scheduler, clip_prediction, make_scheduler, signal_and_noise
+from .schedule import check_scheduler, clip_prediction, levels_of_step, make_scheduler
 from .tiling import TILE_OVERLAP, check_tiles, pad_reflect, tile_starts, tile_weights
 
 X0_CLIPS = ('data', 'scheduler')
@@ -280,7 +280,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
             noisy = self.scheduler.scale_model_input(x, own)
             prediction = self._predict(condition, noisy, t, tiles)
             if self.config.x0_clip == 'data':
-                levels = signal_and_noise(self.scheduler, t)
+                levels = levels_of_step(self.scheduler, index, t)
                 kind = self.scheduler.config.prediction_type
                 prediction = clip_prediction(prediction, noisy, *levels, kind)
             x = self.scheduler.step(prediction, own, x, **options).prev_sample

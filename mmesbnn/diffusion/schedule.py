@@ -51,11 +51,35 @@ def signal_and_noise(scheduler: Any, timestep: Tensor | float) -> tuple[float, f
     ratios = [((1 - x) / x).sqrt().item() for x in (low, high)]
     share = t - int(t)
     # without the case distinction 0 times an infinite ratio would be NaN
-    ratio = ratios[0] + share * (ratios[1] - ratios[0]) if share else ratios[0]
+    return _levels(ratios[0] + share * (ratios[1] - ratios[0]) if share else ratios[0])
+
+
+def _levels(ratio: float) -> tuple[float, float]:
+    """Return ``(a, s)`` from ``s / a``."""
     if math.isinf(ratio):
         return 0.0, 1.0
     scale = (1 + ratio**2) ** -0.5
     return scale, ratio * scale
+
+
+def levels_of_step(scheduler: Any, index: int, timestep: Tensor | float) -> tuple[float, float]:
+    """Return ``(a, s)`` of the network's input at a step of the sampling.
+
+    Schedulers with ``sigmas`` choose ``s / a`` of every step. Its timestep may be rounded,
+    or belong to another ``s / a``, for example with ``use_karras_sigmas``.
+
+    Args:
+        scheduler: Scheduler after ``set_timesteps``, which has taken ``index`` steps.
+        index: Index of the step.
+        timestep: Timestep of the step.
+    """
+    sigmas = getattr(scheduler, 'sigmas', None)
+    if not getattr(scheduler, 'state_in_first_order', True):
+        # KDPM2 evaluates every second time in the middle of two levels
+        sigmas = getattr(scheduler, 'sigmas_interpol', sigmas)
+    if sigmas is None:
+        return signal_and_noise(scheduler, timestep)
+    return _levels(float(sigmas[index]))
 
 
 def check_prediction_type(kind: str) -> None:

@@ -187,6 +187,37 @@ def test_what_the_data_cannot_be_is_clipped_at_every_step():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('EulerDiscreteScheduler', dict(interpolation_type='log_linear')),
+        ('HeunDiscreteScheduler', dict(use_exponential_sigmas=True)),
+        ('KDPM2DiscreteScheduler', dict(use_karras_sigmas=True)),
+        ('DPMSolverMultistepScheduler', dict(use_karras_sigmas=True)),
+        ('UniPCMultistepScheduler', dict(use_beta_sigmas=True)),
+    ],
+)
+@pytest.mark.parametrize('kind', ['epsilon', 'v_prediction'])
+def test_images_are_clipped_also_if_levels_of_noise_are_between_timesteps(name, options, kind):
+    levels = dict(beta_start=0.3, beta_end=0.9, num_train_timesteps=4, prediction_type=kind)
+    scheduler = getattr(diffusers, name)(**levels, **options)
+    pipe = pipeline(unet(total_steps=4), scheduler=scheduler)
+    call = 'convert_model_output' if hasattr(scheduler, 'convert_model_output') else 'step'
+    compute, seen = getattr(scheduler, call), []
+
+    def watch(*args, **kwargs):
+        result = compute(*args, **kwargs)
+        seen.append(getattr(result, 'pred_original_sample', result))
+        return result
+
+    setattr(scheduler, call, watch)
+    pipe(photo(), 2, 4, seed=0, output_type='pt')
+    assert len(seen) >= 4
+    images = torch.stack(seen)
+    assert images.min() > -1e-4 and images.max() < 1 + 1e-4
+    assert images.min() < 1e-4 or images.max() > 1 - 1e-4  # some were clipped
+
+
 # ------------------------------------------------------------------ sizes
 
 
