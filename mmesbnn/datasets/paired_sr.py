@@ -156,7 +156,9 @@ class PairedSRDataset(Dataset[Any]):
     folders are searched and all sizes are compared at construction.
 
     ``dataset[index]`` draws crops from numpy's global generator. ``dataset[index, seed]``
-    uses its own generator, see :class:`~mmesbnn.datasets.SeededInfiniteSampler`.
+    uses its own generator, see :class:`~mmesbnn.datasets.SeededInfiniteSampler`. Configs of
+    datasets can be joined by :class:`~mmesbnn.datasets.SeededConcatDataset`, or be wrapped
+    by mmengine's ``ConcatDataset`` and ``RepeatDataset``.
 
     Args:
         scale: Magnification, at least 1.
@@ -244,6 +246,9 @@ class PairedSRDataset(Dataset[Any]):
     def metainfo(self) -> dict[str, Any]:
         """Meta data for evaluators."""
         return dict(scale=self.scale)
+
+    def full_init(self) -> None:
+        """Do nothing, because files are found at construction; mmengine's wrappers call it."""
 
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat

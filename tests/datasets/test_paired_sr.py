@@ -64,6 +64,23 @@ def place(crop, image):
     return None
 
 
+@pytest.mark.parametrize('kind', ['ConcatDataset', 'SeededConcatDataset', 'RepeatDataset'])
+def test_configs_go_into_wrappers(kind, root):
+    configs = [
+        dict(type='PairedSRDataset', scale=4, data_root=str(root), hr=[hr], crop_size=16)
+        for hr in DF2K['hr']
+    ]
+    parts = dict(dataset=configs[0], times=2) if kind == 'RepeatDataset' else dict(datasets=configs)
+    dataset = DATASETS.build(dict(type=kind, **parts))
+    assert len(dataset) == 6 and dataset.metainfo == dict(scale=4)
+    last = dataset[5]
+    assert last['inputs'].shape == (3, 4, 4)
+    assert last['data_samples']['name'] == ('0003' if kind == 'RepeatDataset' else '000003')
+    if kind == 'SeededConcatDataset':
+        first, again = (dataset[5, (1, 2)]['data_samples']['hr'] for _ in range(2))
+        assert torch.equal(first, again)
+
+
 def test_df2k_is_div2k_then_flickr2k(root):
     dataset = df2k(root)
     samples = [dataset[i]['data_samples'] for i in range(len(dataset))]
