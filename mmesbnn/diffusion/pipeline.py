@@ -205,7 +205,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
             ``ImagePipelineOutput`` with the images as ``images``, or a tuple.
 
         Raises:
-            ValueError: Before sampling, if an argument is not one of the allowed values.
+            ValueError: Before sampling, if an argument is not one of the allowed values; after
+                it, if the images are NaN or infinite.
         """
         scale = self.config.scale if scale is None else scale
         tiles = None if tile_size is None else (tile_size, tile_overlap)
@@ -220,6 +221,12 @@ class SRDiffusionPipeline(DiffusionPipeline):
         noise = self._noise(condition, generator, latents)
         with eval_mode(self.unet):  # switches off dropout
             x = self._sample(noise, condition, num_inference_steps, generator, eta, tiles)
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f'the image is NaN or infinite after num_inference_steps={num_inference_steps} of '
+                f'scheduler={type(self.scheduler).__name__}: take another scheduler, other '
+                'options of it or fewer steps, if the weights of the network are finite'
+            )
         images = self._output(x[..., : size[0], : size[1]], output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -485,3 +485,13 @@ def test_a_network_that_wants_words_is_refused():
     )
     with pytest.raises(ValueError, match='UNet2DConditionModel, which needs encoder_h'):
         pipeline(words)
+
+
+def test_images_of_nan_raise_an_error():
+    # the timesteps 3, 2, 2 and 1: the solver divides by the difference of two equal levels
+    levels = dict(beta_start=0.3, beta_end=0.9, num_train_timesteps=4, prediction_type='sample')
+    pipe = pipeline(unet(total_steps=4), scheduler=diffusers.DPMSolverMultistepScheduler(**levels))
+    assert len(pipe(photo(), 2, 3, seed=0).images) == 1
+    message = 'NaN or infinite after num_inference_steps=4 of scheduler=DPMSolverMultistepSched'
+    with pytest.raises(ValueError, match=message):
+        pipe(photo(), 2, 4, seed=0)
