@@ -91,6 +91,11 @@ class SRDiffusionPipeline(DiffusionPipeline):
                 f'unet is a {type(unet).__name__}, which needs encoder_hidden_states; '
                 'it must need only a sample and a timestep'
             )
+        if getattr(unet, 'class_embedding', None) is not None:
+            raise ValueError(
+                f'unet is a {type(unet).__name__} with an embedding of classes, which needs '
+                'class_labels; it must need only a sample and a timestep'
+            )
         channels = unet.config.in_channels, unet.config.out_channels
         if channels != (6, 3):
             raise ValueError(

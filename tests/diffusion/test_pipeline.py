@@ -487,6 +487,20 @@ def test_a_network_that_wants_words_is_refused():
         pipeline(words)
 
 
+def test_a_network_that_wants_classes_is_refused():
+    classes = diffusers.UNet2DModel(
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=('DownBlock2D',) * 2,
+        up_block_types=('UpBlock2D',) * 2,
+        num_class_embeds=5,
+    )
+    with pytest.raises(ValueError, match='UNet2DModel with an embedding of classes'):
+        pipeline(classes)
+
+
 def test_images_of_nan_raise_an_error():
     # the timesteps 3, 2, 2 and 1: the solver divides by the difference of two equal levels
     levels = dict(beta_start=0.3, beta_end=0.9, num_train_timesteps=4, prediction_type='sample')
