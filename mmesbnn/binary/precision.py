@@ -49,9 +49,10 @@ def keep_signs(rounded: Tensor, before: Tensor) -> None:
 class KeepsSigns(nn.Module):
     """Base of layers in which only the signs of the latent ``weight`` count.
 
-    The signs survive ``half()`` and similar conversions. Loading a checkpoint of the same
-    network with another ``tau`` raises an error. A batch norm cannot be fused into the
-    layer: a tool that tries adds a bias, and this raises a ``TypeError``.
+    The signs survive ``half()`` and similar conversions, and loading a checkpoint of a wider
+    dtype. Loading a checkpoint of the same network with another ``tau`` raises an error. A
+    batch norm cannot be fused into the layer: a tool that tries adds a bias, and this raises
+    a ``TypeError``.
     """
 
     weight: Tensor
@@ -61,6 +62,9 @@ class KeepsSigns(nn.Module):
         if isinstance(found, Tensor):
             self._check_expansion(f'{prefix}weight', found)
         super()._load_from_state_dict(state, prefix, *args)
+        own = self.weight.data
+        if isinstance(found, Tensor) and found.is_floating_point() and found.shape == own.shape:
+            keep_signs(own, found)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__.get('_parameters', {}).get(name, value)

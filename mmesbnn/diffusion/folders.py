@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..checkpoints.bounded import bounded_load
 from ..errors import MmesbnnError, sentence, shorten
 from ..plain_values import read_json
@@ -200,8 +202,17 @@ class LocalModel:
         """
         folder = Path(pretrained_model_name_or_path, subfolder or '')
         check_unet(folder, [cls.__name__])  # another class computes something else
+        # the smallest weights keep their signs if the model is converted, but not if diffusers
+        # converts what it reads
+        wanted = [kwargs.get(name) for name in ('dtype', 'torch_dtype')]
+        dtype = next((x for x in wanted if isinstance(x, torch.dtype)), None)
+        whole = {name: x for name, x in kwargs.items() if not isinstance(x, torch.dtype)}
         with loading(folder):
-            return super().from_pretrained(folder, **{**kwargs, **LOCAL})  # type: ignore[misc]
+            found = super().from_pretrained(folder, **{**whole, **LOCAL})  # type: ignore[misc]
+            if dtype is not None:
+                model = found[0] if kwargs.get('output_loading_info') else found
+                model.to(dtype)
+        return found
 
 
 def _check_scheduler(path: Path, described: dict[str, Any]) -> None:

@@ -176,6 +176,14 @@ def test_unknown_signs_and_binarizers_are_refused(layer, argument):
         layer(*sizes, **{argument: 'ternary'})
 
 
+def test_checkpoints_of_a_wider_dtype_keep_their_signs():
+    layer = BinaryConv2d(3, 8, 3)
+    state = {'weight': 1e-9 * torch.randn_like(layer.weight)}
+    layer.half().load_state_dict(state)
+    assert layer.weight.dtype == torch.float16
+    assert torch.equal(layer.weight.sign(), state['weight'].sign().half())
+
+
 def test_nan_weights_show_in_the_output():
     layer = BinaryConv2d(4, 6, 3)
     with torch.no_grad():

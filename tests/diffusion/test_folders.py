@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip('diffusers')
 
+from mmesbnn.binary import binary_layers
 from mmesbnn.checkpoints import bounded
 from mmesbnn.conversion import load_sr_pipeline
 from mmesbnn.diffusion import (
@@ -195,3 +196,15 @@ def test_a_unet_of_another_class_is_refused(folder):
     change(folder / 'unet' / 'config.json', _class_name='UNet2DModel')
     with pytest.raises(MmesbnnError, match='describes a UNet2DModel; known are BIDiffSR'):
         BIDiffSRUNet.from_pretrained(folder / 'unet')
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(low_cpu_mem_usage=False)])
+def test_the_smallest_weights_keep_their_signs_in_half_precision(folder, kwargs):
+    unet = BIDiffSRUNet.from_pretrained(folder / 'unet')
+    for layer in binary_layers(unet).values():
+        layer.weight.data.mul_(1e-9)
+    unet.save_pretrained(folder / 'unet')
+    again = BIDiffSRUNet.from_pretrained(folder / 'unet', torch_dtype=torch.float16, **kwargs)
+    assert again.dtype == torch.float16
+    for name, layer in binary_layers(again).items():
+        assert torch.equal(layer.weight.sign(), binary_layers(unet)[name].weight.sign().half())
