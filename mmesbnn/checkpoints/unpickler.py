@@ -51,6 +51,13 @@ def is_key(value: Any) -> bool:
     return type(value) in _KEYS or type(value) is bool
 
 
+def _copy_size(value: Any) -> int:
+    """Return about the bytes of a copy of ``value``, without the objects in it."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return len(value)
+    return OBJECT_SIZE * len(value) if isinstance(value, (list, tuple, set, dict)) else 0
+
+
 class Unpickler:
     """Interpreter of one pickle.
 
@@ -134,6 +141,7 @@ class Unpickler:
         arguments, function = self._pop(), self._pop()
         if type(arguments) is not tuple:
             raise CheckpointError('calls something with no tuple of arguments')
+        self._take_copies(arguments)
         if isinstance(function, Name) and function.call is not None:
             self._push(function.call(*arguments))
         elif self._is_trusted(function):
@@ -151,9 +159,14 @@ class Unpickler:
             self.stack += [cls, arguments]
             self.call()
 
+    def _take_copies(self, values: tuple[Any, ...]) -> None:
+        """Count the memory of copies: a pickle can name the same values any number of times."""
+        self.budget.take(sum(map(_copy_size, values)))
+
     def build(self) -> None:
         """Give an object its state."""
         state, target = self._pop(), self.stack[-1]
+        self._take_copies(state if type(state) is tuple else (state,))
         if isinstance(target, Pending):
             if target.is_built:
                 raise CheckpointError('builds an object twice')

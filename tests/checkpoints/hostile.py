@@ -247,9 +247,23 @@ def programs():
     }
 
 
+def copies():
+    """Return pickles of a megabyte that copy one value until no memory is left."""
+    text, memorised = plain('a' * 2**20), b'h\xff'
+    values = {
+        'bytes': (text, call(name('_codecs', 'encode'), memorised)),
+        'bytearray': (raw(b'a' * 2**20), call(name('builtins', 'bytearray'), memorised)),
+        'set': (plain(list(range(10**5))), call(name('builtins', 'set'), memorised)),
+        'array': (raw(b'a' * 2**20), array((2**20,), dtype('u1'), memorised)),
+    }
+    return {
+        case: value + b'q\xff' + tuple_of(*[copy] * 3000) for case, (value, copy) in values.items()
+    }
+
+
 def hostile():
     """Return all pickles that must be refused, by name."""
-    groups = (dtypes, arrays, tensors, programs)
+    groups = (dtypes, arrays, tensors, programs, copies)
     return {
         f'{group.__name__}: {case}': program(ops)
         for group in groups
