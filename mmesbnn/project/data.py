@@ -45,15 +45,31 @@ def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
     return dataset.get('pipeline') or ()
 
 
-def _sized(pipeline: Iterable[dict[str, Any]]) -> tuple[int, int] | None:
+def _height_first(kind: Any, scope: str) -> bool:
+    """Return True if a transform's size is (height, width); OpenMMLab's usual order is the other.
+
+    Args:
+        kind: ``type`` of the transform.
+        scope: Default scope of the config.
+    """
+    if type_name(kind) != 'RandomCrop':
+        return type_name(kind) == 'RandomResizedCrop'
+    # a class, a name with its scope, or a name
+    package = kind.rpartition('.')[0] if isinstance(kind, str) else kind.__module__
+    return (package or scope).partition('.')[0] != 'mmdet'
+
+
+def _sized(pipeline: Iterable[dict[str, Any]], scope: str) -> tuple[int, int] | None:
     """Return height and width that the last of the ``SIZING`` transforms sets."""
     size = None
     for transform in pipeline:
-        value = transform.get(SIZING.get(type_name(transform.get('type')), ''))
+        kind = transform.get('type')
+        value = transform.get(SIZING.get(type_name(kind), ''))
         if isinstance(value, int):
             size = (value, value)
-        elif isinstance(value, (list, tuple)) and len(value) == 2:
-            size = (value[1], value[0])  # OpenMMLab writes (width, height)
+        # the two numbers of a crop can also be shares of the image
+        elif isinstance(value, (list, tuple)) and [type(x) for x in value] == [int, int]:
+            size = (value[0], value[1]) if _height_first(kind, scope) else (value[1], value[0])
     return size
 
 
@@ -70,7 +86,8 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
         cfg.get('test_pipeline') or (),
         _pipeline(_loader(cfg, 'train')),
     )
-    sizes = (_sized(pipeline) for pipeline in pipelines)
+    scope = cfg.get('default_scope') or ''
+    sizes = (_sized(pipeline, scope) for pipeline in pipelines)
     return next((size for size in sizes if size is not None), None)
 
 

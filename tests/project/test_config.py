@@ -92,6 +92,21 @@ def test_image_size_is_read_from_the_pipelines():
     assert image_size(Config({})) is None
 
 
+def test_image_size_has_the_order_of_the_transform():
+    # mmpretrain's crops take height and width, all other transforms width and height
+    size = (48, 64)
+    for kind in ('RandomCrop', 'mmpretrain.RandomCrop', 'RandomResizedCrop'):
+        name = 'scale' if 'Resized' in kind else 'crop_size'
+        found = sizes(dict(type=kind, **{name: size}), split='train', default_scope='mmpretrain')
+        assert found == (48, 64), kind
+    for kind, scope in (('RandomCrop', 'mmdet'), ('mmdet.RandomCrop', 'mmpretrain')):
+        crop = dict(type=kind, crop_size=size)
+        assert sizes(crop, split='train', default_scope=scope) == (64, 48), kind
+    assert sizes(dict(type='CenterCrop', crop_size=size)) == (64, 48)
+    shares = dict(type='RandomCrop', crop_size=(0.5, 0.5), crop_type='relative')
+    assert sizes(shares, default_scope='mmdet') is None
+
+
 def test_input_shape():
     cfg = Config(dict(model=dict(backbone=dict(in_channels=1))))
     assert input_shape(cfg) == (1, 224, 224)
