@@ -96,10 +96,14 @@ def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, 
     """Return channels, height and width of the model's input.
 
     Args:
-        cfg: Config of the model, which may be a backbone.
+        cfg: Config of the model, which may be a backbone. A backbone may hold another one, as a
+            ``BinaryTransformer`` does.
         size: Height and width. Default None: :func:`image_size`, or 224 x 224.
     """
-    channels = (cfg.model.get('backbone') or cfg.model).get('in_channels', 3)
+    reader = cfg.model
+    while isinstance(reader.get('backbone'), dict):
+        reader = reader['backbone']
+    channels = reader.get('in_channels', 3)
     return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
 
 

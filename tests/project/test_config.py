@@ -111,6 +111,9 @@ def test_input_shape():
     cfg = Config(dict(model=dict(backbone=dict(in_channels=1))))
     assert input_shape(cfg) == (1, 224, 224)
     assert input_shape(cfg, (32, 48)) == (1, 32, 48)
+    within = dict(type='BinaryTransformer', backbone=dict(type='VisionTransformer', in_channels=1))
+    assert input_shape(Config(dict(model=dict(backbone=within)))) == (1, 224, 224)
+    assert input_shape(Config(dict(model=within))) == (1, 224, 224)
 
 
 def test_real_batch(tmp_path):
