@@ -57,12 +57,15 @@ def attention(args: Sequence[Any], out: Any) -> int:
     return query[:-1].numel() * key[-2] * (query[-1] + value[-1])
 
 
+#: Real convolutions; networks of ``torch.jit.trace`` call the second one.
+CONVOLUTIONS = (aten.convolution.default, aten._convolution.default)
+
 #: Formula of each operator, a function of its arguments and its result.
 COUNTERS: dict[Any, Callable[[Sequence[Any], Any], int]] = {
     BINARY_CONV2D: binary_conv2d,
     BINARY_LINEAR: product,
     BINARY_MATMUL: product,
-    aten.convolution.default: convolution,
+    **dict.fromkeys(CONVOLUTIONS, convolution),
     aten.linear.default: product,
     aten.mm.default: product,
     aten.mv.default: product,

@@ -42,7 +42,7 @@ from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
 from ..binary.trees import tensors_in
 from ..checks import check, checked, either, instance, natural, sequence
-from .counters import ACTIVATION_PRODUCTS, aten, counter
+from .counters import ACTIVATION_PRODUCTS, CONVOLUTIONS, aten, counter
 from .operators import Forms, OperatorMode, is_binary, layer_name
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
@@ -144,7 +144,7 @@ class _Census:
             self.makers[out] = self.makers[args[0]]
 
     def _start(self, operator: Any, args: Any, result: Tensor) -> _Tally:
-        is_conv = operator in (aten.convolution.default, BINARY_CONV2D)
+        is_conv = operator in (*CONVOLUTIONS, BINARY_CONV2D)
         if is_conv:
             positions = result.shape[2:].numel()
         else:

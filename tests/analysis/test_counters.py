@@ -50,6 +50,14 @@ def test_transposed_convolution():
     assert totals(nn.ConvTranspose2d(3, 4, 2, 2), (3, 5, 5)) == (75 * 16, 0)
 
 
+@pytest.mark.parametrize('kind', [nn.Conv2d, nn.ConvTranspose2d])
+def test_traced_convolution(kind):
+    # networks of torch.jit.trace call another operator
+    conv = kind(4, 6, 3, stride=2, groups=2)
+    traced = torch.jit.trace(conv, torch.zeros(1, 4, 7, 7))
+    assert totals(traced, (4, 7, 7)) == totals(conv, (4, 7, 7)) > (0, 0)
+
+
 @pytest.mark.parametrize('bias', [False, True])
 def test_linear(bias):
     shapes = [(12,), (5, 12), (2, 5, 12)]
