@@ -22,7 +22,7 @@ from ..binary.trees import tensors_in
 from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
 from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence
-from ..project import swaps_channels
+from ..project import reads_rgb
 from ..version import __version__
 from .errors import PretrainedError
 from .files import LIBRARY
@@ -196,7 +196,7 @@ def _preparation(config: Mapping[str, Any], channels: int) -> str:
     if not steps.get('mean') or not steps.get('std'):
         return ''
     mean, std = list(steps['mean']), list(steps['std'])
-    kinds = {1: 'grey', 3: 'RGB' if swaps_channels(steps) else 'BGR'}
+    kinds = {1: 'grey', 3: 'RGB' if reads_rgb(config, steps) else 'BGR'}
     # a recipe's numbers do not hold for a network with other channels
     if channels not in kinds or len(mean) not in (1, channels):
         return ''

@@ -7,8 +7,8 @@ from .data import (
     dataset_meta,
     image_size,
     input_shape,
+    reads_rgb,
     real_batch,
-    swaps_channels,
     testing_pipeline,
 )
 from .errors import InputError, explained
@@ -28,9 +28,9 @@ __all__ = [
     'load_state',
     'load_weights',
     'read_checkpoint',
+    'reads_rgb',
     'real_batch',
     'scope_of',
-    'swaps_channels',
     'testing_pipeline',
     'type_name',
 ]

@@ -18,6 +18,9 @@ from .errors import InputError, explained
 #: Image size if neither the user nor the config gives one.
 DEFAULT_SIZE = (224, 224)
 
+#: Data sets of mmpretrain whose images are in RGB; images of files are in BGR.
+RGB_DATASETS = ('CIFAR10', 'CIFAR100')
+
 #: Transforms that set the size of an image, and the argument with the size.
 SIZING = {
     'CenterCrop': 'crop_size',
@@ -38,11 +41,15 @@ def _loader(cfg: Mapping[str, Any], *splits: str) -> dict[str, Any] | None:
     return None
 
 
-def _pipeline(loader: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
+def _dataset(loader: Mapping[str, Any] | None) -> Mapping[str, Any]:
     dataset = (loader or {}).get('dataset') or {}
     while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']  # a wrapper such as RepeatDataset
-    return dataset.get('pipeline') or ()
+    return dataset
+
+
+def _pipeline(loader: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
+    return _dataset(loader).get('pipeline') or ()
 
 
 def _height_first(kind: Any, scope: str) -> bool:
@@ -116,13 +123,17 @@ def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return _pipeline(_loader(cfg, 'test', 'val')) or cfg.get('test_pipeline') or ()
 
 
-def swaps_channels(preprocessor: Mapping[str, Any]) -> bool:
-    """Return whether a data preprocessor exchanges blue and red: BGR images become RGB.
+def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
+    """Return whether a network reads images in RGB; if not, it reads them in BGR.
 
     Args:
-        preprocessor: Its config. Each of the three spellings exchanges the channels.
+        cfg: Config of the data.
+        preprocessor: Config of the data preprocessor. Each of the three spellings exchanges
+            blue and red.
     """
-    return any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
+    swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
+    kind = type_name(_dataset(_loader(cfg, 'test', 'val')).get('type'))
+    return swaps != (kind in RGB_DATASETS)
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from mmesbnn.analysis import (
     load_weights,
     real_batch,
 )
-from mmesbnn.project import class_names, dataset_meta, explained
+from mmesbnn.project import class_names, dataset_meta, explained, reads_rgb
 from tests.analysis.digits import write_project
 
 
@@ -105,6 +105,16 @@ def test_image_size_has_the_order_of_the_transform():
     assert sizes(dict(type='CenterCrop', crop_size=size)) == (64, 48)
     shares = dict(type='RandomCrop', crop_size=(0.5, 0.5), crop_type='relative')
     assert sizes(shares, default_scope='mmdet') is None
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('kind', ['CIFAR10', 'mmpretrain.CIFAR100', 'CustomDataset'])
+def test_the_order_of_channels_is_that_of_the_data_and_the_preprocessor(kind, wrapped):
+    dataset = dict(type=kind, pipeline=[dict(type='PackInputs')])
+    dataset = dict(type='RepeatDataset', dataset=dataset) if wrapped else dataset
+    data = dict(test_dataloader=dict(dataset=dataset))
+    assert reads_rgb(data, dict(to_rgb=False)) == ('CIFAR' in kind)
+    assert reads_rgb(data, dict(to_rgb=True)) == ('CIFAR' not in kind)
 
 
 def test_input_shape():

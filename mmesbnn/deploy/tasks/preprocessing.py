@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...project import deployed_config, swaps_channels, testing_pipeline, type_name
+from ...project import deployed_config, reads_rgb, testing_pipeline, type_name
 from ..runtime.images import INTERPOLATIONS, Size
 from ..runtime.manifest import ExportError, fitting
 from ..runtime.steps import CentreCrop, Pad, Preprocessing, Resize, ResizeEdge, ResizeWithin, Step
@@ -130,7 +130,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
             steps=steps_of(pipeline),
             mean=tuple(data.get('mean') or (0.0, 0.0, 0.0)),
             std=tuple(data.get('std') or (1.0, 1.0, 1.0)),
-            to_rgb=swaps_channels(data),
+            to_rgb=reads_rgb(cfg, data),
             pad_divisor=data.get('pad_size_divisor', 1),
             pad_value=data.get('pad_value', 0),
         )

@@ -54,6 +54,21 @@ def test_classifiers_see_what_they_see_in_mmpretrain(name, size, tmp_path):
     assert (np.abs(found - expected) > 1e-6).mean() < 1e-3
 
 
+def test_classifiers_of_cifar_see_red_first():
+    pytest.importorskip('mmpretrain')
+    from mmengine.dataset import Compose, pseudo_collate
+
+    cfg = load_config(ROOT / 'configs' / 'bnext' / 'bnext-tiny_b512_cifar10.py')
+    image = photograph(1)[:32, :32]
+    # the images of this data set are arrays in RGB
+    item = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img=image, gt_label=0))
+    expected = build_model(cfg).data_preprocessor(pseudo_collate([item]), False)['inputs'][0]
+    preprocessing = preprocessing_of(cfg)
+    assert preprocessing.to_rgb
+    found = normalize(apply_steps(image, preprocessing.steps), preprocessing).transpose(2, 0, 1)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
 def test_detectors_see_what_they_see_in_mmdet(tmp_path):
     pytest.importorskip('mmdet')
     cfg = Config(
