@@ -190,7 +190,8 @@ def _cubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _nearest(image: np.ndarray, size: Size) -> np.ndarray:
     rows, columns = (
-        np.minimum((np.arange(new) * (old / new)).astype(int), old - 1)
+        # OpenCV divides twice; old / new can round to a neighbour
+        np.minimum((np.arange(new) * (1 / (new / old))).astype(int), old - 1)
         for old, new in zip(image.shape, size)
     )
     return image[rows[:, None], columns]

@@ -38,6 +38,13 @@ def test_resizes_as_opencv_does(size, name):
             assert difference.max() == 0
 
 
+@pytest.mark.parametrize(('old', 'new'), [(62, 36), (6, 34), (66, 121)])
+def test_takes_the_nearest_pixel_of_opencv(old, new):
+    image = np.arange(old, dtype=np.uint8)[:, None, None].repeat(3, 2)
+    expected = cv2.resize(image, (1, new), interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(resize(image, (new, 1), 'nearest', 'cv2'), expected)
+
+
 def test_reads_files_as_opencv_does(tmp_path):
     colour = photograph(1)[:60, :80]
     kinds = {
