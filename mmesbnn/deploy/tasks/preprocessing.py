@@ -8,10 +8,19 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...project import deployed_config, reads_rgb, testing_pipeline, type_name
+from ...project import deployed_config, input_shape, reads_rgb, testing_pipeline, type_name
 from ..runtime.images import INTERPOLATIONS, Size
 from ..runtime.manifest import ExportError, fitting
-from ..runtime.steps import CentreCrop, Pad, Preprocessing, Resize, ResizeEdge, ResizeWithin, Step
+from ..runtime.steps import (
+    CentreCrop,
+    Pad,
+    Preprocessing,
+    Resize,
+    ResizeEdge,
+    ResizeWithin,
+    ResizingStep,
+    Step,
+)
 
 #: Transforms of a test pipeline that do nothing to the pixels.
 _SILENT = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'ToTensor')
@@ -84,6 +93,25 @@ def _pad(transform: Mapping[str, Any]) -> Step:
     return Pad(value=_pad_value(transform), **options)
 
 
+def _check_colours(transform: Mapping[str, Any], channels: int) -> None:
+    """Refuse a way to decode files that is not the runner's, for networks that read files."""
+    colours = transform.get('color_type', 'color')
+    if channels == 3 and colours != 'color':
+        raise ExportError(
+            f"LoadImageFromFile: color_type={colours!r} is not supported, only 'color'"
+        )
+
+
+def _check_rounding(steps: Iterable[Step]) -> None:
+    """Refuse steps that give fractions of grey levels if an image holds floats."""
+    for step in steps:
+        if isinstance(step, ResizingStep) and step.interpolation != 'nearest':
+            raise ExportError(
+                'LoadImageFromFile: to_float32=True is not supported before a resize: the '
+                'runner resizes images of 8 bits'
+            )
+
+
 #: Functions that make the step of a transform.
 _TRANSFORMS: dict[str, Callable[[Mapping[str, Any]], Step]] = {
     'Resize': _resize,
@@ -93,15 +121,23 @@ _TRANSFORMS: dict[str, Callable[[Mapping[str, Any]], Step]] = {
 }
 
 
-def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
+def steps_of(pipeline: Iterable[Mapping[str, Any]], channels: int = 3) -> tuple[Step, ...]:
     """Return the steps of a manifest that do what a test pipeline does.
+
+    Args:
+        pipeline: Transforms of a config.
+        channels: Channels that the network takes; the runner reads files for 3. Default 3.
 
     Raises:
         ExportError: If a transform has no such step.
     """
-    steps = []
+    steps: list[Step] = []
+    floats = False
     for transform in pipeline:
         name = type_name(transform['type'])
+        if name == 'LoadImageFromFile':
+            _check_colours(transform, channels)
+            floats = bool(transform.get('to_float32'))
         if name in _TRANSFORMS:
             with fitting(f'the test pipeline: {name}'):
                 steps.append(_TRANSFORMS[name](transform))
@@ -110,6 +146,8 @@ def steps_of(pipeline: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
                 f'the transform {name} of the test pipeline is not supported; known '
                 f'are {", ".join(_TRANSFORMS)}'
             )
+    if floats:
+        _check_rounding(steps)
     return tuple(steps)
 
 
@@ -127,7 +165,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
     data = deployed_config(cfg).get('data_preprocessor') or {}
     with fitting('the data preprocessor'):
         return Preprocessing(
-            steps=steps_of(pipeline),
+            steps=steps_of(pipeline, input_shape(cfg)[0]),
             mean=tuple(data.get('mean') or (0.0, 0.0, 0.0)),
             std=tuple(data.get('std') or (1.0, 1.0, 1.0)),
             to_rgb=reads_rgb(cfg, data),

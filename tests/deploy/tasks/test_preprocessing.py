@@ -166,6 +166,23 @@ def test_transforms_without_a_step(transform, words):
         steps_of([transform])
 
 
+@pytest.mark.parametrize('colours', ['grayscale', 'unchanged', 'color_ignore_orientation'])
+def test_other_ways_to_decode_files_are_refused(colours):
+    load = dict(type='LoadImageFromFile', color_type=colours)
+    with pytest.raises(ExportError, match=f"color_type='{colours}' is not supported, only"):
+        steps_of([load])
+    # the runner reads no files for a network with one channel
+    assert steps_of([load], channels=1) == ()
+
+
+def test_floats_are_refused_where_the_runner_would_round():
+    load = dict(type='LoadImageFromFile', to_float32=True)
+    with pytest.raises(ExportError, match='to_float32=True is not supported before a resize'):
+        steps_of([load, dict(type='ResizeEdge', scale=9)])
+    exact = [dict(type='Resize', scale=9, interpolation='nearest'), dict(type='Pad', size=(12, 12))]
+    assert len(steps_of([load, *exact])) == 2
+
+
 @pytest.mark.parametrize(
     ('test', 'name'),
     [
