@@ -30,7 +30,7 @@ from ..optional import require
 from ..whole_files import check_file, whole_file
 from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
 from .output_agreement import OutputAgreement, compare_all, compare_runs
-from .packed.file import PackError
+from .packed.file import PackError, why_not_settable
 from .runtime.manifest import ExportError
 from .tasks.detector_graphs import has_unordered_rows, takes_one_image
 from .tasks.finite_weights import check_weights
@@ -112,11 +112,12 @@ def with_constant_weights(model: nn.Module) -> nn.Module:
     """Copy a model to eval mode, with constant effective weights in its binary layers.
 
     Raises:
-        PackError: If a weight is not binary, except in layers whose ``weight_binarizer``
-            is ``'real'``.
+        PackError: If a weight is computed from other tensors, or is not binary, except in
+            layers whose ``weight_binarizer`` is ``'real'``.
     """
     for name, layer in binary_layers(model, every_name=True).items():
-        reason = None if layer.has_real_weights else layer.why_not_binary()
+        reason = why_not_settable(layer)
+        reason = reason or (None if layer.has_real_weights else layer.why_not_binary())
         if reason:
             raise PackError(f'cannot export {name}: {reason}')
     model = copy.deepcopy(model)
@@ -247,7 +248,8 @@ def export_onnx(
         Differences between ONNX Runtime and torch, output by output.
 
     Raises:
-        PackError: If a layer's weights are not binary yet; the message names it.
+        PackError: If a layer's weights are not binary yet, or are computed from other tensors;
+            the message names it.
         ImportError: If onnx or onnxruntime is not installed.
         ExportError: If the outputs are not torch's, or the network cannot be exported,
             takes one size of batch only (``dynamic_batch``) or has weights that are NaN

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention
 from mmesbnn.deploy import ExportError, PackError
@@ -45,6 +46,13 @@ def test_outputs_are_equal_for_any_batch(binarizer, tmp_path):
     assert nodes.count('Greater') == nodes.count('Where') == 4
     # the model has not changed
     assert type(model.wide.weight_binarizer).__name__ != 'FixedWeight'
+
+
+def test_a_weight_that_is_computed_from_others(tmp_path):
+    model = nn.Sequential(BinaryLinear(8, 6))
+    parametrizations.weight_norm(model[0])
+    with pytest.raises(PackError, match='cannot export 0: its weight is computed from other'):
+        export_onnx(model, tmp_path / 'net.onnx', [(torch.randn(1, 8),)])
 
 
 def test_attention(tmp_path):

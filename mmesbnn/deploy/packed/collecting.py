@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from ...binary.layers import BinaryLayer, binary_layers
 from ...checkpoints.bits import BITS, SCALE, parts_of
 from ...checkpoints.safetensors_files import DTYPES
-from .file import PackError, tiled_statistics, unused_keys
+from .file import PackError, tiled_statistics, unused_keys, why_not_settable
 
 #: Number of binary weights above which packing shows a progress bar.
 _LARGE = 5e7
@@ -169,7 +169,7 @@ def collect(model: nn.Module, half: bool) -> Tensors:
         raise PackError(f'{type(model).__name__} has no binary layer')
     tensors, bad, dtype = Tensors(half), [], dtype_of(layers)
     for name, layer in with_progress(layers, 'packing'):
-        reason = layer.why_not_binary()
+        reason = why_not_settable(layer) or layer.why_not_binary()
         if reason:
             bad.append(f'{name or type(layer).__name__}: {reason}')
         elif not bad:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...binary.layers import BinaryLayer
 from ...binary.tiled_norm import TiledBatchNorm2d
 from ...checkpoints import CheckpointError, check_finite, read_tensors
 from ...checkpoints.bits import BITS, SCALE, unpack_bits
@@ -50,6 +51,17 @@ _STATISTICS = ('running_mean', 'running_var')
 
 class PackError(MmesbnnError):
     """Error about a network that cannot be packed, or a file that cannot be unpacked."""
+
+
+def why_not_settable(layer: BinaryLayer) -> str | None:
+    """Return a sentence that says why the weight of ``layer`` cannot be set, else None."""
+    if layer._parameters.get('weight') is not None:
+        return None
+    return (
+        'its weight is computed from other tensors, by a parametrization, a weight norm or '
+        'pruning: make it a parameter first, with remove_parametrizations, remove_weight_norm or '
+        'prune.remove of torch.nn.utils'
+    )
 
 
 def unused_keys(model: nn.Module, layers: Iterable[str]) -> Callable[[str], bool]:

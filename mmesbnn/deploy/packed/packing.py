@@ -138,7 +138,8 @@ def pack(
         Report of the sizes of the file's parts.
 
     Raises:
-        PackError: If a layer is not binary (yet) or not finite; the message names it.
+        PackError: If a layer is not binary (yet) or not finite, or its weight is computed from
+            other tensors; the message names it.
         OSError: If the file cannot be written.
     """
     path = Path(path)

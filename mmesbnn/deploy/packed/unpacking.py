@@ -35,6 +35,7 @@ from .file import (
     stored_weight,
     tiled_statistics,
     unused_keys,
+    why_not_settable,
 )
 
 #: End of the key of a layer's scales, after the key of its weight.
@@ -45,6 +46,9 @@ _PARTS = each(mapping(['parts']), parts=sequence(mapping()))
 def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     """Give binary layers their effective weights, which are not trained."""
     for name, layer in binary_layers(model, every_name=True).items():
+        reason = why_not_settable(layer)
+        if reason:
+            raise PackError(f'cannot load into {name}: {reason}')
         try:
             weight = stored_weight(stored, name, layer.weight)
         except KeyError:

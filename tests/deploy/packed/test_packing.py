@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import mmesbnn
 from mmesbnn.analysis import check_binary
@@ -26,6 +27,28 @@ def test_outputs_are_equal_bit_for_bit(binarizer, dtype, tmp_path):
     assert theirs.dtype == dtype
     assert torch.equal(ours, theirs)
     assert ours.unique().numel() > 2
+
+
+@pytest.mark.parametrize(
+    'compute', [parametrizations.weight_norm, parametrizations.spectral_norm, prune.identity]
+)
+def test_a_weight_that_is_computed_from_others(compute, tmp_path):
+    plain, path = nn.Sequential(BinaryLinear(8, 6)), tmp_path / 'net.safetensors'
+    pack(plain, path)
+    model = nn.Sequential(BinaryLinear(8, 6))
+    compute(model[0], 'weight')
+    rule = 'its weight is computed from other tensors'
+    with pytest.raises(PackError, match=f'cannot pack 0: {rule}'):
+        pack(model, tmp_path / 'other.safetensors')
+    with pytest.raises(PackError, match=f'cannot load into 0: {rule}'):
+        load_packed(path, model)
+    if compute is prune.identity:
+        prune.remove(model[0], 'weight')
+    else:
+        parametrize.remove_parametrizations(model[0], 'weight')
+    x = torch.randn(3, 8)
+    pack(model, path)
+    assert torch.equal(load_packed(path, plain)(x), model.eval()(x))
 
 
 class Cast(nn.Module):
