@@ -67,6 +67,18 @@ def test_other_parameters_take_the_steps_of_adamw():
         assert torch.equal(other, twin)
 
 
+def test_a_tensor_as_learning_rate_is_a_number():
+    one, ones = bop(lr=0.1)
+    other, others = bop(lr=torch.tensor(0.1, dtype=torch.float64))
+    for _ in range(3):
+        for a, b in zip(ones, others, strict=True):
+            a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+        one.step()
+        other.step()
+    for a, b in zip(ones, others, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def bop(**options):
     torch.manual_seed(0)
     params = [nn.Parameter(torch.randn(5, dtype=torch.float64)) for _ in range(2)]
@@ -206,6 +218,7 @@ def test_a_training_learns_and_goes_on_after_a_resume(tmp_path):
     [
         (dict(gamma=1.5), 'gamma=1.5'),
         (dict(threshold=-1.0), 'threshold=-1'),
+        (dict(lr=torch.ones(2)), r'lr=tensor\(.* or a tensor of one value'),
         (dict(), 'no parameter group has flips=True'),
     ],
 )

@@ -12,7 +12,13 @@ from torch import nn
 from torch._compile import _disable_dynamo
 
 from ...binary import binary_layers
-from ...checks import checked, not_negative, number
+from ...checks import Rule, checked, either, not_negative, number
+
+#: Rule of learning rates; torch takes tensors, too.
+_LR = either(
+    not_negative,
+    Rule('a tensor of one value', lambda x: isinstance(x, torch.Tensor) and x.numel() == 1),
+)
 
 
 def _adamw_step(optimizer: torch.optim.AdamW) -> None:
@@ -46,24 +52,24 @@ class Bop(torch.optim.AdamW):
 
     Args:
         params: Parameter groups. A group with ``flips=True`` holds binary weights.
-        lr: Learning rate of AdamW. Default 1e-3.
+        lr: Learning rate of AdamW, a number or a tensor of one value. Default 1e-3.
         gamma: Rate at which ``m`` adapts, from 0 to 1. Default 1e-4.
         threshold: Bound that ``|m|`` must exceed, >= 0. Default 1e-8.
         **adamw: Further arguments of ``torch.optim.AdamW``.
 
     Raises:
-        ValueError: If ``gamma`` or ``threshold`` is out of range, or no group has
+        ValueError: If ``lr``, ``gamma`` or ``threshold`` is out of range, or no group has
             ``flips=True``.
 
     Source: Helwegen et al., "Latent Weights Do Not Exist: Rethinking Binarized Neural Network
     Optimization" (2019).
     """
 
-    @checked(gamma=number(0, 1), threshold=not_negative)
+    @checked(lr=_LR, gamma=number(0, 1), threshold=not_negative)
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | torch.Tensor = 1e-3,
         gamma: float = 1e-4,
         threshold: float = 1e-8,
         **adamw: Any,
