@@ -227,6 +227,19 @@ def test_wrong_arguments(options, message):
         Bop([nn.Parameter(torch.ones(1))], **options)
 
 
+def test_the_state_of_another_optimizer_is_refused():
+    optimizer, params = bop()
+    adamw = torch.optim.AdamW([dict(params=params[:1]), dict(params=params[1:])])
+    with pytest.raises(
+        ValueError, match=r'flips=\[None, None\], not .*load_from instead of resume'
+    ):
+        optimizer.load_state_dict(adamw.state_dict())
+    swapped = Bop([dict(params=params[:1]), dict(params=params[1:], flips=True)])
+    with pytest.raises(ValueError, match=r'flips=\[False, True\]'):
+        optimizer.load_state_dict(swapped.state_dict())
+    optimizer.load_state_dict(bop()[0].state_dict())
+
+
 def test_what_the_constructor_refuses():
     with pytest.raises(ValueError, match='no binary weight'):
         build_optim_wrapper(nn.Linear(3, 3), copy.deepcopy(CONFIG))

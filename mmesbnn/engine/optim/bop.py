@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 
 from ...binary import binary_layers
 from ...checks import Rule, checked, either, not_negative, number
+from ...errors import shorten
 
 #: Rule of learning rates; torch takes tensors, too.
 _LR = either(
@@ -87,6 +88,25 @@ class Bop(torch.optim.AdamW):
                 'Bop: no parameter group has flips=True: use '
                 "constructor='BopOptimWrapperConstructor', or another optimizer"
             )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of another Bop with the same groups.
+
+        Args:
+            state_dict: Result of ``state_dict()``.
+
+        Raises:
+            ValueError: If it is that of another optimizer, or its groups flip others.
+        """
+        flips = [group['flips'] for group in self.param_groups]
+        found = [group.get('flips') for group in state_dict['param_groups']]
+        if found != flips:
+            raise ValueError(
+                f'Bop: the loaded state has groups with flips={shorten(repr(found), 60)}, not '
+                f'{shorten(repr(flips), 60)}, as of another optimizer: load the weights only '
+                '(load_from instead of resume)'
+            )
+        super().load_state_dict(state_dict)
 
     @_disable_dynamo  # torch.compile cannot trace that groups are hidden
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
