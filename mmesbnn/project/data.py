@@ -41,15 +41,23 @@ def _loader(cfg: Mapping[str, Any], *splits: str) -> dict[str, Any] | None:
     return None
 
 
-def _dataset(loader: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    dataset = (loader or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']  # a wrapper such as RepeatDataset
-    return dataset
+def _dataset_with(key: str, loader: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the outermost data set of ``loader`` that has ``key``, or else the innermost one.
+
+    Wrappers such as ``RepeatDataset`` hold another one. Of several, as in ``ConcatDataset``, it
+    is the first.
+    """
+    dataset: Any = (loader or {}).get('dataset') or {}
+    while key not in dataset:
+        inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
+        if not isinstance(inner, dict):
+            break
+        dataset = inner
+    return dict(dataset)
 
 
 def _pipeline(loader: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
-    return _dataset(loader).get('pipeline') or ()
+    return _dataset_with('pipeline', loader).get('pipeline') or ()
 
 
 def _height_first(kind: Any, scope: str) -> bool:
@@ -132,7 +140,7 @@ def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
             blue and red.
     """
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
-    kind = type_name(_dataset(_loader(cfg, 'test', 'val')).get('type'))
+    kind = type_name(_dataset_with('pipeline', _loader(cfg, 'test', 'val')).get('type'))
     return swaps != (kind in RGB_DATASETS)
 
 
@@ -147,7 +155,7 @@ def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ImportError: If the package of the config's default scope is not installed.
     """
-    dataset = (_loader(cfg, 'test', 'val') or {}).get('dataset') or {}
+    dataset = _dataset_with('metainfo', _loader(cfg, 'test', 'val'))
     if 'type' not in dataset or dataset.get('metainfo'):
         return dataset.get('metainfo') or {}
     with scope_of(cfg), DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:

@@ -18,6 +18,7 @@ from mmesbnn.analysis import (
     real_batch,
 )
 from mmesbnn.project import class_names, dataset_meta, explained, reads_rgb
+from mmesbnn.project import testing_pipeline as transforms_of
 from tests.analysis.digits import write_project
 
 
@@ -115,6 +116,24 @@ def test_the_order_of_channels_is_that_of_the_data_and_the_preprocessor(kind, wr
     data = dict(test_dataloader=dict(dataset=dataset))
     assert reads_rgb(data, dict(to_rgb=False)) == ('CIFAR' in kind)
     assert reads_rgb(data, dict(to_rgb=True)) == ('CIFAR' not in kind)
+
+
+def test_data_sets_inside_of_others():
+    """The first one of a concatenation says what its images are."""
+    crop = dict(type='CenterCrop', crop_size=32)
+    parts = [
+        dict(type='A', pipeline=[crop], metainfo=dict(classes=('cat', 'dog'))),
+        dict(type='B', pipeline=[]),
+    ]
+    joined = dict(type='ConcatDataset', datasets=parts)
+    for dataset in (joined, dict(type='RepeatDataset', dataset=joined, times=2)):
+        cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+        assert image_size(cfg) == (32, 32)
+        assert transforms_of(cfg) == [crop]
+        assert class_names(cfg) == ['cat', 'dog']
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('a', 'b'))
+    assert class_names(cfg) == ['a', 'b']
+    assert dataset_meta(Config(dict(test_dataloader=dict(dataset=dict(datasets=[]))))) == {}
 
 
 def test_input_shape():
