@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
@@ -29,6 +30,15 @@ CONFIG = instance(Config, 'a Config of mmengine')
 MODEL = instance(nn.Module, 'an nn.Module')
 
 
+def _check_entries(path: Path) -> None:
+    """Raise an error if a file in JSON or YAML holds no dict, at which mmengine only trips."""
+    if path.suffix in ('.json', '.yaml', '.yml'):
+        content = load(path)
+        if not isinstance(content, Mapping):
+            found = shorten(repr(content), 60)
+            raise InputError(f'cannot read the config {path}: it holds {found}, not a dict')
+
+
 @checked()
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and make its default scope the current one.
@@ -45,7 +55,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
             installed.
     """
     with explained(f'cannot read the config {path}'), plain_yaml():
-        open_plain(Path(path).expanduser()).close()  # mmengine would wait for a pipe
+        file = Path(path).expanduser()
+        open_plain(file).close()  # mmengine would wait for a pipe
+        _check_entries(file)
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope') or 'mmengine'

@@ -58,6 +58,17 @@ def test_unusable_configs(tmp_path, text, words):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ('name', 'text', 'found'),
+    [('a.yaml', '', 'None'), ('a.json', 'null', 'None'), ('a.yml', '- 1', r'\[1\]')],
+)
+def test_files_without_entries(tmp_path, name, text, found):
+    config = tmp_path / name
+    config.write_text(text)
+    with pytest.raises(InputError, match=f'{name}: it holds {found}, not a dict$'):
+        load_config(config)
+
+
 def test_unknown_model(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("model = dict(type='NoSuchModel')")
