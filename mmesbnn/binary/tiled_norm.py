@@ -155,7 +155,8 @@ class TiledBatchNorm2d(KeepsFloat32, nn.BatchNorm2d):
         self._track(mean, variance * (count / (count - 1)))
 
     def _plain(self, x: Tensor) -> Tensor:
-        if not (self.training and is_recomputing()):
+        # without tracking torch's norm gets no running statistics, and so has to in the second pass
+        if not (self.training and self.track_running_stats and is_recomputing()):
             return _batch_norm(x, super().forward)
         # With momentum 0 the running statistics stay as they are. Copies of them would too, but
         # torch 2.14 allows only operators here that the first pass has called.

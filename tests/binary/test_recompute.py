@@ -73,6 +73,20 @@ def test_outputs_gradients_and_statistics_are_the_same(training, keeps, monkeypa
     assert saving.norm.num_batches_tracked == 2 * training
 
 
+@pytest.mark.parametrize('keeps', [True, False])
+def test_gradients_are_the_same_of_norms_without_tracking(keeps, monkeypatch):
+    monkeypatch.setattr(recompute, 'keeps_convolutions', lambda x: keeps)
+    torch.manual_seed(0)
+    block, x, upstream = Block().double(), torch.randn(2, 8, 5, 5).double(), torch.randn(2, 8, 5, 5)
+    block.norm.track_running_stats = False
+    twin = copy.deepcopy(block)
+    _, expected = run(block, x, False, upstream.double())
+    _, found = run(twin, x, True, upstream.double())
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(twin.parameters(), block.parameters()):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 @pytest.mark.parametrize('reentrant', [True, False])
 def test_recomputation_by_torch_updates_statistics_once(reentrant):
     plain = Block()
