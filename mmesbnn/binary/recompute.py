@@ -40,6 +40,12 @@ MAPS_OF_SEGMENT = 16
 #: :func:`is_recomputing`, and so updates running statistics twice.
 _UPDATES_TWICE = torch.__version__ < '2.9'
 
+#: Message about a second pass that would not repeat the first one.
+_CHANGED = (
+    'layers of a segment that is recomputed were changed between its forward and its backward '
+    'pass, such as by train() or eval(): call backward() first'
+)
+
 _recomputing = False
 #: Results of native steps, in the innermost segment that is recomputed.
 _kept: KeptResults | None = None
@@ -178,6 +184,8 @@ def recall() -> Any:
     """Return what the first pass kept at this place of a recomputed segment; elsewhere None."""
     if _kept is None or not _kept.reads:
         return None
+    if _kept.next == len(_kept.results):
+        raise RuntimeError(_CHANGED)
     _kept.next += 1
     return _kept.results[_kept.next - 1]
 
@@ -215,9 +223,14 @@ class _Segment(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor
+        ctx: Any,
+        function: Callable[[Tensor], Tensor],
+        modules: list[nn.Module],
+        x: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         ctx.function, ctx.kept, ctx.random = function, KeptResults(), torch.get_rng_state()
+        ctx.modules, ctx.modes = modules, _modes(modules)
         ctx.save_for_backward(x, *parameters)
         nothing = torch.autograd.graph.saved_tensors_hooks(lambda saved: None, _never)
         with torch.enable_grad(), nothing, _Keeping(ctx.kept, False):
@@ -227,6 +240,8 @@ class _Segment(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
+        if _modes(ctx.modules) != ctx.modes:
+            raise RuntimeError(_CHANGED)
         leaf = _leaf(ctx, x)
         with (
             torch.random.fork_rng(devices=()),
@@ -238,14 +253,18 @@ class _Segment(torch.autograd.Function):
             torch.set_rng_state(ctx.random)
             y = ctx.function(leaf)
         inputs = [leaf, *parameters]
-        needed = ctx.needs_input_grad[1:]
+        needed = ctx.needs_input_grad[2:]
         wanted = [one for one, needs in zip(inputs, needed) if needs]
         found = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
-        return None, *(next(found) if needs else None for needs in needed)
+        return None, None, *(next(found) if needs else None for needs in needed)
+
+
+def _modes(modules: Iterable[nn.Module]) -> list[bool]:
+    return [part.training for module in modules for part in module.modules()]
 
 
 def _leaf(ctx: Any, x: Tensor) -> Tensor:
-    return x.detach().requires_grad_(ctx.needs_input_grad[1])
+    return x.detach().requires_grad_(ctx.needs_input_grad[2])
 
 
 def _never(saved: Any) -> Tensor:
@@ -271,6 +290,10 @@ def recompute_segment(
         function: Function from one tensor to one tensor.
         x: Argument of the function.
         modules: Modules whose parameters it reads. It reads no other tensor that gets a gradient.
+
+    Raises:
+        RuntimeError: In the backward pass, if the mode of a module has changed since the forward
+            pass.
     """
     if is_composed() or not torch.is_grad_enabled() or not _runs_on_bits(x):
         return recompute_elementwise(function, x)
@@ -279,7 +302,7 @@ def recompute_segment(
     is_small = MAPS_OF_SEGMENT * x.numel() < sum(p.numel() for p in trained)
     if is_small and not any(is_synced(part) for module in modules for part in module.modules()):
         return function(x)
-    return cast(Tensor, _Segment.apply(function, x, *trained))
+    return cast(Tensor, _Segment.apply(function, modules, x, *trained))
 
 
 def recompute_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

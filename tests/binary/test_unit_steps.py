@@ -739,3 +739,21 @@ def test_a_segment_without_gradients_is_not_recomputed(calls):
         y = recompute_segment(module, x, [module])
     assert not y.requires_grad
     assert not calls
+
+
+@pytest.mark.parametrize('segment', [True, False])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_mode_that_changes_before_the_second_pass_is_an_error(calls, training, segment):
+    norm, x = TiledBatchNorm2d(16).train(training), inputs(2, 16, 6, 6)[0].requires_grad_()
+
+    def function(x):
+        return normalized(x, norm).square()
+
+    if segment:
+        y = recompute_segment(function, x, [norm])
+    else:
+        y = recompute.recompute_elementwise(function, x)
+    norm.train(not training)
+    # torch says it of its own checkpoints where fewer steps run
+    with pytest.raises(RuntimeError, match='were changed' if segment or not training else None):
+        y.sum().backward()
