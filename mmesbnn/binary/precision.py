@@ -46,16 +46,34 @@ def keep_signs(rounded: Tensor, before: Tensor) -> None:
     rounded.copy_(torch.where(lost, wide.sign() * info.smallest_normal * info.eps, kept))
 
 
+@torch.no_grad()
+def _loses_gains(binarizer: nn.Module, before: Any, after: Any) -> bool:
+    """Return whether a weight got a factor per channel that is lost when it is binarized."""
+    known = all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in (before, after))
+    # a channel of one weight has every value by some factor
+    if not known or before.shape != after.shape or before[:1].numel() < 2:
+        return False
+    before, after = before.double(), after.to(before.device).double()
+    axes = tuple(range(1, before.dim()))
+    gains = (before * after).sum(axes, keepdim=True) / before.square().sum(axes, keepdim=True)
+    if torch.allclose(gains, torch.ones_like(gains)) or not torch.allclose(gains * before, after):
+        return False
+    return not torch.allclose(binarizer(after), gains * binarizer(before), rtol=1e-4, atol=1e-6)
+
+
 class KeepsSigns(nn.Module):
     """Base of layers in which only the signs of the latent ``weight`` count.
 
     The signs survive ``half()`` and similar conversions, and loading a checkpoint of a wider
     dtype. Loading a checkpoint of the same network with another ``tau`` raises an error. A
-    batch norm cannot be fused into the layer: a tool that tries adds a bias, and this raises
-    a ``TypeError``.
+    batch norm cannot be fused into the layer: a tool that tries adds or replaces a bias, and
+    this raises a ``TypeError``. Only a layer that has a bias, and whose scales take the gains of
+    the norm, can be fused.
     """
 
     weight: Tensor
+    weight_binarizer: nn.Module
+    _ignores_gains = False
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         found = state.get(f'{prefix}weight')
@@ -74,7 +92,15 @@ class KeepsSigns(nn.Module):
                 'added later: a binary layer cannot be fused with a batch norm, because '
                 'only the signs of its weight count'
             )
+        if name == 'bias' and value is not None and self._ignores_gains:
+            raise TypeError(
+                f'{type(self).__name__} cannot be fused with a batch norm, because its '
+                f'{type(self.weight_binarizer).__name__} ignores the gains of the norm: only the '
+                'signs of its weight count'
+            )
         super().__setattr__(name, value)
+        if name == 'weight' and own is not value and self._parameters.get('bias') is not None:
+            self._ignores_gains = _loses_gains(self.weight_binarizer, own, value)
 
     def _check_expansion(self, name: str, found: Tensor) -> None:
         """Raise an error on another expansion; mmengine would only print a warning."""
