@@ -52,6 +52,9 @@ class DataFlow(TorchDispatchMode):
     results another of these layers reads: of a residual sum the branch counts. A norm and a
     result that is not of a floating dtype, such as an index, end the search.
 
+    What an operator writes into a part of a tensor, as in ``out[:, :4] = boxes``, is in the
+    whole tensor, too.
+
     Args:
         layers: Layers by keys. They and the norms of ``model`` have hooks while the mode is
             active.
@@ -151,4 +154,14 @@ class DataFlow(TorchDispatchMode):
                     self._origins[x] = origin
             elif images and (resized or x.numel() in images):
                 self._inputs[x] = True
+            if operator._schema.is_mutable and x._base is not None:
+                self._note_part(x, x._base)
         return out
+
+    def _note_part(self, part: Tensor, whole: Tensor) -> None:
+        """Note that ``part``, a view of ``whole``, was written."""
+        if part in self._origins:
+            self._inputs.pop(whole, None)
+            self._origins[whole] = self._joined([whole, part])
+        elif part in self._inputs and whole not in self._origins:
+            self._inputs[whole] = True

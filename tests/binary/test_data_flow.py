@@ -48,6 +48,24 @@ class Detector(nn.Module):
         return scores.gather(1, best), boxes, F.interpolate(self.auxiliary(x), scale_factor=2)
 
 
+class Written(nn.Module):
+    """Writes images and results into parts of larger tensors, as torchvision's detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.grey = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.tower, self.boxes, self.scores = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+    def forward(self, image):
+        batch = image.new_zeros(1, 3, 8, 8)
+        batch[0, :, :5, :6].copy_(image[0])
+        x = self.tower(self.stem(batch) + self.grey(batch))
+        out = x.new_zeros(1, 8, 8, 8)
+        out[:, :4] = self.boxes(x)
+        out[:, 4:] = self.scores(x).sigmoid()
+        return out
+
+
 class Features(nn.Module):
     """Gives the sums of its residual blocks."""
 
@@ -70,6 +88,11 @@ def test_an_image_stays_one_when_it_is_scaled_resized_and_joined():
 def test_scores_and_boxes_are_outputs_of_the_layers_that_they_are_computed_from():
     found_last = {'classes', 'centre', 'boxes', 'auxiliary'}
     assert found(Detector().eval(), torch.rand(1, 3, 2, 2)) == ({'stem'}, found_last)
+
+
+def test_what_is_written_into_a_part_is_in_the_whole():
+    readers, makers = found(Written(), torch.randn(1, 3, 5, 6))
+    assert (readers, makers) == ({'stem', 'grey'}, {'boxes', 'scores'})
 
 
 def test_of_a_residual_sum_the_branch_gives_the_output_and_norms_give_features():
