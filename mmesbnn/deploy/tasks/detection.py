@@ -31,13 +31,20 @@ _WITHOUT_EFFECT = dict(class_agnostic=False, offset=0, score_threshold=0, max_nu
 _KNOWN = ('type', 'iou_threshold', 'split_thr')
 
 
-def _border(head: Mapping[str, Any] | list[Any]) -> int | None:
-    """Return the distance of box ends from the image's end; None without clipping."""
-    coder = (head.get('bbox_coder') if isinstance(head, Mapping) else None) or {}
-    if not coder.get('clip_border', True):
+def box_border(detector: nn.Module) -> int | None:
+    """Return the distance of box ends from the image's end; None without clipping.
+
+    The coder of the built head is asked, because classes have defaults of their own.
+
+    Args:
+        detector: A detector of mmdet with one head that gives boxes.
+    """
+    head: Any = getattr(detector, 'roi_head', None) or detector
+    coder = head.bbox_head.bbox_coder
+    if not getattr(coder, 'clip_border', True):
         return None
     # legacy coders count sides as x_2 - x_1 + 1
-    return int(type_name(coder.get('type', '')).startswith('Legacy'))
+    return int(any(kind.__name__.startswith('Legacy') for kind in type(coder).__mro__))
 
 
 def _check_places(cfg: Config) -> None:
@@ -73,7 +80,9 @@ def _check_suppression(test: Mapping[str, Any], where: str = '') -> None:
 
 
 def detection_decoding(cfg: Config) -> DetectionDecoding:
-    """Return how the ``test_cfg`` of a config chooses boxes, without their ``levels``.
+    """Return how the ``test_cfg`` of a config chooses boxes.
+
+    The built detector gives ``levels`` and ``border``, see :func:`box_border`.
 
     Raises:
         ExportError: If the runner cannot choose so.
@@ -81,7 +90,6 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
     _check_places(cfg)
     test = cfg.model.get('test_cfg') or {}
     _check_most(test)
-    head = (cfg.model.get('roi_head') or cfg.model).get('bbox_head') or {}
     # on proposals, mmdet does not check a size
     least = -1 if test.get('rcnn') else test.get('min_bbox_size', -1)
     if test.get('rcnn'):
@@ -97,7 +105,6 @@ def detection_decoding(cfg: Config) -> DetectionDecoding:
             min_size=least,
             nms_pre=test.get('nms_pre'),
             max_per_class=test.get('max_per_class'),
-            border=_border(head),
         )
 
 
@@ -138,6 +145,7 @@ class DetectionExport(ExportTask):
         try:
             with inference(graph):
                 candidates = graph.candidates(images[:1])
+            decoding = replace(decoding, border=box_border(model))
             outputs = OUTPUTS[: len(candidates.outputs())]
             if candidates.levels is not None:
                 decoding = replace(decoding, levels=tuple(candidates.levels))

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mmesbnn.deploy.runtime.images import read_image
 from mmesbnn.deploy.runtime.manifest import ExportError
 from mmesbnn.deploy.runtime.steps import apply_steps, normalize
 from mmesbnn.deploy.tasks.classification import classification_decoding
-from mmesbnn.deploy.tasks.detection import detection_decoding
+from mmesbnn.deploy.tasks.detection import box_border, detection_decoding
 from mmesbnn.deploy.tasks.preprocessing import preprocessing_of, steps_of
 from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
 from mmesbnn.project import class_names
@@ -357,9 +358,33 @@ def test_stock_letterboxes(name, size, tmp_path):
 )
 def test_bidets_detectors(config, most, border):
     pytest.importorskip('mmdet')
+    from mmdet.registry import TASK_UTILS
+
     cfg = load_config(ROOT / 'configs' / 'bidet' / f'{config}_voc0712.py')
-    decoding = detection_decoding(cfg)
-    assert (decoding.max_per_class, decoding.border) == (most, border)
+    assert detection_decoding(cfg).max_per_class == most
+    head = (cfg.model.get('roi_head') or cfg.model).bbox_head
+    assert box_border(detector_with(TASK_UTILS.build(head.bbox_coder))) == border
+
+
+def detector_with(coder):
+    return SimpleNamespace(bbox_head=SimpleNamespace(bbox_coder=coder))
+
+
+def test_where_boxes_end_is_what_the_built_coder_does():
+    coders = pytest.importorskip('mmdet.models.task_modules.coders')
+
+    class Wide(coders.DistancePointBBoxCoder):
+        def __init__(self):
+            super().__init__(clip_border=False)
+
+    class First(coders.LegacyDeltaXYWHBBoxCoder):
+        pass
+
+    assert box_border(detector_with(coders.DistancePointBBoxCoder())) == 0
+    assert box_border(detector_with(Wide())) is None
+    assert box_border(detector_with(First())) == 1
+    two_stages = SimpleNamespace(roi_head=detector_with(Wide()))
+    assert box_border(two_stages) is None
 
 
 def test_diffusion_pipelines():
