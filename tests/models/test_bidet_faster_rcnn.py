@@ -58,9 +58,9 @@ def make_rpn(in_channels=8, **options):
     return MODELS.build(ConfigDict({**cfg, **options}))
 
 
-def make_roi(**options):
+def make_roi(kind='BiDetRoIHead', **options):
     cfg = dict(
-        type='BiDetRoIHead',
+        type=kind,
         shared_head=dict(type='BiDetResStage', in_channels=8, out_channels=16, depth=2),
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
@@ -385,6 +385,21 @@ def test_second_stage_survives_emptiness(near, boxes, labels):
     total = sum(losses.values())
     assert total.isfinite()
     total.backward()
+
+
+@pytest.mark.parametrize('weight', [0.0, 0.1])
+def test_roi_heads_that_leave_the_terms_out_are_warned_of(weight, recwarn):
+    terms = {
+        'loss_reg': dict(type='FeatureEnergyLoss', loss_weight=0.0),
+        'loss_prior': dict(type='SparseObjectLoss', loss_weight=weight),
+    }
+    for kind in ('BiDetRoIHead', 'mmdet.StandardRoIHead'):
+        head = make_roi(kind, **terms)
+        losses = head.loss(features(1), proposals(NEAR), [sample(TWO, [0, 1])])
+        leaves_out = 'loss_head_prior' not in losses
+        assert leaves_out == (kind != 'BiDetRoIHead')
+        told = [w for w in recwarn.list if 'leaves out loss_reg and loss_prior' in str(w.message)]
+        assert len(told) == (leaves_out and weight > 0)
 
 
 def test_a_batch_of_one_image_and_no_proposals_predicts_nothing():

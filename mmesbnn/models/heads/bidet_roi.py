@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class BiDetBBoxHead(BBoxHead):
 
     ``f = mean(x)``; scores and boxes are full-precision linear layers of ``f``. A box
     is a distribution: four log variances, then four means (:class:`VariationalBoxes`).
-    The two added losses need :class:`BiDetRoIHead`; other RoI heads leave them out.
+    The two added losses need :class:`BiDetRoIHead`; other RoI heads leave them out. A
+    ``UserWarning`` then says so, unless the weights of both losses are 0.
 
     Args:
         *args: As :class:`mmdet.models.BBoxHead`'s.
@@ -97,6 +99,8 @@ class BiDetBBoxHead(BBoxHead):
         )
         self.prior_score_thr = prior_score_thr
         self.prior_iou_thr = prior_iou_thr
+        #: True if the RoI head adds the two losses to those of :meth:`loss_and_target`.
+        self.has_bottleneck = False
 
     def features(self, x: Tensor) -> Tensor:
         """Return ``f``, ``(R, C)``."""
@@ -106,6 +110,17 @@ class BiDetBBoxHead(BBoxHead):
         """Compute scores and boxes of the regions ``x``."""
         features = self.features(x)
         return self.fc_cls(features), self.boxes(self.fc_reg(features))
+
+    def loss_and_target(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Compute mmdet's losses; warn if the RoI head leaves out the others."""
+        terms = (self.loss_reg, self.loss_prior)
+        if not self.has_bottleneck and any(getattr(x, 'loss_weight', 1) for x in terms):
+            warnings.warn(
+                'BiDetBBoxHead: its RoI head leaves out loss_reg and loss_prior: use a '
+                'BiDetRoIHead, or give both loss_weight=0',
+                stacklevel=2,
+            )
+        return super().loss_and_target(*args, **kwargs)
 
     def bottleneck_losses(
         self, results: dict[str, Tensor], rois: Tensor, sampling_results: Sequence[SamplingResult]
@@ -163,6 +178,7 @@ class BiDetRoIHead(StandardRoIHead):
                 f'bbox_head of BiDetRoIHead is a {type(self.bbox_head).__name__}: use a '
                 'BiDetBBoxHead, or the StandardRoIHead of mmdet'
             )
+        self.bbox_head.has_bottleneck = True
 
     def bbox_loss(
         self, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]
