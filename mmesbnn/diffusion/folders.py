@@ -204,15 +204,18 @@ class LocalModel:
         check_unet(folder, [cls.__name__])  # another class computes something else
         # the smallest weights keep their signs if the model is converted, but not if diffusers
         # converts what it reads
-        wanted = [kwargs.get(name) for name in ('dtype', 'torch_dtype')]
-        dtype = next((x for x in wanted if isinstance(x, torch.dtype)), None)
-        whole = {name: x for name, x in kwargs.items() if not isinstance(x, torch.dtype)}
+        narrow = {name: x for name, x in kwargs.items() if _is_narrow(x)}
+        whole = {name: x for name, x in kwargs.items() if name not in narrow}
         with loading(folder):
             found = super().from_pretrained(folder, **{**whole, **LOCAL})  # type: ignore[misc]
-            if dtype is not None:
-                model = found[0] if kwargs.get('output_loading_info') else found
+            model = found[0] if kwargs.get('output_loading_info') else found
+            for dtype in narrow.values():
                 model.to(dtype)
         return found
+
+
+def _is_narrow(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value.itemsize < torch.float32.itemsize
 
 
 def _check_scheduler(path: Path, described: dict[str, Any]) -> None:
