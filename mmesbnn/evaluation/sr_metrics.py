@@ -12,7 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from ..checks import checked, natural, one_of
+from ..checks import checked, natural, one_of, optional, text
 from .image_quality import psnr, ssim
 
 
@@ -24,14 +24,16 @@ class SRMetric(BaseMetric):
 
     Args:
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
+        prefix: Text before the names, ``<prefix>/<set>/<name>``. Two metrics of one kind in an
+            evaluator, such as on luma and on RGB, need different ones. Default None: none.
     """
 
     name = ''
     default_prefix = ''  # names begin with the name of the set
 
-    @checked(collect_device=one_of('cpu', 'gpu'))
-    def __init__(self, collect_device: str = 'cpu') -> None:
-        super().__init__(collect_device=collect_device)
+    @checked(collect_device=one_of('cpu', 'gpu'), prefix=optional(text))
+    def __init__(self, collect_device: str = 'cpu', prefix: str | None = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
 
     def measure(self, image: Tensor, reference: Tensor) -> float:
         """Return the value of the metric for one image, uint8 ``(3, H, W)``."""
@@ -59,6 +61,7 @@ class FullReferenceMetric(SRMetric):
             magnification. Default 0.
         convert_to: ``'Y'`` for luma, None for RGB. Default ``'Y'``.
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
+        prefix: As :class:`SRMetric`. Default None.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -68,9 +71,13 @@ class FullReferenceMetric(SRMetric):
 
     @checked(crop_border=natural, convert_to=one_of('Y', None))
     def __init__(
-        self, crop_border: int = 0, convert_to: str | None = 'Y', collect_device: str = 'cpu'
+        self,
+        crop_border: int = 0,
+        convert_to: str | None = 'Y',
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
     ) -> None:
-        super().__init__(collect_device)
+        super().__init__(collect_device, prefix)
         self.options = dict(crop_border=crop_border, convert_to=convert_to)
 
     def measure(self, image: Tensor, reference: Tensor) -> float:
@@ -101,6 +108,7 @@ class LPIPS(SRMetric):
             downloaded if they are not in torch's cache. Default ``'alex'``.
         device: Device of the computation. Default ``'cpu'``.
         collect_device: As ``BaseMetric``. Default ``'cpu'``.
+        prefix: As :class:`SRMetric`. Default None.
 
     Raises:
         ImportError: If lpips is not installed.
@@ -112,8 +120,14 @@ class LPIPS(SRMetric):
     name = 'LPIPS'
 
     @checked(net=one_of('alex', 'vgg', 'squeeze'))
-    def __init__(self, net: str = 'alex', device: str = 'cpu', collect_device: str = 'cpu') -> None:
-        super().__init__(collect_device)
+    def __init__(
+        self,
+        net: str = 'alex',
+        device: str = 'cpu',
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix)
         try:
             lpips = import_module('lpips')
         except ImportError as error:

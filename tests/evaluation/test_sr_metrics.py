@@ -39,12 +39,24 @@ def test_rgb_and_border_are_options():
     assert metric.measure(one['pred'], one['hr']) == psnr(one['pred'], one['hr'], 3)
 
 
+def test_luma_and_rgb_go_into_one_evaluator():
+    samples = [sample(0, 'Set5', 5)]
+    rgb = dict(type='PSNR', convert_to=None, prefix='RGB')
+    evaluator = Evaluator([dict(type='PSNR'), rgb])
+    evaluator.process(samples)
+    figures = evaluator.evaluate(1)
+    pair = samples[0]['pred'], samples[0]['hr']
+    assert figures['Set5/PSNR'] == psnr(*pair, convert_to='Y')
+    assert figures['RGB/Set5/PSNR'] == psnr(*pair)
+
+
 @pytest.mark.parametrize('kind', ['PSNR', 'SSIM'])
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
         (dict(convert_to='y'), "convert_to='y' must be 'Y' or None"),
         (dict(crop_border=-1), 'crop_border=-1 must be an integer >= 0'),
+        (dict(prefix=1), 'prefix=1 must be'),
         (dict(crop_border=1.5), 'crop_border=1.5 must be an integer >= 0'),
     ],
 )
