@@ -249,6 +249,18 @@ def test_training_images_of_different_sizes():
         SRDataPreprocessor()(data, True)
 
 
+@pytest.mark.parametrize('kind', [None, diffusers.UNet2DModel])
+def test_crops_that_do_not_fit_the_network(kind):
+    blocks = dict(block_out_channels=(8, 8), down_block_types=('DownBlock2D',) * 2)
+    blocks |= dict(up_block_types=('UpBlock2D',) * 2, norm_num_groups=4, layers_per_block=1)
+    model = make(scale=1)
+    if kind:
+        model.unet = kind(in_channels=6, out_channels=3, **blocks)
+    data = model.data_preprocessor(batch(side=15, scale=1), True)
+    with pytest.raises(ValueError, match=r'have 15 x 15 pixels, .* multiples of 2: set crop_size'):
+        model(**data, mode='loss')
+
+
 def test_data_of_another_scale():
     model = make()
     data = model.data_preprocessor(batch(scale=4), True)

@@ -114,7 +114,8 @@ class SRDiffusion(BaseModel):
     Raises:
         ValueError: If an argument is not one of the allowed values, or if the UNet
             expects another number of timesteps or another prediction; in training, if
-            images do not have the magnification ``scale``.
+            images do not have the magnification ``scale``, or their sizes are no multiples
+            of the UNet's ``size_factor``.
         ImportError: If diffusers is not installed.
 
     Source: Chen et al., "Binarized Diffusion Model for Image Super-Resolution",
@@ -187,6 +188,16 @@ class SRDiffusion(BaseModel):
         height, width = lr.shape[-2:]
         return resize(lr, (height * self.scale, width * self.scale)).clamp(0, 1)
 
+    def _check_crop(self, height: int, width: int) -> None:
+        from ...diffusion.pipeline import size_factor
+
+        factor = size_factor(self.unet)
+        if height % factor or width % factor:
+            raise ValueError(
+                f'images of the training data have {height} x {width} pixels, but unet needs '
+                f'multiples of {factor}: set crop_size of the dataset of train_dataloader to one'
+            )
+
     def _draw_timesteps(self, images: Tensor) -> Tensor:
         count = len(images) if self.timesteps == 'each' else 1
         drawn = torch.randint(self.total_steps, (count,), device=images.device)
@@ -213,6 +224,7 @@ class SRDiffusion(BaseModel):
                 f'the model has scale={self.scale}, but the images of the training '
                 f'data are {tuple(inputs.shape[-2:])} and {tuple(hr.shape[-2:])} pixels'
             )
+        self._check_crop(*hr.shape[-2:])
         timesteps, noise = self._draw_timesteps(hr), torch.randn_like(hr)
         noisy = self.scheduler.add_noise(hr, noise, timesteps)  # type: ignore[arg-type]
         predicted = self.unet(torch.cat([condition, noisy], 1), timesteps).sample
