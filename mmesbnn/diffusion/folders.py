@@ -115,7 +115,7 @@ def check_unet(folder: str | os.PathLike[str], known: Collection[str] = UNETS) -
         raise FileNotFoundError(
             f'{folder}: holds no weights in safetensors; save_pretrained writes them'
         )
-    for index in folder.glob('*.index.json'):
+    for index in folder.glob('*.index*.json'):  # with a variant: .index.fp16.json
         _check_shards(index)
     return name
 

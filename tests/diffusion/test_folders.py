@@ -161,6 +161,21 @@ def test_pickles_are_not_read(folder):
             SRDiffusionPipeline.from_pretrained(folder)
 
 
+def test_indices_of_variants_are_checked(folder):
+    unet = BIDiffSRUNet.from_pretrained(folder, subfolder='unet')
+    unet.save_pretrained(folder / 'unet', variant='fp16', max_shard_size='20KB')
+    again = BIDiffSRUNet.from_pretrained(folder / 'unet', variant='fp16')
+    for key, value in unet.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    index = folder / 'unet' / 'diffusion_pytorch_model.safetensors.index.fp16.json'
+    content = json.loads(index.read_text())
+    content['weight_map'] = dict.fromkeys(content['weight_map'], 'weights.bin')
+    torch.save(unet.state_dict(), folder / 'unet' / 'weights.bin')
+    index.write_text(json.dumps(content))
+    with pytest.raises(MmesbnnError, match=r'weights\.bin is not a safetensors file'):
+        BIDiffSRUNet.from_pretrained(folder / 'unet', variant='fp16')
+
+
 def test_damaged_weights_end_in_one_sentence(folder):
     weights = folder / 'unet' / 'diffusion_pytorch_model.safetensors'
     weights.write_bytes(weights.read_bytes()[:1000])
