@@ -160,6 +160,14 @@ def test_a_batch_of_one_tests_and_says_why_it_does_not_train():
         neck.train()(maps(1))
 
 
+@pytest.mark.parametrize('tau', [1, 2])
+def test_maps_of_another_width_are_named_at_any_batch_size(tau):
+    neck = build(tau=tau).train()
+    for count in (1, 2):
+        with pytest.raises(ValueError, match='32'):
+            neck([torch.randn(count, 16, 38, 38), torch.randn(count, 24, 19, 19)])
+
+
 def test_other_errors_stay_what_they_are():
     with pytest.raises(ValueError, match='tau=3 does not divide'):
         build(tau=3)

@@ -145,7 +145,8 @@ class BiDetSSDNeck(SSDNeck):
         try:
             return super().forward(inputs)
         except ValueError as error:
-            if self.training and len(inputs[0]) == 1:
+            # else another error, such as a map of another width
+            if len(inputs[0]) == 1 and 'more than 1 value' in str(error):
                 raise ValueError(
                     'batch_size=1: the last map of SSD300 is a single pixel, and batch '
                     'norm needs at least two values in training: set '
