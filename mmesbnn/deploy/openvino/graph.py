@@ -197,7 +197,7 @@ def binary_graph(
         ExportError: If a layer's weights should be signs and are not, or the model
             cannot be converted.
     """
-    graph, calls = trace(model, example)
+    graph, calls = trace(model, example, dynamic_batch=dynamic_batch)
     shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
     with _converting():
         graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})

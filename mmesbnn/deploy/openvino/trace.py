@@ -138,12 +138,32 @@ def conversion_error(error: Exception) -> ExportError:
     return ExportError(f'OpenVINO cannot convert the model: {rule[0] if rule else text}'[:400])
 
 
-def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[BinaryCall]]:
+def _convert(
+    traced: Any, example: Sequence[Tensor], converter: _Converter, shapes: Sequence[Sequence[int]]
+) -> ov.Model:
+    """Convert a trace by OpenVINO's frontend, for inputs of ``shapes`` if there are any."""
+    frontend = FrontEndManager().load_by_framework('pytorch')
+    for extension in converter.extensions():
+        frontend.add_extension(extension)
+    decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
+    try:
+        loaded = frontend.load(decoder)
+        for place, shape in zip(loaded.get_inputs(), shapes):
+            loaded.set_partial_shape(place, ov.PartialShape(shape))
+        return frontend.convert(loaded)
+    except Exception as error:  # the frontend raises its own exceptions
+        raise (converter.mismatch or conversion_error(error)) from error
+
+
+def trace(
+    model: nn.Module, example: Sequence[Tensor], *, dynamic_batch: bool = False
+) -> tuple[ov.Model, list[BinaryCall]]:
     """Trace ``model`` on ``example`` and convert the trace.
 
     Args:
         model: Takes the tensors of ``example``, returns a tensor or a tuple of them.
         example: Real inputs. The trace must also be valid for all later inputs.
+        dynamic_batch: Whether the first axis of the inputs can have any size. Default False.
 
     Returns:
         The graph, with shapes as general as the trace allows, and its binary calls.
@@ -152,18 +172,20 @@ def trace(model: nn.Module, example: Sequence[Tensor]) -> tuple[ov.Model, list[B
         ExportError: If a layer's weights should be signs and are not, if OpenVINO cannot
             convert the trace, or if the trace runs other binary operators than the model.
     """
-    converter = _Converter(record(model, example))
-    frontend = FrontEndManager().load_by_framework('pytorch')
-    for extension in converter.extensions():
-        frontend.add_extension(extension)
+    recorded = record(model, example)
+    converter = _Converter(recorded)
     with warnings.catch_warnings(), inference(model):
         # torch warns of branches on shapes and settings, which are fixed in this trace
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(model, tuple(example), check_trace=False, strict=False)
-        decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
         try:
-            graph = frontend.convert(frontend.load(decoder))
-        except Exception as error:  # the frontend raises its own exceptions
-            raise (converter.mismatch or conversion_error(error)) from error
+            graph = _convert(traced, example, converter, ())
+        except ExportError:
+            if converter.mismatch is not None:
+                raise
+            # the window of a pooling must be a constant, and it can be the size of a map
+            converter = _Converter(recorded)
+            shapes = [[-1 if dynamic_batch else len(x), *x.shape[1:]] for x in example]
+            graph = _convert(traced, example, converter, shapes)
     converter.check_complete()
     return graph, converter.converted

@@ -190,6 +190,26 @@ def test_shapes_that_openvino_refuses_are_an_export_error():
         converted(Pooled(), x)
 
 
+class WholeMap(nn.Module):
+    """A pooling whose window is the map, as in mmpretrain's GeneralizedMeanPooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = BinaryConv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return nn.functional.avg_pool2d(y.abs().pow(3), (y.size(-2), y.size(-1))).flatten(1)
+
+
+@pytest.mark.parametrize('dynamic_batch', [False, True])
+def test_a_window_of_the_size_of_a_map(dynamic_batch):
+    model, x = WholeMap().eval(), torch.randn(2, 8, 6, 5)
+    conversion, y = converted(model, x, dynamic_batch=dynamic_batch)
+    assert conversion.layers[0].binary
+    np.testing.assert_allclose(y, model(x).detach(), rtol=1e-5)
+
+
 def test_a_network_of_two_images_has_no_native_form():
     class Pair(nn.Module):
         def forward(self, x):
