@@ -131,6 +131,16 @@ def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return _pipeline(_loader(cfg, 'test', 'val')) or cfg.get('test_pipeline') or ()
 
 
+def gives_rgb(cfg: Mapping[str, Any]) -> bool:
+    """Return whether the data set gives images in RGB; those of files come in BGR.
+
+    Args:
+        cfg: Config of the data.
+    """
+    kind = _dataset_with('pipeline', _loader(cfg, 'test', 'val')).get('type')
+    return type_name(kind) in RGB_DATASETS
+
+
 def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
     """Return whether a network reads images in RGB; if not, it reads them in BGR.
 
@@ -140,8 +150,7 @@ def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
             blue and red.
     """
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
-    kind = type_name(_dataset_with('pipeline', _loader(cfg, 'test', 'val')).get('type'))
-    return swaps != (kind in RGB_DATASETS)
+    return swaps != gives_rgb(cfg)
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:

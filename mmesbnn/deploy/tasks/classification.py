@@ -13,7 +13,7 @@ from ...project import class_names
 from ..runtime.classification import Classification, ClassificationDecoding
 from .export_task import ExportTask, register_export
 from .images import images_of, shape_of
-from .preprocessing import preprocessing_of
+from .preprocessing import check_preprocessor, preprocessing_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +49,7 @@ class ClassificationExport(ExportTask):
         dataset_meta: Mapping[str, Any] | None,
     ) -> Self:
         preprocessing, names = preprocessing_of(cfg), class_names(cfg, dataset_meta)
+        check_preprocessor(cfg, model, preprocessing)
         images, source = images_of(
             cfg, model, shape_of(cfg, size, multiple=1), count, preprocessing
         )

@@ -19,7 +19,7 @@ from .detector_check import check_boxes
 from .detector_graphs import OUTPUTS, detector_graph, split
 from .export_task import ExportTask, register_export
 from .images import images_of, shape_of
-from .preprocessing import preprocessing_of
+from .preprocessing import check_preprocessor, preprocessing_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,6 +139,7 @@ class DetectionExport(ExportTask):
     ) -> Self:
         preprocessing, decoding = preprocessing_of(cfg), detection_decoding(cfg)
         names = class_names(cfg, dataset_meta)
+        check_preprocessor(cfg, model, preprocessing)
         graph = detector_graph(model)
         shape = shape_of(cfg, size, multiple=preprocessing.pad_divisor)
         images, source = images_of(cfg, model, shape, count, preprocessing)

@@ -6,10 +6,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.config import Config
 
-from ...project import deployed_config, input_shape, reads_rgb, testing_pipeline, type_name
-from ..runtime.images import INTERPOLATIONS, Size
+from ...project import (
+    deployed_config,
+    gives_rgb,
+    input_shape,
+    reads_rgb,
+    testing_pipeline,
+    type_name,
+)
+from ..runtime.images import INTERPOLATIONS, Size, pad_to
 from ..runtime.manifest import ExportError, fitting
 from ..runtime.steps import (
     CentreCrop,
@@ -20,6 +29,7 @@ from ..runtime.steps import (
     ResizeWithin,
     ResizingStep,
     Step,
+    normalize,
 )
 
 #: Transforms of a test pipeline that do nothing to the pixels.
@@ -171,4 +181,35 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
             to_rgb=reads_rgb(cfg, data),
             pad_divisor=data.get('pad_size_divisor', 1),
             pad_value=data.get('pad_value', 0),
+        )
+
+
+def check_preprocessor(cfg: Config, model: Any, preprocessing: Preprocessing) -> None:
+    """Compare the inputs that a model's data preprocessor makes of an image with the runner's.
+
+    Args:
+        cfg: Config of the data.
+        model: Network of OpenMMLab. Others have no data preprocessor.
+        preprocessing: What the runner does.
+
+    Raises:
+        ExportError: If they differ, because the class is another one or changes images further.
+    """
+    data, divisor = getattr(model, 'data_preprocessor', None), preprocessing.pad_divisor
+    if data is None or len(preprocessing.mean) not in (1, 3):
+        return
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    given = image if gives_rgb(cfg) else image[..., ::-1]
+    pixels = torch.from_numpy(given.transpose(2, 0, 1).copy())
+    try:
+        theirs = data({'inputs': [pixels]}, False)['inputs'][0].float().numpy()
+    except Exception:  # of a user, or for data of another form
+        return
+    size = (-(-9 // divisor) * divisor, -(-7 // divisor) * divisor)
+    ours = pad_to(normalize(image, preprocessing), size, preprocessing.pad_value)
+    ours = ours.transpose(2, 0, 1)
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+        raise ExportError(
+            f'the data preprocessor {type(data).__name__} makes other inputs of an image than the '
+            'runner, which only orders channels, subtracts mean, divides by std and pads'
         )

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
 from PIL import Image
+from torch import nn
 
 from mmesbnn.analysis import build_model, load_config
 from mmesbnn.deploy.runtime.decoding import classify
@@ -18,12 +20,13 @@ from mmesbnn.deploy.runtime.manifest import ExportError
 from mmesbnn.deploy.runtime.steps import apply_steps, normalize
 from mmesbnn.deploy.tasks.classification import classification_decoding
 from mmesbnn.deploy.tasks.detection import box_border, detection_decoding
-from mmesbnn.deploy.tasks.preprocessing import preprocessing_of, steps_of
+from mmesbnn.deploy.tasks.preprocessing import check_preprocessor, preprocessing_of, steps_of
 from mmesbnn.deploy.tasks.super_resolution import sampling_decoding
 from mmesbnn.project import class_names
 from tests.deploy.packed.nets import ROOT
 from tests.real_data import photograph
 
+CROP = dict(type='CenterCrop', crop_size=8)
 CONFIGS = ('es_bnext_tiny.py', 'demo/es_bnext_digits.py')
 
 
@@ -148,6 +151,29 @@ def test_every_step():
     assert (result[12:14, :16] == 7).all()
     assert (result[14:] == 0).all()
     assert (result[:, 16:] == 0).all()
+
+
+class Halving(ImgDataPreprocessor):
+    """A user's preprocessor, which changes images further than its arguments say."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        return {**data, 'inputs': data['inputs'] / 2}
+
+
+@pytest.mark.parametrize('dataset', ['CIFAR10', 'CustomDataset'])
+@pytest.mark.parametrize('rgb', [False, True])
+def test_a_data_preprocessor_that_does_more_is_refused(rgb, dataset):
+    options = dict(mean=[9.0, 8.0, 7.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=rgb, pad_size_divisor=4)
+    data = dict(dataset=dict(type=dataset, pipeline=[CROP]))
+    cfg = Config(dict(model=dict(type='x'), data_preprocessor=options, test_dataloader=data))
+    preprocessing, model = preprocessing_of(cfg), nn.Module()
+    check_preprocessor(cfg, model, preprocessing)
+    model.data_preprocessor = ImgDataPreprocessor(**options)
+    check_preprocessor(cfg, model, preprocessing)
+    model.data_preprocessor = Halving(**options)
+    with pytest.raises(ExportError, match='the data preprocessor Halving makes other inputs'):
+        check_preprocessor(cfg, model, preprocessing)
 
 
 @pytest.mark.parametrize(
