@@ -48,8 +48,9 @@ def main():
     default = cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     cfg.work_dir = args.work_dir or default
     check_place(cfg.work_dir)
-    cfg.launcher, cfg.resume = args.launcher, args.resume
+    cfg.launcher = args.launcher
     if args.resume:
+        cfg.resume = True
         cfg.load_from = None  # mmengine would resume it instead of the last checkpoint
     with explained('cannot start the training'):
         runner = Runner.from_cfg(cfg)

@@ -66,6 +66,15 @@ def test_a_config_names_its_work_dir(root, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
+def test_a_config_may_resume(root, tmp_path):
+    config = write_config(tmp_path, root, work_dir='named')
+    run(tmp_path, 'train_sr.py', config)
+    first = tmp_path / 'named' / 'iter_2.pth'
+    written = first.stat().st_mtime_ns
+    run(tmp_path, 'train_sr.py', config, '--cfg-options', 'resume=True')
+    assert first.stat().st_mtime_ns == written
+
+
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
