@@ -141,7 +141,7 @@ def binarize(
       boxes afterwards;
     - depthwise and grouped convolutions, transposed, 1-d and 3-d convolutions, subclasses
       of ``nn.Conv2d`` and ``nn.Linear``, layers with hooks (parametrizations, spectral
-      norm);
+      norm, hooks of gradients) or with a replaced ``forward`` (accelerate's offloading);
     - layers whose weight another module reads, in the code of its methods
       (``self.proj.weight``) or in the run of ``example``. Examples are the ``out_proj`` of
       ``nn.MultiheadAttention`` and the ``qkv`` of torchvision's Swin. Tied weights, too;

@@ -15,6 +15,7 @@ from .data_flow import DataFlow
 from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
+from .native_training import is_plain
 from .trees import tensors_in
 from .weight_reads import WeightReads, read_by_definition
 
@@ -175,8 +176,10 @@ def _obstacle(
         return f'{readers[id(module)]} reads its weight'
     if not _computes_as_torch(kind):
         return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
-    if module._forward_hooks or module._forward_pre_hooks:
-        return 'has forward hooks'
+    if 'forward' in module.__dict__:  # such as accelerate's, which moves the weights
+        return 'its forward was replaced'
+    if not is_plain(module):
+        return 'has forward or backward hooks'
     shared = [x for x in owners[id(module.weight)] if x != candidate.name]
     if shared:
         return f'shares its weight with {shared[0]}'

@@ -1,6 +1,7 @@
 """``binarize`` replaces the right layers, and the new layers compute the right values."""
 
 import copy
+import functools
 import io
 import pickle
 import re
@@ -170,9 +171,15 @@ class OtherConv(nn.Conv2d):
     pass
 
 
-def hooked():
+def hooked(kind='forward'):
     conv = nn.Conv2d(8, 8, 1)
-    conv.register_forward_hook(lambda *args: None)
+    getattr(conv, f'register_{kind}_hook')(lambda *args: None)
+    return conv
+
+
+def with_own_forward():
+    conv = nn.Conv2d(8, 8, 1)
+    conv.forward = functools.partial(nn.Conv2d.forward, conv)
     return conv
 
 
@@ -186,8 +193,11 @@ def hooked():
         (lambda: nn.ConvTranspose2d(8, 8, 2), '0', 'ConvTranspose2d is neither'),
         (lambda: BinaryConv2d(8, 8, 1), '0', 'a binary layer already'),
         (lambda: OtherConv(8, 8, 1), '0', 'OtherConv is neither'),
-        (hooked, '0', 'has forward hooks'),
-        (lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)), '0', 'has forward hooks'),
+        (hooked, '0', 'has forward or backward hooks'),
+        (lambda: hooked('full_backward'), '0', 'has forward or backward hooks'),
+        (lambda: hooked('full_backward_pre'), '0', 'has forward or backward hooks'),
+        (with_own_forward, '0', 'its forward was replaced'),
+        (lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)), '0', 'forward or backward hooks'),
         (
             lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
             '0',
