@@ -29,7 +29,7 @@ from ..checks import (
 )
 from ..models.hub import recipes
 from ..optional import require
-from ..project import build_model, deployed_config, explained, scope_of
+from ..project import FACTS, build_model, deployed_config, explained, image_facts, scope_of
 from .loading import HUB
 from .weights import load_into
 
@@ -86,6 +86,7 @@ def _with_classes(config: Config, count: int) -> Config:
         content[key] = _renumbered(content[key], count)
     dataset = content['test_dataloader']['dataset']  # the names of its classes do not hold
     content['test_dataloader'] = {'dataset': {'pipeline': dataset['pipeline']}}
+    content[FACTS] = image_facts(config)
     return Config(content)
 
 

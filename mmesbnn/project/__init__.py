@@ -2,10 +2,12 @@
 
 from .config import build_model, deployed_config, load_config, scope_of, type_name
 from .data import (
+    FACTS,
     build_test_loader,
     class_names,
     dataset_meta,
     gives_rgb,
+    image_facts,
     image_size,
     input_shape,
     reads_rgb,
@@ -16,6 +18,7 @@ from .errors import InputError, explained
 from .weights import load_state, load_weights, read_checkpoint
 
 __all__ = [
+    'FACTS',
     'InputError',
     'build_model',
     'build_test_loader',
@@ -24,6 +27,7 @@ __all__ = [
     'deployed_config',
     'explained',
     'gives_rgb',
+    'image_facts',
     'image_size',
     'input_shape',
     'load_config',

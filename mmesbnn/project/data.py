@@ -18,6 +18,11 @@ from .errors import InputError, explained
 #: Image size if neither the user nor the config gives one.
 DEFAULT_SIZE = (224, 224)
 
+#: Key of a config for the facts of :func:`image_facts`.
+FACTS = 'test_images'
+#: Rule of height and width.
+SIZE = sequence(positive_int, length=2)
+
 #: Data sets of mmpretrain whose images are in RGB; images of files are in BGR.
 RGB_DATASETS = ('CIFAR10', 'CIFAR100')
 
@@ -88,6 +93,28 @@ def _sized(pipeline: Iterable[dict[str, Any]], scope: str) -> tuple[int, int] | 
     return size
 
 
+def _test_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the size that the test pipeline sets."""
+    pipelines = _pipeline(_loader(cfg, 'test', 'val')), cfg.get('test_pipeline') or ()
+    return _first_size(cfg, pipelines)
+
+
+def _first_size(
+    cfg: Mapping[str, Any], pipelines: Iterable[Iterable[dict[str, Any]]]
+) -> tuple[int, int] | None:
+    scope = cfg.get('default_scope') or ''
+    sizes = (_sized(pipeline, scope) for pipeline in pipelines)
+    return next((size for size in sizes if size is not None), None)
+
+
+def _unchanged_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the size of test images that the test pipeline does not change."""
+    stored: Any = _stored_facts(cfg).get('size')
+    if SIZE.accepts(stored):
+        return stored[0], stored[1]
+    return _first_size(cfg, [_pipeline(_loader(cfg, 'train'))])
+
+
 @checked(cfg=CONFIG)
 def image_size(cfg: Config) -> tuple[int, int] | None:
     """Return height and width of a test image, None if the config does not define them.
@@ -96,17 +123,10 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
     is none, because small images are used unchanged, it is that of the training pipeline,
     which crops images to their own size. A single number is a square.
     """
-    pipelines = (
-        _pipeline(_loader(cfg, 'test', 'val')),
-        cfg.get('test_pipeline') or (),
-        _pipeline(_loader(cfg, 'train')),
-    )
-    scope = cfg.get('default_scope') or ''
-    sizes = (_sized(pipeline, scope) for pipeline in pipelines)
-    return next((size for size in sizes if size is not None), None)
+    return _test_size(cfg) or _unchanged_size(cfg)
 
 
-@checked(cfg=CONFIG, size=optional(sequence(positive_int, length=2)))
+@checked(cfg=CONFIG, size=optional(SIZE))
 def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Return channels, height and width of the model's input.
 
@@ -138,7 +158,7 @@ def gives_rgb(cfg: Mapping[str, Any]) -> bool:
         cfg: Config of the data.
     """
     kind = _dataset_with('pipeline', _loader(cfg, 'test', 'val')).get('type')
-    return type_name(kind) in RGB_DATASETS
+    return type_name(kind) in RGB_DATASETS or _stored_facts(cfg).get('rgb') is True
 
 
 def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
@@ -151,6 +171,29 @@ def reads_rgb(cfg: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> bool:
     """
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     return swaps != gives_rgb(cfg)
+
+
+def _stored_facts(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    facts = cfg.get(FACTS)
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def image_facts(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the data sets of a config say about test images.
+
+    A config without data sets keeps these facts at the key ``FACTS``.
+
+    Args:
+        cfg: Config of the data.
+
+    Returns:
+        ``rgb``, True, if the data set gives images in RGB; ``size``, height and width, if the
+        pipeline of the test data set does not set them. What does not hold or is not known is
+        left out.
+    """
+    kept = _first_size(cfg, [_pipeline(_loader(cfg, 'test'))])
+    size = None if kept else _test_size(cfg) or _unchanged_size(cfg)
+    return {**({'rgb': True} if gives_rgb(cfg) else {}), **({'size': size} if size else {})}
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:

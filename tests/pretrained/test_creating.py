@@ -13,6 +13,7 @@ from mmesbnn.deploy import pack
 from mmesbnn.models.hub import recipes
 from mmesbnn.pretrained import PretrainedError
 from mmesbnn.pretrained.creating import _read, _with_classes
+from mmesbnn.project import image_size, reads_rgb
 from tests.pretrained.networks import equal, outputs, trained
 from tests.test_import import BLOCK, python
 
@@ -215,6 +216,17 @@ def test_another_number_of_classes_must_be_asked_for(classifier, tmp_path):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'pretrained=.*nowhere'):
         create(pretrained=tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize('classes', [None, 7])
+def test_a_recipe_for_cifar_is_saved_with_the_form_of_its_images(classes, tmp_path):
+    model = trained(create(num_classes=classes))
+    mmesbnn.save_pretrained(model, tmp_path / 'net')
+    for config in (model._config, mmesbnn.from_pretrained(tmp_path / 'net')._config):
+        assert image_size(config) == (32, 32)
+        assert reads_rgb(config, config.data_preprocessor)
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert '(N, 3, 32, 32)' in card and '`images` are RGB' in card
 
 
 def test_the_config_is_not_changed_by_building(classifier):

@@ -14,6 +14,7 @@ from ...binary.entries import own_entries_only
 from ...errors import shorten
 from ...models.classifiers import student_config
 from ...plain_values import ConfigError
+from ...project import FACTS, image_facts
 from .stored_components import SCOPES, WORDS, listed_components
 
 #: Advice for a user who wants to use such a config.
@@ -191,8 +192,9 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         config: Config that was read from a file.
 
     Returns:
-        Config with ``default_scope``, ``model``, ``data_preprocessor`` and
-        ``test_dataloader``, whose data set has no type.
+        Config with ``default_scope``, ``model``, ``data_preprocessor``,
+        ``test_dataloader``, whose data set has no type, and what it says about images, see
+        :func:`mmesbnn.project.image_facts`.
 
     Raises:
         ConfigError: If it names components that are not listed, has a path, a URL or
@@ -219,7 +221,15 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     part['test_dataloader'] = {
         'dataset': {'metainfo': checked_dataset_meta(config), 'pipeline': steps}
     }
-    return part
+    facts = _check_dict('transform', _image_facts(config), scope)
+    return {**part, FACTS: facts} if facts else part
+
+
+def _image_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return image_facts(config)
+    except (AttributeError, KeyError, TypeError):  # data sets that are no data sets
+        return {}
 
 
 _names_only: ContextVar[bool] = ContextVar('names_only', default=False)

@@ -15,7 +15,16 @@ from ...checkpoints import CheckpointError, state_dict_of
 from ...checkpoints.bounded import bounded_build, size_of
 from ...old_forms import current_config
 from ...plain_values import ConfigError, check_plain
-from ...project import InputError, build_model, load_config, load_state, read_checkpoint, scope_of
+from ...project import (
+    FACTS,
+    InputError,
+    build_model,
+    image_facts,
+    load_config,
+    load_state,
+    read_checkpoint,
+    scope_of,
+)
 from . import checked_config, stored_config
 
 
@@ -86,10 +95,10 @@ def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
     if not isinstance(config.get('model'), dict):
         raise InputError(f'{checkpoint} holds no config: name the config')
     try:
-        config = config if trust else checked_config.checked(config)
+        kept = {**config, FACTS: image_facts(config)} if trust else checked_config.checked(config)
     except ConfigError as error:
         raise InputError(f'{checkpoint}: {error}') from error
-    return Config({key: config[key] for key in stored_config.KEPT if key in config})
+    return Config({key: kept[key] for key in stored_config.KEPT if kept.get(key)})
 
 
 def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:

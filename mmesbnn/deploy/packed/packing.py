@@ -20,7 +20,7 @@ from ...binary.replaced import replaced_in
 from ...checks import Rule, checked, mapping, optional, positive_int
 from ...optional import require
 from ...plain_values import ConfigError
-from ...project import deployed_config
+from ...project import FACTS, deployed_config, image_facts
 from ...version import __version__
 from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
@@ -55,6 +55,7 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
     if config is not None:
         config = Config(dict(config))
         kept = {**config.to_dict(), 'model': Config(deployed_config(config)).to_dict()}
+        kept[FACTS] = image_facts(config)
         content['config'] = stored_config.to_json(stored_config.kept_part(kept))
         if stored_config.to_json(_known_meta(config)) == stored_config.to_json(meta):
             meta = {}

@@ -17,10 +17,11 @@ from typing import Any
 from ...errors import shorten
 from ...old_forms import current_config
 from ...plain_values import ConfigError, check_depth, check_length, check_plain, parse_json
+from ...project import FACTS
 from .stored_components import SCOPES
 
 #: Keys of a config that are needed to use a trained model.
-KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader')
+KEPT = ('default_scope', 'model', 'data_preprocessor', 'test_dataloader', FACTS)
 
 #: Packages whose components are registered without a scope.
 _ROOTS = ('mmcv', 'mmengine', 'mmesbnn', 'torch')

@@ -22,7 +22,7 @@ from mmesbnn.deploy.packed.stored_config import (
     parse_text,
     to_json,
 )
-from mmesbnn.project import scope_of
+from mmesbnn.project import image_size, reads_rgb, scope_of
 from tests.analysis.digits import set_temperature
 
 pytest.importorskip('mmpretrain')
@@ -113,6 +113,30 @@ def test_what_is_kept():
     assert part['test_dataloader'] == dict(
         dataset=dict(metainfo=dataset['metainfo'], pipeline=dataset['pipeline'])
     )
+
+
+def test_what_data_sets_say_about_images_is_kept():
+    config = changed(
+        'test_dataloader.dataset', dict(type='CIFAR10', pipeline=[dict(type='PackInputs')])
+    )
+    crop = dict(type='RandomCrop', crop_size=(24, 32))
+    config['train_dataloader'] = dict(dataset=dict(pipeline=[crop]))
+    part = checked(config)
+    assert part['test_images'] == dict(rgb=True, size=(24, 32))
+    assert image_size(Config(part)) == (24, 32)
+    assert reads_rgb(part, dict(to_rgb=False))
+    assert checked(part)['test_images'] == part['test_images']
+    # what the pipeline of the test data says is not said twice
+    assert 'test_images' not in checked(PLAIN)
+
+
+@pytest.mark.parametrize('size', [(-1, 4), (1,), 'x', None, [1, 'x'], (0, 0)], ids=str)
+def test_a_wrong_size_of_images_is_left_out(size):
+    config = changed('test_images', dict(size=size))
+    config['test_dataloader']['dataset']['pipeline'] = []
+    assert 'test_images' not in checked(config)
+    for broken in ('x', [], dict(dataset=3), dict(dataset=dict(pipeline=[3]))):
+        assert 'test_images' not in checked({**config, 'train_dataloader': broken})
 
 
 def test_class_names_of_a_listed_data_set():
