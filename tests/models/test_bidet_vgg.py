@@ -188,6 +188,7 @@ def test_it_is_the_backbone_of_a_classifier():
     ('options', 'message'),
     [
         (dict(arch=None), 'arch=None must be a name or a dict'),
+        (dict(arch=dict(NARROW, strides=[2])), r"arch has the unknown keys \['strides'\]"),
         (dict(arch=dict(channels=[8, 16], depths=[])), 'channels must be'),
         (dict(arch=dict(channels=[8, 16], depths=[1])), 'channels must be'),
         (dict(arch=dict(channels=[8, 0, 8], depths=[1])), 'must be lists of integers'),

@@ -32,6 +32,9 @@ def resolve_arch(arch: Any) -> dict[str, Any]:
     arch = named_arch(arch, ARCHS)
     if not isinstance(arch, dict):
         raise ValueError(f'arch={arch!r} must be a name or a dict')
+    unknown = set(arch) - {'channels', 'depths'}
+    if unknown:
+        raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
     if not are_widths(channels) or not are_widths(depths):
         raise ValueError(f'arch={dict(arch)}: channels and depths must be lists of integers >= 1')
