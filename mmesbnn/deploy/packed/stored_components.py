@@ -67,14 +67,15 @@ _MMDET = """
     DilatedEncoder DyHead FPG FPN FPN_CARAFE HRFPN NASFCOS_FPN NASFPN PAFPN SSDNeck
     SSH YOLOV3Neck YOLOXPAFPN ATSSHead AnchorFreeHead AnchorHead AutoAssignHead
     CenterNetHead CenterNetUpdateHead DDODHead FCOSHead FSAFHead FoveaHead
-    FreeAnchorRetinaHead GFLHead NASFCOSHead PAAHead RPNHead RTMDetHead
+    FreeAnchorRetinaHead GFLHead LADHead LDHead NASFCOSHead PAAHead RPNHead RTMDetHead
     RTMDetInsHead RTMDetInsSepBNHead RTMDetSepBNHead RepPointsHead RetinaHead
     RetinaSepBNHead SSDHead TOODHead VFNetHead YOLOFHead YOLOV3Head YOLOXHead
     BBoxHead CascadeRoIHead ConvFCBBoxHead DoubleConvFCBBoxHead DoubleHeadRoIHead
     DynamicRoIHead FCNMaskHead GenericRoIExtractor ResLayer Shared2FCBBoxHead
     Shared4Conv1FCBBoxHead SingleRoIExtractor StandardRoIHead BalancedL1Loss
     BoundedIoULoss CIoULoss CrossEntropyLoss DIoULoss DiceLoss DistributionFocalLoss
-    EIoULoss FocalLoss GHMC GHMR GIoULoss GaussianFocalLoss IoULoss L1Loss MSELoss
+    EIoULoss FocalLoss GHMC GHMR GIoULoss GaussianFocalLoss IoULoss
+    KnowledgeDistillationKLDivLoss L1Loss MSELoss
     QualityFocalLoss SIoULoss SeesawLoss SmoothL1Loss VarifocalLoss ATSSAssigner
     ApproxMaxIoUAssigner BBoxL1Cost BboxOverlaps2D CenterRegionAssigner
     ClassificationCost DynamicSoftLabelAssigner FocalLossCost GridAssigner

@@ -12,7 +12,21 @@ from ...checks import checked, mapping
 from ...optional import require
 
 _NAME = 'DistillClassifier'
-_TRAINING_ONLY = ('teachers', 'distill_loss', 'label_weight', 'teacher_autocast')
+_OF_CLASSIFIER = ('teachers', 'distill_loss', 'label_weight', 'teacher_autocast')
+_OF_DETECTOR = ('teacher_ckpt', 'eval_teacher')
+#: Models that learn from teachers: the type of the student, and the arguments for training only.
+_STUDENTS = {
+    _NAME: ('mmpretrain.ImageClassifier', _OF_CLASSIFIER),
+    'build_distill_classifier': ('mmpretrain.ImageClassifier', _OF_CLASSIFIER),
+    'KnowledgeDistillationSingleStageDetector': (
+        'mmdet.SingleStageDetector',
+        (*_OF_DETECTOR, 'teacher_config'),
+    ),
+    'LAD': (
+        'mmdet.SingleStageDetector',
+        (*_OF_DETECTOR, 'teacher_backbone', 'teacher_neck', 'teacher_bbox_head'),
+    ),
+}
 
 
 @MODELS.register_module(name=_NAME)
@@ -30,10 +44,12 @@ def build_distill_classifier(**kwargs: Any) -> nn.Module:
 
 @checked(model_cfg=mapping())
 def student_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of the ``ImageClassifier`` that a ``DistillClassifier`` trains.
+    """Return the config of the network that a model with teachers trains.
 
-    The model of this config needs no teachers. Checkpoints of the ``DistillClassifier``
-    load into it strictly. Tools that analyse, export or run a model use this config.
+    Such models are the ``DistillClassifier``, and mmdet's
+    ``KnowledgeDistillationSingleStageDetector`` and ``LAD``. The model of this config needs
+    no teachers. Checkpoints of the training load into it strictly. Tools that analyse,
+    export or run a model use this config.
 
     Args:
         model_cfg: Config of a model.
@@ -45,12 +61,13 @@ def student_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     cfg = copy.deepcopy(model_cfg)
     kind = cfg.get('type')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    if name.rpartition('.')[2] not in (_NAME, build_distill_classifier.__name__):
+    name = name.rpartition('.')[2]
+    if name not in _STUDENTS:
         return cfg
-    for key in _TRAINING_ONLY:
-        cfg.pop(key, None)
     # the scope is given, so that mmengine's own scope finds the class, too
-    cfg['type'] = 'mmpretrain.ImageClassifier'
+    cfg['type'], training_only = _STUDENTS[name]
+    for key in training_only:
+        cfg.pop(key, None)
     return cfg
 
 
