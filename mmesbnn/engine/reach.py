@@ -29,6 +29,17 @@ def unwrapped(model: nn.Module) -> Any:
     return inner
 
 
+def student_and_teacher(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """Return the two networks of mmdet's semi-supervised detectors; None for other models.
+
+    The student trains, and the teacher is its moving average.
+    """
+    student, teacher = (getattr(unwrapped(model), x, None) for x in ('student', 'teacher'))
+    if isinstance(student, nn.Module) and isinstance(teacher, nn.Module):
+        return student, teacher
+    return None
+
+
 def temperature_weights(model: nn.Module) -> list[TemperatureWeight]:
     """Return the weight binarizers of ``model`` that have a temperature."""
     return [m for m in model.modules() if isinstance(m, TemperatureWeight)]

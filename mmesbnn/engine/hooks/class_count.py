@@ -11,7 +11,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...errors import shorten
-from ..reach import unwrapped
+from ..reach import student_and_teacher, unwrapped
+
+#: Places of heads in classifiers and detectors.
+HEADS = ('head', 'bbox_head', 'roi_head.bbox_head')
 
 
 @HOOKS.register_module()
@@ -19,7 +22,8 @@ class ClassCountHook(Hook):
     """Hook that compares the head's ``num_classes`` with the classes of a data set.
 
     The head is a classifier's ``head``, or a detector's ``bbox_head``, also in its
-    ``roi_head``. All heads of a cascade are checked. Without the hook a label without an
+    ``roi_head``. All heads of a cascade are checked, and those of the student and the teacher
+    in mmdet's semi-supervised detectors. Without the hook a label without an
     output of the head causes an index error deep in the loss; on a GPU this error names
     nothing. The hook ignores data sets that do not name their classes, and models without
     such a head.
@@ -55,7 +59,8 @@ class ClassCountHook(Hook):
 
 def _heads(model: Any) -> Iterator[tuple[str, int]]:
     """Yield the names of a model's heads, and their numbers of classes."""
-    for path in ('head', 'bbox_head', 'roi_head.bbox_head'):
+    owners = ('', 'student.', 'teacher.') if student_and_teacher(model) else ('',)
+    for path in (owner + head for owner in owners for head in HEADS):
         heads = model
         for part in path.split('.'):
             heads = getattr(heads, part, None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...binary import start_copies
 from ...binary.arguments import COPY_INIT
 from ...binary.expansion import copy_signs
 from ...checks import checked
+from ..reach import student_and_teacher
 from ..tensor_mode import tensor_mode
 
 
@@ -22,6 +25,14 @@ def _agreed_signs(channels: int, copies: int, copy_init: str) -> Tensor:
     signs = copy_signs(channels, copies, copy_init)
     dist.broadcast(signs)
     return signs
+
+
+def _follow(teacher: nn.Module, student: nn.Module, before: dict[str, Tensor]) -> None:
+    """Give a teacher the values that changed in its student, where both were equal before."""
+    own = teacher.state_dict()
+    for name, value in student.state_dict().items():
+        if name in own and torch.equal(own[name], before[name]):
+            own[name].copy_(value)
 
 
 @HOOKS.register_module()
@@ -34,7 +45,8 @@ class CopyInitHook(Hook):
     gradients, to find the norm that reads each layer. It then calls
     :func:`~mmesbnn.binary.start_copies`. Backbones of this package have their own
     ``copy_init``. The hook does not change resumed trainings, nor norms whose gains differ
-    from each other, such as loaded ones.
+    from each other, such as loaded ones. The teacher of mmdet's semi-supervised detectors gets
+    the gains of its student.
 
     Args:
         copy_init: With ``'signs'`` every gain gets a random sign. With ``'balanced'``
@@ -57,7 +69,11 @@ class CopyInitHook(Hook):
         if runner.iter or self.copy_init == 'alike':
             return
         run = tensor_mode(runner.model, data_batch)
-        started = start_copies(runner.model, self.copy_init, run, _agreed_signs)
+        student, teacher = student_and_teacher(runner.model) or (runner.model, None)
+        before = copy.deepcopy(student.state_dict()) if teacher else {}
+        started = start_copies(student, self.copy_init, run, _agreed_signs)
+        if teacher:
+            _follow(teacher, student, before)
         alike = [name for name, done in started.items() if not done]
         if len(alike) == len(started):
             raise ValueError(
