@@ -31,15 +31,18 @@ def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str,
         Number of regions, 0 if ``model`` is not a two-stage detector; and keyword
         arguments of ``forward`` for one image.
     """
-    head = getattr(model, 'rpn_head', None)
-    if head is None or not hasattr(model, 'roi_head'):
+    # those of mmdet's semi-supervised detectors are in the student and the teacher
+    owners = [model, *(getattr(model, name, None) for name in ('student', 'teacher'))]
+    heads = [x.rpn_head for x in owners if hasattr(x, 'rpn_head') and hasattr(x, 'roi_head')]
+    if not heads:
         return 0, {}
     from mmdet.structures import DetDataSample
 
-    head.test_cfg.nms.iou_threshold = NEVER
-    head.test_cfg.min_bbox_size = -1
+    for head in heads:
+        head.test_cfg.nms.iou_threshold = NEVER
+        head.test_cfg.min_bbox_size = -1
     size = tuple(shape[-2:])
     sample = DetDataSample(
         metainfo=dict(img_shape=size, pad_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
     )
-    return head.test_cfg.max_per_img, dict(data_samples=[sample])
+    return heads[0].test_cfg.max_per_img, dict(data_samples=[sample])

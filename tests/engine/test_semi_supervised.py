@@ -15,7 +15,7 @@ pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
 import mmdet
 from mmdet.structures import DetDataSample
 
-from mmesbnn.analysis import measure_capacity
+from mmesbnn.analysis import count_ops, measure_capacity, most_regions
 from mmesbnn.engine.hooks import ClassCountHook, CopyInitHook
 from mmesbnn.engine.tensor_mode import tensor_mode
 
@@ -91,3 +91,11 @@ def test_classes_of_both_are_compared(model):
     text = r'num_classes=3 in the student\.roi_head\.bbox_head, but .* has 2 classes: a, b'
     with pytest.raises(ValueError, match=text):
         ClassCountHook().before_train(runner)
+
+
+def test_operations_of_the_teacher_are_counted_on_all_regions(model):
+    regions, arguments = most_regions(model, (3, *SIZE))
+    assert regions == 20
+    layers = {layer.name: layer for layer in count_ops(model, (3, *SIZE), **arguments).layers}
+    assert layers['teacher.roi_head.bbox_head.fc_cls'].fp_macs == 20 * 1024 * 4
+    assert layers['student.roi_head.bbox_head.fc_cls'].fp_macs == 0
