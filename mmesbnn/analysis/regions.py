@@ -32,17 +32,21 @@ def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str,
         arguments of ``forward`` for one image.
     """
     # those of mmdet's semi-supervised detectors are in the student and the teacher
-    owners = [model, *(getattr(model, name, None) for name in ('student', 'teacher'))]
-    heads = [x.rpn_head for x in owners if hasattr(x, 'rpn_head') and hasattr(x, 'roi_head')]
-    if not heads:
-        return 0, {}
-    from mmdet.structures import DetDataSample
-
+    parts: list[Any] = [model, *(getattr(model, name, None) for name in ('student', 'teacher'))]
+    heads = [x.rpn_head for x in parts if hasattr(x, 'rpn_head') and hasattr(x, 'roi_head')]
     for head in heads:
         head.test_cfg.nms.iou_threshold = NEVER
         head.test_cfg.min_bbox_size = -1
-    size = tuple(shape[-2:])
-    sample = DetDataSample(
-        metainfo=dict(img_shape=size, pad_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-    )
-    return heads[0].test_cfg.max_per_img, dict(data_samples=[sample])
+    # detectors with a transformer, such as DETR, also read the sizes of images
+    if not heads and not any(hasattr(x, 'forward_transformer') for x in parts):
+        return 0, {}
+    regions = heads[0].test_cfg.max_per_img if heads else 0
+    return regions, dict(data_samples=[_sample(shape[-2:])])
+
+
+def _sample(size: Sequence[int]) -> Any:
+    """Return what mmdet's detectors read about an image of ``size`` without padding."""
+    from mmdet.structures import DetDataSample
+
+    names = ('img_shape', 'pad_shape', 'ori_shape', 'batch_input_shape')
+    return DetDataSample(metainfo=dict.fromkeys(names, tuple(size)) | {'scale_factor': (1.0, 1.0)})
