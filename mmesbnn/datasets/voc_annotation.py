@@ -70,6 +70,9 @@ def _refuse_entities(text: bytes) -> None:
 
 
 def _problems(root: ET.Element) -> Iterator[str]:
+    # an XML file of another format would be an image without objects
+    if root.tag != 'annotation' and root.find('object') is None:
+        yield f'its root is <{shorten(root.tag, 40)}>, not <annotation>, and it has no <object>'
     size = root.find('size')
     if size is not None:
         for tag in ('width', 'height'):

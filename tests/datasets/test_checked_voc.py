@@ -209,6 +209,7 @@ def edit(root, number, old, new):
         ('<xmin>', '<xmin>1e99</xmin><xmin>', "object 1: its <xmin> is '1e99' and mu"),
         ('<name>', '<name></name><name>', 'object 1: it has no <name>'),
         ('<annotation>', '<annotation>&x;', 'no VOC annotation .undefined entity'),
+        ('<annotation>', '<annotation xmlns="a">', r'its root is <\{a\}annotation>, not <anno'),
     ],
 )
 def test_wrong_values_are_named(root, warnings, old, new, message):
