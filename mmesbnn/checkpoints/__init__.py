@@ -9,6 +9,7 @@ from .state_dicts import (
     check_numbers,
     listed,
     misfits,
+    read_by,
     state_dict_of,
     strip_wrapper,
 )
@@ -21,6 +22,7 @@ __all__ = [
     'listed',
     'metadata_of',
     'misfits',
+    'read_by',
     'read_checkpoint',
     'read_tensors',
     'register_loaders',

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import shorten
 from .limits import CheckpointError
@@ -35,6 +35,17 @@ def strip_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state dict without the prefix ``module.``, if all of its keys have it."""
     if state and all(key.startswith(WRAPPER) for key in state):
         return {key[len(WRAPPER) :]: value for key, value in state.items()}
+    return dict(state)
+
+
+def read_by(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of ``state`` by the names in which ``model`` loads them.
+
+    mmdet's semi-supervised detectors load a plain detector into student and teacher.
+    """
+    is_plain = not any('student' in key or 'teacher' in key for key in state)
+    if is_plain and any(cls.__name__ == 'SemiBaseDetector' for cls in type(model).__mro__):
+        return {f'{x}.{key}': value for x in ('student', 'teacher') for key, value in state.items()}
     return dict(state)
 
 

@@ -49,7 +49,7 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
     except checkpoints.CheckpointError as error:
         raise InputError(f'the checkpoint {name} {error}') from error
-    differences = checkpoints.misfits(state, model.state_dict())
+    differences = checkpoints.misfits(checkpoints.read_by(model, state), model.state_dict())
     if differences:
         raise InputError(
             f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(differences)

@@ -15,8 +15,9 @@ pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
 import mmdet
 from mmdet.structures import DetDataSample
 
-from mmesbnn.analysis import count_ops, measure_capacity, most_regions
+from mmesbnn.analysis import count_ops, load_weights, measure_capacity, most_regions
 from mmesbnn.engine.hooks import ClassCountHook, CopyInitHook
+from mmesbnn.engine.hooks.require_checkpoint import check_fit
 from mmesbnn.engine.tensor_mode import tensor_mode
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -99,3 +100,18 @@ def test_operations_of_the_teacher_are_counted_on_all_regions(model):
     layers = {layer.name: layer for layer in count_ops(model, (3, *SIZE), **arguments).layers}
     assert layers['teacher.roi_head.bbox_head.fc_cls'].fp_macs == 20 * 1024 * 4
     assert layers['student.roi_head.bbox_head.fc_cls'].fp_macs == 0
+
+
+def test_both_load_a_plain_detector(model, tmp_path):
+    state = {name: torch.rand_like(x.float()) for name, x in model.student.state_dict().items()}
+    counters = {name: torch.tensor(3) for name in state if name.endswith('num_batches_tracked')}
+    state.update(counters)
+    torch.save(state, tmp_path / 'plain.pth')
+    load_weights(model, tmp_path / 'plain.pth')
+    for network in (model.student, model.teacher):
+        assert all(torch.equal(x, state[name]) for name, x in network.state_dict().items())
+    runner = SimpleNamespace(model=model)
+    check_fit(runner, dict(state_dict=state))
+    state.popitem()
+    with pytest.raises(ValueError, match=r'2 are missing \(student\..*, teacher\.'):
+        check_fit(runner, dict(state_dict=state))

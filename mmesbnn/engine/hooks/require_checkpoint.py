@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from ...checkpoints import WRAPPER, misfits, state_dict_of
+from ...checkpoints import WRAPPER, misfits, read_by, state_dict_of
 from ...checks import checked, filled_text, sequence
 from ..reach import unwrapped
 
@@ -32,7 +32,7 @@ def check_fit(runner: Runner, checkpoint: dict[str, Any], new: Sequence[str] = (
     state = {key.removeprefix(WRAPPER): value for key, value in state_dict_of(checkpoint).items()}
     parts = [
         {k: v for k, v in entries.items() if not k.startswith(tuple(new))}
-        for entries in (state, model.state_dict())
+        for entries in (read_by(model, state), model.state_dict())
     ]
     differences = misfits(*parts)
     if differences:
