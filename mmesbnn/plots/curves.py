@@ -12,8 +12,18 @@ from ..optional import require
 from ..whole_files import whole_file
 
 
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
+    # a training that was killed while it wrote leaves a part of its last line
+    if lines and not lines[-1].endswith('\n'):
+        lines.pop()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
 def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read all scalar records that the runs in ``work_dir`` logged, oldest first.
+
+    A last line that a killed training left unfinished is skipped.
 
     Args:
         work_dir: ``work_dir`` of an mmengine run.
@@ -22,7 +32,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         FileNotFoundError: If no run in it logged anything.
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    records = [json.loads(line) for file in files for line in file.open() if line.strip()]
+    records = [record for file in files for record in _read_log(file)]
     if not records:
         raise FileNotFoundError(f'work_dir={str(work_dir)!r} holds no logged scalars')
     return records

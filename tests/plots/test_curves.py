@@ -51,6 +51,14 @@ def test_empty_lines_and_empty_runs_are_skipped(tmp_path):
     assert read_scalars(tmp_path) == training(1)
 
 
+def test_the_torn_line_of_a_killed_training_is_skipped(tmp_path):
+    write_run(tmp_path, '1', training(1))
+    write_run(tmp_path, '2', training(1, first=1))
+    with (tmp_path / '1' / 'vis_data' / 'scalars.json').open('a') as file:
+        file.write('{"loss": 0.')
+    assert read_scalars(tmp_path) == training(2)
+
+
 @pytest.mark.parametrize('name', ['.', 'nowhere', 'empty'])
 def test_nothing_logged(tmp_path, name):
     write_run(tmp_path / 'empty', 'run', [])
