@@ -1,4 +1,4 @@
-"""Search for the checkpoint from which a killed training continues.
+"""Search for the checkpoint from which a killed training continues, and its validation.
 
 mmengine resumes from the checkpoint that the file ``last_checkpoint`` names. The functions
 here first check this file. If needed, they make it name the newest checkpoint that can be
@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..checkpoints import CheckpointError, read_checkpoint
 from ..errors import sentence
@@ -145,3 +147,17 @@ def point_to_whole(work_dir: Path, folder: Path, template: str) -> Found:
     elif found.reason is not None:
         write_pointer(work_dir, str(found.path))
     return found
+
+
+def validation_follows(runner: Runner) -> bool:
+    """Return True if the training validates between the resumed checkpoint and the next step."""
+    loop = runner.train_loop
+    known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
+    if not known or runner.val_loop is None or not loop.iter:
+        return False
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if by_epoch and loop.iter != step * len(loop.dataloader):
+        return False  # the checkpoint was saved within an epoch
+    loop._decide_current_val_interval()
+    return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, broadcast, is_main_process
+from mmengine.dist import barrier, broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ...checkpoints import read_checkpoint
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..reach import trained_models
-from ..resuming import check_named, point_to_whole, write_pointer
+from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
 from .temperature import binary_share
 
 #: Entries of the message hub. Every checkpoint holds them.
@@ -63,20 +63,6 @@ def _share_buffers(runner: Runner) -> None:
                 broadcast(buffer, src=0)
 
 
-def _validation_follows(runner: Runner) -> bool:
-    """Return True if the training validates between the resumed checkpoint and the next step."""
-    loop = runner.train_loop
-    known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
-    if not known or runner.val_loop is None or not loop.iter:
-        return False
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    if by_epoch and loop.iter != step * len(loop.dataloader):
-        return False  # the checkpoint was saved within an epoch
-    loop._decide_current_val_interval()
-    return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
-
-
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
     """Hook that saves checkpoints as mmengine's ``CheckpointHook``, but never loses one.
@@ -88,8 +74,8 @@ class WholeCheckpointHook(CheckpointHook):
       ``last_checkpoint`` is changed to the new file. After that old files are removed.
     - The best checkpoint has its own file. mmengine writes the newest checkpoint again to
       store the new score; this hook does not. Instead, a resumed training first validates
-      the resumed checkpoint, if a validation follows that checkpoint. An old best file
-      stays until a whole checkpoint holds the name of the new one.
+      the resumed checkpoint, if a validation follows that checkpoint or found that it is the
+      best. An old best file stays until a whole checkpoint holds the name of the new one.
     - If ``last_checkpoint`` is missing, or names a file that is missing or damaged,
       ``resume=True`` continues from the newest whole checkpoint, and the log says so.
     - Partial files of a killed process are removed.
@@ -210,16 +196,29 @@ class WholeCheckpointHook(CheckpointHook):
             Path(self.out_dir).mkdir(parents=True, exist_ok=True)
             for folder in {self.out_dir, runner.work_dir}:
                 remove_leftovers(folder)
-        self._take_up(runner)
-        if _validation_follows(runner):
+        again = [self._was_best(runner, key) for key in self._keys]
+        if again:
+            broadcast_object_list(again)  # all processes validate, or none
+        self._take_up(runner, again)
+        if validation_follows(runner) or (any(again) and runner.val_loop is not None):
             runner.logger.info(
                 'WholeCheckpointHook: validating the resumed checkpoint, because its '
                 'training may have ended before the validation'
             )
             runner.val_loop.run()
 
-    def _take_up(self, runner: Runner) -> None:
-        """Restore the records of the resumed checkpoint, if it is in this folder."""
+    def _was_best(self, runner: Runner, key: str) -> bool:
+        """Return True if a validation of the resumed checkpoint found that it is the best."""
+        name = self._best_name(runner, '*' if key == 'auto' else key)
+        return bool(self._step(runner)) and any(Path(self.out_dir).glob(name))
+
+    def _take_up(self, runner: Runner, again: Sequence[bool]) -> None:
+        """Restore the records of the resumed checkpoint, if it is in this folder.
+
+        Args:
+            runner: Runner that trains.
+            again: Whether a validation finds the best checkpoint of each metric again.
+        """
         hub = runner.message_hub
         last = hub.get_info(_LAST)
         here = bool(last) and self._path(Path(last).name).exists()
@@ -229,18 +228,19 @@ class WholeCheckpointHook(CheckpointHook):
         ]
         if here:
             self._remove(runner, hub.get_info(_OUTDATED) or ())
-        for key in self.key_indicators if self.save_best else ():
-            self._take_up_best(runner, key, here)
+        for key, is_again in zip(self._keys, again, strict=True):
+            self._take_up_best(runner, key, here, is_again)
 
-    def _take_up_best(self, runner: Runner, key: str, here: bool) -> None:
+    def _take_up_best(self, runner: Runner, key: str, here: bool, again: bool) -> None:
         hub = runner.message_hub
         known = hub.get_info(self._entry('best_ckpt', key))
         path = self._path(Path(known).name) if known else None
         if path is not None and not (here and path.exists()):
-            runner.logger.warning(
-                f'WholeCheckpointHook: {path}, the best checkpoint so far, is '
-                'missing: the next one counts as the best'
-            )
+            if not again:
+                runner.logger.warning(
+                    f'WholeCheckpointHook: {path}, the best checkpoint so far, is '
+                    'missing: the next one counts as the best'
+                )
             for name in ('best_ckpt', 'best_score', 'best_binary'):
                 hub.runtime_info.pop(self._entry(name, key), None)
             path = None
@@ -292,6 +292,10 @@ class WholeCheckpointHook(CheckpointHook):
 
     # the best checkpoint
 
+    @property
+    def _keys(self) -> Sequence[str]:
+        return self.key_indicators if self.save_best else ()
+
     def _entry(self, name: str, key: str) -> str:
         """Return the name in the message hub, as in mmengine."""
         return name if len(self.key_indicators) == 1 else f'{name}_{key}'
@@ -334,9 +338,15 @@ class WholeCheckpointHook(CheckpointHook):
         before = hub.get_info(self._entry('best_score', key), self.init_value_map[rule])
         return self.is_better_than[key](score, before)
 
+    def _step(self, runner: Runner) -> int:
+        return runner.epoch if self.by_epoch else runner.iter
+
+    def _best_name(self, runner: Runner, key: str) -> str:
+        """Return the name of the file if this step is the best."""
+        return f'best_{key}_{self.filename_tmpl.format(self._step(runner))}'.replace('/', '_')
+
     def _keep_best(self, runner: Runner, key: str, score: float, binary: bool) -> None:
-        step = runner.epoch if self.by_epoch else runner.iter
-        name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+        step, name = self._step(runner), self._best_name(runner, key)
         path, before, hub = self._path(name), self._best(key), runner.message_hub
         hub.update_info(self._entry('best_score', key), float(score))
         hub.update_info(self._entry('best_binary', key), binary)
