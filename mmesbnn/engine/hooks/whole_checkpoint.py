@@ -309,7 +309,7 @@ class WholeCheckpointHook(CheckpointHook):
         value = None if path is None else str(path)
         if len(self.key_indicators) == 1:
             self.best_ckpt_path = value
-        else:
+        elif value is not None:
             self.best_ckpt_path_dict[key] = value
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
@@ -377,11 +377,19 @@ class WholeCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
-        """Write a copy of a checkpoint with ``published_keys`` only."""
+        """Write a copy of a checkpoint with ``published_keys`` only, if it has any."""
         if not is_main_process():
             return
-        checkpoint = read_checkpoint(ckpt_path)
-        checkpoint = {k: v for k, v in checkpoint.items() if k in self.published_keys}
+        whole = read_checkpoint(ckpt_path)
+        checkpoint = {k: v for k, v in whole.items() if k in self.published_keys}
+        missing = [key for key in self.published_keys if key not in whole]
+        if missing:
+            runner.logger.warning(
+                f'WholeCheckpointHook: published_keys={self.published_keys}: {ckpt_path} has no '
+                f'{", ".join(missing)}, but {", ".join(whole)}'
+            )
+        if not checkpoint:
+            return
         digest = hashlib.sha256(pickle.dumps(checkpoint)).hexdigest()
         path = Path(ckpt_path)
         published = path.with_name(f'{path.stem}-{digest[:8]}.pth')
