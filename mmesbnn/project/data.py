@@ -29,6 +29,9 @@ RGB_DATASETS = ('CIFAR10', 'CIFAR100')
 #: Transforms that set the size of an image, and the argument with the size.
 SIZING = {
     'CenterCrop': 'crop_size',
+    'EfficientNetCenterCrop': 'crop_size',
+    'EfficientNetRandomCrop': 'scale',
+    'FixScaleResize': 'scale',
     'Pad': 'size',
     'RandomCrop': 'crop_size',
     'RandomResizedCrop': 'scale',

@@ -96,6 +96,9 @@ def test_image_size_is_read_from_the_pipelines():
     assert sizes(edge) == (235, 235)
     assert sizes(dict(type='mmdet.Resize', scale=(1333, 800))) == (800, 1333)
     assert sizes(crop, split='val') == (224, 224)
+    assert sizes(dict(type='EfficientNetCenterCrop', crop_size=240)) == (240, 240)
+    assert sizes(dict(type='EfficientNetRandomCrop', scale=240), split='train') == (240, 240)
+    assert sizes(dict(type='mmdet.FixScaleResize', scale=(1333, 800))) == (800, 1333)
     # CIFAR: test images are not changed, training images are cropped to their size
     assert sizes(dict(type='RandomCrop', crop_size=32), split='train') == (32, 32)
     wrapped = dict(type='Repeat', dataset=dict(type='A', pipeline=[crop]))
