@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.arguments import MODULE
@@ -355,6 +356,8 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
     for x in inputs:
         check('inputs', x, INPUT)
     tensors = [x if isinstance(x, Tensor) else _zeros(model, x) for x in inputs]
+    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
+        model = copy.deepcopy(model)  # because the run gives it its weights
     try:
         with _quiet('torch._subclasses.fake_tensor'):
             census, outputs = _run_fake(model, tensors, kwargs)

@@ -294,3 +294,10 @@ def test_scales_of_packed_weights_are_counted(scale, scales):
     (layer,) = count_ops(conv, (4, 2, 2)).layers
     assert layer.kind == 'binary'
     assert layer.bytes_packed == 2 + scales
+
+
+def test_lazy_layers_of_the_model_stay_lazy():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+    report = count_ops(model, (3, 8, 8))
+    assert report.total['fp_macs'] == 8 * 36 * 27 + 8 * 36 * 10
+    assert isinstance(model[2], nn.LazyLinear) and model[2].has_uninitialized_params()
