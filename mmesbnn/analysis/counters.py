@@ -82,6 +82,14 @@ COUNTERS: dict[Any, Callable[[Sequence[Any], Any], int]] = {
 for _kernel in ('mkldnn_rnn_layer', '_cudnn_rnn', 'miopen_rnn'):
     if hasattr(aten, _kernel):
         COUNTERS[getattr(aten, _kernel).default] = recurrent
+for _kernel, _formula in (
+    ('_int_mm', product),  # of quantized networks
+    ('_scaled_mm', product),
+    ('_weight_int8pack_mm', product),
+    ('_addmm_activation', added_product),
+):
+    if hasattr(aten, _kernel):
+        COUNTERS[getattr(aten, _kernel).default] = _formula
 for _kernel in (
     'flash_attention',
     'flash_attention_for_cpu',

@@ -92,10 +92,23 @@ def test_es_layers_cost_what_they_replace(tau, groups):
         (lambda a, b: torch.addbmm(a[0], a, b), [(3, 3), (3, 3)], 27),
         (lambda a, b: a.new_zeros(1, 2, 4).baddbmm_(a, b), [(2, 3), (3, 4)], 24),
         (lambda a, b: torch.bmm(a, b, out=a.new_zeros(1, 2, 4)), [(2, 3), (3, 4)], 24),
+        (lambda a, b: torch._addmm_activation(a[0, 0, :1], a[0], b[0]), [(2, 3), (3, 4)], 24),
     ],
 )
 def test_products(function, shapes, expected):
     assert totals(Apply(function), *shapes) == (expected, 0)
+
+
+class Quantized(nn.Module):
+    """A product of integers, as in layers of torchao with 8 bits."""
+
+    def forward(self, x):
+        rows = x.flatten(0, -2).to(torch.int8)
+        return torch._int_mm(rows, rows.new_ones(x.shape[-1], 16)).to(x.dtype)
+
+
+def test_products_of_integers():
+    assert totals(Quantized(), (32, 24)) == (32 * 24 * 16, 0)
 
 
 @pytest.mark.parametrize('kind', [nn.RNN, nn.GRU, nn.LSTM])
