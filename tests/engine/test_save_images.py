@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import RepeatDataset
 
 from mmesbnn.datasets import PairedSRDataset
 from mmesbnn.engine.hooks import SaveImagesHook
@@ -45,3 +46,21 @@ def test_images_of_two_sets_of_one_name_are_not_lost(tmp_path):
     with pytest.raises(ValueError, match=r'both become .*baby\.png: give their folders different'):
         check()
     check(set_names=['Set5', 'Set14'], repeat=2)
+
+
+def test_data_sets_in_others_are_checked(tmp_path):
+    def part(name, set_name):
+        write_png(tmp_path / name / 'baby.png', crop_of(0, 8, 8))
+        hr = str(tmp_path / name)
+        return dict(type='PairedSRDataset', scale=2, hr=hr, set_names=[set_name])
+
+    def check(out_dir, *parts):
+        dataset = RepeatDataset(dict(type='ConcatDataset', datasets=list(parts)), times=2)
+        runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset))
+        SaveImagesHook(out_dir).before_test(runner)
+
+    with pytest.raises(ValueError, match=r'both become .*baby\.png: give their folders different'):
+        check(tmp_path / 'out', part('Set5', 'x'), part('Set14', 'x'))
+    with pytest.raises(OSError, match='overwrite the file that is read'):
+        check(tmp_path, part('Set5', 'Set5'))
+    check(tmp_path / 'out', part('Set5', 'Set5'), part('Set14', 'Set14'))

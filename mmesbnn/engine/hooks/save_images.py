@@ -16,6 +16,15 @@ from ...images.tensors import write_png
 from ...whole_files import check_unread
 
 
+def _pairs(dataset: Any) -> list[Any]:
+    """Return the pairs of files of a ``PairedSRDataset``, also of those in wrappers."""
+    own = getattr(dataset, 'pairs', None)
+    if own is not None:
+        return list(own)
+    inner = [*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)]
+    return [pair for part in inner if part is not None for pair in _pairs(part)]
+
+
 @HOOKS.register_module()
 class SaveImagesHook(Hook):
     """Hook that writes the images of a test as ``out_dir/<set>/<name>.png``.
@@ -37,13 +46,14 @@ class SaveImagesHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Check that no image replaces another, or one of the data set.
 
-        The data set is a :class:`~mmesbnn.datasets.PairedSRDataset`.
+        The data set is a :class:`~mmesbnn.datasets.PairedSRDataset`, or holds some, such as
+        mmengine's ``ConcatDataset``.
 
         Raises:
             OSError: If an image that is read would be replaced.
             ValueError: If two images would be written to the same file.
         """
-        pairs = getattr(runner.test_dataloader.dataset, 'pairs', ())
+        pairs = _pairs(runner.test_dataloader.dataset)
         written: dict[Path, Path] = {}
         for pair in pairs:
             target = self._path(pair.set_name, pair.hr.stem)
