@@ -39,8 +39,16 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
-    """Return steps and values of the records that have ``key``."""
-    points = [(record['step'], record[key]) for record in records if key in record]
+    """Return steps and values of the records that have ``key``, in ascending order of steps.
+
+    Steps that a later run repeats are left out. A resumed training repeats those after its
+    checkpoint, and one that began anew in the same folder repeats all.
+    """
+    points: list[tuple[Any, Any]] = []
+    for record in reversed(records):
+        if key in record and (not points or record['step'] < points[-1][0]):
+            points.append((record['step'], record[key]))
+    points.reverse()
     return [step for step, _ in points], [value for _, value in points]
 
 

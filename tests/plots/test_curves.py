@@ -73,6 +73,15 @@ def test_series_takes_the_records_that_have_the_key():
     assert series(training(2), 'unknown') == ([], [])
 
 
+def test_series_has_the_steps_that_a_later_run_repeats_once():
+    killed, resumed = training(3), training(2, first=2)
+    assert series(killed + resumed, 'loss') == series(training(4), 'loss')
+    resumed[-1]['accuracy/top1'] = 99.0
+    assert series(killed + resumed, 'accuracy/top1') == ([1, 2, 3, 4], [0.0, 10.0, 20.0, 99.0])
+    # a training that began anew in the folder
+    assert series(training(3) + training(2), 'loss') == series(training(2), 'loss')
+
+
 @pytest.mark.parametrize('count', [0, 1, 2, 5, 20])
 def test_picture_is_a_whole_png(tmp_path, count):
     path = tmp_path / 'training.png'
