@@ -137,3 +137,11 @@ def test_persistent_workers_get_a_warning(tmp_path, persistent):
     train(tmp_path, epochs=1, loader=dict(persistent_workers=persistent))
     warned = 'EpochSeedHook: persistent_workers=True in train_dataloader'
     assert (warned in toy.log_of(tmp_path)) == persistent
+
+
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_a_training_that_counts_iterations_gets_a_warning(tmp_path, by_epoch):
+    runner = toy.runner(tmp_path, [EpochSeedHook()], epochs=1, iters=None if by_epoch else 2)
+    runner.train()
+    warned = 'EpochSeedHook: the training counts iterations'
+    assert (warned in toy.log_of(tmp_path)) != by_epoch

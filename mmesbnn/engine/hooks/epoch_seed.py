@@ -9,7 +9,7 @@ from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
 #: Distance of two epochs' seeds, larger than the number of loader workers in any run.
 _STRIDE = 100_003
@@ -24,11 +24,18 @@ class EpochSeedHook(Hook):
     other numbers in this process than an uninterrupted one, and workers draw the same crops
     and flips in every epoch. With the hook and the same ``randomness=dict(seed=...)`` both
     runs give the same losses, and every epoch has different crops. Workers must restart in
-    every epoch: set ``persistent_workers=False`` in the loader's config.
+    every epoch: set ``persistent_workers=False`` in the loader's config. The hook is for
+    trainings that count epochs; :class:`~mmesbnn.engine.hooks.IterSeedHook` is for those that
+    count iterations.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Warn if the workers cannot be seeded."""
+        """Warn if a resumed training draws other numbers."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            runner.logger.warning(
+                'EpochSeedHook: the training counts iterations (IterBasedTrainLoop), so a resumed '
+                'run draws the random numbers of the beginning again: use IterSeedHook'
+            )
         if getattr(runner.train_dataloader, 'persistent_workers', False):
             runner.logger.log(
                 logging.WARNING,
