@@ -7,6 +7,8 @@ import torch
 from mmengine.registry import MODELS
 
 import mmesbnn  # noqa: F401  (registers)
+from mmesbnn.analysis import measure_capacity
+from mmesbnn.engine.tensor_mode import tensor_mode
 from mmesbnn.images.bicubic import resize
 from mmesbnn.images.tensors import to_uint8
 from mmesbnn.models.restorers import SRDataPreprocessor
@@ -228,6 +230,15 @@ def test_one_step_for_counting_is_always_the_same():
     with torch.no_grad():
         assert model(lr).shape == (1, 3, 8, 12)
         assert torch.equal(model(lr), model(lr))
+
+
+def test_one_step_takes_the_images_of_a_test_too():
+    # hooks that measure a network in training give them, see mmesbnn.engine.tensor_mode
+    model, data = make().eval(), batch(2)
+    step = tensor_mode(model, data)
+    expected = model(model.data_preprocessor(data, True)['inputs'], mode='tensor')
+    assert torch.equal(step(), expected)
+    assert measure_capacity(model, step, positions=64)
 
 
 def test_lists_and_batches_are_the_same_to_the_preprocessor():

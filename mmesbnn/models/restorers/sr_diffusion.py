@@ -276,7 +276,8 @@ class SRDiffusion(BaseModel):
         """Run the model in one of the three modes of mmengine's models.
 
         Args:
-            inputs: As in :meth:`loss` and :meth:`predict`.
+            inputs: As in :meth:`loss` and :meth:`predict`; in the mode ``'tensor'`` either, with
+                images of one size.
             data_samples: As in :meth:`loss` and :meth:`predict`.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``. ``'tensor'`` returns the
                 UNet's prediction for the noisiest timestep and pure noise. The noise is
@@ -286,7 +287,8 @@ class SRDiffusion(BaseModel):
             return self.loss(inputs, data_samples or {})
         if mode == 'predict':
             return self.predict(inputs, data_samples or {})
-        condition = self.condition(inputs)
+        images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+        condition = self.condition(images)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(condition.shape, generator=generator).to(condition)
         return self.unet(torch.cat([condition, noise], 1), self.total_steps - 1).sample
