@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from mmesbnn import cli, options  # before the slow imports
@@ -29,6 +30,8 @@ from mmesbnn.errors import MmesbnnError, printable, sentence
 from mmesbnn.whole_files import check_file, check_place, check_unread, whole_file
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+#: Largest number of bytes in the name of a file.
+LONGEST = 255
 
 
 def parse_args():
@@ -123,13 +126,22 @@ def drawn(runner, file, result, options):
         return error
 
 
+def target(out, stem, number):
+    """Return the path of a drawn result; a stem that is too long for a file system is cut."""
+    end, stem = f'_{number}.png' if number else '.png', stem[:LONGEST]
+    while len(os.fsencode(stem)) > LONGEST - len(end):
+        stem = stem[:-1]
+    return out / f'{stem}{end}'
+
+
 def targets(out, files):
     """Return the paths of the drawn results; files with equal names get different paths."""
-    taken, paths = set(), []
+    taken, paths, numbers = set(), [], Counter()
     for file in files:
-        path, number = out / f'{file.stem}.png', 1
+        path = target(out, file.stem, numbers[file.stem])
         while path in taken:
-            path, number = out / f'{file.stem}_{number}.png', number + 1
+            numbers[file.stem] += 1
+            path = target(out, file.stem, numbers[file.stem])
         taken.add(path)
         paths.append(path)
     return paths

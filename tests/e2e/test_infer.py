@@ -2,9 +2,12 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +165,29 @@ def test_no_result_is_overwritten(project, infer, tmp_path):
     code, _, error = infer(project / 'classifier', image, '--out', out, '--json', out / '0.png')
     assert code == 2 and 'a drawn result becomes this file' in error
     assert not out.exists()
+
+
+def test_long_names_of_results_are_cut(project, infer, tmp_path):
+    image = project / 'images' / '0.png'
+    names = [f'{folder}/{"é" * 125}z.png' for folder in 'ab']  # 255 bytes
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(image, tmp_path / name)
+    folders = [tmp_path / 'a', tmp_path / 'b']
+    status, _, errors = infer(project / 'classifier', *folders, '--out', tmp_path / 'out')
+    assert (status, errors) == (0, '')
+    drawn = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert drawn == {f'{"é" * 125}z.png', f'{"é" * 124}_1.png'}
+
+
+def test_many_equal_names_take_no_time():
+    namespace = runpy.run_path(str(TOOLS / 'infer.py'))
+    files = [Path(f'{i}/frame.jpg') for i in range(20000)]
+    began = time.process_time()
+    paths = namespace['targets'](Path('out'), [*files, Path('frame_1.png'), Path('frame.png')])
+    assert time.process_time() - began < 20  # 90 minutes with a search from 1 for each
+    assert len(set(paths)) == 20002
+    assert paths[:2] == [Path('out/frame.png'), Path('out/frame_1.png')]
 
 
 def test_a_file_of_all_results_is_checked_before_the_work(project, infer, tmp_path):
