@@ -28,6 +28,7 @@ from ..checks import checked, optional
 from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
+from .first_run import dtypes_named
 from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
 from .output_agreement import OutputAgreement, compare_all, compare_runs
 from .packed.file import PackError, why_not_settable
@@ -270,7 +271,8 @@ def export_onnx(
     flat = Flat(with_constant_weights(network))
     with whole_file(path) as partial:
         with inference(flat):
-            names = names_of(flat(*examples[0]), output_names)
+            with dtypes_named(flat, examples[0]):
+                names = names_of(flat(*examples[0]), output_names)
             write_graph(
                 flat,
                 partial,

@@ -18,6 +18,7 @@ from ..checks import checked, optional
 from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
+from .first_run import dtypes_named
 from .onnx import Flat, with_constant_weights, write_graph
 from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
 from .output_agreement import OutputAgreement, compare_runs
@@ -153,7 +154,8 @@ def export_qonnx(
     plain, quantized = (Flat(with_constant_weights(network)) for _ in range(2))
     use_quantizers(quantized.network)
     with whole_file(path) as partial, inference(quantized):
-        names = names_of(quantized(*examples[0]), output_names)
+        with dtypes_named(quantized, examples[0]):
+            names = names_of(quantized(*examples[0]), output_names)
         write_graph(
             quantized,
             partial,

@@ -21,6 +21,7 @@ from ... import native
 from ...checks import checked, instance
 from ...errors import sentence
 from ...whole_files import check_folder, whole_folder
+from ..first_run import check_run
 from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.kernels import lost_operator
@@ -306,9 +307,10 @@ def export(
         source: Names of config and checkpoint, for the manifest. Default None.
 
     Raises:
-        ExportError: If the network cannot be exported, has weights that are NaN or
-            infinite, differs from torch, or cannot be written. The folder then
-            does not change.
+        ExportError: If the network cannot be exported, has weights that are NaN,
+            infinite or of another dtype than float32, gives other outputs than those of
+            the task, differs from torch, or cannot be written. The folder then does not
+            change.
     """
     out = Path(out)
     check_output(out)
@@ -319,6 +321,7 @@ def export(
         )
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
+    check_run(task.graph, examples[0], task.output_names)
     conversion = to_openvino(
         task.graph,
         examples[0],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from torch import nn
 
 from ...checks import checked, mapping, optional, positive_int, sequence
 from ...project.config import CONFIG, MODEL
+from ..runtime.manifest import ExportError
 from .export_task import ExportTask, all_exports
 
 
@@ -37,7 +39,13 @@ def make_task(
         dataset_meta: Meta data in the checkpoint, for the names of classes. Default None.
 
     Raises:
-        ExportError: If this kind of network is not exported.
+        ExportError: If this kind of network is not exported, or its weights are not float32.
     """
+    kinds = {str(x.dtype) for x in model.parameters() if x.is_floating_point()}
+    if kinds and str(torch.float32) not in kinds:
+        raise ExportError(
+            f'the network has weights of {", ".join(sorted(kinds))}: must be torch.float32, as '
+            'after network.float()'
+        )
     task = next(task for task in all_exports() if task.accepts(cfg, model))
     return task.make(cfg, model, size=size, count=count, dataset_meta=dataset_meta)

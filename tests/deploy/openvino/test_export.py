@@ -206,6 +206,20 @@ def test_weights_that_are_no_numbers(value, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_networks_that_are_refused_before_the_conversion(tmp_path, monkeypatch):
+    class Twice(Classifier):
+        def forward(self, x):
+            return super().forward(x), x
+
+    monkeypatch.setattr(exporting, 'to_openvino', None)
+    doubled, twice = make_task(), dataclasses.replace(make_task(), graph=Twice())
+    doubled.graph.double()
+    for task, words in [(doubled, 'weights of torch.float64'), (twice, 'gives 2 outputs')]:
+        with pytest.raises(ExportError, match=words):
+            export(task, tmp_path / 'net')
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_openvino_without_binary_convolutions(tmp_path, monkeypatch):
     def refuse(graph):
         raise RuntimeError('Unsupported operation of type: BinaryConvolution name: x')

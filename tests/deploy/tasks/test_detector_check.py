@@ -105,6 +105,12 @@ def test_heads_with_ways_of_their_own_are_refused(name, slim, words):
         make_task(cfg, model, SIZE, 2)
 
 
+def test_a_detector_in_half_precision():
+    cfg, model = stock('retinanet/retinanet_r18_fpn_1x')
+    with pytest.raises(ExportError, match=r'^the network has weights of torch.float16: must be'):
+        make_task(cfg, model.half(), SIZE, 1)
+
+
 def test_the_thresholds_of_the_detector_stay():
     cfg, model = stock('retinanet/retinanet_r18_fpn_1x')
     before = dict(model.bbox_head.test_cfg)

@@ -1,0 +1,60 @@
+"""First run of a network that is exported, whose errors say what does not fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..binary.modes import inference
+from ..errors import sentence
+from .runtime.manifest import ExportError
+
+
+@contextlib.contextmanager
+def dtypes_named(network: nn.Module, example: Sequence[Tensor]) -> Iterator[None]:
+    """Name the dtypes in an error of torch about a run, if weights and inputs have several.
+
+    Args:
+        network: Network that runs inside.
+        example: Its inputs.
+
+    Raises:
+        ExportError: If the run fails and a weight has a dtype that no input has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        weights, inputs = (
+            {str(x.dtype) for x in tensors if x.is_floating_point()}
+            for tensors in (network.parameters(), example)
+        )
+        if not inputs or weights <= inputs:
+            raise
+        raise ExportError(
+            f'the network has weights of {", ".join(sorted(weights))}, and its inputs are '
+            f'{", ".join(sorted(inputs))}: both must be of one dtype, as after network.float() '
+            f'({sentence(error)})'
+        ) from error
+
+
+def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Run a network once, before the long work, and count its outputs.
+
+    Args:
+        network: Network to export.
+        example: Its inputs.
+        names: Names of its outputs.
+
+    Raises:
+        ExportError: If it has another number of outputs, or weights of another dtype.
+    """
+    with inference(network), dtypes_named(network, example):
+        outputs = tree_leaves(network(*example))
+    if len(outputs) != len(names):
+        raise ExportError(
+            f'the network gives {len(outputs)} outputs: its task has {len(names)}, '
+            f'{", ".join(names)}'
+        )
