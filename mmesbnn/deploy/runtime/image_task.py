@@ -56,7 +56,9 @@ class ImageTask(Task):
         self, sources: Sequence[Source], options: Options, progress: Progress = uncounted
     ) -> Iterator[Any]:
         if len(sources) > 1:
-            found = self.stream(sources, options.batch_size, None, True)
+            # the network runs on whole batches
+            batch_size = min(options.batch_size, len(sources))
+            found = self.stream(sources, batch_size, None, True)
             yield from progress(found, 'image', len(sources))
             return
         for source in sources:

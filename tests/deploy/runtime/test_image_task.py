@@ -9,6 +9,8 @@ pytest.importorskip('openvino')
 
 from mmesbnn.deploy import Runner
 from mmesbnn.deploy.runtime.image_task import as_json
+from mmesbnn.deploy.runtime.network import Network
+from mmesbnn.deploy.runtime.task import Options
 from tests.deploy import exports
 
 
@@ -47,3 +49,19 @@ def test_results_that_are_not_numbers(tmp_path):
     values = runner.describe(result)[1]
     assert values['bboxes'][0][2] is None
     strict(values)
+
+
+def test_a_batch_has_no_more_images_than_there_are(tmp_path, monkeypatch):
+    exports.write_classifier(tmp_path)
+    sizes, infer_many = [], Network.infer_many
+
+    def looking(network, batches, batch_size, jobs):
+        sizes.append(batch_size)
+        return infer_many(network, batches, batch_size, jobs)
+
+    monkeypatch.setattr(Network, 'infer_many', looking)
+    images = [np.full((16, 16, 3), i, np.uint8) for i in range(3)]
+    for chosen in (2, 3, 2**40):
+        found = Runner(tmp_path, threads=1).results(images, Options(batch_size=chosen))
+        assert len(list(found)) == 3
+    assert sizes == [2, 3, 3]
