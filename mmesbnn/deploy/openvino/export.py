@@ -26,7 +26,15 @@ from ..output_agreement import OutputAgreement
 from ..runtime.core import shared_core
 from ..runtime.kernels import lost_operator
 from ..runtime.manifest import FILES, ExportError, fitting, write_manifest
-from ..runtime.manifest_schema import HEAD_FILES, NATIVE_FILE, REPORT, Input, Manifest, Output
+from ..runtime.manifest_schema import (
+    CLASS_NAMES,
+    HEAD_FILES,
+    NATIVE_FILE,
+    REPORT,
+    Input,
+    Manifest,
+    Output,
+)
 from ..runtime.openvino_graph import set_batch
 from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
@@ -319,6 +327,8 @@ def export(
             'dynamic_batch=True (--dynamic-batch): a two-stage detector is exported for one '
             'image at a time'
         )
+    with fitting('the manifest'):
+        CLASS_NAMES.check(task.classes, 'classes')
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
     check_run(task.graph, examples[0], task.output_names)

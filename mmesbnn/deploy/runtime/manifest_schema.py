@@ -45,6 +45,8 @@ _BATCH, _CLASSES, _ELEMENTS, _MAPS = 2**12, 10**5, 2**30, 100
 _PORT_NAME: Kind = Text(1000, least=1)
 _SHAPE: Kind = ListOf(Integer(-1, 2**31), 1, 8)
 _NAME: Kind = Maybe(Text(4096))
+#: Names of classes in a manifest.
+CLASS_NAMES: Kind = Maybe(ListOf(Text(1000), 0, _CLASSES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class Manifest(Part):
     inputs: tuple[Input, ...] = entry(ListOf(Nested(Input), 1, 2))
     outputs: tuple[Output, ...] = entry(ListOf(Nested(Output), 1, 3))
     preprocessing: Preprocessing = entry(Nested(Preprocessing))
-    classes: tuple[str, ...] | None = entry(Maybe(ListOf(Text(1000), 0, _CLASSES)))
+    classes: tuple[str, ...] | None = entry(CLASS_NAMES)
     decoding: Any = entry(_Decoding())
     format: int = entry(Integer(1, 1), default=1)
     versions: Mapping[str, str | None] = entry(

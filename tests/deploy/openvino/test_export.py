@@ -214,7 +214,12 @@ def test_networks_that_are_refused_before_the_conversion(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, 'to_openvino', None)
     doubled, twice = make_task(), dataclasses.replace(make_task(), graph=Twice())
     doubled.graph.double()
-    for task, words in [(doubled, 'weights of torch.float64'), (twice, 'gives 2 outputs')]:
+    named = dataclasses.replace(make_task(), classes=('two\nlines',) * 10)
+    for task, words in [
+        (doubled, 'weights of torch.float64'),
+        (twice, 'gives 2 outputs'),
+        (named, r'the manifest: classes\[0\]=.* without control characters'),
+    ]:
         with pytest.raises(ExportError, match=words):
             export(task, tmp_path / 'net')
     assert list(tmp_path.iterdir()) == []
