@@ -31,8 +31,10 @@ class Runner:
         for result in runner.stream(files): ...  # all cores, several batches at a time
 
     Images are files, PIL images, or uint8 arrays ``(H, W, 3)`` in **RGB**. Results are
-    dicts with the names of mmpretrain (``pred_label``, ``pred_score``, ``pred_scores``,
-    ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``, ``classes``). Results of
+    dicts with the names of mmpretrain's inferencer (``pred_label``, ``pred_score``,
+    ``pred_scores``, ``pred_class``) and mmdet (``bboxes``, ``scores``, ``labels``,
+    ``classes``). Where an image can have several labels, ``pred_label`` is the best one, as
+    in the inferencer; compare ``pred_scores`` with a threshold for all. Results of
     super-resolution are arrays ``(H, W, 3)`` of uint8. Any number of threads can share a
     runner. A copy, also a pickled one, opens the export again. OpenVINO does not work in forked
     processes: there, a runner that was made before the fork raises an error.
