@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..checks import checked, optional, positive_int, sequence
+from ..images.files import MAX_PIXELS
 from .config import CONFIG, scope_of, type_name
 from .errors import InputError, explained
 
@@ -137,12 +138,22 @@ def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, 
         cfg: Config of the model, which may be a backbone. A backbone may hold another one, as a
             ``BinaryTransformer`` does.
         size: Height and width. Default None: :func:`image_size`, or 224 x 224.
+
+    Raises:
+        InputError: If the config sets more than ``MAX_PIXELS`` pixels. It can be that of a
+            packed file.
     """
+    found = size or image_size(cfg) or DEFAULT_SIZE
+    if size is None and found[0] * found[1] > MAX_PIXELS:
+        raise InputError(
+            f'the config sets images of {found[0]} x {found[1]} pixels: must be at most '
+            f'{MAX_PIXELS:,} pixels'
+        )
     reader = cfg.model
     while isinstance(reader.get('backbone'), dict):
         reader = reader['backbone']
     channels = reader.get('in_channels', 3)
-    return (channels, *(size or image_size(cfg) or DEFAULT_SIZE))
+    return (channels, *found)
 
 
 def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

@@ -159,6 +159,16 @@ def test_input_shape():
     assert input_shape(Config(dict(model=within))) == (1, 224, 224)
 
 
+@pytest.mark.parametrize('side', [2**14, 2**40])
+def test_the_size_in_a_config_is_limited(side):
+    crop = dict(type='CenterCrop', crop_size=side)
+    for more in (dict(test_pipeline=[crop]), dict(test_images=dict(size=[side, side]))):
+        cfg = Config(dict(model=dict(type='x'), **more))
+        with pytest.raises(InputError, match=f'images of {side} x {side} pixels: must be at most'):
+            input_shape(cfg)
+        assert input_shape(cfg, (32, 48)) == (3, 32, 48)
+
+
 def test_real_batch(tmp_path):
     cfg = load_config(write_project(tmp_path))
     batch = real_batch(cfg, 5)
