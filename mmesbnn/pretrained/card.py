@@ -6,6 +6,7 @@ The YAML at the beginning has the form that Hugging Face's hub reads: ``library_
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,14 @@ def measure(model: nn.Module, shape: Sequence[int]) -> Measured:
             f'{type(model).__name__} cannot process an image of input_shape='
             f'{tuple(shape)}: {sentence(error)}'
         ) from error
+
+
+def plain_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics in Python's own types; YAML cannot write numpy's, which evaluators return."""
+    return {
+        str(name): int(value) if isinstance(value, numbers.Integral) else float(value)
+        for name, value in metrics.items()
+    }
 
 
 def _metadata(facts: Facts) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def save_pretrained(
             report=report,
             measured=measured,
             is_equal=bool(kept) and _is_equal(partial, str(folder), measured, half),
-            metrics=metrics or {},
+            metrics=card.plain_metrics(metrics or {}),
             dataset=dataset,
             license=license,
         )

@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -149,6 +150,15 @@ def test_a_name_of_a_metric_cannot_break_the_card(tmp_path):
     options = dict(config=BACKBONE, input_shape=SHAPE, dataset='mnist')
     _, body, _ = card(backbone(), tmp_path / 'net', metrics={'a|b\n# c': 0.5}, **options)
     assert body.splitlines()[-1] == r'| a\|b # c | 0.5 |'
+
+
+def test_metrics_can_be_numbers_of_numpy(tmp_path):
+    options = dict(config=BACKBONE, input_shape=SHAPE, dataset='mnist')
+    metrics = {np.str_('a'): np.float64(0.75), 'b': np.float32(0.5), 'c': np.int64(3)}
+    head, body, _ = card(backbone(), tmp_path / 'net', metrics=metrics, **options)
+    found = head['model-index'][0]['results'][0]['metrics']
+    assert {entry['name']: entry['value'] for entry in found} == {'a': 0.75, 'b': 0.5, 'c': 3}
+    assert body.splitlines()[-3:] == ['| a | 0.75 |', '| b | 0.5 |', '| c | 3 |']
 
 
 def test_metrics_and_dataset_need_each_other(tmp_path):
