@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import build_bi_diffsr_unet
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Groups of the norms in the published configs.
 NORM_GROUPS = 16
@@ -177,7 +177,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversio
         ValueError: If keys are missing or too many, or shapes contradict.
     """
     cfg = unet_cfg(state, binarize)
-    with torch.device('meta'):  # only its shapes are needed
+    with without_memory():
         unet = build_bi_diffsr_unet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, prefixes = unet.state_dict(), dict(_prefixes(cfg))
     names = {key: published_names(key, prefixes, cfg['banks']) for key in slots}

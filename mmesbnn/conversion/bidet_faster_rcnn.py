@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Scales of the anchors by the number of anchors: VOC's and COCO's. There are three ratios.
 SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
@@ -203,7 +203,7 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
 def _build(cfg: dict[str, Any], kind: type) -> Mapping[str, Tensor]:
     """Return the state dict of a module that is built without memory."""
     options = {key: value for key, value in cfg.items() if key != 'type'}
-    with torch.device('meta'):
+    with without_memory():
         return kind(**options).state_dict()
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_vgg import ARCHS, BiDetVGG
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Anchors per pixel of every map that the heads read.
 ANCHORS = (4, 6, 6, 6, 4, 4)
@@ -197,7 +197,7 @@ def _backbone(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
     """Yield our name, the published name and the shape, for the backbone."""
     cfg = backbone_cfg(layout, -1)
     base, prefixes = BASE if layout.is_detector else '', _backbone_prefixes(layout)
-    with torch.device('meta'):  # only its shapes are needed
+    with without_memory():
         slots = BiDetVGG(arch=cfg['arch']).state_dict()
     for key, value in slots.items():
         yield f'backbone.{key}', base + _renamed(key, prefixes), value.shape

@@ -16,12 +16,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..models.backbones.binary_vit import BinaryViT
 from ..models.backbones.vit_archs import ARCHS, resolve_arch
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Channels of a head in all published configs.
 HEAD_WIDTH = 64
@@ -213,7 +212,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversio
         ValueError: If keys are missing or too many, or shapes contradict.
     """
     cfg = backbone_cfg(state, binarize)
-    with torch.device('meta'):  # only its shapes are needed
+    with without_memory():
         backbone = BinaryViT(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, arch = backbone.state_dict(), backbone.arch
     prefixes = _prefixes(arch, cfg['pool_sizes'])

@@ -25,7 +25,7 @@ from ..binary.weights import BINARY_BELOW
 from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext
 from ..models.backbones.pyramid import block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Our names in a :class:`RecoupledConv`, and the published ones. The first match is used.
 UNIT_NAMES = {
@@ -322,7 +322,7 @@ def _warning(weights: str, binarize: bool) -> str:
 def _slots(layout: Layout, cfg: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the published name of every key of the model, and the required shapes."""
     options = {k: v for k, v in cfg['backbone'].items() if k != 'type'}
-    with torch.device('meta'):  # only its shapes are needed
+    with without_memory():
         slots = BNext(**options).state_dict()
     names = published_names(layout, slots)
     shapes = {names[key]: slot.shape for key, slot in slots.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import misfits
-from ..errors import MmesbnnError
+from ..errors import MmesbnnError, sentence
 
 
 class ConversionError(MmesbnnError):
@@ -80,6 +81,20 @@ def shape_of(state: Mapping[str, Tensor], key: str, dims: int | None = None) -> 
         expected = 'an axis' if dims is None else f'{dims} axes'
         raise ValueError(f'{key} has shape {tuple(shape)}, not {expected}')
     return shape
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Build networks without memory, where only their shapes are needed.
+
+    Raises:
+        ValueError: If a shape is too large for torch. A few names can describe such a network.
+    """
+    try:
+        with torch.device('meta'):
+            yield
+    except RuntimeError as error:
+        raise ValueError(f'describes a network that is too large: {sentence(error)}') from error
 
 
 def check_fit(

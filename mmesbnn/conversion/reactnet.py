@@ -14,12 +14,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..models.backbones.pyramid import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
-from .common import Conversion, Family, check_fit, shape_of
+from .common import Conversion, Family, check_fit, shape_of, without_memory
 
 #: Pattern of the latent weights of binary convolutions.
 LATENT = re.compile(
@@ -181,7 +180,7 @@ def convert(state: Mapping[str, Tensor], *, binarize: bool = False) -> Conversio
         weight_binarizer='real' if weights == 'real' and not binarize else 'scaled_sign',
         sign_zero=-1 if binarize else 0,
     )
-    with torch.device('meta'):  # only its shapes are needed
+    with without_memory():
         backbone = ReActNet(**{k: v for k, v in cfg.items() if k != 'type'})
     slots, names = backbone.state_dict(), _names(state, backbone)
     classes, width = shape_of(state, 'fc.bias', 1)[0], backbone.out_channels[-1]

@@ -118,6 +118,16 @@ def without(*names, **more):
             ),
             r'pr_prelu\.weight: \(1,\) for \(8,\)',
         ),
+        # every level doubles the width
+        (
+            without(
+                'downs.',
+                **{'downs.0.weight': torch.zeros(16, 6, 3, 3)},
+                **{f'downs.{i}.x': torch.zeros(1) for i in range(1, 80, 2)},
+                **{f'downs.{i}.biconv1.x': torch.zeros(1) for i in range(2, 79, 2)},
+            ),
+            'describes a network that is too large',
+        ),
     ],
 )
 def test_contradictions_are_named(state, message):

@@ -264,6 +264,11 @@ def broken(net='rep_ops', **changes):
             broken('18', **{'layer0.999999999.x': torch.zeros(1)}),
             r'1 are unknown \(layer0.999999999.x\)',
         ),
+        # every pair of modules doubles the width
+        (
+            broken(**{f'feature.{i}.FFN_1.x': torch.zeros(1) for i in range(1, 60)}),
+            'describes a network that is too large',
+        ),
     ],
 )
 def test_contradictions_are_named(state, message):

@@ -190,6 +190,18 @@ def broken(net, **changes):
             broken('18', **{'conv1.weight': torch.zeros(8, 3, 3, 3)}),
             r'conv1.weight: \(8, 3, 3, 3\) for \(8, 3, 7, 7\)',
         ),
+        # every pair of convolutions doubles the width
+        (
+            broken(
+                'A',
+                **{
+                    f'feature.{i}.{norm}.weight': torch.zeros(1)
+                    for i in range(1, 60)
+                    for norm in ('bn1', 'bn2_1')
+                },
+            ),
+            'describes a network that is too large',
+        ),
     ],
 )
 def test_contradictions_are_named(state, message):
