@@ -93,7 +93,12 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     Raises:
         ValueError: If required entries are missing or contradict each other.
     """
-    levels, blocks = _sizes(state)
+    (levels, blocks), banks = _sizes(state), _banks(state)
+    # few names can claim a network of many entries, as each block has entries for each bank
+    if levels * blocks * banks > len(state):
+        raise ValueError(
+            f'has {len(state)} entries, too few for {levels * blocks} blocks with {banks} banks'
+        )
     base, channels = shape_of(state, 'downs.0.weight', 4)[:2]
     predicted = shape_of(state, 'final_conv.block.3.weight', 4)[0]
     if (channels, predicted) != (6, 3):
@@ -114,7 +119,7 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         fp_levels=[
             i for i in range(levels) if f'ups.{(levels - 1 - i) * up}.biconv_1.weight' in state
         ],
-        banks=_banks(state),
+        banks=banks,
         sign_zero=-1 if binarize else 0,
     )
 

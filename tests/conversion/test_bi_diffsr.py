@@ -128,6 +128,20 @@ def without(*names, **more):
             ),
             'describes a network that is too large',
         ),
+        # a million entries in the converted network
+        (
+            without(
+                'downs.',
+                'mid.0.',
+                **{'downs.0.weight': torch.zeros(16, 6, 3, 3)},
+                **{f'downs.{i}.x': torch.zeros(1) for i in range(1, 1001)},
+                **{
+                    f'mid.0.res_block.block1.conv.TaR.dynamic_move_{i}.bias': torch.zeros(1)
+                    for i in range(1000)
+                },
+            ),
+            r'has \d+ entries, too few for 1000 blocks with 1000 banks',
+        ),
     ],
 )
 def test_contradictions_are_named(state, message):
