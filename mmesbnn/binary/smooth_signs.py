@@ -165,8 +165,8 @@ class EDESign(Scheduled, Sign):
 
 
 def _power(x: Tensor, root: Tensor, near: float, clip: float) -> Tensor:
-    size = clip_to(x, -clip, clip).abs()
-    linear = x * near ** (root - 1)
+    clipped = clip_to(x, -clip, clip)
+    size, linear = clipped.abs(), clipped * near ** (root - 1)
     return torch.where(size <= near, linear, sign(x.detach(), 0) * size.clamp(min=near) ** root)
 
 
@@ -189,7 +189,7 @@ def reste_sign(
 
     The gradient is that of ``sign(x) |x|^(1/o)``, with ``o = 1 + p (power - 1)``::
 
-        dy/dx = m^(1/o - 1)          if |x| <= m
+        dy/dx = m^(1/o - 1)          if |x| <= m and |x| <= clip
                 (1/o) |x|^(1/o - 1)  if m < |x| <= clip
                 0                    if |x| > clip
 
