@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmesbnn.binary import use_native
 from mmesbnn.models.layers import branches
@@ -175,6 +176,19 @@ def test_a_new_branch_adds_nothing_and_a_scale_starts_at_its_value():
     torch.testing.assert_close(PoolBranches(6, (3, 5))(y, x, (4, 5)), y, rtol=0, atol=0)
     torch.testing.assert_close(add_scaled(y, x, LayerScale(6, 0.25)), y + x / 4, rtol=0, atol=0)
     torch.testing.assert_close(add_scaled(y, x, nn.Identity()), y + x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('sizes', [(3, 11), (3, 13)])
+def test_fake_tensors_and_real_ones_do_not_meet(sizes):
+    def run():
+        y, x = (torch.zeros(1, 16, 4, requires_grad=True) for _ in range(2))
+        return PoolBranches(4, sizes)(y, x, (4, 4))
+
+    if sizes == (3, 13):
+        run()
+    with FakeTensorMode():
+        assert run().shape == (1, 16, 4)
+    assert run().sum() == 0
 
 
 @needs_kernels

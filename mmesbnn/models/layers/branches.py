@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...binary.functional import is_seen
 from ...binary.native_mode import array_of
 from ...binary.native_training import are_float32, is_plain, trains_tokens_natively
 from ...binary.precision import in_full_precision
@@ -85,8 +86,9 @@ class PoolBranches(nn.Module):
         """Return the taps ``(4 r + 1, C)`` of the sum of all branches, and its shift."""
         own = [_own(scale) for scale in self.scales]
         scales = torch.stack([one.scale for one in own]).to(dtype)
-        # torch.compile warns about cached functions
-        windows = _windows.__wrapped__ if torch.compiler.is_compiling() else _windows
+        # torch.compile warns about cached functions; a mode, such as that of fake tensors, would
+        # leave tensors of its own in the cache
+        windows = _windows.__wrapped__ if is_seen(scales) else _windows
         shares = windows(tuple(self.kernels), scales.dtype, scales.device)
         with _full_precision(scales):
             taps = shares @ scales
