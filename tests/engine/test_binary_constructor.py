@@ -9,7 +9,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from mmesbnn.binary import BinaryLinear
-from tests.engine import toy
+from tests.engine import computed, toy
 
 ADAMW = dict(type='AdamW', lr=1e-3, weight_decay=1e-3)
 
@@ -228,3 +228,11 @@ def test_an_optimizer_without_a_decay(model):
     )
     decays = {g['weight_decay'] for g in build_optim_wrapper(model, cfg).param_groups}
     assert decays == {0, 1e-8}
+
+
+@pytest.mark.parametrize('compute', computed.WAYS)
+def test_what_a_binary_weight_is_computed_from_is_a_kernel(model, compute):
+    compute(model.token_mixer)
+    kernels, others = groups(model, build(model))
+    assert [name for name in others if name.startswith('token_mixer')] == ['token_mixer.bias']
+    assert any(name.startswith('token_mixer.') for name in kernels)

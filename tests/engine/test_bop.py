@@ -14,7 +14,7 @@ from mmesbnn.analysis import check_binary
 from mmesbnn.binary import BinaryConv2d
 from mmesbnn.engine.hooks import SignFlipHook
 from mmesbnn.engine.optim import Bop
-from tests.engine import toy
+from tests.engine import computed, toy
 
 CONFIG = dict(
     optimizer=dict(type='Bop', lr=1e-2, gamma=0.1, threshold=1e-4),
@@ -262,3 +262,15 @@ def test_a_compiled_step_is_the_step():
         step()
         plain.step()
     assert all(map(torch.equal, params, expected))
+
+
+@pytest.mark.parametrize('compute', computed.WAYS)
+def test_a_computed_weight_is_refused(compute):
+    model = Model()
+    model.other = BinaryConv2d(8, 8, 1)
+    compute(model.other)
+    with pytest.raises(ValueError, match=r"layer 'other' is computed .*remove_parametrizations"):
+        build_optim_wrapper(model, copy.deepcopy(CONFIG))
+    for parameter in model.other.parameters():
+        parameter.requires_grad_(False)
+    build_optim_wrapper(model, copy.deepcopy(CONFIG))

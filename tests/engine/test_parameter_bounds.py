@@ -4,10 +4,11 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 
+from mmesbnn.binary import BinaryLinear
 from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import ParameterBoundsHook
 from mmesbnn.engine.hooks.parameter_bounds import bounded_parameters, clamp_parameters
-from tests.engine import toy
+from tests.engine import computed, toy
 
 
 def excess(model):
@@ -90,3 +91,11 @@ def test_losses_are_those_of_clamping_in_the_forward_as_published(tmp_path):
 def test_model_without_bounds_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r'no module of the model has parameter_bounds'):
         toy.runner(tmp_path, [ParameterBoundsHook()], model=toy.PlainModel()).train()
+
+
+@pytest.mark.parametrize('compute', computed.WAYS)
+def test_a_computed_parameter_is_refused(compute):
+    model = torch.nn.Sequential(BinaryLinear(8, 8, latent_clip=0.5))
+    compute(model[0])
+    with pytest.raises(ValueError, match=r"weight of '0' is computed .*remove_weight_norm"):
+        bounded_parameters(model)

@@ -10,16 +10,25 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..reach import trained_models
+from ..reach import MAKE_PARAMETER, sources_of, trained_models
 
 
 def bounded_parameters(model: nn.Module) -> list[tuple[Tensor, float, float]]:
-    """Return the parameters of ``model`` that have bounds, each with low and high."""
-    return [
-        (getattr(module, name), *bounds)
-        for module in model.modules()
-        for name, bounds in getattr(module, 'parameter_bounds', {}).items()
-    ]
+    """Return the parameters of ``model`` that have bounds, each with low and high.
+
+    Raises:
+        ValueError: If one of them is computed from other parameters.
+    """
+    found = []
+    for prefix, module in model.named_modules():
+        for name, bounds in getattr(module, 'parameter_bounds', {}).items():
+            if sources_of(module, name):
+                raise ValueError(
+                    f'ParameterBoundsHook: the {name} of {prefix!r} is computed from other '
+                    f'parameters and cannot be kept within {bounds}: {MAKE_PARAMETER}'
+                )
+            found.append((getattr(module, name), *bounds))
+    return found
 
 
 @torch.no_grad()
@@ -43,7 +52,8 @@ class ParameterBoundsHook(Hook):
     checkpoints and moving averages, and ``forward`` has no side effects.
 
     Raises:
-        ValueError: Before training, if no module defines bounds.
+        ValueError: Before training, if no module defines bounds, or if a parameter with
+            bounds is computed from others, such as by a weight norm.
     """
 
     # runs before the hooks that average or save parameters

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...binary import binary_layers
 from ...checks import check, number
+from ..reach import sources_of
 
 
 class _Multiple(float):
@@ -30,9 +31,10 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     The first group has the weight decay ``kernel_decay``. It holds all four-dimensional
     parameters: convolution kernels, binary or not, and shifts and mixes of shape
     ``(1, C, 1, 1)``. It also holds the latent weights of binary linear layers, because only
-    their signs count in the end. The second group has the optimizer's own ``weight_decay``:
-    norms, PReLUs, classifier, biases. Frozen parameters are in no group. Shared parameters
-    are in a group once::
+    their signs count in the end, and the parameters from which a weight norm or another
+    parametrization computes such a weight. The second group has the optimizer's own
+    ``weight_decay``: norms, PReLUs, classifier, biases. Frozen parameters are in no group.
+    Shared parameters are in a group once::
 
         optim_wrapper = dict(
             optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3),
@@ -94,7 +96,11 @@ class BinaryOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if kwargs:  # the base class calls this for a child
             super().add_params(params, module, **kwargs)
             return
-        latent = {id(layer.weight) for layer in binary_layers(module).values()}
+        latent = {
+            id(parameter)
+            for layer in binary_layers(module).values()
+            for parameter in (sources_of(layer, 'weight') or (layer.weight,))
+        }
         # parameters() yields shared parameters once
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:

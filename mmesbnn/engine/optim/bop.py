@@ -14,6 +14,7 @@ from torch._compile import _disable_dynamo
 from ...binary import binary_layers
 from ...checks import Rule, checked, either, not_negative, number
 from ...errors import shorten
+from ..reach import MAKE_PARAMETER, sources_of
 
 #: Rule of learning rates; torch takes tensors, too.
 _LR = either(
@@ -160,7 +161,7 @@ class BopOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         ValueError: If ``paramwise_cfg`` is given; when called, if the model has no binary
-            weight to train.
+            weight to train, or one that is computed, such as by a weight norm.
     """
 
     def __init__(
@@ -173,11 +174,18 @@ class BopOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper for ``model``."""
-        latent = {
-            id(layer.weight)
-            for layer in binary_layers(model).values()
+        layers = {
+            name: layer
+            for name, layer in binary_layers(model).items()
             if not layer.has_real_weights
         }
+        for name, layer in layers.items():
+            if any(source.requires_grad for source in sources_of(layer, 'weight')):
+                raise ValueError(
+                    f'{type(self).__name__}: the weight of layer {name!r} is computed from other '
+                    f'parameters, and Bop cannot flip it: {MAKE_PARAMETER}'
+                )
+        latent = {id(layer.weight) for layer in layers.values()}
         trained = [p for p in model.parameters() if p.requires_grad]
         binary = [p for p in trained if id(p) in latent]
         if not binary:
