@@ -145,3 +145,17 @@ def test_a_training_that_counts_iterations_gets_a_warning(tmp_path, by_epoch):
     runner.train()
     warned = 'EpochSeedHook: the training counts iterations'
     assert (warned in toy.log_of(tmp_path)) != by_epoch
+
+
+def mark(worker, mark):
+    """Mark the numbers of a worker, as a user's own function could."""
+    random.seed(mark)
+
+
+def test_a_worker_init_fn_of_the_user_runs_after_the_seeds(tmp_path):
+    own = dict(worker_init_fn=dict(type=mark, mark=7))
+    plain, marked = train(tmp_path / 'plain'), train(tmp_path / 'marked', loader=own)
+    first = random.Random(7).random()
+    for epoch, rows in marked.worker.items():
+        assert rows[0][2] == first != plain.worker[epoch][0][2]
+        assert [row[:2] for row in rows] == [row[:2] for row in plain.worker[epoch]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank
@@ -15,6 +17,21 @@ from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 _STRIDE = 100_003
 
 
+def _seed_and_call(worker: int, own: Callable[[int], Any], **seeds: Any) -> None:
+    """Seed a worker, then call the user's function."""
+    worker_init_fn(worker, **seeds)
+    own(worker)
+
+
+def _own_function(function: Any) -> Callable[[int], Any] | None:
+    """Return the user's part of a loader's ``worker_init_fn``, None if there is none."""
+    if not isinstance(function, partial):
+        return function  # type: ignore[no-any-return]
+    if function.func is _seed_and_call:  # of the epoch before
+        return function.keywords['own']  # type: ignore[no-any-return]
+    return None if function.func is worker_init_fn else function
+
+
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
     """Hook that seeds this process and the training loader's workers in every epoch.
@@ -24,7 +41,8 @@ class EpochSeedHook(Hook):
     other numbers in this process than an uninterrupted one, and workers draw the same crops
     and flips in every epoch. With the hook and the same ``randomness=dict(seed=...)`` both
     runs give the same losses, and every epoch has different crops. Workers must restart in
-    every epoch: set ``persistent_workers=False`` in the loader's config. The hook is for
+    every epoch: set ``persistent_workers=False`` in the loader's config. A
+    ``worker_init_fn`` of the loader's config runs after the seeds are set. The hook is for
     trainings that count epochs; :class:`~mmesbnn.engine.hooks.IterSeedHook` is for those that
     count iterations.
     """
@@ -50,8 +68,9 @@ class EpochSeedHook(Hook):
         set_random_seed(seed, diff_rank_seed=True)
         loader = runner.train_dataloader
         if loader.num_workers:
+            own = _own_function(loader.worker_init_fn)
             loader.worker_init_fn = partial(
-                worker_init_fn,
+                worker_init_fn if own is None else partial(_seed_and_call, own=own),
                 num_workers=loader.num_workers,
                 rank=get_rank(),
                 seed=seed,
