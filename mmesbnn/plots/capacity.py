@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..optional import require
 from ..whole_files import whole_file
+from .curves import latest
 
 #: Prefixes of the keys of a layer's numbers in the log of ``CopyDiversityHook``.
 CORRELATION, RANK = 'copies/correlation/', 'copies/rank_share/'
@@ -106,6 +107,8 @@ def draw_copies(
 ) -> None:
     """Draw the log of ``CopyDiversityHook``, a line per measurement, as a PNG.
 
+    Measurements that a later run repeats are left out.
+
     Args:
         records: Result of :func:`mmesbnn.plots.curves.read_scalars`.
         path: File to write. An existing file is replaced.
@@ -115,7 +118,7 @@ def draw_copies(
         ValueError: If the hook logged nothing.
         ImportError: If matplotlib is missing.
     """
-    measured = [x for x in records if any(key.startswith(RANK) for key in x)]
+    measured = latest(x for x in records if any(key.startswith(RANK) for key in x))
     if not measured:
         raise ValueError('records: none is of CopyDiversityHook')
     figure, (left, right) = _new_figure(title, 2)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..optional import require
 from ..whole_files import whole_file
+
+_Record = TypeVar('_Record', bound=Mapping[str, Any])
 
 
 def _read_log(file: Path) -> list[dict[str, Any]]:
@@ -44,12 +46,21 @@ def series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[Any], list
     Steps that a later run repeats are left out. A resumed training repeats those after its
     checkpoint, and one that began anew in the same folder repeats all.
     """
-    points: list[tuple[Any, Any]] = []
-    for record in reversed(records):
-        if key in record and (not points or record['step'] < points[-1][0]):
-            points.append((record['step'], record[key]))
-    points.reverse()
-    return [step for step, _ in points], [value for _, value in points]
+    found = latest(record for record in records if key in record)
+    return [record['step'] for record in found], [record[key] for record in found]
+
+
+def latest(records: Iterable[_Record]) -> list[_Record]:
+    """Return records in ascending order of steps, without those of steps that a later run repeats.
+
+    Args:
+        records: Records with ``step``, in the order in which they were logged.
+    """
+    found: list[_Record] = []
+    for record in reversed(list(records)):
+        if not found or record['step'] < found[-1]['step']:
+            found.append(record)
+    return found[::-1]
 
 
 def _draw_samples(figure: Any, samples: Sequence[tuple[Any, ...]]) -> None:

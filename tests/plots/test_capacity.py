@@ -72,6 +72,16 @@ def test_copies_have_a_line_per_measurement(tmp_path, figures):
     assert left.lines[0].get_xdata().tolist() == [1]
 
 
+def test_measurements_that_a_resumed_training_repeats_have_one_line(tmp_path, figures):
+    steps = [(0, 0.1), (5, 0.2), (9, 0.3), (5, 0.4), (9, 0.5)]
+    draw_copies([{'step': step, RANK + 'a': rank} for step, rank in steps], tmp_path / 'c.png')
+    assert [(x.get_label(), list(x.get_ydata())) for x in figures[0].axes[1].lines] == [
+        ('0', [0.1]),
+        ('5', [0.4]),
+        ('9', [0.5]),
+    ]
+
+
 def test_nothing_to_draw(tmp_path):
     for networks in ({}, {'es': []}):
         with pytest.raises(ValueError, match='networks: there must be'):
