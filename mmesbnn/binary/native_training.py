@@ -47,6 +47,8 @@ def trains_natively(*maps: Tensor, dims: int = 4) -> bool:
     if torch.is_autocast_enabled('cpu') or _has_global_hook():
         return False
     for x in maps:
+        if x.is_inference():  # autograd cannot store it, and the steps store their input
+            return False
         if not x.is_cpu or x.dtype != torch.float32 or x.dim() != dims or x.numel() == 0:
             return False
     layout = layout_of(maps[0])

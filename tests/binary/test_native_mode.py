@@ -238,6 +238,21 @@ def test_a_second_derivative_is_refused(calls):
         first.sum().backward()
 
 
+@pytest.mark.parametrize(
+    ('layer', 'shape'), [(BinaryConv2d(8, 4, 1), (1, 8, 3, 3)), (BinaryLinear(8, 4), (2, 8))]
+)
+def test_tensors_of_inference_mode_train_as_others_do(calls, layer, shape):
+    with torch.inference_mode():
+        x = torch.randn(shape)
+    for source in (x, x.clone()):
+        layer(source).square().sum().backward()
+    expected = layer.weight.grad / 2
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, expected)
+    assert len(calls) == 3
+
+
 def test_it_is_off_at_first_and_returns_what_was_set():
     assert native_mode._enabled is False
     assert use_native() is False
