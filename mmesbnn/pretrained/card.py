@@ -49,7 +49,8 @@ METRICS = Rule(
     "a dict of names and numbers, such as {'accuracy/top1': 0.75}",
     lambda x: (
         mapping().accepts(x)
-        and all(filled_text.accepts(k) and number().accepts(v) for k, v in x.items())
+        # a name that UTF-8 cannot write raises a ValueError here
+        and all(filled_text.accepts(k) and k.encode() and number().accepts(v) for k, v in x.items())
     ),
 )
 INPUT_SHAPE = sequence(positive_int, length=3)

@@ -167,6 +167,8 @@ def test_metrics_and_dataset_need_each_other(tmp_path):
         mmesbnn.save_pretrained(model, tmp_path / 'net', metrics={'accuracy': 0.5})
     with pytest.raises(ValueError, match=r"dataset='mnist' needs metrics="):
         mmesbnn.save_pretrained(model, tmp_path / 'net', dataset='mnist')
+    with pytest.raises(ValueError, match=r'metrics=.*ud800.* must be a dict of names and numbers'):
+        mmesbnn.save_pretrained(model, tmp_path / 'net', metrics={'a\ud800': 1}, dataset='a')
     with pytest.raises(ValueError, match=r'metrics=.*nan.* must be a dict of names and numbers'):
         mmesbnn.save_pretrained(
             model, tmp_path / 'net', dataset='mnist', metrics={'accuracy': float('nan')}
