@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,8 @@ class ImageTask(Task):
     ) -> Iterator[Any]:
         if self.network.engine.single_images:
             batch_size = 1
+        count, sources = _counted(sources, self.network.batch_size(batch_size))
+        batch_size = max(count, 1)  # the network runs on whole batches
         batches = self._batches(sources, batch_size, return_errors)
         for outputs, entries in self.network.infer_many(batches, batch_size, jobs):
             yield from self._decoded(outputs, entries)
@@ -56,9 +60,7 @@ class ImageTask(Task):
         self, sources: Sequence[Source], options: Options, progress: Progress = uncounted
     ) -> Iterator[Any]:
         if len(sources) > 1:
-            # the network runs on whole batches
-            batch_size = min(options.batch_size, len(sources))
-            found = self.stream(sources, batch_size, None, True)
+            found = self.stream(sources, options.batch_size, None, True)
             yield from progress(found, 'image', len(sources))
             return
         for source in sources:
@@ -105,6 +107,13 @@ class ImageTask(Task):
                 continue
             yield self.decode({name: value[row] for name, value in outputs.items()}, entry)
             row += 1
+
+
+def _counted(sources: Iterable[Source], most: int) -> tuple[int, Iterable[Source]]:
+    """Return the number of sources, ``most`` if there are more, and all sources."""
+    others = iter(sources)
+    first = list(islice(others, min(most, sys.maxsize)))
+    return len(first), chain(iter(first), others)  # an iterator frees its list at the end
 
 
 def _stacked(arrays: list[np.ndarray], count: int) -> np.ndarray | None:

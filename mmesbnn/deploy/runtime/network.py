@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ... import native
+from ...errors import sentence
 from ...whole_files import read_whole
 from .engine import Engine
 from .manifest import ExportError, read_manifest
@@ -158,7 +159,12 @@ class Network:
 
 def _as_floats(array: Any, name: str) -> np.ndarray:
     """Return an input as float32."""
-    numbers = np.asarray(array)
+    try:
+        numbers = np.asarray(array)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor without a numpy array, ...
+        raise ValueError(
+            f'{name} is a {type(array).__name__} that numpy cannot read: {sentence(error)}'
+        ) from error
     if numbers.dtype.kind not in 'fiu':
         raise ValueError(f'{name} has dtype {numbers.dtype}: must be real numbers')
     return np.ascontiguousarray(numbers, np.float32)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...checks import checked, filled_text, function, natural, one_of, optional, positive_int
+from ...checks import (
+    checked,
+    filled_text,
+    function,
+    integer,
+    natural,
+    one_of,
+    optional,
+    positive_int,
+)
 from .images import MAX_PIXELS
 from .manifest_schema import Manifest
 from .network import ENGINES, Network
@@ -18,6 +27,9 @@ from .task import Options, Progress, Source, Task, find_task, uncounted
 
 if TYPE_CHECKING:
     from PIL import Image
+
+#: Batches that run at a time. Each has a request of OpenVINO or a thread.
+JOBS = integer(1, 1024)
 
 
 class Runner:
@@ -171,7 +183,7 @@ class Runner:
             return self._task.run(source, batch_size)
         return self._task.run([source], batch_size)[0]
 
-    @checked(batch_size=positive_int, jobs=optional(positive_int))
+    @checked(batch_size=positive_int, jobs=optional(JOBS))
     def stream(
         self,
         sources: Iterable[Source],
@@ -188,15 +200,16 @@ class Runner:
         Args:
             sources: Any iterable of images.
             batch_size: As in a call. Default 1.
-            jobs: Number of batches that run at a time. Default None: one for each thread.
+            jobs: Number of batches that run at a time, 1024 at most. Default None: one for
+                each thread.
             return_errors: Whether to yield the :class:`ImageError` of an unusable image
                 instead of a result, and to continue with the other images. Default False:
                 the error is raised.
 
         Raises:
             ImageError: If a file is not an image.
-            ValueError: If ``batch_size`` or ``jobs`` is not positive, or if the task is
-                super-resolution, which runs image by image.
+            ValueError: If ``batch_size`` is not positive or ``jobs`` is out of range, or if the
+                task is super-resolution, which runs image by image.
         """
         return self._task.stream(sources, batch_size, jobs, return_errors)
 

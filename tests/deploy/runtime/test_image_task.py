@@ -64,4 +64,5 @@ def test_a_batch_has_no_more_images_than_there_are(tmp_path, monkeypatch):
     for chosen in (2, 3, 2**40):
         found = Runner(tmp_path, threads=1).results(images, Options(batch_size=chosen))
         assert len(list(found)) == 3
-    assert sizes == [2, 3, 3]
+        assert len(list(Runner(tmp_path, threads=1).stream(iter(images), chosen))) == 3
+    assert sizes == [2, 2, 3, 3, 3, 3]

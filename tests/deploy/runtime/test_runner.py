@@ -356,6 +356,9 @@ def test_arrays_of_other_types(classifier):
     for dtype in (complex, bool, object, str):
         with pytest.raises(ValueError, match=r'images has dtype .*: must be real numb'):
             runner.infer(array.astype(dtype))
+    for tensor in (torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, requires_grad=True)):
+        with pytest.raises(ValueError, match=r'images is a Tensor that numpy cannot read'):
+            runner.infer(tensor)
     with pytest.raises(ValueError, match=r'images has shape \[0, 3, 16, 16\]'):
         runner.infer(array[:0])
 
@@ -367,6 +370,7 @@ def test_arrays_of_other_types(classifier):
         (lambda folder: Runner(folder, max_pixels=0), 'max_pixels=0'),
         (lambda folder: Runner(folder)(crops(1), batch_size=-1), 'batch_size=-1'),
         (lambda folder: Runner(folder).stream([], jobs=True), 'jobs=True'),
+        (lambda folder: Runner(folder).stream([], jobs=10**9), 'jobs=1000000000 must be .* 1024'),
         (lambda folder: Runner(folder).upscale(crops(1)[0]), 'is for classification'),
     ],
 )
