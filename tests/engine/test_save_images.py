@@ -64,3 +64,8 @@ def test_data_sets_in_others_are_checked(tmp_path):
     with pytest.raises(OSError, match='overwrite the file that is read'):
         check(tmp_path, part('Set5', 'Set5'))
     check(tmp_path / 'out', part('Set5', 'Set5'), part('Set14', 'Set14'))
+    check(tmp_path / 'out', part('Set5', 'Set5'), part('Set5', 'Set5'))
+    lr = tmp_path / 'lr'
+    write_png(lr / 'baby.png', crop_of(1, 4, 4))
+    with pytest.raises(ValueError, match=r'both become .*baby\.png: give their folders different'):
+        check(tmp_path / 'out', part('Set5', 'Set5'), dict(part('Set5', 'Set5'), lr=str(lr)))

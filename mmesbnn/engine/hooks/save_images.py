@@ -54,13 +54,13 @@ class SaveImagesHook(Hook):
             ValueError: If two images would be written to the same file.
         """
         pairs = _pairs(runner.test_dataloader.dataset)
-        written: dict[Path, Path] = {}
+        written: dict[Path, Any] = {}
         for pair in pairs:
             target = self._path(pair.set_name, pair.hr.stem)
-            other = written.setdefault(target, pair.hr)
-            if other is not pair.hr:
+            other = written.setdefault(target, pair)
+            if other != pair:  # an image that is listed twice does not replace another
                 raise ValueError(
-                    f'{other} and {pair.hr} would both become {target}: give their folders '
+                    f'{other.hr} and {pair.hr} would both become {target}: give their folders '
                     'different set_names'
                 )
         check_unread(written, (file for pair in pairs for file in (pair.hr, pair.lr)))
