@@ -26,9 +26,9 @@ def _seed_and_call(worker: int, own: Callable[[int], Any], **seeds: Any) -> None
 def _own_function(function: Any) -> Callable[[int], Any] | None:
     """Return the user's part of a loader's ``worker_init_fn``, None if there is none."""
     if not isinstance(function, partial):
-        return function  # type: ignore[no-any-return]
+        return function
     if function.func is _seed_and_call:  # of the epoch before
-        return function.keywords['own']  # type: ignore[no-any-return]
+        return function.keywords['own']
     return None if function.func is worker_init_fn else function
 
 
