@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...binary.computed import MAKE_PARAMETER
 from ...binary.layers import BinaryLayer
 from ...binary.tiled_norm import TiledBatchNorm2d
 from ...checkpoints import CheckpointError, check_finite, read_tensors
@@ -59,8 +60,7 @@ def why_not_settable(layer: BinaryLayer) -> str | None:
         return None
     return (
         'its weight is computed from other tensors, by a parametrization, a weight norm or '
-        'pruning: make it a parameter first, with remove_parametrizations, remove_weight_norm or '
-        'prune.remove of torch.nn.utils'
+        f'pruning: {MAKE_PARAMETER}'
     )
 
 

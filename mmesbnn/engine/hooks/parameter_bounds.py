@@ -10,7 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..reach import MAKE_PARAMETER, sources_of, trained_models
+from ...binary.computed import MAKE_PARAMETER, sources_of
+from ..reach import trained_models
 
 
 def bounded_parameters(model: nn.Module) -> list[tuple[Tensor, float, float]]:

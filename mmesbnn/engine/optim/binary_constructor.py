@@ -10,8 +10,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ...binary import binary_layers
+from ...binary.computed import sources_of
 from ...checks import check, number
-from ..reach import sources_of
 
 
 class _Multiple(float):

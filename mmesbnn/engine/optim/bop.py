@@ -12,9 +12,9 @@ from torch import nn
 from torch._compile import _disable_dynamo
 
 from ...binary import binary_layers
+from ...binary.computed import MAKE_PARAMETER, sources_of
 from ...checks import Rule, checked, either, not_negative, number
 from ...errors import shorten
-from ..reach import MAKE_PARAMETER, sources_of
 
 #: Rule of learning rates; torch takes tensors, too.
 _LR = either(
