@@ -78,6 +78,13 @@ def named_arch(arch: Any, archs: dict[str, dict[str, Any]]) -> Any:
     return copy.deepcopy(archs[str(arch)])
 
 
+def check_arch_keys(arch: dict[str, Any]) -> None:
+    """Raise a ``ValueError`` if ``arch`` has other keys than ``channels`` and ``depths``."""
+    unknown = set(arch) - {'channels', 'depths'}
+    if unknown:
+        raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
+
+
 def norm_options(norm_cfg: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
     """Return the arguments of TiledBatchNorm2d, and whether its affine is trained.
 

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from ...binary import Expansion, ShrunkConv2d, TiledBatchNorm2d
 from ...binary.unit_steps import normalized
 from ..layers.float_layers import Stem, float_conv
-from .base import BackboneOptions, ESBackbone, are_widths, checked_backbone, named_arch
+from .base import (
+    BackboneOptions,
+    ESBackbone,
+    are_widths,
+    check_arch_keys,
+    checked_backbone,
+    named_arch,
+)
 from .bidet_resnet import WEIGHTS, bidet_conv, make_stage
 
 ARCHS: dict[str, dict[str, Any]] = {
@@ -32,9 +39,7 @@ def resolve_arch(arch: Any) -> dict[str, Any]:
     arch = named_arch(arch, ARCHS)
     if not isinstance(arch, dict):
         raise ValueError(f'arch={arch!r} must be a name or a dict')
-    unknown = set(arch) - {'channels', 'depths'}
-    if unknown:
-        raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
+    check_arch_keys(arch)
     channels, depths = arch.get('channels', ()), arch.get('depths', ())
     if not are_widths(channels) or not are_widths(depths):
         raise ValueError(f'arch={dict(arch)}: channels and depths must be lists of integers >= 1')

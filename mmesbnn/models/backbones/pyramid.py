@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from ..layers.float_layers import Stem
-from .base import BackboneOptions, are_widths, named_arch
+from .base import BackboneOptions, are_widths, check_arch_keys, named_arch
 
 #: BNext-tiny and ReActNet-A.
 MOBILE: dict[str, Any] = dict(channels=[32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2])
@@ -32,9 +32,7 @@ def resolve_arch(arch: Any, archs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     arch = named_arch(arch, archs)
     if not isinstance(arch, dict) or 'channels' not in arch:
         raise ValueError(f'arch={arch!r} must be a name or a dict with `channels`')
-    unknown = set(arch) - {'channels', 'depths'}
-    if unknown:
-        raise ValueError(f'arch has the unknown keys {sorted(unknown)}')
+    check_arch_keys(arch)
     channels, depths = arch['channels'], arch.get('depths')
     if not are_widths(channels) or len(channels) < 2:
         raise ValueError(f'arch: channels={channels} must be two or more widths')
