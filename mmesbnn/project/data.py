@@ -130,13 +130,25 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
     return _test_size(cfg) or _unchanged_size(cfg)
 
 
+def input_channels(cfg: Config) -> int:
+    """Return the channels of the model's input.
+
+    Args:
+        cfg: Config of the model, which may be a backbone. A backbone may hold another one, as a
+            ``BinaryTransformer`` does.
+    """
+    reader = cfg.model
+    while isinstance(reader.get('backbone'), dict):
+        reader = reader['backbone']
+    return cast(int, reader.get('in_channels', 3))
+
+
 @checked(cfg=CONFIG, size=optional(SIZE))
 def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Return channels, height and width of the model's input.
 
     Args:
-        cfg: Config of the model, which may be a backbone. A backbone may hold another one, as a
-            ``BinaryTransformer`` does.
+        cfg: As that of :func:`input_channels`.
         size: Height and width. Default None: :func:`image_size`, or 224 x 224.
 
     Raises:
@@ -149,11 +161,7 @@ def input_shape(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, 
             f'the config sets images of {found[0]} x {found[1]} pixels: must be at most '
             f'{MAX_PIXELS:,} pixels'
         )
-    reader = cfg.model
-    while isinstance(reader.get('backbone'), dict):
-        reader = reader['backbone']
-    channels = reader.get('in_channels', 3)
-    return (channels, *found)
+    return (input_channels(cfg), *found)
 
 
 def testing_pipeline(cfg: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from ...project import (
     deployed_config,
     gives_rgb,
-    input_shape,
+    input_channels,
     reads_rgb,
     testing_pipeline,
     type_name,
@@ -175,7 +175,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
     data = deployed_config(cfg).get('data_preprocessor') or {}
     with fitting('the data preprocessor'):
         return Preprocessing(
-            steps=steps_of(pipeline, input_shape(cfg)[0]),
+            steps=steps_of(pipeline, input_channels(cfg)),
             mean=tuple(data.get('mean') or (0.0, 0.0, 0.0)),
             std=tuple(data.get('std') or (1.0, 1.0, 1.0)),
             to_rgb=reads_rgb(cfg, data),
