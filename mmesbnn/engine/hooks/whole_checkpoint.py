@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import barrier, broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...checkpoints import read_checkpoint
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
+from ..published_copies import write_published_copy
 from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
 from .temperature import binary_share
@@ -378,21 +375,5 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
         """Write a copy of a checkpoint with ``published_keys`` only, if it has any."""
-        if not is_main_process():
-            return
-        whole = read_checkpoint(ckpt_path)
-        checkpoint = {k: v for k, v in whole.items() if k in self.published_keys}
-        missing = [key for key in self.published_keys if key not in whole]
-        if missing:
-            runner.logger.warning(
-                f'WholeCheckpointHook: published_keys={self.published_keys}: {ckpt_path} has no '
-                f'{", ".join(missing)}, but {", ".join(whole)}'
-            )
-        if not checkpoint:
-            return
-        digest = hashlib.sha256(pickle.dumps(checkpoint)).hexdigest()
-        path = Path(ckpt_path)
-        published = path.with_name(f'{path.stem}-{digest[:8]}.pth')
-        with whole_file(published) as partial:
-            torch.save(checkpoint, partial)
-        runner.logger.info(f'{ckpt_path} is published to {published}.')
+        if is_main_process():
+            write_published_copy(ckpt_path, keys=self.published_keys, logger=runner.logger)
