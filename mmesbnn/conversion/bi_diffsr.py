@@ -87,6 +87,13 @@ def _banks(state: Mapping[str, Tensor]) -> int:
     return max(count, 1)
 
 
+def _entries(banks: int) -> int:
+    """Return the number of entries of a binary residual block without attention."""
+    per_conv = sum(banks if '{bank}' in name else 1 for name in BI_CONV.values())
+    # two convolutions; the norms and the projection of the time have a weight and a bias
+    return 2 * per_conv + 2 * (len(BLOCK) - 3)
+
+
 def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     """Return the config of the UNet. ``sign_zero=0`` corresponds to the published sign.
 
@@ -94,8 +101,8 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         ValueError: If required entries are missing or contradict each other.
     """
     (levels, blocks), banks = _sizes(state), _banks(state)
-    # few names can claim a network of many entries, as each block has entries for each bank
-    if levels * blocks * banks > len(state):
+    # few names can claim a network of many entries, which takes long to build
+    if levels * blocks * _entries(banks) > len(state):
         raise ValueError(
             f'has {len(state)} entries, too few for {levels * blocks} blocks with {banks} banks'
         )

@@ -123,10 +123,20 @@ def without(*names, **more):
             without(
                 'downs.',
                 **{'downs.0.weight': torch.zeros(16, 6, 3, 3)},
-                **{f'downs.{i}.x': torch.zeros(1) for i in range(1, 80, 2)},
+                **{f'downs.{i}.{j}': torch.zeros(1) for i in range(1, 80, 2) for j in range(48)},
                 **{f'downs.{i}.biconv1.x': torch.zeros(1) for i in range(2, 79, 2)},
             ),
             'describes a network that is too large',
+        ),
+        # one name for each block, and building the network took half a minute
+        (
+            without(
+                'downs.',
+                'mid.0.',
+                **{'downs.0.weight': torch.zeros(16, 6, 3, 3)},
+                **{f'downs.{i}.x': torch.zeros(1) for i in range(1, 201)},
+            ),
+            r'has \d+ entries, too few for 200 blocks with 1 banks',
         ),
         # a million entries in the converted network
         (
