@@ -17,6 +17,8 @@ _FORMATS = ('yaml', 'yml')
 _swapping = threading.RLock()
 #: Values of a file, each counted as often as an alias repeats it.
 _MOST_VALUES = 100_000
+#: The same, each counted once for every list or dict around it: mmengine copies it as often.
+_MOST_COPIES = 10 * _MOST_VALUES
 
 
 class TagError(MmesbnnError):
@@ -24,7 +26,7 @@ class TagError(MmesbnnError):
 
 
 class AliasError(MmesbnnError):
-    """Error about a YAML file whose aliases stand for too many values, or for themselves."""
+    """Error about a YAML file of too many or too deep values, or of an alias in itself."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -37,29 +39,40 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
-def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Return the number of values of ``node``, with aliases written out.
+def _count(node: yaml.Node, counts: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return the numbers of values of ``node`` and of their copies, with aliases written out.
 
     Args:
         node: Node to count.
         counts: Numbers of the nodes that were counted, by id; 0 while a node is counted.
     """
     known = counts.get(id(node))
+    if known == (0, 0):
+        raise AliasError('it or a YAML file it builds on has an alias that contains itself')
     if known:
         return known
-    if known == 0:
-        raise AliasError('it or a YAML file it builds on has an alias that contains itself')
-    counts[id(node)] = 0
+    counts[id(node)] = 0, 0
     children = node.value if isinstance(node, yaml.CollectionNode) else []
     flat = (x for child in children for x in (child if isinstance(child, tuple) else (child,)))
-    count = 1 + sum(_count(child, counts) for child in flat)
-    if count > _MOST_VALUES:
+    inner = [_count(child, counts) for child in flat]
+    values = 1 + sum(count for count, _ in inner)
+    copies = values + sum(count for _, count in inner)
+    _check_counts(values, copies)
+    counts[id(node)] = values, copies
+    return values, copies
+
+
+def _check_counts(values: int, copies: int) -> None:
+    if values > _MOST_VALUES:
         raise AliasError(
             f'it or a YAML file it builds on has more than {_MOST_VALUES} values, '
             'with aliases written out'
         )
-    counts[id(node)] = count
-    return count
+    if copies > _MOST_COPIES:
+        raise AliasError(
+            'it or a YAML file it builds on has too many values in too many lists and dicts '
+            f'around them: more than {_MOST_COPIES} copies would be made'
+        )
 
 
 def _tuple(loader: _PlainLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
@@ -101,8 +114,9 @@ def plain_yaml() -> Iterator[None]:
 
     Raises:
         TagError: If a file has a tag that would build an object.
-        AliasError: If a file has more than 100,000 values, with aliases written out, or an
-            alias that contains itself.
+        AliasError: If a file has more than 100,000 values, with aliases written out, or more
+            than a million if each counts once for every list or dict around it, or an alias
+            that contains itself.
     """
     with _swapping:
         usual = {name: file_handlers[name] for name in _FORMATS}

@@ -81,10 +81,17 @@ def bomb(levels):
     return PLAIN + '\n'.join(lines)
 
 
+def chain(length):
+    """Lists in lists, deeper than any file is that writes them out."""
+    lines = [f'a{i}: &a{i} [*a{i - 1}]' for i in range(1, length)]
+    return PLAIN + '\n'.join(['a0: &a0 [1]', *lines])
+
+
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
         (bomb(9), 'more than 100000 values'),
+        (chain(440), 'more than 1000000 copies'),
         (PLAIN + 'a: &a [*a]', 'contains itself'),
         (PLAIN + 'a: &a {<<: *a}', 'contains itself'),
     ],
