@@ -23,9 +23,6 @@ from .unpickler import Unpickler
 #: Device of a storage, as in ``torch.load``.
 MapLocation = Any
 
-_END = b'PK\x05\x06'
-_END_64, _LOCATOR_64 = b'PK\x06\x06', b'PK\x06\x07'
-_LONGEST_COMMENT = 2**16
 #: Bytes in memory per byte of the directory in the file.
 _ENTRY_COST = 16
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -104,21 +101,39 @@ def _read_into(file: BinaryIO, size: int) -> torch.Tensor:
     return data
 
 
-def _directory_size(file: BinaryIO, size: int) -> int:
-    """Return the bytes of a zip archive's directory, which ``zipfile`` reads as a whole."""
-    start = max(0, size - _LONGEST_COMMENT - 22)
-    file.seek(start)
-    tail = file.read()
-    at = tail.rfind(_END)
-    if at < 0 or len(tail) < at + 22:
-        raise CheckpointError('is truncated: the end of the archive is missing')
-    length = struct.unpack_from('<I', tail, at + 12)[0]
-    if length == 0xFFFFFFFF:
-        at_64 = tail.rfind(_END_64, 0, at)
-        if at_64 < 0 or len(tail) < at_64 + 56:
-            raise CheckpointError('is damaged: the end of the archive is missing')
-        length = struct.unpack_from('<Q', tail, at_64 + 40)[0]
-    return length
+class _Metered:
+    """File of which ``zipfile`` reads a directory; its bytes are counted as they are read.
+
+    An archive can give the directory's size twice, and versions of Python differ in which
+    one they use.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
+        self.file, self.size, self.budget = file, size, budget
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most ``size`` bytes."""
+        data = self.file.read(min(size, self.size))
+        self.budget.take(_ENTRY_COST * len(data))
+        return data
+
+
+def members_of(file: BinaryIO, size: int, budget: Budget) -> list[zipfile.ZipInfo]:
+    """Return the members that the directory of a zip archive lists.
+
+    Args:
+        file: The open file.
+        size: Its size.
+        budget: Counts the memory of the directory.
+
+    Raises:
+        CheckpointError: If the directory is damaged or too large.
+    """
+    try:
+        return zipfile.ZipFile(_Metered(file, size, budget)).infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f'is a truncated or damaged archive: {error}') from error
 
 
 class _Archive:
@@ -126,11 +141,7 @@ class _Archive:
 
     def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
         self.file = file
-        budget.take(_ENTRY_COST * _directory_size(file, size))
-        try:
-            members = zipfile.ZipFile(file).infolist()
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(f'is a damaged archive: {error}') from error
+        members = members_of(file, size, budget)
         self.members = {member.filename: member for member in members}
         if len(self.members) != len(members):
             raise CheckpointError('is an archive with two members of one name')

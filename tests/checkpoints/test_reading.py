@@ -3,6 +3,7 @@
 import argparse
 import os
 import socket
+import struct
 import threading
 import zipfile
 from collections import Counter, OrderedDict
@@ -133,6 +134,19 @@ def test_bombs_are_refused(tmp_path):
     archive(path, program(plain(1)), {'data/0': zeros}, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match='compressed members'):
         read_checkpoint(path)
+
+
+def test_a_directory_of_two_sizes_is_bounded(tmp_path):
+    count = 2**11
+    entries = (b'PK\x01\x02' + bytes(24) + struct.pack('<H', 1) + bytes(16) + b'a') * count
+    numbers = [44, 0, 0, 0, 0, count, count, len(entries), 0]
+    end_64 = struct.pack('<4sQHHIIQQQQ', b'PK\x06\x06', *numbers)
+    locator = struct.pack('<4sIQI', b'PK\x06\x07', 0, len(entries), 1)
+    end = struct.pack('<4sHHHHIIH', b'PK\x05\x06', 0, 0, 1, 1, 47, 0, 0)  # says: one entry
+    path = tmp_path / 'a.pth'
+    path.write_bytes(b'PK\x03\x04' + bytes(27) + entries + end_64 + locator + end)
+    with pytest.raises(CheckpointError, match='takes up more than 1000000 bytes'):
+        read_checkpoint(path, max_bytes=10**6)
 
 
 def test_a_limit_that_can_be_raised(tmp_path):
