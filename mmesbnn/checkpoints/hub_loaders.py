@@ -18,9 +18,10 @@ import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import checkpoint as zoos
 
-from .limits import SPARE, CheckpointError
-from .reading import read_checkpoint, read_open
-from .torch_files import MapLocation
+from ..plain_files import open_plain
+from .limits import SPARE, Budget, CheckpointError
+from .reading import explained, read_checkpoint, read_open
+from .torch_files import MapLocation, members_of
 
 
 def _download(url: str, folder: str | None, progress: bool) -> str:
@@ -42,23 +43,22 @@ def _zipped(path: str) -> bytes | None:
     """
     if not (os.path.isfile(path) and zipfile.is_zipfile(path)):
         return None
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        members = members_of(file, size, Budget(None, size))
         if len(members) != 1 or members[0].is_dir():
             return None
-        most = 4 * os.path.getsize(path) + SPARE
-        with archive.open(members[0]) as file:
-            data = file.read(most + 1)
+        most = 4 * size + SPARE
+        with zipfile.ZipFile(file) as archive, archive.open(members[0]) as member:
+            data = member.read(most + 1)
     if len(data) > most:
-        raise CheckpointError(f'{path}: holds more than {most} bytes')
+        raise CheckpointError(f'holds more than {most} bytes')
     return data
 
 
 def _read_downloaded(path: str, map_location: MapLocation) -> Any:
-    try:
+    with explained(path):  # the kind of the error depends on the compression
         data = _zipped(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f'{path}: a damaged zip archive ({error})') from error
     if data is None:
         return read_checkpoint(path, map_location=map_location)
     with io.BytesIO(data) as file:

@@ -92,7 +92,7 @@ def read_open(
         CheckpointError: As :func:`read_checkpoint`.
     """
     budget = Budget(max_bytes, size)
-    with _explained(name):
+    with explained(name):
         content = _read(file, size, name, budget, map_location)
         _Walk(budget).check(content)
     return content
@@ -113,7 +113,7 @@ def read_tensors(
     """
     check_max_bytes(max_bytes)
     name = os.fspath(path)
-    with open_plain(name) as file, _explained(name):
+    with open_plain(name) as file, explained(name):
         size = os.fstat(file.fileno()).st_size
         return read_safetensors(file, size, Budget(max_bytes, size))
 
@@ -140,7 +140,7 @@ def metadata_of(
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Turn all errors except a lack of memory into a CheckpointError with the name."""
     try:
         yield

@@ -14,7 +14,8 @@ import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 from mmengine.runner import checkpoint as zoos
 
-from mmesbnn.checkpoints import CheckpointError
+from mmesbnn.checkpoints import CheckpointError, hub_loaders
+from mmesbnn.checkpoints.limits import Budget
 from tests.checkpoints.test_mmengine_loader import Reduced, assert_is_hub, load, message_hub
 
 
@@ -128,6 +129,27 @@ def test_an_archive_of_zeros_is_bounded(site):
         for _ in range(300):
             file.write(bytes(2**20))
     with pytest.raises(CheckpointError, match='holds more than'):
+        load(f'{site[1]}/x.pth')
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_of_one_file_is_named(site, method):
+    path = site[0] / 'x.pth'
+    with zipfile.ZipFile(path, 'w', method) as archive:
+        archive.writestr('inner.pth', bytes(range(256)) * 9)
+    raw = bytearray(path.read_bytes())
+    raw[55:95] = bytes(40)
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r'x\.pth: truncated, damaged or no file'):
+        load(f'{site[1]}/x.pth')
+
+
+def test_the_members_of_a_downloaded_archive_are_bounded(site, monkeypatch):
+    monkeypatch.setattr(hub_loaders, 'Budget', lambda _, size: Budget(10**4, size))
+    with zipfile.ZipFile(site[0] / 'x.pth', 'w') as archive:
+        for i in range(100):
+            archive.writestr(str(i), b'')
+    with pytest.raises(CheckpointError, match=r'x\.pth: its content takes up more than 10000'):
         load(f'{site[1]}/x.pth')
 
 
