@@ -15,6 +15,7 @@ from ..checks import check_positive
 from ..errors import MmesbnnError, sentence
 from ..optional import require
 from ..plain_files import open_plain
+from .tiles import tile_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -171,6 +172,9 @@ def decode(image: Image.Image, what: str) -> None:
         file = getattr(image, 'fp', None)  # None if it is decoded
         if file and image.format in ('JPEG', 'MPO') and _scans(file) > _MOST_SCANS:
             raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
+        most = max(MAX_PIXELS, image.width * image.height)
+        if file and image.format == 'TIFF' and tile_pixels(file) > most:
+            raise ImageError(f'a TIFF file with tiles of more than {most} pixels')
         image.load()
     except MemoryError:
         raise
