@@ -10,6 +10,7 @@ KNOWN = {
     '_C._current_graph_task_id',
     '_C._functorch.is_legacy_batchedtensor',
     '_C._functorch.maybe_current_level',
+    '_C._jit_onnx_log',
     '_C._len_torch_dispatch_stack',
     '_ConvNd',
     '_NormBase',

@@ -6,11 +6,12 @@ the exact network for programs that read ONNX.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,20 @@ class Flat(nn.Module):
         return tuple(tree_leaves(self.network(*inputs)))
 
 
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep torch from printing its graph before an error.
+
+    From 2.7 on its exporter switches its log on, whatever ``verbose`` says.
+    """
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
+
+
 def write_graph(
     network: nn.Module,
     path: Path,
@@ -154,9 +169,13 @@ def write_graph(
     dynamic_batch: bool,
     opset: int,
 ) -> None:
-    """Write ``network`` by torch's exporter."""
+    """Write ``network`` by torch's exporter.
+
+    Raises:
+        ExportError: If torch cannot write it.
+    """
     names = (*input_names, *output_names) if dynamic_batch else ()
-    with _EXPORTER, warnings.catch_warnings():
+    with _EXPORTER, _without_log(), warnings.catch_warnings():
         # torch warns that this exporter, which needs onnx only, is deprecated
         warnings.simplefilter('ignore')
         for name, symbolic in _SYMBOLICS.items():
@@ -172,7 +191,7 @@ def write_graph(
                 output_names=list(output_names),
                 dynamic_axes={name: {0: 'batch'} for name in names},
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except RuntimeError as error:  # also those of torch's C++ code
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f'the network cannot become ONNX: {reason}') from error
 
