@@ -40,13 +40,16 @@ def dtypes_named(network: nn.Module, example: Sequence[Tensor]) -> Iterator[None
         ) from error
 
 
-def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> None:
+def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
     """Run a network once, before the long work, and count its outputs.
 
     Args:
         network: Network to export.
         example: Its inputs.
         names: Names of its outputs.
+
+    Returns:
+        Its outputs.
 
     Raises:
         ExportError: If it has another number of outputs, or weights of another dtype.
@@ -58,3 +61,4 @@ def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str
             f'the network gives {len(outputs)} outputs: its task has {len(names)}, '
             f'{", ".join(names)}'
         )
+    return outputs

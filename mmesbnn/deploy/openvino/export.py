@@ -168,27 +168,54 @@ def _described(ports: Sequence[Any], kind: type[Port]) -> tuple[Port, ...]:
 
 
 def _manifest(
-    task: ExportTask, conversion: Conversion, source: Mapping[str, str | None] | None
+    task: ExportTask,
+    inputs: tuple[Input, ...],
+    outputs: tuple[Output, ...],
+    source: Mapping[str, str | None] | None,
+    **entries: Any,
 ) -> Manifest:
     """Describe the export.
 
     Raises:
-        ExportError: If the graph's inputs or outputs differ from the task's.
+        ExportError: If inputs or outputs differ from the task's.
     """
-    graph = conversion.graph
     with fitting('the manifest'):
         return Manifest(
             task=task.RUNNER.NAME,
-            inputs=_described(graph.inputs, Input),
-            outputs=_described(graph.outputs, Output),
+            inputs=inputs,
+            outputs=outputs,
             preprocessing=task.preprocessing,
             classes=task.classes,
             decoding=task.decoding,
             versions={'openvino': ov.__version__, 'torch': str(torch.__version__)},
             source=source or {'config': None, 'checkpoint': None},
-            maps=None if conversion.head is None else _described(conversion.head.inputs, Output),
-            no_native=None if isinstance(conversion.native, tuple) else _no_native(conversion),
+            **entries,
         )
+
+
+def _check_shapes(task: ExportTask, example: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Refuse a network whose outputs are not the task's, before it is converted."""
+    _manifest(
+        task,
+        tuple(Input(name=n, shape=tuple(x.shape)) for n, x in zip(task.input_names, example)),
+        tuple(Output(name=n, shape=tuple(y.shape)) for n, y in zip(task.output_names, outputs)),
+        None,
+    )
+
+
+def _manifest_of(
+    task: ExportTask, conversion: Conversion, source: Mapping[str, str | None] | None
+) -> Manifest:
+    """Describe the export with the shapes of its graph."""
+    graph, head = conversion.graph, conversion.head
+    return _manifest(
+        task,
+        _described(graph.inputs, Input),
+        _described(graph.outputs, Output),
+        source,
+        maps=None if head is None else _described(head.inputs, Output),
+        no_native=None if isinstance(conversion.native, tuple) else _no_native(conversion),
+    )
 
 
 def _no_native(conversion: Conversion) -> str:
@@ -331,7 +358,9 @@ def export(
         CLASS_NAMES.check(task.classes, 'classes')
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
-    check_run(task.graph, examples[0], task.output_names)
+    outputs = check_run(task.graph, examples[0], task.output_names)
+    if not dynamic_batch:  # a trace of one image can also be the reason, which is told first
+        _check_shapes(task, examples[0], outputs)
     conversion = to_openvino(
         task.graph,
         examples[0],
@@ -364,5 +393,5 @@ def export(
             remarks=_remarks(task, conversion, dynamic_batch),
         )
         (folder / REPORT).write_text(json.dumps(report.content(), indent=1), encoding='utf-8')
-        write_manifest(folder, _manifest(task, conversion, source))
+        write_manifest(folder, _manifest_of(task, conversion, source))
     return report

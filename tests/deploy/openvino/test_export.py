@@ -211,13 +211,20 @@ def test_networks_that_are_refused_before_the_conversion(tmp_path, monkeypatch):
         def forward(self, x):
             return super().forward(x), x
 
+    class Segments(Classifier):
+        def forward(self, x):
+            return self.extra(self.backbone(x)[-1])
+
     monkeypatch.setattr(exporting, 'to_openvino', None)
     doubled, twice = make_task(), dataclasses.replace(make_task(), graph=Twice())
+    segments = dataclasses.replace(make_task(), graph=Segments())
     doubled.graph.double()
     named = dataclasses.replace(make_task(), classes=('two\nlines',) * 10)
     for task, words in [
         (doubled, 'weights of torch.float64'),
         (twice, 'gives 2 outputs'),
+        (segments, r'the manifest: outputs\[0\].shape=\[1, 10, 8, 8\] must be \(N, classes\)'),
+        (dataclasses.replace(make_task(), classes=('cat',)), r"classes=\['cat'\] must be 10 names"),
         (named, r'the manifest: classes\[0\]=.* without control characters'),
     ]:
         with pytest.raises(ExportError, match=words):
