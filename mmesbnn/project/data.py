@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sized
+from contextlib import suppress
 from typing import Any, cast
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -218,25 +221,41 @@ def image_facts(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**({'rgb': True} if gives_rgb(cfg) else {}), **({'size': size} if size else {})}
 
 
+def _listed(value: Any) -> Any:
+    """Return the lines of a file, as mmengine reads a text in meta data; else ``value``."""
+    if isinstance(value, str):
+        with suppress(OSError, TypeError):  # then it is no file, and means itself
+            return list_from_file(os.path.expanduser(value))
+    return value
+
+
+def _given_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the meta data that the config of a data set gives."""
+    classes = dataset.get('classes')  # an option of mmpretrain's data sets
+    given = {**({'classes': classes} if classes else {}), **(dataset.get('metainfo') or {})}
+    return {name: _listed(value) for name, value in given.items()}
+
+
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the meta data of the test or validation data set, such as the names of classes.
 
-    They come from the config, or else from the data set's class.
+    What the config does not give comes from the data set's class.
 
     Args:
-        cfg: Config of the data.
+        cfg: Config of the data. A text in ``metainfo`` can be the name of a file.
 
     Raises:
         ImportError: If the package of the config's default scope is not installed.
     """
     dataset = _dataset_with('metainfo', _loader(cfg, 'test', 'val'))
-    if 'type' not in dataset or dataset.get('metainfo'):
-        return dataset.get('metainfo') or {}
+    given = _given_meta(dataset)
+    if 'type' not in dataset or 'classes' in given:
+        return given
     with scope_of(cfg), DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         try:
-            return getattr(registry.get(dataset['type']), 'METAINFO', {})
+            return {**getattr(registry.get(dataset['type']), 'METAINFO', {}), **given}
         except Exception:  # its package is not installed, so there are no meta data
-            return {}
+            return given
 
 
 def _head(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -264,6 +283,7 @@ def class_names(cfg: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -
         classes = (source or {}).get('classes') or (source or {}).get('CLASSES')
         if not classes:
             continue
+        classes = [classes] if isinstance(classes, str) else classes
         if count in (None, len(classes)):
             return [str(name) for name in classes]
         warnings.warn(

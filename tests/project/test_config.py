@@ -1,11 +1,13 @@
 """Models, sizes, weights and batches of configs."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import DATASETS
 from torch import nn
 
 from mmesbnn.analysis import (
@@ -267,6 +269,29 @@ def test_names_of_the_classes_of_test_or_validation_data(split, several):
     cfg = Config({f'{split}_dataloader': [loader, {}] if several else loader})
     assert dataset_meta(cfg) == dict(classes=('cat', 'dog'))
     assert class_names(cfg) == ['cat', 'dog']
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'names'),
+    [
+        (dict(metainfo=dict(classes='names.txt')), ['cat', 'dog', 'eel']),
+        (dict(classes='names.txt'), ['cat', 'dog', 'eel']),
+        (dict(classes=['a', 'b', 'c']), ['a', 'b', 'c']),
+        (dict(classes=['a', 'b', 'c'], metainfo=dict(palette=[])), ['a', 'b', 'c']),
+        (dict(metainfo=dict(classes='person')), ['person']),
+        (dict(metainfo=dict(palette=[(0, 0, 0)])), [f'class {i}' for i in range(4)]),
+    ],
+)
+def test_names_as_data_sets_take_them(dataset, names, tmp_path, monkeypatch):
+    class Fours:
+        METAINFO = dict(classes=[f'class {i}' for i in range(4)])
+
+    monkeypatch.setitem(DATASETS.module_dict, 'Fours', Fours)
+    monkeypatch.chdir(tmp_path)
+    Path('names.txt').write_text('cat\ndog\neel\n')
+    loader = dict(dataset=dict(type='Fours', **dataset))
+    model = dict(bbox_head=dict(num_classes=len(names)))
+    assert class_names(Config(dict(model=model, test_dataloader=loader))) == names
 
 
 def test_a_wrong_number_of_names_gives_one_warning():

@@ -157,7 +157,7 @@ def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def checked_dataset_meta(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the meta data of a config's test data set, or those of its listed class.
+    """Return the meta data of a config's test data set, and of its listed class.
 
     Args:
         config: Config of a known scope.
@@ -171,14 +171,16 @@ def checked_dataset_meta(config: Mapping[str, Any]) -> dict[str, Any]:
         isinstance(value, (str, Mapping)) for value in metainfo.values()
     ):  # data sets interpret strings here as names of files
         _refuse('metainfo', metainfo, 'must be a dict of lists')
-    if metainfo or not isinstance(dataset.get('type'), str):
+    if isinstance(dataset.get('classes'), (list, tuple)):  # an option of mmpretrain's data sets
+        metainfo = {'classes': dataset['classes'], **metainfo}
+    if 'classes' in metainfo or not isinstance(dataset.get('type'), str):
         return dict(metainfo)
     scope = _check_scope('default_scope', config.get('default_scope'))
     prefix, _, name = _registered_name(dataset['type']).rpartition('.')
     if prefix not in ('', *SCOPES):
-        return {}
+        return dict(metainfo)
     found = listed_components('dataset', name, prefix or scope)
-    return dict(getattr(found[0], 'METAINFO', {})) if found else {}
+    return {**(getattr(found[0], 'METAINFO', {}) if found else {}), **metainfo}
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:

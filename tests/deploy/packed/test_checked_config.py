@@ -147,6 +147,16 @@ def test_class_names_of_a_listed_data_set():
     assert checked(config)['test_dataloader']['dataset']['metainfo'] == {}
 
 
+def test_class_names_beside_other_meta_data():
+    dataset = dict(type='CIFAR10', metainfo=dict(palette=[(1, 2, 3)]), pipeline=[])
+    config = changed('test_dataloader.dataset', dataset)
+    metainfo = checked(config)['test_dataloader']['dataset']['metainfo']
+    assert metainfo['palette'] == [(1, 2, 3)] and metainfo['classes'][0] == 'airplane'
+    config['test_dataloader']['dataset']['classes'] = ['a', 'b', 'c']
+    metainfo = checked(config)['test_dataloader']['dataset']['metainfo']
+    assert metainfo == dict(palette=[(1, 2, 3)], classes=['a', 'b', 'c'])
+
+
 def test_classes_of_a_config_in_pure_python():
     config = changed('model.type', 'mmpretrain.models.classifiers.ImageClassifier')
     config['model']['backbone']['type'] = 'mmesbnn.models.backbones.BNext'
