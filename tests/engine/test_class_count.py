@@ -1,5 +1,6 @@
 """A head must have as many classes as the data."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,20 @@ def test_doubtful_classes_are_named():
     classes = ['.ipynb_checkpoints', 'cat', 'dog', 'old']
     with pytest.raises(ValueError, match=text):
         check_model(detector('head'), classes, get_gt_labels=lambda: [1, 2, 2, 1])
+
+
+@pytest.mark.parametrize('labels', [dict(gt_label=[0, 1]), {}], ids=['several', 'none'])
+def test_images_with_several_labels_or_none(tmp_path, labels):
+    datasets = pytest.importorskip('mmpretrain.datasets')
+    images = [dict(img_path='a.png', gt_label=[2]), dict(img_path='b.png', **labels)]
+    content = dict(metainfo=dict(classes=['a', 'b', 'c']), data_list=images)
+    (tmp_path / 'images.json').write_text(json.dumps(content))
+    data = datasets.MultiLabelDataset(ann_file='images.json', data_root=str(tmp_path))
+    runner = SimpleNamespace(
+        model=detector('head', num_classes=5), train_dataloader=SimpleNamespace(dataset=data)
+    )
+    with pytest.raises(ValueError, match=r'num_classes=5 in the head, .* has 3 classes: a, b, c$'):
+        ClassCountHook().before_train(runner)
 
 
 def test_many_classes_stay_one_line():

@@ -95,5 +95,8 @@ def _empty(names: Sequence[str], dataset: Any) -> list[str]:
     labels = getattr(dataset, 'get_gt_labels', None)  # mmpretrain's
     if labels is None:
         return []
-    there = {int(label) for label in labels()}
+    try:
+        there = {int(label) for label in labels()}
+    except (KeyError, TypeError, ValueError):  # images have no label, or several
+        return []
     return [name for number, name in enumerate(names) if number not in there]
