@@ -144,4 +144,4 @@ randomness = dict(seed=1)
 default_hooks = dict(checkpoint=dict(interval=5000, by_epoch=False))
 log_processor = dict(by_epoch=False)
 
-auto_scale_lr = dict(base_batch_size=32)
+auto_scale_lr = dict(enable=False, base_batch_size=32)

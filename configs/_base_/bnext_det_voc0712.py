@@ -70,4 +70,4 @@ custom_hooks = [
 ]
 
 # 4 GPUs with 4 images each
-auto_scale_lr = dict(base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

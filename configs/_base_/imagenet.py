@@ -21,4 +21,4 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 test_evaluator = val_evaluator
 
-auto_scale_lr = dict(base_batch_size=512)
+auto_scale_lr = dict(enable=False, base_batch_size=512)

@@ -112,4 +112,4 @@ custom_hooks = [
 ]
 randomness = dict(seed=1)
 
-auto_scale_lr = dict(base_batch_size=32)
+auto_scale_lr = dict(enable=False, base_batch_size=32)

@@ -16,4 +16,4 @@ model = dict(
 
 # the published batch of 128
 train_dataloader = dict(batch_size=16)
-auto_scale_lr = dict(base_batch_size=128)
+auto_scale_lr = dict(enable=False, base_batch_size=128)

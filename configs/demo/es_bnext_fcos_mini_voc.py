@@ -150,3 +150,5 @@ default_hooks = dict(
     checkpoint=dict(type='WholeCheckpointHook', interval=6, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)
+
+auto_scale_lr = dict(enable=False, base_batch_size=16)

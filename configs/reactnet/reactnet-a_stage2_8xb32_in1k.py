@@ -6,5 +6,5 @@ load_from = 'work_dirs/reactnet-a_stage1_8xb32_in1k/epoch_128.pth'
 
 # the published batch of 256
 train_dataloader = dict(batch_size=32)
-auto_scale_lr = dict(base_batch_size=256)
+auto_scale_lr = dict(enable=False, base_batch_size=256)
 optim_wrapper = dict(optimizer=dict(lr=1.25e-3))
