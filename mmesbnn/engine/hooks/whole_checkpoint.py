@@ -16,6 +16,7 @@ from ...whole_files import remove_leftovers, whole_file
 from ..published_copies import write_published_copy
 from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
+from .require_checkpoint import is_training
 from .temperature import binary_share
 
 #: Entries of the message hub. Every checkpoint holds them.
@@ -310,8 +311,8 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict[key] = value
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        """Keep the validated network if it is the best one."""
-        if not self.save_best:
+        """Keep the validated network if it is the best one of a training."""
+        if not self.save_best or not is_training(runner):
             return
         if 'auto' in self.key_indicators:
             self._init_rule(self.rules, [next(iter(metrics))])
