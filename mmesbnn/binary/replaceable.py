@@ -16,7 +16,7 @@ from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
 from .native_training import is_plain
-from .trees import tensors_in
+from .trees import tensors_inside
 from .weight_reads import WeightReads, read_by_definition
 
 #: Layers that multiply. Each of them has an entry in the report.
@@ -126,9 +126,9 @@ def _ends_by_running(
     """
     reads = WeightReads([candidate.module for candidate in candidates])
     layers: dict[Hashable, nn.Module] = {x: x.module for x in candidates}
-    flow = DataFlow(layers, model, tensors_in(example))
+    flow = DataFlow(layers, model, tensors_inside(example))
     with inference(model), reads, flow:
-        makers = flow.makers(run_example(model, example))
+        makers = flow.makers(tensors_inside(run_example(model, example)))
     ran: list[Any] = flow.ran()
     ends = {
         **{x: _IDLE for x in candidates if x not in ran},

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -121,3 +123,18 @@ def test_binarize_keeps_all_ends_of_such_networks():
     assert kept(Upscaler(), *given) == {'conv_in', 'conv_out'}
     ends = {'stem', 'classes', 'centre', 'boxes', 'auxiliary'}
     assert kept(Detector(), torch.rand(1, 3, 2, 2)) == ends
+
+
+def test_binarize_looks_into_the_objects_that_a_network_reads_and_gives():
+    class Sampled(Detector):
+        def forward(self, batch):
+            scores, boxes, auxiliary = super().forward(batch.image)
+            found = SimpleNamespace(scores=scores, boxes=boxes, owner=self)
+            return [SimpleNamespace(instances=found), auxiliary]
+
+    batch = SimpleNamespace(image=torch.rand(1, 3, 2, 2))
+    report = binarize(Sampled().eval(), keep_first=False, example=batch)
+    assert {x.name for x in report.kept} == {'classes', 'centre', 'boxes', 'auxiliary'}
+    report = binarize(Sampled().eval(), keep_last=False, example=batch)
+    why = 'first layer, reads the input'
+    assert [(x.name, x.why) for x in report.kept] == [('stem', why)]
