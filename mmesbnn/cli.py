@@ -246,12 +246,12 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str = '') -> None:
         parser: Parser of the tool.
         example: Change that the help shows. Default ``''``: none.
     """
-    from mmengine.config import DictAction  # slow
+    from .project.changes import ConfigChanges  # slow
 
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigChanges,
         metavar='KEY=VALUE',
         help='change entries of the config' + (f', for example {example}' if example else ''),
     )
