@@ -24,14 +24,16 @@ from ..checks import Rule, filled_text, mapping, number, positive_int, sequence
 from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence
 from ..project import reads_rgb
+from ..project.config import EXTRAS
 from ..version import __version__
 from .errors import PretrainedError
 from .files import LIBRARY
 
-#: Names of tasks on the hub, and in words.
+#: Names of tasks on the hub, in words, and the networks that have them.
 _TASKS = {
-    'image-classification': 'Image Classification',
-    'image-feature-extraction': 'Image Feature Extraction',
+    'image-classification': ('Image Classification', 'A classifier'),
+    'object-detection': ('Object Detection', 'A detector'),
+    'image-feature-extraction': ('Image Feature Extraction', 'A backbone'),
 }
 #: Seed of the image on which networks are measured.
 SEED = 0
@@ -102,9 +104,12 @@ class Facts:
     @property
     def task(self) -> str:
         """Name of the task on the hub: a single ``(1, classes)`` is that of a classifier."""
+        # every detector of mmdet has a part of this name; a mere backbone has none
+        if self.config.get('default_scope') == 'mmdet' and 'backbone' in self.config['model']:
+            return 'object-detection'
         outputs = self.measured.outputs
         is_classifier = len(outputs) == 1 and outputs[0].dim() == 2
-        return list(_TASKS)[0 if is_classifier else 1]
+        return 'image-classification' if is_classifier else 'image-feature-extraction'
 
 
 def run(model: nn.Module, image: Tensor) -> list[Tensor]:
@@ -159,7 +164,7 @@ def _metadata(facts: Facts) -> dict[str, Any]:
     data['datasets'] = [facts.dataset]
     data['metrics'] = list(dict.fromkeys(kinds))
     result = {
-        'task': {'type': facts.task, 'name': _TASKS[facts.task]},
+        'task': {'type': facts.task, 'name': _TASKS[facts.task][0]},
         'dataset': {'type': facts.dataset, 'name': facts.dataset},
         'metrics': [
             {'type': kind, 'value': value, 'name': name}
@@ -177,7 +182,8 @@ def _shapes(tensors: Sequence[Tensor]) -> str:
 
 def _usage(facts: Facts) -> str:
     """Return the lines that load and run the network."""
-    extras = ['cls', 'hub'] if facts.config.get('default_scope') == 'mmpretrain' else ['hub']
+    framework = EXTRAS.get(facts.config.get('default_scope', ''))
+    extras = [framework, 'hub'] if framework else ['hub']
     own = '' if facts.config else ', model=model'
     comment = f'  # model: your own {facts.architecture}' if own else ''
     return f"""\
@@ -270,12 +276,11 @@ def _given(facts: Facts) -> str:
 def text(facts: Facts) -> str:
     """Return the card of a network."""
     head = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
-    kind = 'A classifier' if facts.task == next(iter(_TASKS)) else 'A backbone'
     parts = [
         f'---\n{head}---\n',
         f'# {facts.name}\n',
-        f'{kind} ({facts.architecture}) with one bit per binary weight, written by '
-        f'{LIBRARY} {__version__}.\n',
+        f'{_TASKS[facts.task][1]} ({facts.architecture}) with one bit per binary weight, '
+        f'written by {LIBRARY} {__version__}.\n',
         _usage(facts),
         _preparation(facts.config, facts.measured.image.shape[1]),
         _table(facts),

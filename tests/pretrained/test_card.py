@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from torch import nn
 
 import mmesbnn
-from mmesbnn.analysis import check_binary, count_ops
+from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
 from mmesbnn.analysis.report import readable
 from mmesbnn.binary import BinaryConv2d
 from mmesbnn.pretrained import PretrainedError
@@ -26,6 +27,7 @@ from tests.pretrained.networks import (
 
 pytest.importorskip('safetensors')
 
+ROOT = Path(__file__).resolve().parents[2]
 METRICS = {'accuracy/top1': 0.75, 'accuracy/top5': 0.9, 'f1': 0.7}
 
 
@@ -111,6 +113,17 @@ def test_a_classifiers_card_says_how_images_are_prepared(tmp_path, option, order
     )
     assert "pip install 'mmesbnn[cls,hub]'" in body
     assert '(N, 3, 16, 20) -> (N, 3)' in body  # the size of the config's test images
+
+
+@pytest.mark.slow
+def test_the_card_of_a_detector(tmp_path):
+    pytest.importorskip('mmdet')
+    config = load_config(ROOT / 'configs' / 'demo' / 'es_bnext_fcos_mini_voc.py')
+    model = trained(build_model(config))
+    head, body, _ = card(model, tmp_path / 'net', config=config, input_shape=(3, 64, 64))
+    assert head['pipeline_tag'] == 'object-detection'
+    assert 'A detector (FCOS) with one bit per binary weight' in body
+    assert "pip install 'mmesbnn[det,hub]'" in body
 
 
 @pytest.mark.parametrize('mean', [[127.5], [127.5] * 3], ids=len)
