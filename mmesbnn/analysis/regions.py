@@ -31,17 +31,30 @@ def most_regions(model: nn.Module, shape: Sequence[int]) -> tuple[int, dict[str,
         Number of regions, 0 if ``model`` is not a two-stage detector; and keyword
         arguments of ``forward`` for one image.
     """
-    # those of mmdet's semi-supervised detectors are in the student and the teacher
-    parts: list[Any] = [model, *(getattr(model, name, None) for name in ('student', 'teacher'))]
-    heads = [x.rpn_head for x in parts if hasattr(x, 'rpn_head') and hasattr(x, 'roi_head')]
+    heads = _region_heads(model)
     for head in heads:
         head.test_cfg.nms.iou_threshold = NEVER
         head.test_cfg.min_bbox_size = -1
-    # detectors with a transformer, such as DETR, also read the sizes of images
-    if not heads and not any(hasattr(x, 'forward_transformer') for x in parts):
-        return 0, {}
     regions = heads[0].test_cfg.max_per_img if heads else 0
-    return regions, dict(data_samples=[_sample(shape[-2:])])
+    return regions, forward_arguments(model, shape)
+
+
+def forward_arguments(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """Return what ``forward`` needs beside an image of ``shape``: for some detectors its sizes."""
+    # detectors with a transformer, such as DETR, also read the sizes of images
+    if _region_heads(model) or any(hasattr(x, 'forward_transformer') for x in _parts(model)):
+        return dict(data_samples=[_sample(shape[-2:])])
+    return {}
+
+
+def _parts(model: nn.Module) -> list[Any]:
+    """Return a model, and the student and the teacher of mmdet's semi-supervised detectors."""
+    return [model, *(getattr(model, name, None) for name in ('student', 'teacher'))]
+
+
+def _region_heads(model: nn.Module) -> list[Any]:
+    """Return the heads that propose regions to a second stage."""
+    return [x.rpn_head for x in _parts(model) if hasattr(x, 'rpn_head') and hasattr(x, 'roi_head')]
 
 
 def _sample(size: Sequence[int]) -> Any:

@@ -6,6 +6,7 @@ The YAML at the beginning has the form that Hugging Face's hub reads: ``library_
 
 from __future__ import annotations
 
+import copy
 import numbers
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ..analysis import Finding, OpsReport, check_binary, count_ops
+from ..analysis import Finding, OpsReport, check_binary, count_ops, most_regions
+from ..analysis.regions import forward_arguments
 from ..binary.layers import binary_layers
 from ..binary.modes import inference
 from ..binary.trees import tensors_in
@@ -64,12 +66,14 @@ class Measured:
 
     Attributes:
         image: The image, ``(1, C, H, W)``.
+        arguments: Other arguments of ``forward``, such as those of a two-stage detector.
         outputs: Tensors that the network returns.
         ops: Count of the operations.
         findings: Findings of :func:`~mmesbnn.analysis.check_binary`.
     """
 
     image: Tensor
+    arguments: dict[str, Any]
     outputs: list[Tensor]
     ops: OpsReport
     findings: list[Finding]
@@ -112,10 +116,25 @@ class Facts:
         return 'image-classification' if is_classifier else 'image-feature-extraction'
 
 
-def run(model: nn.Module, image: Tensor) -> list[Tensor]:
+def run(model: nn.Module, image: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
     """Return the tensors that ``model`` computes for ``image`` in eval mode."""
     with inference(model):
-        return tensors_in(model(image))
+        return tensors_in(model(image, **arguments))
+
+
+def _count(model: nn.Module, image: Tensor, arguments: dict[str, Any]) -> OpsReport:
+    """Count the operations, those of a two-stage detector for its largest number of regions."""
+    if arguments:
+        model = copy.deepcopy(model)  # most_regions changes it
+        most_regions(model, image.shape[1:])
+    return count_ops(model, image, **arguments)
+
+
+def _check(model: nn.Module, image: Tensor, arguments: dict[str, Any]) -> list[Finding]:
+    if not arguments:
+        return check_binary(model, image)
+    # detectors that read more than images are tested with batches of a loader
+    return check_binary(model, dict(inputs=list(image), **copy.deepcopy(arguments)))
 
 
 def measure(model: nn.Module, shape: Sequence[int]) -> Measured:
@@ -132,8 +151,13 @@ def measure(model: nn.Module, shape: Sequence[int]) -> Measured:
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(SEED))
     image = noise.to(weight)
     try:
+        arguments = forward_arguments(model, shape)
         return Measured(
-            image, run(model, image), count_ops(model, image), check_binary(model, image)
+            image=image,
+            arguments=arguments,
+            outputs=run(model, image, arguments),
+            ops=_count(model, image, arguments),
+            findings=_check(model, image, arguments),
         )
     except MmesbnnError:
         raise
@@ -186,6 +210,10 @@ def _usage(facts: Facts) -> str:
     extras = [framework, 'hub'] if framework else ['hub']
     own = '' if facts.config else ', model=model'
     comment = f'  # model: your own {facts.architecture}' if own else ''
+    measured = facts.measured
+    call = f'model(images)  # {_shapes([measured.image])} -> {_shapes(measured.outputs)}'
+    if measured.arguments:  # the number of regions depends on the images
+        call = 'model(images, samples)  # samples: a DetDataSample of mmdet for each image'
     return f"""\
 ```shell
 pip install 'mmesbnn[{','.join(extras)}]'
@@ -195,7 +223,7 @@ pip install 'mmesbnn[{','.join(extras)}]'
 import mmesbnn
 
 model = mmesbnn.from_pretrained({facts.name!r}{own}){comment}
-outputs = model(images)  # {_shapes([facts.measured.image])} -> {_shapes(facts.measured.outputs)}
+outputs = {call}
 ```
 """
 

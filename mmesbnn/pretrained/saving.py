@@ -52,7 +52,7 @@ def _is_equal(folder: Path, name: str, measured: Measured, half: bool) -> bool:
         reason = sentence(error).replace(str(folder), name)
         warnings.warn(f'{name}: from_pretrained will not load it: {reason}', stacklevel=4)
         return False
-    outputs = card.run(loaded, measured.image)
+    outputs = card.run(loaded, measured.image, measured.arguments)
     equal = [x.shape for x in outputs] == [x.shape for x in measured.outputs]
     equal = equal and all(map(torch.equal, outputs, measured.outputs))
     if not equal and not half:

@@ -11,10 +11,11 @@ import yaml
 from torch import nn
 
 import mmesbnn
-from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
+from mmesbnn.analysis import build_model, check_binary, count_ops, load_config, most_regions
 from mmesbnn.analysis.report import readable
 from mmesbnn.binary import BinaryConv2d
 from mmesbnn.pretrained import PretrainedError
+from tests.analysis.digits import set_temperature
 from tests.pretrained.networks import (
     BACKBONE,
     SHAPE,
@@ -124,6 +125,25 @@ def test_the_card_of_a_detector(tmp_path):
     assert head['pipeline_tag'] == 'object-detection'
     assert 'A detector (FCOS) with one bit per binary weight' in body
     assert "pip install 'mmesbnn[det,hub]'" in body
+
+
+@pytest.mark.slow
+def test_the_card_of_a_two_stage_detector(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+    name = 'faster-rcnn_es-bnext-tiny-fpn_4xb4-24e_voc0712.py'
+    config = load_config(ROOT / 'configs' / 'bnext_det' / name)
+    arch = dict(channels=[16, 16, 16, 32, 64, 64], depths=[1, 1, 1, 1, 1])
+    config.model.backbone.update(init_cfg=None, arch=arch)
+    config.model.neck.in_channels = [16, 32, 64, 64]
+    model = set_temperature(build_model(config), 0.0).eval()
+    shape = (3, 64, 64)
+    _, body, _ = card(model, tmp_path / 'net', config=config, input_shape=shape)
+    assert '| loaded again | equal outputs, bit for bit |' in body
+    assert 'binary: all 23 binary layers' in body
+    assert 'outputs = model(images, samples)  # samples: a DetDataSample of mmdet' in body
+    _, arguments = most_regions(model, shape)
+    assert count_ops(model, shape, **arguments).formula() in body
 
 
 @pytest.mark.parametrize('mean', [[127.5], [127.5] * 3], ids=len)
