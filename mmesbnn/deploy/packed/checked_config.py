@@ -150,9 +150,12 @@ def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
     loader = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
     dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
     while isinstance(dataset, Mapping) and 'pipeline' not in dataset:
-        if not isinstance(dataset.get('dataset'), Mapping):
+        several = dataset.get('datasets')  # as in ConcatDataset, whose first one is asked
+        first = several[0] if isinstance(several, (list, tuple)) and several else None
+        inner = dataset.get('dataset') or first
+        if not isinstance(inner, Mapping):
             break
-        dataset = dataset['dataset']  # in a wrapper such as RepeatDataset
+        dataset = inner  # in a wrapper such as RepeatDataset
     return dataset if isinstance(dataset, Mapping) else {}
 
 

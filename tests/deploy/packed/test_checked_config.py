@@ -115,6 +115,16 @@ def test_what_is_kept():
     )
 
 
+def test_what_is_kept_of_data_sets_inside_of_others():
+    dataset, expected = PLAIN['test_dataloader']['dataset'], checked(PLAIN)
+    joined = dict(type='ConcatDataset', datasets=[dataset, dict(type='CIFAR10', pipeline=[])])
+    for outer in (joined, dict(type='RepeatDataset', dataset=joined, times=2)):
+        assert checked(changed('test_dataloader.dataset', outer)) == expected
+    for broken in ([], [3], 3, None):
+        part = checked(changed('test_dataloader.dataset', {**joined, 'datasets': broken}))
+        assert part['test_dataloader']['dataset'] == dict(metainfo={}, pipeline=[])
+
+
 def test_what_data_sets_say_about_images_is_kept():
     config = changed(
         'test_dataloader.dataset', dict(type='CIFAR10', pipeline=[dict(type='PackInputs')])
