@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Options of mmcv's non-maximum suppression that the runner lacks, with the values at which
 #: they change nothing.
 _WITHOUT_EFFECT = dict(class_agnostic=False, offset=0, score_threshold=0, max_num=-1)
+#: Module of mmdet's detectors, which may be missing.
+_DETECTORS = 'mmdet.models.detectors'
 #: Options that the runner has, or that only decide how fast it is.
 _KNOWN = ('type', 'iou_threshold', 'split_thr')
 
@@ -125,7 +127,10 @@ class DetectionExport(ExportTask):
 
     @classmethod
     def accepts(cls, cfg: Config, model: nn.Module) -> bool:
-        return cfg.get('default_scope') == 'mmdet'
+        if cfg.get('default_scope') == 'mmdet':
+            return True
+        # a config of another scope, or of none, can name mmdet.RetinaNet
+        return any(kind.__module__.startswith(_DETECTORS) for kind in type(model).__mro__)
 
     @classmethod
     def make(

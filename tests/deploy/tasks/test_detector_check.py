@@ -118,6 +118,14 @@ def test_the_thresholds_of_the_detector_stay():
     assert dict(model.bbox_head.test_cfg) == before
 
 
+@pytest.mark.parametrize('scope', [None, 'mmpretrain'])
+def test_a_detector_in_a_config_of_another_scope(scope):
+    cfg, model = stock('retinanet/retinanet_r18_fpn_1x')
+    cfg.default_scope = scope
+    cfg.model.type = 'mmdet.RetinaNet'
+    assert make_task(cfg, model, SIZE, 1).RUNNER.NAME == 'detection'
+
+
 @pytest.mark.slow
 def test_suppressed_proposals_are_zero():
     _, model = stock('faster_rcnn/faster-rcnn_r50_fpn_1x')
