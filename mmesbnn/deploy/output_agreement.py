@@ -103,6 +103,22 @@ def in_order_of(theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> lis
     return [output[:, nearest] for output in ours]
 
 
+def _check_shapes(
+    engine: str,
+    names: Sequence[str],
+    ours: Sequence[Sequence[np.ndarray]],
+    theirs: Sequence[Sequence[np.ndarray]],
+) -> None:
+    """Refuse outputs of other shapes, which numpy would stretch to each other, or not compare."""
+    for mine, expected in zip(ours, theirs):
+        for name, x, y in zip(names, mine, expected):
+            if x.shape != y.shape:
+                raise ExportError(
+                    f'{engine} disagrees with torch: {name} has the shape {x.shape}, and torch '
+                    f'gives {y.shape}; nothing was written'
+                )
+
+
 def compare_all(
     engine: str,
     names: Sequence[str],
@@ -122,8 +138,10 @@ def compare_all(
             compared with the nearest row. Default False.
 
     Raises:
-        ExportError: If the median relative error of an output exceeds ``TOLERANCE``.
+        ExportError: If the median relative error of an output exceeds ``TOLERANCE``, or if its
+            shape differs.
     """
+    _check_shapes(engine, names, ours, theirs)
     if unordered:
         ours = [in_order_of(y, x) for x, y in zip(ours, theirs)]
     agreements = [compare(name, x, y) for name, x, y in zip(names, zip(*ours), zip(*theirs))]

@@ -42,6 +42,13 @@ def test_examples_of_several_sizes():
     assert (agreement.equal, agreement.top1, agreement.difference) == (3, 1, 0)
 
 
+@pytest.mark.parametrize('shape', [(1, 1), (1, 3), (4,)])
+def test_an_output_of_another_shape(shape):
+    theirs, ours = [[np.ones((1, 4), np.float32)]] * 2, [[np.ones(shape, np.float32)]] * 2
+    with pytest.raises(ExportError, match=r'Engine disagrees .*: y has the shape .* \(1, 4\);'):
+        compare_all('Engine', ['y'], ours, theirs)
+
+
 def test_an_output_that_is_another_one_is_named():
     theirs = [[np.float32([1]), np.float32([i])] for i in (1, 2, 3)]
     few = [[np.float32([1]), np.float32([i])] for i in (1, 2, 9)]
