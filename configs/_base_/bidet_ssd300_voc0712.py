@@ -55,7 +55,8 @@ model = dict(
             type='MaxIoUAssigner',
             pos_iou_thr=0.5,
             neg_iou_thr=0.5,
-            min_pos_iou=0.0,
+            # more than 0, or a box without area gets an anchor, and its loss is infinite
+            min_pos_iou=1e-9,
             ignore_iof_thr=-1,
             gt_max_assign_all=False,
         ),

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 
 from mmesbnn.analysis import build_model, check_binary, count_ops, load_config
 from mmesbnn.checkpoints import read_checkpoint
@@ -164,6 +165,24 @@ def test_it_begins_with_the_published_classifier(tmp_path, no_runners):
 
 
 # training -----------------------------------------------------------------------------
+
+
+def test_an_object_without_area_has_no_loss(tmp_path):
+    """Data sets of mmdet keep such boxes; ``CheckedVOCDataset`` ignores them."""
+    cfg = narrow(BASELINE, tmp_path, tmp_path).model
+    from mmdet.structures import DetDataSample
+
+    init_default_scope('mmdet')
+    head = MODELS.build(dict(cfg.bbox_head, train_cfg=cfg.train_cfg, test_cfg=cfg.test_cfg))
+    maps = [torch.rand(1, width, n, n) for width, n in zip(WIDTHS, (38, 19, 10, 5, 3, 1))]
+    box, line = [10.0, 10.0, 100.0, 90.0], [50.0, 60.0, 50.0, 80.0]
+
+    def loss_bbox(*boxes):
+        gt = InstanceData(bboxes=torch.tensor(boxes), labels=torch.zeros(len(boxes)).long())
+        size = dict(img_shape=(300, 300), pad_shape=(300, 300))
+        return sum(head.loss(maps, [DetDataSample(metainfo=size, gt_instances=gt)])['loss_bbox'])
+
+    assert 0 < loss_bbox(box) == loss_bbox(box, line)
 
 
 @pytest.mark.slow
