@@ -1,5 +1,7 @@
 """The flip rate is the share of signs that changed in an epoch."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -72,3 +74,12 @@ def test_model_without_binary_layers_is_an_error(tmp_path):
 def test_interval_must_be_positive():
     with pytest.raises(ValueError, match='interval=0 must be an integer >= 1'):
         SignFlipHook(interval=0)
+
+
+def test_only_the_student_of_a_semi_supervised_detector_counts(tmp_path):
+    model = toy.ToyClassifier()
+    model.student, model.teacher = model.backbone, copy.deepcopy(model.backbone)
+    runner = toy.runner(tmp_path, [SignFlipHook(), Flip(7)], model=model, epochs=1, **FROZEN)
+    runner.train()
+    total = sum(layer.weight.numel() for layer in binary_layers(model.student))
+    assert rates(runner) == [7 / total]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...binary import binary_layers
 from ...checks import checked, positive_int
+from ..reach import student_and_teacher
 
 
 @HOOKS.register_module()
@@ -25,7 +26,8 @@ class SignFlipHook(Hook):
 
     It logs ``train/flip_rate``, and the rate of every layer at the level DEBUG. It needs
     one byte per binary weight while it measures. For mmengine, iteration-based training is
-    one epoch, so there is one number at its end.
+    one epoch, so there is one number at its end. Of mmdet's semi-supervised detectors, such as
+    ``SoftTeacher``, the student is measured.
 
     Args:
         interval: Measure every ``interval``-th epoch. Default 1.
@@ -42,7 +44,8 @@ class SignFlipHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the binary layers."""
-        self._layers = binary_layers(runner.model)
+        student, _ = student_and_teacher(runner.model) or (runner.model, None)
+        self._layers = binary_layers(student)
         if not self._layers:
             raise ValueError('SignFlipHook: the model has no binary layer: remove the hook')
 
