@@ -89,6 +89,8 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     if math.isqrt(tokens) ** 2 != tokens:
         raise ValueError(f'has {tokens} position embeddings, which is not a square')
     matches = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
+    pool_sizes = sorted(int(match[1]) for match in matches if match)
+    _check_count(state, sum(arch['depths']), pool_sizes)
     name = next((name for name, known in ARCHS.items() if known == arch), None)
     return dict(
         type='BinaryViT',
@@ -96,7 +98,7 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         img_size=math.isqrt(tokens) * arch['patch_size'],
         some_fp=len(arch['dims']) > 1 and 'vit.encoder.patch_embed1.rprelu.move1' not in state,
         layer_scale=f'{LAYER}.0.output.layerscale.alpha' in state,
-        pool_sizes=sorted(int(match[1]) for match in matches if match),
+        pool_sizes=pool_sizes,
         in_channels=state[f'{STEM}.patch_embeddings.projection.weight'].shape[1],
         sign_zero=-1 if binarize else 0,
     )
@@ -130,6 +132,18 @@ def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
     letters = [f'{letter}{k}' for k in pool_sizes for letter in 'hw']
     for i, letter in enumerate(letters):
         yield f'branches.scales.{i}.', f'layerscale_{letter}.'
+
+
+def _check_count(state: Mapping[str, Tensor], layers: int, pool_sizes: list[int]) -> None:
+    """Refuse a few names that claim a network of many entries, which takes long to build."""
+    per_layer = sum(1 for _ in _layer_prefixes(pool_sizes))
+    # reductions and scales are not in all layers; of a file that lacks a few entries
+    # the missing ones are named later
+    if layers * per_layer > 3 * len(state):
+        raise ValueError(
+            f'has {len(state)} entries, too few for {layers} layers with {len(pool_sizes)} '
+            'sizes of pooling'
+        )
 
 
 def _prefixes(arch: dict[str, Any], pool_sizes: list[int]) -> dict[str, str]:

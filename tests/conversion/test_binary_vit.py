@@ -144,6 +144,18 @@ LAYER = 'vit.encoder.layer.1'
             '10 are missing .*1.attention.attention.reduction.weight',
         ),
         ({'classifier.weight': None}, 'lacks the key classifier.weight'),
+        # building a network of so many layers took over ten seconds
+        (
+            {
+                f'vit.encoder.layer.{i}.attention.attention.query.weight': torch.zeros(128, 128)
+                for i in range(2, 100)
+            },
+            r'has \d+ entries, too few for 100 layers with 2 sizes of pooling',
+        ),
+        (
+            {f'vit.encoder.layer.0.layerscale_h{i}.alpha': torch.zeros(1) for i in range(2, 999)},
+            r'has \d+ entries, too few for 3 layers with 997 sizes of pooling',
+        ),
     ],
 )
 def test_odd_files_are_refused(changes, message):

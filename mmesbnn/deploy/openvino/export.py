@@ -359,7 +359,7 @@ def export(
     check_weights(task.graph)
     examples = [task.example(i) for i in range(len(task.images))]
     outputs = check_run(task.graph, examples[0], task.output_names)
-    if not dynamic_batch:  # a trace of one image can also be the reason, which is told first
+    if not dynamic_batch:  # an open batch can also be the reason, and has its own error
         _check_shapes(task, examples[0], outputs)
     conversion = to_openvino(
         task.graph,
