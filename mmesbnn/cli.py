@@ -246,7 +246,7 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str = '') -> None:
         parser: Parser of the tool.
         example: Change that the help shows. Default ``''``: none.
     """
-    from .project.changes import ConfigChanges  # slow
+    from .config_changes import ConfigChanges  # slow
 
     parser.add_argument(
         '--cfg-options',

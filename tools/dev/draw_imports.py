@@ -29,7 +29,7 @@ FLOORS = (
     ('datasets', 'registry'),
     ('binary', 'checkpoints', 'images', 'plots'),
     ('cli', 'native'),
-    ('options',),
+    ('config_changes', 'options'),
     ('checks', 'plain_files', 'plain_values'),
     ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
 )

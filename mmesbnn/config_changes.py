@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-from ..errors import shorten
+from .errors import shorten
 
 #: Spaces inside a text. Those beside a comma or inside the ends of brackets separate values.
 INNER = re.compile(r'(?<=[^ ,(\[]) +(?=[^ ,)\]])')
