@@ -3,9 +3,10 @@
 ``mim`` and mmengine look for configs and tools inside the installed package, under
 ``mmesbnn/.mim``. In the repository these folders are beside the package. The build
 therefore adds copies to a wheel and links to an editable install, so that an edited config
-takes effect at once. ``mmesbnn::config`` and ``mim train mmesbnn`` find the package by its
+takes effect at once. ``mim run mmesbnn`` and ``mim search mmesbnn`` find the package by its
 name through ``pkg_resources``, which cannot see an editable install. They need a plain
-``pip install .``.
+``pip install .``. mmengine's ``package::config`` and ``mim train`` work for OpenMMLab's own
+packages only: no install adds this one to mmengine's list, and training needs their tools.
 """
 
 import os

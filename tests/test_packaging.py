@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import setuptools
+from mmengine.config.utils import MODULE2PACKAGE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -199,6 +200,13 @@ def test_model_index_names_files_that_exist():
     assert imported
     for name in imported:
         assert (ROOT / name).is_file(), name
+
+
+def test_no_install_makes_our_configs_known_to_mmengine():
+    """mmengine lists the packages of OpenMMLab; `mim train` needs a tool that is not here."""
+    assert 'mmesbnn' not in MODULE2PACKAGE and not (ROOT / 'tools' / 'train.py').exists()
+    promises = (ROOT / 'setup.py').read_text()
+    assert 'mmesbnn::' not in promises and 'mim train mmesbnn' not in promises
 
 
 def test_plain_install_leaves_mmcv_alone(metadata):
