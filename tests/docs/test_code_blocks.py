@@ -161,6 +161,14 @@ def test_code_that_cannot_run_here(page, block):
     pytest.skip(block.needs)
 
 
+@pytest.mark.parametrize('page', PAGES)
+def test_pages_that_import_modules_of_users_say_how_python_finds_them(page):
+    code = ''.join(block.text for block in blocks.blocks(page))
+    for imports in re.findall(r'imports=\[([^]]*)\]', code):
+        if set(re.findall(r"'([^']+)'", imports)) - {'mmesbnn'}:
+            assert 'PYTHONPATH="$PWD:$PYTHONPATH" mim train' in code
+
+
 def test_blocks_are_read():
     code = 'cd a && python x.py --b "c d" \\\n    e  # f\nmake g\n'
     assert blocks.commands(code) == [
