@@ -1,8 +1,10 @@
 """ReActNet's two-stage recipe: its values, and the initial weights of stage two."""
 
+import argparse
+
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -159,3 +161,12 @@ def test_stage_2_without_stage_1_does_not_begin(tmp_path, monkeypatch):
     root = write_imagenet(tmp_path / 'imagenet')
     with pytest.raises(FileNotFoundError, match='reactnet-18_stage1'):
         run('reactnet/reactnet-18_stage2_8xb64_in1k.py', root, tmp_path / 'work')
+
+
+def test_the_readme_says_how_to_give_a_path_with_spaces():
+    """mim's tools parse --cfg-options with mmengine, which removes spaces in values."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    given = parser.parse_args(['--cfg-options', 'load_from=my runs/a.pth']).cfg_options
+    readme = ' '.join((CONFIGS / 'reactnet' / 'README.md').read_text().split())
+    assert given == {'load_from': 'my runs/a.pth'} or '`mim` removes the spaces' in readme
