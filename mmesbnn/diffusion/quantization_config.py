@@ -11,7 +11,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
 from ..binary import BinaryOptions
 from ..binary.arguments import checked_layer
-from ..binary.entries import own_entries_only
+from ..binary.entries import SIGNS, WEIGHT_BINARIZERS, own_entries_only
 from ..checks import check, mapping, one_of, shown
 from .named import FACTOR, KEEP, LAYERS, METHOD, NAMED
 
@@ -20,6 +20,15 @@ class Method(str, Enum):
     """Name of the method in the form that diffusers expects."""
 
     MMESBNN = METHOD
+
+
+def _refuse_others(argument: str, spec: str | Mapping[str, Any], own: Mapping[str, type]) -> None:
+    """Refuse a class of another package, because a saved model could not name it."""
+    if (spec if isinstance(spec, str) else spec['type']) not in own:
+        raise ValueError(
+            f'{shown(argument, spec)} must be of this package, because a model that is loaded '
+            'cannot name others; binarize_unet without BinaryConfig takes them'
+        )
 
 
 class BinaryConfig(QuantizationConfigMixin):
@@ -46,10 +55,10 @@ class BinaryConfig(QuantizationConfigMixin):
         shortcuts: Whether to replace 1x1 convolutions of shortcuts, too. Default False.
         spread: Initial thresholds of the input's copies lie evenly in ``[0,
             2 spread]``. Default 0.5.
-        sign: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict. Default
-            ``'quadratic'``.
-        weight_binarizer: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict.
-            After packed weights were loaded it is ``'learned_scale'``: the scales are
+        sign: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict of this package.
+            Default ``'quadratic'``.
+        weight_binarizer: As :class:`~mmesbnn.binary.BinaryConv2d`'s, a name or dict of this
+            package. After packed weights were loaded it is ``'learned_scale'``: the scales are
             parameters, which start at the stored scales. Default ``'scaled_sign'``.
         pad_value: As :class:`~mmesbnn.binary.BinaryConv2d`'s: -1, 0 or 1. Default 0.
         latent_clip: As :class:`~mmesbnn.binary.BinaryConv2d`'s. Default None.
@@ -97,6 +106,8 @@ class BinaryConfig(QuantizationConfigMixin):
         self.layers = None if layers is None else list(layers)
         self.packed = packed
         _ = self.options  # raises an error for an unknown sign or binarizer
+        _refuse_others('sign', self.sign, SIGNS.own)
+        _refuse_others('weight_binarizer', self.weight_binarizer, WEIGHT_BINARIZERS.own)
 
     @property
     def options(self) -> BinaryOptions:

@@ -83,14 +83,25 @@ def test_options_of_a_call_replace_those_of_a_file():
     assert rest == {'other': 1}
 
 
-def test_a_file_cannot_name_signs_of_other_packages():
+@pytest.fixture
+def other_sign():
+    """Register a sign of another package."""
+
     @SIGNS.register_module(name='SignOfTests')
     class SignOfTests(nn.Module):
         pass
 
-    try:
-        config = BinaryConfig(sign='SignOfTests')
-        with pytest.raises(ValueError, match=r"sign='SignOfTests'.*of other packages"):
-            BinaryConfig.from_dict(config.to_dict())
-    finally:
-        SIGNS.module_dict.pop('SignOfTests')
+    yield 'SignOfTests'
+    SIGNS.module_dict.pop('SignOfTests')
+
+
+def test_a_file_cannot_name_signs_of_other_packages(other_sign):
+    options = {**BinaryConfig().to_dict(), 'sign': other_sign}
+    with pytest.raises(ValueError, match=r"sign='SignOfTests'.*of other packages"):
+        BinaryConfig.from_dict(options)
+
+
+def test_signs_of_other_packages_are_refused_before_a_model_is_trained(other_sign):
+    for sign in (other_sign, dict(type=other_sign)):
+        with pytest.raises(ValueError, match=r'sign=.*SignOfTests.* must be of this package'):
+            BinaryConfig(sign=sign)
