@@ -14,10 +14,12 @@ from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
 from ..binary.weight_values import check_weight
-from ..checks import checked, instance, one_of
+from ..checks import check, checked, instance, one_of
 from .operators import Forms, OperatorMode, is_binary, layer_name
 
 TENSOR = instance(Tensor, 'a tensor')
+#: Arguments of ``forward``. An array of NumPy, say, would be unpacked into its images.
+_ARGUMENTS = instance((list, tuple), 'a tensor, or a mapping, list or tuple of arguments')
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _run(model: nn.Module, batch: Any) -> None:
     elif isinstance(batch, Mapping):
         model(**batch)
     else:
+        check('batch', batch, _ARGUMENTS)
         model(*batch)
 
 
@@ -165,13 +168,14 @@ def check_binary(model: nn.Module, batch: Any) -> list[Finding]:
     Args:
         model: Any module.
         batch: A tensor; for mmengine models a batch of the test dataloader; or the
-            arguments of ``forward`` as a mapping or sequence.
+            arguments of ``forward`` as a mapping, list or tuple.
 
     Returns:
         Findings in the order in which the layers run, at most one about inputs and one
         about weights per layer. The list is empty if the network is binary.
 
     Raises:
+        ValueError: If ``batch`` is none of these.
         NotImplementedError: If the network runs an mmesbnn operator that this module
             does not know.
     """

@@ -1,5 +1,6 @@
 """The check finds everything that makes a network not binary, and reports nothing else."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -148,3 +149,10 @@ def test_check_weight(rows, expected):
 def test_check_input():
     assert check_input(torch.tensor([1.0, -1.0])) is None
     assert 'e.g. 0.999' in check_input(torch.tensor([1.0, 0.999]))
+
+
+@pytest.mark.parametrize('batch', [np.zeros((2, 2, 3, 3), np.float32), None, 3, 'x'])
+def test_other_batches_are_named(batch):
+    with pytest.raises(ValueError, match=r'^batch=.* must be a tensor, or a mapping, list or') as e:
+        check_binary(BinaryConv2d(2, 2, 1), batch)
+    assert len(str(e.value)) < 400
