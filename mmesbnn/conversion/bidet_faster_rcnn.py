@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
 
 #: Scales of the anchors by the number of anchors: VOC's and COCO's. There are three ratios.
 SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
@@ -91,6 +91,7 @@ def read_layout(state: Mapping[str, Tensor]) -> Layout:
         widths.append(shape_of(state, f'{stage}.0.conv1.conv.weight')[0])
         pattern = re.compile(rf'{re.escape(stage)}\.(\d+)\.conv[12]\.conv\.weight')
         depths.append(sum(pattern.fullmatch(key) is not None for key in state))
+    check_count(state, sum(depths), 'convolutions', 4)  # a kernel and a norm of five
     common = tuple(widths), tuple(depths)
     if not is_detector:
         return Layout(*common, shape_of(state, 'fc.weight')[0])

@@ -25,7 +25,7 @@ from ..binary.weights import BINARY_BELOW
 from ..models.backbones.bnext import ARCHS, BINARY_BELOW_18, BNext
 from ..models.backbones.pyramid import block_settings
 from ..models.layers.minmax import CONV_CLIP, LINEAR_CLIP
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
 
 #: Our names in a :class:`RecoupledConv`, and the published ones. The first match is used.
 UNIT_NAMES = {
@@ -130,6 +130,7 @@ def _arch(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
     channels, double = [stem_width], _numbers(state, r'feature\.(\d+)\.FFN_')
     for i in range(1, _count(state, r'feature\.(\d+)\.')):
         channels.append(channels[-1] * (2 if i in double else 1))
+    check_count(state, len(channels) - 1, 'blocks', 24)  # about 19 in each of its two units
     return dict(channels=channels)
 
 
@@ -139,6 +140,7 @@ def _arch_18(state: Mapping[str, Tensor], stem_width: int) -> dict[str, Any]:
         key = f'layer{i}.0.Attention.binary_conv.weight'
         channels.append(shape_of(state, key, 4)[0])
         depths.append(_count(state, rf'layer{i}\.(\d+)\.'))
+    check_count(state, sum(depths), 'blocks', 24)  # about 19 in each of its two units
     return dict(channels=channels, depths=depths)
 
 

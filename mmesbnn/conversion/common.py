@@ -97,6 +97,23 @@ def without_memory() -> Iterator[None]:
         raise ValueError(f'describes a network that is too large: {sentence(error)}') from error
 
 
+def check_count(state: Mapping[str, Tensor], count: int, what: str, least: int) -> None:
+    """Refuse a few names that claim a network of many entries, which takes long to build.
+
+    Args:
+        state: A state dict.
+        count: Number of parts that its names claim.
+        what: Name of these parts, in the plural.
+        least: Number of entries for each part, fewer than a part has: of a file that lacks a
+            few entries :func:`check_fit` names them.
+
+    Raises:
+        ValueError: If there are fewer entries.
+    """
+    if count * least > len(state):
+        raise ValueError(f'has {len(state)} entries, too few for {count} {what}')
+
+
 def check_fit(
     state: Mapping[str, Tensor],
     shapes: Mapping[str, Sequence[int]],

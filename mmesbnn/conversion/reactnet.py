@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..models.backbones.pyramid import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
 
 #: Pattern of the latent weights of binary convolutions.
 LATENT = re.compile(
@@ -66,6 +66,7 @@ def _arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
     while f'feature.{len(channels)}.bn1.weight' in state:
         double = f'feature.{len(channels)}.bn2_1.weight' in state
         channels.append(channels[-1] * (2 if double else 1))
+    check_count(state, len(channels) - 1, 'blocks', 8)  # two kernels and two norms of five
     return dict(channels=channels)
 
 
@@ -77,6 +78,7 @@ def _arch_18(state: Mapping[str, Tensor]) -> dict[str, Any]:
             depth += 1
         channels.append(shape_of(state, f'{stage}.0.bn1.weight', 1)[0])
         depths.append(depth)
+    check_count(state, sum(depths), 'blocks', 4)  # a kernel and a norm of five
     return dict(channels=channels, depths=depths)
 
 

@@ -144,6 +144,10 @@ def broken(**changes):
             'has 10 rows, not two for each of 9 or 12 anchors',
         ),
         ({'RCNN_base.0.weight': None}, 'lacks the key RCNN_base.0.weight'),
+        (
+            {f'RCNN_base.3.{i}.conv1.conv.weight': torch.zeros(1) for i in range(1, 300)},
+            r'has \d+ entries, too few for \d+ convolutions',
+        ),
     ],
 )
 def test_odd_files_are_refused(changes, message):

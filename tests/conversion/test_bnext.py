@@ -266,8 +266,19 @@ def broken(net='rep_ops', **changes):
         ),
         # every pair of modules doubles the width
         (
-            broken(**{f'feature.{i}.FFN_1.x': torch.zeros(1) for i in range(1, 60)}),
+            broken(
+                **{f'feature.{i}.FFN_1.x{j}': torch.zeros(1) for i in range(60) for j in range(30)}
+            ),
             'describes a network that is too large',
+        ),
+        # building a network of so many blocks took over ten seconds
+        (
+            broken(**{f'feature.{i}.x': torch.zeros(1) for i in range(300)}),
+            r'has \d+ entries, too few for 299 blocks',
+        ),
+        (
+            broken('18', **{f'layer0.{i}.x': torch.zeros(1) for i in range(300)}),
+            r'has \d+ entries, too few for 30\d blocks',
         ),
     ],
 )

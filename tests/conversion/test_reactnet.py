@@ -175,6 +175,15 @@ def broken(net, **changes):
             broken('A', **{'feature.2.move21.bias': None}),
             r'ReActNet variant.*1 are missing \(feature.2.move21.bias',
         ),
+        # building a network of so many blocks took a minute
+        (
+            broken('A', **{f'feature.{i}.bn1.weight': torch.zeros(1) for i in range(1, 1000)}),
+            r'has \d+ entries, too few for 999 blocks',
+        ),
+        (
+            broken('18', **{f'layer1.{i}.bn1.weight': torch.zeros(8) for i in range(1, 1000)}),
+            r'has \d+ entries, too few for 1\d+ blocks',
+        ),
         (
             broken('A', **{'feature.3.binary_pw.weights': None}),
             r'1 are missing \(feature.3.binary_pw.weights',
@@ -197,7 +206,7 @@ def broken(net, **changes):
                 **{
                     f'feature.{i}.{norm}.weight': torch.zeros(1)
                     for i in range(1, 60)
-                    for norm in ('bn1', 'bn2_1')
+                    for norm in ('bn1', 'bn2_1', *'abcdef')
                 },
             ),
             'describes a network that is too large',
