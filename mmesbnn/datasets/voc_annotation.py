@@ -13,6 +13,8 @@ from ..plain_files import open_plain
 
 #: Largest size of an annotation in bytes.
 MOST_BYTES = 2**24
+#: Largest number of elements of an annotation. Each takes about 300 bytes when it is read.
+MOST_ELEMENTS = 2**17
 #: Largest coordinate and side; larger numbers are not exact in float32.
 MOST_PIXELS = 2**24
 
@@ -48,24 +50,33 @@ def check_annotation(path: str | os.PathLike[str]) -> None:
 
 def _problem(text: bytes) -> str | None:
     try:
-        _refuse_entities(text)
+        _check_parts(text)
         root = ET.fromstring(text)
     except (ET.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         return str(error)
     return next(_problems(root), None)
 
 
-def _refuse_entities(text: bytes) -> None:
+def _check_parts(text: bytes) -> None:
     """Raise a ``ValueError`` at the declaration of an entity, in any encoding.
 
-    Entities can grow without limit when they are read; VOC has none.
+    Entities can grow without limit when they are read; VOC has none. Too many elements are an
+    error, too.
     """
+    count = 0
 
     def refuse(*declaration: object) -> None:
         raise ValueError('it declares entities')
 
+    def count_one(*element: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_ELEMENTS:
+            raise ValueError(f'it has more than {MOST_ELEMENTS} elements')
+
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = count_one
     parser.Parse(text, True)
 
 

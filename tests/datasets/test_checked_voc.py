@@ -251,6 +251,10 @@ def test_large_and_odd_annotations_are_not_read(root, monkeypatch):
     monkeypatch.setattr('mmesbnn.datasets.voc_annotation.MOST_BYTES', 100)
     with pytest.raises(ValueError, match=r'000001.xml: .*over 100 B'):
         build(root)
+    monkeypatch.undo()
+    path.write_text(f'<annotation>{"<a>" * 2**18}{"</a>" * 2**18}</annotation>')
+    with pytest.raises(ValueError, match=r'000001.xml: .*more than 131072 elements'):
+        build(root)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ValueError, match=r'000001.xml: .*a named pipe'):
