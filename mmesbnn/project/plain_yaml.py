@@ -1,4 +1,7 @@
-"""Reader of YAML configs as data. mmengine's own reader runs code that tags name."""
+"""Reader of YAML and JSON configs as data, with limits.
+
+mmengine's own reader of YAML runs code that tags name.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from mmengine.fileio.handlers import file_handlers
 
 from ..errors import MmesbnnError, shorten
 
-_FORMATS = ('yaml', 'yml')
 _swapping = threading.RLock()
 #: Values of a file, each counted as often as an alias repeats it.
 _MOST_VALUES = 100_000
@@ -26,7 +28,7 @@ class TagError(MmesbnnError):
 
 
 class AliasError(MmesbnnError):
-    """Error about a YAML file of too many or too deep values, or of an alias in itself."""
+    """Error about a file of too many or too deep values, or of an alias in itself."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -54,23 +56,33 @@ def _count(node: yaml.Node, counts: dict[int, tuple[int, int]]) -> tuple[int, in
     counts[id(node)] = 0, 0
     children = node.value if isinstance(node, yaml.CollectionNode) else []
     flat = (x for child in children for x in (child if isinstance(child, tuple) else (child,)))
-    inner = [_count(child, counts) for child in flat]
+    counts[id(node)] = _total([_count(child, counts) for child in flat])
+    return counts[id(node)]
+
+
+def _count_plain(value: Any) -> tuple[int, int]:
+    """Return the numbers of :func:`_count` for a value of JSON, which has no aliases."""
+    children = value.values() if isinstance(value, dict) else value
+    return _total([_count_plain(x) for x in children] if isinstance(value, (dict, list)) else [])
+
+
+def _total(inner: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the numbers of a value that holds those with the numbers ``inner``."""
     values = 1 + sum(count for count, _ in inner)
     copies = values + sum(count for _, count in inner)
     _check_counts(values, copies)
-    counts[id(node)] = values, copies
     return values, copies
 
 
 def _check_counts(values: int, copies: int) -> None:
     if values > _MOST_VALUES:
         raise AliasError(
-            f'it or a YAML file it builds on has more than {_MOST_VALUES} values, '
-            'with aliases written out'
+            f'it or a file it builds on has more than {_MOST_VALUES} values, with aliases '
+            'written out'
         )
     if copies > _MOST_COPIES:
         raise AliasError(
-            'it or a YAML file it builds on has too many values in too many lists and dicts '
+            'it or a file it builds on has too many values in too many lists and dicts '
             f'around them: more than {_MOST_COPIES} copies would be made'
         )
 
@@ -108,9 +120,23 @@ class _PlainHandler(BaseFileHandler):
         return self.usual.dump_to_str(obj, **kwargs)
 
 
+class _LimitedHandler(_PlainHandler):
+    """File handler of mmengine that reads JSON of limited size and depth."""
+
+    def load_from_fileobj(self, file: IO[Any], **kwargs: Any) -> Any:
+        content = self.usual.load_from_fileobj(file, **kwargs)
+        _count_plain(content)
+        return content
+
+
+_HANDLERS = {'yaml': _PlainHandler, 'yml': _PlainHandler, 'json': _LimitedHandler}
+
+
 @contextlib.contextmanager
 def plain_yaml() -> Iterator[None]:
     """Make mmengine read YAML files as data in this block, also those in ``_base_``.
+
+    Files in JSON have the same limits.
 
     Raises:
         TagError: If a file has a tag that would build an object.
@@ -119,8 +145,8 @@ def plain_yaml() -> Iterator[None]:
             that contains itself.
     """
     with _swapping:
-        usual = {name: file_handlers[name] for name in _FORMATS}
-        file_handlers.update({k: _PlainHandler(v) for k, v in usual.items()})
+        usual = {name: file_handlers[name] for name in _HANDLERS}
+        file_handlers.update({name: _HANDLERS[name](usual[name]) for name in usual})
         try:
             yield
         finally:

@@ -1,4 +1,6 @@
-"""A config in YAML is data: none of its tags runs."""
+"""A config in YAML is data: none of its tags runs. YAML and JSON have limits."""
+
+import json
 
 import mmengine
 import pytest
@@ -101,6 +103,35 @@ def test_aliases_that_fill_the_memory_are_refused(text, told, tmp_path):
     path.write_text(text)
     with pytest.raises(InputError, match=told):
         load_config(path)
+
+
+def nested(depth, count):
+    """A list of numbers in many dicts."""
+    value = list(range(count))
+    for _ in range(depth):
+        value = {'a': value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ('value', 'told'),
+    [([{}] * 100_001, 'more than 100000 values'), (nested(400, 5000), 'more than 1000000 copies')],
+)
+def test_json_of_too_many_or_too_deep_values_is_refused(value, told, tmp_path):
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps({'model': {'type': 'X'}, 'x': value}))
+    with pytest.raises(InputError, match=f'cannot read the config {path}: .*{told}'):
+        load_config(path)
+    based = tmp_path / 'based.json'
+    based.write_text('{"_base_": "config.json"}')
+    with pytest.raises(InputError, match=f'cannot read the config {based}: .*{told}'):
+        load_config(based)
+
+
+def test_long_json_is_read(tmp_path):
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps({'model': {'type': 'X'}, 'x': nested(30, 20_000)}))
+    assert load_config(path).x.a.a.a.keys() == {'a'}
 
 
 def test_a_few_aliases_are_read(tmp_path):
