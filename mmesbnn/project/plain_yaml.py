@@ -6,6 +6,7 @@ mmengine's own reader of YAML runs code that tags name.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
@@ -108,10 +109,15 @@ class _PlainHandler(BaseFileHandler):
 
     def __init__(self, usual: BaseFileHandler) -> None:
         self.usual = usual
+        self.known: dict[str, Any] = {}
 
     def load_from_fileobj(self, file: IO[Any], **kwargs: Any) -> Any:
-        # this loader makes plain values only
-        return yaml.load(file, Loader=_PlainLoader)
+        # mmengine reads a config several times, and PyYAML is slow
+        text = file.read()
+        if text not in self.known:
+            # this loader makes plain values only
+            self.known[text] = yaml.load(text, Loader=_PlainLoader)
+        return copy.deepcopy(self.known[text])
 
     def dump_to_fileobj(self, obj: Any, file: IO[Any], **kwargs: Any) -> None:
         self.usual.dump_to_fileobj(obj, file, **kwargs)

@@ -52,6 +52,16 @@ def test_what_mmengine_writes_is_read(tmp_path):
     assert cfg.a == [None, 1e-3]
 
 
+def test_a_file_is_parsed_once(tmp_path, monkeypatch):
+    path, read = tmp_path / 'config.yaml', []
+    path.write_text(PLAIN + 'a: &a [{b: 1}]\nc: *a\n')
+    parse = yaml.load
+    monkeypatch.setattr(yaml, 'load', lambda *a, **k: read.append(a) or parse(*a, **k))
+    cfg = load_config(path, {'a.0.b': 2})
+    assert len(read) == 1  # a file of 20,000 numbers takes seconds each time
+    assert (cfg.a[0].b, cfg.c[0].b) == (2, 1)
+
+
 def test_mmengine_stays_as_it_is(tmp_path):
     path = tmp_path / 'config.yml'
     path.write_text(PLAIN)
