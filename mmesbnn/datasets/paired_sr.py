@@ -279,11 +279,11 @@ class PairedSRDataset(Dataset[Any]):
 
     def _read(self, pair: Pair, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         window, (height, width) = self._window(pair, rng), pair.size
-        hr = _crop(read_rgb(pair.hr), 0, 0, height, width, self.scale)
+        hr = _crop(_read_unchanged(pair.hr, pair.size, self.scale), 0, 0, height, width, self.scale)
         if pair.lr is None:
             lr = self._downsampled(hr, window)
         else:
-            lr = _crop(read_rgb(pair.lr), *window)
+            lr = _crop(_read_unchanged(pair.lr, pair.size), *window)
         return lr, _crop(hr, *window, self.scale)
 
     def __getitem__(self, key: int | tuple[int, Any]) -> dict[str, Any]:
@@ -298,6 +298,18 @@ class PairedSRDataset(Dataset[Any]):
         lr, hr = (_turned(image, symmetry).contiguous() for image in images)
         sample = dict(hr=hr, name=pair.hr.stem, set_name=pair.set_name, index=index)
         return dict(inputs=lr, data_samples=sample)
+
+
+def _read_unchanged(file: Path, size: tuple[int, int], scale: int = 1) -> Tensor:
+    """Read an image whose size, in units of ``scale`` pixels, was found at construction."""
+    image = read_rgb(file)
+    height, width = image.shape[1:]
+    if (height // scale, width // scale) != size:
+        raise ValueError(
+            f'{file} is {height} x {width} pixels, not of the size that it had when the data set '
+            'was built: build it again'
+        )
+    return image
 
 
 def _crop(image: Tensor, top: int, left: int, height: int, width: int, scale: int = 1) -> Tensor:

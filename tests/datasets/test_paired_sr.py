@@ -300,6 +300,18 @@ def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
         PairedSRDataset(2, hr)[0]
 
 
+@pytest.mark.parametrize('changed', ['HR', 'LR'])
+def test_an_image_that_changed_its_size_is_named_when_it_is_read(changed, tmp_path):
+    """Crops of images of other sizes would show different places."""
+    for folder, side in (('HR', 32), ('LR', 8)):
+        write_png(tmp_path / folder / 'a.png', torch.zeros(3, side, side).byte())
+    data = PairedSRDataset(4, hr=str(tmp_path / 'HR'), lr=str(tmp_path / 'LR'), crop_size=8)
+    file = tmp_path / changed / 'a.png'
+    write_png(file, torch.zeros(3, 48, 40).byte())
+    with pytest.raises(ValueError, match=f'{file} is 48 x 40 pixels, not of the size'):
+        data[0]
+
+
 def test_pngs_appear_whole(tmp_path, monkeypatch):
     def fail(image, path, **kwargs):
         path.write_bytes(b'half')
