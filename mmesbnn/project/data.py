@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..checks import checked, optional, positive_int, sequence
 from ..images.files import MAX_PIXELS
+from ..plain_files import open_plain
 from .config import CONFIG, scope_of, type_name
 from .errors import InputError, explained
 
@@ -224,8 +225,11 @@ def image_facts(cfg: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     """Return the lines of a file, as mmengine reads a text in meta data; else ``value``."""
     if isinstance(value, str):
+        file = os.path.expanduser(value)
         with suppress(OSError, TypeError):  # then it is no file, and means itself
-            return list_from_file(os.path.expanduser(value))
+            if os.path.exists(file):  # else it can be an address
+                open_plain(file).close()  # mmengine would wait for a pipe
+            return list_from_file(file)
     return value
 
 

@@ -314,3 +314,14 @@ def test_an_explained_error_is_one_sentence(error, told):
     with pytest.raises(InputError) as caught, explained('it'):
         raise error
     assert str(caught.value) == told
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='the system has no named pipes')
+def test_a_pipe_is_no_file_of_names(tmp_path, monkeypatch):
+    pipe = tmp_path / 'names'
+    os.mkfifo(pipe)
+    monkeypatch.setattr('mmesbnn.project.data.list_from_file', lambda file: ['waited'])
+    cfg = Config(
+        dict(test_dataloader=dict(dataset=dict(type='Any', metainfo=dict(classes=str(pipe)))))
+    )
+    assert dataset_meta(cfg)['classes'] == str(pipe)
