@@ -13,6 +13,7 @@ from .data import (
     input_shape,
     reads_rgb,
     real_batch,
+    stored_test_data,
     testing_pipeline,
 )
 from .errors import InputError, explained
@@ -39,6 +40,7 @@ __all__ = [
     'reads_rgb',
     'real_batch',
     'scope_of',
+    'stored_test_data',
     'testing_pipeline',
     'type_name',
 ]

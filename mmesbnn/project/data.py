@@ -217,7 +217,7 @@ def image_facts(cfg: Mapping[str, Any]) -> dict[str, Any]:
         pipeline of the test data set does not set them. What does not hold or is not known is
         left out.
     """
-    kept = _first_size(cfg, [_pipeline(_loader(cfg, 'test'))])
+    kept = _first_size(cfg, [testing_pipeline(cfg)])
     size = None if kept else _test_size(cfg) or _unchanged_size(cfg)
     return {**({'rgb': True} if gives_rgb(cfg) else {}), **({'size': size} if size else {})}
 
@@ -260,6 +260,38 @@ def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**getattr(registry.get(dataset['type']), 'METAINFO', {}), **given}
         except Exception:  # its package is not installed, so there are no meta data
             return given
+
+
+def _with_names(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a data set with the lists of names that it reads from files."""
+    read = dict(dataset)
+    if isinstance(read.get('dataset'), dict):  # of a wrapper
+        read['dataset'] = _with_names(read['dataset'])
+    if isinstance(read.get('datasets'), (list, tuple)):
+        read['datasets'] = [_with_names(x) if isinstance(x, dict) else x for x in read['datasets']]
+    given = _given_meta(dataset)
+    if isinstance(given.get('classes'), str):  # one class
+        given['classes'] = [given['classes']]
+    if given:
+        read.pop('classes', None)
+        read['metainfo'] = {k: v for k, v in given.items() if not isinstance(v, str)}
+    return read
+
+
+def stored_test_data(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``test_dataloader`` of a config that is stored beside a network.
+
+    It is the loader of the test data, or of the validation data. Transforms are those of
+    :func:`testing_pipeline`. Names in files are read, because the files are not stored.
+
+    Args:
+        cfg: Config of the data.
+    """
+    loader = _loader(cfg, 'test', 'val') or {}
+    dataset, pipeline = loader.get('dataset') or {}, testing_pipeline(cfg)
+    if pipeline and not _pipeline(loader):
+        dataset = {**dataset, 'pipeline': pipeline}
+    return {**loader, 'dataset': _with_names(dataset)} if dataset else dict(loader)
 
 
 def _head(cfg: Mapping[str, Any]) -> Mapping[str, Any]:

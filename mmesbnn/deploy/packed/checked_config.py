@@ -146,7 +146,7 @@ def _check_dict(kind: str, config: Mapping[str, Any], scope: str | None) -> dict
 
 
 def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    loader = config.get('test_dataloader') or {}
+    loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
     loader = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
     dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
     while isinstance(dataset, Mapping) and 'pipeline' not in dataset:
@@ -219,7 +219,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(preprocessor, Mapping):
             _refuse('data_preprocessor', preprocessor, 'must be a dict')
         part['data_preprocessor'] = _check_dict('model', preprocessor, scope)
-    pipeline = _test_dataset(config).get('pipeline') or []
+    pipeline = _test_dataset(config).get('pipeline') or config.get('test_pipeline') or []
     if not isinstance(pipeline, (list, tuple)):
         _refuse('pipeline', pipeline, 'must be a list')
     steps = _check('transform', 'pipeline', list(pipeline), scope)

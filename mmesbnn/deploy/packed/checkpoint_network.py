@@ -24,6 +24,7 @@ from ...project import (
     load_state,
     read_checkpoint,
     scope_of,
+    stored_test_data,
 )
 from . import checked_config, stored_config
 
@@ -62,7 +63,7 @@ def read_network(
     except InputError as error:
         raise InputError(f'{checkpoint if config is None else config}: {error}') from error
     load_state(model, content, checkpoint)
-    return model.eval(), cfg, _plain_meta(meta.get('dataset_meta'))
+    return model.eval(), cfg, plain_meta(meta.get('dataset_meta'))
 
 
 def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager[Any]:
@@ -74,7 +75,7 @@ def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextM
     return bounded_build(weights, max_bytes)
 
 
-def _plain_meta(meta: Any) -> dict[str, Any]:
+def plain_meta(meta: Any) -> dict[str, Any]:
     """Return the meta data of a data set that JSON can hold, mainly the classes."""
     plain = {}
     for key, value in meta.items() if isinstance(meta, Mapping) else ():
@@ -95,10 +96,15 @@ def _config_of(meta: Mapping[str, Any], checkpoint: Any, trust: bool) -> Config:
     if not isinstance(config.get('model'), dict):
         raise InputError(f'{checkpoint} holds no config: name the config')
     try:
-        kept = {**config, FACTS: image_facts(config)} if trust else checked_config.checked(config)
+        kept = _trusted(config) if trust else checked_config.checked(config)
     except ConfigError as error:
         raise InputError(f'{checkpoint}: {error}') from error
     return Config({key: kept[key] for key in stored_config.KEPT if kept.get(key)})
+
+
+def _trusted(config: Mapping[str, Any]) -> dict[str, Any]:
+    data = stored_test_data(config)
+    return {**config, 'test_dataloader': data, FACTS: image_facts(config)}
 
 
 def _stored_in(meta: Mapping[str, Any]) -> dict[str, Any]:

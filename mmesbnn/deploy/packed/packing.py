@@ -20,11 +20,12 @@ from ...binary.replaced import replaced_in
 from ...checks import Rule, checked, mapping, optional, positive_int
 from ...optional import require
 from ...plain_values import ConfigError
-from ...project import FACTS, deployed_config, image_facts
+from ...project import FACTS, deployed_config, image_facts, stored_test_data
+from ...project import dataset_meta as meta_of
 from ...version import __version__
 from ...whole_files import check_file, whole_file
 from . import checked_config, stored_config
-from .checkpoint_network import read_network
+from .checkpoint_network import plain_meta, read_network
 from .collecting import PackReport, collect, dtype_of, with_progress
 from .file import DTYPES_ENTRY, FORMAT, PackError, order_metadata, read_packed, stored_weight
 from .layout import CHECKSUM, checksum, flatten
@@ -55,9 +56,11 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
     if config is not None:
         config = Config(dict(config))
         kept = {**config.to_dict(), 'model': Config(deployed_config(config)).to_dict()}
+        kept['test_dataloader'] = stored_test_data(kept)
         kept[FACTS] = image_facts(config)
         content['config'] = stored_config.to_json(stored_config.kept_part(kept))
-        if stored_config.to_json(_known_meta(config)) == stored_config.to_json(meta):
+        meta = meta or plain_meta(meta_of(kept))
+        if stored_config.to_json(_known_meta(kept)) == stored_config.to_json(meta):
             meta = {}
     if meta:
         content['dataset_meta'] = stored_config.to_json(meta)
@@ -82,7 +85,7 @@ def _other_dtypes(dtypes: Mapping[str, torch.dtype], kind: str) -> dict[str, str
     return {DTYPES_ENTRY: json.dumps(others, separators=(',', ':'))} if others else {}
 
 
-def _known_meta(config: Config) -> Mapping[str, Any]:
+def _known_meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the meta data that :func:`load_packed` gets from the config itself."""
     try:
         return checked_config.checked_dataset_meta(config)
@@ -128,7 +131,7 @@ def pack(
             Default None: the config that the model itself holds (from mmpretrain's
             ``get_model``, or of a ``BIDiffSRUNet``), or no config.
         dataset_meta: Meta data of the data set, such as ``{'classes': [...]}``. Default
-            None: the model's own meta data, if it has any.
+            None: the model's own meta data, or else what ``config`` says.
         half: Whether to store everything except the bits in half precision. It rounds
             parameters, scales and statistics by at most 2^-11 of their value, or by at
             most 2^-25 if they are below 2^-14. Tensors with values beyond 65504, and

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
@@ -56,6 +57,49 @@ def test_names_that_the_data_set_knows_are_left_out(classifier, tmp_path):
     pack(model, path, config=cfg, dataset_meta=meta)
     assert 'dataset_meta' not in read_packed(path)[1]
     assert load_packed(path)._dataset_meta == meta
+
+
+@pytest.mark.parametrize('given', ['val_dataloader', 'test_pipeline'])
+def test_transforms_of_a_config_without_test_data(given, classifier, tmp_path):
+    cfg, model = classifier
+    pipeline = list(cfg.test_dataloader.dataset.pipeline)
+    data = dict(val_dataloader=cfg.test_dataloader, test_pipeline=pipeline)
+    cfg = Config(dict(default_scope='mmpretrain', model=cfg.model, **{given: data[given]}))
+    path, checkpoint = tmp_path / 'net.safetensors', tmp_path / 'net.pth'
+    torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=model.state_dict()), checkpoint)
+    pack(model, path, config=cfg)
+    for trust in (False, True):
+        assert load_packed(path, trust_stored_config=trust)._config.test_dataloader.dataset.pipeline
+        pack_checkpoint(checkpoint, tmp_path / 'same.safetensors', trust_stored_config=trust)
+        loaded = load_packed(tmp_path / 'same.safetensors')
+        assert loaded._config.test_dataloader.dataset.pipeline == pipeline
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(classes='names.txt'),
+        dict(metainfo=dict(classes='names.txt')),
+        dict(metainfo=dict(classes=['cat', 'dog', 'eel'], origin='a text')),
+        dict(type='RepeatDataset', dataset=dict(metainfo=dict(classes='names.txt'))),
+        dict(type='ConcatDataset', datasets=[dict(classes='names.txt')]),
+        dict(type='Threes'),
+    ],
+    ids=str,
+)
+def test_names_that_only_the_config_knows(dataset, classifier, tmp_path, monkeypatch):
+    class Threes:
+        METAINFO = dict(classes=['cat', 'dog', 'eel'])
+
+    monkeypatch.setitem(DATASETS.module_dict, 'Threes', Threes)
+    cfg, model = classifier
+    cfg.test_dataloader = dict(dataset={'type': 'CustomDataset', **dataset})
+    (tmp_path / 'names.txt').write_text('cat\ndog\neel\n')
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        pack(model, 'net.safetensors', config=cfg)
+    loaded = load_packed(tmp_path / 'net.safetensors')
+    assert loaded._dataset_meta == dict(classes=['cat', 'dog', 'eel'])
 
 
 def test_what_a_config_may_not_build(classifier, tmp_path):
