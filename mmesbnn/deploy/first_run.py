@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..binary.modes import inference
-from ..errors import sentence
+from ..errors import sentence, shorten
 from .runtime.manifest import ExportError
 
 
@@ -40,6 +41,23 @@ def dtypes_named(network: nn.Module, example: Sequence[Tensor]) -> Iterator[None
         ) from error
 
 
+def check_outputs(outputs: Sequence[Any]) -> None:
+    """Check that a network gives tensors and nothing else.
+
+    Args:
+        outputs: Its outputs, as a flat list.
+
+    Raises:
+        ExportError: If there are none, or one is no tensor, such as None.
+    """
+    if not outputs:
+        raise ExportError('the network gives no outputs: must give tensors')
+    for place, value in enumerate(outputs):
+        if not isinstance(value, Tensor):
+            given = shorten(repr(value), 60)
+            raise ExportError(f'the network gives {given} as output {place}: must be a tensor')
+
+
 def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
     """Run a network once, before the long work, and count its outputs.
 
@@ -52,10 +70,12 @@ def check_run(network: nn.Module, example: Sequence[Tensor], names: Sequence[str
         Its outputs.
 
     Raises:
-        ExportError: If it has another number of outputs, or weights of another dtype.
+        ExportError: If it has another number of outputs, one that is no tensor, or weights of
+            another dtype.
     """
     with inference(network), dtypes_named(network, example):
         outputs = tree_leaves(network(*example))
+    check_outputs(outputs)
     if len(outputs) != len(names):
         raise ExportError(
             f'the network gives {len(outputs)} outputs: its task has {len(names)}, '

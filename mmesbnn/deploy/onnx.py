@@ -30,7 +30,7 @@ from ..errors import sentence
 from ..optional import require
 from ..whole_files import check_file, whole_file
 from .first_run import dtypes_named
-from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
+from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, feed_of, names_of
 from .output_agreement import OutputAgreement, compare_all, compare_runs
 from .packed.file import PackError, why_not_settable
 from .runtime.manifest import ExportError
@@ -259,7 +259,8 @@ def export_onnx(
         path: File to write; an existing file is replaced.
         examples: Inputs, one tuple per example, batch first. Outputs are compared on
             them, so use real inputs. The first example fixes all sizes except the batch.
-        input_names: Names of the inputs. Default ``('images',)``.
+        input_names: Names of the inputs. Default ``('images',)``. The file lacks an input
+            that the network does not read.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
         dynamic_batch: Whether the file takes any batch size, which is tested. Default True.
         opset: Version of ONNX's operators, 11 to 23. Default 17.
@@ -302,10 +303,11 @@ def export_onnx(
                 opset=opset,
             )
             session = _loaded(runtime, partial)
+        read = [port.name for port in session.get_inputs()]
+        feed_of(read, input_names, examples[0])  # its error says more than that of a batch
 
         def run(example: Sequence[Tensor]) -> Sequence[np.ndarray]:
-            feed = {name: x.detach().numpy() for name, x in zip(input_names, example)}
-            return session.run(None, feed)
+            return session.run(None, feed_of(read, input_names, example))
 
         if dynamic_batch:
             _check_batches(run, flat, examples, names)

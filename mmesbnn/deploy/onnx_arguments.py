@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from ..checks import filled_text, instance, integer, sequence
+from .first_run import check_outputs
+from .runtime.manifest import ExportError
 
 #: Pads have values of any kind since opset 11; torch's exporter knows no later one than 23.
 OPSET = integer(11, 23)
@@ -53,7 +56,9 @@ def names_of(outputs: Sequence[Tensor], given: Sequence[str] | None) -> Sequence
 
     Raises:
         ValueError: If the number of names is not that of the outputs.
+        ExportError: If an output is no tensor, or there is none.
     """
+    check_outputs(outputs)
     if not given:
         return [f'output_{i}' for i in range(len(outputs))]
     if len(given) != len(outputs):
@@ -61,3 +66,28 @@ def names_of(outputs: Sequence[Tensor], given: Sequence[str] | None) -> Sequence
             f'output_names={list(given)} must be one name for each output, {len(outputs)}'
         )
     return given
+
+
+def feed_of(
+    read: Iterable[str], input_names: Sequence[str], example: Sequence[Tensor]
+) -> dict[str, np.ndarray]:
+    """Return the inputs of a graph by their names.
+
+    torch leaves out an input that the network does not read.
+
+    Args:
+        read: Names of the inputs that the graph has.
+        input_names: Names of all inputs.
+        example: Inputs.
+
+    Raises:
+        ExportError: If the graph reads none of them.
+    """
+    known = set(read)
+    feed = {name: x.detach().numpy() for name, x in zip(input_names, example) if name in known}
+    if not feed:
+        raise ExportError(
+            f'the network reads none of its inputs, input_names={list(input_names)}: its outputs '
+            'are constants'
+        )
+    return feed

@@ -20,7 +20,7 @@ from ..optional import require
 from ..whole_files import check_file, whole_file
 from .first_run import dtypes_named
 from .onnx import Flat, with_constant_weights, write_graph
-from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, names_of
+from .onnx_arguments import EXAMPLES, NAMES, OPSET, check_examples, feed_of, names_of
 from .output_agreement import OutputAgreement, compare_runs
 from .qonnx_nodes import use_quantizers
 from .runtime.manifest import ExportError
@@ -59,16 +59,20 @@ def _by_qonnx() -> Iterator[None]:
 
 
 def _compared(
-    graph: Any, names: Sequence[str], network: nn.Module, examples: Sequence[tuple[Tensor, ...]]
+    graph: Any,
+    input_names: Sequence[str],
+    names: Sequence[str],
+    network: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
 ) -> list[OutputAgreement]:
     """Compare qonnx's executor with torch."""
     from qonnx.core.onnx_exec import execute_onnx
 
-    inputs = [port.name for port in graph.graph.input]
+    read = [port.name for port in graph.graph.input]
 
     def run(example: Sequence[Tensor]) -> list[np.ndarray]:
+        feed = feed_of(read, input_names, example)
         with _by_qonnx():
-            feed = {name: x.detach().numpy() for name, x in zip(inputs, example)}
             return list(execute_onnx(graph, feed).values())
 
     return compare_runs('qonnx', names, run, network, examples)
@@ -124,7 +128,8 @@ def export_qonnx(
         path: File to write; an existing file is replaced.
         examples: Inputs, one tuple per example, batch first. Outputs are compared on
             them, so use real inputs. The first example fixes all sizes.
-        input_names: Names of the inputs. Default ``('images',)``.
+        input_names: Names of the inputs. Default ``('images',)``. The file lacks an input
+            that the network does not read.
         output_names: Names of the outputs. Default: ``output_0`` and so on.
         opset: Version of ONNX's operators, 11 to 23. Default 17.
 
@@ -166,7 +171,7 @@ def export_qonnx(
             opset=opset,
         )
         graph = ModelWrapper(simplify(partial))
-        agreements = _compared(graph, names, plain, examples)
+        agreements = _compared(graph, input_names, names, plain, examples)
         report = QonnxReport(agreements, _multiplications(graph))
         _check_count(report, network, examples[0])
     return report

@@ -54,3 +54,26 @@ def test_the_number_of_outputs(same):
 
     with pytest.raises(ExportError, match='gives 2 outputs: its task has 1, logits'):
         check_run(Two(4, 6), [torch.zeros(1, 4)], ['logits'])
+
+
+@pytest.mark.parametrize(
+    ('outputs', 'told'),
+    [
+        (lambda y: None, 'gives None as output 0: must be a tensor'),
+        (lambda y: (y, {'count': 3}), 'gives 3 as output 1: must be a tensor'),
+        (lambda y: [], 'gives no outputs: must give tensors'),
+    ],
+)
+def test_outputs_that_are_no_tensors(outputs, told, tmp_path):
+    class Odd(nn.Sequential):
+        def forward(self, x):
+            return outputs(super().forward(x))
+
+    network, example = Odd(BinaryLinear(4, 6)), torch.zeros(1, 4)
+    with pytest.raises(ExportError, match=told):
+        check_run(network, [example], ['logits'])
+    for package in ('onnx', 'onnxruntime', 'qonnx'):
+        pytest.importorskip(package)
+    for export in (export_onnx, export_qonnx):
+        with pytest.raises(ExportError, match=told):
+            export(network, tmp_path / 'x.onnx', [(example,)])

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmesbnn.binary import BinaryConv2d, BinaryLinear
 from mmesbnn.deploy import ExportError
 from mmesbnn.deploy.onnx import export_onnx
 from mmesbnn.deploy.qonnx import export_qonnx
 
-pytest.importorskip('onnx')
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 EXPORTS = [export_onnx, export_qonnx]
@@ -58,4 +59,30 @@ def test_a_type_that_the_runtime_lacks(tmp_path):
     model = BinaryConv2d(3, 3, 3).double()
     with pytest.raises(ExportError, match=r'ONNX Runtime cannot load the network \(.*Conv'):
         export_onnx(model, tmp_path / 'x.onnx', [(torch.randn(1, 3, 5, 5).double(),)])
+    assert list(tmp_path.iterdir()) == []
+
+
+class ReadsSecond(nn.Sequential):
+    def forward(self, mask, x):
+        return super().forward(x)
+
+
+class ReadsNone(nn.Module):
+    def forward(self, mask, x):
+        return torch.ones(2, 3)
+
+
+@pytest.mark.parametrize('export', EXPORTS)
+@pytest.mark.parametrize('options', [{}, {'dynamic_batch': False}], ids=str)
+def test_inputs_that_a_network_does_not_read(export, options, tmp_path):
+    if export is export_qonnx:
+        pytest.importorskip('qonnx')
+        options = {}
+    path, names = tmp_path / 'x.onnx', ['mask', 'x']
+    examples = [(torch.zeros(2, 5), torch.randn(2, 3))]
+    export(ReadsSecond(BinaryLinear(3, 3)), path, examples, input_names=names, **options)
+    assert [port.name for port in onnx.load(path).graph.input] == ['x']
+    path.unlink()
+    with pytest.raises(ExportError, match=r"none of its inputs, input_names=\['mask', 'x'\]: its"):
+        export(ReadsNone(), path, examples, input_names=names, **options)
     assert list(tmp_path.iterdir()) == []
