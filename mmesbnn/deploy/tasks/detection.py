@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from ...binary.modes import inference
 from ...errors import sentence
@@ -15,7 +15,7 @@ from ...project import class_names, testing_pipeline, type_name
 from ..runtime.detection import Detection
 from ..runtime.detection_decoding import DetectionDecoding
 from ..runtime.manifest import ExportError, fitting
-from .detector_check import check_boxes
+from .detector_check import check_boxes, predicted
 from .detector_graphs import OUTPUTS, detector_graph, split
 from .export_task import ExportTask, register_export
 from .images import images_of, shape_of
@@ -118,6 +118,24 @@ def _shape_remark(shape: tuple[int, int, int]) -> str:
     )
 
 
+def _why_not_run(model: nn.Module, image: Tensor) -> ExportError:
+    """Return the error of a detector whose graph does not run on ``image``, ``(1, 3, H, W)``."""
+    head: Any = getattr(model, 'roi_head', model)
+    kind = f'{type(model).__name__} with {type(head.bbox_head).__name__}'
+    try:
+        with inference(model):
+            predicted(model, image)
+    except Exception as error:  # of a network of a user
+        height, width = image.shape[-2:]
+        return ExportError(
+            f'{kind} itself does not predict boxes of an image of {height} x {width} pixels '
+            f'({sentence(error)})'
+        )
+    return ExportError(
+        f'{kind} is not exported: its outputs are not class scores and box codes of every level'
+    )
+
+
 @register_export
 @dataclass(frozen=True, kw_only=True)
 class DetectionExport(ExportTask):
@@ -142,10 +160,10 @@ class DetectionExport(ExportTask):
         count: int,
         dataset_meta: Mapping[str, Any] | None,
     ) -> Self:
+        graph = detector_graph(model)
         preprocessing, decoding = preprocessing_of(cfg), detection_decoding(cfg)
         names = class_names(cfg, dataset_meta)
         check_preprocessor(cfg, model, preprocessing)
-        graph = detector_graph(model)
         shape = shape_of(cfg, size, multiple=preprocessing.pad_divisor)
         images, source = images_of(cfg, model, shape, count, preprocessing)
         try:
@@ -159,12 +177,7 @@ class DetectionExport(ExportTask):
         except ExportError:
             raise
         except Exception as error:  # heads of another kind lack attributes of any name
-            head: Any = getattr(model, 'roi_head', model)
-            kind = f'{type(model).__name__} with {type(head.bbox_head).__name__}'
-            raise ExportError(
-                f'{kind} is not exported: its outputs are not class scores and box codes '
-                f'of every level ({sentence(error)})'
-            ) from error
+            raise _why_not_run(model, images[:1]) from error
         return cls(
             graph=graph,
             input_names=('image',),

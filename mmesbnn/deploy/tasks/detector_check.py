@@ -90,8 +90,13 @@ def _score_threshold(detector: Any, value: float) -> Iterator[None]:
         config.update(before)
 
 
-def _predicted(detector: Any, image: Tensor) -> Boxes:
-    """Return the boxes that mmdet finds in an image that fills the input."""
+def predicted(detector: Any, image: Tensor) -> Boxes:
+    """Return the boxes that mmdet finds in an image that fills the input.
+
+    Args:
+        detector: A detector of mmdet.
+        image: Image ``(1, 3, H, W)``, normalised.
+    """
     from mmdet.structures import DetDataSample
 
     size = tuple(image.shape[-2:])
@@ -161,7 +166,7 @@ def check_boxes(
             outputs = dict(zip(names, (y[0].numpy() for y in graph(image))))
             for value in _thresholds(outputs['scores'], decoding.score_thr):
                 with _score_threshold(detector, value):
-                    theirs = _predicted(detector, image)
+                    theirs = predicted(detector, image)
                 settings = replace(decoding, score_thr=value)
                 candidates = _undecided(outputs, settings, size)
                 found, count = contained(theirs, candidates, size), len(theirs)

@@ -339,6 +339,23 @@ def split(graph: DetectorGraph, size: tuple[int, int]) -> tuple[Backbone, NeckAn
     return Backbone(graph.detector), NeckAndHeads(graph, size)
 
 
+def _why_not_two_stage(detector: Any) -> str | None:
+    """Return why :class:`TwoStageGraph` does not know the parts of a detector, or None."""
+    if not getattr(detector, 'with_rpn', False):
+        return 'it takes proposals from outside, and an export has images only'
+    rpn, extractor = detector.rpn_head, detector.roi_head.bbox_roi_extractor
+    if not all(hasattr(rpn, name) for name in ('prior_generator', 'bbox_coder')):
+        return f'{type(rpn).__name__} has no anchors of a fixed form'
+    layers = getattr(extractor, 'roi_layers', ())
+    if not hasattr(extractor, 'map_roi_levels') or not all(hasattr(x, 'aligned') for x in layers):
+        pooling = ', '.join(sorted({type(layer).__name__ for layer in layers}))
+        return (
+            f'{type(extractor).__name__} of {pooling} is not known, only SingleRoIExtractor '
+            'of RoIAlign'
+        )
+    return None
+
+
 def detector_graph(detector: nn.Module) -> DetectorGraph:
     """Make the graph of a detector of mmdet.
 
@@ -351,6 +368,9 @@ def detector_graph(detector: nn.Module) -> DetectorGraph:
     if hasattr(detector, 'roi_head'):
         if hasattr(detector.roi_head, 'num_stages'):
             raise ExportError('cascades of heads on proposals are not exported')
+        reason = _why_not_two_stage(detector)
+        if reason:
+            raise ExportError(f'{type(detector).__name__} is not exported: {reason}')
         return TwoStageGraph(detector)
     head = getattr(detector, 'bbox_head', None)
     if not all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):

@@ -95,7 +95,7 @@ def test_boxes_are_those_of_predict(name):
         ('foveabox/fovea_r50_fpn_4xb4-1x', True, 'FOVEA with FoveaHead .*it decodes'),
         ('paa/paa_r50_fpn_1x', True, 'PAA with PAAHead is not exported: it decodes'),
         ('tood/tood_r50_fpn_1x', True, 'TOOD with TOODHead .*it decodes'),
-        ('gfl/gfl_r50_fpn_1x', True, 'GFL with GFLHead is not exported: its outputs'),
+        ('gfl/gfl_r50_fpn_1x', True, r'GFL with GFLHead is not exported: its outputs .* level$'),
         ('yolo/yolov3_mobilenetv2_8xb24-320', False, 'YOLOV3 with YOLOV3Head .*its out'),
     ],
 )
@@ -103,6 +103,35 @@ def test_heads_with_ways_of_their_own_are_refused(name, slim, words):
     cfg, model = stock(name, slim)
     with pytest.raises(ExportError, match=words):
         make_task(cfg, model, SIZE, 2)
+
+
+@pytest.mark.parametrize(
+    'name, told',
+    [
+        ('fast_rcnn/fast-rcnn_r50_fpn_1x', 'FastRCNN is not exported: it takes proposals from'),
+        ('groie/faste-rcnn_r50_fpn_groie', 'FasterRCNN .*: GenericRoIExtractor of RoIAlign is not'),
+        ('cascade_rpn/cascade-rpn_faster', 'FasterRCNN .*: CascadeRPNHead has no anchors of a'),
+        ('panoptic_fpn/panoptic-fpn_r50_fpn_1x', '^masks are not exported, only boxes$'),
+    ],
+)
+def test_parts_of_other_kinds_are_refused_by_name(name, told):
+    cfg = Config.fromfile(next(iter(sorted(CONFIGS.glob(f'{name}*.py')))))
+    without_downloads(cfg.model)
+    init_default_scope('mmdet')
+    with pytest.raises(ExportError, match=told):
+        make_task(cfg, build_model(cfg).eval(), SIZE, 1)
+
+
+def test_images_that_the_detector_itself_does_not_take():
+    cfg, model = stock('retinanet/retinanet_r18_fpn_1x')
+
+    def refuse(features):
+        raise RuntimeError('the maps are too small')
+
+    model.bbox_head.forward = refuse
+    words = r'RetinaHead itself does not predict .* 96 x 128 pixels \(the maps are too small\)$'
+    with pytest.raises(ExportError, match=words):
+        make_task(cfg, model, SIZE, 1)
 
 
 def test_a_detector_in_half_precision():
