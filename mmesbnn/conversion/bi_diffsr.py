@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import build_bi_diffsr_unet
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
 
 #: Groups of the norms in the published configs.
 NORM_GROUPS = 16
@@ -101,11 +101,7 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         ValueError: If required entries are missing or contradict each other.
     """
     (levels, blocks), banks = _sizes(state), _banks(state)
-    # few names can claim a network of many entries, which takes long to build
-    if levels * blocks * _entries(banks) > len(state):
-        raise ValueError(
-            f'has {len(state)} entries, too few for {levels * blocks} blocks with {banks} banks'
-        )
+    check_count(state, levels * blocks, f'blocks with {banks} banks', _entries(banks))
     base, channels = shape_of(state, 'downs.0.weight', 4)[:2]
     predicted = shape_of(state, 'final_conv.block.3.weight', 4)[0]
     if (channels, predicted) != (6, 3):

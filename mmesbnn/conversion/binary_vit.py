@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..models.backbones.binary_vit import BinaryViT
 from ..models.backbones.vit_archs import ARCHS, resolve_arch
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
 
 #: Channels of a head in all published configs.
 HEAD_WIDTH = 64
@@ -90,7 +90,9 @@ def backbone_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         raise ValueError(f'has {tokens} position embeddings, which is not a square')
     matches = (re.fullmatch(rf'{LAYER}\.0\.layerscale_h(\d+)\.alpha', k) for k in state)
     pool_sizes = sorted(int(match[1]) for match in matches if match)
-    _check_count(state, sum(arch['depths']), pool_sizes)
+    # reductions and scales are not in all layers
+    least = sum(1 for _ in _layer_prefixes(pool_sizes)) // 3
+    check_count(state, sum(arch['depths']), 'layers', least)
     name = next((name for name, known in ARCHS.items() if known == arch), None)
     return dict(
         type='BinaryViT',
@@ -132,18 +134,6 @@ def _layer_prefixes(pool_sizes: list[int]) -> Iterator[tuple[str, str]]:
     letters = [f'{letter}{k}' for k in pool_sizes for letter in 'hw']
     for i, letter in enumerate(letters):
         yield f'branches.scales.{i}.', f'layerscale_{letter}.'
-
-
-def _check_count(state: Mapping[str, Tensor], layers: int, pool_sizes: list[int]) -> None:
-    """Refuse a few names that claim a network of many entries, which takes long to build."""
-    per_layer = sum(1 for _ in _layer_prefixes(pool_sizes))
-    # reductions and scales are not in all layers; of a file that lacks a few entries
-    # the missing ones are named later
-    if layers * per_layer > 3 * len(state):
-        raise ValueError(
-            f'has {len(state)} entries, too few for {layers} layers with {len(pool_sizes)} '
-            'sizes of pooling'
-        )
 
 
 def _prefixes(arch: dict[str, Any], pool_sizes: list[int]) -> dict[str, str]:
