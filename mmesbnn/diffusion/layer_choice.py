@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
@@ -29,17 +29,19 @@ _SHORTCUTS: dict[type[nn.Module], tuple[str, ...]] = {
     ResnetBlock2D: ('conv_shortcut',),
     ResnetBlockCondNorm2D: ('conv_shortcut',),
 }
-_PROJECTIONS: dict[type[nn.Module], tuple[str, ...]] = {
-    Attention: (
-        'to_q',
-        'to_k',
-        'to_v',
-        'to_out.0',
-        'add_q_proj',
-        'add_k_proj',
-        'add_v_proj',
-        'to_add_out',
-    ),
+_OF_ATTENTION = (
+    'to_q',
+    'to_k',
+    'to_v',
+    'to_out.0',
+    'add_q_proj',
+    'add_k_proj',
+    'add_v_proj',
+    'to_add_out',
+)
+_PROJECTIONS: dict[type, tuple[str, ...]] = {
+    Attention: _OF_ATTENTION,
+    AttentionModuleMixin: _OF_ATTENTION,  # attention of newer models, such as Flux
     FeedForward: ('net.0.proj', 'net.2'),
     Transformer2DModel: ('proj_in', 'proj_out'),
 }
@@ -60,7 +62,8 @@ def _found(model: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[st
     for name, module in model.named_modules():
         if not name:  # the first and last layers of the model itself stay
             continue
-        for child in table.get(type(module), ()):
+        children = next((x for kind, x in table.items() if isinstance(module, kind)), ())
+        for child in children:
             try:
                 layer = module.get_submodule(child)
             except AttributeError:  # an optional part

@@ -1,0 +1,64 @@
+"""Attention of every kind becomes binary with ``attention=True``, or is refused with a reason."""
+
+import pytest
+import torch
+
+pytest.importorskip('diffusers')
+pytest.importorskip('accelerate')
+
+from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+
+from mmesbnn.diffusion import BinaryConfig, binarize_unet
+
+#: Inputs of :func:`flux`.
+LATENTS, WORDS, POOLED = torch.randn(1, 4, 4), torch.randn(1, 3, 8), torch.randn(1, 8)
+
+
+def flux():
+    return FluxTransformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+    ).eval()
+
+
+def wan():
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=8,
+        ffn_dim=8,
+        num_layers=1,
+    )
+
+
+def run(model):
+    ids = torch.zeros(4, 3), torch.zeros(3, 3)
+    with torch.no_grad():
+        return model(LATENTS, WORDS, POOLED, torch.tensor([0.5]), *ids).sample
+
+
+@pytest.mark.parametrize('make', [flux, wan])
+def test_attention_of_newer_models_becomes_binary(make):
+    report = binarize_unet(make(), options=BinaryConfig(attention=True))
+    kept = [layer.name for layer in report.kept]
+    assert not [name for name in kept if '.to_' in name or '.add_' in name]
+    assert any('to_q' in layer.name for layer in report.replaced)
+
+
+def test_binary_attention_of_flux_is_loaded_as_it_was_saved(tmp_path):
+    model = flux()
+    before = run(model)
+    binarize_unet(model, options=BinaryConfig(attention=True))
+    binary = run(model)
+    assert not torch.equal(binary, before)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(FluxTransformer2DModel.from_pretrained(tmp_path)), binary)
