@@ -32,7 +32,8 @@ class _ESLayer(nn.Module):
                 f'{type(self).__name__} has no weight that other modules could multiply '
                 f'with: its latent weight is {self.inner}.weight, for signs of shifted '
                 'inputs. If another module reads the weight of a layer, keep that layer '
-                'real: binarize(..., keep=NAME)'
+                'real: binarize(..., keep=NAME). fuse_qkv_projections of diffusers reads '
+                'weights, so it cannot fuse binary attention'
             )
         return super().__getattr__(name)
 

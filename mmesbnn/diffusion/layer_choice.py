@@ -57,12 +57,27 @@ _REASONS = {
 }
 
 
+def _is_fused(module: nn.Module) -> bool:
+    """Return whether attention runs one layer in place of those for q, k and v."""
+    if not getattr(module, 'fused_projections', False):
+        return False
+    if isinstance(module, AttentionModuleMixin):
+        return True
+    # the flag of the older class stays after unfuse_qkv_projections
+    return type(getattr(module, 'processor', None)).__name__.startswith('Fused')
+
+
 def _found(model: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
     """Yield the names of the layers of ``model`` that ``table`` describes."""
     for name, module in model.named_modules():
         if not name:  # the first and last layers of the model itself stay
             continue
         children = next((x for kind, x in table.items() if isinstance(module, kind)), ())
+        if children and _is_fused(module):
+            raise ValueError(
+                f'unet: {name} runs one fused layer in place of the layers that become binary: '
+                'call unfuse_qkv_projections() first'
+            )
         for child in children:
             try:
                 layer = module.get_submodule(child)
@@ -89,7 +104,7 @@ def eligible_layers(model: nn.Module, attention: bool, shortcuts: bool) -> list[
 
     Raises:
         ValueError: If there is no such layer, if the model has binary layers already, or if
-            an adapter is around such a layer.
+            an adapter is around such a layer, or fused attention does not run it.
     """
     kind = type(model).__name__
     if binary_layers(model):

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip('diffusers')
 pytest.importorskip('accelerate')
 
-from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 
 from mmesbnn.diffusion import BinaryConfig, binarize_unet
 
@@ -40,6 +40,18 @@ def wan():
     )
 
 
+def conditional():
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=8,
+        down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+    )
+
+
 def run(model):
     ids = torch.zeros(4, 3), torch.zeros(3, 3)
     with torch.no_grad():
@@ -62,3 +74,26 @@ def test_binary_attention_of_flux_is_loaded_as_it_was_saved(tmp_path):
     assert not torch.equal(binary, before)
     model.save_pretrained(tmp_path)
     assert torch.equal(run(FluxTransformer2DModel.from_pretrained(tmp_path)), binary)
+
+
+@pytest.mark.parametrize('make', [flux, conditional])
+def test_fused_attention_is_refused(make):
+    model, config = make(), BinaryConfig(attention=True)
+    model.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r'one fused layer .*unfuse_qkv_projections\(\) first'):
+        binarize_unet(model, options=config)
+    model.unfuse_qkv_projections()
+    assert any('to_q' in layer.name for layer in binarize_unet(model, options=config).replaced)
+
+
+def test_fused_attention_may_stay_float():
+    model = conditional()
+    model.fuse_qkv_projections()
+    assert binarize_unet(model).replaced
+
+
+def test_binary_attention_cannot_be_fused():
+    model = conditional()
+    binarize_unet(model, attention=True)
+    with pytest.raises(AttributeError, match=r'fuse_qkv_projections .* cannot fuse binary'):
+        model.fuse_qkv_projections()
