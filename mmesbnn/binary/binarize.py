@@ -27,6 +27,7 @@ REPORTS = '_binarize_reports'
 BINARY = (ESConv2d, ESLinear)
 
 
+@torch.inference_mode(False)  # in it parameters could never be trained
 def _binary_layer(
     module: Multiplier, options: Mapping[str, Any], signs: Tensor | None
 ) -> nn.Module:

@@ -651,3 +651,11 @@ def test_other_layers_of_mmcv_are_kept(keep):
 def test_lazy_layers_are_kept():
     report = binarize(Net(nn.LazyConv2d(8, 1), nn.Conv2d(8, 8, 1)))
     assert why(report)['middle.0'] == 'LazyConv2d is neither nn.Conv2d nor nn.Linear'
+
+
+def test_layers_that_were_replaced_in_inference_mode_train():
+    net, x = small_net(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        binarize(net, tau=2, example=x, copy_init='signs')
+    net(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
