@@ -68,6 +68,17 @@ def test_heads_of_detectors_are_compared(path):
     check_model(detector(path), ('helmet', 'head', 'person'))
 
 
+def test_boxes_of_panoptic_data_are_those_of_things():
+    data = SimpleNamespace(metainfo=dict(classes=['cat', 'sky'], thing_classes=['cat']))
+    loader = SimpleNamespace(dataset=data)
+    path = 'roi_head.bbox_head'
+    fitting = SimpleNamespace(model=detector(path, num_classes=1), train_dataloader=loader)
+    ClassCountHook().before_train(fitting)
+    other = SimpleNamespace(model=detector(path, num_classes=3), train_dataloader=loader)
+    with pytest.raises(ValueError, match=r'num_classes=3 in .* has 2 classes: cat, sky'):
+        ClassCountHook().before_train(other)
+
+
 def test_the_head_is_found_with_test_time_augmentation():
     model = detector('bbox_head')
     model.test_step = None

@@ -25,8 +25,8 @@ class ClassCountHook(Hook):
     ``roi_head``. All heads of a cascade are checked, and those of the student and the teacher
     in mmdet's semi-supervised detectors. Without the hook a label without an
     output of the head causes an index error deep in the loss; on a GPU this error names
-    nothing. The hook ignores data sets that do not name their classes, and models without
-    such a head.
+    nothing. The boxes of data for panoptic segmentation are those of its ``thing_classes``.
+    The hook ignores data sets that do not name their classes, and models without such a head.
 
     Raises:
         ValueError: Before training, validation or test, if the numbers differ.
@@ -46,11 +46,14 @@ class ClassCountHook(Hook):
 
     def _check(self, runner: Runner, name: str, loader: Any) -> None:
         model = unwrapped(runner.model)
-        classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
+        metainfo = getattr(loader.dataset, 'metainfo', {})
+        classes = metainfo.get('classes')
         if classes is None or isinstance(classes, str):
             return
+        # of panoptic data only things have boxes
+        counts = {len(names) for names in (classes, metainfo.get('thing_classes')) if names}
         for where, wanted in _heads(model):
-            if wanted != len(classes):
+            if wanted not in counts:
                 raise ValueError(
                     f'num_classes={wanted} in the {where}, but the data of {name} has '
                     f'{len(classes)} classes: {_named(classes, loader.dataset)}'
