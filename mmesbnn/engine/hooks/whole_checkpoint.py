@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
+from ..checkpoint_hooks import check_others
 from ..published_copies import write_published_copy
 from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
@@ -105,8 +106,9 @@ class WholeCheckpointHook(CheckpointHook):
     Raises:
         TypeError: If an argument is unknown.
         ValueError: If an argument is not one of the allowed values; before training, if
-            ``out_dir`` is a URL or the runner is not mmengine's ``Runner``; after a
-            validation that did not measure a metric of ``save_best``.
+            ``out_dir`` is a URL, the runner is not mmengine's ``Runner``, or another checkpoint
+            hook has the same files or record of the best score; after a validation that did
+            not measure a metric of ``save_best``.
     """
 
     @checked(
@@ -165,6 +167,7 @@ class WholeCheckpointHook(CheckpointHook):
         work_dir = Path(runner.work_dir)
         folder = work_dir if self._parent is None else Path(self._parent, work_dir.name)
         self.out_dir = str(folder)
+        check_others(self, runner)
         if not runner._resume:
             return
         if runner._load_from is not None:

@@ -1,0 +1,43 @@
+"""Check that the checkpoint hooks of one training do not disturb each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+
+def _best_records(hook: CheckpointHook) -> set[str]:
+    """Return the names under which a hook records the best scores, as in mmengine."""
+    keys = hook.key_indicators if hook.save_best else []
+    return {'best_score'} if len(keys) == 1 else {f'best_score_{key}' for key in keys}
+
+
+def check_others(hook: CheckpointHook, runner: Runner) -> None:
+    """Check that no other hook has the records or the files of ``hook``.
+
+    Args:
+        hook: Checkpoint hook whose folder is known.
+        runner: Runner with all hooks.
+
+    Raises:
+        ValueError: If another hook has.
+    """
+    for other in runner.hooks:
+        if other is hook or not isinstance(other, CheckpointHook):
+            continue
+        if _best_records(hook) & _best_records(other):
+            raise ValueError(
+                f'save_best={hook.save_best!r} and save_best={other.save_best!r} of two checkpoint '
+                'hooks have one record of the best score: give one hook the list of metrics'
+            )
+        folders = {Path(x.out_dir or runner.work_dir) for x in (hook, other)}
+        if len(folders) > 1 or hook.filename_tmpl != other.filename_tmpl:
+            continue
+        keep = max(hook.max_keep_ckpts, other.max_keep_ckpts)
+        if keep > 0:
+            raise ValueError(
+                f'max_keep_ckpts={keep} would remove files of another checkpoint hook, as both '
+                f'write {hook.filename_tmpl}: give one of them another filename_tmpl or out_dir'
+            )

@@ -1,0 +1,44 @@
+"""Checkpoint hooks of one training have their own files and records, or are refused."""
+
+import pytest
+from mmengine.hooks import CheckpointHook
+
+from mmesbnn.engine.hooks import WholeCheckpointHook
+from tests.engine import toy
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+def train(work_dir, *hooks):
+    toy.runner(work_dir, [*hooks], model=toy.PlainModel()).train()
+
+
+@pytest.mark.parametrize('kind', [CheckpointHook, WholeCheckpointHook])
+def test_one_record_of_two_best_scores_is_refused(tmp_path, kind):
+    first = WholeCheckpointHook(save_best='a', rule='greater')
+    hooks = first, kind(interval=1, save_best='b', rule='less')
+    with pytest.raises(ValueError, match=r"save_best=\['a'\] and save_best=\['b'\] of two"):
+        train(tmp_path, *hooks)
+
+
+@pytest.mark.parametrize('kind', [CheckpointHook, WholeCheckpointHook])
+def test_a_hook_that_would_remove_the_files_of_another_is_refused(tmp_path, kind):
+    hooks = WholeCheckpointHook(interval=1, max_keep_ckpts=1), kind(interval=2)
+    with pytest.raises(ValueError, match=r'max_keep_ckpts=1 would remove files .* epoch_\{\}\.pth'):
+        train(tmp_path, *hooks)
+
+
+def test_hooks_with_their_own_names_save_both(tmp_path):
+    every = WholeCheckpointHook(interval=1, max_keep_ckpts=1)
+    train(tmp_path, every, WholeCheckpointHook(interval=1, filename_tmpl='keep_{}.pth'))
+    assert names(tmp_path) == ['epoch_2.pth', 'keep_1.pth', 'keep_2.pth']
+
+
+def test_hooks_with_several_metrics_have_records_for_each(tmp_path):
+    pairs = [
+        WholeCheckpointHook(save_best=keys, rule='greater') for keys in (['a', 'b'], ['c', 'd'])
+    ]
+    train(tmp_path, *pairs)
+    assert names(tmp_path) == ['epoch_2.pth']
