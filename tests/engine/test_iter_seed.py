@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.engine.hooks import IterSeedHook
@@ -131,6 +132,14 @@ def test_other_samplers_are_refused(root, tmp_path):
     runner = Runner(**cfg)
     with pytest.raises(ValueError, match='sampler of train_dataloader is a InfiniteS'):
         runner.train()
+
+
+def test_samplers_of_batches_are_refused(root, tmp_path):
+    runner = sr_runs.runner(root, tmp_path)
+    data = runner.train_loop.dataloader
+    runner.train_loop.dataloader = DataLoader(data.dataset, batch_sampler=data.batch_sampler)
+    with pytest.raises(ValueError, match='train_dataloader has the batch_sampler BatchSampler'):
+        IterSeedHook().before_train(runner)
 
 
 def test_epochs_are_refused(tmp_path):

@@ -46,8 +46,9 @@ class IterSeedHook(Hook):
     those that count epochs.
 
     Raises:
-        ValueError: Before training, if the training counts epochs, or if the sampler of
-            ``train_dataloader`` is not a ``SeededInfiniteSampler``.
+        ValueError: Before training, if the training counts epochs, or if
+            ``train_dataloader`` has a ``batch_sampler``, or a ``sampler`` that is not a
+            ``SeededInfiniteSampler``.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -58,6 +59,12 @@ class IterSeedHook(Hook):
             raise ValueError(
                 'IterSeedHook: the training counts epochs: use EpochSeedHook, or '
                 "train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)"
+            )
+        if sampler is not None and loop.dataloader.batch_size is None:  # torch's own sampler
+            batches = type(loop.dataloader.batch_sampler).__name__
+            raise ValueError(
+                f'IterSeedHook: train_dataloader has the batch_sampler {batches}, and the hook '
+                'cannot continue its batches: remove it from train_dataloader'
             )
         if sampler is None or not hasattr(sampler, 'start'):
             raise ValueError(
