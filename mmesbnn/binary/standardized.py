@@ -25,12 +25,18 @@ _SMALLEST = 1e-8
 
 
 def standardize(weight: Tensor) -> Tensor:
-    """Compute ``(w - mean) / max(std, 1e-8)`` per output channel, in float32 at least."""
+    """Compute ``(w - mean) / max(std, 1e-8)`` per output channel, in float32 at least.
+
+    One or two weights become 0 or +-1 whatever they are, so their gradient is 0.
+    """
     axes = tuple(range(1, weight.dim()))
     wide = weight.to(wide_dtype(weight.dtype))
     centred = wide - wide.mean(axes, keepdim=True)
     variance = centred.square().mean(axes, keepdim=True)
-    return centred / variance.clamp(min=_SMALLEST**2).sqrt()
+    standard = centred / variance.clamp(min=_SMALLEST**2).sqrt()
+    if weight[:1].numel() <= 2:  # autograd would give rounding errors, divided by the deviation
+        return standard.detach() + 0 * wide
+    return standard
 
 
 # balanced -----------------------------------------------------------------------------

@@ -129,3 +129,10 @@ def test_modules_follow_the_progress(module):
 def test_wrong_arguments(build, name):
     with pytest.raises(ValueError, match=name):
         build()
+
+
+@pytest.mark.parametrize('function', [balanced_weight, recu_weight])
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_channel_of_two_weights_has_no_gradient(function, count):
+    w = torch.randn(1000, count) * 0.05
+    assert not gradient(function, w, torch.randn(1000, count)).any()
