@@ -36,6 +36,18 @@ def test_hooks_with_their_own_names_save_both(tmp_path):
     assert names(tmp_path) == ['epoch_2.pth', 'keep_1.pth', 'keep_2.pth']
 
 
+@pytest.mark.parametrize('turned', [False, True])
+def test_hooks_with_their_own_folders_save_both(tmp_path, turned):
+    work, other = tmp_path / 'work', tmp_path / 'other'
+    pair = [
+        WholeCheckpointHook(interval=1, max_keep_ckpts=1),
+        WholeCheckpointHook(interval=1, out_dir=other),
+    ]
+    train(work, *(reversed(pair) if turned else pair))
+    assert names(work) == ['epoch_2.pth']
+    assert names(other / 'work') == ['epoch_1.pth', 'epoch_2.pth']
+
+
 def test_hooks_with_several_metrics_have_records_for_each(tmp_path):
     pairs = [
         WholeCheckpointHook(save_best=keys, rule='greater') for keys in (['a', 'b'], ['c', 'd'])

@@ -167,7 +167,6 @@ class WholeCheckpointHook(CheckpointHook):
         work_dir = Path(runner.work_dir)
         folder = work_dir if self._parent is None else Path(self._parent, work_dir.name)
         self.out_dir = str(folder)
-        check_others(self, runner)
         if not runner._resume:
             return
         if runner._load_from is not None:
@@ -192,6 +191,7 @@ class WholeCheckpointHook(CheckpointHook):
 
         This hook is the last of all hooks, so that the others are ready for the validation.
         """
+        check_others(self, runner)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
             Path(self.out_dir).mkdir(parents=True, exist_ok=True)
