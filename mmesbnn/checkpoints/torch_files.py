@@ -133,7 +133,7 @@ def members_of(file: BinaryIO, size: int, budget: Budget) -> list[zipfile.ZipInf
     try:
         return zipfile.ZipFile(_Metered(file, size, budget)).infolist()
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f'is a truncated or damaged archive: {error}') from error
+        raise CheckpointError(f'is truncated, or a damaged archive: {error}') from error
 
 
 class _Archive:
