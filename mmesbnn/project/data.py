@@ -60,13 +60,25 @@ def _dataset_with(key: str, loader: Mapping[str, Any] | None) -> dict[str, Any]:
     Wrappers such as ``RepeatDataset`` hold another one. Of several, as in ``ConcatDataset``, it
     is the first.
     """
-    dataset: Any = (loader or {}).get('dataset') or {}
+    found = loader.get('dataset') if isinstance(loader, Mapping) else None
+    dataset: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     while key not in dataset:
-        inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
-        if not isinstance(inner, dict):
+        several = dataset.get('datasets')
+        first = several[0] if isinstance(several, (list, tuple)) and several else None
+        inner = dataset.get('dataset') or first
+        if not isinstance(inner, Mapping):
             break
         dataset = inner
     return dict(dataset)
+
+
+def tested_dataset(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of the test or validation data set that has the transforms.
+
+    Args:
+        cfg: Config of the data, which may come from an unknown source.
+    """
+    return _dataset_with('pipeline', _loader(cfg, 'test', 'val'))
 
 
 def _pipeline(loader: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:

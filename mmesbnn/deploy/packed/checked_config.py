@@ -15,6 +15,7 @@ from ...errors import shorten
 from ...models.classifiers import student_config
 from ...plain_values import ConfigError
 from ...project import FACTS, image_facts
+from ...project.data import tested_dataset
 from .stored_components import SCOPES, WORDS, listed_components
 
 #: Advice for a user who wants to use such a config.
@@ -145,20 +146,6 @@ def _check_dict(kind: str, config: Mapping[str, Any], scope: str | None) -> dict
     return checked
 
 
-def _test_dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
-    loader = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
-    dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
-    while isinstance(dataset, Mapping) and 'pipeline' not in dataset:
-        several = dataset.get('datasets')  # as in ConcatDataset, whose first one is asked
-        first = several[0] if isinstance(several, (list, tuple)) and several else None
-        inner = dataset.get('dataset') or first
-        if not isinstance(inner, Mapping):
-            break
-        dataset = inner  # in a wrapper such as RepeatDataset
-    return dataset if isinstance(dataset, Mapping) else {}
-
-
 def checked_dataset_meta(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the meta data of a config's test data set, and of its listed class.
 
@@ -168,7 +155,7 @@ def checked_dataset_meta(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: If ``metainfo`` is not plain.
     """
-    dataset = _test_dataset(config)
+    dataset = tested_dataset(config)
     metainfo = dataset.get('metainfo') or {}
     if not isinstance(metainfo, Mapping) or any(
         isinstance(value, (str, Mapping)) for value in metainfo.values()
@@ -219,7 +206,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(preprocessor, Mapping):
             _refuse('data_preprocessor', preprocessor, 'must be a dict')
         part['data_preprocessor'] = _check_dict('model', preprocessor, scope)
-    pipeline = _test_dataset(config).get('pipeline') or config.get('test_pipeline') or []
+    pipeline = tested_dataset(config).get('pipeline') or config.get('test_pipeline') or []
     if not isinstance(pipeline, (list, tuple)):
         _refuse('pipeline', pipeline, 'must be a list')
     steps = _check('transform', 'pipeline', list(pipeline), scope)
