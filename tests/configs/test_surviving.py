@@ -1,19 +1,12 @@
 """Every recipe can continue after it was killed, with the same numbers."""
 
-from pathlib import Path
-
 import pytest
 from mmengine.config import Config
 
+from tests.configs.recipes import CONFIGS, RECIPES
+
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
-
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-RECIPES = sorted(
-    path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.py')
-    if path.parent.name != '_base_'
-)
 
 
 @pytest.mark.parametrize('name', RECIPES)
