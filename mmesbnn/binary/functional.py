@@ -9,9 +9,11 @@ The operands are the signed input and the *effective* weight (see ``weights.py``
 operands of ``binary_matmul`` are two activations (see ``attention.py``).
 
 Sums of +-1 products are integers. They are exact in float64, in float32, and in bfloat16
-multiplication with float32 accumulation. Under autocast the *result* is rounded to the
-low dtype. Its relative error is up to 2^-8 in bfloat16 and 2^-11 in float16; sums up to
-256 and 2048 are exact.
+multiplication with float32 accumulation. In float32 and float64, sums are computed first and
+multiplied with the scales of the weight then, as on packed bits, so a result is rounded once.
+GPUs sum scaled signs unless the code is compiled. Under autocast the *result* is rounded to the
+low dtype. Its relative error is up to 2^-8 in bfloat16 and 2^-11 in float16; sums up to 256 and
+2048 are exact.
 
 A call of a registered operator takes 0.1 ms more than one of torch's, so torch's operators run
 directly where no mode can see which operator runs. ``torch.compile`` also gets torch's operators,
@@ -50,8 +52,11 @@ from .native_mode import (
 from .signs import compiles_for_speed
 from .strided_gradient import convolution_gradients
 from .tracing import is_transformed
+from .weight_values import signs_and_scales
 
 PAD_VALUES = (-1, 0, 1)
+#: Types in which sums of signs are exact.
+_WIDE = (torch.float32, torch.float64)
 
 IntPair = int | Sequence[int]
 
@@ -59,6 +64,17 @@ IntPair = int | Sequence[int]
 def _pad(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
     vertical, horizontal = padding
     return F.pad(x, (horizontal, horizontal, vertical, vertical), value=value)
+
+
+def _parts(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return signs and scales of a weight, or the weight and None where it is multiplied whole.
+
+    Sums of scaled signs are rounded. Where signs cancel they are nearly 0, and a threshold of 0
+    makes random signs of them. Sums of signs alone are exact, as those of packed bits.
+    """
+    traced = torch.compiler.is_compiling() or is_transformed()
+    exact = weight.dtype in _WIDE and (traced or weight.is_cpu)  # a look at a GPU waits for it
+    return (signs_and_scales(weight, looks=not traced) if exact else None) or (weight, None)
 
 
 def plain_conv2d(
@@ -74,9 +90,11 @@ def plain_conv2d(
     y = native_conv2d(x, weight, stride, padding, dilation, groups, pad_value)
     if y is not None:
         return y
+    signs, scales = _parts(weight)
     if pad_value:
         x, padding = _pad(x, padding, pad_value), (0, 0)
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    y = F.conv2d(x, signs, None, stride, padding, dilation, groups)
+    return y if scales is None else y.mul_(scales[:, None, None])
 
 
 _binary_conv2d = torch.library.custom_op('mmesbnn::binary_conv2d', plain_conv2d, mutates_args=())
@@ -120,7 +138,11 @@ _binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
 
 def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
     y = native_linear(x, weight)
-    return F.linear(x, weight) if y is None else y
+    if y is not None:
+        return y
+    signs, scales = _parts(weight)
+    y = F.linear(x, signs)
+    return y if scales is None else y.mul_(scales)
 
 
 _binary_linear = torch.library.custom_op('mmesbnn::binary_linear', _plain_linear, mutates_args=())
@@ -303,6 +325,8 @@ def binary_conv2d(
     ``y = conv2d(pad(x, padding, pad_value), weight)``. Gradients with respect to both
     operands are those of ``torch.nn.functional.conv2d``. Surrogate gradients belong to
     the sign and to the weight binarizer, not to this operator.
+
+    The result is that of exact sums of signs, see the top of this module.
 
     Args:
         x: Signed input ``(N, C_i, H, W)``.

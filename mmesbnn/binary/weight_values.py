@@ -40,3 +40,30 @@ def check_weight(weight: Tensor) -> str | None:
             f'{channel}, not -a and +a'
         )
     return None
+
+
+def signs_and_scales(weight: Tensor, *, looks: bool) -> tuple[Tensor, Tensor] | None:
+    """Return ``s`` and ``a`` with ``weight = a s``, where ``s`` is +-1 if the weight is binary.
+
+    ``a`` is the greatest magnitude of a channel, and a constant for gradients: those of the
+    weight come through ``s``, so they are the ones of ``a s``.
+
+    Args:
+        weight: Effective weight ``(C_o, ...)``.
+        looks: Look at the first and the last entry of each channel, to save the division of a
+            weight that is not binary or has no scales. What is traced has no entries to look at.
+
+    Returns:
+        ``s`` of the shape of ``weight``, and ``a > 0``, ``(C_o,)``. None if the weight is
+        empty, or was looked at in vain.
+    """
+    if not weight.numel():
+        return None
+    magnitudes = weight.detach().flatten(1).abs()
+    if looks:
+        first, last = magnitudes[:, 0], magnitudes[:, -1]
+        if not torch.equal(first, last) or bool((first == 1).all()):
+            return None
+    scales = magnitudes.amax(1)
+    scales = torch.where((scales > 0) & scales.isfinite(), scales, 1)
+    return weight / scales.view(-1, *[1] * (weight.dim() - 1)), scales

@@ -79,6 +79,45 @@ def test_float32_sums_are_exact_integers():
     assert torch.equal(got.flatten(2), expected.float())
 
 
+def scaled(signs):
+    """Return weights of the given signs with a scale per channel that is no power of two."""
+    scales = 0.1 + torch.rand(len(signs))
+    return signs * scales.view(-1, *[1] * (signs.dim() - 1)), scales
+
+
+@pytest.mark.parametrize('trains', [False, True])
+def test_scaled_signs_that_cancel_give_zero(trains):
+    x, signs = random_signs(2, 16, 9, 9), random_signs(8, 16, 3, 3)
+    weight, scales = scaled(signs)
+    weight.requires_grad_(trains)
+    sums = F.conv2d(x.double(), signs.double()).float()
+    got = binary_conv2d(x, weight)
+    assert (sums == 0).any()
+    assert torch.equal(got, sums * scales[:, None, None])
+
+    rows, signs = random_signs(50, 64), random_signs(8, 64)
+    weight, scales = scaled(signs)
+    weight.requires_grad_(trains)
+    sums = (rows.double() @ signs.double().T).float()
+    assert (sums == 0).any()
+    assert torch.equal(binary_linear(rows, weight), sums * scales)
+
+
+@pytest.mark.parametrize('entry', [0.7, 0, torch.nan, torch.inf, 1e-30])
+@pytest.mark.parametrize('place', [(1, 0, 0, 0), (1, 2, 1, 1), slice(None), 1])
+def test_weights_that_are_not_binary_are_multiplied_as_they_are(entry, place):
+    x, signs = random_signs(2, 4, 9, 9), random_signs(3, 4, 3, 3)
+    weight, _ = scaled(signs)
+    weight[place] = entry
+    expected = F.conv2d(x.double(), weight.double()).float()
+    torch.testing.assert_close(binary_conv2d(x, weight), expected, equal_nan=True)
+
+
+def test_real_weights_are_not_divided():
+    x, weight = random_signs(2, 4, 9, 9), torch.randn(3, 4, 3, 3)
+    assert torch.equal(binary_conv2d(x, weight), F.conv2d(x, weight))
+
+
 def test_conv_of_an_empty_batch_is_empty():
     x = torch.ones(0, 4, 5, 6, requires_grad=True)
     weight = torch.ones(3, 4, 3, 3, requires_grad=True)

@@ -52,6 +52,12 @@ MUTANTS = (
         'tests/binary/test_functional.py',
     ),
     Mutant(
+        'sums-of-signs',
+        'return (signs_and_scales(weight, looks=not traced) if exact else None) or (weight, None)',
+        'return weight, None',
+        'tests/binary/test_functional.py',
+    ),
+    Mutant(
         'order-of-copies',
         'return like_layout(x.repeat(repeats), x)',
         'return like_layout(x.repeat_interleave(copies, dim), x)',

@@ -107,6 +107,23 @@ def test_binarized_network():
     assert conversion.layers and not conversion.not_binary
 
 
+def test_drop_in_layers_behind_norms_without_statistics():
+    """Signs of zero sums meet thresholds of 0, so the rounding of torch would decide them."""
+
+    def unit(inputs, outputs):
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return conv, nn.BatchNorm2d(outputs), nn.ReLU()
+
+    model = nn.Sequential(*unit(3, 64), *unit(64, 64), *unit(64, 64), *unit(64, 64)).eval()
+    mmesbnn.binarize(model, keep=['9'])
+    x = apart(model, lambda: torch.randn(2, 3, 12, 12))
+    conversion, y = converted(model, x)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert len(conversion.layers) == 2
+
+
 def test_any_batch():
     model = lifelike(Features(BNext(dict(channels=CHANNELS), tau=2)), torch.randn(2, 3, 32, 32))
     conversion, _ = converted(model, torch.randn(1, 3, 32, 32), dynamic_batch=True)
