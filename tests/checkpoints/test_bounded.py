@@ -43,6 +43,14 @@ def test_many_small_layers_are_counted(monkeypatch):
         [nn.Linear(1, 1) for _ in range(2**14)]
 
 
+def test_operations_without_memory_are_counted():
+    weight = torch.ones(1)
+    with bounded_build(0):
+        [weight.zero_() for _ in range(2**14)]  # large networks have thousands
+    with pytest.raises(CheckpointError, match='more than 268435456 bytes'), bounded_build(0):
+        [weight.zero_() for _ in range(2**16)]
+
+
 def test_rows_of_a_large_tensor_are_counted_as_rows():
     with bounded_build(0):
         assert len(list(torch.zeros(2, 2**20))) == 2
