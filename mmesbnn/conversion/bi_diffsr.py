@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 
 from ..diffusion import build_bi_diffsr_unet
-from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
+from .common import (
+    Conversion,
+    Family,
+    check_count,
+    check_fit,
+    replaced_prefix,
+    shape_of,
+    without_memory,
+)
 
 #: Groups of the norms in the published configs.
 NORM_GROUPS = 16
@@ -59,16 +67,18 @@ SINGLE = {
 }
 
 
-def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
-    return any(key.startswith(prefix) for key in state)
+def _layers(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the encoder's layers and of their parts."""
+    parts = [key.split('.', 3) for key in state if key.startswith('downs.')]
+    return {'.'.join(part[:n]) for part in parts for n in (2, 3) if len(part) > n}
 
 
-def _sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
+def _sizes(layers: set[str]) -> tuple[int, int]:
     """Return the number of levels, and of blocks per level in the encoder."""
     count = 0
-    while _has(state, f'downs.{count}.'):
+    while f'downs.{count}' in layers:
         count += 1
-    downs = [i for i in range(count) if _has(state, f'downs.{i}.biconv1.')]
+    downs = [i for i in range(count) if f'downs.{i}.biconv1' in layers]
     levels = len(downs) + 1
     # one convolution, one downsampling between two levels, and blocks
     blocks, rest = divmod(count - levels, levels)
@@ -100,7 +110,8 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
     Raises:
         ValueError: If required entries are missing or contradict each other.
     """
-    (levels, blocks), banks = _sizes(state), _banks(state)
+    layers, banks = _layers(state), _banks(state)
+    levels, blocks = _sizes(layers)
     check_count(state, levels * blocks, f'blocks with {banks} banks', _entries(banks))
     base, channels = shape_of(state, 'downs.0.weight', 4)[:2]
     predicted = shape_of(state, 'final_conv.block.3.weight', 4)[0]
@@ -118,7 +129,7 @@ def unet_cfg(state: Mapping[str, Tensor], binarize: bool) -> dict[str, Any]:
         norm_groups=math.gcd(base, NORM_GROUPS),
         num_levels=levels,
         blocks_per_level=blocks,
-        attn_levels=[i for i in range(levels) if _has(state, f'downs.{1 + i * down}.attn.')],
+        attn_levels=[i for i in range(levels) if f'downs.{1 + i * down}.attn' in layers],
         fp_levels=[
             i for i in range(levels) if f'ups.{(levels - 1 - i) * up}.biconv_1.weight' in state
         ],
@@ -157,8 +168,7 @@ def _prefixes(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def published_names(key: str, prefixes: Mapping[str, str], banks: int) -> list[str]:
     """Return the published names of the UNet's ``key``: one, or one per bank."""
-    own = next(prefix for prefix in prefixes if key.startswith(prefix))
-    published, rest = prefixes[own], key[len(own) :]
+    published, rest = replaced_prefix(key, prefixes)
     name = published + BI_CONV.get(rest, rest)
     if '{bank}' not in name:
         return [name]

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_resnet import BiDetResNet, BiDetResStage
-from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
+from .common import (
+    Conversion,
+    Family,
+    check_count,
+    check_fit,
+    replaced_prefix,
+    shape_of,
+    without_memory,
+)
 
 #: Scales of the anchors by the number of anchors: VOC's and COCO's. There are three ratios.
 SCALES = {9: [8, 16, 32], 12: [4, 8, 16, 32]}
@@ -230,8 +238,7 @@ def _features(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
             index, _, rest = rest.partition('.')
             name = _unit_name(rest, stages[int(index)])
         else:
-            prefix = next(prefix for prefix in stems if key.startswith(prefix))
-            name = stems[prefix] + key[len(prefix) :]
+            name = ''.join(replaced_prefix(key, stems))
         yield f'backbone.{key}', name, value.shape
     if layout.is_detector:
         for key, value in _build(stage_cfg(layout, -1), BiDetResStage).items():

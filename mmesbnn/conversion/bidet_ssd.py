@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..models.backbones.bidet_vgg import ARCHS, BiDetVGG
-from .common import Conversion, Family, check_fit, shape_of, without_memory
+from .common import Conversion, Family, check_fit, replaced_prefix, shape_of, without_memory
 
 #: Anchors per pixel of every map that the heads read.
 ANCHORS = (4, 6, 6, 6, 4, 4)
@@ -174,12 +174,6 @@ def classifier_cfg(layout: Layout, sign_zero: int) -> dict[str, Any]:
     )
 
 
-def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    """Return ``name`` with its prefix replaced."""
-    own = next(prefix for prefix in prefixes if name.startswith(prefix))
-    return prefixes[own] + name[len(own) :]
-
-
 def _backbone_prefixes(layout: Layout) -> dict[str, str]:
     """Return our prefixes in the backbone, and those of the layer list."""
     prefixes, index = {'stem.conv.': '0.', 'stem.norm.': '1.'}, 1
@@ -200,7 +194,7 @@ def _backbone(layout: Layout) -> Iterator[tuple[str, str, torch.Size]]:
     with without_memory():
         slots = BiDetVGG(arch=cfg['arch']).state_dict()
     for key, value in slots.items():
-        yield f'backbone.{key}', base + _renamed(key, prefixes), value.shape
+        yield f'backbone.{key}', base + ''.join(replaced_prefix(key, prefixes)), value.shape
 
 
 def _neck(layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:

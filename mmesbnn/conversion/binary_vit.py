@@ -20,7 +20,15 @@ from torch import Tensor
 
 from ..models.backbones.binary_vit import BinaryViT
 from ..models.backbones.vit_archs import ARCHS, resolve_arch
-from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
+from .common import (
+    Conversion,
+    Family,
+    check_count,
+    check_fit,
+    replaced_prefix,
+    shape_of,
+    without_memory,
+)
 
 #: Channels of a head in all published configs.
 HEAD_WIDTH = 64
@@ -171,8 +179,7 @@ SCALE = {'scale': 'alpha', 'shift': 'move'}
 
 def published_name(key: str, prefixes: Mapping[str, str]) -> str:
     """Return the published name of the backbone's ``key``."""
-    own = next(prefix for prefix in prefixes if key.startswith(prefix))
-    published, rest = prefixes[own], key[len(own) :]
+    published, rest = replaced_prefix(key, prefixes)
     table = SCALE if 'layerscale' in published else RPRELU if 'rprelu' in published else {}
     return published + table.get(rest, rest)
 

@@ -83,6 +83,20 @@ def shape_of(state: Mapping[str, Tensor], key: str, dims: int | None = None) -> 
     return shape
 
 
+def replaced_prefix(key: str, prefixes: Mapping[str, str]) -> tuple[str, str]:
+    """Return what replaces the prefix of ``key``, and the rest of ``key``.
+
+    Args:
+        key: A name of parts with dots between them.
+        prefixes: Replacements of prefixes, which end with a dot or are whole keys. One of
+            them must fit. The longest one is taken.
+    """
+    end = len(key)
+    while key[:end] not in prefixes:
+        end = key.rindex('.', 0, end - 1) + 1
+    return prefixes[key[:end]], key[end:]
+
+
 @contextlib.contextmanager
 def without_memory() -> Iterator[None]:
     """Build networks without memory, where only their shapes are needed.

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from ..models.backbones.pyramid import block_settings
 from ..models.backbones.reactnet import ARCHS, ReActNet
-from .common import Conversion, Family, check_count, check_fit, shape_of, without_memory
+from .common import (
+    Conversion,
+    Family,
+    check_count,
+    check_fit,
+    replaced_prefix,
+    shape_of,
+    without_memory,
+)
 
 #: Pattern of the latent weights of binary convolutions.
 LATENT = re.compile(
@@ -121,8 +129,7 @@ def _names(state: Mapping[str, Tensor], model: ReActNet) -> dict[str, str]:
     prefixes, names = dict(_prefixes(model.arch)), {}
     plural = any(key.endswith('.weights') for key in state)
     for key in model.state_dict():
-        own = next(prefix for prefix in prefixes if key.startswith(prefix))
-        name = prefixes[own] + key[len(own) :]
+        name = ''.join(replaced_prefix(key, prefixes))
         names[key] = f'{name}s' if plural and LATENT.fullmatch(name) else name
     return names
 

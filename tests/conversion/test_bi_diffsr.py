@@ -8,7 +8,8 @@ from mmengine.registry import MODELS
 
 pytest.importorskip('diffusers')
 
-from mmesbnn.conversion import convert, convert_file, load_published
+from mmesbnn.conversion import bi_diffsr, convert, convert_file, load_published
+from mmesbnn.conversion.common import replaced_prefix
 from tests.reference.published_bi_diffsr import PUBLISHED, Network, predict, random_state, shapes
 
 NETWORKS = {
@@ -163,3 +164,25 @@ def test_networks_for_other_images_are_refused():
     state = light_state(Network(8, (1, 2), 1, 8, channels=(2, 1)))
     with pytest.raises(ValueError, match='reads 2 channels and predicts 1, not 6'):
         load_published(state)
+
+
+class Counted(dict):
+    """Dict that counts how often it is searched."""
+
+    searches = 0
+
+    def __iter__(self):
+        self.searches += 1
+        return super().__iter__()
+
+
+def test_names_are_not_searched_for_each_layer():
+    state = Counted({f'downs.{i}.biconv1.weight': torch.zeros(1) for i in range(100)})
+    with pytest.raises(ValueError, match='has 100 layers in downs'):
+        bi_diffsr.unet_cfg(state, binarize=False)
+    assert state.searches < 5
+    prefixes = Counted({'stages.0.': 'a.', 'stages.0.act.': 'b.', 'stages.1.bias': 'c'})
+    keys = ('stages.0.conv.weight', 'stages.0.act.slope', 'stages.1.bias')
+    found = [replaced_prefix(key, prefixes) for key in keys]
+    assert found == [('a.', 'conv.weight'), ('b.', 'slope'), ('c', '')]
+    assert not prefixes.searches
