@@ -38,8 +38,7 @@ _BASIC = """
     ConvTranspose3d ConvWS DCN DCNv2 Linear deconv deconv3d bilinear carafe nearest
     pixel_shuffle reflect replicate zero BaseTransformerLayer ContextBlock DropPath
     Dropout FFN GeneralizedAttention MultiScaleDeformableAttention
-    MultiheadAttention NonLocal2d TransformerLayerSequence
-    BaseDataPreprocessor ImgDataPreprocessor
+    MultiheadAttention NonLocal2d BaseDataPreprocessor ImgDataPreprocessor
 """
 _MMPRETRAIN = """
     AlexNet BEiTViT CSPDarkNet CSPResNeXt CSPResNet Conformer ConvMixer ConvNeXt

@@ -204,6 +204,8 @@ EVIL = dict(type='os.system', command='true')
         ('model.head.loss', [(EVIL,)], 'is not a component'),
         ('model.head.loss', dict(a=dict(b=[EVIL])), 'is not a component'),
         ('model.backbone.norm_cfg', dict(type='torch.load'), 'is not a component'),
+        # it copies a config as often as a number says, before it builds anything
+        ('model.neck.type', 'TransformerLayerSequence', 'is not a component'),
         ('model.pretrained', 'x', 'must be left out'),
         ('model.backbone.checkpoint', 'x', 'must be left out'),
         ('model.trust_remote_code', True, 'must be left out'),
