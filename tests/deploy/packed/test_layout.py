@@ -75,6 +75,14 @@ def test_layouts_that_are_none(layout):
         unflatten({'float32': torch.ones(6)}, layout)
 
 
+def test_layouts_of_thousands_of_tensors_and_no_millions_of_lists():
+    name = 'down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.weight.scale'
+    many = [[f'{name}{i}', 'float32', [0]] for i in range(2**14)]
+    assert len(unflatten({'float32': torch.zeros(0)}, encoded(json.dumps(many)))) == 2**14
+    with pytest.raises(CheckpointError, match=r'larger than .* raise max_bytes'):
+        unflatten({'float32': torch.zeros(0)}, encoded(f'[{"[]," * 2**20}[]]'))
+
+
 def test_a_layout_that_fills_the_memory():
     bomb = encoded('[' + ' ' * 2**27 + ']')
     with pytest.raises(CheckpointError, match=r'larger than .* raise max_bytes'):
