@@ -6,12 +6,13 @@ import logging
 from collections import Counter
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmdet.datasets import VOCDataset, XMLDataset
 from mmengine.logging import print_log
 
 from ..checks import check, checked, sequence, text
+from ..errors import shorten
 from ..images.files import image_file_size
 from .voc_annotation import AnnotationError, check_annotation
 
@@ -41,8 +42,8 @@ class CheckedVOCDataset(XMLDataset):
         **kwargs: As ``XMLDataset``'s.
 
     Raises:
-        ValueError: If the classes are not a list of different names, if an annotation or
-            an image cannot be used, or if there is no object.
+        ValueError: If the classes are not a list of different names, if an annotation, an
+            image or a list in a file cannot be used, or if there is no object.
     """
 
     METAINFO = VOCDataset.METAINFO
@@ -57,13 +58,25 @@ class CheckedVOCDataset(XMLDataset):
             year = next(years, None)
         self._metainfo['dataset_type'] = year
 
+    @classmethod
+    def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
+        """Return the meta data; a text in ``metainfo`` can be the name of a file."""
+        try:
+            return cast('dict[str, Any]', super()._load_metainfo(metainfo))
+        except UnicodeError as error:
+            given = shorten(repr(metainfo), 100)
+            raise ValueError(f'metainfo={given}: its files must be text in UTF-8') from error
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read all annotations, and report their faults."""
         check("metainfo['classes']", self._metainfo['classes'], CLASSES)
         self._foreign: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
         self._wrong_sizes = 0
-        images = super().load_data_list()
+        try:
+            images = super().load_data_list()
+        except UnicodeError as error:  # of the list; errors of annotations are others
+            raise ValueError(f'ann_file={self.ann_file!r} must be text in UTF-8') from error
         if not any(image['instances'] for image in images):
             raise ValueError(
                 f'{self.ann_file}: none of its {len(images)} images has an object of '

@@ -234,14 +234,17 @@ def image_facts(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**({'rgb': True} if gives_rgb(cfg) else {}), **({'size': size} if size else {})}
 
 
-def _listed(value: Any) -> Any:
+def _listed(name: str, value: Any) -> Any:
     """Return the lines of a file, as mmengine reads a text in meta data; else ``value``."""
     if isinstance(value, str):
         file = os.path.expanduser(value)
         with suppress(OSError, TypeError):  # then it is no file, and means itself
             if os.path.exists(file):  # else it can be an address
                 open_plain(file).close()  # mmengine would wait for a pipe
-            return list_from_file(file)
+            try:
+                return list_from_file(file)
+            except UnicodeError as error:
+                raise InputError(f'{name}={value!r} must be a file of text in UTF-8') from error
     return value
 
 
@@ -249,7 +252,7 @@ def _given_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return the meta data that the config of a data set gives."""
     classes = dataset.get('classes')  # an option of mmpretrain's data sets
     given = {**({'classes': classes} if classes else {}), **(dataset.get('metainfo') or {})}
-    return {name: _listed(value) for name, value in given.items()}
+    return {name: _listed(name, value) for name, value in given.items()}
 
 
 def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -262,6 +265,7 @@ def dataset_meta(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises:
         ImportError: If the package of the config's default scope is not installed.
+        InputError: If such a file is not text in UTF-8.
     """
     dataset = _dataset_with('metainfo', _loader(cfg, 'test', 'val'))
     given = _given_meta(dataset)

@@ -267,6 +267,17 @@ def test_classes_are_a_list_of_names(root, classes):
         build(root, metainfo=dict(classes=classes))
 
 
+def test_lists_in_another_encoding_are_named(root, tmp_path):
+    text = 'Löwe\nHäuser\n'.encode('latin-1')
+    names = tmp_path / 'names.txt'
+    names.write_bytes(text)
+    with pytest.raises(ValueError, match=r'metainfo=.*names\.txt.* must be text in UTF-8'):
+        build(root, metainfo=dict(classes=str(names)))
+    (root / 'VOC2007/ImageSets/Main/odd.txt').write_bytes(text)
+    with pytest.raises(ValueError, match=r'ann_file=.*odd\.txt. must be text in UTF-8'):
+        build(root, split='odd')
+
+
 def test_images_are_looked_at_when_the_data_set_is_made(root):
     path = root / 'VOC2007/JPEGImages/000003.jpg'
     image = path.read_bytes()

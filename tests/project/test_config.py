@@ -294,6 +294,14 @@ def test_names_as_data_sets_take_them(dataset, names, tmp_path, monkeypatch):
     assert class_names(Config(dict(model=model, test_dataloader=loader))) == names
 
 
+def test_a_file_of_names_in_another_encoding_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('names.txt').write_bytes('Löwe\nHäuser\n'.encode('latin-1'))
+    loader = dict(dataset=dict(type='Any', metainfo=dict(classes='names.txt')))
+    with pytest.raises(InputError, match=r"classes='names\.txt' must be a file of text in UTF-8"):
+        dataset_meta(Config(dict(test_dataloader=loader)))
+
+
 def test_a_wrong_number_of_names_gives_one_warning():
     dataset = dict(type='Any', metainfo=dict(classes=('cat', 'dog')))
     cfg = Config(dict(model=dict(head=dict(num_classes=3)), test_dataloader=dict(dataset=dataset)))
