@@ -140,7 +140,8 @@ def binarize(
       layers that read the input or give an output are kept, and layers that did not run.
       Code without layers may scale, resize or join inputs before, and compute scores or
       boxes afterwards. Inputs and outputs can be attributes of objects, such as the data
-      samples of OpenMMLab;
+      samples of OpenMMLab. The layers of region proposals, as in Faster R-CNN, give no
+      output, only regions for other layers: ``keep='rpn*'`` keeps them;
     - depthwise and grouped convolutions, transposed, 1-d and 3-d convolutions, subclasses
       of ``nn.Conv2d`` and ``nn.Linear``, layers with hooks (parametrizations, spectral
       norm, hooks of gradients) or with a replaced ``forward`` (accelerate's offloading);
