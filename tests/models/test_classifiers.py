@@ -139,6 +139,15 @@ def test_load_teachers_builds_them_once(built):
     assert len(built) == 4
 
 
+def test_loading_them_draws_no_random_numbers():
+    """A resumed training loads them in a later epoch than an uninterrupted one."""
+    model = build(TEACHERS, load=False)
+    before = torch.get_rng_state()
+    model.load_teachers()
+    assert len(model.teachers) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_first_loss_loads_them(built):
     model = build(three_assistants(), load=False).eval()
     model.set_teacher(1)

@@ -225,14 +225,16 @@ class DistillClassifier(ImageClassifier):
         """Build the teachers and load their weights, if this has not been done yet.
 
         ``TeacherScheduleHook`` calls it before training; otherwise the first loss does.
-        Inference needs no teachers.
+        Inference needs no teachers. The state of torch's random generator is restored.
 
         Raises:
             ValueError: As the class.
         """
         if len(self.teachers) or not self._specs:
             return
-        built = {name: build_teacher(name, spec) for name, spec in self._specs.items()}
+        # a resumed training loads them within a later epoch, and must draw the same numbers there
+        with torch.random.fork_rng(devices=[]):
+            built = {name: build_teacher(name, spec) for name, spec in self._specs.items()}
         classes = getattr(self.head, 'num_classes', None)
         for name, teacher in built.items():
             own = getattr(getattr(teacher, 'head', None), 'num_classes', classes)
