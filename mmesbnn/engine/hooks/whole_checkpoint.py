@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..checkpoint_hooks import check_others
+from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
 from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
@@ -77,6 +78,8 @@ class WholeCheckpointHook(CheckpointHook):
       best. An old best file stays until a whole checkpoint holds the name of the new one.
     - If ``last_checkpoint`` is missing, or names a file that is missing or damaged,
       ``resume=True`` continues from the newest whole checkpoint, and the log says so.
+    - A checkpoint within a gradient accumulation (``accumulative_counts``) holds the gradients.
+      mmengine loses them, and warns of this here, too.
     - Partial files of a killed process are removed.
 
     A binary network is always better than one that is not binary (see
@@ -247,7 +250,16 @@ class WholeCheckpointHook(CheckpointHook):
             path = None
         self._set_best(key, path)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take up the accumulated gradients of a resumed training."""
+        if runner._resume:
+            load_gradients(runner, checkpoint)
+
     # writing
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the accumulated gradients."""
+        save_gradients(runner, checkpoint)
 
     def _path(self, name: str) -> Path:
         return Path(self.out_dir, name)
@@ -273,6 +285,7 @@ class WholeCheckpointHook(CheckpointHook):
         outdated += self._superseded
         self.last_ckpt = str(self._path(name))
         _share_buffers(runner)
+        share_gradients(runner)
         hub = runner.message_hub
         hub.update_info(_LAST, self.last_ckpt)
         hub.update_info(_KEPT, list(self.keep_ckpt_ids))
