@@ -6,11 +6,17 @@ import itertools
 from collections.abc import Iterator, Sized
 
 import torch
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from ..checks import Rule, checked, integer, optional
+
+#: Methods of mmengine that read an image by a number only.
+_BY_NUMBER = {
+    kind.__getitem__ for kind in (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
+}
 
 
 @DATA_SAMPLERS.register_module()
@@ -32,7 +38,8 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
             seed.
 
     Raises:
-        ValueError: If the dataset is empty.
+        ValueError: If the dataset is empty, or if its index is a number, as that of mmpretrain's
+            and mmdet's datasets.
     """
 
     @checked(
@@ -42,6 +49,11 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
         self.size = len(dataset)
         if not self.size:
             raise ValueError('dataset is empty: there is nothing to draw')
+        if getattr(type(dataset), '__getitem__', None) in _BY_NUMBER:
+            raise ValueError(
+                f'dataset={type(dataset).__name__} has no seeds for its random numbers: put it '
+                "into dict(type='SeededConcatDataset', datasets=[...])"
+            )
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else int(seed)
         self.rank, self.world_size = get_dist_info()

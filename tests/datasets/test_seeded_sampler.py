@@ -3,8 +3,9 @@
 from itertools import islice
 
 import pytest
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
-from mmesbnn.datasets import SeededInfiniteSampler
+from mmesbnn.datasets import SeededConcatDataset, SeededInfiniteSampler
 
 
 def draws(count, size=5, **kwargs):
@@ -51,3 +52,25 @@ def test_in_order():
 def test_empty():
     with pytest.raises(ValueError, match='dataset is empty'):
         SeededInfiniteSampler([])
+
+
+class Numbers(BaseDataset):
+    def load_data_list(self):
+        return [dict(number=i) for i in range(3)]
+
+
+def test_datasets_without_seeds_are_refused():
+    plain = Numbers()
+    for dataset in (plain, ConcatDataset([plain]), RepeatDataset(plain, times=2)):
+        kind = type(dataset).__name__
+        with pytest.raises(ValueError, match=f'dataset={kind} has no seeds.*SeededConcatDataset'):
+            SeededInfiniteSampler(dataset)
+
+
+def test_datasets_with_seeds_are_taken():
+    class Seeded(Numbers):
+        def __getitem__(self, key):
+            return key
+
+    for dataset in (Seeded(), SeededConcatDataset([Numbers()])):
+        assert SeededInfiniteSampler(dataset).size == 3
