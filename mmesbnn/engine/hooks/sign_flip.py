@@ -22,12 +22,12 @@ class SignFlipHook(Hook):
     Binary weights learn by changing their sign. A rate that stays high means that the
     learning rate is too large. A rate near 0 means that the weights no longer learn. Signs
     are compared between the beginning and the end of the same epoch, so the hook has no
-    state that a resumed training would lack.
+    state that a training resumed after an epoch would lack.
 
     It logs ``train/flip_rate``, and the rate of every layer at the level DEBUG. It needs
     one byte per binary weight while it measures. For mmengine, iteration-based training is
-    one epoch, so there is one number at its end. Of mmdet's semi-supervised detectors, such as
-    ``SoftTeacher``, the student is measured.
+    one epoch, so there is one number at its end; if it was resumed, it counts from there. Of
+    mmdet's semi-supervised detectors, such as ``SoftTeacher``, the student is measured.
 
     Args:
         interval: Measure every ``interval``-th epoch. Default 1.
