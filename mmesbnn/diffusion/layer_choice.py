@@ -46,15 +46,14 @@ _PROJECTIONS: dict[type, tuple[str, ...]] = {
     Transformer2DModel: ('proj_in', 'proj_out'),
 }
 
-#: Reasons for keeping the other layers, by a part of their name.
-_REASONS = {
-    'conv_in': 'first layer',
-    'conv_out': 'last layer',
-    'conv_shortcut': 'shortcut; shortcuts=True replaces it',
-    'time': 'timestep embedding',
-    'class_embedding': 'class embedding',
-    'attention': 'attention; attention=True replaces it',
-}
+#: Reasons for keeping the other layers, by their own name, and by a part of the whole name.
+_ENDS = {'conv_in': 'first layer', 'conv_out': 'last layer', 'conv_shortcut': 'shortcut'}
+_REASONS = {'time': 'timestep embedding', 'class_embedding': 'class embedding'}
+#: Reasons for keeping the layers that an option replaces.
+_OPTIONAL = (
+    (_SHORTCUTS, 'shortcut; shortcuts=True replaces it'),
+    (_PROJECTIONS, 'attention; attention=True replaces it'),
+)
 
 
 def _is_fused(module: nn.Module) -> bool:
@@ -67,27 +66,32 @@ def _is_fused(module: nn.Module) -> bool:
     return type(getattr(module, 'processor', None)).__name__.startswith('Fused')
 
 
-def _found(model: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
-    """Yield the names of the layers of ``model`` that ``table`` describes."""
+def _described(
+    model: nn.Module, table: Mapping[type, Sequence[str]]
+) -> Iterator[tuple[str, nn.Module, list[tuple[str, nn.Module]]]]:
+    """Yield the modules of ``model`` that ``table`` names, with their children in it."""
     for name, module in model.named_modules():
         if not name:  # the first and last layers of the model itself stay
             continue
         children = next((x for kind, x in table.items() if isinstance(module, kind)), ())
+        inside = dict(module.named_modules(remove_duplicate=False)) if children else {}
+        yield name, module, [(f'{name}.{x}', inside[x]) for x in children if x in inside]
+
+
+def _found(model: nn.Module, table: Mapping[type, Sequence[str]]) -> Iterator[str]:
+    """Yield the names of the layers of ``model`` that ``table`` describes."""
+    for owner, module, children in _described(model, table):
         if children and _is_fused(module):
             raise ValueError(
-                f'unet: {name} runs one fused layer in place of the layers that become binary: '
+                f'unet: {owner} runs one fused layer in place of the layers that become binary: '
                 'call unfuse_qkv_projections() first'
             )
-        for child in children:
-            try:
-                layer = module.get_submodule(child)
-            except AttributeError:  # an optional part
-                continue
+        for name, layer in children:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                yield f'{name}.{child}'
+                yield name
             elif any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in layer.modules()):
                 raise ValueError(
-                    f'unet: {name}.{child} is a {type(layer).__name__} of '
+                    f'unet: {name} is a {type(layer).__name__} of '
                     f'{type(layer).__module__.partition(".")[0]} around the layer, such as '
                     'a LoRA adapter: binarize first and then add adapters, or merge and '
                     'unload them first'
@@ -126,8 +130,20 @@ def eligible_layers(model: nn.Module, attention: bool, shortcuts: bool) -> list[
     return layers
 
 
+def _optional(model: nn.Module) -> dict[str, str]:
+    """Map the names of the layers that an option replaces to the reason that names it."""
+    return {
+        name: why
+        for table, why in _OPTIONAL
+        for _, _, children in _described(model, table)
+        for name, _ in children
+    }
+
+
 def _reason(name: str) -> str:
-    return next((why for part, why in _REASONS.items() if part in name), 'other layer')
+    """Return the reason for keeping a layer that no option replaces."""
+    own = _ENDS.get(name.rpartition('.')[2])
+    return own or next((why for part, why in _REASONS.items() if part in name), 'other layer')
 
 
 def replace_layers(
@@ -147,6 +163,7 @@ def replace_layers(
                 f'{type(model).__name__} has no convolution and no linear layer '
                 f'{shorten(repr(name), 100)}'
             )
+    optional = _optional(model)
     report = binarize_layers(model, layers, options, keep)
     # with its config the model can be saved
     del model.save_pretrained
@@ -155,7 +172,7 @@ def replace_layers(
         [
             layer
             if layer.replaced or layer.name in layers
-            else dataclasses.replace(layer, why=_reason(layer.name))
+            else dataclasses.replace(layer, why=optional.get(layer.name) or _reason(layer.name))
             for layer in report
         ],
         options,

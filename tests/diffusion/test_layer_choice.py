@@ -6,7 +6,13 @@ import torch
 pytest.importorskip('diffusers')
 pytest.importorskip('accelerate')
 
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel, WanTransformer3DModel
+from diffusers import (
+    FluxTransformer2DModel,
+    SanaTransformer2DModel,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    WanTransformer3DModel,
+)
 
 from mmesbnn.diffusion import BinaryConfig, binarize_unet
 
@@ -97,3 +103,42 @@ def test_binary_attention_cannot_be_fused():
     binarize_unet(model, attention=True)
     with pytest.raises(AttributeError, match=r'fuse_qkv_projections .* cannot fuse binary'):
         model.fuse_qkv_projections()
+
+
+def video():
+    return UNet3DConditionModel(
+        block_out_channels=(32,),
+        layers_per_block=1,
+        attention_head_dim=16,
+        cross_attention_dim=8,
+        down_block_types=('CrossAttnDownBlock3D',),
+        up_block_types=('CrossAttnUpBlock3D',),
+    )
+
+
+def test_report_names_an_option_for_the_layers_that_it_replaces():
+    kept = {layer.name: layer.why for layer in binarize_unet(video(), options=BinaryConfig()).kept}
+    every = BinaryConfig(attention=True, shortcuts=True)
+    report = binarize_unet(video(), options=every)
+    assert {name for name, why in kept.items() if 'True replaces it' in why} == {
+        layer.name for layer in report.replaced if layer.name in kept
+    }
+    assert not [layer.name for layer in report.kept if 'True replaces it' in layer.why]
+
+
+def test_report_calls_only_the_first_layer_so():
+    model = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=1,
+        num_cross_attention_heads=1,
+        cross_attention_head_dim=8,
+        cross_attention_dim=8,
+        caption_channels=8,
+        sample_size=8,
+    )
+    report = binarize_unet(model, options=BinaryConfig(attention=True))
+    why = {layer.name: layer.why for layer in report.kept}
+    assert why['transformer_blocks.0.ff.conv_inverted'] == 'other layer'
