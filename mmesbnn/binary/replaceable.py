@@ -16,6 +16,7 @@ from .expansion import Expansion
 from .layers import BinaryLayer
 from .modes import inference
 from .native_training import is_plain
+from .plain_references import plain_references
 from .trees import tensors_inside
 from .weight_reads import WeightReads, read_by_definition
 
@@ -165,6 +166,7 @@ def _obstacle(
     candidate: Candidate,
     owners: Mapping[int, list[str]],
     readers: Mapping[int, str],
+    holders: Mapping[int, str],
     expansion: Expansion,
 ) -> str | None:
     """Return the reason why ES cannot replace the layer, or None if it can."""
@@ -174,6 +176,8 @@ def _obstacle(
         return 'a binary layer already'
     if id(module) in readers:
         return f'{readers[id(module)]} reads its weight'
+    if id(module) in holders:
+        return f'{holders[id(module)]}, an ordinary attribute, also holds it'
     if not _computes_as_torch(kind):
         return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
     if 'forward' in module.__dict__:  # such as accelerate's, which moves the weights
@@ -245,9 +249,9 @@ def kept_layers(
         ends = {x: w for x, w in ends.items() if w != _IDLE or id(x.module) not in readers}
     unwanted = {Reason.FIRST: not keep_first, Reason.LAST: not keep_last}
     ends = {x: w for x, w in ends.items() if not unwanted.get(w.reason)}
-    owners = _owners(model)
+    owners, holders = _owners(model), plain_references(model)
     for candidate in candidates:
-        obstacle = _obstacle(candidate, owners, readers, expansion)
+        obstacle = _obstacle(candidate, owners, readers, holders, expansion)
         why = ends.get(candidate) or (obstacle and Why(Reason.OBSTACLE, obstacle))
         if why:
             kept.setdefault(candidate, why)
