@@ -179,7 +179,9 @@ def _obstacle(
     if id(module) in holders:
         return f'{holders[id(module)]}, an ordinary attribute, also holds it'
     if not _computes_as_torch(kind):
-        return f'{kind.__name__} is neither nn.Conv2d nor nn.Linear'
+        own = [x.__name__ for x in _ELIGIBLE]  # other classes of these names need their module
+        name = f'{kind.__module__}.{kind.__name__}' if kind.__name__ in own else kind.__name__
+        return f'{name} is neither nn.Conv2d nor nn.Linear'
     if 'forward' in module.__dict__:  # such as accelerate's, which moves the weights
         return 'its forward was replaced'
     if not is_plain(module):

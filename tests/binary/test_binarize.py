@@ -653,6 +653,15 @@ def test_lazy_layers_are_kept():
     assert why(report)['middle.0'] == 'LazyConv2d is neither nn.Conv2d nor nn.Linear'
 
 
+def test_a_subclass_of_the_same_name_is_told_apart():
+    class Linear(nn.Linear):
+        """A layer of another package."""
+
+    report = binarize(Net(nn.Conv2d(8, 8, 1), Linear(4, 4)))
+    reason = f'{Linear.__module__}.Linear is neither nn.Conv2d nor nn.Linear'
+    assert why(report)['middle.1'] == reason
+
+
 def test_layers_that_were_replaced_in_inference_mode_train():
     net, x = small_net(), torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
