@@ -182,6 +182,8 @@ def _obstacle(
         own = [x.__name__ for x in _ELIGIBLE]  # other classes of these names need their module
         name = f'{kind.__module__}.{kind.__name__}' if kind.__name__ in own else kind.__name__
         return f'{name} is neither nn.Conv2d nor nn.Linear'
+    if module.weight.is_complex():
+        return f'its weights are complex, {module.weight.dtype}'
     if 'forward' in module.__dict__:  # such as accelerate's, which moves the weights
         return 'its forward was replaced'
     if not is_plain(module):

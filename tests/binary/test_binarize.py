@@ -653,6 +653,12 @@ def test_lazy_layers_are_kept():
     assert why(report)['middle.0'] == 'LazyConv2d is neither nn.Conv2d nor nn.Linear'
 
 
+def test_complex_layers_are_kept():
+    net = nn.Sequential(*[nn.Linear(4, 4, dtype=torch.complex64) for _ in range(3)])
+    with pytest.raises(ValueError, match=r'weights are complex, torch\.complex64'):
+        binarize(net)
+
+
 def test_a_subclass_of_the_same_name_is_told_apart():
     class Linear(nn.Linear):
         """A layer of another package."""
