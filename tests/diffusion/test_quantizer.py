@@ -453,6 +453,16 @@ def test_a_moving_average_is_saved_as_training_scripts_do(folder, tmp_path):
     assert equal(run(UNet2DModel.from_pretrained(tmp_path)), run(unet))
 
 
+def test_a_moving_average_of_latent_weights_is_continued(folder, tmp_path):
+    config = BinaryConfig(packed=False)  # docs/diffusers.md says why
+    unet = UNet2DModel.from_pretrained(folder, quantization_config=config)
+    average = EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config)
+    average.save_pretrained(tmp_path)
+    restored = EMAModel.from_pretrained(tmp_path, UNet2DModel)
+    assert len(restored.shadow_params) == len(average.shadow_params)
+    restored.step(unet.parameters())
+
+
 def test_a_binary_unet_gets_a_binary_controlnet(tmp_path):
     unet = shaken(conditional())
     binarize_unet(unet, options=BinaryConfig())
