@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 SOURCES = Path(__file__).resolve().parents[2] / 'mmesbnn' / 'native' / 'src'
 
 
-def run(*command, seconds=300):
+def run(*command, seconds=900):
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=seconds, check=False
     )
