@@ -145,7 +145,8 @@ bool normalize_something() {
   auto sums = exactly<int16_t>(small_map);
   const bool summed = up_to(2) == 0;
   const int16_t* const of_signs = summed ? sums.get() : nullptr;
-  auto scales = some(channels), x = some(small_map), residual = some(map), grad = some(map), out = some(map);
+  auto scales = some(channels), x = some(small_map), residual = some(map), grad = some(map);
+  auto out = some(map);
   auto gates = some(batch * channels), means = some(batch * wide), stats = some(3 * channels);
   std::unique_ptr<float[]> numbers[8];
   for (auto& one : numbers) one = some(wide);
@@ -155,8 +156,9 @@ bool normalize_something() {
   const int done = mmesbnn_normalize(
       maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
       maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
-      numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift), up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(),
-      maybe(means, up_to(1)), stats.get());
+      numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift),
+      up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(), maybe(means, up_to(1)),
+      stats.get());
   mmesbnn_normalize_gradients(
       maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
       maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
@@ -179,8 +181,9 @@ bool normalize_something() {
   mmesbnn_normalize_tokens_gradients(
       maybe(x, !summed), of_signs, maybe(scales, summed), tokens, channels, copies,
       maybe(some_added, added), features, numbers[0].get(), numbers[1].get(),
-      maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(), of_x.get(), of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(),
-      numbers[5].get(), maybe(numbers[6], slope), maybe(numbers[7], shift));
+      maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(), of_x.get(),
+      of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(), numbers[5].get(),
+      maybe(numbers[6], slope), maybe(numbers[7], shift));
   mmesbnn_sign_gradient_tokens(other.get(), x.get(), tokens, channels, single.get(),
                                static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
                                of_single.get());
@@ -233,8 +236,8 @@ bool pool_something() {
 
 }  // namespace
 
-// With a newer GCC and AVX-512 the program crashed at a vector on the stack. Frames that outlive their
-// function are suspected: they may not be aligned to its 64 bytes (compare GCC bug 110027).
+// With a newer GCC and AVX-512 the program crashed at a vector on the stack. Frames that outlive
+// their function are suspected: they may not be aligned to its 64 bytes (compare GCC bug 110027).
 extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
 
 int main(int count, char** arguments) {

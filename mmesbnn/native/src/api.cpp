@@ -148,10 +148,10 @@ API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_
 }
 
 // Weights (groups * kernels, channels, taps) as words (groups, blocks, taps, words, lanes), and
-// the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude. With
-// a threshold for each kernel the entries are any numbers, whose bits say which are above it, and
-// magnitudes are 1, or with `scaled` means of the entries'; kNotBinary if an entry is NaN, or if a
-// threshold or mean is not finite, or a mean 0.
+// the magnitude of each kernel's entries. kNotBinary if a kernel's entries differ in magnitude.
+// With a threshold for each kernel the entries are any numbers, whose bits say which are above it,
+// and magnitudes are 1, or with `scaled` means of the entries'; kNotBinary if an entry is NaN, or
+// if a threshold or mean is not finite, or a mean 0.
 API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernels_per_group,
                              int64_t channels, int64_t taps, const float* thresholds, int scaled,
                              int threads, uint64_t* out, float* scales) {
@@ -185,9 +185,9 @@ API int mmesbnn_pack_weights(const float* weight, int64_t groups, int64_t kernel
 
 // Convolution of packed signs with packed weights:
 //   out[n, o, y, x] = scales[o] * sum over taps and channels of sign * sign.
-// pad_value: -1, 0 (a padded pixel adds nothing) or 1. With `channels_last` the channels of `out` are
-// its last axis. With `sums` the sums without scales are written there instead; it is null, or out and
-// scales are.
+// pad_value: -1, 0 (a padded pixel adds nothing) or 1. With `channels_last` the channels of `out`
+// are its last axis. With `sums` the sums without scales are written there instead; it is null, or
+// out and scales are.
 // geometry: kernel, stride, padding, dilation, each (vertical, horizontal).
 API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64_t width,
                          int64_t groups, int64_t channels, const uint64_t* weights,

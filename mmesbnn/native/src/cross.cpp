@@ -12,8 +12,8 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// Maps are (batch, height, width, channels). Taps are (4 reach + 1, channels): that of the pixel itself,
-// then for each distance those of the pixels above, below, on the left, and on the right.
+// Maps are (batch, height, width, channels). Taps are (4 reach + 1, channels): that of the pixel
+// itself, then for each distance those of the pixels above, below, on the left, and on the right.
 struct Cross {
   int64_t batch, height, width, channels, reach;
   const float* taps;
@@ -25,8 +25,8 @@ struct Cross {
   }
   int64_t pixels() const { return batch * height * width; }
 
-  // Calls f(tap, other) for the taps around a pixel whose pixels lie in the map; with a `sign` of -1 for
-  // those pixels in whose windows it lies.
+  // Calls f(tap, other) for the taps around a pixel whose pixels lie in the map; with a `sign` of
+  // -1 for those pixels in whose windows it lies.
   template <class F>
   void around(int64_t pixel, int sign, F f) const {
     const int64_t row = pixel / width % height, column = pixel % width;

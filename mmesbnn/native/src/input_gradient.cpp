@@ -145,7 +145,9 @@ struct InputGradient {
   void pad_all() const {
     const int64_t parts = (4 * quads + kKernelsAtOnce - 1) / kKernelsAtOnce;
     parallel(sizes.groups * parts, threads, [&](int64_t first, int64_t end) {
-      for (int64_t part = first; part < end; ++part) pad(part / parts, part % parts * kKernelsAtOnce);
+      for (int64_t part = first; part < end; ++part) {
+        pad(part / parts, part % parts * kKernelsAtOnce);
+      }
     });
   }
 
@@ -284,8 +286,8 @@ struct InputGradient {
 }  // namespace
 
 // grad: (batch, groups * kernels_per_group, out_height, out_width). out: (batch, groups * channels,
-// height, width). With `channels_last` the channels of both are their last axis. The other arguments
-// are those of mmesbnn_convolve; padded pixels do not matter.
+// height, width). With `channels_last` the channels of both are their last axis. The other
+// arguments are those of mmesbnn_convolve; padded pixels do not matter.
 API int mmesbnn_input_gradient(const float* grad, int64_t batch, int64_t height, int64_t width,
                                int64_t groups, int64_t channels, const uint64_t* weights,
                                int64_t kernels_per_group, const int32_t* geometry,

@@ -125,9 +125,9 @@ struct RealTile {
   int64_t step;          // floats from a pixel's results to the next one's
 };
 
-// Sums of products of real numbers and signs, kSumLanes of them side by side. A term is four numbers
-// for each lane. Its table holds the 16 sums of them with all signs; the first number has the lowest
-// bit. So an addition does the work of four multiplications and four additions.
+// Sums of products of real numbers and signs, kSumLanes of them side by side. A term is four
+// numbers for each lane. Its table holds the 16 sums of them with all signs; the first number has
+// the lowest bit. So an addition does the work of four multiplications and four additions.
 constexpr int kSumLanes = 32;
 // Terms whose tables, of 2 KB each, leave room in the first cache.
 constexpr int kSumTerms = 8;
@@ -169,8 +169,8 @@ struct NormSlope {
   float scale, offset, mean, factor;
 };
 
-// The numbers of a NormPart for each channel of a pixel, whose channels lie side by side. `residual`,
-// `slope` and `shift` may be null.
+// The numbers of a NormPart for each channel of a pixel, whose channels lie side by side.
+// `residual`, `slope` and `shift` may be null.
 struct NormPixel {
   int64_t channels;
   const float *z, *residual, *scale, *offset, *slope, *shift;
@@ -242,12 +242,13 @@ struct Kernels {
   // out[i] = the gradient of z, of inner[i] and z[i].
   void (*centre)(const float* inner, const float* z, const NormSlope& slope, int64_t count,
                  float* out) = nullptr;
-  // For z = gate x y, of the gradients of z: those of x, and those of y added to `grad`. Returns the
-  // gradient of the gate. Without y, which then is 1, of_y is not written.
+  // For z = gate x y, of the gradients of z: those of x, and those of y added to `grad`. Returns
+  // the gradient of the gate. Without y, which then is 1, of_y is not written.
   double (*divide)(const float* of_z, const float* x, const float* y, const float* grad, float gate,
                    int64_t count, float* of_x, float* of_y) = nullptr;
   // out[i] = grad[i] times the derivative that stands for that of the sign of x[i] + shift:
-  // 1 where |x + shift| <= clip, or 2 - 2|x + shift| where that is positive. Returns the sum of out.
+  // 1 where |x + shift| <= clip, or 2 - 2|x + shift| where that is positive. Returns the sum of
+  // out.
   double (*window)(const float* grad, const float* x, float shift, float clip, int64_t count,
                    float* out) = nullptr;
   // numbers[i] -= by.

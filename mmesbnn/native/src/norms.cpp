@@ -16,7 +16,8 @@ namespace {
 // Pixels of a piece: its maps fit in the first cache, and sums of float32 are short.
 constexpr int64_t kPiece = 1024;
 
-// Maps are (batch, channels, pixels), those of the norm's output (batch, copies * channels, pixels).
+// Maps are (batch, channels, pixels), those of the norm's output (batch, copies * channels,
+// pixels).
 struct NormSizes {
   int64_t batch, channels, copies, pixels;
 
@@ -218,18 +219,18 @@ struct Backward : NormOperands {
 
 // A training step of a batch norm of z, over batch and pixels:
 //   out = act(gain (z - mean) / sqrt(variance + eps) + bias + residual) + shift
-// for copies of z, channel by channel; z = x, or gate x, or with `multiplies` gate x residual; or, where
-// x is null and there is no gate, z = scales sums; `act` is a PReLU or nothing.
-// x, sums: (batch, channels, pixels); scales: (channels); gate: (batch, channels), only for one copy without a slope; residual,
-// out: (batch, copies * channels, pixels); gain, bias, slope, shift: (copies * channels); means:
-// (batch, copies * channels), those of `out`; stats: (3, channels), mean, inverse of the standard
-// deviation, and variance; with `measured` they are given. Gate, residual, slope, shift and means may
-// be null.
+// for copies of z, channel by channel; z = x, or gate x, or with `multiplies` gate x residual; or,
+// where x is null and there is no gate, z = scales sums; `act` is a PReLU or nothing.
+// x, sums: (batch, channels, pixels); scales: (channels); gate: (batch, channels), only for one
+// copy without a slope; residual, out: (batch, copies * channels, pixels); gain, bias, slope,
+// shift: (copies * channels); means: (batch, copies * channels), those of `out`; stats: (3,
+// channels), mean, inverse of the standard deviation, and variance; with `measured` they are given.
+// Gate, residual, slope, shift and means may be null.
 API int mmesbnn_normalize(const float* x, const int16_t* sums, const float* scales, int64_t batch,
                           int64_t channels, int64_t copies, int64_t pixels, const float* gate,
-                          const float* residual, int multiplies, const float* gain, const float* bias, const float* slope,
-                          const float* shift, double eps, int measured, int threads, float* out,
-                          float* means, float* stats) {
+                          const float* residual, int multiplies, const float* gain,
+                          const float* bias, const float* slope, const float* shift, double eps,
+                          int measured, int threads, float* out, float* means, float* stats) {
   const Forward step{{{batch, channels, copies, pixels},
                       x, sums, scales, gate, residual, multiplies != 0, gain, bias, slope, shift},
                      eps, measured != 0, out, means, stats};
@@ -238,10 +239,10 @@ API int mmesbnn_normalize(const float* x, const int16_t* sums, const float* scal
   return kOk;
 }
 
-// Gradients of the operands of mmesbnn_normalize, for those of `out` (grad) and of `means` (of_means,
-// which may be null). of_x is written always; of_gate, if there is a gate; of_residual, if it is not
-// null and there is a slope, or with `multiplies`, and must not be null then: without them it is grad.
-// of_gain, of_bias: (copies * channels); of_slope and of_shift may be null.
+// Gradients of the operands of mmesbnn_normalize, for those of `out` (grad) and of `means`
+// (of_means, which may be null). of_x is written always; of_gate, if there is a gate; of_residual,
+// if it is not null and there is a slope, or with `multiplies`, and must not be null then: without
+// them it is grad. of_gain, of_bias: (copies * channels); of_slope and of_shift may be null.
 API int mmesbnn_normalize_gradients(
     const float* x, const int16_t* sums, const float* scales, int64_t batch, int64_t channels,
     int64_t copies, int64_t pixels, const float* gate, const float* residual, int multiplies,
@@ -286,8 +287,8 @@ API int mmesbnn_sign_gradient(const float* grad, const float* x, int64_t batch, 
   return kOk;
 }
 
-// The gradient of a latent weight, of that of its sign: grad where |weight - limit| <= clip, else 0; with
-// `centred`, where the limit is the mean of a kernel, less its mean over the kernel.
+// The gradient of a latent weight, of that of its sign: grad where |weight - limit| <= clip, else
+// 0; with `centred`, where the limit is the mean of a kernel, less its mean over the kernel.
 // weight, grad, out: (kernels, entries), `out` may be `grad`; limits: (kernels).
 API int mmesbnn_latent_gradient(const float* grad, const float* weight, const float* limits,
                                 int64_t kernels, int64_t entries, float clip, int centred,
@@ -308,8 +309,8 @@ API int mmesbnn_latent_gradient(const float* grad, const float* weight, const fl
   return kOk;
 }
 
-// The gradients of x and slope of a PReLU: x, grad, of_x: (batch, channels, pixels); slope, of_slope:
-// (channels).
+// The gradients of x and slope of a PReLU: x, grad, of_x: (batch, channels, pixels); slope,
+// of_slope: (channels).
 API int mmesbnn_prelu_gradients(const float* grad, const float* x, int64_t batch, int64_t channels,
                                 int64_t pixels, const float* slope, int threads, float* of_x,
                                 float* of_slope) {

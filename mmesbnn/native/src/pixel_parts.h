@@ -1,6 +1,6 @@
 // Parts of the pixels of maps whose channels lie side by side, and sums over pixels. Sums of each
-// channel are made of a few pixels at a time, and these are added in order, so they do not depend on the
-// number of threads.
+// channel are made of a few pixels at a time, and these are added in order, so they do not depend
+// on the number of threads.
 #pragma once
 
 #include <algorithm>

@@ -207,8 +207,8 @@ void parallel(int64_t total, int threads, const std::function<void(int64_t, int6
 }  // namespace mmesbnn
 
 // Makes single operators run on the threads of an OpenMP library: `gomp_parallel` is its
-// GOMP_parallel, or null for our own threads. Threads of OpenMP spin for milliseconds after each use,
-// so beside a library that uses them ours would wait for a core. Programs run on our own.
+// GOMP_parallel, or null for our own threads. Threads of OpenMP spin for milliseconds after each
+// use, so beside a library that uses them ours would wait for a core. Programs run on our own.
 API int mmesbnn_share_threads(void* gomp_parallel) {
   mmesbnn::openmp.store(reinterpret_cast<mmesbnn::OpenMp*>(gomp_parallel));
   return mmesbnn::status::kOk;

@@ -1,5 +1,5 @@
-// Threads that share the work of a call: our own, which wait for work and whose number is the largest
-// that a call has requested, or those of another library's OpenMP.
+// Threads that share the work of a call: our own, which wait for work and whose number is the
+// largest that a call has requested, or those of another library's OpenMP.
 #pragma once
 
 #include <cstdint>

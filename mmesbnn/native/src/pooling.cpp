@@ -47,8 +47,8 @@ struct LargestOf {
     int32_t places[kWindowsAtOnce];
   };
 
-  // Compares the best of some windows with the first, and each kStride-th pixel behind it. kStride is
-  // the stride, or 0 if it is known at run time only.
+  // Compares the best of some windows with the first, and each kStride-th pixel behind it. kStride
+  // is the stride, or 0 if it is known at run time only.
   template <int64_t kStride>
   void compare(const float* from, int32_t place, int64_t count, float* values,
                int32_t* places) const {
@@ -196,9 +196,9 @@ API int mmesbnn_average_neighbours_gradient(const float* grad, int64_t count, in
   return kOk;
 }
 
-// The largest pixels of square windows. x: (maps, height, width), padded with numbers that are never
-// the largest; out, places: (maps, out_height, out_width). A place is row * kernel + column in the
-// window, of the first of the largest pixels, or of the last NaN.
+// The largest pixels of square windows. x: (maps, height, width), padded with numbers that are
+// never the largest; out, places: (maps, out_height, out_width). A place is row * kernel + column
+// in the window, of the first of the largest pixels, or of the last NaN.
 API int mmesbnn_max_pool(const float* x, int64_t maps, int64_t height, int64_t width,
                          int64_t kernel, int64_t stride, int64_t padding, int64_t out_height,
                          int64_t out_width, int threads, float* out, uint8_t* places) {

@@ -52,8 +52,8 @@ bool RealConvStep::is_inside(const Interior& interior, int64_t begin, int count)
   return true;
 }
 
-// Writes where the channels of each tap begin, or those of each row of taps if the rows are `whole`;
-// pixels after the last one are like it.
+// Writes where the channels of each tap begin, or those of each row of taps if the rows are
+// `whole`; pixels after the last one are like it.
 void RealConvStep::find_rows(const Interior& interior, int64_t begin, int count, bool whole,
                              const float* source, const float** rows) const {
   const int columns = whole ? 1 : window.kernel[1];

@@ -16,8 +16,8 @@ using namespace mmesbnn::status;
 
 namespace {
 
-// Channel c of the residual is that of channels c, c + added, c + 2 added ... of the result. Where there
-// is no x, it is scales sums.
+// Channel c of the residual is that of channels c, c + added, c + 2 added ... of the result. Where
+// there is no x, it is scales sums.
 struct TokenNorm {
   int64_t pixels, channels, copies;
   const float* x;
@@ -167,9 +167,9 @@ struct TokenNorm {
 
 }  // namespace
 
-// As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels), without
-// gates and means. The residual is (pixels, added), where `added` divides copies * channels: it is
-// repeated.
+// As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels),
+// without gates and means. The residual is (pixels, added), where `added` divides copies *
+// channels: it is repeated.
 API int mmesbnn_normalize_tokens(const float* x, const int16_t* sums, const float* scales,
                                  int64_t pixels, int64_t channels, int64_t copies,
                                  const float* residual, int64_t added, const float* gain,
@@ -187,9 +187,9 @@ API int mmesbnn_normalize_tokens(const float* x, const int16_t* sums, const floa
   return kOk;
 }
 
-// The gradients for that of `out`. `inner`, (pixels, copies * channels), becomes the gradient of what is
-// added; the residual's, of_residual, is its sums over repetitions. of_residual, of_slope and of_shift
-// may be null.
+// The gradients for that of `out`. `inner`, (pixels, copies * channels), becomes the gradient of
+// what is added; the residual's, of_residual, is its sums over repetitions. of_residual, of_slope
+// and of_shift may be null.
 API int mmesbnn_normalize_tokens_gradients(
     const float* x, const int16_t* sums, const float* scales, int64_t pixels, int64_t channels,
     int64_t copies, const float* residual, int64_t added, const float* gain, const float* bias,

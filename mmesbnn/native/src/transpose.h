@@ -9,8 +9,8 @@
 
 namespace mmesbnn {
 
-// Divides each row into COUNT groups of bits, the first one in its lowest bits, and swaps group j of
-// row i with group i of row j.
+// Divides each row into COUNT groups of bits, the first one in its lowest bits, and swaps group j
+// of row i with group i of row j.
 template <int COUNT>
 inline void transpose(uint64_t rows[COUNT]) {
   constexpr int kBits = 64 / COUNT;

@@ -257,9 +257,9 @@ struct WeightGradient {
 
 }  // namespace
 
-// grad: (batch, groups * kernels_per_group, out_height, out_width); with `channels_last` its channels
-// are its last axis. out: (groups * kernels_per_group, channels, taps), for weights of which
-// mmesbnn_convolve reads signs and scales. The other arguments are those of mmesbnn_convolve.
+// grad: (batch, groups * kernels_per_group, out_height, out_width); with `channels_last` its
+// channels are its last axis. out: (groups * kernels_per_group, channels, taps), for weights of
+// which mmesbnn_convolve reads signs and scales. The other arguments are those of mmesbnn_convolve.
 API int mmesbnn_weight_gradient(const float* grad, const uint64_t* x, int64_t batch,
                                 int64_t height, int64_t width, int64_t groups, int64_t channels,
                                 int64_t kernels_per_group, const int32_t* geometry, int pad_value,
