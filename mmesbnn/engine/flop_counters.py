@@ -1,7 +1,8 @@
 """Formulas of binary products for the FLOP counters of torch and mmengine.
 
 The counters count a binary multiplication as a real one, under the operator's name.
-``tools/count_ops.py`` counts the two separately.
+``tools/count_ops.py`` counts the two separately. mmengine also counts activations, which are the
+outputs of products.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.analysis import complexity_analysis
-from mmengine.analysis.jit_handles import get_shape
+from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
 from torch.utils import flop_counter
 
 from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
@@ -43,8 +44,8 @@ def _register(operator: torch._ops.OpOverload, count: Any) -> None:
     packet = operator.overloadpacket
     if packet not in flop_counter.flop_registry:
         flop_counter.register_flop_formula(packet)(torchs)
-    table = complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS
-    table.setdefault(name, mmengines)
+    complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.setdefault(name, mmengines)
+    complexity_analysis._DEFAULT_SUPPORTED_ACT_OPS.setdefault(name, generic_activation_jit())
 
 
 def register_flop_counters() -> None:

@@ -1,5 +1,6 @@
 """FLOP counters of other packages count binary products and agree with ours."""
 
+import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from torch import nn
@@ -42,6 +43,23 @@ def test_mmengine_counts_binary_products_once_as_multiplications():
     layer = nn.Sequential(BinaryConv2d(4, 6, 3, padding=1))
     info = get_model_complexity_info(layer, (4, 5, 7), show_table=False)
     assert info['flops'] == 6 * 5 * 7 * 4 * 9
+
+
+@pytest.mark.parametrize(
+    ('binary', 'real', 'shape'),
+    [
+        (BinaryConv2d(4, 6, 3, stride=2), nn.Conv2d(4, 6, 3, stride=2), (4, 5, 7)),
+        (BinaryLinear(8, 6), nn.Linear(8, 6), (3, 8)),
+    ],
+)
+def test_mmengine_counts_the_activations_of_binary_layers_as_those_of_real_ones(
+    binary, real, shape
+):
+    found = [
+        get_model_complexity_info(layer, shape, show_table=False)['activations']
+        for layer in (binary, real)
+    ]
+    assert found[0] == found[1] > 0
 
 
 def test_attention_is_counted():
