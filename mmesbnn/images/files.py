@@ -30,6 +30,11 @@ _WIDTH = 0x0100
 #: Start of a scan of a JPEG file, and the largest number of them. Every scan of a progressive file
 #: is a pass over the whole image; encoders write about ten.
 _SCAN, _MOST_SCANS = b'\xff\xda', 500
+#: Start of a comment in a PPM file of text, and the largest number of them. PIL moves the text
+#: behind each of them.
+_COMMENT, _MOST_COMMENTS = b'#', 500
+#: Largest number of pixels of a BMP file with run lengths. PIL fills its rows in a loop of Python.
+_MOST_RUN_PIXELS = 2**22
 _LIMIT = Lock()
 
 
@@ -128,15 +133,34 @@ def _lies(image: Image.Image) -> bool:
     return False
 
 
-def _scans(file: IO[bytes]) -> int:
-    """Return the number of scans in a JPEG file, whose position does not change."""
+def _count(file: IO[bytes], mark: bytes) -> int:
+    """Count ``mark``, of one or two bytes, in a file whose position does not change."""
     at, count, last = file.tell(), 0, b''
     file.seek(0)
     while part := file.read(2**20):
-        count += (last + part).count(_SCAN)
-        last = part[-1:]
+        count += (last + part).count(mark)
+        last = part[len(part) - len(mark) + 1 :]
     file.seek(at)
     return count
+
+
+def _check_work(image: Image.Image, file: IO[bytes]) -> None:
+    """Raise an error if an image that is not decoded would take more time or memory than it shows.
+
+    Raises:
+        ImageError: If it would.
+    """
+    tiles = getattr(image, 'tile', None)
+    pixels, decoder = image.width * image.height, tiles[0][0] if tiles else ''
+    most = max(MAX_PIXELS, pixels)
+    if image.format in ('JPEG', 'MPO') and _count(file, _SCAN) > _MOST_SCANS:
+        raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
+    if image.format == 'TIFF' and tile_pixels(file) > most:
+        raise ImageError(f'a TIFF file with tiles of more than {most} pixels')
+    if decoder == 'ppm_plain' and _count(file, _COMMENT) > _MOST_COMMENTS:
+        raise ImageError(f'a PPM file with more than {_MOST_COMMENTS} comments')
+    if decoder == 'bmp_rle' and pixels > _MOST_RUN_PIXELS:
+        raise ImageError(f'a BMP file with run lengths and more than {_MOST_RUN_PIXELS} pixels')
 
 
 def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -170,11 +194,8 @@ def decode(image: Image.Image, what: str) -> None:
     """
     try:
         file = getattr(image, 'fp', None)  # None if it is decoded
-        if file and image.format in ('JPEG', 'MPO') and _scans(file) > _MOST_SCANS:
-            raise ImageError(f'a JPEG file with more than {_MOST_SCANS} scans')
-        most = max(MAX_PIXELS, image.width * image.height)
-        if file and image.format == 'TIFF' and tile_pixels(file) > most:
-            raise ImageError(f'a TIFF file with tiles of more than {most} pixels')
+        if file:
+            _check_work(image, file)
         image.load()
     except MemoryError:
         raise

@@ -239,3 +239,37 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
         read_image_file(path)
     with Image.open(path) as image, pytest.raises(ImageError, match='more than 500 scans'):
         read_image(image)
+
+
+def run_lengths(width, height):
+    """Return a BMP whose rows end after one pixel."""
+    body = height * b'\1\5\0\0' + b'\0\1'
+    colours = bytes(1024)
+    header = struct.pack('<IiiHHIIiiII', 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
+    start = 14 + len(header) + len(colours)
+    return b'BM' + struct.pack('<IHHI', start + len(body), 0, 0, start) + header + colours + body
+
+
+def test_a_bmp_of_run_lengths_is_limited(tmp_path):
+    path = tmp_path / 'a.bmp'
+    path.write_bytes(run_lengths(30, 20))
+    assert read_image_file(path).size == (30, 20)
+    path.write_bytes(run_lengths(8191, 8191))
+    began = time.monotonic()
+    with pytest.raises(ImageError, match='run lengths and more than 4194304 pixels'):
+        read_image_file(path)
+    assert time.monotonic() - began < 10  # filling the rows takes a minute
+    grey = Image.new('L', (2100, 2100))  # without run lengths
+    grey.save(path)
+    assert read_image_file(path).size == grey.size
+
+
+def test_a_ppm_of_very_many_comments_is_refused(tmp_path):
+    path = tmp_path / 'a.pgm'
+    path.write_bytes(b'P2\n2 1\n255\n' + 400 * b'#\n' + b'1 2')
+    assert np.array_equal(np.asarray(read_image_file(path)), [[1, 2]])
+    path.write_bytes(b'P2\n2 1\n255\n' + 2**16 * b'#\n' + b'1 2')
+    with pytest.raises(ImageError, match='more than 500 comments'):
+        read_image_file(path)
+    path.write_bytes(b'P5\n2000 1\n255\n' + 2000 * b'#')  # pixels, not comments
+    assert np.all(np.asarray(read_image_file(path)) == ord('#'))
