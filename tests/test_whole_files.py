@@ -253,6 +253,20 @@ def test_rights_are_needed(own_folder, what):
     assert path.read_text() == (own_folder / 'in/y/a').read_text() == 'old'
 
 
+@pytest.mark.parametrize('closed', ['', 'inner'])
+def test_a_folder_whose_files_cannot_be_removed_is_not_replaced(own_folder, closed):
+    root = own_folder / 'x'
+    write_folder(root, 'old')
+    (root / 'inner').mkdir()
+    (root / closed).chmod(0o555)
+    with pytest.raises(PermissionError) as caught:
+        write_folder(root, 'new', replace=True)
+    (root / closed).chmod(0o777)
+    assert caught.value.filename == str(root / closed)
+    assert (root / 'a').read_text() == 'old'
+    assert names(own_folder) == ['x']
+
+
 @pytest.mark.parametrize('name', ['x' * 255, 'ä' * 127, b'caf\xe9\xff' * 40])
 def test_long_and_odd_names(tmp_path, name):
     name = os.fsdecode(name)

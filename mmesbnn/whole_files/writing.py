@@ -202,6 +202,8 @@ def check_folder(root: Name, *sources: Name | None, replace: bool = False) -> Pa
             _refuse(errno.EBUSY, root, 'A mount point, so name a folder in it')
         if any(_lies_in(source, target) for source in sources if source is not None):
             _refuse(errno.EINVAL, root, 'Would overwrite the file that is read')
+        if replace:
+            _check_removable(target, root)
     _check_above(target, root)
     return target
 
@@ -213,6 +215,14 @@ def _lies_in(source: Name, folder: Path) -> bool:
         return False
     names = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent), path.name))
     return any(folder in name.parents for name in names)
+
+
+def _check_removable(target: Path, root: Path) -> None:
+    """Raise an error if the files of a folder that is replaced could not be removed."""
+    folders = [target, *(path for path in target.iterdir() if path.is_dir())]
+    for folder in folders:
+        if not folder.is_symlink() and not _allowed(folder, os.W_OK | os.X_OK):
+            _refuse(errno.EACCES, root / folder.relative_to(target))
 
 
 def _check_above(target: Path, root: Path) -> None:
