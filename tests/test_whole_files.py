@@ -448,6 +448,20 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_parents_that_cannot_all_be_made_are_removed(tmp_path, monkeypatch):
+    make = os.mkdir
+
+    def on_a_full_disk(path, *args, **kwargs):
+        if path == tmp_path / 'a' / 'b' and path.parent.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        make(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, 'mkdir', on_a_full_disk)
+    with pytest.raises(OSError, match='No space left'):
+        write_folder(tmp_path / 'a' / 'b' / 'c' / 'd', 'new')
+    assert names(tmp_path) == []
+
+
 def test_a_folder_that_holds_something_is_replaced_if_asked_to(tmp_path):
     root = tmp_path / 'x'
     root.mkdir()

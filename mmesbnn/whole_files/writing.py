@@ -337,8 +337,8 @@ def _folders_above(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # another process uses it
-            for folder in made:
+        for folder in made:
+            with contextlib.suppress(OSError):  # another process uses it, or it was not made
                 folder.rmdir()
         raise
 
