@@ -253,6 +253,15 @@ def test_rights_are_needed(own_folder, what):
     assert path.read_text() == (own_folder / 'in/y/a').read_text() == 'old'
 
 
+def test_a_file_that_is_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
+    path = tmp_path / 'x'
+    path.write_text('old')
+    monkeypatch.setattr(os.path, 'ismount', lambda target: target == path)
+    with pytest.raises(OSError, match='mount the folder') as caught:
+        check_file(path)
+    assert caught.value.filename == str(path)
+
+
 @pytest.mark.parametrize('closed', ['', 'inner'])
 def test_a_folder_whose_files_cannot_be_removed_is_not_replaced(own_folder, closed):
     root = own_folder / 'x'

@@ -103,6 +103,8 @@ def check_file(path: Name, *sources: Name | None) -> Path:
         _refuse(errno.EINVAL, path, 'Not a regular file')
     elif not _allowed(target, os.W_OK):
         _refuse(errno.EACCES, path)
+    elif os.path.ismount(target):  # of a container
+        _refuse(errno.EBUSY, path, 'A mount point, so mount the folder instead')
     elif _is_standard_stream(status):
         _refuse(errno.EINVAL, path, 'The output of this process goes there')
     if not _allowed(target.parent, os.W_OK | os.X_OK):
