@@ -54,6 +54,25 @@ def test_a_missing_file_holds_nothing(tmp_path):
     assert read(tmp_path / 'results.jsonl') == []
 
 
+@pytest.mark.parametrize(
+    ('damaged', 'words'),
+    [
+        (b'{"form": "ba', 'is damaged: it must be JSON'),
+        (b'\xff', 'is damaged: it must be JSON'),
+        (b'[' * 100_000, 'is damaged: it must be JSON'),
+        (b'[]', 'is damaged: it must be a dict'),
+        (b'{"form": "other"}', "has no 'seed': is the file that of another command"),
+    ],
+)
+def test_damaged_lines_are_named_before_the_training(tmp_path, damaged, words):
+    path = tmp_path / 'results.jsonl'
+    path.write_bytes(json.dumps(LINES[0]).encode() + b'\n' + damaged + b'\n')
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f'^line 2 of .*results.jsonl {words}'):
+        train_missing(path, pytest.fail, [BASELINE], [0])
+    assert path.read_bytes() == before
+
+
 def test_pairs_share_their_seed():
     assert pairs(LINES, 'other', 'loss') == ([1.5, 1.0], [2.5, 2.0])
     assert pairs(LINES, 'absent', 'loss') == ([], [])

@@ -192,7 +192,7 @@ def main() -> None:
     if args.ranks:
         return print_ranks(args.forms)
     train_missing(out, train, args.forms, seeds)
-    lines = read(out)
+    lines = read(out, *METRICS)
     show(lines, FORMS, METRICS, out)
 
 

@@ -109,7 +109,7 @@ def main() -> None:
     parser = parser_of(__doc__, FORMS, ROOT / 'docs/es_drop_in.jsonl', seeds=4)
     args = parser.parse_args()
     train_missing(args.out, train, args.forms, range(args.seeds))
-    lines = read(args.out)
+    lines = read(args.out, *METRICS)
     show(lines, FORMS, METRICS, args.out)
 
 

@@ -136,7 +136,7 @@ def main() -> None:
     os.chdir(ROOT)
     write_photographs(DATA, SCALE)
     train_missing(out, train, args.forms, range(args.seeds), iters=args.iters)
-    lines = [line for line in read(out) if line['iters'] == args.iters]
+    lines = [line for line in read(out, *METRICS) if line['iters'] == args.iters]
     show(lines, FORMS, METRICS, out)
 
 

@@ -187,7 +187,7 @@ def main() -> None:
     MMLogger.get_instance('mmengine', log_level='WARNING')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     train_missing(args.out, train, args.forms, range(args.seeds), iters=SETTING.iters)
-    lines = read(args.out)
+    lines = read(args.out, *METRICS)
     show(lines, FORMS, METRICS, args.out)
     print()
     print(costs(lines))

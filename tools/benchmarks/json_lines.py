@@ -12,11 +12,33 @@ from mmesbnn.whole_files import whole_file
 Line = dict[str, Any]
 
 
-def read(path: Path) -> list[Line]:
-    """Read the lines of ``path``; there are none if the file does not exist."""
+def read(path: Path, *keys: str) -> list[Line]:
+    """Read the lines of ``path``; there are none if the file does not exist.
+
+    Args:
+        path: File to read.
+        *keys: Entries that each line must have.
+
+    Raises:
+        ValueError: If a line is damaged, or lacks one of ``keys``.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_bytes().splitlines()
+    return [_parsed(line, f'line {i} of {path}', keys) for i, line in enumerate(lines, 1)]
+
+
+def _parsed(line: bytes, name: str, keys: Iterable[str]) -> Line:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} is damaged: it must be JSON') from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{name} is damaged: it must be a dict')
+    missing = next((key for key in keys if key not in found), None)
+    if missing is not None:
+        raise ValueError(f'{name} has no {missing!r}: is the file that of another command?')
+    return found
 
 
 def write(path: Path, lines: Iterable[Line]) -> None:

@@ -72,12 +72,15 @@ def train_missing(
         forms: Names of forms.
         seeds: The seeds.
         **setting: What else tells one training from another.
+
+    Raises:
+        ValueError: If ``path`` is damaged, or holds the results of another command.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for form in forms:
             key = dict(form=form, seed=seed, **setting)
-            if any(key.items() <= line.items() for line in read(path)):
+            if any(key.items() <= line.items() for line in read(path, *key)):
                 continue
             line = key | train(**key)
             print(json.dumps(line), flush=True)

@@ -11,6 +11,8 @@ from json_lines import read, write
 from .forms import Form, Setting
 
 Key = tuple[Setting, str, int]
+#: Entries that every record has.
+KEYS = (*asdict(Setting()), 'form', 'seed')
 
 
 def key_of(record: dict[str, Any]) -> Key:
@@ -25,13 +27,16 @@ class Records:
 
     Args:
         path: ``NAME.jsonl``; made with the first record.
+
+    Raises:
+        ValueError: If the file is damaged, or that of another command.
     """
 
     path: Path
     found: dict[Key, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.found = {key_of(record): record for record in read(self.path)}
+        self.found = {key_of(record): record for record in read(self.path, *KEYS)}
 
     def get(self, setting: Setting, form: Form, seed: int) -> dict[str, Any] | None:
         """Return the record of a training, None if it was not done."""
@@ -43,5 +48,5 @@ class Records:
         The file is not locked: of two processes that add at the same moment one loses its
         record, and its training is done again next time.
         """
-        self.found |= {key_of(x): x for x in read(self.path)} | {key_of(record): record}
+        self.found |= {key_of(x): x for x in read(self.path, *KEYS)} | {key_of(record): record}
         write(self.path, self.found.values())

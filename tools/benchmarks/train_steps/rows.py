@@ -15,10 +15,17 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def saved_rows(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Read the rows of earlier runs."""
+    """Read the rows of earlier runs.
+
+    Raises:
+        ValueError: If the file is damaged, or that of another command.
+    """
     if not path.exists():
         return {}
-    rows = {key_of(row): row for row in json.loads(path.read_text())['rows']}
+    try:
+        rows = {key_of(row): row for row in json.loads(path.read_bytes())['rows']}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is damaged, or that of another command') from error
     for row in rows.values():
         for found in row['forms'].values():
             found.setdefault('processor_s', found['least_s'])  # older files have no such figure
