@@ -60,10 +60,10 @@ def _metadata(model: nn.Module, config: Any, dataset_meta: Any) -> dict[str, str
         kept[FACTS] = image_facts(config)
         content['config'] = stored_config.to_json(stored_config.kept_part(kept))
         meta = meta or plain_meta(meta_of(kept))
-        if stored_config.to_json(_known_meta(kept)) == stored_config.to_json(meta):
+        if stored_config.to_json(_known_meta(kept)) == stored_config.to_json(meta, 'dataset_meta'):
             meta = {}
     if meta:
-        content['dataset_meta'] = stored_config.to_json(meta)
+        content['dataset_meta'] = stored_config.to_json(meta, 'dataset_meta')
     binarized = _binarized(model)
     if binarized:
         content['binarized'] = stored_config.to_json({'parts': binarized})

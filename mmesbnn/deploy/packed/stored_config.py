@@ -117,8 +117,12 @@ def _untagged(value: dict[str, Any]) -> Any:
     return tuple(content) if len(value) == 1 and isinstance(content, list) else value
 
 
-def to_json(config: Mapping[str, Any]) -> str:
+def to_json(config: Mapping[str, Any], what: str = 'the config') -> str:
     """Return the config as JSON.
+
+    Args:
+        config: Config to store.
+        what: Its name in messages. Default ``'the config'``.
 
     Raises:
         ConfigError: If it holds anything but plain values.
@@ -126,7 +130,26 @@ def to_json(config: Mapping[str, Any]) -> str:
     try:
         return json.dumps(_tagged(config), separators=(',', ':'))
     except TypeError as error:
-        raise ConfigError(f'the config cannot be stored: {error}') from error
+        place, value = next(_strange(config), ('it', error))
+        hint = ''
+        if place.startswith('model.'):
+            hint = '; mmdet changes some configs when it builds them, so read it again'
+        raise ConfigError(
+            f'{what} cannot be stored: {place} is a {type(value).__name__}, not a word or '
+            f'number{hint}'
+        ) from error
+
+
+def _strange(value: Any, place: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield the places and values in a config that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _strange(inner, f'{place}.{key}' if place else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from _strange(inner, f'{place}[{i}]')
+    elif not isinstance(value, (str, int, float, type(None))):
+        yield shorten(place, 200), value
 
 
 def from_json(text: str) -> dict[str, Any]:

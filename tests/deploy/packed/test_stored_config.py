@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -50,8 +51,14 @@ def test_json_keeps_tuples():
 
 
 def test_what_json_cannot_hold():
-    with pytest.raises(ConfigError, match='cannot be stored'):
+    with pytest.raises(ConfigError, match='cannot be stored: f is a builtin_function_or_method'):
         to_json(dict(f=len))
+    with pytest.raises(ConfigError, match=r'^dataset_meta .* is a set, not a word or number$'):
+        to_json(dict(classes={'a'}), 'dataset_meta')
+    # mmdet's DETRHead changes its config when it is built
+    head = dict(losses=[dict(type='A'), dict(class_weight=torch.ones(3))])
+    with pytest.raises(ConfigError, match=r'model.losses\[1\].class_weight is a Tensor, .* again'):
+        to_json(dict(model=head))
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '3'])
