@@ -15,11 +15,21 @@ _Record = TypeVar('_Record', bound=Mapping[str, Any])
 
 
 def _read_log(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
+    lines = file.read_bytes().splitlines(keepends=True)
     # a training that was killed while it wrote leaves a part of its last line
-    if lines and not lines[-1].endswith('\n'):
+    if lines and not lines[-1].endswith(b'\n'):
         lines.pop()
-    return [json.loads(line) for line in lines if line.strip()]
+    return [_record(line, f'line {i} of {file}') for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _record(line: bytes, name: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} is damaged: it must be JSON') from error
+    if not isinstance(record, dict):
+        raise ValueError(f'{name} is damaged: it must be a dict')
+    return record
 
 
 def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -32,6 +42,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If no run in it logged anything.
+        ValueError: If a line is damaged.
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     records = [record for file in files for record in _read_log(file)]

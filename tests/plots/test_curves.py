@@ -51,6 +51,15 @@ def test_empty_lines_and_empty_runs_are_skipped(tmp_path):
     assert read_scalars(tmp_path) == training(1)
 
 
+@pytest.mark.parametrize('line', [b'{"loss": 0.', b'\0' * 9, b'\xff', b'[1]', b'[' * 100_000])
+def test_damaged_lines_are_named(tmp_path, line):
+    write_run(tmp_path, '1', training(1))
+    with (tmp_path / '1' / 'vis_data' / 'scalars.json').open('ab') as file:
+        file.write(line + b'\n')
+    with pytest.raises(ValueError, match=r'^line 4 of .*scalars.json is damaged: it must be'):
+        read_scalars(tmp_path)
+
+
 def test_the_torn_line_of_a_killed_training_is_skipped(tmp_path):
     write_run(tmp_path, '1', training(1))
     write_run(tmp_path, '2', training(1, first=1))
