@@ -58,15 +58,15 @@ def _problem(text: bytes) -> str | None:
 
 
 def _check_parts(text: bytes) -> None:
-    """Raise a ``ValueError`` at the declaration of an entity, in any encoding.
+    """Raise a ``ValueError`` at the declaration of an entity or attribute, in any encoding.
 
-    Entities can grow without limit when they are read; VOC has none. Too many elements are an
-    error, too.
+    Entities can grow without limit when they are read, and each element gets all attributes that
+    are declared for it; VOC has neither. Too many elements are an error, too.
     """
     count = 0
 
     def refuse(*declaration: object) -> None:
-        raise ValueError('it declares entities')
+        raise ValueError('it declares entities or attributes')
 
     def count_one(*element: object) -> None:
         nonlocal count
@@ -76,6 +76,7 @@ def _check_parts(text: bytes) -> None:
 
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = refuse
+    parser.AttlistDeclHandler = refuse
     parser.StartElementHandler = count_one
     parser.Parse(text, True)
 

@@ -246,6 +246,16 @@ def test_entities_that_grow_are_not_read(root):
             build(root)
 
 
+def test_attributes_that_every_element_gets_are_not_read(root):
+    path = root / 'VOC2007/Annotations/000001.xml'
+    text = path.read_text()
+    path.write_text(f'<!DOCTYPE annotation [<!ATTLIST name x CDATA "y">]>{text}')
+    with pytest.raises(ValueError, match=r'000001.xml: .*it declares entities or attributes'):
+        build(root)
+    path.write_text(f'<!DOCTYPE annotation>{text}')
+    build(root)
+
+
 def test_large_and_odd_annotations_are_not_read(root, monkeypatch):
     path = root / 'VOC2007/Annotations/000001.xml'
     monkeypatch.setattr('mmesbnn.datasets.voc_annotation.MOST_BYTES', 100)
