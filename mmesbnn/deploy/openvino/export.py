@@ -40,6 +40,7 @@ from ..runtime.program_file import write_program
 from ..tasks.detector_graphs import takes_one_image
 from ..tasks.export_task import ExportTask
 from ..tasks.finite_weights import check_weights
+from ..tasks.image_sizes import check_image_size
 from .graph import Conversion, compile_graph, to_openvino
 from .parts import with_parts
 from .verify import verify, verify_native
@@ -343,9 +344,9 @@ def export(
 
     Raises:
         ExportError: If the network cannot be exported, has weights that are NaN,
-            infinite or of another dtype than float32, gives other outputs than those of
-            the task, differs from torch, or cannot be written. The folder then does not
-            change.
+            infinite or of another dtype than float32, is too small for every image, gives
+            other outputs than those of the task, differs from torch, or cannot be written.
+            The folder then does not change.
     """
     out = Path(out)
     check_output(out)
@@ -357,6 +358,7 @@ def export(
     with fitting('the manifest'):
         CLASS_NAMES.check(task.classes, 'classes')
     check_weights(task.graph)
+    check_image_size(task.preprocessing, (task.images.shape[2], task.images.shape[3]))
     examples = [task.example(i) for i in range(len(task.images))]
     outputs = check_run(task.graph, examples[0], task.output_names)
     if not dynamic_batch:  # an open batch can also be the reason, and has its own error

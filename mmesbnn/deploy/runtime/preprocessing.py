@@ -92,11 +92,10 @@ class Preprocessor:
         shape = (image.shape[0], image.shape[1])
         result = apply_steps(image, steps, self.max_pixels)
         fits = all(a <= b for a, b in zip(result.shape, limits))
-        last = _last_change(steps)
+        last = last_change(steps)
         if last is None or -1 in limits or fits:
             return result, scale_of(shape, steps)
-        scale = min(b / a for a, b in zip(shape, limits))
-        height, width = (max(int(side * scale + 0.5), 1) for side in shape)
+        height, width = shrunk(shape, (limits[0], limits[1]))
         warnings.warn(
             f'an image of {shape[0]}x{shape[1]} should become '
             f'{result.shape[0]}x{result.shape[1]}, but the network takes '
@@ -113,7 +112,14 @@ class Preprocessor:
         return apply_steps(image, fewer, self.max_pixels), scale_of(shape, fewer)
 
 
-def _last_change(steps: Sequence[Step]) -> int | None:
+def shrunk(shape: Size, limits: Size) -> Size:
+    """Return the largest height and width within ``limits`` with the aspect ratio of ``shape``."""
+    scale = min(b / a for a, b in zip(shape, limits))
+    height, width = (max(int(side * scale + 0.5), 1) for side in shape)
+    return height, width
+
+
+def last_change(steps: Sequence[Step]) -> int | None:
     """Return the index of the last step that is not padding; None if it changes the shape."""
     changes = [i for i, step in enumerate(steps) if step.TYPE != 'pad']
     return changes[-1] if changes and isinstance(steps[changes[-1]], ResizeWithin) else None

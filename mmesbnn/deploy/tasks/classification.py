@@ -12,6 +12,7 @@ from torch import nn
 from ...project import class_names
 from ..runtime.classification import Classification, ClassificationDecoding
 from .export_task import ExportTask, register_export
+from .image_sizes import padding_remark
 from .images import images_of, shape_of
 from .preprocessing import check_preprocessor, preprocessing_of
 
@@ -50,9 +51,8 @@ class ClassificationExport(ExportTask):
     ) -> Self:
         preprocessing, names = preprocessing_of(cfg), class_names(cfg, dataset_meta)
         check_preprocessor(cfg, model, preprocessing)
-        images, source = images_of(
-            cfg, model, shape_of(cfg, size, multiple=1), count, preprocessing
-        )
+        shape = shape_of(cfg, size, multiple=1, steps=preprocessing.steps)
+        images, source = images_of(cfg, model, shape, count, preprocessing)
         return cls(
             graph=model,
             input_names=('image',),
@@ -62,4 +62,5 @@ class ClassificationExport(ExportTask):
             decoding=classification_decoding(model),
             images=images,
             source=source,
+            remarks=padding_remark(preprocessing, shape[1:]),
         )

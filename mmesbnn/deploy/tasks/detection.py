@@ -164,7 +164,7 @@ class DetectionExport(ExportTask):
         preprocessing, decoding = preprocessing_of(cfg), detection_decoding(cfg)
         names = class_names(cfg, dataset_meta)
         check_preprocessor(cfg, model, preprocessing)
-        shape = shape_of(cfg, size, multiple=preprocessing.pad_divisor)
+        shape = shape_of(cfg, size, preprocessing.pad_divisor, preprocessing.steps)
         images, source = images_of(cfg, model, shape, count, preprocessing)
         try:
             with inference(graph):

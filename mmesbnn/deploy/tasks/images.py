@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ...datasets.photographs import load_photograph
 from ...project import InputError, input_shape, real_batch
 from ..runtime.manifest import ExportError
-from ..runtime.steps import Preprocessing
+from ..runtime.steps import Preprocessing, Step
+from .image_sizes import padded
 
 #: Photographs of scikit-image and, where it is not installed, of scikit-learn.
 PHOTOGRAPHS = (('astronaut', 'chelsea', 'coffee', 'rocket'), ('china', 'flower'))
@@ -72,13 +73,17 @@ def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: in
     return F.pad(inputs, padding)
 
 
-def shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[int, int, int]:
+def shape_of(
+    cfg: Config, size: Sequence[int] | None, multiple: int, steps: Sequence[Step] = ()
+) -> tuple[int, int, int]:
     """Return channels, height and width of the images.
 
     Args:
         cfg: The config.
-        size: Height and width. Default None: the config's, rounded up to ``multiple``.
+        size: Height and width. Default None: the config's, padded as by ``steps`` and rounded
+            up to ``multiple``.
         multiple: Height and width are multiples of it.
+        steps: Steps of the test pipeline. Default none.
 
     Raises:
         ExportError: If ``size`` is not.
@@ -86,6 +91,8 @@ def shape_of(cfg: Config, size: Sequence[int] | None, multiple: int) -> tuple[in
     channels, height, width = input_shape(cfg, (size[0], size[1]) if size else None)
     if size and (height % multiple or width % multiple):
         raise ExportError(f'size={(height, width)} (--shape): must be multiples of {multiple} here')
+    if not size:
+        height, width = padded(steps, (height, width))
     return channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
