@@ -32,3 +32,39 @@ def test_detectors_with_a_transformer_have_no_regions():
     assert regions == 0
     assert layers['bbox_head.fc_cls'].fp_macs == QUERIES * WIDTH * CLASSES
     assert layers['encoder.layers.0.ffn.layers.1'].fp_macs == 4 * 2048 * WIDTH
+
+
+def test_learned_regions_are_always_equally_many():
+    cfg = load_config(CONFIGS / 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py')
+    narrow = {
+        'model.backbone.base_channels': 4,
+        'model.backbone.depth': 18,
+        'model.backbone.init_cfg': None,
+        'model.neck.in_channels': [4, 8, 16, 32],
+        'model.roi_head.num_stages': 1,
+        'model.roi_head.stage_loss_weights': [1],
+        'model.roi_head.bbox_head': cfg.model.roi_head.bbox_head[:1],
+    }
+    cfg.merge_from_dict(narrow)
+    model = build_model(cfg)
+    regions, arguments = most_regions(model, (3, 64, 64))
+    layers = {layer.name: layer for layer in count_ops(model, (3, 64, 64), **arguments).layers}
+    assert regions == 100
+    assert layers['roi_head.bbox_head.0.fc_cls'].fp_macs == regions * WIDTH * 80
+
+
+def test_maskformer_reads_the_sizes_of_images():
+    cfg = load_config(CONFIGS / 'maskformer/maskformer_r50_ms-16xb1-75e_coco.py')
+    narrow = {
+        'model.backbone.base_channels': 4,
+        'model.backbone.depth': 18,
+        'model.backbone.init_cfg': None,
+        'model.panoptic_head.in_channels': [4, 8, 16, 32],
+        'model.panoptic_head.transformer_decoder.num_layers': 1,
+    }
+    cfg.merge_from_dict(narrow)
+    model = build_model(cfg)
+    regions, arguments = most_regions(model, (3, 64, 64))
+    layers = {layer.name: layer for layer in count_ops(model, (3, 64, 64), **arguments).layers}
+    assert regions == 0
+    assert layers['panoptic_head.cls_embed'].fp_macs == QUERIES * WIDTH * 134
