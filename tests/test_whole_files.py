@@ -605,6 +605,81 @@ def test_without_exchange_a_failed_rename_is_undone(tmp_path, monkeypatch, error
     assert names(tmp_path) == ['x']
 
 
+@pytest.mark.parametrize('before', [True, False])
+def test_without_exchange_a_signal_at_the_last_rename_leaves_nothing(tmp_path, monkeypatch, before):
+    monkeypatch.setattr(swapping, 'exchange', lambda first, second: False)
+    rename = os.rename
+    write_folder(tmp_path / 'x', 'old')
+
+    def stop_once(source, target):
+        monkeypatch.setattr(os, 'rename', rename)
+        if not before:
+            rename(source, target)
+        raise KeyboardInterrupt
+
+    def count(source, target):
+        rename(source, target)
+        if str(source).endswith('.part'):
+            monkeypatch.setattr(os, 'rename', stop_once)
+
+    monkeypatch.setattr(os, 'rename', count)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / 'x', 'new', replace=True)
+    assert (tmp_path / 'x/a').read_text() == 'new'
+    assert names(tmp_path) == ['x']
+
+
+@pytest.mark.parametrize('step', ['copy', 'remove', 'rename'])
+def test_a_folder_that_must_be_copied_stays_whole(tmp_path, monkeypatch, step):
+    """As in a lower layer of a container."""
+    monkeypatch.setattr(swapping, 'exchange', lambda first, second: False)
+    root, rename, unlink = tmp_path / 'x', os.rename, os.unlink
+    write_folder(root, 'old')
+
+    def refuse(source, target):
+        if os.fspath(source) == os.fspath(root) or (
+            step == 'rename' and str(source).endswith('.part')
+        ):
+            raise OSError(errno.EXDEV, 'Invalid cross-device link')
+        rename(source, target)
+
+    def fill(source, target, **options):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(target))
+
+    def stop_later(path, **options):
+        monkeypatch.setattr(os, 'unlink', unlink)
+        unlink(path, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'rename', refuse)
+    if step == 'copy':
+        monkeypatch.setattr(swapping.shutil, 'copyfile', fill)
+    elif step == 'remove':
+        monkeypatch.setattr(os, 'unlink', stop_later)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        write_folder(root, 'new', replace=True)
+    assert [(root / name).read_text() for name in names(root)] == ['old', 'old']
+    assert names(tmp_path) == ['x']
+
+
+def test_without_exchange_the_folder_of_another_process_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(swapping, 'exchange', lambda first, second: False)
+    root, rename = tmp_path / 'x', os.rename
+    write_folder(root, 'old')
+
+    def interleave(source, target):
+        rename(source, target)
+        if os.fspath(source) == os.fspath(root):
+            monkeypatch.setattr(os, 'rename', rename)
+            write_folder(root, 'other')
+
+    monkeypatch.setattr(os, 'rename', interleave)
+    with pytest.raises(OSError, match='Another process has written the folder'):
+        write_folder(root, 'new', replace=True)
+    assert (root / 'a').read_text() == 'other'
+    assert names(tmp_path) == ['x']
+
+
 def test_exchange_says_that_a_system_cannot(tmp_path, monkeypatch):
     class Library:
         def __init__(self, *_, **__):

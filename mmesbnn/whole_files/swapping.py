@@ -36,6 +36,25 @@ def exchange(first: Path, second: Path) -> bool:
     raise OSError(number, os.strerror(number), str(first), None, str(second))
 
 
+def _set_aside(folder: Path, aside: Path) -> None:
+    """Rename a folder, or copy it if it cannot be renamed, as in a lower layer of a container."""
+    try:
+        os.rename(folder, aside)
+        return
+    except OSError:
+        pass
+    try:
+        shutil.copytree(folder, aside, symlinks=True)
+    except BaseException:  # also a signal
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    try:
+        shutil.rmtree(folder)
+    except BaseException:  # a part of it may be gone
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def swap(new: Path, old: Path) -> None:
     """Exchange the names of two folders, in one step if possible.
 
@@ -49,11 +68,19 @@ def swap(new: Path, old: Path) -> None:
         return
     aside = new.with_name(f'{new.name}.old')
     try:
-        # it copies if a name cannot be moved, for example in a lower layer of a container
-        shutil.move(old, aside)
+        _set_aside(old, aside)
         os.rename(new, old)
+        os.rename(aside, new)
     except BaseException:  # also a signal
-        if aside.exists() and not old.exists():
-            shutil.move(aside, old)
+        if aside.exists():
+            _undo(aside, new, old)
         raise
-    os.rename(aside, new)
+
+
+def _undo(aside: Path, new: Path, old: Path) -> None:
+    if not old.exists():
+        os.rename(aside, old)
+    elif not new.exists():  # the second rename was done, so the caller removes the old folder
+        os.rename(aside, new)
+    else:  # of another process, which replaced the old folder, too
+        shutil.rmtree(aside, ignore_errors=True)

@@ -298,16 +298,16 @@ def whole_folder(root: Name, *, replace: bool = False) -> Iterator[Path]:
         if stat.S_IMODE(partial.stat().st_mode) != mode:
             partial.chmod(mode)
         flush(partial)
-        if replace and target.exists():
-            swap(partial, target)  # the old folder is removed
-        else:
-            _take_place(partial, target, root)
+        _take_place(partial, target, root, replace)
         flush_name(target)
 
 
-def _take_place(partial: Path, target: Path, root: Path) -> None:
+def _take_place(partial: Path, target: Path, root: Path, replace: bool) -> None:
     try:
-        os.rename(partial, target)
+        if replace and target.exists():
+            swap(partial, target)  # the old folder is removed
+        else:
+            os.rename(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             _refuse(errno.EEXIST, root, 'Another process has written the folder')
