@@ -276,12 +276,22 @@ def _takes_nothing(value: Any) -> bool:
     return True
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _zero_byte(value: Any) -> str:
+    return 'it holds a zero byte' if _is_path(value) and '\0' in os.fsdecode(value) else ''
+
+
 none = Rule('None', lambda value: value is None)
 flag = Rule('True or False', lambda value: isinstance(value, bool))
 text = instance(str, 'a text')
 filled_text = Rule('a text', lambda value: isinstance(value, str) and bool(value))
 path = Rule(
-    'a path', lambda value: isinstance(value, (str, os.PathLike)) and bool(os.fspath(value))
+    'a path',
+    lambda value: _is_path(value) and bool(os.fspath(value)) and not _zero_byte(value),
+    _zero_byte,
 )
 function = Rule('a function', callable)
 procedure = Rule('a function that needs no argument', _takes_nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import BinaryIO
@@ -26,6 +27,8 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: If it cannot be opened, or is a folder, a pipe, a device or a socket.
     """
+    if '\0' in os.fsdecode(path):
+        raise OSError(errno.EINVAL, 'The name holds a zero byte', os.fspath(path))
     # this flag opens a pipe without a writer at once; the check reads the opened file
     descriptor = os.open(path, _FLAGS)
     try:

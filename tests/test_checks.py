@@ -82,6 +82,12 @@ def test_values_that_break_a_rule_are_named(rule, good, bad, says):
             check('x', value, rule)
 
 
+@pytest.mark.parametrize('value', ['a\0b', Path('a\0b')])
+def test_a_zero_byte_in_a_path_is_named(value):
+    with pytest.raises(ValueError, match=r'x=.* must be a path.* \(it holds a zero byte\)'):
+        check('x', value, optional(path))
+
+
 def test_the_part_of_a_dict_that_is_wrong_is_named():
     for value, part in (
         (dict(), r"\(\['kind'\] is missing\)"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mmesbnn.checkpoints import read_checkpoint
 from mmesbnn.whole_files import (
     check_file,
     check_folder,
@@ -114,6 +115,23 @@ def test_a_place_for_files_is_checked_before_the_work(tmp_path):
             check_place(tmp_path / name)
         assert caught.value.filename in (tmp_path / name, str(tmp_path / name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'loop']
+
+
+@pytest.mark.parametrize('use', [check_file, check_folder, check_place, read_checkpoint])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, use):
+    path = tmp_path / 'a\0b'
+    with pytest.raises(OSError, match='The name holds a zero byte') as caught:
+        use(path)
+    assert caught.value.filename in (path, str(path))
+
+
+def test_a_folder_that_no_file_can_be_is_read_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match='none there'):
+        read_whole(tmp_path / 'a\0b', raise_missing)
+
+
+def raise_missing():
+    raise FileNotFoundError('none there')
 
 
 def test_files_that_are_read_are_not_overwritten(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Ima
     name = os.fsdecode(path)
     try:
         file = open_plain(path)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+    except OSError as error:
         reason = getattr(error, 'strerror', None) or sentence(error)
         raise ImageError(f'{name}: {reason}') from error
     with file:

@@ -34,6 +34,13 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
+def _real(path: Path) -> Path:
+    """Return the path at the end of links."""
+    if '\0' in str(path):
+        _refuse(errno.EINVAL, path, 'The name holds a zero byte')
+    return Path(os.path.realpath(path))
+
+
 def _allowed(path: Path, rights: int) -> bool:
     # open() checks the rights of the effective user, if the system has one
     effective = os.access in os.supports_effective_ids
@@ -92,7 +99,7 @@ def check_file(path: Name, *sources: Name | None) -> Path:
     """
     check_unread([path], sources)
     path = Path(path)
-    target = Path(os.path.realpath(path))
+    target = _real(path)
     status = _status(target)
     if status is None:
         if not target.parent.is_dir():
@@ -190,7 +197,7 @@ def check_folder(root: Name, *sources: Name | None, replace: bool = False) -> Pa
         OSError: If ``root`` cannot be written, or holds a file that is read.
     """
     root = Path(root)
-    target = Path(os.path.realpath(root))
+    target = _real(root)
     status = _status(target)
     if status is not None:
         if not stat.S_ISDIR(status.st_mode):
@@ -248,7 +255,7 @@ def check_place(root: Name) -> Path:
         OSError: If no file can be written there.
     """
     root = Path(root)
-    target = Path(os.path.realpath(root))
+    target = _real(root)
     status = _status(target)
     if status is None:
         _check_above(target, root)
@@ -346,7 +353,7 @@ def _folders_above(target: Path) -> Iterator[None]:
 
 
 def _identity(root: Path) -> tuple[int, int, int] | None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a zero byte in the name
         status = root.stat()
         # the number can be reused, but a rename sets the time
         return status.st_dev, status.st_ino, status.st_ctime_ns
