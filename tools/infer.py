@@ -27,11 +27,16 @@ from mmesbnn.deploy.runtime.manifest import FILES
 from mmesbnn.deploy.runtime.network import ENGINES
 from mmesbnn.deploy.runtime.task import Options
 from mmesbnn.errors import MmesbnnError, printable, sentence
-from mmesbnn.whole_files import check_file, check_place, check_unread, whole_file
+from mmesbnn.whole_files import (
+    check_file,
+    check_place,
+    check_results,
+    check_unread,
+    result_path,
+    whole_file,
+)
 
 ENDINGS = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-#: Largest number of bytes in the name of a file.
-LONGEST = 255
 
 
 def parse_args():
@@ -127,11 +132,8 @@ def drawn(runner, file, result, options):
 
 
 def target(out, stem, number):
-    """Return the path of a drawn result; a stem that is too long for a file system is cut."""
-    end, stem = f'_{number}.png' if number else '.png', stem[:LONGEST]
-    while len(os.fsencode(stem)) > LONGEST - len(end):
-        stem = stem[:-1]
-    return out / f'{stem}{end}'
+    """Return the path of a drawn result."""
+    return result_path(out, stem, f'_{number}.png' if number else '.png')
 
 
 def targets(out, files):
@@ -156,7 +158,8 @@ def main():
     files = list(find(args.images))
     paths = targets(out, files) if out else [None] * len(files)
     export = [Path(args.folder, name) for name in FILES]
-    check_unread(filter(None, (args.json, *paths)), (*export, *files))
+    check_unread(filter(None, [args.json]), (*export, *files))
+    check_results(filter(None, paths), (*export, *files))
     if args.json and os.path.realpath(args.json) in map(os.path.realpath, filter(None, paths)):
         raise MmesbnnError(f'--json {args.json}: a drawn result becomes this file')
     runner = Runner(

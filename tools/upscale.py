@@ -27,7 +27,7 @@ from mmesbnn.errors import printable, sentence
 from mmesbnn.images.files import MAX_PIXELS, ImageError, check_mode, check_pixels, read_image_file
 from mmesbnn.images.opacity import opacity
 from mmesbnn.images.tensors import write_png
-from mmesbnn.whole_files import check_place, check_unread
+from mmesbnn.whole_files import check_place, check_results, result_path
 
 
 def parse_args():
@@ -109,7 +109,7 @@ def targets(paths, folder, scale):
     """Return the paths of the results; raise an error if two results have the same path."""
     found = {}
     for path in map(Path, paths):
-        target = folder / f'{path.stem}_x{scale}.png'
+        target = result_path(folder, path.stem, f'_x{scale}.png')
         if target in found:
             raise InputError(f'{path} and {found[target]} would both become {target}')
         if not path.is_file():
@@ -135,7 +135,7 @@ def main():
         pipeline.to(args.device)
     scale = pipeline.config.scale if args.scale is None else args.scale
     errors, found = [], targets(args.images, Path(args.out), scale)
-    check_unread(found, (*args.images, args.model, args.config))
+    check_results(found, (*args.images, args.model, args.config))
     for target, path in found.items():
         try:
             image, alpha = read(path, scale, args.max_pixels)

@@ -199,6 +199,14 @@ def test_a_file_of_all_results_is_checked_before_the_work(project, infer, tmp_pa
     assert [path.name for path in out.iterdir()] == ['all']
 
 
+def test_drawn_results_are_checked_before_the_work(project, infer, tmp_path):
+    (tmp_path / '1.png').mkdir()
+    status, printed, error = infer(project / 'classifier', project / 'images', '--out', tmp_path)
+    assert (status, printed) == (2, '')
+    assert 'Is a directory' in error
+    assert [path.name for path in tmp_path.iterdir()] == ['1.png']
+
+
 def test_names_of_files_are_no_commands_for_the_terminal(project, infer, tmp_path):
     name = 'a\x1b]0;b\x07\n\x9b2Jc.png'
     shutil.copy(project / 'images' / '0.png', tmp_path / name)

@@ -121,6 +121,7 @@ def test_a_checkpoint_of_training_with_its_config(folder):
         (['photo.png', '--model', 'sub'], 'sub: holds neither a pipeline'),
         (['photo.png', '--model', 'iter_9.pth'], 'iter_9.pth: does not describe its n'),
         (['photo_x3.png', 'photo.png'], 'overwrite the file that is read: photo_x3.png'),
+        (['photo.png', 'sub/other.png'], 'Is a directory: other_x3.png'),
         (['photo.png', '--device', 'abacus'], 'cannot use --device abacus: '),
         (['photo.png', '--max-pixels', '34'], '7 x 5 pixels, more than max_pixels=34'),
         (['photo.png', '--max-pixels', '314'], 'upscaled, has 21 x 15 pixels, more'),
@@ -133,6 +134,8 @@ def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
     torch.save(dict(meta={}, state_dict={}), folder / 'iter_9.pth')
     Image.fromarray(PIXELS).save(folder / 'photo_x3.png')
     Image.fromarray(PIXELS).save(folder / 'sub/photo.png')
+    Image.fromarray(PIXELS).save(folder / 'sub/other.png')
+    (folder / 'other_x3.png').mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, 'argv', ['upscale.py', '--model', 'model', *args])
     names = {'__name__': '__main__', '__file__': str(TOOL)}
@@ -142,13 +145,15 @@ def test_errors_are_one_sentence(folder, args, message, monkeypatch, capsys):
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith('upscale.py: ')
     assert message in line
-    assert [path.name for path in folder.glob('*_x*.png')] == ['photo_x3.png']
+    assert sorted(path.name for path in folder.glob('*_x*.png')) == ['other_x3.png', 'photo_x3.png']
 
 
 def test_images_that_cannot_be_used_are_left_out(folder, monkeypatch, capsys):
     (folder / 'text.png').write_text('no image')
     monkeypatch.chdir(folder)
-    arguments = ['text.png', 'photo.png', '--model', 'model', '--steps', '1']
+    long = f'{"é" * 125}z.png'
+    Image.fromarray(PIXELS).save(folder / long)
+    arguments = ['text.png', 'photo.png', long, '--model', 'model', '--steps', '1']
     monkeypatch.setattr(sys, 'argv', ['upscale.py', *arguments])
     names = {'__name__': '__main__', '__file__': str(TOOL)}
     with pytest.raises(SystemExit) as stop:
@@ -157,7 +162,8 @@ def test_images_that_cannot_be_used_are_left_out(folder, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert 'photo.png (7 x 5) -> photo_x3.png (21 x 15)' in out
     assert 'text.png cannot be read' in err
-    assert err.splitlines()[-1] == 'upscale.py: 1 of 2 images skipped'
+    assert err.splitlines()[-1] == 'upscale.py: 1 of 3 images skipped'
+    assert (folder / f'{"é" * 124}_x3.png').is_file()  # as the names of infer.py
     assert Image.open(folder / 'photo_x3.png').size == (21, 15)
 
 

@@ -33,6 +33,15 @@ def test_images_of_the_data_set_are_not_replaced(tmp_path):
         SaveImagesHook(tmp_path).before_test(runner)
 
 
+def test_images_that_cannot_be_written_are_named_before_the_test(tmp_path):
+    write_png(tmp_path / 'HR' / 'baby.png', crop_of(0, 8, 8))
+    data = PairedSRDataset(2, str(tmp_path / 'HR'), set_names=['HR'])
+    (tmp_path / 'out/HR/baby.png').mkdir(parents=True)
+    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=data))
+    with pytest.raises(IsADirectoryError, match=r'baby\.png'):
+        SaveImagesHook(tmp_path / 'out').before_test(runner)
+
+
 def test_images_of_two_sets_of_one_name_are_not_lost(tmp_path):
     folders = [str(tmp_path / name) for name in ('Set5', 'Set14')]
     for folder in folders:

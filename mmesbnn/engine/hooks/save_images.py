@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ...checks import checked
 from ...images.tensors import write_png
-from ...whole_files import check_unread
+from ...whole_files import check_results
 
 
 def _pairs(dataset: Any) -> list[Any]:
@@ -44,13 +44,13 @@ class SaveImagesHook(Hook):
         return self.out_dir / set_name / f'{name}.png'
 
     def before_test(self, runner: Runner) -> None:
-        """Check that no image replaces another, or one of the data set.
+        """Check that all images can be written, and replace none, also none of the data set.
 
         The data set is a :class:`~mmesbnn.datasets.PairedSRDataset`, or holds some, such as
         mmengine's ``ConcatDataset``.
 
         Raises:
-            OSError: If an image that is read would be replaced.
+            OSError: If an image cannot be written, or one that is read would be replaced.
             ValueError: If two images would be written to the same file.
         """
         pairs = _pairs(runner.test_dataloader.dataset)
@@ -63,7 +63,7 @@ class SaveImagesHook(Hook):
                     f'{other.hr} and {pair.hr} would both become {target}: give their folders '
                     'different set_names'
                 )
-        check_unread(written, (file for pair in pairs for file in (pair.hr, pair.lr)))
+        check_results(written, (file for pair in pairs for file in (pair.hr, pair.lr)))
 
     def after_test_iter(
         self,
