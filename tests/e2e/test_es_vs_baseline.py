@@ -95,3 +95,10 @@ def test_an_unknown_preset_is_refused(done):
     failed = run(done[0].parent, '--preset', 'cluster')
     assert failed.returncode == 2 and 'cluster' in failed.stderr
     assert 'Traceback' not in failed.stderr
+
+
+def test_a_name_may_have_a_dot(tmp_path):
+    (tmp_path / 'tau0.5.jsonl').write_text('{')
+    failed = run(tmp_path, '--summary', '--out', 'tau0.5')
+    assert failed.returncode == 2
+    assert 'line 1 of tau0.5.jsonl is damaged' in failed.stderr

@@ -124,13 +124,13 @@ def main() -> None:
     check_place(args.out.parent)
     prepare()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    records = Records(args.out.with_suffix('.jsonl'))
+    records = Records(args.out.with_name(f'{args.out.name}.jsonl'))
     if not args.summary:
         run(args, records)
     rows = summarise(records)
     print(table(rows))
     if any(row.gains for row in rows):
-        draw(rows, args.out.with_suffix('.png'))
+        draw(rows, args.out.with_name(f'{args.out.name}.png'))
 
 
 if __name__ == '__main__':
