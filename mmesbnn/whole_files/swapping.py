@@ -43,6 +43,10 @@ def _set_aside(folder: Path, aside: Path) -> None:
         return
     except OSError:
         pass
+    except BaseException:  # a signal, before or after the rename
+        if aside.exists() and not folder.exists():
+            os.rename(aside, folder)
+        raise
     try:
         shutil.copytree(folder, aside, symlinks=True)
     except BaseException:  # also a signal
@@ -50,8 +54,9 @@ def _set_aside(folder: Path, aside: Path) -> None:
         raise
     try:
         shutil.rmtree(folder)
-    except BaseException:  # a part of it may be gone
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:  # a part of it may be gone; the copy stays if it cannot be put back
+        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(aside)
         raise
 
 
@@ -67,8 +72,8 @@ def swap(new: Path, old: Path) -> None:
     if exchange(new, old):
         return
     aside = new.with_name(f'{new.name}.old')
+    _set_aside(old, aside)
     try:
-        _set_aside(old, aside)
         os.rename(new, old)
         os.rename(aside, new)
     except BaseException:  # also a signal
