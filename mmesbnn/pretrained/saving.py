@@ -18,6 +18,7 @@ from ..checks import path as path_rule
 from ..deploy import PackReport, pack
 from ..deploy.packed import stored_config
 from ..deploy.packed.file import read_packed
+from ..deploy.packed.stored_components import SCOPES
 from ..deploy.packed.unpacking import unpack
 from ..errors import MmesbnnError, sentence, shorten
 from ..project import input_shape as shape_of
@@ -34,9 +35,17 @@ NETWORK = Rule(
 )
 
 
-def _with_model(config: Any) -> Any:
-    """Return a config with ``model``, from one of these or from the model's own."""
-    return config if config is None or 'model' in config else {'model': config}
+def _with_model(config: Any, model: nn.Module) -> Any:
+    """Return a config with ``model``, from one of these or from the model's own.
+
+    The dict of a network of OpenMMLab names it and its parts without a scope, such as
+    ``'FasterRCNN'``. The scope is that of the network's class.
+    """
+    if config is None or 'model' in config:
+        return config
+    packages = (kind.__module__.partition('.')[0] for kind in type(model).__mro__)
+    scope = next((package for package in packages if package in SCOPES), None)
+    return {'default_scope': scope, 'model': config} if scope else {'model': config}
 
 
 def _shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -139,7 +148,7 @@ def save_pretrained(
         report = pack(
             model,
             partial / WEIGHTS,
-            config=_with_model(config),
+            config=_with_model(config, model),
             dataset_meta=dataset_meta,
             half=half,
         )

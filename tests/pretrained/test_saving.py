@@ -1,14 +1,17 @@
 """Folders of trained networks give the outputs of the saved networks."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmesbnn
 from mmesbnn.binary import BinaryConv2d, FixedWeight, binary_layers
+from mmesbnn.conversion import load_published
 from mmesbnn.deploy import PackError, load_packed
 from mmesbnn.pretrained import PretrainedError
 from tests.pretrained.networks import (
@@ -21,6 +24,7 @@ from tests.pretrained.networks import (
     outputs,
     trained,
 )
+from tests.reference import published_bidet_frcnn
 from tests.test_import import BLOCK, python
 
 pytest.importorskip('safetensors')
@@ -63,6 +67,32 @@ def test_a_classifier_comes_back_equal_with_its_classes(tmp_path):
     assert loaded._dataset_meta == {'classes': names}
     mean = model.data_preprocessor.mean
     assert torch.equal(loaded.data_preprocessor.mean, mean)
+
+
+def test_the_dict_of_a_classifier_needs_no_scope(tmp_path):
+    pytest.importorskip('mmpretrain')
+    model, config = classifier(), classifier_config().model
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        mmesbnn.save_pretrained(model, tmp_path / 'net', config=config, input_shape=SHAPE)
+    assert equal(mmesbnn.from_pretrained(tmp_path / 'net'), model)
+
+
+def test_the_dict_of_a_detector_needs_no_scope(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='needs mmcv with compiled operators')
+    net = published_bidet_frcnn.Network()
+    state = published_bidet_frcnn.random_state(published_bidet_frcnn.detector_shapes(net))
+    config, weights = load_published(state, binarize=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config)
+    model.load_state_dict(weights)
+    mmesbnn.save_pretrained(model, tmp_path / 'net', config=config, input_shape=(3, 64, 96))
+    loaded = mmesbnn.from_pretrained(tmp_path / 'net')
+    assert type(loaded) is type(model)
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert '| loaded again | equal outputs, bit for bit |' in card
+    assert 'pipeline_tag: object-detection' in card
 
 
 def test_a_loaded_network_can_be_saved_again_without_its_config(saved, tmp_path):
