@@ -476,14 +476,14 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path):
 
 
 def test_parents_that_cannot_all_be_made_are_removed(tmp_path, monkeypatch):
-    make = os.mkdir
+    make = Path.mkdir
 
     def on_a_full_disk(path, *args, **kwargs):
         if path == tmp_path / 'a' / 'b' and path.parent.exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         make(path, *args, **kwargs)
 
-    monkeypatch.setattr(os, 'mkdir', on_a_full_disk)
+    monkeypatch.setattr(Path, 'mkdir', on_a_full_disk)
     with pytest.raises(OSError, match='No space left'):
         write_folder(tmp_path / 'a' / 'b' / 'c' / 'd', 'new')
     assert names(tmp_path) == []
