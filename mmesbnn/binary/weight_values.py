@@ -45,8 +45,9 @@ def check_weight(weight: Tensor) -> str | None:
 def signs_and_scales(weight: Tensor, *, looks: bool) -> tuple[Tensor, Tensor] | None:
     """Return ``s`` and ``a`` with ``weight = a s``, where ``s`` is +-1 if the weight is binary.
 
-    ``a`` is the greatest magnitude of a channel, and a constant for gradients: those of the
-    weight come through ``s``, so they are the ones of ``a s``.
+    ``a`` is the magnitude of a channel, 1 if its entries have several, so such a channel does not
+    change. It is a constant for gradients: those of the weight come through ``s``, so they are
+    the ones of ``a s``.
 
     Args:
         weight: Effective weight ``(C_o, ...)``.
@@ -64,6 +65,6 @@ def signs_and_scales(weight: Tensor, *, looks: bool) -> tuple[Tensor, Tensor] | 
         first, last = magnitudes[:, 0], magnitudes[:, -1]
         if not torch.equal(first, last) or bool((first == 1).all()):
             return None
-    scales = magnitudes.amax(1)
-    scales = torch.where((scales > 0) & scales.isfinite(), scales, 1)
+    least, most = magnitudes.amin(1), magnitudes.amax(1)
+    scales = torch.where((least == most) & (most > 0) & most.isfinite(), most, 1)
     return weight / scales.view(-1, *[1] * (weight.dim() - 1)), scales
