@@ -60,11 +60,12 @@ def signs_and_scales(weight: Tensor, *, looks: bool) -> tuple[Tensor, Tensor] | 
     """
     if not weight.numel():
         return None
-    magnitudes = weight.detach().flatten(1).abs()
+    rows = weight.detach().flatten(1)
     if looks:
-        first, last = magnitudes[:, 0], magnitudes[:, -1]
+        first, last = rows[:, 0].abs(), rows[:, -1].abs()
         if not torch.equal(first, last) or bool((first == 1).all()):
             return None
+    magnitudes = rows.abs()
     least, most = magnitudes.amin(1), magnitudes.amax(1)
     scales = torch.where((least == most) & (most > 0) & most.isfinite(), most, 1)
     return weight / scales.view(-1, *[1] * (weight.dim() - 1)), scales
