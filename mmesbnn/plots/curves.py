@@ -19,10 +19,21 @@ def _read_log(file: Path) -> list[dict[str, Any]]:
     # a training that was killed while it wrote leaves a part of its last line
     if lines and not lines[-1].endswith(b'\n'):
         lines.pop()
-    return [_record(line, f'line {i} of {file}') for i, line in enumerate(lines, 1) if line.strip()]
+    return [
+        json_record(line, f'line {i} of {file}') for i, line in enumerate(lines, 1) if line.strip()
+    ]
 
 
-def _record(line: bytes, name: str) -> dict[str, Any]:
+def json_record(line: bytes, name: str) -> dict[str, Any]:
+    """Read a dict from a line of JSON.
+
+    Args:
+        line: The line.
+        name: What it is called in messages.
+
+    Raises:
+        ValueError: If the line is damaged.
+    """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

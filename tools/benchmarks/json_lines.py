@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmesbnn.plots.curves import json_record
 from mmesbnn.whole_files import whole_file
 
 Line = dict[str, Any]
@@ -29,12 +30,7 @@ def read(path: Path, *keys: str) -> list[Line]:
 
 
 def _parsed(line: bytes, name: str, keys: Iterable[str]) -> Line:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{name} is damaged: it must be JSON') from error
-    if not isinstance(found, dict):
-        raise ValueError(f'{name} is damaged: it must be a dict')
+    found = json_record(line, name)
     missing = next((key for key in keys if key not in found), None)
     if missing is not None:
         raise ValueError(f'{name} has no {missing!r}: is the file that of another command?')
