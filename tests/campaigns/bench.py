@@ -92,8 +92,10 @@ class Server:
         return status, *(Path(request[k]).read_bytes() for k in ('out', 'err'))
 
     def close(self):
+        # not by the end of its input: a process that a test forked can hold the pipe open
+        self.process.kill()
+        self.process.wait()
         self.process.stdin.close()
-        self.process.wait(60)
         self.process.stdout.close()
 
 
