@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import checked_layer
+from .compiled_parts import part
 from .expansion import Expansion, spread_thresholds, tile
 from .inputs import check_tokens, is_traced
 from .layers import LearnableShift, RPReLU
@@ -102,6 +103,7 @@ class ResidualBinaryLinear(nn.Module):
         self.act = RPReLU(wide, channels_last=True)
 
     @whole_layer
+    @part
     def forward(self, x: Tensor, residual: Tensor, residual_copies: int = 1) -> Tensor:
         """Multiply ``x`` and add ``tile(residual, residual_copies)``."""
         check_tokens(self, x, self.shift.bias.numel() // self.expand, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmesbnn.binary import recompute
-from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet
+from mmesbnn.models.backbones import BinaryViT, BNext, ReActNet, stages
 from tests.models.backbones import spread, step
 
 VIT = dict(dims=[16], depths=[3], heads=[2], ffn_dims=[32], sr_ratios=[2])
@@ -20,8 +20,10 @@ BUILDERS = {
     ),
     'binary-vit': lambda **more: BinaryViT(VIT, img_size=16, **more),
 }
-#: Blocks, and kinds of blocks, which differ in widths, strides, and gates of BNext.
-KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (3, 1)}
+#: Blocks, and kinds of blocks, which differ in widths, strides, and gates of BNext. The linear
+#: layers of BinaryViT's blocks differ in widths and in the number of tokens: those of queries and
+#: of the output, of the reduction, keys and values, and the two of the feed-forward.
+KINDS = {'es-bnext': (5, 3), 'reactnet': (5, 3), 'binary-vit': (3, 5)}
 
 pytestmark = pytest.mark.usefixtures('no_graphs')
 
@@ -89,6 +91,38 @@ def test_compiled_blocks_are_recomputed():
     assert stored < 0.7 * stored_bytes(lambda: eager(x))[1]
 
 
+def test_blocks_with_parts_are_compiled_whole_where_they_are_recomputed():
+    eager = spread(BUILDERS['binary-vit'](with_cp=True)).double()
+    model, stats = copy.deepcopy(eager), torch._dynamo.utils.counters['stats']
+    model.compile_blocks(backend='aot_eager')
+    before, x = stats['unique_graphs'], torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(step(model, x), step(eager, x))
+    for (key, p), q in zip(eager.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=key)
+    assert stats['unique_graphs'] == before + 1
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), eager.eval()(x))
+    assert stats['unique_graphs'] == before + 1 + KINDS['binary-vit'][1]
+
+
+def test_parts_that_torch_does_not_compile_run_once(monkeypatch):
+    model = BUILDERS['binary-vit']().eval()
+    x = torch.randn(1, 3, 16, 16)
+    expected, calls = model(x), []
+    model.compile_blocks(backend='eager')
+
+    def plain(run, *_):
+        def call(*args):
+            calls.append(run)
+            return run(*args)
+
+        return call
+
+    monkeypatch.setattr(stages, '_compiled', plain)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    assert len(calls) == 3 * 7  # blocks and their linear layers
+
+
 @pytest.mark.parametrize('compiled', [True, False])
 def test_blocks_can_be_added_and_removed(compiled):
     model = BUILDERS['reactnet'](with_cp=True)
@@ -115,8 +149,9 @@ def test_some_blocks_of_a_stage_are_a_stage():
     torch.testing.assert_close(stage[1:](stage[:1](x)), stage(x))
 
 
-def test_a_compiled_backbone_can_be_copied_and_pickled():
-    model = BUILDERS['reactnet']().eval()
+@pytest.mark.parametrize('name', ['reactnet', 'binary-vit'])
+def test_a_compiled_backbone_can_be_copied_and_pickled(name):
+    model = BUILDERS[name]().eval()
     x = torch.randn(1, 3, 16, 16)
     expected = model(x)
     model.compile_blocks(backend='eager')
@@ -125,8 +160,9 @@ def test_a_compiled_backbone_can_be_copied_and_pickled():
         torch.testing.assert_close(other(x), expected)
 
 
-def test_a_compiled_backbone_can_be_traced():
-    model = BUILDERS['reactnet']().eval()
+@pytest.mark.parametrize('name', ['reactnet', 'binary-vit'])
+def test_a_compiled_backbone_can_be_traced(name):
+    model = BUILDERS[name]().eval()
     x = torch.randn(1, 3, 16, 16)
     expected = model(x)
     model.compile_blocks(backend='eager')

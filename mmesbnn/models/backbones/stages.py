@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...binary import binary_layers
+from ...binary.compiled_parts import Call, parts_called_by
 from ...binary.recompute import recompute_segment
 
 #: Binary layers that are recomputed together. More of them mean fewer stored inputs, but
@@ -22,7 +23,6 @@ MOST_GRAPHS = 256
 
 #: Name of a backend of ``torch.compile``, or the backend.
 Backend = str | Callable[..., Any]
-_Run = Callable[[Sequence[nn.Module], Tensor, bool], Tensor]
 
 
 def _segments(blocks: Sequence[nn.Module]) -> list[slice]:
@@ -55,13 +55,17 @@ def _allow_graphs(count: int) -> None:
     setattr(settings, name, max(count, getattr(settings, name)))
 
 
+def _call_part(forward: Call, *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
 @functools.cache
-def _compiled(backend: Backend, mode: str | None) -> _Run:
-    """Return ``_run`` compiled; equal blocks of all stages share its graphs."""
+def _compiled(run: Call, backend: Backend, mode: str | None) -> Call:
+    """Return ``run`` compiled; equal blocks or parts of all stages share its graphs."""
     _allow_graphs(MOST_GRAPHS)
     # Else torch takes the widths of the second kind of block for variables, and compiles a graph
     # of any width.
-    return cast(_Run, torch.compile(_run, backend=backend, mode=mode, dynamic=False))
+    return torch.compile(run, backend=backend, mode=mode, dynamic=False)
 
 
 class Stage(nn.Sequential):
@@ -84,8 +88,9 @@ class Stage(nn.Sequential):
         """Run compiled blocks from now on.
 
         ``torch.compile`` makes one graph for each kind of block, not one for the whole network,
-        so it takes less time the more blocks are alike. With ``with_cp`` a graph holds the blocks
-        that are recomputed together.
+        so it takes less time the more blocks are alike. Of a Transformer block it compiles the
+        binary linear layers one by one, because they are alike. With ``with_cp`` a graph holds
+        the blocks that are recomputed together.
 
         Args:
             backend: As that of ``torch.compile``. Default ``'inductor'``.
@@ -94,19 +99,26 @@ class Stage(nn.Sequential):
         Raises:
             RuntimeError: If torch has no such backend or mode.
         """
-        _compiled(backend, mode)  # an error comes before the first batch
+        _compiled(_run, backend, mode)  # an error comes before the first batch
         self._compiler = (backend, mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output of the last block for ``x``."""
         blocks = list(self)
+        for segment in self._parts(blocks):
+            x = self._run(blocks[segment], x)
+        return x
+
+    def _run(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         # torch.jit.trace, by which exports read a network, refuses compiled functions
         traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-        compiler = None if traced else self._compiler
-        run = _run if compiler is None else _compiled(*compiler)
-        for segment in self._parts(blocks):
-            x = run(blocks[segment], x, self.with_cp)
-        return x
+        if self._compiler is None or traced or torch.compiler.is_compiling():
+            return _run(blocks, x, self.with_cp)
+        recomputed = self.with_cp and x.requires_grad
+        if not recomputed and all(getattr(b, 'compiled_in_parts', False) for b in blocks):
+            with parts_called_by(_compiled(_call_part, *self._compiler)):
+                return _in_turn(blocks, x)
+        return cast(Tensor, _compiled(_run, *self._compiler)(blocks, x, self.with_cp))
 
     def _parts(self, blocks: Sequence[nn.Module]) -> list[slice]:
         """Return the blocks that run together, also if blocks were added or removed."""

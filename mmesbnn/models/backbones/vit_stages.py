@@ -192,6 +192,9 @@ class BinaryViTBlock(nn.Module):
         ``(N, C, H, W)`` to the same, times ``tau`` if the stream is expanded.
     """
 
+    # its seven linear layers are of five kinds, and take most of the time of a block
+    compiled_in_parts = True
+
     def __init__(
         self,
         channels: int,
