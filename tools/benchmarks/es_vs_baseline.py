@@ -17,8 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from es.presets import PRESETS, Training
 from es.records import Records
 from es.summary import summarise, table
 from es.training import check_costs, train
+from es.workers import submit, workers
 from mmengine.logging import MMLogger
 
 from mmesbnn.whole_files import check_place
@@ -71,11 +71,11 @@ def trained(todo: list[Training], args: argparse.Namespace) -> Iterator[dict[str
             if clock.ends_in_time():
                 yield clock.note(train(*training, args.device))
         return
-    with ProcessPoolExecutor(args.jobs, get_context('spawn'), prepare) as pool:
+    with workers(args.jobs, prepare) as pool:
         running, left = set(), list(todo)
         while running or (left and clock.ends_in_time()):
             while left and len(running) < args.jobs and clock.ends_in_time():
-                running.add(pool.submit(train, *left.pop(0), args.device))
+                running.add(submit(pool, train, *left.pop(0), args.device))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield clock.note(future.result())
