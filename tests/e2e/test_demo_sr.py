@@ -54,3 +54,23 @@ def test_rows_show_the_same_part_of_every_version(demo, tmp_path):
         sizes = [image.shape for _, image in row]
         assert sizes == [(16, 16, 3), *[(32, 32, 3)] * 4]
         assert row[0][0] == 'input' and row[-1][0].endswith('original')
+
+
+def test_no_training_outlives_a_demo_that_cannot_print(demo, tmp_path, monkeypatch):
+    started, stopped = [], []
+
+    def start(*command, log):
+        started.append(command)
+        monkeypatch.setattr('builtins.print', fail)
+        return 'process'
+
+    def fail(*args, **kwargs):
+        raise BrokenPipeError
+
+    values = demo['train'].__globals__
+    monkeypatch.setitem(values, 'start', start)
+    monkeypatch.setattr(values['demo'], 'stop', stopped.append)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    with pytest.raises(BrokenPipeError):
+        demo['train'](tmp_path / 'run', 1)
+    assert len(started) == 1 and stopped == ['process']
