@@ -15,6 +15,7 @@ from ..checks import check_positive
 from ..errors import MmesbnnError, sentence
 from ..optional import require
 from ..plain_files import open_plain
+from . import jpeg2000
 from .tiles import tile_pixels
 
 if TYPE_CHECKING:
@@ -159,6 +160,10 @@ def _check_work(image: Image.Image, file: IO[bytes]) -> None:
         raise ImageError(f'a TIFF file with tiles of more than {most} pixels')
     if decoder == 'ppm_plain' and _count(file, _COMMENT) > _MOST_COMMENTS:
         raise ImageError(f'a PPM file with more than {_MOST_COMMENTS} comments')
+    if decoder == 'jpeg2k':
+        for name, count, limit in zip(jpeg2000.Work._fields, jpeg2000.work(file), jpeg2000.MOST):
+            if count > limit:
+                raise ImageError(f'a JPEG 2000 file with more than {limit} {name}')
     if decoder == 'bmp_rle' and pixels > _MOST_RUN_PIXELS:
         raise ImageError(f'a BMP file with run lengths and more than {_MOST_RUN_PIXELS} pixels')
 
