@@ -15,6 +15,8 @@ from ..plain_files import open_plain
 MOST_BYTES = 2**24
 #: Largest number of elements of an annotation. Each takes about 300 bytes when it is read.
 MOST_ELEMENTS = 2**17
+#: Largest number of characters of a number. Python reads one of a megabyte for seconds.
+_LONGEST = 100
 #: Largest coordinate and side; larger numbers are not exact in float32.
 MOST_PIXELS = 2**24
 
@@ -127,15 +129,16 @@ def _shown(text: str | None) -> str:
 
 
 def _integer(text: str | None) -> int | None:
+    # not the start of a longer text: mmdet reads all of it
     try:
-        return int((text or '')[:100])
+        return int(text or '') if len(text or '') <= _LONGEST else None
     except ValueError:
         return None
 
 
 def _number(text: str | None) -> float | None:
     try:
-        value = float((text or '')[:100])
+        value = float(text or '') if len(text or '') <= _LONGEST else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

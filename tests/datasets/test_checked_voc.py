@@ -221,6 +221,14 @@ def test_wrong_values_are_named(root, warnings, old, new, message):
         assert len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize('end', ['9' * 400, '9' * 30])
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_long_numbers_are_checked_to_their_end(root, end, test_mode):
+    change(root, 1, xmax='0' * 100 + end)
+    with pytest.raises(ValueError, match=r'no VOC annotation .*its <xmax> is .* must be a number'):
+        build(root, test_mode=test_mode)
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-16', 'utf-16-be'])
 def test_entities_are_not_read(root, encoding):
     path = root / 'VOC2007/Annotations/000001.xml'
