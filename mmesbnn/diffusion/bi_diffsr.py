@@ -18,7 +18,7 @@ from ..binary import Expansion, tile
 from ..binary.arguments import checked_layer
 from ..binary.entries import with_zero
 from ..binary.precision import wide_dtype
-from ..checks import natural, one_of, positive_int, probability, sequence
+from ..checks import integer, natural, one_of, positive_int, probability, sequence
 from .bi_layers import CPDown, CPUp, ResBlock, contract
 from .bi_levels import CSFusion, DecoderLevel, EncoderLevel
 from .folders import LocalModel
@@ -26,6 +26,8 @@ from .named import NAMED
 
 #: Longest wavelength of the timestep's encoding, in units of 2 pi.
 MAX_PERIOD = 1e4
+#: Largest number of levels, each of twice the channels. A config in a file can hold any number.
+MOST_LEVELS = 16
 
 
 def encode_timesteps(timesteps: Tensor, channels: int) -> Tensor:
@@ -77,7 +79,7 @@ def _has_values(x: Any) -> bool:
 
 
 def _check_levels(name: str, levels: Sequence[int], num_levels: int) -> frozenset[int]:
-    if not set(levels) <= set(range(num_levels)):
+    if not all(level < num_levels for level in levels):
         raise ValueError(
             f'{name}={list(levels)}: with num_levels={num_levels} levels are 0 to {num_levels - 1}'
         )
@@ -100,7 +102,7 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
         in_channels: Channels of the input, condition and noisy image. Default 6.
         out_channels: Channels of the prediction. Default 3.
         base_channels: Channels of level 0, even. Default 64.
-        num_levels: Number of resolutions. Default 4.
+        num_levels: Number of resolutions, 1 to 16. Default 4.
         blocks_per_level: Residual blocks per level in the encoder. The decoder has one
             block more per level. Default 2.
         norm_groups: Groups of the group norms. Default 16.
@@ -152,7 +154,7 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
     @register_to_config
     @checked_layer(
         base_channels=positive_int,
-        num_levels=positive_int,
+        num_levels=integer(1, MOST_LEVELS),
         blocks_per_level=positive_int,
         norm_groups=positive_int,
         dropout=probability,
