@@ -12,12 +12,15 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoints.bounded import bounded_load
+from ..checkpoints.state_dicts import listed
 from ..errors import MmesbnnError, sentence, shorten
 from ..plain_values import read_json
 from .named import is_ours
@@ -50,6 +53,8 @@ _LARGEST = 10**6
 _GROWTH, _GROWTH_OF_BITS = 32, 256
 #: True while a folder is loaded: a pipeline loads its UNet by the same functions.
 _loading = ContextVar('loading', default=False)
+#: Names of layers of attentions in files of old versions of diffusers, which it replaces.
+_OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 #: Keys that would load foreign code or packages.
 _FOREIGN = ('auto_map', 'custom_pipeline', 'quantization_config')
 
@@ -132,7 +137,59 @@ def load_unet(kind: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
         FolderError: If weights and config do not match or are damaged.
     """
     with loading(folder):
-        return kind.from_pretrained(folder, **{**kwargs, **LOCAL})
+        found = kind.from_pretrained(folder, **{**kwargs, **LOCAL})
+        check_weights(found[0] if kwargs.get('output_loading_info') else found, folder)
+        return found
+
+
+def check_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Check that the files of a folder hold the weights of a model, and no others.
+
+    diffusers only warns, and weights that no file holds stay random.
+
+    Args:
+        model: Model that was loaded from the folder.
+        folder: Folder of the weights.
+
+    Raises:
+        MmesbnnError: If they differ; the message names the first differences.
+    """
+    from safetensors import safe_open  # diffusers needs it, and this module is imported without
+
+    check_complete(model)
+    if is_packed(Path(folder)):  # the quantizer has compared them
+        return
+    stored: set[str] = set()
+    for file in Path(folder).glob('*.safetensors'):
+        with safe_open(file, 'pt') as weights:
+            stored.update(map(_new_name, weights.keys()))
+    own = model.state_dict().keys()
+    for what, names in (('lack', own - stored), ('hold unknown entries:', stored - own)):
+        if names:
+            raise MmesbnnError(f'the weights {what} {listed(sorted(names))} of its config')
+
+
+def _new_name(key: str) -> str:
+    """Return the name of a weight whose file was written by an old version of diffusers."""
+    for old, new in _OLD_NAMES.items():
+        key = key.replace(f'.{old}.', f'.{new}.')
+    return key
+
+
+def check_complete(model: nn.Module) -> None:
+    """Check that every parameter and buffer has values.
+
+    diffusers leaves those that no file holds on the meta device, and only warns.
+
+    Args:
+        model: Model that was loaded.
+
+    Raises:
+        MmesbnnError: If one has none; the message names the first one.
+    """
+    for name, x in chain(model.named_parameters(), model.named_buffers()):
+        if x.is_meta:
+            raise MmesbnnError(f'the weights lack {name} of {type(model).__name__}')
 
 
 def is_packed(unet: Path) -> bool:
@@ -209,6 +266,7 @@ class LocalModel:
         with loading(folder):
             found = super().from_pretrained(folder, **{**whole, **LOCAL})  # type: ignore[misc]
             model = found[0] if kwargs.get('output_loading_info') else found
+            check_complete(model)
             for dtype in narrow.values():
                 model.to(dtype)
         return found

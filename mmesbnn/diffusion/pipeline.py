@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..checks import checked, instance, natural, not_negative, one_of, optional,
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
 from . import _LAZY
-from .folders import LOCAL, check_pipeline, loading
+from .folders import LOCAL, check_pipeline, check_weights, loading
 from .image_input import to_tensor
 from .schedule import check_scheduler, clip_prediction, levels_of_step, make_scheduler
 from .tiling import TILE_OVERLAP, check_tiles, pad_reflect, tile_starts, tile_weights
@@ -135,7 +136,10 @@ class SRDiffusionPipeline(DiffusionPipeline):
         for module in _LAZY.values():
             import_module(f'.{module}', __package__)
         with loading(folder, 'unet'):
-            return super().from_pretrained(folder, **{**kwargs, **LOCAL})
+            pipeline = super().from_pretrained(folder, **{**kwargs, **LOCAL})
+            if not kwargs.get('unet'):
+                check_weights(pipeline.unet, Path(folder, 'unet'))
+            return pipeline
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> SRDiffusionPipeline:

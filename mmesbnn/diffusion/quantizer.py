@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ..binary.precision import keep_signs
 from ..checkpoints.bits import BITS, SCALE, parts_of, unpack_bits
 from ..errors import MmesbnnError, shorten
 from ..optional import require
+from .folders import check_complete
 from .quantization_config import BinaryConfig
 
 #: Name of the parameter with the scales of a layer.
@@ -174,7 +174,7 @@ class BinaryQuantizer(DiffusersQuantizer):
         if self._from_bits:
             for layer in set(self._layers.values()):
                 _start(layer)
-        _check_complete(model)
+        check_complete(model)
         if not self.pre_quantized:
             self._binarize(model)
         # from_config, for copies and moving averages of the model, then builds binary ones
@@ -281,13 +281,6 @@ def _start(layer: BinaryLayer) -> None:
         least = torch.finfo(layer.weight.dtype).tiny  # the sign of 0 would be lost
         scale = binarizer.scale.clamp(least, 1)
         layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-
-
-def _check_complete(model: nn.Module) -> None:
-    """Check that every parameter has values."""
-    for name, x in chain(model.named_parameters(), model.named_buffers()):
-        if x.is_meta:
-            raise QuantizerError(f'the weights lack {name} of {type(model).__name__}')
 
 
 def apply_config(model: Any, config: BinaryConfig) -> BinarizeReport:

@@ -9,6 +9,9 @@ import torch
 
 pytest.importorskip('diffusers')
 
+from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
+
 from mmesbnn.binary import binary_layers
 from mmesbnn.checkpoints import bounded
 from mmesbnn.conversion import load_sr_pipeline
@@ -90,6 +93,59 @@ def test_a_unet_larger_than_its_weights_is_not_built(folder, monkeypatch):
     for load in (BIDiffSRUNet.from_pretrained, load_sr_pipeline):
         with pytest.raises(MmesbnnError, match='a network of more than'):
             load(folder / 'unet')
+
+
+@pytest.mark.parametrize('load', [BIDiffSRUNet.from_pretrained, load_sr_pipeline])
+def test_weights_that_are_missing_are_named(folder, load):
+    change(folder / 'unet/config.json', attn_levels=[1])
+    told = r'the weights lack .*attention'
+    with pytest.raises(MmesbnnError, match=f'unet: {told}'):
+        load(folder / 'unet')
+    for kwargs in ({}, dict(low_cpu_mem_usage=False)):
+        with pytest.raises(MmesbnnError, match=told):
+            SRDiffusionPipeline.from_pretrained(folder, **kwargs)
+
+
+def unet_of_diffusers():
+    return UNet2DModel(
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=['DownBlock2D'] * 2,
+        up_block_types=['UpBlock2D'] * 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ('entries', 'told'),
+    [
+        (dict(layers_per_block=2), 'the weights lack down_blocks'),
+        (dict(add_attention=False), 'the weights hold unknown entries: mid_block.attentions'),
+    ],
+)
+def test_a_model_of_diffusers_has_the_weights_of_its_config(tmp_path, entries, told):
+    SRDiffusionPipeline(unet_of_diffusers()).save_pretrained(tmp_path)
+    change(tmp_path / 'unet/config.json', **entries)
+    for load in (SRDiffusionPipeline.from_pretrained, load_sr_pipeline):
+        for folder in (tmp_path, tmp_path / 'unet')[: 1 + (load is load_sr_pipeline)]:
+            with pytest.raises(MmesbnnError, match=told):
+                load(folder)
+
+
+def test_old_names_of_attentions_are_read(tmp_path):
+    unet = unet_of_diffusers()
+    SRDiffusionPipeline(unet).save_pretrained(tmp_path)
+    path = tmp_path / 'unet/diffusion_pytorch_model.safetensors'
+    new = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
+    state = load_file(path)
+    for name, old in new.items():
+        state = {key.replace(f'.{name}.', f'.{old}.'): value for key, value in state.items()}
+    assert any('.proj_attn.' in key for key in state)
+    save_file(state, path, metadata={'format': 'pt'})
+    found = load_sr_pipeline(tmp_path).unet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in unet.state_dict().items())
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"a": ' * 3000, '\x00', '{"a": NaN'])
