@@ -9,6 +9,7 @@ weights in safetensors.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ from torch import nn
 from ..checkpoints.bounded import bounded_load
 from ..checkpoints.state_dicts import listed
 from ..errors import MmesbnnError, sentence, shorten
+from ..optional import require
 from ..plain_values import read_json
 from .named import is_ours
 
@@ -276,10 +278,20 @@ def _is_narrow(value: Any) -> bool:
     return isinstance(value, torch.dtype) and value.itemsize < torch.float32.itemsize
 
 
-def _check_scheduler(path: Path, described: dict[str, Any]) -> None:
+def _check_scheduler(path: Path, kind: str, described: dict[str, Any]) -> None:
+    """Check the types of a scheduler's arguments, which it would use at the first image only."""
+    known = inspect.signature(getattr(require('diffusers', 'sr', kind), kind)).parameters
     for key, value in described.items():
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise FolderError(f'{path}: {shorten(key, 60)}={value} must be at most {_LARGEST}')
+        wanted = type(known[key].default) if key in known else object
+        if key == 'trained_betas':
+            wanted = list
+        if wanted not in (bool, int, float, str, list) or value is None:
+            continue
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            found = shorten(repr(value), 60)
+            raise FolderError(f'{path}: {key}={found} must be of the type {wanted.__name__}')
 
 
 def _check_shards(index: Path) -> None:
@@ -343,4 +355,4 @@ def _check_part(folder: Path, name: str, entry: Any) -> None:
     if name == 'unet':
         check_unet(folder / name)
     else:
-        _check_scheduler(folder / name / described, content)
+        _check_scheduler(folder / name / described, kind, content)

@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip('diffusers')
 
+import diffusers
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
@@ -76,6 +77,9 @@ EVIL = "import pathlib; pathlib.Path('{trace}').touch()\nclass Evil: pass\n"
         ('scheduler/scheduler_config.json', dict(beta_schedule='x'), 'beta|x'),
         ('scheduler/scheduler_config.json', dict(num_train_timesteps=10**9), 'at most 1000000'),
         ('scheduler/scheduler_config.json', dict(solver_order=10**9), 'at most 1000000'),
+        ('scheduler/scheduler_config.json', dict(steps_offset=0.5), 'steps_offset=0.5 must .* int'),
+        ('scheduler/scheduler_config.json', dict(clip_sample_range='x'), 'must be of .* float'),
+        ('scheduler/scheduler_config.json', dict(trained_betas=2), 'trained_betas=2 .* list'),
     ],
 )
 def test_what_a_json_file_may_not_say(folder, name, entries, told):
@@ -146,6 +150,15 @@ def test_old_names_of_attentions_are_read(tmp_path):
     save_file(state, path, metadata={'format': 'pt'})
     found = load_sr_pipeline(tmp_path).unet.state_dict()
     assert all(torch.equal(found[key], value) for key, value in unet.state_dict().items())
+
+
+@pytest.mark.parametrize('kind', folders.SCHEDULERS)
+def test_the_types_of_every_scheduler_are_accepted(kind, folder):
+    path = folder / 'scheduler/scheduler_config.json'
+    getattr(diffusers, kind)().save_pretrained(path.parent)
+    change(folder / 'model_index.json', scheduler=['diffusers', kind])
+    change(path, beta_start=0, clip_sample_range=1)
+    folders.check_pipeline(folder)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"a": ' * 3000, '\x00', '{"a": NaN'])
