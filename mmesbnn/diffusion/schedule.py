@@ -75,8 +75,10 @@ def levels_of_step(scheduler: Any, index: int, timestep: Tensor | float) -> tupl
     """
     sigmas = getattr(scheduler, 'sigmas', None)
     if not getattr(scheduler, 'state_in_first_order', True):
-        # KDPM2 evaluates every second time in the middle of two levels
+        # KDPM2 evaluates every second time in the middle of two levels; its ancestral form
+        # lists the middle with the level before it
         sigmas = getattr(scheduler, 'sigmas_interpol', sigmas)
+        index -= hasattr(scheduler, 'sigmas_down')
     if sigmas is None:
         return signal_and_noise(scheduler, timestep)
     return _levels(float(sigmas[index]))

@@ -193,6 +193,7 @@ def test_what_the_data_cannot_be_is_clipped_at_every_step():
         ('EulerDiscreteScheduler', dict(interpolation_type='log_linear')),
         ('HeunDiscreteScheduler', dict(use_exponential_sigmas=True)),
         ('KDPM2DiscreteScheduler', dict(use_karras_sigmas=True)),
+        ('KDPM2AncestralDiscreteScheduler', dict()),
         ('DPMSolverMultistepScheduler', dict(use_karras_sigmas=True)),
         ('UniPCMultistepScheduler', dict(use_beta_sigmas=True)),
     ],
