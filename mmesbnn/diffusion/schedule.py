@@ -5,6 +5,7 @@ A noisy image is ``x_t = a x_0 + s e`` with ``a^2 + s^2 = 1`` and Gaussian noise
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -144,7 +145,8 @@ def check_scheduler(
     Raises:
         ValueError: If the scheduler has no variance-preserving schedule (flow matching has
             none), has another number of timesteps, or expects another kind of prediction;
-            or if it expects the noise at a timestep without signal.
+            if it expects the noise at a timestep without signal; or if it is no sampler,
+            such as one that makes noise from an image or fills holes.
     """
     name = type(scheduler).__name__
     levels = getattr(scheduler, 'alphas_cumprod', None)
@@ -157,6 +159,18 @@ def check_scheduler(
         raise ValueError(
             f'scheduler={name} has use_flow_sigmas=True: flow matching does not preserve the '
             'variance, and networks here are trained with a schedule that does'
+        )
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and 'VAR_' not in p.kind.name]
+    if len(needed) > 3:
+        raise ValueError(
+            f'scheduler={name} has a step that needs {needed}: it must need the prediction, the '
+            'timestep and the noisy image only'
+        )
+    order = scheduler.timesteps  # None, or from the first step of the sampling to the last
+    if order is not None and len(order) and order[0] < order[-1]:
+        raise ValueError(
+            f'scheduler={name} has rising timesteps, from the image to noise: they must fall'
         )
     kind = scheduler.config.prediction_type
     check_prediction_type(kind)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip('diffusers')
 
+import diffusers
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -117,3 +118,18 @@ def test_what_does_not_fit_is_refused():
     check_scheduler(make_scheduler(), 2000)
     with torch.device('meta'):
         check_scheduler(make_scheduler(), 2000)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('CogVideoXDPMScheduler', r"needs \['model_output', 'old_pred_original_sample', "),
+        ('RePaintScheduler', r"needs \[.*, 'original_image', 'mask'\]: it must need"),
+        ('DDIMInverseScheduler', 'has rising timesteps, from the image to noise'),
+        ('DPMSolverMultistepInverseScheduler', 'has rising timesteps'),
+    ],
+)
+def test_schedulers_that_sample_something_else_are_refused(name, message):
+    scheduler = getattr(diffusers, name).from_config(make_scheduler().config)
+    with pytest.raises(ValueError, match=f'scheduler={name} .*{message}'):
+        check_scheduler(scheduler, None)
