@@ -39,6 +39,11 @@ def size_factor(unet: Any) -> int:
     return factor
 
 
+def trained_for(unet: Any) -> tuple[int | None, str | None]:
+    """Return a UNet's number of timesteps and kind of prediction, None if unknown."""
+    return getattr(unet.config, 'total_steps', None), getattr(unet, 'prediction_type', None)
+
+
 class SRDiffusionPipeline(DiffusionPipeline):
     """Pipeline for super-resolution by diffusion.
 
@@ -103,8 +108,7 @@ class SRDiffusionPipeline(DiffusionPipeline):
                 f'unet has in_channels={channels[0]} and out_channels={channels[1]}; '
                 'it must be 6 (condition and noisy image) and 3'
             )
-        steps = getattr(unet.config, 'total_steps', None)
-        kind = getattr(unet, 'prediction_type', None)
+        steps, kind = trained_for(unet)
         if scheduler is None:
             scheduler = make_scheduler(steps or 2000, prediction_type=kind or 'epsilon')
         check_scheduler(scheduler, steps, kind)
@@ -214,8 +218,9 @@ class SRDiffusionPipeline(DiffusionPipeline):
             ``ImagePipelineOutput`` with the images as ``images``, or a tuple.
 
         Raises:
-            ValueError: Before sampling, if an argument is not one of the allowed values; after
-                it, if the images are NaN or infinite.
+            ValueError: Before sampling, if an argument is not one of the allowed values, or if
+                a scheduler that was set since does not match the network; after it, if the
+                images are NaN or infinite.
         """
         scale = self.config.scale if scale is None else scale
         tiles = None if tile_size is None else (tile_size, tile_overlap)
@@ -243,6 +248,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
     def _check(
         self, scale: Any, steps: Any, tiles: tuple[int, int] | None, output_type: str
     ) -> None:
+        # users replace the scheduler of a pipeline: pipeline.scheduler = ...
+        check_scheduler(self.scheduler, *trained_for(self.unet))
         total = self.scheduler.config.num_train_timesteps
         if steps > total:
             raise ValueError(

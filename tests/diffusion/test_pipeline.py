@@ -219,6 +219,24 @@ def test_images_are_clipped_also_if_levels_of_noise_are_between_timesteps(name, 
     assert images.min() < 1e-4 or images.max() > 1 - 1e-4  # some were clipped
 
 
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('DDIMInverseScheduler', {}, 'DDIMInverseScheduler has rising timesteps'),
+        ('DDIMScheduler', dict(num_train_timesteps=1000), 'num_train_timesteps=1000, but'),
+        ('DDIMScheduler', dict(prediction_type='sample'), "'sample', but the network predicts"),
+        ('UniPCMultistepScheduler', dict(use_flow_sigmas=True), 'has use_flow_sigmas=True'),
+    ],
+)
+def test_a_scheduler_that_replaces_that_of_a_pipeline_is_checked(name, options, message):
+    model = unet()
+    model.prediction_type = 'epsilon'
+    pipe = pipeline(model)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+    with pytest.raises(ValueError, match=message):
+        pipe(photo(), 2, 2, seed=0)
+
+
 # ------------------------------------------------------------------ sizes
 
 
