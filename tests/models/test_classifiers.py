@@ -483,6 +483,18 @@ def test_no_head():
         MODELS.build(dict(config(), head=None))
 
 
+def test_parts_that_do_not_return_logits_are_named():
+    images, samples = torch.randn(2, 3, SIZE, SIZE), [DataSample().set_gt_label(1)] * 2
+    heads = dict(type='ConformerHead', num_classes=CLASSES, in_channels=[32, 32])
+    model = MODELS.build(dict(config(dict(main=linear(1))), head=heads))
+    with pytest.raises(ValueError, match='head=ConformerHead returns tuple: distillation needs'):
+        model(images, samples, mode='loss')
+    headless = dict(model=dict(type='ImageClassifier', backbone=RESNET))
+    model = MODELS.build(dict(config(), teachers=dict(main=headless)))
+    with pytest.raises(ValueError, match='teachers: the ImageClassifier returns tuple: '):
+        model(images, samples, mode='loss')
+
+
 def test_without_mmpretrain_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmpretrain', None)
     sentence = (

@@ -110,6 +110,14 @@ def _build_configured(name: str, cfg: dict[str, Any], warn: bool) -> nn.Module:
     return teacher
 
 
+def _logits(name: str, output: Any) -> Tensor:
+    """Return the output of a part if it is one tensor of logits."""
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f'{name} returns {found}: distillation needs one tensor of logits (N, K)')
+    return output
+
+
 class TeacherHolder:
     """List of modules that ``nn.Module`` does not see.
 
@@ -173,7 +181,8 @@ class DistillClassifier(ImageClassifier):
 
     Raises:
         ValueError: If an argument is not as described; when training begins, if a
-            teacher does not have the student's number of classes.
+            teacher does not have the student's number of classes, or if the head or a teacher
+            returns something other than one tensor of logits.
 
     Source: Guo et al., "BNext" (2022), and its training code.
     """
@@ -289,7 +298,10 @@ class DistillClassifier(ImageClassifier):
         """
         enabled = self.teacher_autocast and inputs.is_cuda
         with torch.autocast(inputs.device.type, enabled=enabled):
-            return [teacher(inputs) for teacher in self.active_teachers()]
+            return [
+                _logits(f'teachers: the {type(teacher).__name__}', teacher(inputs))
+                for teacher in self.active_teachers()
+            ]
 
     def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:
         """Compute the losses.
@@ -300,7 +312,8 @@ class DistillClassifier(ImageClassifier):
         """
         teachers = self.teacher_logits(inputs)
         features = self.extract_feat(inputs)
-        losses = {'loss_kd': self.distill_loss(self.head(features), teachers)}
+        logits = _logits(f'head={type(self.head).__name__}', self.head(features))
+        losses = {'loss_kd': self.distill_loss(logits, teachers)}
         if self.label_weight:
             labelled = self.head.loss(features, data_samples)
             losses['loss_cls'] = self.label_weight * labelled.pop('loss')
