@@ -127,7 +127,7 @@ def without(*names, **more):
                 **{f'downs.{i}.{j}': torch.zeros(1) for i in range(1, 80, 2) for j in range(48)},
                 **{f'downs.{i}.biconv1.x': torch.zeros(1) for i in range(2, 79, 2)},
             ),
-            'describes a network that is too large',
+            'num_levels=40 must be an integer from 1 to 16',
         ),
         # one name for each block, and building the network took half a minute
         (
