@@ -120,7 +120,7 @@ def test_parts_that_torch_does_not_compile_run_once(monkeypatch):
 
     monkeypatch.setattr(stages, '_compiled', plain)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
-    assert len(calls) == 3 * 7  # blocks and their linear layers
+    assert len(calls) == 3 * 7  # the linear layers of three blocks
 
 
 @pytest.mark.parametrize('compiled', [True, False])

@@ -105,11 +105,11 @@ class Stage(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output of the last block for ``x``."""
         blocks = list(self)
-        for segment in self._parts(blocks):
-            x = self._run(blocks[segment], x)
+        for segment in self._divided(blocks):
+            x = self._run_segment(blocks[segment], x)
         return x
 
-    def _run(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+    def _run_segment(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         # torch.jit.trace, by which exports read a network, refuses compiled functions
         traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
         if self._compiler is None or traced or torch.compiler.is_compiling():
@@ -120,7 +120,7 @@ class Stage(nn.Sequential):
                 return _in_turn(blocks, x)
         return cast(Tensor, _compiled(_run, *self._compiler)(blocks, x, self.with_cp))
 
-    def _parts(self, blocks: Sequence[nn.Module]) -> list[slice]:
+    def _divided(self, blocks: Sequence[nn.Module]) -> list[slice]:
         """Return the blocks that run together, also if blocks were added or removed."""
         if not self.with_cp:
             return [slice(i, i + 1) for i in range(len(blocks))]
