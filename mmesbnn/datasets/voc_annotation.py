@@ -128,17 +128,22 @@ def _shown(text: str | None) -> str:
     return 'empty' if not (text or '').strip() else shorten(repr(text), 40)
 
 
-def _integer(text: str | None) -> int | None:
+def _digits(text: str | None) -> str:
+    """Return the text of a number, and nothing, which is none, in the place of a long one."""
     # not the start of a longer text: mmdet reads all of it
+    return text if text and len(text) <= _LONGEST else ''
+
+
+def _integer(text: str | None) -> int | None:
     try:
-        return int(text or '') if len(text or '') <= _LONGEST else None
+        return int(_digits(text))
     except ValueError:
         return None
 
 
 def _number(text: str | None) -> float | None:
     try:
-        value = float(text or '') if len(text or '') <= _LONGEST else math.nan
+        value = float(_digits(text))
     except ValueError:
         return None
     return value if math.isfinite(value) else None
