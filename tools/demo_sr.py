@@ -57,34 +57,34 @@ def run(title: str, *command: str, log: Path | None = None) -> None:
     finish(title, start(*command, log=log), log)
 
 
+def start_training(
+    work_dir: Path, tau: int, iters: int | None
+) -> tuple[subprocess.Popen, Path | None]:
+    """Start a training; return it and the log that its output goes to."""
+    changes = [f'model.unet.tau={tau}']
+    if iters is not None:
+        keys = (
+            'train_cfg.max_iters',
+            'train_cfg.val_interval',
+            'default_hooks.checkpoint.interval',
+        )
+        changes += [f'{key}={iters}' for key in keys]
+    folder = work_dir / f'tau{tau}'
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ('tools/train_sr.py', CONFIG, '--work-dir', str(folder), '--cfg-options', *changes)
+    log = None if tau == TAUS[-1] else folder / 'output.txt'
+    shown = f'{" ".join(command)}{f" > {log}" if log else ""}'
+    print(f'\n=== train, tau = {tau}\n    python {shown}\n', flush=True)
+    return start(*command, log=log), log
+
+
 def train(work_dir: Path, iters: int | None) -> None:
     """Train both models at the same time, on one core each; show the ES model's log."""
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     processes: dict[int, tuple[subprocess.Popen, Path | None]] = {}
     try:
         for tau in TAUS:
-            changes = [f'model.unet.tau={tau}']
-            if iters is not None:
-                keys = (
-                    'train_cfg.max_iters',
-                    'train_cfg.val_interval',
-                    'default_hooks.checkpoint.interval',
-                )
-                changes += [f'{key}={iters}' for key in keys]
-            folder = work_dir / f'tau{tau}'
-            folder.mkdir(parents=True, exist_ok=True)
-            command = (
-                'tools/train_sr.py',
-                CONFIG,
-                '--work-dir',
-                str(folder),
-                '--cfg-options',
-                *changes,
-            )
-            log = None if tau == TAUS[-1] else folder / 'output.txt'
-            shown = f'{" ".join(command)}{f" > {log}" if log else ""}'
-            print(f'\n=== train, tau = {tau}\n    python {shown}\n', flush=True)
-            processes[tau] = start(*command, log=log), log
+            processes[tau] = start_training(work_dir, tau, iters)
         for tau, (process, log) in processes.items():
             finish(f'train, tau = {tau}', process, log)
     finally:
