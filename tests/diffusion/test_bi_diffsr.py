@@ -388,7 +388,7 @@ def test_it_is_registered_and_its_dropout_drops():
         (dict(base_channels=7, norm_groups=7), 'base_channels=7 must be even'),
         (dict(banks=0), 'banks=0 must be an integer >= 1'),
         (dict(total_steps=2.5), 'total_steps=2.5 must be an integer >= 1'),
-        (dict(num_levels=True), 'num_levels=True must be an integer'),
+        (dict(num_levels=True), 'num_levels=True must be an integer from 1 to 16'),
         (dict(num_levels=2**40), 'num_levels=1099511627776 must be an integer from 1 to 16'),
         (dict(fp_levels=(3,)), r'fp_levels=\[3\]: with num_levels=3 levels are 0 to 2'),
         (dict(attn_levels=(-1,)), r'attn_levels=\(-1,\) must be a list'),
