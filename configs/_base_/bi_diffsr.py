@@ -81,7 +81,12 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=1_000_000, val_interval=20
 val_cfg = dict()
 test_cfg = dict()
 
-custom_hooks = [dict(type='NaNGuardHook'), dict(type='IterSeedHook')]
+custom_hooks = [
+    dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
+    dict(type='IterSeedHook'),
+]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
     checkpoint=dict(

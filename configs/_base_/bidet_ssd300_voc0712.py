@@ -136,6 +136,8 @@ custom_hooks = [
     dict(type='BottleneckHook', begin=milestones[0], by_epoch=False),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
     dict(type='NumClassCheckHook'),
     # a resumed training repeats the uninterrupted one
     dict(type='IterSeedHook'),

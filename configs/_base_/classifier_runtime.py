@@ -14,6 +14,8 @@ checks = [
     # a tested checkpoint must match the network in every entry
     dict(type='FittingCheckpointHook'),
     dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
     dict(type='ClassCountHook'),
     # a resumed training repeats the uninterrupted one
     dict(type='EpochSeedHook'),

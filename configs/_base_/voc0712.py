@@ -73,6 +73,8 @@ custom_hooks = [
     dict(type='FittingCheckpointHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
     dict(type='NumClassCheckHook'),
     # a resumed training repeats the uninterrupted one
     dict(type='EpochSeedHook'),

@@ -86,6 +86,8 @@ test_cfg = dict()
 custom_hooks = [
     dict(type='EMAHook', momentum=0.01),
     dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
     dict(type='IterSeedHook'),
 ]
 default_hooks = dict(

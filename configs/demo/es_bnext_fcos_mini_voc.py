@@ -142,6 +142,8 @@ custom_hooks = [
     dict(type='ParameterBoundsHook'),
     dict(type='SignFlipHook'),
     dict(type='NaNGuardHook'),
+    # compile=True compiles nothing around the network
+    dict(type='CompileNetworkHook'),
     dict(type='NumClassCheckHook'),
     dict(type='EpochSeedHook'),
 ]

@@ -61,6 +61,7 @@ EXCEPTIONS = {
     },
     'takes no argument': {
         'ClassCountHook',
+        'CompileNetworkHook',
         'EpochSeedHook',
         'FittingCheckpointHook',
         'FixedWeight',

@@ -3,6 +3,7 @@
 from .bottleneck import BottleneckHook
 from .class_count import ClassCountHook
 from .compile_blocks import CompileBlocksHook
+from .compile_network import CompileNetworkHook
 from .copy_diversity import CopyDiversityHook
 from .copy_init import CopyInitHook
 from .epoch_seed import EpochSeedHook
@@ -21,6 +22,7 @@ __all__ = [
     'BottleneckHook',
     'ClassCountHook',
     'CompileBlocksHook',
+    'CompileNetworkHook',
     'CopyDiversityHook',
     'CopyInitHook',
     'EpochSeedHook',

@@ -1,0 +1,41 @@
+"""Hook that leaves what is around the network out of a compiled training step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class CompileNetworkHook(Hook):
+    """Hook that leaves the network alone to be compiled by ``compile=True``.
+
+    mmengine compiles the whole training step. The graph of a data preprocessor has operators
+    for every image of the batch, which take long to compile and are not faster then. Code of
+    the update of parameters depends on numbers that are logged, so it is compiled again in
+    later steps; the gain is nothing with a fused optimizer. With this hook both run as they are.
+    Forward and backward pass are compiled as before. Without ``compile`` nothing changes.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Leave both out of what ``torch.compile`` traces."""
+        for owner, name in _around_the_network(runner):
+            setattr(owner, name, torch.compiler.disable(getattr(owner, name)))
+
+    def after_train(self, runner: Runner) -> None:
+        """Give both back, so that copies of them do not hold the original ones."""
+        for owner, name in _around_the_network(runner):
+            vars(owner).pop(name, None)
+
+
+def _around_the_network(runner: Runner) -> list[tuple[Any, str]]:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [(model.data_preprocessor, 'forward'), *((one, 'update_params') for one in wrappers)]
