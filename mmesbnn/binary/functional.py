@@ -77,6 +77,20 @@ def _parts(weight: Tensor) -> tuple[Tensor, Tensor | None]:
     return (signs_and_scales(weight, looks=not traced) if exact else None) or (weight, None)
 
 
+def _float_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: float,
+) -> Tensor:
+    if pad_value:
+        x, padding = _pad(x, padding, pad_value), (0, 0)
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+
 def plain_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -91,9 +105,7 @@ def plain_conv2d(
     if y is not None:
         return y
     signs, scales = _parts(weight)
-    if pad_value:
-        x, padding = _pad(x, padding, pad_value), (0, 0)
-    y = F.conv2d(x, signs, None, stride, padding, dilation, groups)
+    y = _float_conv2d(x, signs, stride, padding, dilation, groups, pad_value)
     return y if scales is None else y.mul_(scales[:, None, None])
 
 
@@ -198,17 +210,23 @@ BINARY_MATMUL = torch.ops.mmesbnn.binary_matmul.default
 
 
 class _Operator(NamedTuple):
-    """Ways to run one operator: registered, or directly with torch's operators."""
+    """Ways to run one operator: registered, or directly with torch's operators.
+
+    Of a weight without scales ``unscaled`` computes the same as ``compute``, which searches them.
+    """
 
     registered: Any
     compute: Callable[..., Tensor]
+    unscaled: Callable[..., Tensor]
     save: Callable[[Any, tuple[Any, ...], Any], None]
     backward: Callable[[Any, Tensor], tuple[Any, ...]]
 
 
-_CONV2D = _Operator(_binary_conv2d, plain_conv2d, _save_for_conv, _conv_backward)
-_LINEAR = _Operator(_binary_linear, _plain_linear, _save_for_linear, _linear_backward)
-_MATMUL = _Operator(_binary_matmul, _plain_matmul, _save_for_linear, _matmul_backward)
+_CONV2D = _Operator(_binary_conv2d, plain_conv2d, _float_conv2d, _save_for_conv, _conv_backward)
+_LINEAR = _Operator(_binary_linear, _plain_linear, F.linear, _save_for_linear, _linear_backward)
+_MATMUL = _Operator(
+    _binary_matmul, _plain_matmul, _plain_matmul, _save_for_linear, _matmul_backward
+)
 
 
 class _Direct(torch.autograd.Function):
@@ -266,9 +284,12 @@ def is_seen(*operands: Tensor) -> bool:
     )
 
 
-def _run(operator: _Operator, a: Tensor, b: Tensor, *settings: Any) -> Tensor:
+def _run(
+    operator: _Operator, a: Tensor, b: Tensor, *settings: Any, scaled: bool | None = None
+) -> Tensor:
     if is_transformed() or (compiles_for_speed() and not is_native()):
-        return operator.compute(a, b, *settings)
+        compute = operator.unscaled if scaled is False else operator.compute
+        return compute(a, b, *settings)
     if is_seen(a, b):
         return operator.registered(a, b, *settings)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
@@ -319,6 +340,7 @@ def binary_conv2d(
     dilation: IntPair = 1,
     groups: int = 1,
     pad_value: int = 0,
+    scaled: bool | None = None,
 ) -> Tensor:
     """Convolve a signed input with an effective weight.
 
@@ -337,6 +359,8 @@ def binary_conv2d(
         groups: Number of groups. Default 1.
         pad_value: Value of the padded pixels: 0 (they add nothing, as in BNext and
             ReActNet), -1 (BiDet) or 1. Default 0.
+        scaled: Whether the weight has scales, as that of :class:`WeightForm`. False saves
+            compiled code the search for them. Default None.
 
     Returns:
         Tensor ``(N, C_o, H', W')``.
@@ -347,21 +371,23 @@ def binary_conv2d(
     check_pad_value(pad_value)
     x, weight = autocast_operands(x, weight)
     pairs = _pair(stride), _pair(padding), _pair(dilation)
-    return _run(_CONV2D, x, weight, *pairs, groups, float(pad_value))
+    return _run(_CONV2D, x, weight, *pairs, groups, float(pad_value), scaled=scaled)
 
 
-def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
+def binary_linear(x: Tensor, weight: Tensor, scaled: bool | None = None) -> Tensor:
     """Compute ``x @ weight.T`` of a signed input and an effective weight.
 
     Args:
         x: Signed input ``(..., C_i)``.
         weight: Effective weight ``(C_o, C_i)``.
+        scaled: Whether the weight has scales, as that of :class:`WeightForm`. False saves
+            compiled code the search for them. Default None.
 
     Returns:
         Tensor ``(..., C_o)``.
     """
     x, weight = autocast_operands(x, weight)
-    return _run(_LINEAR, x, weight)
+    return _run(_LINEAR, x, weight, scaled=scaled)
 
 
 def binary_matmul(a: Tensor, b: Tensor) -> Tensor:

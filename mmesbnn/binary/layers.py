@@ -155,6 +155,11 @@ class BinaryLayer(KeepsSigns):
         return self.weight_form.is_real
 
     @property
+    def known_scaled(self) -> bool | None:
+        """True or False if the effective weight has scales or none; None if its values show it."""
+        return self.weight_form.scaled if self.only_binarizes else None
+
+    @property
     def has_scales(self) -> bool:
         """True if the effective weight has a scale per output channel."""
         scaled = self.weight_form.scaled
@@ -282,6 +287,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
                 self.dilation,
                 self.groups,
                 self.pad_value,
+                scaled=self.known_scaled,
             )
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
@@ -337,5 +343,5 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         check_tokens(self, input, self.in_features)
         y = native_signed_linear(input, None, self.sign, self)
         if y is None:
-            y = binary_linear(self.sign(input), self.effective_weight())
+            y = binary_linear(self.sign(input), self.effective_weight(), self.known_scaled)
         return y if self.bias is None else y + self.bias

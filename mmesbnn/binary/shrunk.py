@@ -144,7 +144,8 @@ class ShrunkLinear(BinaryLinear):
         if y is None:
             inputs = self.sign(input).chunk(groups, dim=-1)
             weights = self.effective_weight().chunk(groups)
-            parts = [binary_linear(*pair) for pair in zip(inputs, weights)]
+            scaled = self.known_scaled
+            parts = [binary_linear(*pair, scaled=scaled) for pair in zip(inputs, weights)]
             y = torch.cat(parts, dim=-1) if groups > 1 else parts[0]
         return y if self.bias is None else y + self.bias
 

@@ -56,8 +56,7 @@ def _hardened(weight: Tensor, temperature: Tensor, binary_below: float, zero: in
         return sign(weight, zero)
     value = (weight.to(wide) / temperature.clamp(min=1e-8)).clamp_(-1, 1)
     if not _is_known(hard):
-        # lerp with weight 0 or 1 selects one of the two exactly, faster than torch.where
-        value.lerp_(sign(weight, zero).to(wide), hard.to(wide))
+        value = torch.where(hard, sign(weight, zero).to(wide), value)
     return value.to(weight.dtype)
 
 

@@ -12,6 +12,8 @@ from mmesbnn.binary import (
     BinaryLinear,
     ESConv2d,
     ESLinear,
+    Expansion,
+    ShrunkLinear,
     binary_conv2d,
     binary_linear,
     sign,
@@ -288,6 +290,40 @@ def test_a_compiled_graph_has_the_operators_of_torch_which_can_be_fused(layer, s
     torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
     assert any(operator in name for name in names)
     assert not any('mmesbnn' in name for name in names)
+
+
+class Halved(BinaryConv2d):
+    """Layer whose effective weight is not what its binarizer says."""
+
+    def effective_weight(self):
+        return self.weight_binarizer(self.weight) / 2
+
+
+@pytest.mark.skipif(torch.__version__ < '2.7', reason='torch does not say whether it exports')
+@pytest.mark.parametrize(
+    ('layer', 'shape', 'searches'),
+    [
+        (BinaryConv2d(4, 6, 3, weight_binarizer='temperature'), (1, 4, 5, 5), False),
+        (BinaryConv2d(4, 6, 3, weight_binarizer='scaled_sign'), (1, 4, 5, 5), True),
+        (BinaryConv2d(4, 6, 3, weight_binarizer='fixed'), (1, 4, 5, 5), True),
+        (Halved(4, 6, 3, weight_binarizer='temperature'), (1, 4, 5, 5), True),
+        (BinaryLinear(4, 6, weight_binarizer='temperature'), (2, 4), False),
+        (BinaryLinear(4, 6, weight_binarizer='scaled_sign'), (2, 4), True),
+        (ShrunkLinear(4, 6, expansion=Expansion(2), weight_binarizer='temperature'), (2, 8), False),
+    ],
+    ids=str,
+)
+def test_compiled_code_searches_scales_of_weights_that_can_have_them(layer, shape, searches):
+    torch._dynamo.reset()
+    names = []
+
+    def record(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    x = torch.randn(shape)
+    torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
+    assert any('amax' in name for name in names) == searches
 
 
 @torch.no_grad()
