@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
+from .activated_sums import Activated, ActivatedSums
 from .expansion import is_channels_last
 from .native_mode import array_of
 from .native_training import is_plain, layout_of, trains_natively
 from .recompute import keep, recall
-from .sign_sums import Convolved, SignSums
+from .sign_sums import Convolved, SignSums, stand_in
 from .tiled_norm import TiledBatchNorm2d
 
 
@@ -48,38 +49,35 @@ class _Norm(torch.autograd.Function):
     def forward(
         ctx: Any,
         settings: dict[str, Any],
-        eps: float,
-        with_means: bool,
+        options: dict[str, Any],
         known: Tensor | None,
-        of_signs: SignSums | None,
+        source: SignSums | ActivatedSums | None,
         *operands: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        scales = None
-        if of_signs is not None:
-            operands, scales = (of_signs.sums, *operands[1:]), of_signs.scales
+        scales = numbers = None
+        if source is not None:
+            operands, scales = (source.sums, *operands[1:]), source.scales
+            numbers = source.numbers if isinstance(source, ActivatedSums) else None
         x = cast(Tensor, operands[0])
         ctx.settings, ctx.tokens = settings, x.dim() == 3
         ctx.set_materialize_grads(False)
-        done = normalize(
-            _operands(operands, scales, settings),
-            eps=eps,
-            with_means=with_means,
-            stats=_array(known),
-            threads=torch.get_num_threads(),
-        )
+        given = _operands(operands, scales, numbers, settings)
+        done = normalize(given, stats=_array(known), threads=torch.get_num_threads(), **options)
         stats = torch.from_numpy(done.stats)
-        ctx.mark_non_differentiable(stats)
-        ctx.save_for_backward(stats, scales, *operands)
+        ctx.save_for_backward(stats, scales, numbers, *operands)
         means = None if done.means is None else torch.from_numpy(done.means)
-        return _tensor_of(done.out, ctx.tokens), means, stats
+        made = None if done.unwritten is None else torch.from_numpy(done.unwritten)
+        ctx.mark_non_differentiable(*(one for one in (stats, made) if one is not None))
+        out = stand_in(given.shape) if done.out is None else _tensor_of(done.out, ctx.tokens)
+        return out, means, stats, made
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad: Tensor | None, of_means: Tensor | None, _: Any
+        ctx: Any, grad: Tensor | None, of_means: Tensor | None, *_: Any
     ) -> tuple[Tensor | None, ...]:
-        stats, scales, *saved = ctx.saved_tensors
-        operands = _operands(saved, scales, ctx.settings)
+        stats, scales, numbers, *saved = ctx.saved_tensors
+        operands = _operands(saved, scales, numbers, ctx.settings)
         if grad is None:  # only the means are used, which tokens do not have
             grad = stats.new_zeros(operands.shape)
         grad = grad.contiguous(memory_format=_layout(grad, ctx.settings))
@@ -96,7 +94,7 @@ class _Norm(torch.autograd.Function):
             gradients['shift_in'] = torch.from_numpy(found.bias.copy())
         if operands.residual is not None and found.residual is None:
             gradients['residual'] = grad
-        return None, None, None, None, None, *(gradients.get(name) for name in _NAMES)
+        return None, None, None, None, *(gradients.get(name) for name in _NAMES)
 
 
 #: Operands of a norm in the order in which :class:`_Norm` gets them. The first one may be sums. The
@@ -104,7 +102,9 @@ class _Norm(torch.autograd.Function):
 _NAMES = ('x', 'gain', 'bias', 'shift_in', 'gate', 'residual', 'slope', 'shift')
 
 
-def _operands(tensors: Any, scales: Tensor | None, settings: dict[str, Any]) -> NormOperands:
+def _operands(
+    tensors: Any, scales: Tensor | None, numbers: Tensor | None, settings: dict[str, Any]
+) -> NormOperands:
     layout = _layout(tensors[0], settings)
     found: dict[str, Any] = {
         name: _map_of(_array(x, layout)) if name in ('x', 'residual') else _array(x)
@@ -113,7 +113,7 @@ def _operands(tensors: Any, scales: Tensor | None, settings: dict[str, Any]) -> 
     shift = found.pop('shift_in')
     if shift is not None:
         found['bias'] = found['bias'] + shift
-    return NormOperands(**found, scales=_array(scales), **settings)
+    return NormOperands(**found, scales=_array(scales), unwritten=_array(numbers), **settings)
 
 
 def _gradients(found: NormGradients, tokens: bool) -> dict[str, Tensor]:
@@ -157,9 +157,8 @@ def native_norm(
     shift_in: Tensor | None = None,
     slope: Tensor | None = None,
     shift_out: Tensor | None = None,
-    with_means: bool = False,
     tokens: bool = False,
-) -> tuple[Tensor, Tensor | None] | None:
+) -> Tensor | None:
     """Compute ``prelu(norm(tile(x)) + residual + shift_in) + shift_out``.
 
     Args:
@@ -171,17 +170,15 @@ def native_norm(
         shift_in: Shift before the PReLU, ``(copies C,)``. Default None: 0.
         slope: Slope of the PReLU, as many. Default None: there is none.
         shift_out: Shift behind the PReLU, as many. Default None: 0.
-        with_means: Whether to compute the means over positions, too. Default False.
         tokens: Whether maps are tokens ``(N, L, C)``. Default False.
 
     Returns:
-        Result and its means ``(N, copies C, 1, 1)``, or None; None for both where torch's
-        operators must run.
+        Result; None where torch's operators must run.
     """
     layout = _native_layout(x, residual, 3 if tokens else 4)
     if layout is None:
         return None
-    of_signs, x = (x, x.stand_in) if isinstance(x, SignSums) else (None, x)
+    source, x = (x, x.stand_in) if isinstance(x, SignSums) else (None, x)
     axis = 2 if tokens else 1
     channels = x.shape[axis]
     count = x.numel() // channels
@@ -190,15 +187,44 @@ def native_norm(
     wide, last = norm.num_features, tokens or layout == torch.channels_last
     if residual is not None and not _fits(residual, x, axis, wide, last):
         return None
-    if last and with_means:
-        return None
     act = (shift_in, slope, shift_out)
     if not all(one is None or _is_per_channel(one, wide) for one in act):
         return None
     settings = dict(copies=copies, channels_last=last)
     operands = x, norm.weight, norm.bias, shift_in, None, residual, slope, shift_out
-    y, means = _tracked(norm, count, settings, with_means, of_signs, *operands)
-    return y, None if means is None else means[..., None, None]
+    return _tracked(norm, count, settings, {}, source, *operands)[0]
+
+
+def native_activated_norm(
+    x: Convolved, norm: nn.Module, slope: Tensor, *, copies: int
+) -> tuple[Activated, Tensor] | None:
+    """Compute ``y = prelu(norm(tile(x)))`` and its means over positions.
+
+    Args:
+        x: Small map ``(N, C, H, W)``, or sums of signs. Of sums ``y`` is not written.
+        norm: Norm of ``copies C`` channels.
+        slope: Slope of the PReLU, ``(copies C,)``.
+        copies: Number of copies.
+
+    Returns:
+        ``y`` and its means ``(N, copies C, 1, 1)``; None where torch's operators must run.
+    """
+    if _native_layout(x, None, 4) != torch.contiguous_format:
+        return None
+    source, x = (x, x.stand_in) if isinstance(x, SignSums) else (None, x)
+    count = x.numel() // x.shape[1]
+    if not _is_own_norm(norm, count, x.shape[1]) or norm.copies != copies:
+        return None
+    if not _is_per_channel(slope, norm.num_features):
+        return None
+    settings = dict(copies=copies, channels_last=False)
+    options = dict(with_means=True, writes=source is None)
+    operands = x, norm.weight, norm.bias, None, None, None, slope, None
+    y, means, made = _tracked(norm, count, settings, options, source, *operands)
+    means = cast(Tensor, means)[..., None, None]
+    if source is None:
+        return y, means
+    return ActivatedSums(y, source.sums, source.scales, cast(Tensor, made)), means
 
 
 def _native_layout(x: Convolved, residual: Tensor | None, dims: int) -> torch.memory_format | None:
@@ -217,30 +243,32 @@ def _tracked(
     norm: TiledBatchNorm2d,
     count: int,
     settings: dict[str, Any],
-    with_means: bool,
-    of_signs: SignSums | None,
+    options: dict[str, Any],
+    source: SignSums | ActivatedSums | None,
     x: Tensor,
     *operands: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run :class:`_Norm`, with statistics of the first pass if it runs again; track new ones."""
     known = recall()
-    y, means, stats = _Norm.apply(settings, norm.eps, with_means, known, of_signs, x, *operands)
+    options = dict(options, eps=norm.eps)
+    y, means, stats, made = _Norm.apply(settings, options, known, source, x, *operands)
     if known is None:
         keep(stats)
         norm.track_own(stats[0], stats[2], count)
-    return y, means
+    return y, means, made
 
 
 def native_gated_norm(
-    x: Tensor, gate: Tensor, residual: Tensor, norm: nn.Module, *, multiplies: bool
+    x: Activated, gate: Tensor, residual: Tensor, norm: nn.Module, *, multiplies: bool
 ) -> Tensor | None:
     """Compute :func:`mmesbnn.binary.unit_steps.gated_norm`, whose arguments it has.
 
     Returns:
         Result; None where torch's operators must run.
     """
-    if not trains_natively(x, residual, gate) or is_channels_last(x):
+    if not _reads_gated(x, residual, gate):
         return None
+    source, x = (x, x.stand_in) if isinstance(x, ActivatedSums) else (None, x)
     channels = x.shape[1]
     count = x.numel() // channels
     if not _is_own_norm(norm, count, channels) or norm.copies != 1:
@@ -249,4 +277,11 @@ def native_gated_norm(
         return None
     settings = dict(multiplies=multiplies, channels_last=False)
     operands = x, norm.weight, norm.bias, None, gate.flatten(1), residual, None, None
-    return _tracked(norm, count, settings, False, None, *operands)[0]
+    return _tracked(norm, count, settings, {}, source, *operands)[0]
+
+
+def _reads_gated(x: Activated, residual: Tensor, gate: Tensor) -> bool:
+    """Return whether a gated norm of these operands trains on the kernels."""
+    if isinstance(x, Tensor):
+        return trains_natively(x, residual, gate) and not is_channels_last(x)
+    return trains_natively(residual, gate) and residual.is_contiguous()

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .activated_sums import Activated, written_map
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
 from .native_conv import conv_for_norm, linear_for_norm, settings_of
 from .native_mode import is_native
-from .native_norms import native_gated_norm, native_norm
+from .native_norms import native_activated_norm, native_gated_norm, native_norm
 from .native_training import is_plain, trains_natively
 from .position_means import position_mean
 from .prelus import ChannelPReLU
@@ -85,7 +86,7 @@ def normalized(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
         copies: Number of copies. Default 1.
     """
     found = native_norm(x, norm, copies=copies) if is_native() else None
-    return normalize_tiled(x, norm, copies) if found is None else found[0]
+    return normalize_tiled(x, norm, copies) if found is None else found
 
 
 def normalized_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
@@ -99,15 +100,15 @@ def normalized_tokens(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:
     """
     found = native_norm(x, norm, copies=copies, tokens=True) if is_native() else None
     if found is not None:
-        return found[0]
+        return found
     y = normalize_tiled(x.transpose(1, 2).unsqueeze(2), norm, copies)
     return y.flatten(2).transpose(1, 2)
 
 
 def activated_norm(
     x: Convolved, norm: nn.Module, act: nn.Module, copies: int
-) -> tuple[Tensor, Tensor]:
-    """Compute ``y = act(norm(tile(x, copies)))``, and its mean over positions.
+) -> tuple[Activated, Tensor]:
+    """Compute ``y = act(norm(tile(x, copies)))`` for :func:`gated_norm`, and its mean.
 
     Args:
         x: Small map ``(N, C, H, W)``.
@@ -116,13 +117,13 @@ def activated_norm(
         copies: Number of copies.
 
     Returns:
-        ``y``, ``(N, copies C, H, W)``, and its mean, ``(N, copies C, 1, 1)``.
+        ``y``, ``(N, copies C, H, W)``, and its mean over positions, ``(N, copies C, 1, 1)``.
     """
     if is_native() and _is_own(act, ChannelPReLU):
         slope = cast(ChannelPReLU, act).weight
-        found = native_norm(x, norm, copies=copies, slope=slope, with_means=True)
-        if found is not None and found[1] is not None:
-            return found[0], found[1]
+        found = native_activated_norm(x, norm, slope, copies=copies)
+        if found is not None:
+            return found
     y = act(normalize_tiled(written(x), norm, copies))
     return y, position_mean(y)
 
@@ -167,7 +168,7 @@ def residual_norm(
     if numbers is not None:
         found = native_norm(x, norm, copies=copies, residual=residual, **numbers)
         if found is not None:
-            return found[0]
+            return found
     y = normalize_tiled(written(x), norm, copies) + residual
     return y if act is None else act(y)
 
@@ -194,7 +195,7 @@ def token_norm(
     if numbers is not None:
         found = native_norm(x, norm, copies=copies, residual=residual, tokens=True, **numbers)
         if found is not None:
-            return found[0]
+            return found
     return act(normalized_tokens(written(x), norm, copies) + tile(residual, residual_copies, -1))
 
 
@@ -216,12 +217,12 @@ def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Co
 
 
 def gated_norm(
-    x: Tensor, gate: Tensor, residual: Tensor, norm: nn.Module, *, multiplies: bool
+    x: Activated, gate: Tensor, residual: Tensor, norm: nn.Module, *, multiplies: bool
 ) -> Tensor:
     """Compute ``norm(gate x) + residual``, or ``norm(gate x residual) + residual``.
 
     Args:
-        x: Map ``(N, C, H, W)``.
+        x: Map ``(N, C, H, W)`` of :func:`activated_norm`, or any other.
         gate: ``(N, C, 1, 1)``.
         residual: Map of ``x``'s shape.
         norm: Norm of ``C`` channels.
@@ -230,7 +231,7 @@ def gated_norm(
     y = native_gated_norm(x, gate, residual, norm, multiplies=multiplies)
     if y is not None:
         return y
-    y = gate * x
+    y = gate * written_map(x)
     if multiplies:
         y = y * residual
     return residual + norm(y)

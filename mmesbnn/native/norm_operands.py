@@ -20,8 +20,12 @@ class NormOperands:
     gains. ``act`` is a PReLU, or nothing if there is no slope. All arrays are float32, but ``x``
     with ``scales``.
 
+    The ``x`` of a gate can be a result of an earlier norm that is not written. It is
+    ``prelu(factor (scales sums) + offset)`` for copies of the sums, computed wherever it is read.
+
     Attributes:
-        x: Map ``(N, C, H, W)``; with ``scales`` of int16.
+        x: Map ``(N, C, H, W)``; with ``scales`` of int16; with ``unwritten`` of a divisor of ``C``
+            channels.
         gain: ``(copies C,)``.
         bias: ``(copies C,)``.
         copies: Number of copies. Default 1.
@@ -33,13 +37,16 @@ class NormOperands:
         shift: ``(copies C,)``. Default None: 0.
         channels_last: Whether the channels of a pixel lie side by side in the maps' memory, for
             operands without a gate. Default False: the pixels of a channel do.
-        scales: ``(C,)``, for operands without a gate. Then ``x`` are sums of
-            :func:`~mmesbnn.native.convolve_sums`, and ``z`` is the result of
-            :func:`~mmesbnn.native.convolve`. Default None.
+        scales: For each channel of ``x``, for operands without a gate, or with ``unwritten``. Then
+            ``x`` are sums of :func:`~mmesbnn.native.convolve_sums`, and ``z`` or ``scales sums`` is
+            the result of :func:`~mmesbnn.native.convolve`. Default None.
+        unwritten: ``(3, C)``: factor, offset and slope of each channel, as
+            :func:`~mmesbnn.native.normalize` returns them. Default None.
 
     Raises:
-        NativeError: If an array is of another type, or has a wrong shape or another layout, or if
-            a gate stands beside copies, slopes or scales.
+        NativeError: If an array is of another type, or has a wrong shape or another layout, if
+            a gate stands beside copies, slopes or scales, or if ``unwritten`` stands without gate
+            and scales.
     """
 
     x: np.ndarray
@@ -53,24 +60,26 @@ class NormOperands:
     shift: np.ndarray | None = None
     channels_last: bool = False
     scales: np.ndarray | None = None
+    unwritten: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         kind = np.float32 if self.scales is None else np.int16
         check_layout('x', self.x, self.channels_last, kind)
         if self.copies < 1:
             raise NativeError(f'copies={self.copies} must be at least 1')
-        beside = self.slope is not None or self.scales is not None
+        self._check_unwritten()
+        beside = self.slope is not None or (self.scales is not None and self.unwritten is None)
         if self.gate is not None and (self.copies > 1 or beside or self.channels_last):
             raise NativeError(
                 'gate is for one copy without slope and scales, not channels last in memory'
             )
         if self.multiplies and (self.gate is None or self.residual is None):
             raise NativeError('multiplies=True needs gate and residual')
-        per_channel, (batch, channels, *_) = (self.wide,), self.x.shape
-        check_operand('scales', self.scales, (channels,))
+        per_channel, batch = (self.wide,), len(self.x)
+        check_operand('scales', self.scales, self.x.shape[1:2])
         check_operand('gain', self.gain, per_channel)
         check_operand('bias', self.bias, per_channel)
-        check_operand('gate', self.gate, (batch, channels))
+        check_operand('gate', self.gate, (batch, self.channels))
         self._check_residual()
         check_operand('slope', self.slope, per_channel)
         check_operand('shift', self.shift, per_channel)
@@ -81,6 +90,19 @@ class NormOperands:
             return
         check_shape(name, value, self.shape)
         check_layout(name, value, self.channels_last)
+
+    def _check_unwritten(self) -> None:
+        if self.unwritten is None:
+            return
+        if self.gate is None or self.scales is None:
+            raise NativeError('unwritten is for operands with a gate and scales')
+        small = self.x.shape[1]
+        if self.unwritten.ndim != 2 or small == 0 or self.channels % small:
+            raise NativeError(
+                f'unwritten has the shape {self.unwritten.shape}; it must be (3, C) for a '
+                f'multiple C of the {small} channels of x'
+            )
+        check_operand('unwritten', self.unwritten, (3, self.channels))
 
     def _check_residual(self) -> None:
         if self.residual is None or not self.channels_last:
@@ -100,9 +122,14 @@ class NormOperands:
         return self.residual is not None and self.residual.shape[1] < self.wide
 
     @property
+    def channels(self) -> int:
+        """Number of channels of ``z``."""
+        return self.x.shape[1] if self.unwritten is None else self.unwritten.shape[-1]
+
+    @property
     def wide(self) -> int:
         """Number of channels of the result."""
-        return self.copies * self.x.shape[1]
+        return self.copies * self.channels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,22 +143,26 @@ class Normalized:
     """Result of :func:`~mmesbnn.native.normalize`.
 
     Attributes:
-        out: Map ``(N, copies C, H, W)``.
+        out: Map ``(N, copies C, H, W)``; None if it is not written.
         means: Means of ``out`` over its pixels, ``(N, copies C)``, or None.
         stats: ``(3, C)``: mean, ``1 / sqrt(variance + eps)``, and variance of ``z``.
+        unwritten: ``(3, copies C)``: numbers that make ``out`` of sums if it is not written.
+            Default None.
     """
 
-    out: np.ndarray
+    out: np.ndarray | None
     means: np.ndarray | None
     stats: np.ndarray
+    unwritten: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class NormGradients:
     """Gradients of the :class:`NormOperands` of the same names; None where there is no operand.
 
-    ``x`` is the gradient of ``scales x`` where there are scales. ``residual`` is None, too, if
-    there is neither slope nor product nor repetition: its gradient is that of the result.
+    ``x`` is the gradient of ``scales x`` where there are scales, and that of all channels of ``x``
+    where it is not written. ``residual`` is None, too, if there is neither slope nor product nor
+    repetition: its gradient is that of the result.
     """
 
     x: np.ndarray

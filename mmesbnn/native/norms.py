@@ -23,9 +23,16 @@ def _map_and_scales(operands: NormOperands) -> tuple[Any, Any, Any]:
     return None, pointer(operands.x, ctypes.c_int16), floats(operands.scales)
 
 
+def _unwritten(operands: NormOperands) -> tuple[Any, int]:
+    """Return the numbers of an ``x`` that is not written, and its copies of the sums."""
+    if operands.unwritten is None:
+        return None, 1
+    return floats(operands.unwritten), operands.channels // operands.x.shape[1]
+
+
 def _sizes(operands: NormOperands) -> tuple[int, int, int, int]:
-    batch, channels, height, width = operands.x.shape
-    return batch, channels, operands.copies, height * width
+    batch, _, height, width = operands.x.shape
+    return batch, operands.channels, operands.copies, height * width
 
 
 def _token_sizes(operands: NormOperands) -> tuple[int, int, int]:
@@ -42,6 +49,7 @@ def normalize(
     *,
     eps: float = 1e-5,
     with_means: bool = False,
+    writes: bool = True,
     stats: np.ndarray | None = None,
     threads: int = 1,
 ) -> Normalized:
@@ -54,6 +62,9 @@ def normalize(
         operands: Operands.
         eps: Number added to the variance, >= 0. Default 1e-5.
         with_means: Whether to compute the means of the result over its pixels. Default False.
+        writes: Whether to write the result. Without it there are its means and the numbers by
+            which other norms make it of the sums, for operands with scales and a slope, and
+            without residual and shift. Default True.
         stats: ``stats`` of an earlier call with the same operands, which are not measured then.
             Default None.
         threads: Number of threads. Default 1.
@@ -64,28 +75,40 @@ def normalize(
     last = operands.channels_last
     if last and with_means:
         raise NativeError('with_means=True is not for maps with channels last in memory')
+    _check_writes(operands, writes)
     batch, wide, *size = operands.shape
-    out = empty_map(batch, wide, (size[0], size[1]), channels_last=last)
+    out = empty_map(batch, wide, (size[0], size[1]), channels_last=last) if writes else None
+    unwritten = None if writes else np.empty((3, wide), np.float32)
     means = np.empty((batch, wide), np.float32) if with_means else None
-    check_operand('stats', stats, (3, operands.x.shape[1]))
+    check_operand('stats', stats, (3, operands.channels))
     measured = stats is not None
-    stats = np.empty((3, operands.x.shape[1]), np.float32) if stats is None else stats
+    stats = np.empty((3, operands.channels), np.float32) if stats is None else stats
     x, affine = _map_and_scales(operands), (floats(operands.gain), floats(operands.bias))
     act = _optional(operands.slope), _optional(operands.shift)
     residual, threads = _optional(operands.residual), check_threads(threads)
     if last:
         status = library().mmesbnn_normalize_tokens(
             *(*x, *_token_sizes(operands), residual, _added(operands), *affine, *act),
-            *(eps, measured, threads, floats(out), floats(stats)),
+            *(eps, measured, threads, _optional(out), floats(stats)),
         )
     else:
         status = library().mmesbnn_normalize(
-            *(*x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
-            *(*affine, *act, eps, measured, threads),
-            *(floats(out), _optional(means), floats(stats)),
+            *(*x, *_unwritten(operands), *_sizes(operands), _optional(operands.gate), residual),
+            *(operands.multiplies, *affine, *act, eps, measured, threads),
+            *(_optional(out), _optional(means), floats(stats), _optional(unwritten)),
         )
     raise_for(status, 'normalize')
-    return Normalized(out, means, stats)
+    return Normalized(out, means, stats, unwritten)
+
+
+def _check_writes(operands: NormOperands, writes: bool) -> None:
+    if writes:
+        return
+    of_sums = operands.scales is not None and operands.gate is None and not operands.channels_last
+    if not of_sums or operands.slope is None:
+        raise NativeError('writes=False needs scales and a slope, pixels side by side, and no gate')
+    if operands.residual is not None or operands.shift is not None:
+        raise NativeError('writes=False is not for a residual or a shift')
 
 
 def normalize_gradients(
@@ -111,7 +134,7 @@ def normalize_gradients(
     """
     last = operands.channels_last
     operands.check_map('grad', grad)
-    check_operand('stats', stats, (3, operands.x.shape[1]))
+    check_operand('stats', stats, (3, operands.channels))
     check_operand('of_means', of_means, operands.shape[:2])
     found = _empty_gradients(operands)
     only_added = operands.residual is not None and found.residual is None
@@ -135,8 +158,9 @@ def normalize_gradients(
         )
     else:
         status = library().mmesbnn_normalize_gradients(
-            *(*x, *_sizes(operands), _optional(operands.gate), residual, operands.multiplies),
-            *(*affine, slope, floats(stats), floats(grad), _optional(of_means), threads),
+            *(*x, *_unwritten(operands), *_sizes(operands), _optional(operands.gate), residual),
+            *(operands.multiplies, *affine, slope, floats(stats), floats(grad)),
+            *(_optional(of_means), threads),
             *(floats(found.x), _optional(found.gate), _optional(found.residual)),
             *(*of_affine, *of_act),
         )
@@ -149,8 +173,9 @@ def _empty_gradients(operands: NormOperands) -> NormGradients:
         return None if value is None else np.empty_like(value)
 
     changes = operands.multiplies or operands.repeats or operands.slope is not None
+    x = operands.x
     return NormGradients(
-        x=np.empty_like(operands.x, np.float32),
+        x=np.empty_like(x, np.float32, shape=(len(x), operands.channels, *x.shape[2:])),
         gain=np.empty(operands.wide, np.float32),
         bias=np.empty(operands.wide, np.float32),
         gate=empty_like(operands.gate),

@@ -20,6 +20,7 @@ from mmesbnn.binary import (
     unit_steps,
     use_native,
 )
+from mmesbnn.binary.activated_sums import written_map
 from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.binary.recompute import recompute_segment
@@ -97,7 +98,7 @@ class Step(nn.Module):
             return written(signed_convs(x, self.sign, [self.conv])[0])
         if self.kind == 'activated':
             y, mean = activated_norm(x[:, : self.small] * 1, self.norm, self.act[1], self.copies)
-            return y * mean.sigmoid()
+            return written_map(y) * mean.sigmoid()
         if self.kind == 'residual':
             return residual_norm(x[:, : self.small] * 1, self.norm, x, self.copies, self.act)
         if self.kind == 'norm':
@@ -647,6 +648,68 @@ def test_only_the_means_are_used(calls):
         found.append(torch.autograd.grad(mean.square().sum(), leaf)[0])
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
     assert calls == ['_Norm']
+
+
+class Unit(nn.Module):
+    """A convolution, a norm with its PReLU, and a gated norm that reads their result."""
+
+    def __init__(self, copies=4, multiplies=False):
+        super().__init__()
+        self.conv = Step('shifted', copies=copies)
+        self.inner, self.outer = Step('activated', copies=copies), Step('gated')
+        self.multiplies = multiplies
+
+    def activated(self, x):
+        y = shifted_conv(x, self.conv.shift, self.conv.conv)
+        return activated_norm(y, self.inner.norm, self.inner.act[1], self.inner.copies)
+
+    def forward(self, x, gate):
+        y, mean = self.activated(x)
+        gate = (gate + mean).sigmoid()
+        return gated_norm(y, gate, x, self.outer.norm, multiplies=self.multiplies)
+
+
+@pytest.mark.parametrize('multiplies', [False, True])
+@pytest.mark.parametrize('copies', [1, 4])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_a_gated_norm_reads_what_is_not_written(calls, copies, multiplies, with_cp):
+    x, gate = inputs(3, 16, 7, 9)
+    unit = Unit(copies, multiplies)
+    expected = without_kernels(results, copy.deepcopy(unit), x, gate)
+
+    def again(x, gate):
+        return recompute_elementwise(lambda x: unit(x, gate), x)
+
+    assert_rounding(results(unit, x, gate, again if with_cp else None), expected)
+    assert calls == ['_SignedConv', '_Norm', '_Norm'] * (2 if with_cp else 1)
+
+
+def test_what_is_not_written_is_stored_as_16_bits(calls):
+    x, gate = inputs(2, 16, 6, 6)
+    unit, stored = Unit(), []
+
+    def keep(tensor):
+        stored.append(tensor)
+        return tensor
+
+    y, _ = unit.activated(x.clone().requires_grad_())
+    assert y.stand_in.shape == (2, 16, 6, 6)
+    assert y.stand_in.untyped_storage().nbytes() == 4
+    assert y.sums.dtype == torch.int16 and y.sums.shape == (2, 4, 6, 6)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        unit(x.clone().requires_grad_(), gate)
+    maps = [one for one in stored if one.shape[-2:] == (6, 6) and one.is_floating_point()]
+    # input and residual are the same map
+    assert {one.data_ptr() for one in maps} == {maps[0].data_ptr()}
+
+
+def test_torch_reads_what_is_not_written(calls):
+    x, gate = inputs(2, 16, 6, 6)
+    unit = Unit()
+    unit.outer.norm.register_forward_hook(lambda *args: None)
+    expected = without_kernels(results, copy.deepcopy(unit), x, gate)
+    assert_rounding(results(unit, x, gate), expected)
+    assert calls == ['_SignedConv', '_Norm']
 
 
 class Random(nn.Module):

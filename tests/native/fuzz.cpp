@@ -134,7 +134,11 @@ bool convolve_something() {
 
 // Returns whether sizes and operands fit together.
 bool normalize_something() {
-  const int64_t batch = up_to(2), channels = up_to(5), copies = up_to(3);
+  const bool made = up_to(3) == 0;  // x is made of sums by an earlier norm, of
+  const int64_t of_small = made ? up_to(3) : 1;  // so many copies of them
+  const bool gated = made ? up_to(7) != 0 : up_to(2) == 0;
+  const int64_t batch = up_to(2), channels = made && up_to(7) ? of_small * up_to(2) : up_to(5);
+  const int64_t copies = gated && up_to(7) ? 1 : up_to(3);
   const int64_t pixels = up_to(3) ? up_to(70) : 1000 + up_to(1200), wide = copies * channels;
   const auto some_threads = [] { return static_cast<int>(up_to(3)); };
   const auto some = [](int64_t count) { return exactly<float>(count); };
@@ -142,25 +146,30 @@ bool normalize_something() {
     return there ? it.get() : nullptr;
   };
   const int64_t small_map = batch * channels * pixels, map = batch * wide * pixels;
-  auto sums = exactly<int16_t>(small_map);
-  const bool summed = up_to(2) == 0;
+  auto sums = exactly<int16_t>(made && of_small ? small_map / of_small : small_map);
+  const bool summed = made || up_to(2) == 0;
   const int16_t* const of_signs = summed ? sums.get() : nullptr;
-  auto scales = some(channels), x = some(small_map), residual = some(map), grad = some(map);
+  auto scales = some(made && of_small ? channels / of_small : channels);
+  auto unwritten = some(3 * channels), unwritten_out = some(3 * wide);
+  auto x = some(small_map), residual = some(map), grad = some(map);
   auto out = some(map);
   auto gates = some(batch * channels), means = some(batch * wide), stats = some(3 * channels);
   std::unique_ptr<float[]> numbers[8];
   for (auto& one : numbers) one = some(wide);
   auto of_x = some(small_map), of_residual = some(map), of_gate = some(batch * channels);
-  const bool gated = up_to(2) == 0, added = up_to(1), slope = up_to(1), shift = up_to(1);
+  const bool added = up_to(1), slope = gated ? up_to(7) == 0 : up_to(1), shift = up_to(1);
   const int multiplies = up_to(3) == 0;
+  const bool writes = up_to(7) != 0;
   const int done = mmesbnn_normalize(
-      maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
+      maybe(x, !summed), of_signs, maybe(scales, summed), maybe(unwritten, made), of_small, batch,
+      channels, copies, pixels,
       maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
       numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift),
-      up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), out.get(), maybe(means, up_to(1)),
-      stats.get());
+      up_to(9) ? 1e-5 : -1.0, up_to(3) == 0, some_threads(), maybe(out, writes),
+      maybe(means, up_to(1)), stats.get(), maybe(unwritten_out, up_to(3)));
   mmesbnn_normalize_gradients(
-      maybe(x, !summed), of_signs, maybe(scales, summed), batch, channels, copies, pixels,
+      maybe(x, !summed), of_signs, maybe(scales, summed), maybe(unwritten, made), of_small, batch,
+      channels, copies, pixels,
       maybe(gates, gated), maybe(residual, added), multiplies, numbers[0].get(),
       numbers[1].get(), maybe(numbers[2], slope), stats.get(),
       grad.get(), maybe(means, up_to(1)), some_threads(), of_x.get(), maybe(of_gate, gated),
@@ -172,14 +181,15 @@ bool normalize_something() {
                         of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
                           some_threads(), of_x.get(), of_single.get());
+  const int16_t* const of_tokens = made ? nullptr : of_signs;
   const int64_t tokens = batch * pixels, features = up_to(wide);  // of a repeated residual
   auto some_added = some(tokens * features), of_added = some(tokens * features);
-  mmesbnn_normalize_tokens(maybe(x, !summed), of_signs, maybe(scales, summed), tokens, channels,
+  mmesbnn_normalize_tokens(maybe(x, !summed), of_tokens, maybe(scales, summed), tokens, channels,
                            copies, maybe(some_added, added), features, numbers[0].get(),
                            numbers[1].get(), maybe(numbers[2], slope), maybe(numbers[3], shift),
                            1e-5, up_to(3) == 0, some_threads(), out.get(), stats.get());
   mmesbnn_normalize_tokens_gradients(
-      maybe(x, !summed), of_signs, maybe(scales, summed), tokens, channels, copies,
+      maybe(x, !summed), of_tokens, maybe(scales, summed), tokens, channels, copies,
       maybe(some_added, added), features, numbers[0].get(), numbers[1].get(),
       maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(), of_x.get(),
       of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(), numbers[5].get(),

@@ -26,14 +26,15 @@ int mmesbnn_input_gradient(const float*, int64_t, int64_t, int64_t, int64_t, int
 int mmesbnn_weight_gradient(const float*, const uint64_t*, int64_t, int64_t, int64_t, int64_t,
                             int64_t, int64_t, const int32_t*, int, int64_t, int64_t, int, int,
                             float*);
-int mmesbnn_normalize(const float*, const int16_t*, const float*, int64_t, int64_t, int64_t,
-                      int64_t, const float*, const float*, int, const float*, const float*,
-                      const float*, const float*, double, int, int, float*, float*, float*);
-int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, int64_t, int64_t,
-                                int64_t, int64_t, const float*, const float*, int, const float*,
+int mmesbnn_normalize(const float*, const int16_t*, const float*, const float*, int64_t, int64_t,
+                      int64_t, int64_t, int64_t, const float*, const float*, int, const float*,
+                      const float*, const float*, const float*, double, int, int, float*, float*,
+                      float*, float*);
+int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, const float*, int64_t,
+                                int64_t, int64_t, int64_t, int64_t, const float*, const float*, int,
                                 const float*, const float*, const float*, const float*,
-                                const float*, int, float*, float*, float*, float*, float*, float*,
-                                float*);
+                                const float*, const float*, int, float*, float*, float*, float*,
+                                float*, float*, float*);
 int mmesbnn_latent_gradient(const float*, const float*, const float*, int64_t, int64_t, float, int,
                             int, float*);
 int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t, const float*, int,

@@ -164,7 +164,9 @@ inline bool entries_agree(const Kernels& kernels) {
 inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bool residual,
                                            bool slope, const std::vector<float>& maps) {
   const float *z = maps.data(), *other = z + count, *grad = other + count;
-  std::vector<float> out(6 * count), sums(grad, grad + count);
+  std::vector<float> out(7 * count), sums(grad, grad + count), inners(grad, grad + count);
+  std::vector<int16_t> integers(count);
+  for (int64_t i = 0; i < count; ++i) integers[i] = static_cast<int16_t>(100 * z[i]);
   const NormPart part{count, z, residual ? other : nullptr, 0.5f, 1.0f, -2.0f, slope, 0.25f};
   const Moments moments = use.moments(z, count);
   NormSums of_part{};
@@ -172,9 +174,13 @@ inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bo
   const double total = use.activate(part, out.data() + count);
   use.differentiate(part, {grad, 0.5f, 1.0f}, out.data() + 2 * count, &of_part);
   use.accumulate(other, 0.5f, slope, count, sums.data());
-  use.centre(grad, z, {2.0f, 0.5f, 1.0f, 0.25f}, count, out.data() + 3 * count);
-  const double of_gate = use.divide(grad, z, residual ? other : nullptr, other, 0.5f, count,
-                                    out.data() + 4 * count, out.data() + 5 * count);
+  use.accumulate_inner(part, {grad, 0.5f, 1.0f}, 0.5f, residual, inners.data());
+  const NormSlope line{2.0f, 0.5f, 1.0f, 0.25f};
+  use.centre(grad, z, line, count, out.data() + 3 * count);
+  const GatedPart gated{count, z, residual ? other : nullptr, grad, other, 0.5f, 0.25f, line};
+  const double of_gate =
+      use.differentiate_gated(gated, out.data() + 4 * count, out.data() + 5 * count);
+  use.activate_sums({count, integers.data(), 0.5f, 0.25f, 1.0f, -2.0f}, out.data() + 6 * count);
   std::vector<double> found{moments.mean,     moments.squares,  of_part.grads, of_part.inners,
                             of_part.products, of_part.negatives, total,         of_gate};
   found.insert(found.end(), out.begin(), out.end());
@@ -182,6 +188,7 @@ inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bo
   found.push_back(use.triangle(grad, z, 0.5f, count, out.data() + count));
   found.insert(found.end(), out.begin(), out.begin() + 2 * count);
   found.insert(found.end(), sums.begin(), sums.end());
+  found.insert(found.end(), inners.begin(), inners.end());
   return found;
 }
 

@@ -206,6 +206,38 @@ def test_a_norm_of_sums_is_that_of_the_written_result(last, act):
             )
 
 
+@pytest.mark.parametrize('multiplies', [False, True])
+@pytest.mark.parametrize('copies', [1, 4])
+def test_a_result_that_is_not_written_is_read_as_if_it_were(copies, multiplies):
+    rng, some = np.random.default_rng(0), dict(batch=2, size=(40, 31), residual=False)
+    sums = operands_at_random(
+        rng, **some, channels=3, copies=copies, gated=False, multiplies=False, act=True, sums=True
+    )
+    sums = dataclasses.replace(sums, shift=None)
+    gated = operands_at_random(
+        rng, **some, channels=3 * copies, copies=1, gated=True, multiplies=multiplies, act=False
+    )
+    grad = rng.standard_normal(gated.shape).astype(np.float32)
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        written = native.normalize(sums, with_means=True)
+        made = native.normalize(sums, with_means=True, writes=False, threads=2)
+        assert made.out is None
+        np.testing.assert_array_equal(made.means, written.means)
+        expected = dataclasses.replace(gated, x=written.out)
+        found = dataclasses.replace(gated, x=sums.x, scales=sums.scales, unwritten=made.unwritten)
+        results = [native.normalize(one, threads=2) for one in (found, expected)]
+        gradients = [
+            native.normalize_gradients(grad, one, results[1].stats, threads=2)
+            for one in (found, expected)
+        ]
+        for ours, theirs in (results, gradients):
+            for field in dataclasses.fields(ours):
+                np.testing.assert_array_equal(
+                    getattr(ours, field.name), getattr(theirs, field.name), strict=True
+                )
+
+
 @pytest.mark.parametrize('last', [False, True])
 def test_given_statistics_are_not_measured(last):
     rng = np.random.default_rng(0)
@@ -282,7 +314,7 @@ def test_any_gradient_of_a_prelu(seed, shape):
 
 def test_wrong_arguments_are_named():
     x, ones = np.ones((2, 3, 4, 4), np.float32), np.ones(3, np.float32)
-    sums, gates = x.astype(np.int16), x[..., 0, 0].copy()
+    sums, gates, table = x.astype(np.int16), x[..., 0, 0].copy(), np.ones((3, 3), np.float32)
     operands = native.NormOperands(x, ones, ones)
     found = native.normalize(operands)
     cases = [
@@ -297,6 +329,34 @@ def test_wrong_arguments_are_named():
         (
             lambda: native.NormOperands(sums, ones, ones, gate=gates, scales=ones),
             'gate is for one copy without slope and scales',
+        ),
+        (
+            lambda: native.NormOperands(sums, ones, ones, scales=ones, unwritten=table),
+            'unwritten is for operands with a gate and scales',
+        ),
+        (
+            lambda: native.NormOperands(x, ones, ones, gate=gates, unwritten=table),
+            'unwritten is for operands with a gate and scales',
+        ),
+        (
+            lambda: native.NormOperands(
+                sums[:, :2].copy(), ones, ones, gate=gates, scales=ones[:2], unwritten=table
+            ),
+            'a multiple C of the 2 channels of x',
+        ),
+        (
+            lambda: native.NormOperands(
+                sums, ones, ones, gate=gates, scales=ones, unwritten=table[:2]
+            ),
+            'unwritten has the shape',
+        ),
+        (lambda: native.normalize(operands, writes=False), 'writes=False needs scales'),
+        (
+            lambda: native.normalize(
+                native.NormOperands(sums, ones, ones, scales=ones, slope=ones, shift=ones),
+                writes=False,
+            ),
+            'writes=False is not for a residual or a shift',
         ),
         (lambda: native.NormOperands(x, ones[:2], ones), 'gain has the shape'),
         (lambda: native.NormOperands(x, ones, ones, copies=2), 'gain has the shape'),

@@ -186,8 +186,8 @@ class RecoupledConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``."""
         residual = self._residual(x)
-        y = shifted_conv(x, self.shift, self.conv)
-        y, mean = activated_norm(y, self.norm1, self.act, self.copies)
+        convolved = shifted_conv(x, self.shift, self.conv)
+        y, mean = activated_norm(convolved, self.norm1, self.act, self.copies)
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise
         source = position_mean(residual if same else self.pool(x))

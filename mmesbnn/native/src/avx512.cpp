@@ -207,7 +207,8 @@ const Kernels kAvx512 = {
     "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
     compare, wide::run, wide::convolve, wide::tabulate,
     wide::add_entries, wide::scale, wide::multiply, wide::add_magnitudes, wide::moments,
-    wide::activate, wide::differentiate, wide::accumulate, wide::centre, wide::divide,
+    wide::activate, wide::activate_sums, wide::differentiate, wide::accumulate_inner,
+    wide::accumulate, wide::centre, wide::differentiate_gated,
     wide::window, wide::lower, wide::triangle, wide::scale_pixel, wide::add_distances,
     wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel, wide::add_products,
     wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};

@@ -169,6 +169,22 @@ struct NormSlope {
   float scale, offset, mean, factor;
 };
 
+// Some pixels of a channel of an image in the backward pass of a norm of z = gate x y, with the
+// gradient `grad` of the norm's result plus y; y is null where z = gate x.
+struct GatedPart {
+  int64_t count;
+  const float *x, *y, *z, *grad;
+  float gate, gain;
+  NormSlope slope;
+};
+
+// Some pixels of a channel of a result that is made of sums: act(factor (scale sums) + offset).
+struct SumsPart {
+  int64_t count;
+  const int16_t* sums;
+  float scale, factor, offset, slope;
+};
+
 // The numbers of a NormPart for each channel of a pixel, whose channels lie side by side.
 // `residual`, `slope` and `shift` may be null.
 struct NormPixel {
@@ -233,19 +249,23 @@ struct Kernels {
   Moments (*moments)(const float* z, int64_t count) = nullptr;
   // Writes `out` of a NormPart; returns its sum.
   double (*activate)(const NormPart& part, float* out) = nullptr;
-  // Writes `inner` of a NormPart; adds to the sums.
+  // Writes the result of a SumsPart.
+  void (*activate_sums)(const SumsPart& part, float* out) = nullptr;
+  // Writes `inner` of a NormPart, if it is not null; adds to the sums.
   void (*differentiate)(const NormPart& part, const NormGrad& grad, float* inner,
                         NormSums* sums) = nullptr;
+  // sums[i] = factor inner[i] of a NormPart, or that is added.
+  void (*accumulate_inner)(const NormPart& part, const NormGrad& grad, float factor, bool first,
+                           float* sums) = nullptr;
   // sums[i] = factor x[i], or that is added.
   void (*accumulate)(const float* x, float factor, bool first, int64_t count,
                      float* sums) = nullptr;
   // out[i] = the gradient of z, of inner[i] and z[i].
   void (*centre)(const float* inner, const float* z, const NormSlope& slope, int64_t count,
                  float* out) = nullptr;
-  // For z = gate x y, of the gradients of z: those of x, and those of y added to `grad`. Returns
-  // the gradient of the gate. Without y, which then is 1, of_y is not written.
-  double (*divide)(const float* of_z, const float* x, const float* y, const float* grad, float gate,
-                   int64_t count, float* of_x, float* of_y) = nullptr;
+  // Writes the gradients of x and y of a GatedPart, and returns that of the gate. Without y, of_y
+  // is not written.
+  double (*differentiate_gated)(const GatedPart& part, float* of_x, float* of_y) = nullptr;
   // out[i] = grad[i] times the derivative that stands for that of the sign of x[i] + shift:
   // 1 where |x + shift| <= clip, or 2 - 2|x + shift| where that is positive. Returns the sum of
   // out.
