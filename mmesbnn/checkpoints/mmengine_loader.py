@@ -33,8 +33,16 @@ def _trusts_all() -> bool:
     return os.environ.get(_TRUST_ALL, '').lower() in ('1', 'y', 'yes', 'true')
 
 
+def _without_config(content: Any) -> Any:
+    """Remove the config of a checkpoint of mmcv, which mmengine runs as code when it resumes."""
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return content
+
+
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a checkpoint file; see :func:`.read_checkpoint`.
+    """Load a checkpoint file without ``meta['config']``; see :func:`.read_checkpoint`.
 
     With ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment mmengine's own loader is
     used, which can run code in the file.
@@ -48,7 +56,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     path = os.path.expanduser(filename)
     if not os.path.exists(path):
         raise FileNotFoundError(f'{path} can not be found.')
-    return read_checkpoint(path, map_location=map_location)
+    return _without_config(read_checkpoint(path, map_location=map_location))
 
 
 def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = 'petrel') -> Any:
@@ -66,11 +74,16 @@ def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str
 
 
 def _unless_trusted(own: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a loader that calls ``usual`` while the environment trusts all files."""
+    """Return a loader that calls ``usual`` while the environment trusts all files.
+
+    It removes ``meta['config']`` of other files.
+    """
 
     @functools.wraps(own)  # mmengine logs its name
     def load(filename: str, map_location: MapLocation = None) -> Any:
-        return (usual if _trusts_all() else own)(filename, map_location)
+        if _trusts_all():
+            return usual(filename, map_location)
+        return _without_config(own(filename, map_location))
 
     return load
 

@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 import mmesbnn  # noqa: F401  (registers the loader)
 from mmesbnn.checkpoints import CheckpointError, read_checkpoint
+from tests.engine import toy
 
 
 def load(path, map_location=None):
@@ -127,6 +128,18 @@ def test_the_switch_of_torch_trusts_a_file(tmp_path, monkeypatch):
         load(path)
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     assert load(path) == bytearray(1)
+
+
+def test_a_config_in_a_checkpoint_is_not_run_by_resuming(tmp_path):
+    path, trace = tmp_path / 'epoch_1.pth', tmp_path / 'trace'
+    toy.runner(tmp_path, [], toy.PlainModel(), epochs=1, default_hooks={}).train()
+    content = read_checkpoint(path)
+    content['meta']['config'] = f'import os; os.mkdir({str(trace)!r})'
+    torch.save(content, path)
+    runner = toy.runner(tmp_path, [], toy.PlainModel(), resume=True, load_from=str(path))
+    runner.train()
+    assert runner.epoch == 2
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
