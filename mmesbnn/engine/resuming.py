@@ -85,6 +85,20 @@ def numbered(template: str, name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def own_names(template: str, names: object) -> list[str]:
+    """Return the names of a list that name checkpoints, or the best one of a metric.
+
+    Args:
+        template: Name of checkpoints with ``{}`` in place of the number.
+        names: Value in a checkpoint. One from elsewhere can hold anything, such as a list of
+            paths to other files.
+    """
+    before, after = (re.escape(part) for part in template.split('{}'))
+    own = re.compile(rf'(best_[^/\\\0]+_)?{before}[0-9]+{after}')
+    found = names if isinstance(names, list) else []
+    return [name for name in found if isinstance(name, str) and own.fullmatch(name)]
+
+
 def _newest_first(folder: Path, template: str) -> list[Path]:
     """Return the checkpoints of ``folder``, newest first; the number breaks ties of the time."""
     if not folder.is_dir():

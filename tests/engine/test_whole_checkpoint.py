@@ -301,6 +301,22 @@ def test_an_explicit_checkpoint_is_resumed_as_it_is_given(tmp_path, two_epochs):
     assert checkpoints(tmp_path / 'other') == ['epoch_4.pth']
 
 
+@pytest.mark.parametrize('last', ['.', 'epoch_1.pth', 3])
+@pytest.mark.parametrize('name', ['{}', '../of_the_user', 'notes', 5])
+def test_a_checkpoint_names_no_other_files_to_remove(tmp_path, two_epochs, last, name):
+    files = [tmp_path / 'of_the_user', two_epochs / 'notes']
+    for file in files:
+        file.touch()
+    name = name.format(files[0]) if isinstance(name, str) else name
+    content = read_checkpoint(two_epochs / 'epoch_2.pth')
+    info = dict(last_ckpt=last, outdated_ckpts=[name], best_ckpt=name, keep_ckpt_ids=name)
+    content['message_hub']['runtime_info'].update(info, best_score=0.0)
+    torch.save(content, two_epochs / 'epoch_2.pth')
+    resume(two_epochs, save_best='toy/score', max_keep_ckpts=1)
+    assert all(file.exists() for file in files)
+    assert checkpoints(two_epochs)[-1] == 'epoch_4.pth'
+
+
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     gone = tmp_path / f'.epoch_1.pth.{2**22 + 1}-{computer()}-0a.part'
     own = tmp_path / f'.last_checkpoint.1-{computer()}-0a.part'  # of a process that runs

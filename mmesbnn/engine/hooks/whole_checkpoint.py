@@ -17,7 +17,7 @@ from ..checkpoint_hooks import check_others
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
-from ..resuming import check_named, point_to_whole, validation_follows, write_pointer
+from ..resuming import check_named, own_names, point_to_whole, validation_follows, write_pointer
 from .require_checkpoint import is_training
 from .temperature import binary_share
 
@@ -224,23 +224,20 @@ class WholeCheckpointHook(CheckpointHook):
             again: Whether a validation finds the best checkpoint of each metric again.
         """
         hub = runner.message_hub
-        last = hub.get_info(_LAST)
-        here = bool(last) and self._path(Path(last).name).exists()
-        kept = list(hub.get_info(_KEPT) or ()) if here else []
-        self.keep_ckpt_ids = [
-            number for number in kept if self._path(self.filename_tmpl.format(number)).exists()
-        ]
-        if here:
-            self._remove(runner, hub.get_info(_OUTDATED) or ())
+        last = self._own(hub.get_info(_LAST))
+        here = last is not None and last.exists()
+        kept, outdated = (hub.get_info(x, []) if here else [] for x in (_KEPT, _OUTDATED))
+        ids = [x for x in kept if type(x) is int] if isinstance(kept, list) else []
+        self.keep_ckpt_ids = [x for x in ids if self._path(self.filename_tmpl.format(x)).exists()]
+        self._remove(runner, own_names(self.filename_tmpl, outdated))
         for key, is_again in zip(self._keys, again, strict=True):
             self._take_up_best(runner, key, here, is_again)
 
     def _take_up_best(self, runner: Runner, key: str, here: bool, again: bool) -> None:
         hub = runner.message_hub
-        known = hub.get_info(self._entry('best_ckpt', key))
-        path = self._path(Path(known).name) if known else None
-        if path is not None and not (here and path.exists()):
-            if not again:
+        path = self._own(hub.get_info(self._entry('best_ckpt', key)))
+        if path is None or not (here and path.exists()):
+            if path is not None and not again:
                 runner.logger.warning(
                     f'WholeCheckpointHook: {path}, the best checkpoint so far, is '
                     'missing: the next one counts as the best'
@@ -263,6 +260,11 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _path(self, name: str) -> Path:
         return Path(self.out_dir, name)
+
+    def _own(self, known: object) -> Path | None:
+        """Return the path here of a checkpoint that was known by its path; None for others."""
+        names = [Path(known).name] if isinstance(known, str) else None
+        return next((self._path(x) for x in own_names(self.filename_tmpl, names)), None)
 
     def _write(self, runner: Runner, name: str, **options: Any) -> None:
         """Write a checkpoint completely or not at all."""
