@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..checkpoint_hooks import check_others
+from ..optimizer_states import check_fused_states
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
@@ -195,6 +196,7 @@ class WholeCheckpointHook(CheckpointHook):
         This hook is the last of all hooks, so that the others are ready for the validation.
         """
         check_others(self, runner)
+        check_fused_states(runner.optim_wrapper)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
             Path(self.out_dir).mkdir(parents=True, exist_ok=True)
@@ -283,8 +285,7 @@ class WholeCheckpointHook(CheckpointHook):
         kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
         dropped = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
         self.keep_ckpt_ids = kept[len(dropped) :]
-        outdated = [self.filename_tmpl.format(number) for number in dropped]
-        outdated += self._superseded
+        outdated = [*map(self.filename_tmpl.format, dropped), *self._superseded]
         self.last_ckpt = str(self._path(name))
         _share_buffers(runner)
         share_gradients(runner)
