@@ -8,7 +8,9 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import Tensor
 
+from ..checkpoints import CheckpointError
 from .reach import unwrapped
 
 #: Entry of a checkpoint with the gradients by the names of their parameters.
@@ -48,8 +50,18 @@ def save_gradients(runner: Runner, checkpoint: dict[str, Any]) -> None:
 
 
 def load_gradients(runner: Runner, checkpoint: dict[str, Any]) -> None:
-    """Give the parameters of a resumed training the gradients of ``checkpoint``."""
+    """Give the parameters of a resumed training the gradients of ``checkpoint``.
+
+    Raises:
+        CheckpointError: If a gradient does not fit its parameter.
+    """
     saved = checkpoint.get(ENTRY, {})
     for name, parameter in unwrapped(runner.model).named_parameters():
         if name in saved:
-            parameter.grad = saved[name].to(parameter)
+            gradient = saved[name]
+            if not isinstance(gradient, Tensor) or gradient.shape != parameter.shape:
+                raise CheckpointError(
+                    f'{ENTRY} of the checkpoint: {name!r} does not fit the parameter of shape '
+                    f'{tuple(parameter.shape)}'
+                )
+            parameter.grad = gradient.to(parameter)

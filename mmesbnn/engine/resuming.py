@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..checkpoints import CheckpointError, read_checkpoint
-from ..errors import sentence
+from ..errors import sentence, shorten
 from ..whole_files import whole_file
 
 #: File in a work dir that names the checkpoint to resume.
 POINTER = 'last_checkpoint'
 #: Entries of a checkpoint that mmengine needs to resume it.
 _NEEDED = ('meta', 'state_dict', 'message_hub')
+#: Entries that must be dicts, if it has them.
+_DICTS = (*_NEEDED, 'optimizer', 'ema_state_dict', 'pending_gradients')
+#: Entries of its message hub, dicts whose keys are texts.
+_HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
 
 
 class Found(NamedTuple):
@@ -35,6 +39,24 @@ class Found(NamedTuple):
     reason: str | None
 
 
+def _why_not_usable(content: dict[str, Any]) -> str | None:
+    """Return the reason why mmengine cannot use the entries of a checkpoint."""
+    for key in _DICTS:
+        if not isinstance(content.get(key, {}), dict):
+            return f'its {key} is a {type(content[key]).__name__}, not a dict'
+    for key in _HUB:
+        part = content['message_hub'].get(key)
+        if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
+            return f'{key} in its message_hub is not a dict with texts as keys'
+    meta = content['meta']
+    if not {'epoch', 'iter'} <= set(meta):
+        return 'it does not say of which epoch and iteration it is'
+    for key in ('epoch', 'iter'):
+        if type(meta[key]) is not int or not 0 <= meta[key] < 2**31:
+            return f'{key}={shorten(repr(meta[key]), 40)} in its meta is not a number of steps'
+    return None
+
+
 def why_not_whole(path: Path) -> str | None:
     """Return the reason why a training cannot be resumed from ``path``, None if it can.
 
@@ -43,14 +65,14 @@ def why_not_whole(path: Path) -> str | None:
     """
     try:
         content = read_checkpoint(path)
+        if not isinstance(content, dict):
+            return f'it holds a {type(content).__name__}, not a dict'
         missing = [key for key in _NEEDED if key not in content]
         if missing:
             return f'it lacks {", ".join(missing)}'
-        if not {'epoch', 'iter'} <= set(content['meta']):
-            return 'it does not say of which epoch and iteration it is'
+        return _why_not_usable(content)
     except Exception as error:
         return sentence(error)
-    return None
 
 
 def check_named(checkpoint: str) -> None:

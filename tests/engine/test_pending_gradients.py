@@ -8,7 +8,7 @@ import torch.distributed as dist
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 
-from mmesbnn.checkpoints import read_checkpoint
+from mmesbnn.checkpoints import CheckpointError, read_checkpoint
 from mmesbnn.engine.pending_gradients import share_gradients
 from tests.engine import toy
 
@@ -55,6 +55,17 @@ def test_a_training_that_only_starts_from_the_weights_has_none(tmp_path):
     first = str(tmp_path / 'first' / 'epoch_1.pth')
     train(tmp_path / 'second', 1, hooks=[record], load_from=first)
     assert all(record.seen['train'][0])
+
+
+@pytest.mark.parametrize('gradient', ['x', torch.ones(7)])
+def test_gradients_that_do_not_fit_are_named(tmp_path, gradient):
+    train(tmp_path / 'first', 2)
+    path = tmp_path / 'first' / 'epoch_1.pth'
+    content = read_checkpoint(path)
+    content['pending_gradients']['fc.bias'] = gradient
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"pending_gradients .*'fc.bias' does not fit"):
+        train(tmp_path / 'second', 3, resume=True, load_from=str(path))
 
 
 def _share(rank, folder):
