@@ -65,6 +65,8 @@ def _check_parts(text: bytes) -> None:
     Entities can grow without limit when they are read, and each element gets all attributes that
     are declared for it; VOC has neither. Too many elements are an error, too.
     """
+    if text.count(b'=') > MOST_ELEMENTS:  # before expat, which takes seconds for a million
+        raise ValueError(f'it has more than {MOST_ELEMENTS} attributes')
     count = 0
 
     def refuse(*declaration: object) -> None:

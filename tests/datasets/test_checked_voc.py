@@ -273,6 +273,11 @@ def test_large_and_odd_annotations_are_not_read(root, monkeypatch):
     path.write_text(f'<annotation>{"<a>" * 2**18}{"</a>" * 2**18}</annotation>')
     with pytest.raises(ValueError, match=r'000001.xml: .*more than 131072 elements'):
         build(root)
+    for encoding in ('utf-8', 'utf-16'):
+        text = f'<annotation {" ".join(f"a{i}=" + repr("") for i in range(2**17 + 1))}/>'
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(ValueError, match=r'000001.xml: .*more than 131072 attributes'):
+            build(root)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ValueError, match=r'000001.xml: .*a named pipe'):
