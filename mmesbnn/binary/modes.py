@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -11,20 +12,21 @@ from torch import nn
 
 _lock = threading.Lock()
 _inside = 0
-_fused = True
+_restore = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Set ``model`` to eval mode without gradients; restore every module's mode afterwards.
 
-    Fused attention kernels are off during this, because they hide their operators. Several
-    threads can be inside at once, each with a model of its own.
+    Fused attention kernels and code of ``torch.compile`` are off during this, because they hide
+    operators and modules; torch 2.5 cannot turn its compiled code off. Several threads can be
+    inside at once, each with a model of its own.
 
     Args:
         model: Any module.
     """
-    with eval_mode(model), _unfused_attention(), torch.no_grad():
+    with eval_mode(model), _nothing_hidden(), torch.no_grad():
         yield
 
 
@@ -41,22 +43,26 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unfused_attention() -> Iterator[None]:
-    """Turn fused attention off until the last thread has left.
+def _nothing_hidden() -> Iterator[None]:
+    """Turn fused attention and compiled code off until the last thread has left.
 
-    The switch belongs to the process. If each thread restored what it had found, the thread
+    The switches belong to the process. If each thread restored what it had found, the thread
     that leaves last could restore the "off" of another.
     """
-    global _inside, _fused
+    global _inside
     with _lock:
         if not _inside:
-            _fused = torch.backends.mha.get_fastpath_enabled()
+            fused = torch.backends.mha.get_fastpath_enabled()
+            _restore.callback(torch.backends.mha.set_fastpath_enabled, fused)
+            torch.backends.mha.set_fastpath_enabled(False)
+            # importing it takes seconds, and before it nothing is compiled; new in torch 2.6
+            if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+                _restore.enter_context(torch.compiler.set_stance('force_eager'))
         _inside += 1
-        torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
             if not _inside:
-                torch.backends.mha.set_fastpath_enabled(_fused)
+                _restore.close()

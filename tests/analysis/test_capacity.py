@@ -230,3 +230,15 @@ def test_signs_make_copies_differ_and_raise_the_rank(copy_init):
         ranks[init], alike[init] = last.rank, last.copy_correlation
     assert ranks[copy_init] > 1.5 * ranks['alike']
     assert alike[copy_init] < 0.7 * alike['alike']
+
+
+@pytest.mark.usefixtures('no_graphs')
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='new in torch 2.6')
+def test_a_compiled_network_that_has_run():
+    network, x = nn.Sequential(layer()).eval(), torch.randn(1, 16, 8, 8)
+    expected = measure_capacity(network, lambda: network(x))
+    compiled = torch.compile(network, backend='eager')
+    with torch.no_grad():
+        compiled(x)
+    (found,) = measure_capacity(compiled, lambda: compiled(x))
+    assert found.rank == expected[0].rank

@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 import torch
 from torch import nn
 
@@ -44,3 +45,24 @@ def test_every_module_gets_its_mode_back():
         assert not torch.is_grad_enabled()
     assert [module.training for module in model.modules()] == [True, True, False]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures('no_graphs')
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='new in torch 2.6')
+def test_compiled_code_is_off_inside_and_on_again_afterwards():
+    layer, calls, seen = nn.Linear(2, 2).eval(), [], []
+
+    def backend(graph, inputs):
+        return lambda *args: calls.append(1) or graph(*args)
+
+    compiled = torch.compile(layer, backend=backend)
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        compiled(x)
+    layer.register_forward_hook(lambda *args: seen.append(1))
+    with inference(compiled):
+        compiled(x)
+    assert (calls, seen) == ([1], [1])
+    with torch.no_grad():
+        compiled(x)
+    assert (calls, seen) == ([1, 1], [1])

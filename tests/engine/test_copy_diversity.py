@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmesbnn.analysis import measure_capacity
-from mmesbnn.engine.hooks import CopyDiversityHook, CopyInitHook
+from mmesbnn.engine.hooks import CompileBlocksHook, CopyDiversityHook, CopyInitHook
 from mmesbnn.plots.capacity import CORRELATION, RANK
 from mmesbnn.plots.curves import read_scalars
 from tests.engine import toy
@@ -67,6 +67,20 @@ def test_training_goes_on_as_without_the_hook(tmp_path):
         runner.train()
         states.append(runner.model.state_dict())
     assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+@pytest.mark.usefixtures('no_graphs')
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='new in torch 2.6')
+def test_a_measurement_compiles_nothing(tmp_path):
+    graphs = toy.Record(lambda runner: torch._dynamo.utils.counters['stats']['unique_graphs'])
+    torch._dynamo.utils.counters.clear()
+    hooks = [CompileBlocksHook(backend='eager'), graphs]
+    _, measured = train(tmp_path / 'compiled', CopyDiversityHook(), *hooks, model=model(), val=True)
+    assert (graphs.seen['after'][0], graphs.seen['val'][-1]) == (2, 4), 'as without the hook'
+    _, expected = train(tmp_path / 'eager', CopyDiversityHook(), model=model())
+    for found, wanted in zip(measured, expected, strict=True):
+        ranks = {key: value for key, value in wanted.items() if key.startswith(RANK)}
+        assert {key: found[key] for key in ranks} == pytest.approx(ranks, rel=1e-4)
 
 
 def test_networks_without_copies_have_ranks_only(tmp_path):
