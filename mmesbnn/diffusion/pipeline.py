@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..binary.modes import eval_mode
 from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
+from ..errors import sentence
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
 from . import _LAZY
@@ -292,7 +293,13 @@ class SRDiffusionPipeline(DiffusionPipeline):
         eta: float,
         tiles: tuple[int, int] | None,
     ) -> Tensor:
-        self.scheduler.set_timesteps(steps, device=noise.device)
+        try:
+            self.scheduler.set_timesteps(steps, device=noise.device)
+        except (ValueError, ArithmeticError) as error:  # some schedulers need several steps
+            raise ValueError(
+                f'num_inference_steps={steps} is not possible with '
+                f'scheduler={type(self.scheduler).__name__} of this config: {sentence(error)}'
+            ) from error
         x = noise * self.scheduler.init_noise_sigma
         timesteps = self.scheduler.timesteps.cpu()
         accepted = inspect.signature(self.scheduler.step).parameters

@@ -528,3 +528,11 @@ def test_images_of_nan_raise_an_error():
     message = 'NaN or infinite after num_inference_steps=4 of scheduler=DPMSolverMultistepSched'
     with pytest.raises(ValueError, match=message):
         pipe(photo(), 2, 4, seed=0)
+
+
+@pytest.mark.parametrize(('name', 'steps'), [('PNDMScheduler', 3), ('UnCLIPScheduler', 1)])
+def test_names_a_number_of_steps_that_a_scheduler_cannot_make(name, steps):
+    pipe = pipeline(unet(total_steps=10), scheduler=getattr(diffusers, name)(10))
+    message = f'num_inference_steps={steps} is not possible with scheduler={name}'
+    with pytest.raises(ValueError, match=message):
+        pipe(photo(), 2, steps, seed=0)
