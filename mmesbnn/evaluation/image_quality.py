@@ -21,10 +21,15 @@ _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2, _PEAK = 0.01, 0.03, 255.0
 
 
-IMAGE = Rule('a tensor (C, H, W)', lambda x: isinstance(x, Tensor) and x.dim() == 3)
+#: Grey counts as RGB with three equal channels.
+COLOURS = Rule(
+    'a tensor (3, H, W), or grey (1, H, W)',
+    lambda x: isinstance(x, Tensor) and x.dim() == 3 and len(x) in (1, 3),
+    lambda x: f'of shape {tuple(x.shape)}' if isinstance(x, Tensor) else '',
+)
 
 
-@checked(image=IMAGE)
+@checked(image=COLOURS)
 def luma(image: Tensor) -> Tensor:
     """Compute ``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255`` without rounding.
 
@@ -32,7 +37,7 @@ def luma(image: Tensor) -> Tensor:
     published numbers of BasicSR and its successors are computed without rounding.
 
     Args:
-        image: RGB ``(3, H, W)`` with values from 0 to 255.
+        image: RGB ``(3, H, W)``, or grey ``(1, H, W)``, with values from 0 to 255.
 
     Returns:
         float64 ``(1, H, W)``, from 16 to 235.
@@ -48,13 +53,14 @@ def comparable(
     """Return both images as float64, converted and without their borders.
 
     Args:
-        image: RGB ``(3, H, W)`` with values from 0 to 255.
+        image: ``(C, H, W)`` with values from 0 to 255; for luma as :func:`luma`'s.
         reference: As ``image``.
         crop_border: Number of pixels to cut off on each side. Default 0.
-        convert_to: ``'Y'`` for luma, None for RGB. Default None.
+        convert_to: ``'Y'`` for luma, None for the channels as they are. Default None.
 
     Raises:
-        ValueError: If the images differ in shape, or the border leaves nothing.
+        ValueError: If the images differ in shape, if the border leaves nothing, or if images
+            have no luma.
     """
     if image.shape != reference.shape or image.dim() != 3:
         raise ValueError(

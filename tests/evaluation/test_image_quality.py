@@ -141,3 +141,10 @@ def test_ssim_needs_a_window():
     message = 'SSIM needs 11 x 11 pixels; without crop_border=1 there are 10 x 10'
     with pytest.raises(ValueError, match=message):
         ssim(x, x, crop_border=1)
+
+
+def test_luma_needs_colours_or_grey():
+    image = torch.full((4, 12, 12), 100.0)
+    with pytest.raises(ValueError, match=r'must be a tensor \(3, H, W\), or grey .*\(4, 12, 12\)'):
+        psnr(image, image + 1, convert_to='Y')
+    assert torch.equal(luma(image[:1]), luma(image[:3]))
