@@ -35,7 +35,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Set ``model`` to eval mode; restore every module's mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError:  # what torch.export made stays in the mode of its export
+            for module, _ in modes:
+                module.training = False
         yield
     finally:
         for module, training in modes:

@@ -66,3 +66,14 @@ def test_compiled_code_is_off_inside_and_on_again_afterwards():
     with torch.no_grad():
         compiled(x)
     assert (calls, seen) == ([1, 1], [1])
+
+
+def test_what_torch_exported_runs_inside():
+    """Its ``eval()`` raises an error, and so does that of a module around it."""
+    exported = torch.export.export(nn.Sequential(nn.Linear(2, 2)), (torch.zeros(1, 2),)).module()
+    model = nn.Sequential(exported, nn.Dropout())
+    modes = [module.training for module in model.modules()]
+    with inference(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+    assert model[1].training
