@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +38,12 @@ def added_product(args: Sequence[Any], out: Tensor) -> int:
 def sum_of_products(args: Sequence[Any], out: Tensor) -> int:
     """Count the multiplications of ``c + sum_i a_i b_i``."""
     return out.numel() * args[1].shape[0] * args[1].shape[-1]
+
+
+def grouped_product(args: Sequence[Any], out: Tensor) -> int:
+    """Count the multiplications of products of groups of rows, or of groups of terms."""
+    groups_of_terms = args[0].dim() == args[1].dim() == 2
+    return (out[0] if groups_of_terms else out).numel() * args[0].shape[-1]
 
 
 def bilinear(args: Sequence[Any], out: Tensor) -> int:
@@ -86,6 +93,8 @@ for _kernel, _formula in (
     ('_int_mm', product),  # of quantized networks
     ('_scaled_mm', product),
     ('_weight_int8pack_mm', product),
+    ('_grouped_mm', grouped_product),  # of mixtures of experts
+    ('_scaled_grouped_mm', grouped_product),
     ('_addmm_activation', added_product),
 ):
     if hasattr(aten, _kernel):
@@ -119,6 +128,22 @@ def counter(operator: Any) -> Callable[[Sequence[Any], Any], int] | None:
         return _OTHERS.get(schema.name)
     usual = getattr(aten, schema.name.removeprefix('aten::').rstrip('_'), None)
     return COUNTERS.get(getattr(usual, 'default', None)) if schema.is_mutable else None
+
+
+@functools.cache
+def check_visible(operator: Any) -> None:
+    """Raise an error if ``operator`` multiplies with a weight of a form that hides its shape.
+
+    Raises:
+        NotImplementedError: If it does, as a layer of ``torch.ao.nn.quantized`` does. Without the
+            error it would be missing in a count.
+    """
+    schema = getattr(operator, '_schema', None)
+    if schema and any('ParamsBase' in str(x.type) for x in schema.arguments[1:]):
+        raise NotImplementedError(
+            f'count_ops cannot count {schema.name}, whose weight is packed: count the network '
+            'before its layers are quantized'
+        )
 
 
 #: Operators whose two operands are activations, unless a linear layer uses them.

@@ -43,7 +43,7 @@ from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
 from ..binary.trees import tensors_in
 from ..checks import check, checked, either, instance, natural, sequence
-from .counters import ACTIVATION_PRODUCTS, CONVOLUTIONS, aten, counter
+from .counters import ACTIVATION_PRODUCTS, CONVOLUTIONS, aten, check_visible, counter
 from .operators import Forms, OperatorMode, is_binary, layer_name
 from .report import PLAIN, LayerOps, OpsReport, representation_capacity
 
@@ -107,6 +107,7 @@ class _Census:
         """Count ``operator`` for ``layer``; for a view, record the layer of its source."""
         binary, count = is_binary(operator), counter(operator)
         if count is None:
+            check_visible(operator)
             self._follow_view(operator, args, out)
             self._follow_inputs(args, out)
             return
@@ -349,7 +350,7 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
     Raises:
         ValueError: If there is no input.
         NotImplementedError: If the network runs an mmesbnn operator that this module
-            does not know.
+            does not know, or a layer of ``torch.ao.nn.quantized``.
     """
     if not inputs:
         raise ValueError('count_ops needs an input, or its shape such as (3, 224, 224)')

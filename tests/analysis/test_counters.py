@@ -152,3 +152,25 @@ def test_attention_module_hides_nothing():
 def test_elementwise_work_is_not_counted():
     module = nn.Sequential(nn.BatchNorm2d(4), nn.PReLU(4), nn.AvgPool2d(2))
     assert totals(module, (4, 8, 8)) == (0, 0)
+
+
+@pytest.mark.skipif(not hasattr(F, 'grouped_mm'), reason='torch has no grouped product')
+def test_grouped_product():
+    weights, images = (torch.randn(*size, dtype=torch.bfloat16) for size in ((4, 8, 16), (4, 5, 8)))
+    assert totals(Apply(F.grouped_mm), images, weights) == (4 * 5 * 8 * 16, 0)
+    ends = torch.tensor([2, 4, 6, 10], dtype=torch.int32)
+    rows = Apply(lambda x, w: F.grouped_mm(x, w, offs=ends))
+    assert totals(rows, torch.randn(10, 8, dtype=torch.bfloat16), weights) == (10 * 8 * 16, 0)
+    # each group sums its own part of the 16 terms
+    factors = (torch.randn(size, 16, dtype=torch.bfloat16) for size in (8, 16))
+    ends = torch.tensor([2, 4, 6, 16], dtype=torch.int32)
+    terms = Apply(lambda x, y: F.grouped_mm(x, y.T, offs=ends))
+    assert totals(terms, *factors) == (8 * 16 * 16, 0)
+
+
+def test_a_packed_weight_is_an_error():
+    weight = torch.quantize_per_tensor(torch.randn(6, 4), 0.1, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(weight, None)
+    layer = Apply(lambda x: torch.ops.quantized.linear_dynamic(x, packed))
+    with pytest.raises(NotImplementedError, match='cannot count quantized::linear_dynamic'):
+        count_ops(layer, (4,))
