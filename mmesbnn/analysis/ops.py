@@ -53,6 +53,9 @@ MULTIPLIERS = (nn.modules.conv._ConvNd, nn.Linear)
 #: Operators that only reshape and are not views.
 SAME_VALUES = {aten._unsafe_view.default, aten.clone.default}
 
+#: Names of a latent weight: its own, and that of pruning of ``torch.nn.utils``.
+LATENT = {'weight', 'weight_orig'}
+
 #: Usual names of projection shortcuts. They affect the text of a reason, but no count.
 SHORTCUTS = {'downsample', 'projection', 'shortcut', 'res_func'}
 
@@ -229,7 +232,7 @@ def _own_parameters(module: nn.Module, seen: set[int]) -> tuple[int, int, int]:
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        if name != 'weight' or not isinstance(module, BinaryLayer) or module.has_real_weights:
+        if name not in LATENT or not isinstance(module, BinaryLayer) or module.has_real_weights:
             other += parameter.numel()
             continue
         binary = parameter.numel()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import mmesbnn.analysis.ops as ops_module
 from mmesbnn.analysis import count_ops
@@ -301,3 +302,11 @@ def test_lazy_layers_of_the_model_stay_lazy():
     report = count_ops(model, (3, 8, 8))
     assert report.total['fp_macs'] == 8 * 36 * 27 + 8 * 36 * 10
     assert isinstance(model[2], nn.LazyLinear) and model[2].has_uninitialized_params()
+
+
+def test_pruned_weights_are_binary():
+    conv = BinaryConv2d(4, 4, 3)
+    plain = count_ops(conv, (4, 8, 8)).layers
+    prune.l1_unstructured(conv, 'weight', amount=0.5)
+    assert count_ops(conv, (4, 8, 8)).layers == plain
+    assert plain[0].binary_params == conv.weight_orig.numel()
