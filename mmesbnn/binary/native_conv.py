@@ -155,6 +155,9 @@ class _SignedConv(torch.autograd.Function):
 
     Rows ``(..., C)`` are made a map here, not by operators of torch before: their gradient would
     be a view, and to a view autograd does not add another gradient in place.
+
+    With ``passes`` the second result is ``x``, for its other readers. Their gradient is added to
+    that of the sign in the pass that makes it; autograd would need another pass over both maps.
     """
 
     @staticmethod
@@ -169,19 +172,26 @@ class _SignedConv(torch.autograd.Function):
         binarization: _Binarization,
         rows: bool,
         for_norm: bool,
-    ) -> Tensor:
+        passes: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.settings, ctx.surrogate, ctx.binarization = settings, surrogate, binarization
         ctx.rows = rows
+        ctx.set_materialize_grads(False)
         ctx.kernel_size = step.kernels.kernel_size
         bits = bits_to_save(step.signs, step.kernels)
         ctx.save_for_backward(x, shift, weight, step.limits, *bits)
         y = stand_in(cast(Tensor, step.sums).shape) if for_norm else step.result()
         y = rows_of_map(y, x.shape[:-1]) if rows else y
-        return y.detach()  # torch lets it be changed in place, unlike a view
+        # torch lets these be changed in place, unlike views
+        return y.detach(), x.detach() if passes else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, of_passed: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if grad is None:  # the result is not used
+            return of_passed, *[None] * 9
         x, shift, weight, limits, *bits = ctx.saved_tensors
         shape = x.shape
         if ctx.rows:
@@ -192,26 +202,34 @@ class _SignedConv(torch.autograd.Function):
         of_x, of_weight = packed_gradients(grad, *packed, ctx.settings, wanted)
         of_shift = None
         if of_x is not None:
-            of_x, of_shift = _through(ctx.surrogate, of_x, x, shift)
+            of_x, of_shift = _through(ctx.surrogate, of_x, x, shift, of_passed)
             of_x = rows_of_map(of_x, shape[:-1]).detach() if ctx.rows else of_x
         if of_weight is not None and ctx.binarization.clip < math.inf:
             of_weight = _inside(ctx.binarization, of_weight, weight, limits)
-        return of_x, of_shift, of_weight, None, None, None, None, None, None
+        return of_x, of_shift, of_weight, *[None] * 7
 
 
-def _through(surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of input and shift of a sign. The first may overwrite ``grad``."""
+def _through(
+    surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor, more: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of input and shift of a sign. The first may overwrite ``grad``.
+
+    It includes ``more``.
+    """
+    layout = layout_of(x)
+    adds = more is not None and layout == torch.contiguous_format
     found = sign_gradient(
         # of one pixel or one channel both layouts are the same, so ``grad`` may have the other
-        grad.contiguous(memory_format=layout_of(x)).numpy(),
+        grad.contiguous(memory_format=layout).numpy(),
         x.detach().numpy(),
         array_of(shift.contiguous()),
         surrogate=surrogate.name,
         clip=surrogate.clip,
+        more=cast(Tensor, more).contiguous().numpy() if adds else None,
         threads=torch.get_num_threads(),
     )
     of_x, of_shift = map(torch.from_numpy, found)
-    return of_x, of_shift
+    return of_x if adds or more is None else of_x.add_(more), of_shift
 
 
 def _inside(binarization: _Binarization, grad: Tensor, weight: Tensor, limits: Tensor) -> Tensor:
@@ -244,15 +262,23 @@ def native_signed_conv(
     Returns:
         Result; None where torch's operators must run.
     """
-    y = _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=False)
-    return cast('Tensor | None', y)
+    found = _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=False)
+    return None if found is None else cast(Tensor, found[0])
 
 
 def conv_for_norm(
     x: Tensor, shift: Tensor | None, sign: nn.Module, layer: Any, settings: tuple[Any, ...]
 ) -> Convolved | None:
     """Compute :func:`native_signed_conv`; where sums fit into 16 bits, as sums."""
-    return _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=True)
+    found = _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=True)
+    return None if found is None else found[0]
+
+
+def passing_conv_for_norm(
+    x: Tensor, shift: Tensor, sign: nn.Module, layer: Any, settings: tuple[Any, ...]
+) -> tuple[Convolved, Tensor] | None:
+    """Compute :func:`conv_for_norm`, and return ``x`` for its other readers."""
+    return _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=True, passes=True)
 
 
 def _signed_conv(
@@ -264,7 +290,8 @@ def _signed_conv(
     *,
     rows: bool,
     for_norm: bool,
-) -> Convolved | None:
+    passes: bool = False,
+) -> tuple[Convolved, Tensor] | None:
     if not is_native() or is_seen(x):  # before no_grad, which an exported graph would record
         return None
     with torch.no_grad():
@@ -289,12 +316,13 @@ def _signed_conv(
     if step is None:
         return None
     for_norm = for_norm and fits
-    options = settings, surrogate, binarization, rows, for_norm
-    y = _SignedConv.apply(x, shift, weight, step, *options)
+    options = settings, surrogate, binarization, rows, for_norm, passes
+    y, passed = _SignedConv.apply(x, shift, weight, step, *options)
+    x = passed if passes else x
     if not for_norm:
-        return y
+        return y, x
     sums = cast(Tensor, step.sums)
-    return SignSums(y, rows_of_map(sums, x.shape[:-1]) if rows else sums, step.scales)
+    return SignSums(y, rows_of_map(sums, x.shape[:-1]) if rows else sums, step.scales), x
 
 
 def _is_binary(binarizer: nn.Module) -> bool:
@@ -325,7 +353,8 @@ def native_signed_linear(
     Returns:
         ``(..., C_o)``; None where torch's operators must run.
     """
-    return cast('Tensor | None', _signed_linear(x, shift, sign, layer, groups, for_norm=False))
+    y = _signed_linear(x, shift, sign, layer, groups, for_norm=False)
+    return cast('Tensor | None', y)
 
 
 def linear_for_norm(
@@ -342,4 +371,5 @@ def _signed_linear(
         return None
     stride, padding, dilation, _, pad_value = POINTWISE
     settings = stride, padding, dilation, groups, pad_value
-    return _signed_conv(x, shift, sign, layer, settings, rows=True, for_norm=for_norm)
+    found = _signed_conv(x, shift, sign, layer, settings, rows=True, for_norm=for_norm)
+    return None if found is None else found[0]

@@ -7,7 +7,7 @@ one after another. Values and gradients are the same, but for the rounding of fl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from .activated_sums import Activated, written_map
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
-from .native_conv import conv_for_norm, linear_for_norm, settings_of
+from .native_conv import conv_for_norm, linear_for_norm, passing_conv_for_norm, settings_of
 from .native_mode import is_native
 from .native_norms import native_activated_norm, native_gated_norm, native_norm
 from .native_training import is_plain, trains_natively
@@ -26,18 +26,26 @@ from .sign_sums import Convolved, written
 from .tiled_norm import normalize_tiled
 
 
+def _is_own_conv(conv: nn.Module, x: Tensor) -> TypeGuard[BinaryConv2d]:
+    if not trains_natively(x) or not isinstance(conv, BinaryConv2d) or not is_plain(conv):
+        return False
+    own = type(conv).forward is BinaryConv2d.forward and conv.bias is None
+    return own and x.shape[1] == conv.in_channels
+
+
+def _is_own_shift(shift: nn.Module) -> TypeGuard[LearnableShift]:
+    return type(shift) is LearnableShift and is_plain(shift) and shift.bias.dim() == 4
+
+
 def _native_conv(
     x: Tensor, shift: nn.Module | None, sign: nn.Module, conv: nn.Module
 ) -> Convolved | None:
     """Compute ``conv(sign(x + shift))`` in one step; return None if layers must run in turn."""
-    if not trains_natively(x) or not isinstance(conv, BinaryConv2d) or not is_plain(conv):
-        return None
-    own = type(conv).forward is BinaryConv2d.forward and conv.bias is None
-    if not own or x.shape[1] != conv.in_channels:
+    if not _is_own_conv(conv, x):
         return None
     if shift is None:
         return conv_for_norm(x, None, sign, conv, settings_of(conv))
-    if type(shift) is not LearnableShift or not is_plain(shift) or shift.bias.dim() != 4:
+    if not _is_own_shift(shift):
         return None
     return conv_for_norm(x, shift.bias.flatten(), sign, conv, settings_of(conv))
 
@@ -65,16 +73,24 @@ def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list
     return [conv(signs) for conv in convs]
 
 
-def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> Convolved:
+def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> tuple[Convolved, Tensor]:
     """Compute ``conv(shift(x))``, ``conv`` with its own sign, for a norm of this module.
 
     Args:
         x: Map ``(N, C, H, W)``.
         shift: Shift of its channels.
         conv: Convolution.
+
+    Returns:
+        The result, and ``x`` for its other readers. On the native kernels their gradient costs no
+        addition of its own then.
     """
-    y = _native_conv(x, shift, conv.sign, conv)
-    return conv(shift(x)) if y is None else y
+    if is_native() and _is_own_conv(conv, x) and _is_own_shift(shift):
+        bias = shift.bias.flatten()
+        found = passing_conv_for_norm(x, bias, conv.sign, conv, settings_of(conv))
+        if found is not None:
+            return found
+    return conv(shift(x)), x
 
 
 def normalized(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:

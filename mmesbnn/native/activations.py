@@ -27,12 +27,13 @@ def sign_gradient(
     *,
     surrogate: str,
     clip: float = 1.0,
+    more: np.ndarray | None = None,
     threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the gradients of ``sign(x + shift)`` that stand for the true ones.
 
-    ``of_x = grad d(x + shift)``, with ``d(v) = 1`` where ``|v| <= clip`` and else 0 (``'window'``),
-    or ``d(v) = max(0, 2 - 2|v|)`` (``'triangle'``).
+    ``of_x = grad d(x + shift) + more``, with ``d(v) = 1`` where ``|v| <= clip`` and else 0
+    (``'window'``), or ``d(v) = max(0, 2 - 2|v|)`` (``'triangle'``).
 
     Args:
         grad: Gradient of the signs, float32 ``(N, C, H, W)``; the gradient of ``x`` overwrites it.
@@ -40,10 +41,12 @@ def sign_gradient(
         shift: float32 ``(C,)``.
         surrogate: One of ``SURROGATES``.
         clip: Half width of the window. Default 1.
+        more: Gradient of ``x`` from elsewhere, of its shape, not channels last in memory. Default
+            None: 0.
         threads: Number of threads. Default 1.
 
     Returns:
-        Gradient of ``x``, and of ``shift``, which is its sum.
+        Gradient of ``x``, and of ``shift``, which is its sum without ``more``.
 
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
@@ -54,16 +57,20 @@ def sign_gradient(
     check_shape('grad', grad, x.shape)
     check_layout('grad', grad, last)
     check_operand('shift', shift, x.shape[1:2])
+    check_operand('more', more, x.shape)
     batch, channels, height, width = x.shape
     of_shift, numbers = np.empty_like(shift), (SURROGATES[surrogate], clip, check_threads(threads))
     operands, results = (floats(grad), floats(x)), (floats(grad), floats(of_shift))
     if last:
+        if more is not None:
+            raise NativeError('more is not for maps with channels last in memory')
         status = library().mmesbnn_sign_gradient_tokens(
             *operands, batch * height * width, channels, floats(shift), *numbers, *results
         )
     else:
         status = library().mmesbnn_sign_gradient(
-            *operands, batch, channels, height * width, floats(shift), *numbers, *results
+            *(*operands, None if more is None else floats(more)),
+            *(batch, channels, height * width, floats(shift), *numbers, *results),
         )
     raise_for(status, 'sign_gradient')
     return grad, of_shift

@@ -118,6 +118,7 @@ _SIGNATURES = {
     'mmesbnn_sign_gradient': (
         _FLOATS,
         _FLOATS,
+        _FLOATS,
         *[c_int64] * 3,
         _FLOATS,
         c_int,

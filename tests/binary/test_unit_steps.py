@@ -93,7 +93,7 @@ class Step(nn.Module):
 
     def forward(self, x, gate):
         if self.kind == 'shifted':
-            return written(shifted_conv(x, self.shift, self.conv))
+            return written(shifted_conv(x, self.shift, self.conv)[0])
         if self.kind == 'signed':
             return written(signed_convs(x, self.sign, [self.conv])[0])
         if self.kind == 'activated':
@@ -511,7 +511,7 @@ class Pair(nn.Module):
 
     def forward(self, x, unused):
         step = self.step
-        y = shifted_conv(x, step.shift, step.conv)
+        y, x = shifted_conv(x, step.shift, step.conv)
         return residual_norm(y, step.norm, x, step.copies, step.act)
 
 
@@ -531,7 +531,7 @@ def test_a_norm_reads_the_sums_of_a_convolution(calls, written_sums, weight, lay
     x, gate = inputs(2, 16, 6, 7)
     x, pair = x.contiguous(memory_format=layout), Pair(weight)
     pair.step.conv.sign = HardTanhSign()
-    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv), SignSums)
+    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv)[0], SignSums)
     expected = without_kernels(results, copy.deepcopy(pair), x, gate)
     assert calls == ['_SignedConv']
     assert_rounding(results(copy.deepcopy(pair), x, gate), expected)
@@ -566,7 +566,7 @@ def test_sums_of_more_than_16_bits_are_written(calls, monkeypatch):
     pair = Pair()
     pair.step.conv.sign = HardTanhSign()
     monkeypatch.setattr(native_conv, 'MOST_TERMS', 16 * 9 - 1)
-    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv), torch.Tensor)
+    assert isinstance(shifted_conv(x, pair.step.shift, pair.step.conv)[0], torch.Tensor)
     expected = without_kernels(results, copy.deepcopy(pair), x, gate)
     assert_rounding(results(pair, x, gate), expected)
 
@@ -650,6 +650,31 @@ def test_only_the_means_are_used(calls):
     assert calls == ['_Norm']
 
 
+@pytest.mark.parametrize('last', [False, True])
+def test_the_gradient_of_other_readers_is_added(calls, last):
+    step = Step('shifted')
+
+    def run(x, unused):
+        x = x.sin()
+        x = x.contiguous(memory_format=torch.channels_last) if last else x
+        y, passed = shifted_conv(x, step.shift, step.conv)
+        return torch.cat([written(y), passed.cos(), passed * 2], 1)
+
+    x, gate = inputs(2, 16, 6, 6)
+    expected = without_kernels(results, step, x, gate, run)
+    step.zero_grad()
+    assert_rounding(results(step, x, gate, run), expected)
+    assert calls == ['_SignedConv']
+    for read in (0, 1):
+        leaf = x.clone().requires_grad_()
+        y, passed = shifted_conv(leaf, step.shift, step.conv)
+        (written(y) if read == 0 else passed).sum().backward()
+        other = x.clone().requires_grad_()
+        y, passed = without_kernels(shifted_conv, other, step.shift, step.conv)
+        (y if read == 0 else passed).sum().backward()
+        torch.testing.assert_close(leaf.grad, other.grad, rtol=0, atol=1e-4)
+
+
 class Unit(nn.Module):
     """A convolution, a norm with its PReLU, and a gated norm that reads their result."""
 
@@ -660,11 +685,11 @@ class Unit(nn.Module):
         self.multiplies = multiplies
 
     def activated(self, x):
-        y = shifted_conv(x, self.conv.shift, self.conv.conv)
-        return activated_norm(y, self.inner.norm, self.inner.act[1], self.inner.copies)
+        y, x = shifted_conv(x, self.conv.shift, self.conv.conv)
+        return *activated_norm(y, self.inner.norm, self.inner.act[1], self.inner.copies), x
 
     def forward(self, x, gate):
-        y, mean = self.activated(x)
+        y, mean, x = self.activated(x)
         gate = (gate + mean).sigmoid()
         return gated_norm(y, gate, x, self.outer.norm, multiplies=self.multiplies)
 
@@ -692,7 +717,7 @@ def test_what_is_not_written_is_stored_as_16_bits(calls):
         stored.append(tensor)
         return tensor
 
-    y, _ = unit.activated(x.clone().requires_grad_())
+    y, *_ = unit.activated(x.clone().requires_grad_())
     assert y.stand_in.shape == (2, 16, 6, 6)
     assert y.stand_in.untyped_storage().nbytes() == 4
     assert y.sums.dtype == torch.int16 and y.sums.shape == (2, 4, 6, 6)

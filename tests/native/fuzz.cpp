@@ -176,9 +176,10 @@ bool normalize_something() {
       maybe(of_residual, added), numbers[4].get(), numbers[5].get(), maybe(numbers[6], slope),
       maybe(numbers[7], shift));
   auto single = some(channels), of_single = some(channels), other = some(small_map);
-  mmesbnn_sign_gradient(other.get(), x.get(), batch, channels, pixels, single.get(),
-                        static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
-                        of_single.get());
+  auto more = some(small_map);
+  mmesbnn_sign_gradient(other.get(), x.get(), maybe(more, up_to(1)), batch, channels, pixels,
+                        single.get(), static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(),
+                        other.get(), of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
                           some_threads(), of_x.get(), of_single.get());
   const int16_t* const of_tokens = made ? nullptr : of_signs;

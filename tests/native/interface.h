@@ -37,8 +37,8 @@ int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, cons
                                 float*, float*, float*);
 int mmesbnn_latent_gradient(const float*, const float*, const float*, int64_t, int64_t, float, int,
                             int, float*);
-int mmesbnn_sign_gradient(const float*, const float*, int64_t, int64_t, int64_t, const float*, int,
-                          float, int, float*, float*);
+int mmesbnn_sign_gradient(const float*, const float*, const float*, int64_t, int64_t, int64_t,
+                          const float*, int, float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);
 int mmesbnn_normalize_tokens(const float*, const int16_t*, const float*, int64_t, int64_t, int64_t,

@@ -290,6 +290,13 @@ def test_any_gradient_of_a_sign(seed, shape, surrogate, clip, last):
         np.testing.assert_array_equal(of_x, expected)
         sums = expected.astype(np.float64).sum((0, 2, 3))
         np.testing.assert_allclose(of_shift, sums, rtol=0, atol=1e-5 * np.sqrt(grad.size))
+        if last:
+            continue
+        of_x, with_more = native.sign_gradient(
+            grad.copy(), x, shift, surrogate=surrogate, clip=clip, more=grad, threads=2
+        )
+        np.testing.assert_array_equal(of_x, expected + grad)
+        np.testing.assert_array_equal(with_more, of_shift)
 
 
 @given(
@@ -409,6 +416,16 @@ def test_wrong_arguments_are_named():
         (lambda: native.sign_gradient(x, x, ones, surrogate='step'), "surrogate='step'"),
         (lambda: native.sign_gradient(x, x, ones[:2], surrogate='window'), 'shift has the shape'),
         (lambda: native.sign_gradient(x[:1], x, ones, surrogate='window'), 'grad has the shape'),
+        (
+            lambda: native.sign_gradient(x, x, ones, surrogate='window', more=x[:1]),
+            'more has the shape',
+        ),
+        (
+            lambda: native.sign_gradient(
+                laid_out(x, True), laid_out(x, True), ones, surrogate='window', more=x
+            ),
+            'more is not for maps with channels last',
+        ),
         (lambda: native.prelu_gradients(x[:1], x, ones), 'grad has the shape'),
         (lambda: native.prelu_gradients(x, x, ones[:2]), 'slope has the shape'),
     ]

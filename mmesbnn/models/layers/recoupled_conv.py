@@ -185,8 +185,8 @@ class RecoupledConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``."""
+        convolved, x = shifted_conv(x, self.shift, self.conv)
         residual = self._residual(x)
-        convolved = shifted_conv(x, self.shift, self.conv)
         y, mean = activated_norm(convolved, self.norm1, self.act, self.copies)
         # if there is no PReLU and no projection, the pooled input is the residual
         same = self.mix_residual or not self.elementwise

@@ -315,11 +315,12 @@ API int mmesbnn_normalize_gradients(
 }
 
 // The gradient of x in sign(x + shift), with a function that stands for the sign's derivative:
-// kWindow: 1 where |x + shift| <= clip; kTriangle: max(0, 2 - 2|x + shift|).
-// x, grad, out: (batch, channels, pixels), `out` may be `grad`; shift, of_shift: (channels).
-API int mmesbnn_sign_gradient(const float* grad, const float* x, int64_t batch, int64_t channels,
-                              int64_t pixels, const float* shift, int surrogate, float clip,
-                              int threads, float* out, float* of_shift) {
+// kWindow: 1 where |x + shift| <= clip; kTriangle: max(0, 2 - 2|x + shift|). `more`, which may be
+// null, is added to it.
+// x, grad, more, out: (batch, channels, pixels), `out` may be `grad`; shift, of_shift: (channels).
+API int mmesbnn_sign_gradient(const float* grad, const float* x, const float* more, int64_t batch,
+                              int64_t channels, int64_t pixels, const float* shift, int surrogate,
+                              float clip, int threads, float* out, float* of_shift) {
   const NormSizes sizes{batch, channels, 1, pixels};
   if (!sizes.read() || threads < 1 || (surrogate != kWindow && surrogate != kTriangle))
     return kBadSize;
@@ -332,6 +333,7 @@ API int mmesbnn_sign_gradient(const float* grad, const float* x, int64_t batch, 
         sum += surrogate == kWindow
                    ? use.window(grad + at, x + at, shift[channel], clip, count, out + at)
                    : use.triangle(grad + at, x + at, shift[channel], count, out + at);
+        if (more) use.accumulate(more + at, 1.0f, false, count, out + at);
       });
       of_shift[channel] = static_cast<float>(sum);
     }
