@@ -1,7 +1,8 @@
-"""tools/benchmarks/training.py as a user runs it, on narrow networks."""
+"""tools/benchmarks/training.py and training_es.py as a user runs them, on narrow networks."""
 
 import json
 import os
+from statistics import median
 
 import pytest
 
@@ -73,3 +74,26 @@ def test_sizes_are_a_batch_and_pixels(tmp_path, monkeypatch, capsys):
     )
     assert code == 2
     assert "'4' must be BATCHxPIXELS" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not native.available(), reason='no kernels')
+def test_ratios_of_neighbouring_steps(tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'es.json'
+    code = run_tool(
+        'benchmarks/training_es.py',
+        *('--size', '2x32', '--steps', 3, '--forms', 'with_cp+native', 'ours', '--out', out),
+        monkeypatch=monkeypatch,
+    )
+    printed, err = capsys.readouterr()
+    assert code == 0, err
+    saved = json.loads(out.read_text())
+    assert saved['size'] == [2, 32] and 'with_cp+native' in printed
+    assert [row['form'] for row in saved['rows']] == ['with_cp+native', 'ours']
+    for row in saved['rows']:
+        plain, expanded = (row['networks'][name] for name in ('BNext-T', 'ES-BNext-T'))
+        assert len(plain['times_s']) == 3
+        ratios = [b / a for a, b in zip(plain['times_s'], expanded['times_s'])]
+        assert row['ratio'] == median(ratios)
+        assert row['ratio_of_least'] == min(expanded['times_s']) / min(plain['times_s'])
+        times = zip(plain['processor_times_s'], expanded['processor_times_s'])
+        assert row['ratio_of_processor_time'] == median(b / a for a, b in times)

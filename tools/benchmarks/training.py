@@ -25,7 +25,6 @@ On a machine that is busy with other work only processor time and the ratios mea
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,20 +51,11 @@ from train_steps.contenders import (
 from train_steps.drawing import draw_all
 from train_steps.measuring import measure
 from train_steps.rows import key_of, saved_rows, table
+from train_steps.sizes import batch_and_pixels
 
 import mmesbnn
 from mmesbnn import native
 from mmesbnn.analysis import save_json
-from mmesbnn.checks import Rule
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    if re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', text) is None:
-        raise ValueError
-    return tuple(map(int, text.split('x')))
-
-
-_size = options.option(_numbers, Rule('BATCHxPIXELS, such as 4x224', bool))
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        type=_size,
+        type=batch_and_pixels,
         metavar='BATCHxPIXELS',
         default=[(4, 224), (32, 224), (32, 32)],
         help='below 64 pixels networks are narrow (4x224 32x224 32x32)',

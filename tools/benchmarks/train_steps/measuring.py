@@ -43,5 +43,6 @@ def measure(trainings: dict[str, Training], steps: int) -> dict[str, dict[str, A
             median_s=median(taken),
             images_per_s=batch / median(taken),
             times_s=taken,
+            processor_times_s=processor[form],
         )
     return results
