@@ -16,7 +16,7 @@ from .inputs import check_channels, check_maps, check_tokens
 from .native_conv import native_signed_conv, native_signed_linear, settings_of
 from .precision import KeepsSigns
 from .prelus import prelu
-from .signs import build_sign
+from .signs import build_sign, compiles_for_speed
 from .tracing import whole_layer
 from .weight_values import check_weight
 from .weights import RealWeight, build_weight_binarizer
@@ -156,8 +156,13 @@ class BinaryLayer(KeepsSigns):
 
     @property
     def known_scaled(self) -> bool | None:
-        """True or False if the effective weight has scales or none; None if its values show it."""
-        return self.weight_form.scaled if self.only_binarizes else None
+        """True or False if the effective weight has scales or none; None if its values show it.
+
+        Only compiled code asks. Elsewhere it is None, because torch 2.5 cannot trace a form.
+        """
+        if not compiles_for_speed() or not self.only_binarizes:
+            return None
+        return self.weight_form.scaled
 
     @property
     def has_scales(self) -> bool:
