@@ -80,6 +80,27 @@ def test_a_copy_of_a_trained_model_is_its_own(tmp_path):
     assert 'update_params' not in vars(runner.optim_wrapper)
 
 
+def test_without_compile_nothing_is_wrapped(tmp_path):
+    seen = []
+    record = toy.Record(lambda runner: seen.append('update_params' in vars(runner.optim_wrapper)))
+    trained(tmp_path, [CompileNetworkHook(), record])
+    assert seen and not any(seen)
+
+
+def test_a_model_without_a_data_preprocessor_is_trained(tmp_path):
+    class Bare(Model):
+        def train_step(self, data, optim_wrapper):
+            loss = self(**data, mode='loss')['loss']
+            optim_wrapper.update_params(loss)
+            return dict(loss=loss)
+
+    model = Bare()
+    del model.data_preprocessor
+    hooks = [CompileNetworkHook()]
+    toy.runner(tmp_path, hooks, model=model, optim_wrapper=Wrapper(model), cfg=COMPILED).train()
+    assert model.compiled == dict(network=True, update=False)
+
+
 class TwoUpdates(Model):
     """Model with a wrapper for each of two optimizers."""
 

@@ -25,6 +25,8 @@ class CompileNetworkHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Leave both out of what ``torch.compile`` traces."""
+        if not runner.cfg.get('compile'):
+            return  # importing torch's compiler takes seconds
         for owner, name in _around_the_network(runner):
             setattr(owner, name, torch.compiler.disable(getattr(owner, name)))
 
@@ -38,4 +40,6 @@ def _around_the_network(runner: Runner) -> list[tuple[Any, str]]:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     wrapper = runner.optim_wrapper
     wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [(model.data_preprocessor, 'forward'), *((one, 'update_params') for one in wrappers)]
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    found = [] if preprocessor is None else [(preprocessor, 'forward')]
+    return [*found, *((one, 'update_params') for one in wrappers)]
