@@ -180,7 +180,9 @@ inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bo
   const GatedPart gated{count, z, residual ? other : nullptr, grad, other, 0.5f, 0.25f, line};
   const double of_gate =
       use.differentiate_gated(gated, out.data() + 4 * count, out.data() + 5 * count);
-  use.activate_sums({count, integers.data(), 0.5f, 0.25f, 1.0f, -2.0f}, out.data() + 6 * count);
+  use.activate_sums({count, integers.data(), 0.5f, 0.25f, 1.0f, -2.0f, 0.75f,
+                     residual ? other : nullptr},
+                    out.data() + 6 * count);
   std::vector<double> found{moments.mean,     moments.squares,  of_part.grads, of_part.inners,
                             of_part.products, of_part.negatives, total,         of_gate};
   found.insert(found.end(), out.begin(), out.end());

@@ -178,11 +178,13 @@ struct GatedPart {
   NormSlope slope;
 };
 
-// Some pixels of a channel of a result that is made of sums: act(factor (scale sums) + offset).
+// Some pixels of a channel that is made of sums: gate act(factor (scale sums) + offset) y; y is null
+// where there is none.
 struct SumsPart {
   int64_t count;
   const int16_t* sums;
-  float scale, factor, offset, slope;
+  float scale, factor, offset, slope, gate;
+  const float* y;
 };
 
 // The numbers of a NormPart for each channel of a pixel, whose channels lie side by side.

@@ -74,30 +74,40 @@ struct NormOperands {
   const float* x_of(int64_t image, int64_t channel, int64_t begin, int64_t count,
                     float* memory) const {
     if (x) return x + place_of_x(image, channel, begin);
-    const int64_t small = sizes.channels / unwritten.copies, of_sums = channel % small;
-    const int16_t* from = sums + (image * small + of_sums) * sizes.pixels + begin;
-    const float scale = scales[of_sums];
-    if (unwritten.numbers == nullptr) {
-      chosen_kernels().scale(from, scale, count, memory);
-      return memory;
-    }
-    const float* numbers = unwritten.numbers + channel;
-    const int64_t next = sizes.channels;
-    chosen_kernels().activate_sums(
-        {count, from, scale, numbers[0], numbers[next], numbers[2 * next]}, memory);
+    if (unwritten.numbers) return made(image, channel, begin, count, 1.0f, nullptr, memory);
+    chosen_kernels().scale(sums + place_of_x(image, channel, begin), scales[channel], count,
+                           memory);
     return memory;
   }
-  // Returns z of a piece, whose x is given; `memory` is for kPiece numbers, and may be x.
+  // Returns z of a piece, whose x is given; `memory` is for kPiece numbers.
   const float* z_of(const float* x, int64_t image, int64_t channel, int64_t begin, int64_t count,
                     float* memory) const {
     if (gate == nullptr) return x;
-    const float* other = multiplies ? residual + place(image, channel, begin) : nullptr;
-    chosen_kernels().multiply(x, other, gate[image * sizes.channels + channel], count, memory);
+    chosen_kernels().multiply(x, factor_of(image, channel, begin),
+                              gate[image * sizes.channels + channel], count, memory);
     return memory;
   }
   const float* z_of(int64_t image, int64_t channel, int64_t begin, int64_t count,
                     float* memory) const {
+    if (unwritten.numbers)
+      return made(image, channel, begin, count, gate[image * sizes.channels + channel],
+                  factor_of(image, channel, begin), memory);
     return z_of(x_of(image, channel, begin, count, memory), image, channel, begin, count, memory);
+  }
+  const float* factor_of(int64_t image, int64_t channel, int64_t begin) const {
+    return multiplies ? residual + place(image, channel, begin) : nullptr;
+  }
+  // Computes x of a piece from sums, times numbers; null is 1.
+  const float* made(int64_t image, int64_t channel, int64_t begin, int64_t count, float by,
+                    const float* other, float* memory) const {
+    const int64_t small = sizes.channels / unwritten.copies, of_sums = channel % small;
+    const int16_t* from = sums + (image * small + of_sums) * sizes.pixels + begin;
+    const float* numbers = unwritten.numbers + channel;
+    const int64_t next = sizes.channels;
+    chosen_kernels().activate_sums({count, from, scales[of_sums], numbers[0], numbers[next],
+                                    numbers[2 * next], by, other},
+                                   memory);
+    return memory;
   }
   // `channel` is one of the wide map.
   NormPart part(int64_t image, int64_t channel, int64_t begin, int64_t count, const float* z,
