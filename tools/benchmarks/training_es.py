@@ -1,4 +1,4 @@
-"""What expanding and shrinking adds to the time of a training step.
+"""Time that expanding and shrinking adds to a training step.
 
     python tools/benchmarks/training_es.py [--out FILE] [--forms ...] [--size BATCHxPIXELS]
 
