@@ -55,8 +55,3 @@ class ActivatedSums(NamedTuple):
 
 #: Result of a norm and a PReLU: written, or for a norm to read.
 Activated = Tensor | ActivatedSums
-
-
-def written_map(y: Activated) -> Tensor:
-    """Return a result of a norm and a PReLU that every operator can read."""
-    return y.result() if isinstance(y, ActivatedSums) else y

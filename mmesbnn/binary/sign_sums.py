@@ -7,7 +7,7 @@ result, which is the sum times the scale of its kernel, and loses nothing.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,9 +52,16 @@ class SignSums(NamedTuple):
 Convolved = Tensor | SignSums
 
 
-def written(y: Convolved) -> Tensor:
-    """Return a result of a binary convolution that every operator can read."""
-    return y.result() if isinstance(y, SignSums) else y
+class Unwritten(Protocol):
+    """Result that is not written until it is asked for."""
+
+    def result(self) -> Tensor:
+        """Write the result."""
+
+
+def written(y: Tensor | Unwritten) -> Tensor:
+    """Return a result that every operator can read."""
+    return y if isinstance(y, Tensor) else y.result()
 
 
 def scaled(sums: Tensor, scales: Tensor) -> Tensor:

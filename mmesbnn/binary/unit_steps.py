@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
-from .activated_sums import Activated, written_map
+from .activated_sums import Activated
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
@@ -247,7 +247,7 @@ def gated_norm(
     y = native_gated_norm(x, gate, residual, norm, multiplies=multiplies)
     if y is not None:
         return y
-    y = gate * written_map(x)
+    y = gate * written(x)
     if multiplies:
         y = y * residual
     return residual + norm(y)

@@ -20,7 +20,6 @@ from mmesbnn.binary import (
     unit_steps,
     use_native,
 )
-from mmesbnn.binary.activated_sums import written_map
 from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.binary.recompute import recompute_segment
@@ -98,7 +97,7 @@ class Step(nn.Module):
             return written(signed_convs(x, self.sign, [self.conv])[0])
         if self.kind == 'activated':
             y, mean = activated_norm(x[:, : self.small] * 1, self.norm, self.act[1], self.copies)
-            return written_map(y) * mean.sigmoid()
+            return written(y) * mean.sigmoid()
         if self.kind == 'residual':
             return residual_norm(x[:, : self.small] * 1, self.norm, x, self.copies, self.act)
         if self.kind == 'norm':

@@ -178,8 +178,8 @@ struct GatedPart {
   NormSlope slope;
 };
 
-// Some pixels of a channel that is made of sums: gate act(factor (scale sums) + offset) y; y is null
-// where there is none.
+// Some pixels of a channel that is made of sums: gate act(factor (scale sums) + offset) y; without
+// y, which then is null, it is 1.
 struct SumsPart {
   int64_t count;
   const int16_t* sums;
