@@ -270,6 +270,19 @@ def test_an_exported_program_can_be_saved(layer, shape, strict):
     torch.testing.assert_close(torch.export.load(file).module()(x), layer(x))
 
 
+def compiled_operators(layer, x):
+    """Return the names of the operators of a compiled layer, whose result is the same."""
+    torch._dynamo.reset()
+    names = []
+
+    def record(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
+    return names
+
+
 @pytest.mark.skipif(torch.__version__ < '2.7', reason='torch does not say whether it exports')
 @pytest.mark.parametrize(
     ('layer', 'shape', 'operator'),
@@ -279,15 +292,7 @@ def test_an_exported_program_can_be_saved(layer, shape, strict):
     ],
 )
 def test_a_compiled_graph_has_the_operators_of_torch_which_can_be_fused(layer, shape, operator):
-    torch._dynamo.reset()
-    names = []
-
-    def record(graph, inputs):
-        names.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
-    x = torch.randn(shape)
-    torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
+    names = compiled_operators(layer, torch.randn(shape))
     assert any(operator in name for name in names)
     assert not any('mmesbnn' in name for name in names)
 
@@ -314,15 +319,7 @@ class Halved(BinaryConv2d):
     ids=str,
 )
 def test_compiled_code_searches_scales_of_weights_that_can_have_them(layer, shape, searches):
-    torch._dynamo.reset()
-    names = []
-
-    def record(graph, inputs):
-        names.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
-    x = torch.randn(shape)
-    torch.testing.assert_close(torch.compile(layer, backend=record)(x), layer(x))
+    names = compiled_operators(layer, torch.randn(shape))
     assert any('amax' in name for name in names) == searches
 
 
