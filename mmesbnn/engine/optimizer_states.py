@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..checkpoints import CheckpointError
-
-
-def _optimizers(wrapper: object) -> Iterator[Optimizer]:
-    if isinstance(wrapper, OptimWrapperDict):
-        for one in wrapper.optim_wrappers.values():
-            yield from _optimizers(one)
-    elif isinstance(wrapper, OptimWrapper):
-        yield wrapper.optimizer
+from .reach import optim_wrappers
 
 
 def _fits(name: str, value: Tensor, parameter: Tensor) -> bool:
@@ -39,7 +29,8 @@ def check_fused_states(wrapper: object) -> None:
     Raises:
         CheckpointError: If a state does not fit its parameter.
     """
-    for optimizer in _optimizers(wrapper):
+    own = (one for one in optim_wrappers(wrapper) if isinstance(one, OptimWrapper))
+    for optimizer in (one.optimizer for one in own):
         for group in optimizer.param_groups:
             for parameter in group['params'] if group.get('fused') else ():
                 for name, value in optimizer.state.get(parameter, {}).items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -27,6 +28,11 @@ def unwrapped(model: nn.Module) -> Any:
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module
     return inner
+
+
+def optim_wrappers(wrapper: Any) -> list[Any]:
+    """Return the wrappers of an ``OptimWrapperDict``, and any other wrapper itself."""
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def student_and_teacher(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:

@@ -16,13 +16,14 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from ..checkpoints import CheckpointError, read_checkpoint
 from ..errors import sentence, shorten
 from ..whole_files import whole_file
+from .pending_gradients import ENTRY as PENDING
 
 #: File in a work dir that names the checkpoint to resume.
 POINTER = 'last_checkpoint'
 #: Entries of a checkpoint that mmengine needs to resume it.
 _NEEDED = ('meta', 'state_dict', 'message_hub')
 #: Entries that must be dicts, if it has them.
-_DICTS = (*_NEEDED, 'optimizer', 'ema_state_dict', 'pending_gradients')
+_DICTS = (*_NEEDED, 'optimizer', 'ema_state_dict', PENDING)
 #: Entries of its message hub, dicts whose keys are texts.
 _HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from ..reach import optim_wrappers, unwrapped
 
 
 @HOOKS.register_module()
@@ -37,9 +37,6 @@ class CompileNetworkHook(Hook):
 
 
 def _around_the_network(runner: Runner) -> list[tuple[Any, str]]:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor = getattr(unwrapped(runner.model), 'data_preprocessor', None)
     found = [] if preprocessor is None else [(preprocessor, 'forward')]
-    return [*found, *((one, 'update_params') for one in wrappers)]
+    return [*found, *((one, 'update_params') for one in optim_wrappers(runner.optim_wrapper))]
