@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .sign_sums import scaled
+from .sign_sums import SignSums, scaled
 
 
 class _Write(torch.autograd.Function):
@@ -55,3 +55,8 @@ class ActivatedSums(NamedTuple):
 
 #: Result of a norm and a PReLU: written, or for a norm to read.
 Activated = Tensor | ActivatedSums
+
+
+def written(y: Tensor | SignSums | ActivatedSums) -> Tensor:
+    """Return a result that every operator can read, also a proxy of ``torch.fx`` as it is."""
+    return y.result() if isinstance(y, (SignSums, ActivatedSums)) else y

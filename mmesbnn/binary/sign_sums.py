@@ -7,7 +7,7 @@ result, which is the sum times the scale of its kernel, and loses nothing.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,18 +50,6 @@ class SignSums(NamedTuple):
 
 #: Result of a binary convolution: written, or for a norm to read.
 Convolved = Tensor | SignSums
-
-
-class Unwritten(Protocol):
-    """Result that is not written until it is asked for."""
-
-    def result(self) -> Tensor:
-        """Write the result."""
-
-
-def written(y: Tensor | Unwritten) -> Tensor:
-    """Return a result that every operator can read."""
-    return y if isinstance(y, Tensor) else y.result()
 
 
 def scaled(sums: Tensor, scales: Tensor) -> Tensor:

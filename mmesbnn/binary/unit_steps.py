@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
-from .activated_sums import Activated
+from .activated_sums import Activated, written
 from .expansion import tile
 from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
@@ -22,7 +22,7 @@ from .native_training import is_plain, trains_natively
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
-from .sign_sums import Convolved, written
+from .sign_sums import Convolved
 from .tiled_norm import normalize_tiled
 
 

@@ -20,12 +20,13 @@ from mmesbnn.binary import (
     unit_steps,
     use_native,
 )
+from mmesbnn.binary.activated_sums import written
 from mmesbnn.binary.expansion import Expansion
 from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.binary.recompute import recompute_segment
 from mmesbnn.binary.residual_linear import ResidualBinaryLinear
 from mmesbnn.binary.shrunk import ShrunkLinear
-from mmesbnn.binary.sign_sums import SignSums, written
+from mmesbnn.binary.sign_sums import SignSums
 from mmesbnn.binary.signs import HardTanhSign
 from mmesbnn.binary.unit_steps import (
     activated_norm,
