@@ -12,7 +12,7 @@ the same time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -255,7 +255,8 @@ class _Segment(torch.autograd.Function):
         inputs = [leaf, *parameters]
         needed = ctx.needs_input_grad[2:]
         wanted = [one for one, needs in zip(inputs, needed) if needs]
-        found = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
+        with _without_hooks(parameters):
+            found = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
         return None, None, *(next(found) if needs else None for needs in needed)
 
 
@@ -265,6 +266,19 @@ def _modes(modules: Iterable[nn.Module]) -> list[bool]:
 
 def _leaf(ctx: Any, x: Tensor) -> Tensor:
     return x.detach().requires_grad_(ctx.needs_input_grad[2])
+
+
+@contextlib.contextmanager
+def _without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Take the hooks of parameters away: the backward pass around runs them on the results."""
+    hooked = [(one, one._backward_hooks) for one in parameters if one._backward_hooks]
+    for one, _ in hooked:
+        one._backward_hooks = None
+    try:
+        yield
+    finally:
+        for one, hooks in hooked:
+            one._backward_hooks = hooks
 
 
 def _never(saved: Any) -> Tensor:

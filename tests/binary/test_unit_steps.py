@@ -788,6 +788,25 @@ def test_a_recomputed_segment_ignores_autocast_around_its_backward_pass(calls):
     assert len(calls) == 4
 
 
+@pytest.mark.parametrize('late', [True, False])
+def test_hooks_of_parameters_run_once_in_a_recomputed_segment(calls, late):
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    weight, found = module.step.conv.weight, []
+    for segment in (False, True):
+        torch.manual_seed(3)
+        weight.grad = None
+        y = recompute_segment(module, x, [module]) if segment and late else None
+        hook = weight.register_hook(lambda grad: found.append(grad) or grad.neg())
+        if y is None:
+            y = recompute_segment(module, x, [module]) if segment else module(x)
+        for _ in range(2):  # hooks are there again after the first backward pass
+            y.sum().backward(retain_graph=True)
+        hook.remove()
+        found.append(weight.grad)
+    assert len(found) == 6
+    assert all(map(torch.equal, found[:3], found[3:]))
+
+
 def test_a_recomputed_segment_stores_its_input_only(calls):
     module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
     stored = []
