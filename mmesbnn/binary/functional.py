@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
 from ..native import Packed, PackedWeights
@@ -49,6 +48,7 @@ from .native_mode import (
     rows_of_map,
     saved_bits,
 )
+from .once_differentiable import once_differentiable
 from .signs import compiles_for_speed
 from .strided_gradient import convolution_gradients
 from .tracing import is_transformed

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..native import Packed, PackedWeights, latent_gradient, sign_gradient
 from ..native.kernels import MOST_TERMS
@@ -35,6 +34,7 @@ from .native_mode import (
     sum_packed,
 )
 from .native_training import is_plain, layout_of, trains_natively
+from .once_differentiable import once_differentiable
 from .recompute import compute_once, is_keeping
 from .sign_sums import Convolved, SignSums, scaled, stand_in
 from .signs import HardTanhSign, QuadraticSign
@@ -225,7 +225,7 @@ def _through(
         array_of(shift.contiguous()),
         surrogate=surrogate.name,
         clip=surrogate.clip,
-        more=cast(Tensor, more).contiguous().numpy() if adds else None,
+        more=cast(Tensor, more).detach().contiguous().numpy() if adds else None,
         threads=torch.get_num_threads(),
     )
     of_x, of_shift = map(torch.from_numpy, found)

@@ -12,13 +12,13 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..native import NormGradients, NormOperands, normalize, normalize_gradients
 from .activated_sums import Activated, ActivatedSums
 from .expansion import is_channels_last
 from .native_mode import array_of
 from .native_training import is_plain, layout_of, trains_natively
+from .once_differentiable import once_differentiable
 from .recompute import keep, recall
 from .sign_sums import Convolved, SignSums, stand_in
 from .tiled_norm import TiledBatchNorm2d

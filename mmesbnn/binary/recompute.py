@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -28,6 +27,7 @@ from torch.utils.checkpoint import (
 
 from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
+from .once_differentiable import once_differentiable
 from .signs import is_composed
 
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)
