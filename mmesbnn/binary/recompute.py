@@ -4,14 +4,15 @@ A binary network has about a dozen element-wise operations on full-precision map
 two convolutions. They are cheap to recompute but expensive to store. Convolutions are the
 opposite, except those that sum few products.
 
-The flag of :func:`is_recomputing` is global in the process, because ``torch.compile`` does
-not support a thread-local flag. Two threads must therefore not train with recomputation at
-the same time.
+In compiled code the flag of :func:`is_recomputing` is global in the process, because
+``torch.compile`` does not support a thread-local flag. Two threads must therefore not train
+compiled networks with recomputation at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -47,8 +48,21 @@ _CHANGED = (
 )
 
 _recomputing = False
-#: Results of native steps, in the innermost segment that is recomputed.
-_kept: KeptResults | None = None
+
+
+class _Thread(threading.local):
+    """State of a thread. Another one may train a network at the same time.
+
+    Attributes:
+        recomputing: Flag of code that is not compiled.
+        kept: Results of native steps, in the innermost segment that is recomputed.
+    """
+
+    recomputing = False
+    kept: KeptResults | None = None
+
+
+_thread = _Thread()
 
 
 def is_recomputing() -> bool:
@@ -58,22 +72,26 @@ def is_recomputing() -> bool:
     ``torch.utils.checkpoint``, which mmpretrain's Transformers use for ``with_cp``, and mmengine
     for ``activation_checkpointing``.
     """
-    if _recomputing or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return _recomputing
     # a forward in the backward pass of autograd repeats an earlier one
-    return torch._C._current_graph_task_id() != -1
+    return _thread.recomputing or torch._C._current_graph_task_id() != -1
 
 
 class _Flag:
-    """Context that sets the flag of :func:`is_recomputing`, and restores it afterwards."""
+    """Context that sets the flags of :func:`is_recomputing`, and restores them afterwards."""
 
     def __enter__(self) -> None:
         global _recomputing
         self.earlier, _recomputing = _recomputing, True
+        if not torch.compiler.is_compiling():
+            self.own, _thread.recomputing = _thread.recomputing, True
 
     def __exit__(self, *error: Any) -> None:
         global _recomputing
         _recomputing = self.earlier
+        if not torch.compiler.is_compiling():
+            _thread.recomputing = self.own
 
 
 class _Recomputation(TorchDispatchMode):
@@ -140,17 +158,15 @@ class _Keeping:
         self.kept, self.reads, self.flag = kept, reads, _Flag() if reads else None
 
     def __enter__(self) -> None:
-        global _kept
-        self.earlier, _kept = _kept, self.kept
+        self.earlier, _thread.kept = _thread.kept, self.kept
         self.kept.next, self.kept.reads = 0, self.reads
         if self.flag is not None:
             self.flag.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        global _kept
         if self.flag is not None:
             self.flag.__exit__(*error)
-        _kept = self.earlier
+        _thread.kept = self.earlier
 
 
 _Result = TypeVar('_Result')
@@ -158,7 +174,7 @@ _Result = TypeVar('_Result')
 
 def is_keeping() -> bool:
     """Return whether a segment runs whose native steps keep their results."""
-    return _kept is not None
+    return _thread.kept is not None
 
 
 def compute_once(compute: Callable[[], _Result]) -> _Result:
@@ -167,7 +183,7 @@ def compute_once(compute: Callable[[], _Result]) -> _Result:
     Args:
         compute: Function of a small result. Outside of recomputed segments nothing is kept.
     """
-    if _kept is not None and _kept.reads:
+    if _thread.kept is not None and _thread.kept.reads:
         return cast(_Result, recall())
     result = compute()
     keep(result)
@@ -176,18 +192,20 @@ def compute_once(compute: Callable[[], _Result]) -> _Result:
 
 def keep(value: Any) -> None:
     """Keep a small value of a segment that will be recomputed, for :func:`recall`."""
-    if _kept is not None and not _kept.reads:
-        _kept.results.append(value)
+    kept = _thread.kept
+    if kept is not None and not kept.reads:
+        kept.results.append(value)
 
 
 def recall() -> Any:
     """Return what the first pass kept at this place of a recomputed segment; elsewhere None."""
-    if _kept is None or not _kept.reads:
+    kept = _thread.kept
+    if kept is None or not kept.reads:
         return None
-    if _kept.next == len(_kept.results):
+    if kept.next == len(kept.results):
         raise RuntimeError(_CHANGED)
-    _kept.next += 1
-    return _kept.results[_kept.next - 1]
+    kept.next += 1
+    return kept.results[kept.next - 1]
 
 
 def _whole() -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Recomputation changes the memory and no value."""
 
 import copy
+from threading import Thread
 
 import pytest
 import torch
@@ -168,6 +169,19 @@ def test_only_the_second_pass_is_a_recomputation(keeps, monkeypatch):
     y.sum().backward()
     assert flags == [False, True]
     assert not is_recomputing()
+
+
+def test_another_thread_is_no_recomputation():
+    flags, x = [], torch.ones(2, requires_grad=True)
+
+    def function(x):
+        other = Thread(target=lambda: flags.append(is_recomputing()))
+        other.start()
+        other.join()
+        return x.sin().exp()
+
+    recompute_elementwise(function, x).sum().backward()
+    assert flags == [False, False]
 
 
 @pytest.mark.parametrize('keeps', [True, False])

@@ -1,6 +1,7 @@
 """Steps of units on the native kernels give what the layers give one after another."""
 
 import copy
+from threading import Thread
 
 import pytest
 import torch
@@ -825,6 +826,29 @@ def test_a_segment_of_few_pixels_and_many_weights_is_not_recomputed(calls, extra
     y = recompute_segment(module, x, [module])
     y.sum().backward()
     assert len(calls) == (1 if extra else 2)
+
+
+@pytest.mark.parametrize('recomputes', [recompute_segment, recompute_elementwise])
+def test_steps_of_another_thread_are_not_part_of_a_segment(calls, recomputes):
+    torch.manual_seed(0)
+    module, other = Random(), Unit()
+    x, gate = inputs(2, 16, 6, 6)
+    expected, found = results(copy.deepcopy(other), x, gate), []
+
+    def function(x):
+        twin = copy.deepcopy(other)
+        thread = Thread(target=lambda: found.append(results(twin, 1 * x.detach(), gate)))
+        thread.start()
+        thread.join()
+        return module(x)
+
+    more = () if recomputes is recompute_elementwise else ([module],)
+    recomputes(function, x.clone().requires_grad_(), *more).sum().backward()
+    assert len(found) == 2
+    for one in found:
+        assert all(
+            a is b is None or torch.equal(a, b) for a, b in zip(one.values(), expected.values())
+        )
 
 
 @pytest.mark.parametrize('processes', [True, False])
