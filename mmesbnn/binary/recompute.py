@@ -44,7 +44,7 @@ _UPDATES_TWICE = torch.__version__ < '2.9'
 #: Message about a second pass that would not repeat the first one.
 _CHANGED = (
     'layers of a segment that is recomputed were changed between its forward and its backward '
-    'pass, such as by train() or eval(): call backward() first'
+    'pass, such as by train(), eval() or requires_grad_(False): call backward() first'
 )
 
 _recomputing = False
@@ -258,7 +258,8 @@ class _Segment(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
-        if _modes(ctx.modules) != ctx.modes:
+        frozen = any(not one.requires_grad for one in parameters)
+        if frozen or _modes(ctx.modules) != ctx.modes:
             raise RuntimeError(_CHANGED)
         leaf = _leaf(ctx, x)
         with (
@@ -325,7 +326,7 @@ def recompute_segment(
 
     Raises:
         RuntimeError: In the backward pass, if the mode of a module has changed since the forward
-            pass.
+            pass, or a parameter is trained no more.
     """
     if is_composed() or not torch.is_grad_enabled() or not _runs_on_bits(x):
         return recompute_elementwise(function, x)

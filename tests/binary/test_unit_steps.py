@@ -851,6 +851,14 @@ def test_steps_of_another_thread_are_not_part_of_a_segment(calls, recomputes):
         )
 
 
+def test_parameters_frozen_before_the_second_pass_are_an_error(calls):
+    module, x = Random(), inputs(2, 16, 6, 6)[0].requires_grad_()
+    y = recompute_segment(module, x, [module])
+    module.step.conv.requires_grad_(False)
+    with pytest.raises(RuntimeError, match='requires_grad_'):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize('processes', [True, False])
 @pytest.mark.parametrize('sync', [True, False])
 def test_a_small_segment_is_recomputed_if_its_norms_wait_for_processes(
