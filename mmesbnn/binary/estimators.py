@@ -60,8 +60,9 @@ def _just_above(bound: float, dtype: torch.dtype) -> float:
     """Return the next number after ``bound`` in the dtype of the kernel's comparison."""
     if dtype == torch.float64:
         return math.nextafter(bound, math.inf)
-    rounded = torch.tensor(bound, dtype=dtype).float()
-    return torch.nextafter(rounded, torch.tensor(math.inf)).item()
+    # not in the dtype or on the device that torch has as default
+    rounded = torch.tensor(bound, dtype=dtype, device='cpu').float()
+    return torch.nextafter(rounded, torch.full_like(rounded, math.inf)).item()
 
 
 def window_gradient(grad: Tensor, x: Tensor, clip: float) -> Tensor:

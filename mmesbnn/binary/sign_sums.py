@@ -62,4 +62,4 @@ def scaled(sums: Tensor, scales: Tensor) -> Tensor:
 
 def stand_in(shape: tuple[int, ...]) -> Tensor:
     """Return a float32 tensor of a shape whose entries are all the same NaN in memory."""
-    return torch.full((), math.nan).expand(shape)
+    return torch.full((), math.nan, dtype=torch.float32, device='cpu').expand(shape)

@@ -7,6 +7,7 @@ import torch
 
 from mmesbnn.binary import (
     centred_sign_weight,
+    estimators,
     hard_tanh_sign,
     identity_sign,
     quadratic_sign,
@@ -54,6 +55,20 @@ def first_and_second(function, x):
     through_x, through_u = torch.autograd.grad(first, (x, u), v, allow_unused=True)
     zeros = torch.zeros_like(x)
     return y.detach(), first.detach(), zeros if through_x is None else through_x, through_u
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('default', [torch.float32, torch.float64, torch.bfloat16])
+def test_the_bounds_of_a_window_do_not_depend_on_the_default_dtype(default, dtype):
+    estimators._just_above.cache_clear()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        x = torch.tensor([-1.0, 1.0], dtype=dtype).requires_grad_()
+        hard_tanh_sign(x).sum().backward()
+    finally:
+        torch.set_default_dtype(before)
+    assert x.grad.tolist() == [1, 1]
 
 
 def away_from_kinks():

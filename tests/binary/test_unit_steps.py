@@ -125,7 +125,7 @@ def results(step, x, gate, run=None):
     """Return result, gradients and running statistics of a step of training."""
     x, gate = x.clone().requires_grad_(), gate.clone().requires_grad_()
     y = (run or step)(x, gate)
-    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
     gradients = {name: p.grad for name, p in step.named_parameters()}
     return dict(gradients, y=y.detach(), x=x.grad, gate=gate.grad, **dict(step.named_buffers()))
 
@@ -727,6 +727,21 @@ def test_what_is_not_written_is_stored_as_16_bits(calls):
     maps = [one for one in stored if one.shape[-2:] == (6, 6) and one.is_floating_point()]
     # input and residual are the same map
     assert {one.data_ptr() for one in maps} == {maps[0].data_ptr()}
+
+
+@pytest.mark.parametrize('default', [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_torch_changes_nothing(calls, default):
+    x, gate = inputs(2, 16, 6, 6)
+    unit = Unit()
+    expected = results(copy.deepcopy(unit), x, gate)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = results(unit, x, gate)
+    finally:
+        torch.set_default_dtype(before)
+    assert_rounding(found, expected)
+    assert len(calls) == 6
 
 
 def test_torch_reads_what_is_not_written(calls):
