@@ -299,13 +299,14 @@ def _signed_conv(
     if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):
         return None
     surrogate = _surrogate(sign)
-    if surrogate is None or layer.weight.dtype != torch.float32:
-        return None
-    if not _is_binary(layer.weight_binarizer):
+    if surrogate is None or not _is_binary(layer.weight_binarizer):
         return None
     shift = x.new_zeros(maps.shape[1]) if shift is None else shift
     binarization = _binarization(layer)
+    # read once: a parametrization can draw numbers or keep a state
     weight = layer.weight if binarization.latent else layer.effective_weight()
+    if weight.dtype != torch.float32:
+        return None
     if weight.dim() == 2:
         weight = weight[:, :, None, None]
     fits = weight[0].numel() <= MOST_TERMS

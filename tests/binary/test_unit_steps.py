@@ -744,6 +744,26 @@ def test_the_default_dtype_of_torch_changes_nothing(calls, default):
     assert len(calls) == 6
 
 
+class Noise(nn.Module):
+    """A parametrization that draws numbers."""
+
+    def forward(self, weight):
+        return weight + torch.randn_like(weight)
+
+
+@pytest.mark.parametrize('binarizer', ['scaled_sign', 'plain_sign', 'learned_scale'])
+def test_a_parametrized_weight_is_computed_once(calls, binarizer):
+    layer, x = BinaryConv2d(16, 4, 3, weight_binarizer=binarizer), inputs(2, 16, 6, 6)[0]
+    nn.utils.parametrize.register_parametrization(layer, 'weight', Noise())
+    drawn = []
+    for switched in (lambda run: run(), without_kernels):
+        torch.manual_seed(3)
+        drawn.append((switched(lambda: layer(x)).detach(), torch.rand(1)))
+    for ours, theirs in zip(*drawn):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert calls == ['_SignedConv']
+
+
 def test_torch_reads_what_is_not_written(calls):
     x, gate = inputs(2, 16, 6, 6)
     unit = Unit()
