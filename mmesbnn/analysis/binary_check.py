@@ -18,6 +18,7 @@ from ..checks import check, checked, instance, one_of
 from .operators import Forms, OperatorMode, is_binary, layer_name
 
 TENSOR = instance(Tensor, 'a tensor')
+_NO_VALUES = 'inputs are on the device meta, without values'
 #: Arguments of ``forward``. An array of NumPy, say, would be unpacked into its images.
 _ARGUMENTS = instance((list, tuple), 'a tensor, or a mapping, list or tuple of arguments')
 
@@ -52,6 +53,8 @@ def check_input(x: Tensor, low: int = -1) -> str | None:
         low: The smaller value: -1, or 0 behind a sign that gives 0 and 1. The other is 1.
             Default -1.
     """
+    if x.is_meta:
+        return _NO_VALUES
     found = x.detach()
     other = found[found.abs() != 1] if low else found[(found != 0) & (found != 1)]
     if other.numel() == 0:
@@ -72,6 +75,8 @@ def check_activation(x: Tensor) -> str | None:
     Args:
         x: Factor of any shape.
     """
+    if x.is_meta:
+        return _NO_VALUES
     values = x.detach().unique()
     if not torch.isfinite(values).all():
         return 'a factor of binary_matmul is not finite'

@@ -18,7 +18,7 @@ from .precision import KeepsSigns
 from .prelus import prelu
 from .signs import build_sign, compiles_for_speed
 from .tracing import whole_layer
-from .weight_values import check_weight
+from .weight_values import NO_VALUES, check_weight
 from .weights import RealWeight, build_weight_binarizer
 
 
@@ -193,6 +193,8 @@ class BinaryLayer(KeepsSigns):
         """
         if self.has_real_weights:
             return f'its weights are real (weight_binarizer={self.binarizer_name})'
+        if self.weight.is_meta:
+            return NO_VALUES
         if not torch.isfinite(self.weight).all():
             return 'its weights hold NaN or infinity'
         own_reason = getattr(self.weight_binarizer, 'why_not_binary', None)

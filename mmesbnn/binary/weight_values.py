@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..checks import Rule, checked
 
+NO_VALUES = 'its weights are on the device meta, without values'
 WEIGHT = Rule('a tensor (C_o, ...)', lambda x: isinstance(x, Tensor) and x.dim() > 1)
 
 
@@ -20,6 +21,8 @@ def check_weight(weight: Tensor) -> str | None:
     Args:
         weight: Effective weight ``(C_o, ...)``.
     """
+    if weight.is_meta:
+        return NO_VALUES
     rows = weight.detach().flatten(1)
     bad = ~torch.isfinite(rows).all(1)
     if bad.any():

@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from mmesbnn.analysis import check_binary, check_input, check_weight
-from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkLinear
+from mmesbnn.binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryMultiheadAttention,
+    Expansion,
+    ShrunkLinear,
+)
 from mmesbnn.models.backbones.bnext import BNext
 
 from .digits import set_temperature
@@ -156,3 +162,10 @@ def test_other_batches_are_named(batch):
     with pytest.raises(ValueError, match=r'^batch=.* must be a tensor, or a mapping, list or') as e:
         check_binary(BinaryConv2d(2, 2, 1), batch)
     assert len(str(e.value)) < 400
+
+
+def test_a_network_without_values_is_not_known_to_be_binary():
+    model = nn.Sequential(BinaryLinear(8, 6), nn.ReLU(), BinaryMultiheadAttention(6, 2)).to('meta')
+    findings = check_binary(model, torch.randn(2, 3, 8, device='meta'))
+    assert {finding.layer.split('.')[0] for finding in findings} == {'0', '2'}
+    assert all(str(finding).endswith('device meta, without values') for finding in findings)

@@ -110,6 +110,12 @@ def test_tensors_that_a_file_cannot_hold(value, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_without_values_cannot_be_packed(tmp_path):
+    model = nn.Sequential(BinaryLinear(3, 2)).to('meta')
+    with pytest.raises(PackError, match=r'^cannot pack 0: its weights are on the device meta'):
+        pack(model, tmp_path / 'net.safetensors')
+
+
 def test_a_lazy_layer_cannot_be_packed(tmp_path):
     model = nn.Sequential(BinaryLinear(3, 2, weight_binarizer='scaled_sign'), nn.LazyLinear(3))
     with pytest.raises(PackError, match=r'^cannot pack 1\.weight: it is a tensor without a shape'):
