@@ -186,7 +186,7 @@ def fill(
     Raises:
         PackError: If tensors and network do not fit.
     """
-    model.to(DTYPES[metadata['dtype']])
+    nn.Module.to(model, DTYPES[metadata['dtype']])  # that of diffusers refuses quantized models
     if DTYPES_ENTRY in metadata:
         _set_dtypes(model, stored)
     _fix(model, stored, path)

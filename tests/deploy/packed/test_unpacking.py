@@ -12,6 +12,7 @@ from mmesbnn.deploy import PackError, load_packed, pack
 from mmesbnn.deploy.packed.file import read_packed
 from mmesbnn.deploy.packed.layout import CHECKSUM, checksum
 from tests.deploy.packed.nets import Net, shaken
+from tests.families import float_unet
 
 pytest.importorskip('safetensors')
 
@@ -108,3 +109,16 @@ def test_another_network(packed):
 
 
 # networks of configs --------------------------------------------------------------
+
+
+def test_a_model_of_diffusers_that_a_binary_config_made(tmp_path):
+    pytest.importorskip('diffusers')
+    from mmesbnn.diffusion import BinaryConfig, binarize_unet
+
+    models = [float_unet() for _ in range(2)]
+    for model in models:
+        binarize_unet(model, options=BinaryConfig(tau=2))
+    sample, path = torch.randn(2, 3, 16, 16), tmp_path / 'net.safetensors'
+    pack(models[0].eval(), path)
+    loaded = load_packed(path, models[1])
+    assert torch.equal(loaded(sample, 5).sample, models[0](sample, 5).sample)
