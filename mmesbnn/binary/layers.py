@@ -195,6 +195,9 @@ class BinaryLayer(KeepsSigns):
             return f'its weights are real (weight_binarizer={self.binarizer_name})'
         if self.weight.is_meta:
             return NO_VALUES
+        if self.weight.dtype.itemsize == 1:
+            kind = str(self.weight.dtype).removeprefix('torch.')
+            return f'its weights are {kind}, with which torch cannot compute'
         if not torch.isfinite(self.weight).all():
             return 'its weights hold NaN or infinity'
         own_reason = getattr(self.weight_binarizer, 'why_not_binary', None)

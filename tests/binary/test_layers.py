@@ -312,6 +312,13 @@ def test_a_layer_says_why_its_weight_is_not_binary(binarizer, reason):
         assert ('real' if binarizer == 'real' else 'NaN') in layer.why_not_binary()
 
 
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_8_bits_have_no_arithmetic(dtype):
+    layer = BinaryLinear(4, 2).to(dtype)  # as enable_layerwise_casting of diffusers stores them
+    kind = str(dtype).removeprefix('torch.')
+    assert layer.why_not_binary() == f'its weights are {kind}, with which torch cannot compute'
+
+
 def test_a_hardened_weight_is_binary():
     layer = BinaryLinear(4, 2, weight_binarizer='temperature')
     assert layer.temperature == 1
