@@ -39,7 +39,8 @@ def main() -> int:
     warnings.simplefilter('ignore')
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    model.eval()
     load_weights(model, args.checkpoint, args.max_bytes)
     runners, left_out = runners_of(args.export)
     packed = load_packed(

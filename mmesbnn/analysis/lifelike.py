@@ -48,4 +48,5 @@ def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
         model(x)
         for norm, momentum in norms:
             norm.momentum = momentum
-    return model.eval()
+    model.eval()
+    return model

@@ -218,4 +218,5 @@ def create_model(
             endpoint=endpoint,
         )
     model._config = config
-    return model.train()
+    model.train()
+    return model

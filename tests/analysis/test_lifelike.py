@@ -25,3 +25,15 @@ def test_a_network_is_binary_and_the_same_with_the_same_seed():
         outputs.append(model(x)[-1])
     assert torch.equal(*outputs)
     assert outputs[0].std() > 0
+
+
+class Silent(nn.Sequential):
+    """A network whose ``train`` returns nothing, as that of mmpretrain's backbones."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_network_whose_train_returns_nothing():
+    model = Silent(nn.BatchNorm2d(3))
+    assert lifelike(model, torch.randn(2, 3, 4, 4)) is model and not model[0].training

@@ -130,6 +130,18 @@ def test_construction_builds_no_teachers(built):
     assert built == []
 
 
+class SilentTeacher(LinearTeacher):
+    """A teacher whose ``train`` returns nothing, as that of some detectors of mmdet."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_teacher_whose_train_returns_nothing():
+    model = build(dict(main=dict(model=dict(type=SilentTeacher, seed=0))))
+    assert all(loss.isfinite() for loss in losses(model, images()).values())
+
+
 def test_load_teachers_builds_them_once(built):
     model = build(three_assistants(), load=False)
     model.load_teachers()

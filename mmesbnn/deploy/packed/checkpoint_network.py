@@ -63,7 +63,8 @@ def read_network(
     except InputError as error:
         raise InputError(f'{checkpoint if config is None else config}: {error}') from error
     load_state(model, content, checkpoint)
-    return model.eval(), cfg, plain_meta(meta.get('dataset_meta'))
+    model.eval()
+    return model, cfg, plain_meta(meta.get('dataset_meta'))
 
 
 def _by_size(content: Any, max_bytes: int | None) -> contextlib.AbstractContextManager[Any]:

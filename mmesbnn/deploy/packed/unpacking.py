@@ -191,7 +191,8 @@ def fill(
         _set_dtypes(model, stored)
     _fix(model, stored, path)
     _fill(model, stored, path)
-    return model.eval()
+    model.eval()  # it returns None in many backbones of OpenMMLab
+    return model
 
 
 def _stored(

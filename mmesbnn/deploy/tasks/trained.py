@@ -61,7 +61,8 @@ def load_trained(
     check_weights(model, checkpoint)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    return cfg, model.eval(), meta.get('dataset_meta')
+    model.eval()
+    return cfg, model, meta.get('dataset_meta')
 
 
 def check_weights(model: nn.Module, name: Any) -> None:

@@ -59,7 +59,8 @@ def build_teacher(name: str, spec: dict[str, Any]) -> nn.Module:
         # strict: with a checkpoint that fits in part only, the teacher would teach noise
         with _reading(name, f'checkpoint={checkpoint!r}'):
             load_checkpoint(teacher, checkpoint, map_location='cpu', strict=True)
-    return teacher.eval().requires_grad_(False)
+    teacher.eval()  # it returns None in some networks of OpenMMLab
+    return teacher.requires_grad_(False)
 
 
 @contextmanager

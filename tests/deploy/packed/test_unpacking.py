@@ -122,3 +122,16 @@ def test_a_model_of_diffusers_that_a_binary_config_made(tmp_path):
     pack(models[0].eval(), path)
     loaded = load_packed(path, models[1])
     assert torch.equal(loaded(sample, 5).sample, models[0](sample, 5).sample)
+
+
+class Silent(nn.Sequential):
+    """A network whose ``train`` returns nothing, as that of mmpretrain's backbones."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_network_whose_train_returns_nothing(tmp_path):
+    model, again = Silent(BinaryLinear(4, 3)), Silent(BinaryLinear(4, 3))
+    pack(model, tmp_path / 'net.safetensors')
+    assert load_packed(tmp_path / 'net.safetensors', again) is again and not again[0].training
