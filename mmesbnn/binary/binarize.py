@@ -149,7 +149,8 @@ def binarize(
       (``self.proj.weight``) or in the run of ``example``. Examples are the ``out_proj`` of
       ``nn.MultiheadAttention`` and the ``qkv`` of torchvision's Swin. Tied weights, too;
     - layers that an ordinary attribute also holds, such as a list that is no
-      ``nn.ModuleList``, because the network would go on to run the float layer;
+      ``nn.ModuleList``, because the network would go on to run the float layer; and those
+      whose weight it holds, as in ``DistributedDataParallel``: binarize before you wrap;
     - layers whose number of outputs cannot be divided by ``tau`` or ``es_groups``, and
       layers with padding other than zeros.
 

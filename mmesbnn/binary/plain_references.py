@@ -17,16 +17,16 @@ from torch.utils._pytree import tree_leaves
 _REGISTERED = ('_modules', '_parameters', '_buffers')
 
 
-def _modules_in(value: Any) -> Iterator[nn.Module]:
-    """Yield the modules in nested lists and dicts, and those of methods that are kept there."""
+def _held_in(value: Any) -> Iterator[nn.Module | nn.Parameter]:
+    """Yield the modules and parameters in nested lists and dicts, and those of methods there."""
     for leaf in tree_leaves(value):
         owner = leaf.__self__ if isinstance(leaf, MethodType) else leaf
-        if isinstance(owner, nn.Module):
+        if isinstance(owner, (nn.Module, nn.Parameter)):
             yield owner
 
 
 def plain_references(model: nn.Module) -> dict[int, str]:
-    """Map the id of each module that an ordinary attribute holds to the attribute.
+    """Map the id of each module or parameter that an ordinary attribute holds to the attribute.
 
     Args:
         model: The network, whose modules are searched.
@@ -36,6 +36,6 @@ def plain_references(model: nn.Module) -> dict[int, str]:
         for module in model.modules()
         for name, value in vars(module).items()
         if name not in _REGISTERED
-        for held in _modules_in(value)
+        for held in _held_in(value)
         if held is not module  # hooks of lazy layers are their own methods
     }

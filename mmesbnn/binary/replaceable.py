@@ -176,8 +176,9 @@ def _obstacle(
         return 'a binary layer already'
     if id(module) in readers:
         return f'{readers[id(module)]} reads its weight'
-    if id(module) in holders:
-        return f'{holders[id(module)]}, an ordinary attribute, also holds it'
+    for held, what in ((module, 'it'), (module.weight, 'its weight')):
+        if id(held) in holders:
+            return f'{holders[id(held)]}, an ordinary attribute, also holds {what}'
     if not _computes_as_torch(kind):
         own = [x.__name__ for x in _ELIGIBLE]  # other classes of these names need their module
         name = f'{kind.__module__}.{kind.__name__}' if kind.__name__ in own else kind.__name__

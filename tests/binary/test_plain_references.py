@@ -56,3 +56,12 @@ def test_names_of_registered_modules_do_not_count():
     net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)])
     net.also, net.names = net[1], ['1', '2']
     assert [layer.name for layer in binarize(net, keep_last=False).replaced] == ['1', '2', '3']
+
+
+def test_a_weight_that_an_ordinary_attribute_holds():
+    # as DistributedDataParallel and mmengine's averaged models do: they would hold the old one
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    model.averaged = {'1.weight': model[1].weight}
+    report = binarize(model)
+    assert {layer.name for layer in report.kept} == {'0', '1', '3'}
+    assert 'Sequential.averaged, an ordinary attribute, also holds its weight' in str(report)
