@@ -1,7 +1,8 @@
-"""Check that the checkpoint hooks of one training do not disturb each other."""
+"""Check that the checkpoint hooks of one training can save and do not disturb each other."""
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 from mmengine.hooks import CheckpointHook
@@ -14,16 +15,29 @@ def _best_records(hook: CheckpointHook) -> set[str]:
     return {'best_score'} if len(keys) == 1 else {f'best_score_{key}' for key in keys}
 
 
-def check_others(hook: CheckpointHook, runner: Runner) -> None:
-    """Check that no other hook has the records or the files of ``hook``.
+def _check_name(folder: str) -> None:
+    """Check that ``last_checkpoint`` can name the files of a folder, as mmengine reads it."""
+    encoding = locale.getpreferredencoding(False)
+    try:
+        folder.encode(encoding)
+    except UnicodeError:
+        raise ValueError(
+            f'checkpoints cannot be saved in {folder!r}: last_checkpoint names them, so the name '
+            f'must be text in {encoding}, the encoding of the locale'
+        ) from None
+
+
+def check_saving(hook: CheckpointHook, runner: Runner) -> None:
+    """Check the folder of ``hook``, and that no other hook has its records or its files.
 
     Args:
         hook: Checkpoint hook whose folder is known.
         runner: Runner with all hooks.
 
     Raises:
-        ValueError: If another hook has.
+        ValueError: If another hook has, or if the folder's name is not text.
     """
+    _check_name(hook.out_dir)
     for other in runner.hooks:
         if other is hook or not isinstance(other, CheckpointHook):
             continue

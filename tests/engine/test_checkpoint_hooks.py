@@ -1,5 +1,8 @@
 """Checkpoint hooks of one training have their own files and records, or are refused."""
 
+import locale
+import os
+
 import pytest
 from mmengine.hooks import CheckpointHook
 
@@ -54,3 +57,16 @@ def test_hooks_with_several_metrics_have_records_for_each(tmp_path):
     ]
     train(tmp_path, *pairs)
     assert names(tmp_path) == ['epoch_2.pth']
+
+
+def test_a_folder_that_the_pointer_cannot_name_is_refused_before_the_training(tmp_path):
+    folder = tmp_path / os.fsdecode(b'w\xff')
+    with pytest.raises(ValueError, match=r"saved in '.*/w\\udcff': last_checkpoint names them"):
+        train(folder, WholeCheckpointHook(interval=1))
+    assert names(folder) == []
+
+
+def test_a_folder_with_letters_that_the_locale_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(locale, 'getpreferredencoding', lambda *_: 'ascii')
+    with pytest.raises(ValueError, match=r'/\u00fc.: last_checkpoint .* must be text in ascii'):
+        train(tmp_path / '\u00fc', WholeCheckpointHook(interval=1))

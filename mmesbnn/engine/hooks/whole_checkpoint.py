@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
-from ..checkpoint_hooks import check_others
+from ..checkpoint_hooks import check_saving
 from ..optimizer_states import check_fused_states
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
@@ -110,9 +110,9 @@ class WholeCheckpointHook(CheckpointHook):
     Raises:
         TypeError: If an argument is unknown.
         ValueError: If an argument is not one of the allowed values; before training, if
-            ``out_dir`` is a URL, the runner is not mmengine's ``Runner``, or another checkpoint
-            hook has the same files or record of the best score; after a validation that did
-            not measure a metric of ``save_best``.
+            ``out_dir`` is a URL, the runner is not mmengine's ``Runner``, the folder's name is
+            not text, or another checkpoint hook has the same files or record of the best
+            score; after a validation that did not measure a metric of ``save_best``.
     """
 
     @checked(
@@ -195,7 +195,7 @@ class WholeCheckpointHook(CheckpointHook):
 
         This hook is the last of all hooks, so that the others are ready for the validation.
         """
-        check_others(self, runner)
+        check_saving(self, runner)
         check_fused_states(runner.optim_wrapper)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
