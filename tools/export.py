@@ -20,6 +20,7 @@ from mmesbnn import cli, options  # before the slow imports
 
 # isort: split
 
+from mmesbnn.errors import shorten
 from mmesbnn.optional import require
 
 
@@ -89,9 +90,10 @@ def main() -> None:
         max_bytes=args.max_bytes,
     )
     task = make_task(cfg, model, size=args.shape, count=args.images, dataset_meta=meta)
+    # a manifest is text, which a file's name need not be
     source = {
-        'config': None if args.checkpoint is None else Path(args.config).name,
-        'checkpoint': Path(args.checkpoint or args.config).name,
+        'config': None if args.checkpoint is None else shorten(Path(args.config).name, 300),
+        'checkpoint': shorten(Path(args.checkpoint or args.config).name, 300),
     }
     report = export(
         task,

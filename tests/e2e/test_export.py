@@ -1,5 +1,8 @@
 """tools/export.py as a user runs it."""
 
+import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -66,6 +69,16 @@ def test_the_former_name_does_the_same(project, tmp_path, monkeypatch, capsys):
         'model.xml',
         'report.json',
     ]
+
+
+def test_names_of_files_that_are_no_text(project, tmp_path, export):
+    config, _, hard, _ = project
+    weights = tmp_path / os.fsdecode(b'w\xff\n.pth')
+    shutil.copy(hard, weights)
+    code, _, err = export(config, weights, '--out', tmp_path / 'net', '--no-native', '--images', 1)
+    assert code == 0, err
+    source = json.loads((tmp_path / 'net' / 'manifest.json').read_text())['source']
+    assert source == {'config': config.name, 'checkpoint': r'w\udcff .pth'}
 
 
 def test_any_batch_in_half_precision_of_another_shape(project, tmp_path, export):
