@@ -36,6 +36,8 @@ _SCAN, _MOST_SCANS = b'\xff\xda', 500
 _COMMENT, _MOST_COMMENTS = b'#', 500
 #: Largest number of pixels of a BMP file with run lengths. PIL fills its rows in a loop of Python.
 _MOST_RUN_PIXELS = 2**22
+#: Factor by which PIL spreads grey levels of 2 and 4 bits over 8, by the kind of its raw pixels.
+_SPREAD = {'L;2': 85, 'L;4': 17}
 _LIMIT = Lock()
 
 
@@ -168,6 +170,19 @@ def _check_work(image: Image.Image, file: IO[bytes]) -> None:
         raise ImageError(f'a BMP file with run lengths and more than {_MOST_RUN_PIXELS} pixels')
 
 
+def _match_transparency(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG that is not decoded the 8 bits of its pixels.
+
+    PIL changes the pixels only, so the colour would be that of no pixel, or of wrong ones.
+    """
+    clear, tiles = image.info.get('transparency'), getattr(image, 'tile', None)
+    raw = tiles[0][3] if tiles and image.format == 'PNG' else None
+    if raw in _SPREAD and isinstance(clear, int) and clear <= 255 // _SPREAD[raw]:
+        image.info['transparency'] = clear * _SPREAD[raw]
+    elif raw == 'RGB;16B' and isinstance(clear, tuple):
+        image.info['transparency'] = tuple(level >> 8 for level in clear)
+
+
 def read_image_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image and turn it upright; if a file has several images, read the first one.
 
@@ -201,6 +216,7 @@ def decode(image: Image.Image, what: str) -> None:
         file = getattr(image, 'fp', None)  # None if it is decoded
         if file:
             _check_work(image, file)
+            _match_transparency(image)
         image.load()
     except MemoryError:
         raise
