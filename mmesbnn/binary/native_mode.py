@@ -22,7 +22,7 @@ from ..native import (
     weight_gradient,
 )
 from ..native.arguments import shared_array
-from ..native.library import library
+from ..native.library import NativeError, library
 from .expansion import is_channels_last
 from .tracing import is_transformed
 
@@ -54,7 +54,8 @@ def use_native(enabled: bool = True) -> bool:
     float32, and so do results of norms. Layers with hooks, or whose ``forward`` was replaced, run
     on torch's operators.
 
-    The environment variable ``MMESBNN_NATIVE=1`` also switches them on.
+    The environment variable ``MMESBNN_NATIVE=1`` also switches them on. A value other than
+    0 and 1 is an error of the import.
 
     Args:
         enabled: Whether to use the kernels. Default True.
@@ -286,5 +287,13 @@ def native_linear(x: Tensor, weight: Tensor) -> Tensor | None:
     return None if y is None else rows_of_map(y, x.shape[:-1])
 
 
-if os.environ.get('MMESBNN_NATIVE') == '1':
-    use_native()
+def _read_environment() -> None:
+    """Switch the kernels on if ``MMESBNN_NATIVE`` says so."""
+    value = os.environ.get('MMESBNN_NATIVE', '')
+    if value not in ('', '0', '1'):
+        raise NativeError(f'MMESBNN_NATIVE={value!r} in the environment must be 0 or 1')
+    if value == '1':
+        use_native()
+
+
+_read_environment()

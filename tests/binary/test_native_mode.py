@@ -1,5 +1,9 @@
 """Binary operators on packed bits give what they give in floats."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -257,6 +261,27 @@ def test_it_is_off_at_first_and_returns_what_was_set():
     assert native_mode._enabled is False
     assert use_native() is False
     assert use_native(False) is True
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        ('1', 'True'),
+        ('0', 'False'),
+        ('', 'False'),
+        ('true', "NativeError: MMESBNN_NATIVE='true' in the environment must be 0 or 1"),
+    ],
+)
+def test_the_environment_switches_it_on(value, expected):
+    code = 'from mmesbnn.binary import native_mode; print(native_mode.is_native())'
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'MMESBNN_NATIVE': value},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.stdout.strip().splitlines()[-1].endswith(expected)
 
 
 def test_memory_of_parameters_can_be_resized_after_a_step(calls):
