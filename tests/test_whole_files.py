@@ -236,6 +236,30 @@ def test_what_is_no_file_is_left_alone(tmp_path):
     assert names(tmp_path) == ['fifo', 'link']
 
 
+def test_a_name_with_a_way_through_what_is_no_folder(tmp_path):
+    (tmp_path / 'file').touch()
+    write(tmp_path / 'file' / '..' / 'x', 'new')
+    assert names(tmp_path) == ['file', 'x']
+    for inner in ('file', 'missing'):
+        with pytest.raises(IsADirectoryError):
+            check_file(tmp_path / inner / '..' / '..' / tmp_path.name)
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='needs names of open files')
+def test_a_name_of_an_open_pipe_is_refused_before_the_work():
+    handles = os.pipe()
+    try:
+        path = Path(f'/proc/self/fd/{handles[1]}')
+        with pytest.raises(OSError, match='Not a regular file'):
+            check_file(path)
+        for check in (check_folder, check_place):
+            with pytest.raises(NotADirectoryError):
+                check(path)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
 def test_the_own_output_is_not_replaced(tmp_path):
     code = (
         'from mmesbnn.whole_files import whole_file\n'

@@ -34,6 +34,11 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
+def _unnamed(path: Path) -> os.stat_result | None:
+    """Return the status of a pipe behind ``/dev/stdout`` or ``/dev/fd/3``; no real path has it."""
+    return path.stat() if path.exists() else None
+
+
 def _real(path: Path) -> Path:
     """Return the path at the end of links."""
     if '\0' in str(path):
@@ -100,7 +105,7 @@ def check_file(path: Name, *sources: Name | None) -> Path:
     check_unread([path], sources)
     path = Path(path)
     target = _real(path)
-    status = _status(target)
+    status = _status(target) or _unnamed(path)
     if status is None:
         if not target.parent.is_dir():
             _refuse(errno.ENOENT, path, 'No such folder')
@@ -198,7 +203,7 @@ def check_folder(root: Name, *sources: Name | None, replace: bool = False) -> Pa
     """
     root = Path(root)
     target = _real(root)
-    status = _status(target)
+    status = _status(target) or _unnamed(root)
     if status is not None:
         if not stat.S_ISDIR(status.st_mode):
             _refuse(errno.ENOTDIR, root)
@@ -256,7 +261,7 @@ def check_place(root: Name) -> Path:
     """
     root = Path(root)
     target = _real(root)
-    status = _status(target)
+    status = _status(target) or _unnamed(root)
     if status is None:
         _check_above(target, root)
     elif not stat.S_ISDIR(status.st_mode):
