@@ -21,6 +21,7 @@ from .kernels import (
     use_instruction_set,
 )
 from .library import NativeError, available, problem
+from .memory import release_memory
 from .norm_operands import Normalized, NormGradients, NormOperands
 from .norms import normalize, normalize_gradients
 from .pooling import (
@@ -61,6 +62,7 @@ __all__ = [
     'pack_weights',
     'prelu_gradients',
     'problem',
+    'release_memory',
     'scale_sums',
     'sign_gradient',
     'use_instruction_set',

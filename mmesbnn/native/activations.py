@@ -15,6 +15,7 @@ from .arguments import (
     raise_for,
 )
 from .library import NativeError, library
+from .memory import empty
 
 #: Functions that stand for the derivative of a sign, by their numbers in the C interface.
 SURROGATES = {'window': 0, 'triangle': 1}
@@ -96,7 +97,7 @@ def prelu_gradients(
     x, grad = float_array('x', x, 4), float_array('grad', grad, 4)
     check_operand('grad', grad, x.shape)
     check_operand('slope', slope, x.shape[1:2])
-    of_x, of_slope = np.empty_like(x), np.empty_like(slope)
+    of_x, of_slope = empty(x.shape), np.empty_like(slope)
     batch, channels, height, width = x.shape
     status = library().mmesbnn_prelu_gradients(
         floats(grad),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .library import NativeError
+from .memory import empty
 
 Pair = tuple[int, int]
 
@@ -109,8 +110,8 @@ def empty_map(
 ) -> np.ndarray:
     """Return a map ``(N, C, H, W)`` of ``kind`` in one of both layouts, with any values."""
     if channels_last:
-        return np.empty((batch, *size, channels), kind).transpose(0, 3, 1, 2)
-    return np.empty((batch, channels, *size), kind)
+        return empty((batch, *size, channels), kind).transpose(0, 3, 1, 2)
+    return empty((batch, channels, *size), kind)
 
 
 def raise_for(status: int, what: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .arguments import check_shape, check_threads, float_array, floats, raise_for
 from .library import NativeError, library
+from .memory import empty
 
 
 class CrossGradients(NamedTuple):
@@ -69,7 +70,7 @@ def add_cross(
     """
     x, taps, reach = _checked(x, taps)
     base, shift = _shaped('base', base, x.shape), _shaped('shift', shift, x.shape[3:])
-    out = np.empty_like(x)
+    out = empty(x.shape)
     status = library().mmesbnn_add_cross(
         *(floats(base), floats(x), *x.shape, reach, floats(taps), floats(shift)),
         *(check_threads(threads), floats(out)),
@@ -94,7 +95,7 @@ def cross_gradients(
     """
     x, taps, reach = _checked(x, taps)
     grad = _shaped('grad', grad, x.shape)
-    found = CrossGradients(np.empty_like(x), np.empty_like(taps), np.empty_like(taps[0]))
+    found = CrossGradients(empty(x.shape), np.empty_like(taps), np.empty_like(taps[0]))
     status = library().mmesbnn_cross_gradients(
         *(floats(grad), floats(x), *x.shape, reach, floats(taps), check_threads(threads)),
         *map(floats, found),

@@ -25,6 +25,7 @@ from .arguments import (
 )
 from .kernels import Packed, PackedWeights
 from .library import NativeError, library
+from .memory import empty
 
 
 def input_gradient(
@@ -170,7 +171,7 @@ def weight_gradient(
     check_shape('grad', grad, (batch, kernels, *sizes))
     if kernels % groups:
         raise NativeError(f'the {groups} groups of x must divide the {kernels} kernels of grad')
-    out = np.empty((kernels, depth, *kernel_size), np.float32)
+    out = empty((kernels, depth, *kernel_size))
     status = library().mmesbnn_weight_gradient(
         floats(grad),
         pointer(x.words, ctypes.c_uint64),

@@ -20,6 +20,7 @@ from .arguments import (
     window,
 )
 from .library import NativeError, library
+from .memory import empty
 
 _LANES = 8
 #: Sums of so many products of signs fit into 16 bits.
@@ -124,7 +125,7 @@ def pack_signs(
         raise NativeError(f'groups={groups} must divide the {channels} channels of x')
     limits = _thresholds(thresholds, channels, 'x', 'channels')
     depth = channels // groups
-    words = np.empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
+    words = empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
     status = library().mmesbnn_pack_signs(
         floats(x),
         batch,

@@ -76,8 +76,8 @@ def normalize(
     if last and with_means:
         raise NativeError('with_means=True is not for maps with channels last in memory')
     _check_writes(operands, writes)
-    batch, wide, *size = operands.shape
-    out = empty_map(batch, wide, (size[0], size[1]), channels_last=last) if writes else None
+    batch, wide, *_ = operands.shape
+    out = _empty_map(operands, wide) if writes else None
     unwritten = None if writes else np.empty((3, wide), np.float32)
     means = np.empty((batch, wide), np.float32) if with_means else None
     check_operand('stats', stats, (3, operands.channels))
@@ -149,7 +149,7 @@ def normalize_gradients(
     of_affine = floats(found.gain), floats(found.bias)
     if last:
         is_inner = found.residual is not None and not operands.repeats
-        inner = found.residual if is_inner else np.empty_like(grad)
+        inner = found.residual if is_inner else _empty_map(operands, operands.wide)
         of_residual = _optional(found.residual) if operands.repeats else None
         status = library().mmesbnn_normalize_tokens_gradients(
             *(*x, *_token_sizes(operands), residual, _added(operands), *affine, slope),
@@ -168,18 +168,23 @@ def normalize_gradients(
     return found
 
 
+def _empty_map(operands: NormOperands, channels: int) -> np.ndarray:
+    batch, _, height, width = operands.x.shape
+    return empty_map(batch, channels, (height, width), channels_last=operands.channels_last)
+
+
 def _empty_gradients(operands: NormOperands) -> NormGradients:
     def empty_like(value: np.ndarray | None) -> np.ndarray | None:
         return None if value is None else np.empty_like(value)
 
     changes = operands.multiplies or operands.repeats or operands.slope is not None
-    x = operands.x
+    residual = operands.residual if changes else None
     return NormGradients(
-        x=np.empty_like(x, np.float32, shape=(len(x), operands.channels, *x.shape[2:])),
+        x=_empty_map(operands, operands.channels),
         gain=np.empty(operands.wide, np.float32),
         bias=np.empty(operands.wide, np.float32),
         gate=empty_like(operands.gate),
-        residual=empty_like(operands.residual) if changes else None,
+        residual=None if residual is None else _empty_map(operands, residual.shape[1]),
         slope=empty_like(operands.slope),
         shift=empty_like(operands.shift),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from .arguments import Pair, check_threads, float_array, floats, pointer, raise_for
 from .library import NativeError, library
+from .memory import empty
 
 #: A place in a window is a byte.
 LARGEST_WINDOW = 15
@@ -30,7 +31,7 @@ def average_pool(x: np.ndarray, *, threads: int = 1) -> np.ndarray:
     batch, channels, height, width = x.shape
     if height % 2 or width % 2:
         raise NativeError(f'x is a map of {height}x{width} pixels; both must be even')
-    out = np.empty((batch, channels, height // 2, width // 2), np.float32)
+    out = empty((batch, channels, height // 2, width // 2))
     status = library().mmesbnn_average_pool(
         floats(x), batch * channels, height, width, check_threads(threads), floats(out)
     )
@@ -53,7 +54,7 @@ def average_pool_gradient(grad: np.ndarray, *, threads: int = 1) -> np.ndarray:
     """
     grad = float_array('grad', grad, 4)
     batch, channels, height, width = grad.shape
-    of_x = np.empty((batch, channels, 2 * height, 2 * width), np.float32)
+    of_x = empty((batch, channels, 2 * height, 2 * width))
     status = library().mmesbnn_average_pool_gradient(
         floats(grad), batch * channels, *of_x.shape[2:], check_threads(threads), floats(of_x)
     )
@@ -75,7 +76,7 @@ def average_neighbours(x: np.ndarray, *, threads: int = 1) -> np.ndarray:
         NativeError: If an argument is out of its range.
     """
     x = float_array('x', x, 4)
-    out = np.empty(x.shape[:-1], np.float32)
+    out = empty(x.shape[:-1])
     status = library().mmesbnn_average_neighbours(
         floats(x), out.size, x.shape[-1], check_threads(threads), floats(out)
     )
@@ -100,7 +101,7 @@ def average_neighbours_gradient(grad: np.ndarray, window: int, *, threads: int =
     grad = float_array('grad', grad, 3)
     if window < 1:
         raise NativeError(f'window={window} must be >= 1')
-    of_x = np.empty((*grad.shape, window), np.float32)
+    of_x = empty((*grad.shape, window))
     status = library().mmesbnn_average_neighbours_gradient(
         floats(grad), grad.size, window, check_threads(threads), floats(of_x)
     )
@@ -143,8 +144,8 @@ def max_pool(
     x = float_array('x', x, 4)
     batch, channels, *size = x.shape
     height, width = _windows((size[0], size[1]), kernel, stride, padding)
-    out = np.empty((batch, channels, height, width), np.float32)
-    places = np.empty(out.shape, np.uint8)
+    out = empty((batch, channels, height, width))
+    places = empty(out.shape, np.uint8)
     sizes = batch * channels, *size, kernel, stride, padding, height, width
     status = library().mmesbnn_max_pool(
         floats(x), *sizes, check_threads(threads), floats(out), pointer(places, ctypes.c_uint8)
@@ -189,7 +190,7 @@ def max_pool_gradient(
         )
     if places.dtype != np.uint8 or not places.flags.c_contiguous:
         raise NativeError('places must be those that max_pool returned')
-    of_x = np.empty((batch, channels, *size), np.float32)
+    of_x = empty((batch, channels, *size))
     sizes = batch * channels, *size, kernel, stride, padding, height, width
     status = library().mmesbnn_max_pool_gradient(
         floats(grad), pointer(places, ctypes.c_uint8), *sizes, check_threads(threads), floats(of_x)
