@@ -21,6 +21,9 @@ _LEAST = 2**18
 _MOST = 2
 #: Number of loans that are called lately; a step of a large network has hundreds.
 _LATELY = 4096
+#: Bytes over which the beginnings of arrays are spread, in lines of the cache. Memory begins at a
+#: page, and lines at the same place of their pages take the same few places of the first cache.
+_SPREAD, _LINE = 4096, 64
 #: On Unix a forked process would share other memory.
 _PRIVATE = dict(flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if hasattr(mmap, 'MAP_PRIVATE') else {}
 _HUGE = getattr(mmap, 'MADV_HUGEPAGE', None)
@@ -45,11 +48,12 @@ class _Memory(threading.local):
     def lend(self, size: int) -> np.ndarray:
         """Return ``size`` bytes with any values."""
         self._take_back()
-        memory = self._find(size) or _allocate(size)
+        memory = self._find(size + _SPREAD) or _allocate(size + _SPREAD)
         self.lent += len(memory)
         self._note()
         self._drop()
-        lent = _Lent(size, np.uint8, buffer=memory)
+        begin = self.loans * 5 * _LINE % _SPREAD
+        lent = _Lent(size, np.uint8, buffer=memory, offset=begin)
         weakref.finalize(lent, self.returned.append, memory).atexit = False
         return lent
 
@@ -59,9 +63,12 @@ class _Memory(threading.local):
             self.lent -= len(self.kept[-1])
 
     def _find(self, size: int) -> mmap.mmap | None:
-        """Take the smallest piece that fits; one twice as large would waste half of it."""
-        fits = [(len(one), at) for at, one in enumerate(self.kept) if size <= len(one) <= 2 * size]
-        return self.kept.pop(min(fits)[1]) if fits else None
+        """Take the smallest piece that fits; one twice as large would waste half of it.
+
+        The latest one of its size may still be in the cache.
+        """
+        fits = [(len(one), -at) for at, one in enumerate(self.kept) if size <= len(one) <= 2 * size]
+        return self.kept.pop(-min(fits)[1]) if fits else None
 
     def _note(self) -> None:
         """Note the most that is lent at once, in the latest loans and in those before them."""

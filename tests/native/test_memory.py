@@ -12,7 +12,8 @@ SHAPE = (2, 64, 32, 32)  # half a MB
 
 
 def place(array):
-    return array.ctypes.data
+    """Return the page at which an array begins."""
+    return array.ctypes.data // 4096
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,14 @@ def test_arrays_that_live_at_once_have_memory_of_their_own():
     assert [array.min() for array in arrays] == [array.max() for array in arrays] == [*range(5)]
 
 
+def test_arrays_begin_at_different_places_of_a_page():
+    arrays = [empty(SHAPE) for _ in range(8)]
+
+    begins = {array.ctypes.data % 4096 for array in arrays}
+    assert len(begins) == 8
+    assert all(begin % 64 == 0 for begin in begins)
+
+
 def test_little_memory_is_not_kept(kept):
     assert empty((3, 5)).base is None
     assert kept.loans == 0
@@ -78,7 +87,7 @@ def test_at_most_twice_of_what_was_lent_is_kept(kept):
     most = 0
     for rows in range(8, 400, 24):  # each does not fit where the one before was
         most = max(most, empty((rows, 64, 32, 32)).nbytes)
-        assert kept.lent + sum(map(len, kept.kept)) <= 2 * most
+        assert kept.lent + sum(map(len, kept.kept)) <= 2 * (most + 4096)
 
 
 def test_memory_that_is_used_no_more_is_freed(kept, monkeypatch):
@@ -87,7 +96,7 @@ def test_memory_that_is_used_no_more_is_freed(kept, monkeypatch):
     for _ in range(25):
         empty(SHAPE)
 
-    assert [len(one) for one in [*kept.kept, *kept.returned]] == [empty(SHAPE).nbytes]
+    assert [len(one) for one in [*kept.kept, *kept.returned]] == [empty(SHAPE).nbytes + 4096]
 
 
 def test_a_thread_has_memory_of_its_own_and_loans_end_in_any():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmesbnn import native
 from mmesbnn.binary import recompute
 from mmesbnn.binary.native_mode import bits_to_save
 from mmesbnn.binary.recompute import is_kept
@@ -105,6 +106,7 @@ def peak_bytes(training: Training) -> int | None:
         training.step()
         return torch.cuda.max_memory_allocated() - before
     try:
+        native.release_memory()  # it would not be new
         ctypes.CDLL(None).malloc_trim(0)
         Path('/proc/self/clear_refs').write_text('5')  # the peak is now what is in use
     except (OSError, AttributeError):
