@@ -41,15 +41,14 @@ class _Memory(threading.local):
 
     def release(self) -> None:
         """Forget all memory; what is lent now will not be kept."""
-        self.kept: list[mmap.mmap] = []
+        self.pieces: dict[int, list[mmap.mmap]] = {}  # by size; the size used last is the last one
         self.returned: deque[mmap.mmap] = deque()  # loans end in any thread, also in lend()
-        self.lent, self.loans, self.peaks = 0, 0, (0, 0)
+        self.lent, self.kept, self.loans, self.peaks = 0, 0, 0, (0, 0)
 
     def lend(self, size: int) -> np.ndarray:
         """Return ``size`` bytes with any values."""
         self._take_back()
-        memory = self._find(size + _SPREAD) or _allocate(size + _SPREAD)
-        self.lent += len(memory)
+        memory = self._take(_rounded(size + _SPREAD))
         self._note()
         self._drop()
         begin = self.loans * 5 * _LINE % _SPREAD
@@ -59,16 +58,20 @@ class _Memory(threading.local):
 
     def _take_back(self) -> None:
         while self.returned:
-            self.kept.append(self.returned.popleft())
-            self.lent -= len(self.kept[-1])
+            memory = self.returned.popleft()
+            size = len(memory)
+            self.pieces[size] = [*self.pieces.pop(size, ()), memory]
+            self.kept, self.lent = self.kept + size, self.lent - size
 
-    def _find(self, size: int) -> mmap.mmap | None:
-        """Take the smallest piece that fits; one twice as large would waste half of it.
-
-        The latest one of its size may still be in the cache.
-        """
-        fits = [(len(one), -at) for at, one in enumerate(self.kept) if size <= len(one) <= 2 * size]
-        return self.kept.pop(-min(fits)[1]) if fits else None
+    def _take(self, size: int) -> mmap.mmap:
+        """Take the latest piece of a size, which may still be in a cache, or a new one."""
+        if self.pieces.get(size):
+            memory = self.pieces[size].pop()
+            self.kept -= size
+        else:
+            memory = _allocate(size)
+        self.lent += size
+        return memory
 
     def _note(self) -> None:
         """Note the most that is lent at once, in the latest loans and in those before them."""
@@ -79,10 +82,20 @@ class _Memory(threading.local):
         self.peaks = earlier, max(latest, self.lent)
 
     def _drop(self) -> None:
-        """Free the oldest pieces of what is too much, such as those for maps of another size."""
-        kept = sum(map(len, self.kept))
-        while self.kept and self.lent + kept > _MOST * max(self.peaks):
-            kept -= len(self.kept.pop(0))
+        """Free pieces of the sizes not used for longest while there is too much."""
+        while self.kept and self.lent + self.kept > _MOST * max(self.peaks):
+            size = next(iter(self.pieces))
+            if self.pieces[size]:
+                self.pieces[size].pop(0)
+                self.kept -= size
+            else:
+                del self.pieces[size]
+
+
+def _rounded(size: int) -> int:
+    """Round up by a thirtieth at most, so that there are few sizes."""
+    step = 1 << size.bit_length() - 6
+    return -(-size // step) * step
 
 
 def _allocate(size: int) -> mmap.mmap:
