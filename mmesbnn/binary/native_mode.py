@@ -54,6 +54,9 @@ def use_native(enabled: bool = True) -> bool:
     float32, and so do results of norms. Layers with hooks, or whose ``forward`` was replaced, run
     on torch's operators.
 
+    The memory of large results is kept for later ones: in each thread at most twice what was used
+    at once lately. :func:`mmesbnn.native.release_memory` frees it.
+
     The environment variable ``MMESBNN_NATIVE=1`` also switches them on. A value other than
     0 and 1 is an error of the import.
 

@@ -70,24 +70,34 @@ void copy_scaled(const float* from, const Strides& strides, int64_t count, int64
     for (int64_t k = 0; k < whole; k += 4)
       transpose_scaled(from + i * strides.pixel + k, strides.pixel, scales + k,
                        to + k * plane + i, plane);
-  for (int64_t k = 0; k < kernels; ++k)
-    for (int64_t i = k < whole ? rows : 0; i < count; ++i)
-      to[k * plane + i] = scales[k] * from[k * strides.channel + i * strides.pixel];
+  for (int64_t k = 0; k < kernels; ++k) {
+    const float* x = from + k * strides.channel;
+    float* y = to + k * plane;
+    if (strides.pixel == 1)
+      for (int64_t i = 0; i < count; ++i) y[i] = scales[k] * x[i];
+    else
+      for (int64_t i = k < whole ? rows : 0; i < count; ++i)
+        y[i] = scales[k] * x[i * strides.pixel];
+  }
 }
 
 // to(i, c) = from[c * kSumLanes + i] for i < count and c < channels.
 void copy_sums(const float* from, int64_t count, int64_t channels, float* to,
                const Strides& strides) {
-  static const float kOnes[4] = {1.0f, 1.0f, 1.0f, 1.0f};
   const bool squares = strides.channel == 1;
   const int64_t whole = squares ? channels / 4 * 4 : 0, rows = squares ? count / 4 * 4 : 0;
   for (int64_t i = 0; i < rows; i += 4)
     for (int64_t c = 0; c < whole; c += 4)
       transpose_scaled(from + c * kSumLanes + i, kSumLanes, kOnes, to + i * strides.pixel + c,
                        strides.pixel);
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t i = c < whole ? rows : 0; i < count; ++i)
-      to[c * strides.channel + i * strides.pixel] = from[c * kSumLanes + i];
+  for (int64_t c = 0; c < channels; ++c) {
+    const float* x = from + c * kSumLanes;
+    float* y = to + c * strides.channel;
+    if (strides.pixel == 1)
+      std::memcpy(y, x, sizeof(float) * count);
+    else
+      for (int64_t i = c < whole ? rows : 0; i < count; ++i) y[i * strides.pixel] = x[i];
+  }
 }
 
 struct InputGradient {

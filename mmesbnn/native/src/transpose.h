@@ -24,6 +24,8 @@ inline void transpose(uint64_t rows[COUNT]) {
   }
 }
 
+constexpr float kOnes[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+
 // Writes factors[j] from[i][j] as to[j][i], for i and j < 4; rows are strides apart.
 inline void transpose_scaled(const float* from, int64_t from_stride, const float* factors,
                              float* to, int64_t to_stride) {

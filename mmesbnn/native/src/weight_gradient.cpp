@@ -107,8 +107,18 @@ struct WeightGradient {
       for (int64_t i = 0; i < width; ++i)
         std::memcpy(to + i * kSumLanes, from + i * apart.pixel, sizeof(float) * count);
     else
-      for (int64_t k = 0; k < count; ++k, from += apart.channel)
-        for (int64_t i = 0; i < width; ++i) to[i * kSumLanes + k] = from[i];
+      turn_row(from, apart.channel, count, to);
+  }
+
+  // to[i * kSumLanes + k] = from[k * apart + i]
+  void turn_row(const float* from, int64_t apart, int64_t count, float* to) const {
+    const int64_t pixels = sizes.out_width / 4 * 4, whole = count / 4 * 4;
+    for (int64_t i = 0; i < pixels; i += 4)
+      for (int64_t k = 0; k < whole; k += 4)
+        transpose_scaled(from + k * apart + i, apart, kOnes, to + i * kSumLanes + k, kSumLanes);
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t i = k < whole ? pixels : 0; i < sizes.out_width; ++i)
+        to[i * kSumLanes + k] = from[k * apart + i];
   }
 
   // Gradients of a block of kernels at the first output pixel.
