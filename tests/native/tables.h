@@ -113,10 +113,10 @@ inline bool comparisons_agree(const Kernels& kernels) {
     if (!only_signs && up_to(3) == 0) value = kSpecial[up_to(7)];
   }
   const float limit = up_to(1) ? x[up_to(count - 1)] : some_float();
-  bool odd[2] = {false, false};
-  return kPortable.compare(x.data(), count, limit, odd) ==
-             kernels.compare(x.data(), count, limit, odd + 1) &&
-         odd[0] == odd[1];
+  int found[2] = {0, 0};
+  return kPortable.compare(x.data(), count, limit, found) ==
+             kernels.compare(x.data(), count, limit, found + 1) &&
+         found[0] == found[1];
 }
 
 inline bool tiles_agree(const Kernels& kernels) {

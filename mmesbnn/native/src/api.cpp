@@ -13,6 +13,8 @@
 
 using mmesbnn::Kernels;
 using mmesbnn::kLanes;
+using mmesbnn::kNaN;
+using mmesbnn::kOther;
 using mmesbnn::blocks_for;
 using mmesbnn::product;
 using mmesbnn::words_for;
@@ -61,43 +63,51 @@ bool pack_kernel(const float* kernel, float scale, float threshold, int64_t chan
         for (int64_t tap = 0; tap < taps; ++tap) rows[tap * 64 + c] = from[c * taps + tap];
       from = rows;
     }
-    bool other = false;
+    int found = 0;
     for (int64_t tap = 0; tap < taps; ++tap)
       to[tap * words_for(channels) * kLanes] =
-          use.compare(from + tap * 64, static_cast<int>(count), threshold, &other);
+          use.compare(from + tap * 64, static_cast<int>(count), threshold, &found);
   }
   return true;
 }
 
+// Pixels whose signs are packed at a time: so many that the numbers of a channel lie in a few
+// lines of the cache one after another.
+constexpr int64_t kPackedPixels = 128;
+
 // Packs signs of maps. Returns whether every entry is -1 or 1, or with thresholds a number.
 bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, int64_t pixels,
                const float* thresholds, int threads, uint64_t* out) {
-  const int64_t words = words_for(channels), tiles = (pixels + 63) / 64;
+  const int64_t words = words_for(channels), tiles = (pixels + kPackedPixels - 1) / kPackedPixels;
   const Kernels& use = mmesbnn::chosen_kernels();
   std::atomic<bool> odd{false};
   mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
-    bool other = false;
+    int found = 0;
     for (int64_t item = first; item < last; ++item) {
-      const int64_t image = item / tiles, begin = item % tiles * 64;
-      const int count = static_cast<int>(std::min<int64_t>(64, pixels - begin));
+      const int64_t image = item / tiles, begin = item % tiles * kPackedPixels;
+      const int64_t end = std::min(begin + kPackedPixels, pixels);
       for (int64_t g = 0; g < groups; ++g) {
         for (int64_t word = 0; word < words; ++word) {
-          uint64_t bits[64] = {};
-          const int used = static_cast<int>(std::min<int64_t>(64, channels - word * 64));
-          for (int c = 0; c < used; ++c) {
+          uint64_t bits[kPackedPixels / 64][64] = {};
+          const int64_t used = std::min<int64_t>(64, channels - word * 64);
+          for (int64_t c = 0; c < used; ++c) {
             const int64_t channel = g * channels + word * 64 + c;
-            const float* row = x + (image * groups * channels + channel) * pixels + begin;
-            bool odd_row = false;
-            bits[c] = use.compare(row, count, thresholds ? thresholds[channel] : 0.0f, &odd_row);
-            other |= thresholds ? has_nan(row, count) : odd_row;
+            const float* row = x + (image * groups * channels + channel) * pixels;
+            const float limit = thresholds ? thresholds[channel] : 0.0f;
+            for (int64_t at = begin; at < end; at += 64)
+              bits[(at - begin) / 64][c] = use.compare(
+                  row + at, static_cast<int>(std::min<int64_t>(64, end - at)), limit, &found);
           }
-          mmesbnn::transpose<64>(bits);
-          for (int p = 0; p < count; ++p)
-            out[((image * pixels + begin + p) * groups + g) * words + word] = bits[p];
+          for (int64_t at = begin; at < end; at += 64) {
+            uint64_t* square = bits[(at - begin) / 64];
+            mmesbnn::transpose<64>(square);
+            for (int64_t p = at; p < std::min(at + 64, end); ++p)
+              out[((image * pixels + p) * groups + g) * words + word] = square[p - at];
+          }
         }
       }
     }
-    if (other) odd.store(true);
+    if (found & (thresholds ? kNaN : kOther)) odd.store(true);
   });
   return !odd.load();
 }
@@ -109,24 +119,21 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
   const Kernels& use = mmesbnn::chosen_kernels();
   std::atomic<bool> odd{false};
   mmesbnn::parallel(pixels, threads, [&](int64_t first, int64_t last) {
-    bool other = false;
+    int found = 0;
     for (int64_t row = first * groups; row < last * groups; ++row)
       for (int64_t word = 0; word < words; ++word) {
         const float* from = x + row * channels + word * 64;
         const int count = static_cast<int>(std::min<int64_t>(64, channels - word * 64));
         float above[64];
         if (thresholds != nullptr) {
-          other |= has_nan(from, count);
           // a difference of two numbers is above 0 exactly where the first is above the second
           const float* threshold = thresholds + row % groups * channels + word * 64;
           for (int c = 0; c < count; ++c) above[c] = from[c] - threshold[c];
           from = above;
         }
-        bool odd_row = false;
-        out[row * words + word] = use.compare(from, count, 0.0f, &odd_row);
-        other |= thresholds == nullptr && odd_row;
+        out[row * words + word] = use.compare(from, count, 0.0f, &found);
       }
-    if (other) odd.store(true);
+    if (found & (thresholds ? kNaN : kOther)) odd.store(true);
   });
   return !odd.load();
 }

@@ -183,22 +183,25 @@ TARGET void count_nibbles(const uint64_t* x, size_t row_stride, int rows, const 
                        out + group * kNibbleLanes, out_stride);
 }
 
-TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
+TARGET uint64_t compare(const float* x, int count, float threshold, int* found) {
   const __m256 limit = _mm256_set1_ps(threshold);
   const __m256 one = _mm256_set1_ps(1.0f);
   const __m256 sign = _mm256_set1_ps(-0.0f);
+  __m256 other = _mm256_setzero_ps(), nan = other;
   uint64_t bits = 0;
   int i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m256 v = _mm256_loadu_ps(x + i);
-    const __m256 odd = _mm256_cmp_ps(_mm256_andnot_ps(sign, v), one, _CMP_NEQ_UQ);
-    *other |= _mm256_movemask_ps(odd) != 0;
+    const __m256 size = _mm256_andnot_ps(sign, v);
+    other = _mm256_or_ps(other, _mm256_cmp_ps(size, one, _CMP_NEQ_UQ));
+    nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     bits |= static_cast<uint64_t>(static_cast<unsigned>(
                 _mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GT_OQ))))
             << i;
   }
+  *found |= (_mm256_movemask_ps(other) ? kOther : 0) | (_mm256_movemask_ps(nan) ? kNaN : 0);
   if (i < count) {
-    const uint64_t rest = kPortable.compare(x + i, count - i, threshold, other);
+    const uint64_t rest = kPortable.compare(x + i, count - i, threshold, found);
     bits |= rest << i;
   }
   return bits;

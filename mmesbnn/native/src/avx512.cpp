@@ -151,19 +151,21 @@ TARGET void count_pairs(const uint64_t* x, const uint64_t* x_prefixes, int rows,
                      out_stride);
 }
 
-TARGET uint64_t compare(const float* x, int count, float threshold, bool* other) {
+TARGET uint64_t compare(const float* x, int count, float threshold, int* found) {
   const __m512 limit = _mm512_set1_ps(threshold);
   const __m512 one = _mm512_set1_ps(1.0f);
   uint64_t bits = 0;
+  unsigned other = 0, nan = 0;
   for (int i = 0; i < count; i += 16) {
     const int left = count - i;
     const __mmask16 valid = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
     const __m512 v = _mm512_maskz_loadu_ps(valid, x + i);
     const __mmask16 above = _mm512_mask_cmp_ps_mask(valid, v, limit, _CMP_GT_OQ);
-    const __mmask16 odd = _mm512_mask_cmp_ps_mask(valid, _mm512_abs_ps(v), one, _CMP_NEQ_UQ);
-    *other |= odd != 0;
+    other |= _mm512_mask_cmp_ps_mask(valid, _mm512_abs_ps(v), one, _CMP_NEQ_UQ);
+    nan |= _mm512_mask_cmp_ps_mask(valid, v, v, _CMP_UNORD_Q);
     bits |= static_cast<uint64_t>(above) << i;
   }
+  *found |= (other ? kOther : 0) | (nan ? kNaN : 0);
   return bits;
 }
 

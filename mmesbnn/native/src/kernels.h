@@ -204,6 +204,9 @@ struct PixelSlope {
   const float *scale, *offset, *mean, *factor;
 };
 
+// What Kernels::compare finds among entries.
+enum { kOther = 1, kNaN = 2 };
+
 // Functions of an instruction set; none, if the processor is of another kind.
 struct Kernels {
   const char* name;
@@ -229,9 +232,9 @@ struct Kernels {
                           int16_t* to) = nullptr;
   void (*finish_floats)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
                         float* to) = nullptr;
-  // bits[i] = x[i * stride] > threshold, for i < count <= 64; *other is set if an entry is
-  // neither -1 nor 1.
-  uint64_t (*compare)(const float* x, int count, float threshold, bool* other) = nullptr;
+  // Bit i is x[i] > threshold, for i < count <= 64. Adds to `found` kOther if an entry is neither
+  // -1 nor 1, and kNaN if one is NaN.
+  uint64_t (*compare)(const float* x, int count, float threshold, int* found) = nullptr;
   void (*run)(const Block& block) = nullptr;
   void (*convolve)(RealTile& tile) = nullptr;
   // Writes the table of a term.

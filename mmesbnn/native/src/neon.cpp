@@ -48,8 +48,8 @@ void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weigh
   }
 }
 
-uint64_t compare(const float* x, int count, float threshold, bool* other) {
-  return kPortable.compare(x, count, threshold, other);
+uint64_t compare(const float* x, int count, float threshold, int* found) {
+  return kPortable.compare(x, count, threshold, found);
 }
 
 namespace wide {

@@ -38,14 +38,15 @@ void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weigh
   }
 }
 
-uint64_t compare(const float* x, int count, float threshold, bool* other) {
+uint64_t compare(const float* x, int count, float threshold, int* found) {
   uint64_t bits = 0;
-  bool odd = false;
+  bool other = false, nan = false;
   for (int i = 0; i < count; ++i) {
     bits |= static_cast<uint64_t>(x[i] > threshold) << i;
-    odd |= !(x[i] == 1.0f || x[i] == -1.0f);
+    other |= !(x[i] == 1.0f || x[i] == -1.0f);
+    nan |= x[i] != x[i];
   }
-  *other |= odd;
+  *found |= (other ? kOther : 0) | (nan ? kNaN : 0);
   return bits;
 }
 
