@@ -69,9 +69,17 @@ class _Memory(threading.local):
             memory = self.pieces[size].pop()
             self.kept -= size
         else:
-            memory = _allocate(size)
+            memory = self._allocate(size)
         self.lent += size
         return memory
+
+    def _allocate(self, size: int) -> mmap.mmap:
+        try:
+            return _allocate(size)
+        except MemoryError:  # what is kept may be what a limit of the process leaves no room for
+            self.pieces.clear()
+            self.kept = 0
+            return _allocate(size)
 
     def _note(self) -> None:
         """Note the most that is lent at once, in the latest loans and in those before them."""

@@ -140,3 +140,17 @@ def test_a_forked_process_writes_into_memory_of_its_own():
 def test_more_memory_than_there_is_raises_an_error():
     with pytest.raises(MemoryError):
         empty((2**50,))
+
+
+def test_kept_memory_is_freed_where_new_memory_does_not_fit_beside_it(kept, monkeypatch):
+    def allocate(size):
+        if kept.kept:
+            raise MemoryError
+        return original(size)
+
+    original = memory._allocate
+    monkeypatch.setattr(memory, '_allocate', allocate)
+    empty(SHAPE)
+
+    assert empty((4, *SHAPE)).shape == (4, *SHAPE)
+    assert kept.kept == 0
