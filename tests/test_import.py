@@ -73,6 +73,15 @@ def test_import_leaves_the_optional_packages_alone(tmp_path):
     assert result.stdout.strip() == '[]'
 
 
+@pytest.mark.parametrize('name, package', [('Runner', 'PIL'), ('export', 'openvino')])
+def test_names_of_deploy_say_how_to_install_what_they_need(name, package, tmp_path):
+    result = python(
+        f'{BLOCK}Block.names = {{{package!r}}}\nfrom mmesbnn.deploy import {name}', tmp_path
+    )
+    sentence = f"{name} needs {package}, which is not installed: pip install 'mmesbnn[deploy]'"
+    assert result.stderr.splitlines()[-1] == f'ImportError: {sentence}'
+
+
 def imports(path):
     """Yield the top-level packages that a file imports; a dot per level if relative."""
     for node in ast.walk(ast.parse(path.read_text())):

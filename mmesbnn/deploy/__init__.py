@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from ..optional import require
+
 _MODULES = {
     'ExportError': 'runtime.manifest',
     'ImageError': 'runtime.images',
@@ -31,7 +33,12 @@ __all__ = sorted(_MODULES)
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
+        try:
+            return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
+        except ModuleNotFoundError as error:
+            if error.name in ('PIL', 'openvino'):
+                require(error.name, 'deploy', name)  # its error says how to install it
+            raise
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
