@@ -20,6 +20,8 @@ from .files import CARD, CONFIG, LIBRARY, WEIGHTS
 _FILES = (CONFIG, WEIGHTS)
 #: Names of networks on a hub: ``NAME`` or ``OWNER/NAME``. huggingface_hub checks more.
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
+#: Endings of files with weights. A name with one is a path, even if it is misspelled.
+_ENDINGS = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors')
 
 
 def _library(needed_by: str) -> Any:
@@ -31,7 +33,9 @@ def _library(needed_by: str) -> Any:
 
 def is_hub_name(source: str | os.PathLike[str]) -> bool:
     """Return True if ``source`` can be a name on a hub; a ``Path`` is a place on the disk."""
-    return isinstance(source, str) and _NAME.fullmatch(source) is not None
+    if not isinstance(source, str) or source.endswith(_ENDINGS):
+        return False
+    return _NAME.fullmatch(source) is not None
 
 
 @contextlib.contextmanager

@@ -218,6 +218,14 @@ def test_missing_weights_are_named(tmp_path):
         create(pretrained=tmp_path / 'nowhere')
 
 
+@pytest.mark.parametrize('source', ['epoch_1.pth', 'run/best.pt', 'packed.safetensors'])
+def test_a_missing_checkpoint_is_no_name_on_a_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mmesbnn.pretrained.loading.download', pytest.fail)
+    with pytest.raises(FileNotFoundError, match=f"pretrained='{source}': no such file or folder"):
+        create(pretrained=source)
+
+
 @pytest.mark.parametrize('classes', [None, 7])
 def test_a_recipe_for_cifar_is_saved_with_the_form_of_its_images(classes, tmp_path):
     model = trained(create(num_classes=classes))
