@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.registry import DATASETS
+
+from ..checks import checked, instance, sequence
+
+_DATASET = instance((dict, BaseDataset), 'a dataset of mmengine or its config')
 
 
 @DATASETS.register_module()
@@ -25,6 +30,15 @@ class SeededConcatDataset(ConcatDataset):
         lazy_init: Whether to read their lists later. Default False.
         ignore_keys: Keys of their ``metainfo`` that may differ. Default None.
     """
+
+    @checked(datasets=sequence(_DATASET, shortest=1))
+    def __init__(
+        self,
+        datasets: Sequence[BaseDataset | dict[str, Any]],
+        lazy_init: bool = False,
+        ignore_keys: str | list[str] | None = None,
+    ) -> None:
+        super().__init__(datasets, lazy_init, ignore_keys)
 
     def __getitem__(self, key: int | tuple[int, tuple[int, int]]) -> Any:
         if not isinstance(key, tuple):

@@ -52,3 +52,9 @@ def test_an_index_alone(dataset):
     assert dataset[4][0] == 11
     assert dataset[4] != dataset[4]
     assert dataset[4, (1, 2)] == dataset[4, (1, 2)] != dataset[4, (1, 3)]
+
+
+@pytest.mark.parametrize('datasets', [3, [], [3], {'type': 'BaseDataset'}])
+def test_datasets_are_checked(datasets):
+    with pytest.raises(ValueError, match=r'datasets=.* must be a list of 1 or more values, each a'):
+        SeededConcatDataset(datasets)

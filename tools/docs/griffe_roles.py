@@ -12,7 +12,7 @@ ROLE = re.compile(r':(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`')
 #: A paragraph that ends with ``::`` before a block of code.
 BLOCK = re.compile(r'::$', re.MULTILINE)
 #: Classes whose constructor is that of a class of another package, which griffe cannot see.
-FOREIGN = ('BinaryOptimWrapperConstructor', 'SeededConcatDataset')
+FOREIGN = ('BinaryOptimWrapperConstructor',)
 
 
 def as_markdown(text: str) -> str:
