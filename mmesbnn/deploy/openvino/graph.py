@@ -24,6 +24,7 @@ from .calls import BinaryCall
 from .copies import sum_kernels_of_copies
 from .layout import channels_last
 from .means import push_means
+from .pooling import pad_before_averages
 from .signs import compare_directly
 from .trace import conversion_error, trace
 
@@ -202,6 +203,7 @@ def binary_graph(
     with _converting():
         graph.reshape({port: ov.PartialShape(s) for port, s in zip(graph.inputs, shapes)})
         _clean(graph)
+        pad_before_averages(graph)
         zeros = compare_directly(graph)
         _check_signs(calls, zeros)
         if zeros:
