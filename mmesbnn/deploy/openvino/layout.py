@@ -19,6 +19,7 @@ import openvino as ov
 
 from .layout_map import ChannelsLastMap, KnownMaps, is_map
 from .layout_rules import RULES, replace_mean_of_pixels
+from .nodes import rank_of
 
 #: Operators that do not change and always write channels last.
 STAYING = frozenset(('BinaryConvolution', 'Convolution', 'GroupConvolution', 'MaxPool', 'AvgPool'))
@@ -39,7 +40,8 @@ def _keep(node: ov.Node, maps: KnownMaps) -> None:
         planes = maps.planes(value)
         if planes != value:
             port.replace_source_output(planes)
-    if node.get_type_name() in STAYING and is_map(node.output(0)):
+    # convolutions and pools of three dimensions have five axes, too, but no copies
+    if node.get_type_name() in STAYING and rank_of(node.output(0)) == 4 and is_map(node.output(0)):
         maps.add_planes(node.output(0))
 
 

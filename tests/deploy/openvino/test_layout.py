@@ -65,7 +65,17 @@ def flipped(x):
     return ops.transpose(ops.relu(x), ops.constant([0, 1, 3, 2]))
 
 
-@pytest.mark.parametrize('body', [tiled, gated, positions, joined, pooled, flipped])
+def pooled_over_channels(x):
+    """Return a pooling of three dimensions, as ``F.local_response_norm`` has."""
+    deep = ops.unsqueeze(ops.relu(x), ops.constant(1))
+    mean = ops.avg_pool(deep, [1, 1, 1], [1, 0, 0], [1, 0, 0], [3, 1, 1], True)
+    return ops.squeeze(ops.multiply(deep, mean), ops.constant(1))
+
+
+BODIES = [tiled, gated, positions, joined, pooled, flipped, pooled_over_channels]
+
+
+@pytest.mark.parametrize('body', BODIES)
 def test_computes_the_same(body):
     _, before, after = around(body)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
