@@ -46,6 +46,15 @@ def _threshold(context: Any) -> list[ov.Output]:
     return ops.select(ops.less_equal(x, limit), value, x).outputs()
 
 
+def _softplus(context: Any) -> list[ov.Output]:
+    """Convert ``log(1 + exp(beta x)) / beta``; the frontend leaves out ``beta``."""
+    x, beta, threshold = (context.get_input(i) for i in range(3))
+    beta, threshold = (ops.convert_like(number, x) for number in (beta, threshold))
+    inner = ops.multiply(x, beta)
+    smooth = ops.divide(ops.softplus(inner), beta)
+    return ops.select(ops.greater(inner, threshold), x, smooth).outputs()
+
+
 class _Converter:
     """Converter of the binary operators of a trace, for OpenVINO's frontend.
 
@@ -69,6 +78,7 @@ class _Converter:
             f'mmesbnn::{LinearCall.operator}': self._convert_linear,
             f'mmesbnn::{MatmulCall.operator}': self._convert_matmul,
             'aten::mT': _swap_last_axes,
+            'aten::softplus': _softplus,
             'aten::threshold': _threshold,
         }
         return [ConversionExtension(name, convert) for name, convert in converters.items()]

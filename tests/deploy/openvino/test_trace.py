@@ -11,6 +11,7 @@ pytest.importorskip('openvino')
 from mmesbnn.deploy.openvino import trace as tracing
 from mmesbnn.deploy.openvino.calls import record
 from mmesbnn.deploy.runtime.manifest import ExportError
+from tests.deploy.graphs import run_graph
 
 
 class Net(nn.Module):
@@ -51,3 +52,10 @@ def test_a_trace_of_other_operators_is_refused(change, message, monkeypatch):
     monkeypatch.setattr(tracing, 'record', lambda *args: change(record(*args)))
     with pytest.raises(ExportError, match=message):
         tracing.trace(model, EXAMPLE)
+
+
+@pytest.mark.parametrize(('beta', 'threshold'), [(1, 20), (2.5, 20), (2, 0.5)])
+def test_softplus_has_its_slope_and_threshold(beta, threshold):
+    model, x = nn.Softplus(beta, threshold), torch.linspace(-9, 9, 40).view(1, 40)
+    (y,) = run_graph(tracing.trace(model, [x])[0], x.numpy())
+    torch.testing.assert_close(torch.from_numpy(y), model(x))
