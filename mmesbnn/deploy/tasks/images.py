@@ -54,8 +54,19 @@ def photographs(
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
-    x = (torch.cat(images) - mean) / std
-    return x if channels == 3 else x.mean(1, keepdim=True).expand(-1, channels, -1, -1), name
+    x = torch.cat(images)
+    numbers = len(preprocessing.mean)
+    if numbers not in (1, 3, channels):
+        raise ExportError(
+            f'data_preprocessor: mean and std have {numbers} numbers, and the network takes '
+            f'{channels} channels'
+        )
+    if numbers not in (1, 3):  # one for each channel of other images than colour images
+        x = x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    x = (x - mean) / std
+    if x.shape[1] != channels:
+        x = x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return x, name
 
 
 def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: int) -> Tensor | None:
