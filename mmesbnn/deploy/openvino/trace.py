@@ -24,6 +24,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from ...binary.modes import inference
+from ...errors import sentence
 from ..runtime.manifest import ExportError
 from .calls import BinaryCall, ConvCall, LinearCall, MatmulCall, record
 from .nodes import constant
@@ -180,14 +181,19 @@ def trace(
 
     Raises:
         ExportError: If a layer's weights should be signs and are not, if OpenVINO cannot
-            convert the trace, or if the trace runs other binary operators than the model.
+            convert the trace, or if the trace runs other binary operators than the model. Also
+            if torch cannot trace the model, such as one with outputs that are no tensors.
     """
     recorded = record(model, example)
     converter = _Converter(recorded)
     with warnings.catch_warnings(), inference(model):
         # torch warns of branches on shapes and settings, which are fixed in this trace
         warnings.simplefilter('ignore')
-        traced = torch.jit.trace(model, tuple(example), check_trace=False, strict=False)
+        try:
+            traced = torch.jit.trace(model, tuple(example), check_trace=False, strict=False)
+        except RuntimeError as error:  # such as outputs that are no tensors
+            text = f'torch cannot trace the model: {sentence(error)}'
+            raise ExportError(text[:400]) from error
         try:
             graph = _convert(traced, example, converter, ())
         except ExportError:

@@ -59,3 +59,29 @@ def test_softplus_has_its_slope_and_threshold(beta, threshold):
     model, x = nn.Softplus(beta, threshold), torch.linspace(-9, 9, 40).view(1, 40)
     (y,) = run_graph(tracing.trace(model, [x])[0], x.numpy())
     torch.testing.assert_close(torch.from_numpy(y), model(x))
+
+
+class Listed(nn.Module):
+    """Its layer is in a list, so it is no constant of a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(40, 2)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return x, 'name'
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [(Listed(), 'Cannot insert a Tensor that requires grad'), (Named(), 'Only tensors')],
+)
+def test_what_torch_cannot_trace_is_an_error_of_one_line(model, message):
+    with pytest.raises(ExportError, match=f'^torch cannot trace the model: {message}') as caught:
+        tracing.trace(model, [torch.zeros(1, 40)])
+    assert '\n' not in str(caught.value) and len(str(caught.value)) <= 400
