@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def write_published_copy(
 ) -> None:
     """Write a copy of a checkpoint with some of its entries, if it has any of them.
 
-    As in mmengine's ``CheckpointHook`` the name of the copy ends with the first eight digits
-    of the SHA-256 of its content.
+    The name of the copy ends with the first eight digits of the SHA-256 of the file, as
+    ``torch.hub`` expects it. The same checkpoint therefore has the same copy.
 
     Args:
         checkpoint: Path of the checkpoint. The copy is written into its folder.
@@ -37,8 +37,11 @@ def write_published_copy(
         )
     if not kept:
         return
-    digest = hashlib.sha256(pickle.dumps(kept)).hexdigest()
+    # mmengine pickles for its digest, which has addresses of tensors in it
+    file = io.BytesIO()
+    torch.save(kept, file)
+    digest = hashlib.sha256(file.getbuffer()).hexdigest()
     published = path.with_name(f'{path.stem}-{digest[:8]}.pth')
     with whole_file(published) as partial:
-        torch.save(kept, partial)
+        partial.write_bytes(file.getbuffer())
     logger.info(f'{path} is published to {published}.')

@@ -1,10 +1,11 @@
 """Copies of checkpoints with some keys, written at the end of a training."""
 
+import hashlib
 import math
 
 from mmesbnn.checkpoints import read_checkpoint
 from tests.engine import toy
-from tests.engine.test_whole_checkpoint import checkpoints, train
+from tests.engine.test_whole_checkpoint import checkpoints, resume, train
 
 
 def test_unknown_keys_are_named_and_alone_publish_nothing(tmp_path):
@@ -26,3 +27,15 @@ def test_a_metric_without_a_best_one_is_left_out(tmp_path):
     train(tmp_path, (math.nan,), published_keys='state_dict', **metrics)
     (copy,) = tmp_path.glob('*-*.pth')
     assert copy.name.startswith('epoch_1-')
+
+
+def test_the_name_is_the_digest_of_the_file_and_a_second_end_adds_none(tmp_path):
+    options = dict(published_keys=['state_dict'], save_best='toy/score')
+    train(tmp_path, (1,), **options)
+    published = sorted(tmp_path.glob('*-*.pth'))
+    assert len(published) == 2
+    for path in published:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert path.stem.rpartition('-')[2] == digest[:8]
+    resume(tmp_path, (1,), **options)
+    assert sorted(tmp_path.glob('*-*.pth')) == published
