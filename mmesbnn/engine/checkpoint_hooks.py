@@ -9,6 +9,18 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 
+def check_template(filename_tmpl: str | None) -> None:
+    """Raise a ``ValueError`` unless names of checkpoints can be made of ``filename_tmpl``."""
+    if filename_tmpl is None:
+        return
+    rest = filename_tmpl.replace('{}', '', 1)
+    if filename_tmpl.count('{}') != 1 or set('{}/') & set(rest):
+        raise ValueError(
+            f'filename_tmpl={filename_tmpl!r} must be a file name with one {{}}, the '
+            'place of the number'
+        )
+
+
 def _best_records(hook: CheckpointHook) -> set[str]:
     """Return the names under which a hook records the best scores, as in mmengine."""
     keys = hook.key_indicators if hook.save_best else []

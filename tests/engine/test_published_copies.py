@@ -5,7 +5,7 @@ import math
 
 from mmesbnn.checkpoints import read_checkpoint
 from tests.engine import toy
-from tests.engine.test_whole_checkpoint import checkpoints, resume, train
+from tests.engine.test_whole_checkpoint import checkpoints, killed, resume, train
 
 
 def test_unknown_keys_are_named_and_alone_publish_nothing(tmp_path):
@@ -39,3 +39,10 @@ def test_the_name_is_the_digest_of_the_file_and_a_second_end_adds_none(tmp_path)
         assert path.stem.rpartition('-')[2] == digest[:8]
     resume(tmp_path, (1,), **options)
     assert sorted(tmp_path.glob('*-*.pth')) == published
+
+
+def test_a_training_that_ended_before_it_published_does_so_when_it_is_resumed(tmp_path):
+    killed(tmp_path, 'after_val', 1, (1,), published_keys=['state_dict'])
+    assert checkpoints(tmp_path) == ['epoch_1.pth']
+    resume(tmp_path, (1,), published_keys=['state_dict'])
+    assert len(list(tmp_path.glob('epoch_1-*.pth'))) == 1

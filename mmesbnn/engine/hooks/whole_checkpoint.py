@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
-from ..checkpoint_hooks import check_saving
+from ..checkpoint_hooks import check_saving, check_template
 from ..optimizer_states import check_fused_states
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
@@ -25,17 +25,6 @@ from .temperature import binary_share
 #: Entries of the message hub. Every checkpoint holds them.
 _LAST, _KEPT, _OUTDATED = 'last_ckpt', 'keep_ckpt_ids', 'outdated_ckpts'
 _BETTER = one_of('greater', 'less')
-
-
-def _check_template(filename_tmpl: str | None) -> None:
-    if filename_tmpl is None:
-        return
-    rest = filename_tmpl.replace('{}', '', 1)
-    if filename_tmpl.count('{}') != 1 or set('{}/') & set(rest):
-        raise ValueError(
-            f'filename_tmpl={filename_tmpl!r} must be a file name with one {{}}, the '
-            'place of the number'
-        )
 
 
 def _as_list(value: Any) -> Any:
@@ -134,7 +123,7 @@ class WholeCheckpointHook(CheckpointHook):
         out_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_template(filename_tmpl)
+        check_template(filename_tmpl)
         save_best, rule = _as_list(save_best), _as_list(rule)
         _check_names(save_best, rule)
         super().__init__(
@@ -228,6 +217,7 @@ class WholeCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         last = self._own(hub.get_info(_LAST))
         here = last is not None and last.exists()
+        self.last_ckpt = str(last) if here else None  # published if no other one follows
         kept, outdated = (hub.get_info(x, []) if here else [] for x in (_KEPT, _OUTDATED))
         ids = [x for x in kept if type(x) is int] if isinstance(kept, list) else []
         self.keep_ckpt_ids = [x for x in ids if self._path(self.filename_tmpl.format(x)).exists()]
