@@ -6,7 +6,7 @@ import locale
 from pathlib import Path
 
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 
 def check_template(filename_tmpl: str | None) -> None:
@@ -39,8 +39,29 @@ def _check_name(folder: str) -> None:
         ) from None
 
 
+def _warn_of_unit(hook: CheckpointHook, runner: Runner) -> None:
+    """Warn if the hook counts epochs and the training does not, or the other way round."""
+    reason = None
+    if not hook.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        reason = (
+            'counts epochs, and mmengine begins the epoch of a resumed checkpoint anew: a resumed '
+            'training has more iterations than an uninterrupted one: set by_epoch=True'
+        )
+    elif hook.by_epoch and hook.interval > 0 and isinstance(runner.train_loop, IterBasedTrainLoop):
+        reason = (
+            'counts iterations (IterBasedTrainLoop) and is one epoch: there is no checkpoint '
+            'before its end: set by_epoch=False'
+        )
+    if reason:
+        runner.logger.warning(
+            f'{type(hook).__name__}: by_epoch={hook.by_epoch}, but the training {reason}'
+        )
+
+
 def check_saving(hook: CheckpointHook, runner: Runner) -> None:
     """Check the folder of ``hook``, and that no other hook has its records or its files.
+
+    What ``hook`` counts is checked, too: there is a warning if the training counts another unit.
 
     Args:
         hook: Checkpoint hook whose folder is known.
@@ -50,6 +71,7 @@ def check_saving(hook: CheckpointHook, runner: Runner) -> None:
         ValueError: If another hook has, or if the folder's name is not text.
     """
     _check_name(hook.out_dir)
+    _warn_of_unit(hook, runner)
     for other in runner.hooks:
         if other is hook or not isinstance(other, CheckpointHook):
             continue

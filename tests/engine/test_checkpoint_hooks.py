@@ -70,3 +70,13 @@ def test_a_folder_with_letters_that_the_locale_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(locale, 'getpreferredencoding', lambda *_: 'ascii')
     with pytest.raises(ValueError, match=r'/\u00fc.: last_checkpoint .* must be text in ascii'):
         train(tmp_path / '\u00fc', WholeCheckpointHook(interval=1))
+
+
+def test_a_unit_that_the_training_does_not_count_is_named(tmp_path):
+    for iters, by_epoch in ((None, False), (4, True), (None, True), (4, False)):
+        hook = WholeCheckpointHook(interval=1, by_epoch=by_epoch)
+        folder = tmp_path / f'{iters}-{by_epoch}'
+        toy.runner(folder, [hook], model=toy.PlainModel(), iters=iters).train()
+        warned = f'by_epoch={by_epoch}, but the training counts' in toy.log_of(folder)
+        assert warned == (by_epoch == bool(iters))
+    assert names(tmp_path / '4-True') == ['epoch_1.pth']

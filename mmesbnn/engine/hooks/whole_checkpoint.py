@@ -80,8 +80,8 @@ class WholeCheckpointHook(CheckpointHook):
     Args:
         interval: Number of epochs or iterations between two checkpoints. Default -1: only
             the last checkpoint is saved.
-        by_epoch: Whether ``interval`` counts epochs. If not, it counts iterations. Default
-            True.
+        by_epoch: Whether ``interval`` counts epochs. If not, it counts iterations. A warning
+            says so if the training does not count the same. Default True.
         max_keep_ckpts: Number of checkpoints to keep in addition to the best ones. Default
             -1: all.
         save_best: Metric, or list of metrics, whose best checkpoint is kept; 'auto' is
