@@ -57,6 +57,9 @@ class CheckedVOCDataset(XMLDataset):
             years = (y for y in ('VOC2007', 'VOC2012') if y in self.sub_data_root)
             year = next(years, None)
         self._metainfo['dataset_type'] = year
+        colours = self.METAINFO['palette']
+        if self._metainfo['palette'] == colours and len(self._metainfo['classes']) > len(colours):
+            del self._metainfo['palette']  # mmdet then draws in colours of its own
 
     @classmethod
     def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import os
 import shutil
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+import torch
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.structures import InstanceData
 
 import mmesbnn  # noqa: F401 (registers the data set)
 from mmesbnn.datasets import VOC_CLASSES, write_mini_voc
@@ -89,6 +92,21 @@ def test_own_classes_have_no_year(root, warnings):
     dataset = build(root, metainfo=dict(classes=VOC_CLASSES[:9]))
     assert dataset.metainfo['dataset_type'] is None
     assert build(root).metainfo['dataset_type'] == 'VOC2007'
+
+
+def test_more_classes_than_voc_has_can_be_drawn(root, warnings, tmp_path):
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+
+    classes = [*VOC_CLASSES, 'kite', 'yak']
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = build(root, metainfo=dict(classes=classes)).metainfo
+    found = dict(bboxes=torch.tensor([[1.0, 1, 20, 20]]), labels=torch.tensor([21]))
+    sample = DetDataSample(pred_instances=InstanceData(**found, scores=torch.ones(1)))
+    image = np.zeros((64, 64, 3), np.uint8)
+    visualizer.add_datasample('x', image, sample, out_file=str(tmp_path / 'x.png'))
+    assert (tmp_path / 'x.png').exists()
+    assert 'palette' in build(root, metainfo=dict(classes=classes[:20])).metainfo
 
 
 @pytest.mark.parametrize(
