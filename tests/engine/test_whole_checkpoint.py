@@ -402,3 +402,11 @@ def test_a_named_checkpoint_that_is_not_whole(tmp_path, damage):
     ) as e:
         runner.train()
     assert '\n' not in str(e.value)
+
+
+def test_a_checkpoint_of_another_network_is_not_resumed(tmp_path):
+    options = dict(default_hooks=dict(checkpoint=dict(type='WholeCheckpointHook', interval=1)))
+    toy.runner(tmp_path, [], **options).train()
+    other = toy.runner(tmp_path, [], toy.ToyClassifier(se_ratio=4), resume=True, **options)
+    with pytest.raises(ValueError, match=r'the checkpoint does not fit the model: .*squeeze'):
+        other.train()

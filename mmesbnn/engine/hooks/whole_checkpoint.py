@@ -19,7 +19,7 @@ from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
 from ..resuming import check_named, own_names, point_to_whole, validation_follows, write_pointer
-from .require_checkpoint import is_training
+from .require_checkpoint import check_fit, is_training
 from .temperature import binary_share
 
 #: Entries of the message hub. Every checkpoint holds them.
@@ -100,8 +100,9 @@ class WholeCheckpointHook(CheckpointHook):
         TypeError: If an argument is unknown.
         ValueError: If an argument is not one of the allowed values; before training, if
             ``out_dir`` is a URL, the runner is not mmengine's ``Runner``, the folder's name is
-            not text, or another checkpoint hook has the same files or record of the best
-            score; after a validation that did not measure a metric of ``save_best``.
+            not text, another checkpoint hook has the same files or record of the best
+            score, or a resumed checkpoint does not fit the model; after a validation that did
+            not measure a metric of ``save_best``.
     """
 
     @checked(
@@ -240,8 +241,9 @@ class WholeCheckpointHook(CheckpointHook):
         self._set_best(key, path)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take up the accumulated gradients of a resumed training."""
+        """Check that a resumed training fits, and take up its accumulated gradients."""
         if runner._resume:
+            check_fit(runner, checkpoint)  # mmengine prints what differs, and trains random weights
             load_gradients(runner, checkpoint)
 
     # writing
