@@ -1,9 +1,10 @@
-"""Check of the states of optimizers that a checkpoint gave a resumed training."""
+"""Checks of the states of optimizers that a checkpoint gave a resumed training."""
 
 from __future__ import annotations
 
 from mmengine.optim import OptimWrapper
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..checkpoints import CheckpointError
 from .reach import optim_wrappers
@@ -15,6 +16,32 @@ def _fits(name: str, value: Tensor, parameter: Tensor) -> bool:
     storage = value.untyped_storage().nbytes() // value.element_size()
     held = storage - value.storage_offset()  # strides of 0 show less data as more
     return value.shape == parameter.shape and held >= parameter.numel()
+
+
+def _optimizers(wrapper: object) -> list[Optimizer]:
+    return [one.optimizer for one in optim_wrappers(wrapper) if isinstance(one, OptimWrapper)]
+
+
+def check_groups(wrapper: object) -> None:
+    """Check that parameter groups have the options of their optimizer.
+
+    Loading replaces the options by those of the checkpoint, whatever optimizer had them.
+
+    Args:
+        wrapper: The runner's ``optim_wrapper``. Only those of mmengine are checked.
+
+    Raises:
+        CheckpointError: If a group lacks an option.
+    """
+    for optimizer in _optimizers(wrapper):
+        for group in optimizer.param_groups:
+            missing = sorted(set(optimizer.defaults) - set(group))
+            if missing:
+                raise CheckpointError(
+                    f'the checkpoint is of another optimizer than {type(optimizer).__name__}: its '
+                    f'parameter groups lack {", ".join(missing)}: set the optimizer of the '
+                    'checkpoint, or load the weights only (load_from instead of resume)'
+                )
 
 
 def check_fused_states(wrapper: object) -> None:
@@ -29,8 +56,7 @@ def check_fused_states(wrapper: object) -> None:
     Raises:
         CheckpointError: If a state does not fit its parameter.
     """
-    own = (one for one in optim_wrappers(wrapper) if isinstance(one, OptimWrapper))
-    for optimizer in (one.optimizer for one in own):
+    for optimizer in _optimizers(wrapper):
         for group in optimizer.param_groups:
             for parameter in group['params'] if group.get('fused') else ():
                 for name, value in optimizer.state.get(parameter, {}).items():

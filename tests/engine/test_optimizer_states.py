@@ -59,3 +59,12 @@ def test_each_optimizer_of_a_dict_is_checked():
     optimizers[1].state[weights[1]] = dict(momentum_buffer=torch.ones(3))
     with pytest.raises(CheckpointError, match=r"'momentum_buffer' of shape \(3,\)"):
         check_fused_states(wrapper)
+
+
+@pytest.mark.parametrize('kind, option', [('SGD', 'momentum'), ('RMSprop', 'alpha')])
+def test_a_checkpoint_of_another_optimizer_is_named(tmp_path, saved, kind, option):
+    resumed = runner(tmp_path / 'second', saved[0])
+    resumed.optim_wrapper = dict(optimizer=dict(type=kind, lr=0.1))
+    message = f'another optimizer than {kind}: its parameter groups lack .*{option}.*load_from'
+    with pytest.raises(CheckpointError, match=message):
+        resumed.train()

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..checkpoint_hooks import check_saving, check_template
-from ..optimizer_states import check_fused_states
+from ..optimizer_states import check_fused_states, check_groups
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
@@ -186,6 +186,7 @@ class WholeCheckpointHook(CheckpointHook):
         This hook is the last of all hooks, so that the others are ready for the validation.
         """
         check_saving(self, runner)
+        check_groups(runner.optim_wrapper)
         check_fused_states(runner.optim_wrapper)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
