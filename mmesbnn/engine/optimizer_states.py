@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.optim import Optimizer
@@ -42,6 +44,25 @@ def check_groups(wrapper: object) -> None:
                     f'parameter groups lack {", ".join(missing)}: set the optimizer of the '
                     'checkpoint, or load the weights only (load_from instead of resume)'
                 )
+
+
+def check_schedulers(schedulers: object, checkpoint: dict[str, Any]) -> None:
+    """Check that a checkpoint has a state for each scheduler; mmengine pairs them by place.
+
+    Args:
+        schedulers: The runner's ``param_schedulers``. Only a list of them is checked.
+        checkpoint: Content of the file.
+
+    Raises:
+        CheckpointError: If the checkpoint has another number of states.
+    """
+    states = checkpoint.get('param_schedulers')
+    if isinstance(schedulers, list) and isinstance(states, list) and len(states) != len(schedulers):
+        raise CheckpointError(
+            f'the checkpoint has the states of {len(states)} schedulers, but param_scheduler has '
+            f'{len(schedulers)}: set that of the checkpoint, or load the weights only '
+            '(load_from instead of resume)'
+        )
 
 
 def check_fused_states(wrapper: object) -> None:

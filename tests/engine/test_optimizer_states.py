@@ -68,3 +68,13 @@ def test_a_checkpoint_of_another_optimizer_is_named(tmp_path, saved, kind, optio
     message = f'another optimizer than {kind}: its parameter groups lack .*{option}.*load_from'
     with pytest.raises(CheckpointError, match=message):
         resumed.train()
+
+
+def test_a_checkpoint_with_another_number_of_schedulers_is_named(tmp_path):
+    steps = dict(type='MultiStepLR', milestones=[1])
+    warm = dict(type='LinearLR', end=1)
+    options = dict(default_hooks=SAVING, model=toy.PlainModel())
+    toy.runner(tmp_path, [], param_scheduler=[steps], **options).train()
+    more = toy.runner(tmp_path, [], param_scheduler=[warm, steps], resume=True, **options)
+    with pytest.raises(CheckpointError, match='states of 1 schedulers, but param_scheduler has 2'):
+        more.train()
