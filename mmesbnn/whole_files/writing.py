@@ -34,16 +34,20 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _unnamed(path: Path) -> os.stat_result | None:
-    """Return the status of a pipe behind ``/dev/stdout`` or ``/dev/fd/3``; no real path has it."""
-    return path.stat() if path.exists() else None
-
-
 def _real(path: Path) -> Path:
     """Return the path at the end of links."""
     if '\0' in str(path):
         _refuse(errno.EINVAL, path, 'The name holds a zero byte')
     return Path(os.path.realpath(path))
+
+
+def _end_of(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Return the path at the end of links, and the status of what is there; None if nothing is.
+
+    A pipe behind ``/dev/stdout`` or ``/dev/fd/3`` is there, though its real path does not exist.
+    """
+    target = _real(path)
+    return target, _status(target) or (path.stat() if path.exists() else None)
 
 
 def _allowed(path: Path, rights: int) -> bool:
@@ -104,8 +108,7 @@ def check_file(path: Name, *sources: Name | None) -> Path:
     """
     check_unread([path], sources)
     path = Path(path)
-    target = _real(path)
-    status = _status(target) or _unnamed(path)
+    target, status = _end_of(path)
     if status is None:
         if not target.parent.is_dir():
             _refuse(errno.ENOENT, path, 'No such folder')
@@ -202,8 +205,7 @@ def check_folder(root: Name, *sources: Name | None, replace: bool = False) -> Pa
         OSError: If ``root`` cannot be written, or holds a file that is read.
     """
     root = Path(root)
-    target = _real(root)
-    status = _status(target) or _unnamed(root)
+    target, status = _end_of(root)
     if status is not None:
         if not stat.S_ISDIR(status.st_mode):
             _refuse(errno.ENOTDIR, root)
@@ -260,8 +262,7 @@ def check_place(root: Name) -> Path:
         OSError: If no file can be written there.
     """
     root = Path(root)
-    target = _real(root)
-    status = _status(target) or _unnamed(root)
+    target, status = _end_of(root)
     if status is None:
         _check_above(target, root)
     elif not stat.S_ISDIR(status.st_mode):

@@ -62,11 +62,16 @@ def photographs(
             f'{channels} channels'
         )
     if numbers not in (1, 3):  # one for each channel of other images than colour images
-        x = x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+        x = _grey(x, channels)
     x = (x - mean) / std
     if x.shape[1] != channels:
-        x = x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+        x = _grey(x, channels)
     return x, name
+
+
+def _grey(x: Tensor, channels: int) -> Tensor:
+    """Return the mean of the channels of images as each of ``channels``."""
+    return x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
 
 
 def _test_images(cfg: Config, model: Any, shape: tuple[int, int, int], count: int) -> Tensor | None:
