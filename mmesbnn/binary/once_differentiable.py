@@ -18,7 +18,8 @@ def once_differentiable(backward: Backward) -> Backward:
 
     Torch's decorator of this name does so only if the incoming gradient is differentiated, too.
     Else it returns constants, and a penalty of gradients would train nothing without a word: the
-    gradients depend on the stored operands as well.
+    gradients depend on the stored operands as well. For steps whose gradients do not, such as
+    poolings, constants are right, and torch's decorator is enough.
 
     Args:
         backward: Method ``backward(ctx, *grads)`` of a ``torch.autograd.Function``.
