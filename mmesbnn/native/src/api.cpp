@@ -75,36 +75,35 @@ bool pack_kernel(const float* kernel, float scale, float threshold, int64_t chan
 // lines of the cache one after another.
 constexpr int64_t kPackedPixels = 128;
 
+// Packs signs of up to 64 channels, `plane` numbers apart, of up to kPackedPixels pixels as words
+// that are `step` apart. thresholds: one per channel, or null for 0.
+void pack_part(const float* x, int64_t plane, int64_t channels, int64_t pixels,
+               const float* thresholds, int* found, uint64_t* out, int64_t step) {
+  uint64_t bits[kPackedPixels / 64][64] = {};
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t at = 0; at < pixels; at += 64)
+      bits[at / 64][c] = mmesbnn::chosen_kernels().compare(
+          x + c * plane + at, static_cast<int>(std::min<int64_t>(64, pixels - at)),
+          thresholds ? thresholds[c] : 0.0f, found);
+  for (auto& square : bits) mmesbnn::transpose<64>(square);
+  for (int64_t p = 0; p < pixels; ++p) out[p * step] = bits[p / 64][p % 64];
+}
+
 // Packs signs of maps. Returns whether every entry is -1 or 1, or with thresholds a number.
 bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, int64_t pixels,
                const float* thresholds, int threads, uint64_t* out) {
   const int64_t words = words_for(channels), tiles = (pixels + kPackedPixels - 1) / kPackedPixels;
-  const Kernels& use = mmesbnn::chosen_kernels();
   std::atomic<bool> odd{false};
   mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
     int found = 0;
     for (int64_t item = first; item < last; ++item) {
       const int64_t image = item / tiles, begin = item % tiles * kPackedPixels;
-      const int64_t end = std::min(begin + kPackedPixels, pixels);
-      for (int64_t g = 0; g < groups; ++g) {
-        for (int64_t word = 0; word < words; ++word) {
-          uint64_t bits[kPackedPixels / 64][64] = {};
-          const int64_t used = std::min<int64_t>(64, channels - word * 64);
-          for (int64_t c = 0; c < used; ++c) {
-            const int64_t channel = g * channels + word * 64 + c;
-            const float* row = x + (image * groups * channels + channel) * pixels;
-            const float limit = thresholds ? thresholds[channel] : 0.0f;
-            for (int64_t at = begin; at < end; at += 64)
-              bits[(at - begin) / 64][c] = use.compare(
-                  row + at, static_cast<int>(std::min<int64_t>(64, end - at)), limit, &found);
-          }
-          for (int64_t at = begin; at < end; at += 64) {
-            uint64_t* square = bits[(at - begin) / 64];
-            mmesbnn::transpose<64>(square);
-            for (int64_t p = at; p < std::min(at + 64, end); ++p)
-              out[((image * pixels + p) * groups + g) * words + word] = square[p - at];
-          }
-        }
+      for (int64_t part = 0; part < groups * words; ++part) {
+        const int64_t inner = part % words * 64, channel = part / words * channels + inner;
+        pack_part(x + (image * groups * channels + channel) * pixels + begin, pixels,
+                  std::min<int64_t>(64, channels - inner), std::min(kPackedPixels, pixels - begin),
+                  thresholds ? thresholds + channel : nullptr, &found,
+                  out + (image * pixels + begin) * groups * words + part, groups * words);
       }
     }
     if (found & (thresholds ? kNaN : kOther)) odd.store(true);
