@@ -1,8 +1,9 @@
 """Parts of binary networks: signs, weights, operators, layers, ES. Needs torch only."""
 
-from .attention import BinaryMultiheadAttention, elastic_binarize
+from .attention import BinaryMultiheadAttention
 from .binarize import binarize
 from .binarize_report import BinarizedLayer, BinarizeReport
+from .elastic import elastic_binarize
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, tile
 from .feed_forward import BinaryFeedForward

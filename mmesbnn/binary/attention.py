@@ -18,38 +18,15 @@ from torch import Tensor, nn
 
 from .arguments import BUILT, checked_layer
 from .block_means import block_mean
+from .elastic import ElasticBinarizer
 from .functional import binary_matmul
 from .inputs import check_tokens
 from .layers import RPReLU, RSign
-from .levels import dorefa
 from .residual_linear import ResidualBinaryLinear
 from .tiled_norm import TiledBatchNorm2d
 from .tokens import map_of, tokens_of
 from .tracing import whole_layer
 from .unit_steps import token_norm
-
-
-def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
-    """Compute ``clip * clamp(round(x / clip), 0, 1)``: 0 up to the threshold ``clip / 2``.
-
-    With ``r = x / clip`` the gradients are ``dy/dx = 1 if 0 <= r <= 1 else 0`` and
-    ``dy/dclip = round(r) - r if 0 <= r <= 1 else (1 if r > 1 else 0)``.
-
-    Args:
-        x: Tensor of any shape, such as attention probabilities.
-        clip: Tensor with one positive entry.
-
-    Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
-    """
-    return clip * dorefa(x / clip, bits=1)
-
-
-class ElasticBinarizer(nn.Module):
-    """:func:`elastic_binarize` as a module, which an export can replace."""
-
-    def forward(self, x: Tensor, clip: Tensor) -> Tensor:
-        """Binarize ``x``, a tensor of any shape."""
-        return elastic_binarize(x, clip)
 
 
 class BinaryMultiheadAttention(nn.Module):

@@ -132,6 +132,7 @@ def _convolve(
     binarization: _Binarization,
     settings: tuple[Any, ...],
     as_sums: bool,
+    with_means: bool,
 ) -> _Step | None:
     stride, padding, dilation, groups, pad_value = settings
     limits = binarization.limits(weight) if binarization.latent else None
@@ -139,7 +140,7 @@ def _convolve(
         kernels = pack_effective(weight, groups)
     else:
         kernels = binarization.pack(weight, groups, limits)
-    signs = None if kernels is None else pack_shifted(x, shift, groups)
+    signs = None if kernels is None else pack_shifted(x, shift, groups, with_means)
     if kernels is None or signs is None:
         return None
     window, last = (stride, padding, dilation, pad_value), is_channels_last(x)
@@ -158,6 +159,7 @@ class _SignedConv(torch.autograd.Function):
 
     With ``passes`` the second result is ``x``, for its other readers. Their gradient is added to
     that of the sign in the pass that makes it; autograd would need another pass over both maps.
+    So is that of the third result, the means of ``x`` over pixels, if the step has them.
     """
 
     @staticmethod
@@ -173,7 +175,7 @@ class _SignedConv(torch.autograd.Function):
         rows: bool,
         for_norm: bool,
         passes: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         ctx.settings, ctx.surrogate, ctx.binarization = settings, surrogate, binarization
         ctx.rows = rows
         ctx.set_materialize_grads(False)
@@ -182,17 +184,22 @@ class _SignedConv(torch.autograd.Function):
         ctx.save_for_backward(x, shift, weight, step.limits, *bits)
         y = stand_in(cast(Tensor, step.sums).shape) if for_norm else step.result()
         y = rows_of_map(y, x.shape[:-1]) if rows else y
+        means = step.signs.means
         # torch lets these be changed in place, unlike views
-        return y.detach(), x.detach() if passes else None
+        return (
+            y.detach(),
+            x.detach() if passes else None,
+            None if means is None else torch.from_numpy(means.copy()),
+        )
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad: Tensor | None, of_passed: Tensor | None
+        ctx: Any, grad: Tensor | None, of_passed: Tensor | None, of_means: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        if grad is None:  # the result is not used
-            return of_passed, *[None] * 9
         x, shift, weight, limits, *bits = ctx.saved_tensors
+        if grad is None:  # the result is not used
+            return _of_readers(x, of_passed, of_means), *[None] * 9
         shape = x.shape
         if ctx.rows:
             x, grad = map_of_rows(x), map_of_rows(grad)
@@ -202,19 +209,32 @@ class _SignedConv(torch.autograd.Function):
         of_x, of_weight = packed_gradients(grad, *packed, ctx.settings, wanted)
         of_shift = None
         if of_x is not None:
-            of_x, of_shift = _through(ctx.surrogate, of_x, x, shift, of_passed)
+            of_x, of_shift = _through(ctx.surrogate, of_x, x, shift, of_passed, of_means)
             of_x = rows_of_map(of_x, shape[:-1]).detach() if ctx.rows else of_x
         if of_weight is not None and ctx.binarization.clip < math.inf:
             of_weight = _inside(ctx.binarization, of_weight, weight, limits)
         return of_x, of_shift, of_weight, *[None] * 7
 
 
+def _of_readers(x: Tensor, of_passed: Tensor | None, of_means: Tensor | None) -> Tensor | None:
+    """Return the gradient that ``x`` gets from its other readers, and from that of its means."""
+    if of_means is None:
+        return of_passed
+    spread = (of_means / x[0, 0].numel())[..., None, None]
+    return spread.expand_as(x) if of_passed is None else of_passed + spread
+
+
 def _through(
-    surrogate: Surrogate, grad: Tensor, x: Tensor, shift: Tensor, more: Tensor | None
+    surrogate: Surrogate,
+    grad: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    more: Tensor | None,
+    of_means: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of input and shift of a sign. The first may overwrite ``grad``.
 
-    It includes ``more``.
+    It includes ``more``, and the gradient of the input's means.
     """
     layout = layout_of(x)
     adds = more is not None and layout == torch.contiguous_format
@@ -226,6 +246,7 @@ def _through(
         surrogate=surrogate.name,
         clip=surrogate.clip,
         more=cast(Tensor, more).detach().contiguous().numpy() if adds else None,
+        of_means=None if of_means is None else array_of(of_means.contiguous()),
         threads=torch.get_num_threads(),
     )
     of_x, of_shift = map(torch.from_numpy, found)
@@ -275,10 +296,21 @@ def conv_for_norm(
 
 
 def passing_conv_for_norm(
-    x: Tensor, shift: Tensor, sign: nn.Module, layer: Any, settings: tuple[Any, ...]
-) -> tuple[Convolved, Tensor] | None:
-    """Compute :func:`conv_for_norm`, and return ``x`` for its other readers."""
-    return _signed_conv(x, shift, sign, layer, settings, rows=False, for_norm=True, passes=True)
+    x: Tensor,
+    shift: Tensor,
+    sign: nn.Module,
+    layer: Any,
+    settings: tuple[Any, ...],
+    *,
+    with_means: bool,
+) -> tuple[Convolved, Tensor, Tensor | None] | None:
+    """Compute :func:`conv_for_norm`, and return ``x`` for its other readers.
+
+    With ``with_means`` the third result are the means of ``x`` over pixels, ``(N, C)``, unless
+    it lies channels last in memory.
+    """
+    forms = dict(rows=False, for_norm=True, passes=True, with_means=with_means)
+    return _signed_conv(x, shift, sign, layer, settings, **forms)
 
 
 def _signed_conv(
@@ -291,7 +323,8 @@ def _signed_conv(
     rows: bool,
     for_norm: bool,
     passes: bool = False,
-) -> tuple[Convolved, Tensor] | None:
+    with_means: bool = False,
+) -> tuple[Convolved, Tensor, Tensor | None] | None:
     if not is_native() or is_seen(x):  # before no_grad, which an exported graph would record
         return None
     with torch.no_grad():
@@ -311,19 +344,21 @@ def _signed_conv(
         weight = weight[:, :, None, None]
     fits = weight[0].numel() <= MOST_TERMS
     as_sums = fits and (for_norm or is_keeping())
-    convolve = partial(_convolve, maps, shift, weight, binarization, settings, as_sums)
+    with_means = with_means and not is_channels_last(maps)
+    convolve = partial(_convolve, maps, shift, weight, binarization, settings, as_sums, with_means)
     # in 32 bits the result is not small
     step = compute_once(convolve) if fits else convolve()
     if step is None:
         return None
     for_norm = for_norm and fits
     options = settings, surrogate, binarization, rows, for_norm, passes
-    y, passed = _SignedConv.apply(x, shift, weight, step, *options)
+    y, passed, means = _SignedConv.apply(x, shift, weight, step, *options)
     x = passed if passes else x
     if not for_norm:
-        return y, x
+        return y, x, means
     sums = cast(Tensor, step.sums)
-    return SignSums(y, rows_of_map(sums, x.shape[:-1]) if rows else sums, step.scales), x
+    sums = rows_of_map(sums, x.shape[:-1]) if rows else sums
+    return SignSums(y, sums, step.scales), x, means
 
 
 def _is_binary(binarizer: nn.Module) -> bool:

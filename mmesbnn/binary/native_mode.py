@@ -48,7 +48,8 @@ def use_native(enabled: bool = True) -> bool:
     In training convolutions and linear layers run on the kernels as well, forward and backward.
     They store their input and their weight as bits. So do signs and norms with what stands around
     them in the units of BNext, ReActNet, Bi-Real Net and BinaryViT: copies, residuals, gates and
-    PReLUs. So do the poolings of BNext and ReActNet, with torch's results to the last bit.
+    PReLUs. So do the poolings of BNext and ReActNet, and the binarization of probabilities in
+    BinaryViT, with torch's results to the last bit.
     Gradients can be differentiated once only, and not computed in batches (``is_grads_batched``,
     ``jacobian(vectorize=True)``). Those of real numbers differ from torch's by the rounding of
     float32, and so do results of norms. Layers with hooks, or whose ``forward`` was replaced, run
@@ -118,15 +119,22 @@ def pack_effective(weight: Tensor, groups: int) -> PackedWeights | None:
     return pack_weights(array_of(weight), groups=groups, threads=torch.get_num_threads())
 
 
-def pack_shifted(x: Tensor, shift: Tensor, groups: int) -> Packed | None:
-    """Pack ``x + shift > 0``, with a shift per channel.
+def pack_shifted(x: Tensor, shift: Tensor, groups: int, with_means: bool = False) -> Packed | None:
+    """Pack ``x + shift > 0``, with a shift per channel, and the means of ``x`` if they are wanted.
 
     Returns:
         Packed signs; None if ``x`` has a NaN, or a shift is not finite.
     """
     limits, threads = -array_of(shift), torch.get_num_threads()
     values = x.detach().numpy()
-    return pack_signs(values, groups=groups, thresholds=limits, strict=True, threads=threads)
+    return pack_signs(
+        values,
+        groups=groups,
+        thresholds=limits,
+        strict=True,
+        with_means=with_means,
+        threads=threads,
+    )
 
 
 def pack_latent(weight: Tensor, groups: int, limits: Tensor, scaled: bool) -> PackedWeights | None:

@@ -73,24 +73,31 @@ def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list
     return [conv(signs) for conv in convs]
 
 
-def shifted_conv(x: Tensor, shift: LearnableShift, conv: BinaryConv2d) -> tuple[Convolved, Tensor]:
+def shifted_conv(
+    x: Tensor, shift: LearnableShift, conv: BinaryConv2d, *, with_mean: bool = False
+) -> tuple[Convolved, Tensor, Tensor | None]:
     """Compute ``conv(shift(x))``, ``conv`` with its own sign, for a norm of this module.
 
     Args:
         x: Map ``(N, C, H, W)``.
         shift: Shift of its channels.
         conv: Convolution.
+        with_mean: Whether the mean of ``x`` is wanted. Default False.
 
     Returns:
-        The result, and ``x`` for its other readers. On the native kernels their gradient costs no
-        addition of its own then.
+        The result; ``x`` for its other readers; and its mean over positions, ``(N, C, 1, 1)``, or
+        None where it is a step of its own. On the native kernels the mean is made with the signs,
+        and the gradients of both cost no addition of their own.
     """
     if is_native() and _is_own_conv(conv, x) and _is_own_shift(shift):
         bias = shift.bias.flatten()
-        found = passing_conv_for_norm(x, bias, conv.sign, conv, settings_of(conv))
+        found = passing_conv_for_norm(
+            x, bias, conv.sign, conv, settings_of(conv), with_means=with_mean
+        )
         if found is not None:
-            return found
-    return conv(shift(x)), x
+            y, x, means = found
+            return y, x, None if means is None else means[..., None, None]
+    return conv(shift(x)), x, None
 
 
 def normalized(x: Tensor, norm: nn.Module, copies: int = 1) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..binary.attention import ElasticBinarizer
+from ..binary.elastic import ElasticBinarizer
 from ..binary.entries import SIGNS
 from ..binary.forms import InputForm, WeightForm, input_form
 from ..binary.layers import BinaryLayer, RSign, binary_layers

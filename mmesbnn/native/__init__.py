@@ -5,7 +5,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 :func:`problem` gives the reason.
 """
 
-from .activations import prelu_gradients, sign_gradient
+from .activations import elastic_binarize, elastic_gradients, prelu_gradients, sign_gradient
 from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
 from .gradients import input_gradient, latent_gradient, weight_gradient
@@ -25,6 +25,8 @@ from .memory import release_memory
 from .norm_operands import Normalized, NormGradients, NormOperands
 from .norms import normalize, normalize_gradients
 from .pooling import (
+    average_activated,
+    average_activated_gradients,
     average_neighbours,
     average_neighbours_gradient,
     average_pool,
@@ -44,6 +46,8 @@ __all__ = [
     'PackedWeights',
     'add_cross',
     'available',
+    'average_activated',
+    'average_activated_gradients',
     'average_neighbours',
     'average_neighbours_gradient',
     'average_pool',
@@ -51,6 +55,8 @@ __all__ = [
     'convolve',
     'convolve_sums',
     'cross_gradients',
+    'elastic_binarize',
+    'elastic_gradients',
     'input_gradient',
     'instruction_sets',
     'latent_gradient',

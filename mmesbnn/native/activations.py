@@ -19,6 +19,8 @@ from .memory import empty
 
 #: Functions that stand for the derivative of a sign, by their numbers in the C interface.
 SURROGATES = {'window': 0, 'triangle': 1}
+#: Least ``clip`` of :func:`elastic_binarize`. Half of it is exact.
+LEAST_CLIP = 1e-30
 
 
 def sign_gradient(
@@ -29,12 +31,13 @@ def sign_gradient(
     surrogate: str,
     clip: float = 1.0,
     more: np.ndarray | None = None,
+    of_means: np.ndarray | None = None,
     threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the gradients of ``sign(x + shift)`` that stand for the true ones.
 
-    ``of_x = grad d(x + shift) + more``, with ``d(v) = 1`` where ``|v| <= clip`` and else 0
-    (``'window'``), or ``d(v) = max(0, 2 - 2|v|)`` (``'triangle'``).
+    ``of_x = grad d(x + shift) + more + of_means / (H W)``, with ``d(v) = 1`` where ``|v| <= clip``
+    and else 0 (``'window'``), or ``d(v) = max(0, 2 - 2|v|)`` (``'triangle'``).
 
     Args:
         grad: Gradient of the signs, float32 ``(N, C, H, W)``; the gradient of ``x`` overwrites it.
@@ -44,10 +47,12 @@ def sign_gradient(
         clip: Half width of the window. Default 1.
         more: Gradient of ``x`` from elsewhere, of its shape, not channels last in memory. Default
             None: 0.
+        of_means: Gradient of the means of ``x`` over pixels, float32 ``(N, C)``, for maps that are
+            not channels last in memory. Default None: 0.
         threads: Number of threads. Default 1.
 
     Returns:
-        Gradient of ``x``, and of ``shift``, which is its sum without ``more``.
+        Gradient of ``x``, and of ``shift``, which is its sum without ``more`` and ``of_means``.
 
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
@@ -59,18 +64,19 @@ def sign_gradient(
     check_layout('grad', grad, last)
     check_operand('shift', shift, x.shape[1:2])
     check_operand('more', more, x.shape)
+    check_operand('of_means', of_means, x.shape[:2])
     batch, channels, height, width = x.shape
     of_shift, numbers = np.empty_like(shift), (SURROGATES[surrogate], clip, check_threads(threads))
     operands, results = (floats(grad), floats(x)), (floats(grad), floats(of_shift))
     if last:
-        if more is not None:
-            raise NativeError('more is not for maps with channels last in memory')
+        if more is not None or of_means is not None:
+            raise NativeError('more and of_means are not for maps with channels last in memory')
         status = library().mmesbnn_sign_gradient_tokens(
             *operands, batch * height * width, channels, floats(shift), *numbers, *results
         )
     else:
         status = library().mmesbnn_sign_gradient(
-            *(*operands, None if more is None else floats(more)),
+            *(*operands, *(None if one is None else floats(one) for one in (more, of_means))),
             *(batch, channels, height * width, floats(shift), *numbers, *results),
         )
     raise_for(status, 'sign_gradient')
@@ -112,3 +118,64 @@ def prelu_gradients(
     )
     raise_for(status, 'prelu_gradients')
     return of_x, of_slope
+
+
+def elastic_binarize(x: np.ndarray, clip: float, *, threads: int = 1) -> np.ndarray:
+    """Compute ``clip`` where ``x > clip / 2``, else 0; NaN stays NaN.
+
+    Args:
+        x: Contiguous float32 array.
+        clip: Positive number of float32.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 array of ``x``'s shape.
+
+    Raises:
+        NativeError: If an argument is out of its range.
+    """
+    check_operand('x', x, x.shape)
+    _check_clip(clip)
+    out = empty(x.shape)
+    status = library().mmesbnn_elastic_binarize(
+        floats(x), x.size, clip, check_threads(threads), floats(out)
+    )
+    raise_for(status, 'elastic_binarize')
+    return out
+
+
+def elastic_gradients(
+    grad: np.ndarray, x: np.ndarray, clip: float, *, threads: int = 1
+) -> tuple[np.ndarray, float]:
+    """Compute the gradients that stand for those of :func:`elastic_binarize`.
+
+    With ``r = x / clip`` they are ``grad`` where ``0 <= r <= 1``, else 0, and the sum of ``grad
+    (round(r) - r)`` where ``0 <= r <= 1``, and of ``grad`` where ``r > 1``.
+
+    Args:
+        grad: Gradient of the result, contiguous float32 array.
+        x: float32 array of the same shape.
+        clip: Positive number of float32.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        Gradients of ``x`` and ``clip``.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    check_operand('x', x, x.shape)
+    check_operand('grad', grad, x.shape)
+    _check_clip(clip)
+    of_x, of_clip = empty(x.shape), np.empty(1, np.float32)
+    status = library().mmesbnn_elastic_gradients(
+        *(floats(grad), floats(x), x.size, clip, check_threads(threads)),
+        *(floats(of_x), floats(of_clip)),
+    )
+    raise_for(status, 'elastic_gradients')
+    return of_x, float(of_clip[0])
+
+
+def _check_clip(clip: float) -> None:
+    if not LEAST_CLIP <= clip < float('inf'):
+        raise NativeError(f'clip={clip!r} must be a number >= {LEAST_CLIP}')

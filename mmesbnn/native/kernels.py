@@ -34,10 +34,13 @@ class Packed:
     Attributes:
         words: uint64 ``(N, H, W, groups, ceil(C / groups / 64))``.
         channels: Number of channels ``C``.
+        means: Means over pixels of the numbers that have these signs, float32 ``(N, C)``; None if
+            they were not asked for.
     """
 
     words: np.ndarray
     channels: int
+    means: np.ndarray | None = None
 
     @property
     def groups(self) -> int:
@@ -101,6 +104,7 @@ def pack_signs(
     groups: int = 1,
     thresholds: np.ndarray | None = None,
     strict: bool = False,
+    with_means: bool = False,
     threads: int = 1,
 ) -> Packed | None:
     """Pack signs; a bit is 1 if ``x > threshold`` of its channel.
@@ -111,6 +115,8 @@ def pack_signs(
         thresholds: float32 ``(C,)``. Default None: 0.
         strict: Whether every entry must be -1 or 1, or with thresholds not NaN, and the thresholds
             finite. Default False.
+        with_means: Whether means over pixels are computed, not of a map that lies channels last.
+            Default False.
         threads: Number of threads. Default 1.
 
     Returns:
@@ -125,7 +131,10 @@ def pack_signs(
         raise NativeError(f'groups={groups} must divide the {channels} channels of x')
     limits = _thresholds(thresholds, channels, 'x', 'channels')
     depth = channels // groups
+    if with_means and channels_last:
+        raise NativeError('with_means=True is not for maps with channels last in memory')
     words = empty((batch, height, width, groups, -(-depth // 64)), np.uint64)
+    means = np.empty((batch, channels), np.float32) if with_means else None
     status = library().mmesbnn_pack_signs(
         floats(x),
         batch,
@@ -137,11 +146,12 @@ def pack_signs(
         strict,
         check_threads(threads),
         pointer(words, ctypes.c_uint64),
+        None if means is None else floats(means),
     )
     if status > 0:
         return None
     raise_for(status, 'pack_signs')
-    return Packed(words, channels)
+    return Packed(words, channels, means)
 
 
 def pack_weights(

@@ -6,12 +6,20 @@ import ctypes
 
 import numpy as np
 
-from .arguments import Pair, check_threads, float_array, floats, pointer, raise_for
+from .arguments import Pair, check_operand, check_threads, float_array, floats, pointer, raise_for
 from .library import NativeError, library
 from .memory import empty
 
 #: A place in a window is a byte.
 LARGEST_WINDOW = 15
+
+
+def _halved(x: np.ndarray) -> tuple[int, ...]:
+    """Return the shape of the means of 2x2 pixels of a map."""
+    *others, height, width = x.shape
+    if height % 2 or width % 2:
+        raise NativeError(f'x is a map of {height}x{width} pixels; both must be even')
+    return (*others, height // 2, width // 2)
 
 
 def average_pool(x: np.ndarray, *, threads: int = 1) -> np.ndarray:
@@ -29,9 +37,7 @@ def average_pool(x: np.ndarray, *, threads: int = 1) -> np.ndarray:
     """
     x = float_array('x', x, 4)
     batch, channels, height, width = x.shape
-    if height % 2 or width % 2:
-        raise NativeError(f'x is a map of {height}x{width} pixels; both must be even')
-    out = empty((batch, channels, height // 2, width // 2))
+    out = empty(_halved(x))
     status = library().mmesbnn_average_pool(
         floats(x), batch * channels, height, width, check_threads(threads), floats(out)
     )
@@ -60,6 +66,59 @@ def average_pool_gradient(grad: np.ndarray, *, threads: int = 1) -> np.ndarray:
     )
     raise_for(status, 'average_pool_gradient')
     return of_x
+
+
+def average_activated(x: np.ndarray, slope: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Compute :func:`average_pool` of ``max(x, 0) + slope min(x, 0)``, which is not stored.
+
+    Args:
+        x: float32 ``(N, C, H, W)``, ``H`` and ``W`` even.
+        slope: float32 ``(C,)``.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        float32 ``(N, C, H / 2, W / 2)``.
+
+    Raises:
+        NativeError: If sizes do not fit, or an argument is out of its range.
+    """
+    x = float_array('x', x, 4)
+    out = empty(_halved(x))
+    check_operand('slope', slope, x.shape[1:2])
+    status = library().mmesbnn_average_activated(
+        floats(x), *x.shape, floats(slope), check_threads(threads), floats(out)
+    )
+    raise_for(status, 'average_activated')
+    return out
+
+
+def average_activated_gradients(
+    grad: np.ndarray, x: np.ndarray, slope: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the gradients of :func:`average_activated`.
+
+    Args:
+        grad: Gradient of the result, float32 ``(N, C, H / 2, W / 2)``.
+        x: float32 ``(N, C, H, W)``, ``H`` and ``W`` even.
+        slope: float32 ``(C,)``.
+        threads: Number of threads. Default 1.
+
+    Returns:
+        Gradients of ``x`` and ``slope``.
+
+    Raises:
+        NativeError: If sizes do not match, or an argument is out of its range.
+    """
+    x, grad = float_array('x', x, 4), float_array('grad', grad, 4)
+    check_operand('grad', grad, _halved(x))
+    check_operand('slope', slope, x.shape[1:2])
+    of_x, of_slope = empty(x.shape), np.empty_like(slope)
+    status = library().mmesbnn_average_activated_gradients(
+        *(floats(grad), floats(x), *x.shape, floats(slope), check_threads(threads)),
+        *(floats(of_x), floats(of_slope)),
+    )
+    raise_for(status, 'average_activated_gradients')
+    return of_x, of_slope
 
 
 def average_neighbours(x: np.ndarray, *, threads: int = 1) -> np.ndarray:

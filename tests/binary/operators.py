@@ -50,7 +50,16 @@ def saved_bytes(run, model, recompute):
 
 def without_kernels(function, *args):
     """Call a function while the native kernels are switched off."""
-    before = use_native(False)
+    return _switched(False, function, *args)
+
+
+def with_kernels(function, *args):
+    """Call a function while the native kernels are switched on."""
+    return _switched(True, function, *args)
+
+
+def _switched(enabled, function, *args):
+    before = use_native(enabled)
     try:
         return function(*args)
     finally:

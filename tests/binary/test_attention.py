@@ -15,7 +15,6 @@ from mmesbnn.binary import (
     TiledBatchNorm2d,
     binary_matmul,
     centred_sign_weight,
-    elastic_binarize,
     sign,
     tile,
 )
@@ -105,35 +104,6 @@ def test_what_is_not_binary_in_a_product_is_found(values, message):
 def test_a_product_is_counted_as_binary():
     (layer,) = count_ops(Product(), (3, 5)).layers
     assert (layer.kind, layer.bops, layer.taps) == ('binary', 3 * 3 * 5, 5)
-
-
-# elastic binarization -------------------------------------------------------------
-
-
-def test_elastic_binarization_by_hand():
-    clip = torch.tensor(0.5)
-    x = torch.tensor([-1.0, 0.0, 0.2499, 0.25, 0.2501, 0.5, 0.8, 3.0])
-    expected = torch.tensor([0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5])  # half rounds to even
-    assert torch.equal(elastic_binarize(x, clip), expected)
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_elastic_binarization_has_exactly_two_values(dtype):
-    x = torch.rand(1000, dtype=dtype).requires_grad_()
-    clip = torch.tensor(0.37, dtype=dtype, requires_grad=True)
-    assert set(elastic_binarize(x, clip).unique().tolist()) == {0, clip.item()}
-
-
-def test_gradients_of_the_elastic_binarization():
-    x = tokens(500).requires_grad_()
-    clip = torch.tensor(0.6, dtype=torch.double, requires_grad=True)
-    upstream = tokens(500)
-    got = torch.autograd.grad(elastic_binarize(x, clip), (x, clip), upstream)
-    ratio = x.detach() / 0.6
-    inside = (ratio >= 0) & (ratio <= 1)
-    per_entry = torch.where(inside, ratio.round() - ratio, (ratio > 1).double())
-    torch.testing.assert_close(got[0], torch.where(inside, upstream, 0.0))
-    torch.testing.assert_close(got[1], (per_entry * upstream).sum())
 
 
 # one unit -------------------------------------------------------------------------

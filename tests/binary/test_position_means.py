@@ -30,3 +30,9 @@ def test_a_mean_of_low_precision_is_rounded_once():
     assert torch.equal(y, x.double().mean((2, 3), keepdim=True).bfloat16())
     y.sum().backward()
     assert torch.equal(x.grad, torch.full_like(x, 1 / 64))
+
+
+def test_one_pixel_is_its_mean():
+    x = torch.randn(2, 3, 1, 1, requires_grad=True)
+    assert torch.equal(position_mean(x), x)
+    assert torch.equal(torch.autograd.grad(position_mean(x).sum(), x)[0], torch.ones_like(x))

@@ -512,7 +512,7 @@ class Pair(nn.Module):
 
     def forward(self, x, unused):
         step = self.step
-        y, x = shifted_conv(x, step.shift, step.conv)
+        y, x, _ = shifted_conv(x, step.shift, step.conv)
         return residual_norm(y, step.norm, x, step.copies, step.act)
 
 
@@ -658,7 +658,7 @@ def test_the_gradient_of_other_readers_is_added(calls, last):
     def run(x, unused):
         x = x.sin()
         x = x.contiguous(memory_format=torch.channels_last) if last else x
-        y, passed = shifted_conv(x, step.shift, step.conv)
+        y, passed, _ = shifted_conv(x, step.shift, step.conv)
         return torch.cat([written(y), passed.cos(), passed * 2], 1)
 
     x, gate = inputs(2, 16, 6, 6)
@@ -668,12 +668,43 @@ def test_the_gradient_of_other_readers_is_added(calls, last):
     assert calls == ['_SignedConv']
     for read in (0, 1):
         leaf = x.clone().requires_grad_()
-        y, passed = shifted_conv(leaf, step.shift, step.conv)
+        y, passed, _ = shifted_conv(leaf, step.shift, step.conv)
         (written(y) if read == 0 else passed).sum().backward()
         other = x.clone().requires_grad_()
-        y, passed = without_kernels(shifted_conv, other, step.shift, step.conv)
+        y, passed, _ = without_kernels(shifted_conv, other, step.shift, step.conv)
         (y if read == 0 else passed).sum().backward()
         torch.testing.assert_close(leaf.grad, other.grad, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('recomputes', [False, True])
+@pytest.mark.parametrize('reads', [('y', 'mean'), ('y', 'x', 'mean'), ('x', 'mean'), ('mean',)])
+def test_the_mean_of_the_input_is_made_with_its_signs(calls, reads, recomputes):
+    step = Step('shifted')
+
+    def read(x):
+        y, passed, mean = shifted_conv(x, step.shift, step.conv, with_mean=True)
+        mean = passed.mean((2, 3), keepdim=True) if mean is None else mean
+        parts = dict(y=written(y), x=passed.cos(), mean=mean.square().expand(-1, -1, 6, 7))
+        return torch.cat([parts[name] for name in reads], 1)
+
+    def run(x, unused):
+        x = x.sin()
+        return recompute_segment(read, x, [step]) if recomputes else read(x)
+
+    x, gate = inputs(2, 16, 6, 7)
+    assert shifted_conv(x.sin(), step.shift, step.conv, with_mean=True)[2].shape == (2, 16, 1, 1)
+    expected = without_kernels(results, step, x, gate, run)
+    step.zero_grad()
+    calls.clear()
+    assert_rounding(results(step, x, gate, run), expected)
+    assert calls == ['_SignedConv'] * (1 + recomputes)
+
+
+def test_maps_with_channels_last_have_means_of_their_own(calls):
+    step, (x, _) = Step('shifted'), inputs(2, 16, 6, 7)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert shifted_conv(x, step.shift, step.conv, with_mean=True)[2] is None
+    assert calls == ['_SignedConv']
 
 
 class Unit(nn.Module):
@@ -686,7 +717,7 @@ class Unit(nn.Module):
         self.multiplies = multiplies
 
     def activated(self, x):
-        y, x = shifted_conv(x, self.conv.shift, self.conv.conv)
+        y, x, _ = shifted_conv(x, self.conv.shift, self.conv.conv)
         return *activated_norm(y, self.inner.norm, self.inner.act[1], self.inner.copies), x
 
     def forward(self, x, gate):

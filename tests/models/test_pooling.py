@@ -7,8 +7,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmesbnn import native
 from mmesbnn.binary import use_native
+from mmesbnn.binary.prelus import ChannelPReLU
 from mmesbnn.models.layers import native_pooling
-from mmesbnn.models.layers.pooling import AveragePool, MaxPool, padded_average
+from mmesbnn.models.layers.pooling import (
+    AveragePool,
+    MaxPool,
+    activated_pool,
+    keeps_mean,
+    padded_average,
+)
 from tests.binary.operators import assert_batched_gradients
 
 
@@ -88,6 +95,39 @@ def test_training_steps_run_on_the_kernels(pool, kernels, monkeypatch):
         pool(x)
     with pytest.raises(AssertionError, match='called'):
         pool(x)
+
+
+@pytest.mark.parametrize('kernels', [False, True], indirect=True)
+@pytest.mark.parametrize('size', [(4, 6), (5, 6)])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_a_pooled_prelu_is_that_of_both(size, layout, kernels):
+    x, upstream = torch.randn(2, 3, *size).contiguous(memory_format=layout), torch.randn(2, 3, 3, 3)
+    act, upstream = ChannelPReLU(3), upstream[:, :, : -(-size[0] // 2)]
+    found = []
+    for function in (lambda x: activated_pool(x, act, AveragePool()), lambda x: average(act(x))):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        found.append((y, *torch.autograd.grad(y, (leaf, act.weight), upstream)))
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('kernels', [True], indirect=True)
+def test_a_pooled_prelu_is_not_stored(kernels):
+    x, stored = torch.randn(2, 3, 8, 8, requires_grad=True), []
+    act = ChannelPReLU(3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.shape), lambda t: t):
+        activated_pool(x, act, AveragePool())
+    assert stored == [x.shape, act.weight.shape]
+
+
+def test_what_keeps_a_mean():
+    even, odd, hooked = torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 4, 5), AveragePool()
+    hooked.register_forward_hook(lambda *_: None)
+    assert [keeps_mean(AveragePool(), x) for x in (even, odd)] == [True, False]
+    assert [keeps_mean(torch.nn.Identity(), x) for x in (even, odd)] == [True, True]
+    assert not keeps_mean(hooked, even)
+    assert not keeps_mean(torch.nn.AvgPool2d(3, 1), even)
 
 
 @pytest.mark.parametrize('kernels', [True], indirect=True)

@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn.binary import Expansion
-from mmesbnn.models.layers.float_layers import PooledProjection, Stem, float_conv
+from mmesbnn.models.layers import recoupled_conv
+from mmesbnn.models.layers.float_layers import PooledProjection, Stem, convolve_pixel, float_conv
 from mmesbnn.models.layers.minmax import MinMaxConv2d, minmax_quantize, quantize_weight
 from mmesbnn.models.layers.pooling import AveragePool
 from mmesbnn.models.layers.recoupled_conv import RecoupledConv, SqueezeExcite
+from tests.binary.operators import CONVOLUTIONS, Recorder, with_kernels, without_kernels
+from tests.native.signs import needs_kernels
 
 FACTORS = [(1, 1), (2, 1), (1, 2), (2, 2)]
 CHANNELS = 16
@@ -247,7 +250,87 @@ def test_bad_arguments_are_refused(options, message):
         build(**options)
 
 
+def results(layer, x, upstream):
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf)
+    operands = {'x': leaf, **dict(layer.named_parameters())}
+    grads = torch.autograd.grad(y, tuple(operands.values()), upstream)
+    return dict(zip(operands, grads), y=y.detach())
+
+
+@needs_kernels
+@pytest.mark.parametrize('size', [(4, 6), (5, 6), (7, 7)])
+@pytest.mark.parametrize('mix_residual', [True, False])
+@pytest.mark.parametrize(('stride', 'elementwise'), [(1, False), (1, True), (2, False), (2, True)])
+def test_the_kernels_give_the_same(stride, elementwise, mix_residual, size):
+    layer = build(3, stride, tau=2, elementwise=elementwise, mix_residual=mix_residual)
+    layer = randomize(layer).float()
+    layer.conv.weight_binarizer.temperature.zero_()
+    x = torch.randn(2, 2 * CHANNELS, *size)
+    upstream = torch.randn_like(layer(x))
+    expected = without_kernels(results, layer.double(), x.double(), upstream.double())
+    found = with_kernels(results, layer.float(), x, upstream)
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=0, atol=2e-4, msg=name)
+
+
+@needs_kernels
+def test_a_gate_needs_no_pooling_of_its_own(monkeypatch):
+    seen = []
+    layer = build(3, 2, elementwise=True)
+    layer.conv.weight_binarizer.temperature.zero_()
+    monkeypatch.setattr(AveragePool, 'forward', lambda self, x: seen.append('pool') or x[..., ::2])
+    monkeypatch.setattr(recoupled_conv, 'position_mean', lambda x: seen.append('mean') or x)
+    with_kernels(layer, torch.randn(2, CHANNELS, 4, 6, requires_grad=True))
+    assert seen == ['mean']  # the gate's, of one pixel
+
+
+@needs_kernels
+def test_hooks_of_a_pooling_run():
+    layer, seen = build(3, 2, elementwise=True), []
+    for name in ('pool', 'act_in', 'se.squeeze', 'se.excite'):
+        layer.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    with_kernels(layer, torch.randn(2, CHANNELS, 4, 6, requires_grad=True))
+    assert seen == ['act_in', 'pool', 'pool', 'se.squeeze', 'se.excite']
+
+
 # squeeze and excite --------------------------------------------------------------
+
+
+@needs_kernels
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_convolution_of_one_pixel_is_a_product(bias, monkeypatch):
+    conv = nn.Conv2d(6, 4, 1, bias=bias)
+    x, upstream = torch.randn(3, 6, 1, 1, requires_grad=True), torch.randn(3, 4, 1, 1)
+    operands, expected = (x, *conv.parameters()), conv(x)
+    monkeypatch.setattr(nn.Conv2d, 'forward', None)
+    y = with_kernels(convolve_pixel, conv, x)
+    for ours, theirs in zip(
+        (y, *torch.autograd.grad(y, operands, upstream)),
+        (expected, *torch.autograd.grad(expected, operands, upstream)),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    for called in (without_kernels, lambda f, *args: with_kernels(f, args[0].eval(), args[1])):
+        with pytest.raises(TypeError):
+            called(convolve_pixel, conv, x)
+
+
+@needs_kernels
+def test_convolutions_of_one_pixel_that_are_called():
+    x, called = torch.randn(3, 6, 1, 1, requires_grad=True), []
+    hooked, grouped, plain = (nn.Conv2d(6, 4, 1, groups=g) for g in (1, 2, 1))
+    hooked.register_forward_pre_hook(lambda *_: called.append('own'))
+    for conv in (hooked, grouped):
+        assert torch.equal(with_kernels(convolve_pixel, conv, x), conv(x))
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: called.append('global'))
+    try:
+        with_kernels(convolve_pixel, plain, x)
+    finally:
+        handle.remove()
+    assert called == ['own', 'own', 'global']
+    with Recorder() as seen:
+        with_kernels(convolve_pixel, plain, x)
+    assert seen.count(*CONVOLUTIONS) == 1
 
 
 @pytest.mark.parametrize('shrink', [True, False])

@@ -109,7 +109,7 @@ struct Convolution {
     std::vector<uint64_t> packed(groups * blocks * geometry[0] * geometry[1] * words * kLanes);
     std::vector<float> scales(groups * kernels), result(batch * groups * kernels * out[0] * out[1]);
     if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
-                           0, threads, bits.data()) != 0 ||
+                           0, threads, bits.data(), nullptr) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth,
                              int64_t{geometry[0]} * geometry[1], nullptr, 0, threads, packed.data(),
                              scales.data()) != 0 ||
@@ -157,7 +157,7 @@ struct Gradients : Convolution {
     std::vector<uint64_t> packed(groups * blocks * taps() * words * kLanes);
     std::vector<float> scales(groups * kernels), of_x(x.size()), of_weights(weights.size());
     if (mmesbnn_pack_signs(x.data(), batch, groups, depth, size[0] * size[1], last, limits.data(),
-                           0, threads, bits.data()) != 0 ||
+                           0, threads, bits.data(), nullptr) != 0 ||
         mmesbnn_pack_weights(weights.data(), groups, kernels, depth, taps(), nullptr, 0, threads,
                              packed.data(), scales.data()) != 0 ||
         mmesbnn_input_gradient(grad.data(), batch, size[0], size[1], groups, depth, packed.data(),

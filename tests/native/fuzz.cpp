@@ -93,9 +93,10 @@ bool convolve_something() {
   auto limits = exactly<float>(groups * channels);
   auto bits = exactly<uint64_t>(batch * height * width * groups * words);
   const auto some_layout = [] { return static_cast<int>(up_to(1)); };
+  auto means = exactly<float>(batch * groups * channels);
   mmesbnn_pack_signs(map.get(), batch, groups, channels, height * width, some_layout(),
                      up_to(1) ? limits.get() : nullptr, static_cast<int>(up_to(1)),
-                     1 + static_cast<int>(up_to(2)), bits.get());
+                     1 + static_cast<int>(up_to(2)), bits.get(), up_to(1) ? means.get() : nullptr);
   auto real = exactly<float>(groups * kernels * channels * taps);
   for (int64_t i = 0; i < groups * kernels * channels * taps; ++i)
     if (up_to(50)) real[i] = real[i] > 0 ? 1.0f : -1.0f;
@@ -177,9 +178,13 @@ bool normalize_something() {
       maybe(numbers[7], shift));
   auto single = some(channels), of_single = some(channels), other = some(small_map);
   auto more = some(small_map);
-  mmesbnn_sign_gradient(other.get(), x.get(), maybe(more, up_to(1)), batch, channels, pixels,
-                        single.get(), static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(),
-                        other.get(), of_single.get());
+  mmesbnn_sign_gradient(other.get(), x.get(), maybe(more, up_to(1)), maybe(gates, up_to(1)), batch,
+                        channels, pixels, single.get(), static_cast<int>(up_to(3)) - 1, 1.0f,
+                        some_threads(), other.get(), of_single.get());
+  const float clip = static_cast<float>(up_to(3)) - 0.5f;
+  mmesbnn_elastic_binarize(x.get(), small_map, clip, some_threads(), of_x.get());
+  mmesbnn_elastic_gradients(other.get(), x.get(), small_map, clip, some_threads(), of_x.get(),
+                            of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),
                           some_threads(), of_x.get(), of_single.get());
   const int16_t* const of_tokens = made ? nullptr : of_signs;
@@ -235,6 +240,15 @@ bool pool_something() {
   auto places = exactly<uint8_t>(maps * rows * columns);
   mmesbnn_average_pool(x.get(), maps, height, width, some_threads(), half.get());
   mmesbnn_average_pool_gradient(half.get(), maps, height, width, some_threads(), of_x.get());
+  const int64_t channels = 1 + up_to(2);  // each has some of the maps
+  auto large = exactly<float>(maps * channels * height * width);
+  auto of_large = exactly<float>(maps * channels * height * width);
+  auto halves = exactly<float>(maps * channels * (height / 2) * (width / 2));
+  auto slope = exactly<float>(channels), of_slope = exactly<float>(channels);
+  mmesbnn_average_activated(large.get(), maps, channels, height, width, slope.get(),
+                            some_threads(), halves.get());
+  mmesbnn_average_activated_gradients(halves.get(), large.get(), maps, channels, height, width,
+                                      slope.get(), some_threads(), of_large.get(), of_slope.get());
   mmesbnn_average_neighbours(x.get(), maps * height, width, some_threads(), of_x.get());
   mmesbnn_average_neighbours_gradient(x.get(), maps * height, width, some_threads(), of_x.get());
   const int done = mmesbnn_max_pool(x.get(), maps, height, width, kernel, stride, padding, rows,

@@ -13,7 +13,7 @@ extern "C" {
 int mmesbnn_use(const char* name);
 int mmesbnn_instruction_sets(char* names, size_t size);
 int mmesbnn_pack_signs(const float*, int64_t, int64_t, int64_t, int64_t, int, const float*, int,
-                       int, uint64_t*);
+                       int, uint64_t*, float*);
 int mmesbnn_pack_weights(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, int,
                          uint64_t*, float*);
 int mmesbnn_convolve(const uint64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const uint64_t*,
@@ -37,8 +37,10 @@ int mmesbnn_normalize_gradients(const float*, const int16_t*, const float*, cons
                                 float*, float*, float*);
 int mmesbnn_latent_gradient(const float*, const float*, const float*, int64_t, int64_t, float, int,
                             int, float*);
-int mmesbnn_sign_gradient(const float*, const float*, const float*, int64_t, int64_t, int64_t,
-                          const float*, int, float, int, float*, float*);
+int mmesbnn_sign_gradient(const float*, const float*, const float*, const float*, int64_t, int64_t,
+                          int64_t, const float*, int, float, int, float*, float*);
+int mmesbnn_elastic_binarize(const float*, int64_t, float, int, float*);
+int mmesbnn_elastic_gradients(const float*, const float*, int64_t, float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);
 int mmesbnn_normalize_tokens(const float*, const int16_t*, const float*, int64_t, int64_t, int64_t,
@@ -56,6 +58,10 @@ int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, c
                                  float, int, float*, float*);
 int mmesbnn_average_pool(const float*, int64_t, int64_t, int64_t, int, float*);
 int mmesbnn_average_pool_gradient(const float*, int64_t, int64_t, int64_t, int, float*);
+int mmesbnn_average_activated(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int,
+                              float*);
+int mmesbnn_average_activated_gradients(const float*, const float*, int64_t, int64_t, int64_t,
+                                        int64_t, const float*, int, float*, float*);
 int mmesbnn_average_neighbours(const float*, int64_t, int64_t, int, float*);
 int mmesbnn_average_neighbours_gradient(const float*, int64_t, int64_t, int, float*);
 int mmesbnn_max_pool(const float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,

@@ -164,7 +164,8 @@ inline bool entries_agree(const Kernels& kernels) {
 inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bool residual,
                                            bool slope, const std::vector<float>& maps) {
   const float *z = maps.data(), *other = z + count, *grad = other + count;
-  std::vector<float> out(7 * count), sums(grad, grad + count), inners(grad, grad + count);
+  std::vector<float> out(9 * count), sums(grad, grad + count), inners(grad, grad + count);
+  std::vector<float> raised(grad, grad + count);
   std::vector<int16_t> integers(count);
   for (int64_t i = 0; i < count; ++i) integers[i] = static_cast<int16_t>(100 * z[i]);
   const NormPart part{count, z, residual ? other : nullptr, 0.5f, 1.0f, -2.0f, slope, 0.25f};
@@ -183,14 +184,19 @@ inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bo
   use.activate_sums({count, integers.data(), 0.5f, 0.25f, 1.0f, -2.0f, 0.75f,
                      residual ? other : nullptr},
                     out.data() + 6 * count);
-  std::vector<double> found{moments.mean,     moments.squares,  of_part.grads, of_part.inners,
-                            of_part.products, of_part.negatives, total,         of_gate};
+  use.raise_by(0.5f, residual ? other : nullptr, count, raised.data());
+  use.elastic(z, 0.5f, count, out.data() + 7 * count);
+  const double of_clip = use.elastic_gradient(grad, z, 0.5f, count, out.data() + 8 * count);
+  std::vector<double> found{moments.mean,     moments.squares,   of_part.grads, of_part.inners,
+                            of_part.products, of_part.negatives, total,         of_gate,
+                            of_clip,          use.add_up(z, count)};
   found.insert(found.end(), out.begin(), out.end());
   found.push_back(use.window(grad, z, 0.5f, 2.0f, count, out.data()));
   found.push_back(use.triangle(grad, z, 0.5f, count, out.data() + count));
   found.insert(found.end(), out.begin(), out.begin() + 2 * count);
   found.insert(found.end(), sums.begin(), sums.end());
   found.insert(found.end(), inners.begin(), inners.end());
+  found.insert(found.end(), raised.begin(), raised.end());
   return found;
 }
 
@@ -199,13 +205,18 @@ inline std::vector<float> passes_of_a_pixel(const Kernels& use, int64_t channels
                                             bool slope, const std::vector<float>& maps) {
   const float *z = maps.data(), *other = z + channels, *grad = other + channels;
   const float *a = grad + channels, *b = a + channels, *c = b + channels;
-  std::vector<float> found(15 * channels, 0.5f);
+  std::vector<float> found(20 * channels, 0.5f);
   float* to = found.data();
   const auto next = [&] { return to += channels, to - channels; };
   const NormPixel pixel{channels, z,                       residual ? other : nullptr, a,
                         b,        slope ? c : nullptr, slope ? a : nullptr};
-  float* const sums = next();
-  use.add_distances(z, other, channels, sums, next());
+  // the mean of two is exact
+  float *const near = next(), *const distances = next();
+  use.moments_of_rows(z, 2, channels, near, distances, next());
+  std::vector<int16_t> integers(2 * channels);
+  for (int64_t i = 0; i < 2 * channels; ++i) integers[i] = static_cast<int16_t>(100 * z[i]);
+  float *const near_sums = next(), *const distances_of_sums = next();
+  use.moments_of_sums(integers.data(), a, 2, channels, near_sums, distances_of_sums, next());
   use.activate_pixel(pixel, next());
   const PixelSums of_pixel{next(), next(), next(), next()};
   use.differentiate_pixel(pixel, grad, b, next(), of_pixel);

@@ -132,6 +132,29 @@ def test_packed_bits_are_comparisons(seed, channels, pixels, channels_last):
         assert not bits[:, channels:].any()
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    channels=st.sampled_from([1, 3, 64, 65]),
+    size=st.tuples(st.integers(1, 20), st.sampled_from([1, 7, 40])),
+)
+def test_means_are_those_of_float64(seed, batch, groups, channels, size):
+    rng = np.random.default_rng(seed)
+    x = 5 + rng.standard_normal((batch, groups * channels, *size)).astype(np.float32)
+    bits = native.pack_signs(x, groups=groups).words
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        alone, shared = (
+            native.pack_signs(x, groups=groups, with_means=True, threads=threads)
+            for threads in (1, 3)
+        )
+        np.testing.assert_allclose(alone.means, x.astype(np.float64).mean((2, 3)), rtol=1e-6)
+        np.testing.assert_array_equal(shared.means, alone.means)
+        np.testing.assert_array_equal(alone.words, bits)
+        assert native.pack_signs(x).means is None
+
+
 @pytest.mark.parametrize('value', [0.0, 0.5, 2.0, np.nan, np.inf])
 @pytest.mark.parametrize('place', [0, 7, 8, 17])
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -234,6 +257,7 @@ def test_wrong_arguments_are_named():
         (lambda: native.pack_signs(x[0]), r'x has the shape \(4, 5, 5\)'),
         (lambda: native.pack_signs(x, groups=3), 'groups=3'),
         (lambda: native.pack_signs(x, threads=0), 'threads=0'),
+        (lambda: native.pack_signs(laid_out(x, True), with_means=True), 'with_means=True is not'),
         (lambda: native.pack_signs(x, thresholds=x[0, 0, 0]), 'thresholds'),
         (lambda: native.pack_weights(weight, groups=4), 'groups=4'),
         (lambda: native.convolve(packed, kernels, pad_value=2), 'pad_value=2'),

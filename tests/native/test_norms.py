@@ -297,6 +297,16 @@ def test_any_gradient_of_a_sign(seed, shape, surrogate, clip, last):
         )
         np.testing.assert_array_equal(of_x, expected + grad)
         np.testing.assert_array_equal(with_more, of_shift)
+        of_means = rng.standard_normal(shape[:2]).astype(np.float32)
+        for more in (None, grad):
+            of_x, with_means = native.sign_gradient(
+                *(grad.copy(), x, shift),
+                **dict(surrogate=surrogate, clip=clip, more=more, of_means=of_means, threads=2),
+            )
+            added = of_means[..., None, None] / (shape[2] * shape[3])
+            whole = expected + added + (0 if more is None else more)
+            np.testing.assert_allclose(of_x, whole, rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(with_means, of_shift)
 
 
 @given(
@@ -424,7 +434,7 @@ def test_wrong_arguments_are_named():
             lambda: native.sign_gradient(
                 laid_out(x, True), laid_out(x, True), ones, surrogate='window', more=x
             ),
-            'more is not for maps with channels last',
+            'more and of_means are not for maps with channels last',
         ),
         (lambda: native.prelu_gradients(x[:1], x, ones), 'grad has the shape'),
         (lambda: native.prelu_gradients(x, x, ones[:2]), 'slope has the shape'),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn import native
-from tests.native.signs import needs_kernels
+from tests.native.signs import fastest_again, needs_kernels  # noqa: F401
 
 pytestmark = needs_kernels
 
@@ -35,6 +35,31 @@ def test_any_average_is_torchs(seed, batch, channels, size, threads):
     y, of_x = torchs(lambda leaf: F.avg_pool2d(leaf, 2), x, grad)
     np.testing.assert_array_equal(native.average_pool(x, threads=threads), y)
     np.testing.assert_array_equal(native.average_pool_gradient(grad, threads=threads), of_x)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 4),
+    size=st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 40, 255, 257, 600])),
+    threads=st.integers(1, 3),
+)
+def test_any_average_of_a_prelu_is_that_of_both(seed, batch, channels, size, threads):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, channels, 2 * size[0], 2 * size[1])).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = 0
+    grad = rng.standard_normal((batch, channels, *size)).astype(np.float32)
+    slope = rng.standard_normal(channels).astype(np.float32)
+    leaves = [torch.from_numpy(one).requires_grad_() for one in (x, slope)]
+    y = F.avg_pool2d(F.prelu(*leaves), 2)
+    of_x, of_slope = torch.autograd.grad(y, leaves, torch.from_numpy(grad))
+    for name in native.instruction_sets():
+        native.use_instruction_set(name)
+        found = native.average_activated(x, slope, threads=threads)
+        np.testing.assert_array_equal(found, y.detach().numpy())
+        found = native.average_activated_gradients(grad, x, slope, threads=threads)
+        np.testing.assert_array_equal(found[0], of_x.numpy())
+        np.testing.assert_allclose(found[1], of_slope.numpy(), rtol=0, atol=1e-5 * x.size**0.5)
 
 
 @given(
@@ -86,7 +111,7 @@ def test_any_mean_of_neighbours_is_that_of_float64(seed, shape, window, threads)
 
 def test_bad_arguments():
     x, grad = np.ones((1, 2, 4, 6), np.float32), np.ones((1, 2, 2, 3), np.float32)
-    window = dict(kernel=3, stride=2, padding=1)
+    window, slope = dict(kernel=3, stride=2, padding=1), np.ones(2, np.float32)
     _, places = native.max_pool(x, **window)
     gradient = native.max_pool_gradient
     cases = [
@@ -94,6 +119,10 @@ def test_bad_arguments():
         (lambda: native.average_pool(x.astype(np.float64)), 'must be a float32 array'),
         (lambda: native.average_pool(x, threads=0), 'threads=0 must be an integer >= 1'),
         (lambda: native.average_pool_gradient(grad[0]), 'must have 4 axes'),
+        (lambda: native.average_activated(x[:, :, :3], slope), 'map of 3x6 pixels'),
+        (lambda: native.average_activated(x, slope[:1]), 'slope has the shape'),
+        (lambda: native.average_activated_gradients(x, x, slope), 'grad has the shape'),
+        (lambda: native.average_activated_gradients(grad, x, slope[:1]), 'slope has the shape'),
         (lambda: native.average_neighbours(x[0]), 'must have 4 axes'),
         (lambda: native.average_neighbours(x, threads=-1), 'threads=-1'),
         (lambda: native.average_neighbours_gradient(grad[0], 0), 'window=0 must be >= 1'),

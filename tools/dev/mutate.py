@@ -82,6 +82,12 @@ MUTANTS = (
         'tests/models/test_recoupled_conv.py',
     ),
     Mutant(
+        'mean-of-a-prelu',
+        'self.projection is not None or (self.elementwise and self.mix_residual)',
+        'self.projection is not None',
+        'tests/models/test_recoupled_conv.py',
+    ),
+    Mutant(
         'frozen-stages',
         '[self.stem, *self.stages[: self.frozen_stages]]',
         '[self.stem, *self.stages[: self.frozen_stages + 1]]',

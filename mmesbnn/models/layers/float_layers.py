@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...binary import Expansion, TiledBatchNorm2d
 from ...binary.arguments import NORM, checked_layer
+from ...binary.native_training import is_plain, trains_natively
 from ...binary.unit_steps import normalized
 from ...checks import positive_int
 from .minmax import MinMaxConv2d
@@ -27,6 +29,23 @@ def float_conv(
     if bits is None:
         return nn.Conv2d(*args, groups=groups, **kwargs)
     return MinMaxConv2d(*args, groups=groups, bits=bits, **kwargs)
+
+
+def convolve_pixel(conv: nn.Module, x: Tensor) -> Tensor:
+    """Compute ``conv(x)`` for a map of one pixel.
+
+    Native training takes the matrix product, in half of the time of torch's convolution. It sums in
+    another order.
+
+    Args:
+        conv: A 1x1 convolution.
+        x: Map ``(N, C, 1, 1)``.
+    """
+    own = type(conv) is nn.Conv2d and conv.groups == 1 and conv.training and is_plain(conv)
+    if not own or not trains_natively(x):
+        return cast(Tensor, conv(x))
+    weight, bias = cast(nn.Conv2d, conv).weight, cast(nn.Conv2d, conv).bias
+    return F.linear(x.flatten(1), weight.flatten(1), bias)[..., None, None]
 
 
 class PooledProjection(nn.Module):

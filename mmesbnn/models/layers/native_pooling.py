@@ -6,10 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import once_differentiable as once_differentiable_by_torch
 
+from ...binary.native_mode import array_of
 from ...binary.native_training import trains_natively
-from ...native import average_pool, average_pool_gradient, max_pool, max_pool_gradient
+from ...binary.once_differentiable import once_differentiable
+from ...native import (
+    average_activated,
+    average_activated_gradients,
+    average_pool,
+    average_pool_gradient,
+    max_pool,
+    max_pool_gradient,
+)
 from ...native.pooling import LARGEST_WINDOW
 
 
@@ -21,10 +30,29 @@ class _Average(torch.autograd.Function):
         return torch.from_numpy(average_pool(x.detach().numpy(), threads=torch.get_num_threads()))
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable_by_torch
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         threads = torch.get_num_threads()
         return torch.from_numpy(average_pool_gradient(grad.detach().numpy(), threads=threads))
+
+
+class _ActivatedAverage(torch.autograd.Function):
+    """Step ``avg_pool2d(prelu(x), 2)`` for even sizes. The PReLU is not stored."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        arrays = x.detach().numpy(), array_of(slope.contiguous())
+        return torch.from_numpy(average_activated(*arrays, threads=torch.get_num_threads()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, slope = ctx.saved_tensors
+        arrays = grad.detach().contiguous().numpy(), x.numpy(), array_of(slope.contiguous())
+        found = average_activated_gradients(*arrays, threads=torch.get_num_threads())
+        of_x, of_slope = map(torch.from_numpy, found)
+        return of_x, of_slope
 
 
 class _Maximum(torch.autograd.Function):
@@ -38,7 +66,7 @@ class _Maximum(torch.autograd.Function):
         return torch.from_numpy(y)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable_by_torch
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
         arrays, threads = (grad.detach().numpy(), places.numpy()), torch.get_num_threads()
@@ -53,6 +81,17 @@ def native_average_pool(x: Tensor) -> Tensor | None:
         x: Map ``(N, C, H, W)`` of even height and width.
     """
     return _Average.apply(x) if trains_natively(x) and x.is_contiguous() else None
+
+
+def native_activated_pool(x: Tensor, slope: Tensor) -> Tensor | None:
+    """Compute the means of 2x2 pixels of a PReLU; return None where torch's operators must run.
+
+    Args:
+        x: Map ``(N, C, H, W)`` of even height and width that trains on the kernels.
+        slope: ``(C,)``.
+    """
+    fits = slope.dtype == torch.float32 and slope.shape == x.shape[1:2]
+    return _ActivatedAverage.apply(x, slope) if fits and x.is_contiguous() else None
 
 
 def native_max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor | None:

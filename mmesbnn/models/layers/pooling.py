@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...binary.block_means import block_mean
+from ...binary.native_training import is_plain, trains_natively
+from ...binary.prelus import ChannelPReLU
 from ...binary.signs import trains_on_cpu
 from ...binary.tracing import whole_function, whole_layer
-from .native_pooling import native_average_pool, native_max_pool
+from .native_pooling import native_activated_pool, native_average_pool, native_max_pool
 
 
 class _Quarters(torch.autograd.Function):
@@ -132,3 +134,27 @@ class AveragePool(nn.AvgPool2d):
             y = native_average_pool(input)
             return _Quarters.apply(input) if y is None else y
         return block_mean(input, 2, ceil_mode=True)
+
+
+def keeps_mean(pool: nn.Module, x: Tensor) -> bool:
+    """Return whether a pooling of ``x``, or an identity, has the mean of ``x`` over positions."""
+    if not is_plain(pool):
+        return False
+    even = x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0
+    return type(pool) is nn.Identity or (type(pool) is AveragePool and even)
+
+
+def activated_pool(x: Tensor, act: nn.Module, pool: nn.Module) -> Tensor:
+    """Compute ``pool(act(x))``, in one step on the native kernels.
+
+    Args:
+        x: Map ``(N, C, H, W)``.
+        act: :class:`ChannelPReLU`, or another layer.
+        pool: :class:`AveragePool`, or another layer.
+    """
+    own = type(act) is ChannelPReLU and type(pool) is AveragePool and is_plain(act)
+    if own and trains_natively(x) and keeps_mean(pool, x):
+        y = native_activated_pool(x, cast(ChannelPReLU, act).weight)
+        if y is not None:
+            return y
+    return pool(act(x))

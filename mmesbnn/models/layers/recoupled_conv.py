@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from ...binary import Expansion, LearnableShift, ShrunkConv2d, TiledBatchNorm2d, tile
 from ...binary.arguments import NORM, RULES, checked_layer
+from ...binary.native_training import trains_natively
 from ...binary.position_means import position_mean
 from ...binary.prelus import ChannelPReLU
 from ...binary.unit_steps import activated_norm, gated_norm, shifted_conv
 from ...checks import each, mapping, one_of, optional, positive_int
-from .float_layers import PooledProjection, float_conv
-from .pooling import AveragePool
+from .float_layers import PooledProjection, convolve_pixel, float_conv
+from .pooling import AveragePool, activated_pool, keeps_mean
 
 #: Keyword arguments of :class:`ShrunkConv2d` that a block sets.
 CONV = each(
@@ -72,8 +73,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of ``x``."""
-        x = tile(self.squeeze(position_mean(x)), self.copies).relu()
-        return tile(self.excite(x), self.copies).sigmoid()
+        x = tile(convolve_pixel(self.squeeze, position_mean(x)), self.copies).relu()
+        return tile(convolve_pixel(self.excite, x), self.copies).sigmoid()
 
 
 class RecoupledConv(nn.Module):
@@ -180,17 +181,27 @@ class RecoupledConv(nn.Module):
         self.norm2 = TiledBatchNorm2d(wide, **norm)
 
     def _residual(self, x: Tensor) -> Tensor:
-        x = self.act_in(x)
-        return self.pool(x) if self.projection is None else self.projection(x)
+        if self.projection is None:
+            return activated_pool(x, self.act_in, self.pool)
+        return self.projection(self.act_in(x))
+
+    def _gates_by_mean_of(self, x: Tensor) -> bool:
+        """Return whether the map ``s`` of the gate has the mean of ``x``, in native training."""
+        if self.projection is not None or (self.elementwise and self.mix_residual):
+            return False
+        return self.training and trains_natively(x) and keeps_mean(self.pool, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``."""
-        convolved, x = shifted_conv(x, self.shift, self.conv)
+        convolved, x, source = shifted_conv(
+            x, self.shift, self.conv, with_mean=self._gates_by_mean_of(x)
+        )
         residual = self._residual(x)
         y, mean = activated_norm(convolved, self.norm1, self.act, self.copies)
-        # if there is no PReLU and no projection, the pooled input is the residual
-        same = self.mix_residual or not self.elementwise
-        source = position_mean(residual if same else self.pool(x))
+        if source is None:
+            # if there is no PReLU and no projection, the pooled input is the residual
+            same = self.mix_residual or not self.elementwise
+            source = position_mean(residual if same else self.pool(x))
         # the mean of a mixture is the mixture of the means, which are small
         gate = self.se(self.mix * source + (1 - self.mix) * mean)
         return gated_norm(y, gate, residual, self.norm2, multiplies=self.elementwise)

@@ -76,23 +76,31 @@ bool pack_kernel(const float* kernel, float scale, float threshold, int64_t chan
 constexpr int64_t kPackedPixels = 128;
 
 // Packs signs of up to 64 channels, `plane` numbers apart, of up to kPackedPixels pixels as words
-// that are `step` apart. thresholds: one per channel, or null for 0.
+// that are `step` apart. thresholds: one per channel, or null for 0. sums: those of the numbers of
+// each channel, or null.
 void pack_part(const float* x, int64_t plane, int64_t channels, int64_t pixels,
-               const float* thresholds, int* found, uint64_t* out, int64_t step) {
+               const float* thresholds, int* found, uint64_t* out, int64_t step, double* sums) {
   uint64_t bits[kPackedPixels / 64][64] = {};
-  for (int64_t c = 0; c < channels; ++c)
+  const Kernels& use = mmesbnn::chosen_kernels();
+  for (int64_t c = 0; c < channels; ++c) {
+    const float* from = x + c * plane;
     for (int64_t at = 0; at < pixels; at += 64)
-      bits[at / 64][c] = mmesbnn::chosen_kernels().compare(
-          x + c * plane + at, static_cast<int>(std::min<int64_t>(64, pixels - at)),
-          thresholds ? thresholds[c] : 0.0f, found);
+      bits[at / 64][c] =
+          use.compare(from + at, static_cast<int>(std::min<int64_t>(64, pixels - at)),
+                      thresholds ? thresholds[c] : 0.0f, found);
+    if (sums) sums[c] = use.add_up(from, pixels);
+  }
   for (auto& square : bits) mmesbnn::transpose<64>(square);
   for (int64_t p = 0; p < pixels; ++p) out[p * step] = bits[p / 64][p % 64];
 }
 
+int64_t tiles_of(int64_t pixels) { return (pixels + kPackedPixels - 1) / kPackedPixels; }
+
 // Packs signs of maps. Returns whether every entry is -1 or 1, or with thresholds a number.
+// sums: those of tiles, (batch, tiles, groups * channels), or null.
 bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, int64_t pixels,
-               const float* thresholds, int threads, uint64_t* out) {
-  const int64_t words = words_for(channels), tiles = (pixels + kPackedPixels - 1) / kPackedPixels;
+               const float* thresholds, int threads, uint64_t* out, double* sums) {
+  const int64_t words = words_for(channels), tiles = tiles_of(pixels);
   std::atomic<bool> odd{false};
   mmesbnn::parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
     int found = 0;
@@ -103,7 +111,8 @@ bool pack_maps(const float* x, int64_t batch, int64_t groups, int64_t channels, 
         pack_part(x + (image * groups * channels + channel) * pixels + begin, pixels,
                   std::min<int64_t>(64, channels - inner), std::min(kPackedPixels, pixels - begin),
                   thresholds ? thresholds + channel : nullptr, &found,
-                  out + (image * pixels + begin) * groups * words + part, groups * words);
+                  out + (image * pixels + begin) * groups * words + part, groups * words,
+                  sums ? sums + item * groups * channels + channel : nullptr);
       }
     }
     if (found & (thresholds ? kNaN : kOther)) odd.store(true);
@@ -137,18 +146,38 @@ bool pack_rows(const float* x, int64_t pixels, int64_t groups, int64_t channels,
   return !odd.load();
 }
 
+// means[image][channel] = the sum of a channel's sums of tiles, divided by `pixels`. Adds up sums.
+void divide_sums(double* sums, int64_t batch, int64_t tiles, int64_t channels, double pixels,
+                 float* means) {
+  for (; batch > 0; --batch, sums += tiles * channels, means += channels) {
+    for (int64_t at = channels; at < tiles * channels; ++at) sums[at % channels] += sums[at];
+    for (int64_t c = 0; c < channels; ++c) means[c] = static_cast<float>(sums[c] / pixels);
+  }
+}
+
 }  // namespace
 
 // Signs of x (batch, groups * channels, pixels) as words (batch, pixels, groups, words); with
 // `channels_last` the channels of x are its last axis. thresholds: one per channel, or null for 0.
 // With `strict` every entry must be -1 or 1; with thresholds it must not be NaN, and they finite.
+// means: those of x over pixels, (batch, groups * channels), or null; not with `channels_last`.
 API int mmesbnn_pack_signs(const float* x, int64_t batch, int64_t groups, int64_t channels,
                            int64_t pixels, int channels_last, const float* thresholds, int strict,
-                           int threads, uint64_t* out) {
-  if (product({batch, groups, channels, pixels}) < 0 || threads < 1) return kBadSize;
+                           int threads, uint64_t* out, float* means) {
+  if (product({batch, groups, channels, pixels, sizeof(double)}) < 0 || threads < 1 ||
+      (channels_last && means))
+    return kBadSize;
+  const int64_t wide = groups * channels, tiles = tiles_of(pixels);
+  std::unique_ptr<double[]> sums;
+  if (means) {
+    sums.reset(new (std::nothrow) double[batch * tiles * wide]);
+    if (!sums) return kNoMemory;
+  }
   const bool binary =
-      channels_last ? pack_rows(x, batch * pixels, groups, channels, thresholds, threads, out)
-                    : pack_maps(x, batch, groups, channels, pixels, thresholds, threads, out);
+      channels_last
+          ? pack_rows(x, batch * pixels, groups, channels, thresholds, threads, out)
+          : pack_maps(x, batch, groups, channels, pixels, thresholds, threads, out, sums.get());
+  if (means) divide_sums(sums.get(), batch, tiles, wide, static_cast<double>(pixels), means);
   const bool clear = !thresholds || are_finite(thresholds, groups * channels);
   return strict && !(binary && clear) ? kNotBinary : kOk;
 }

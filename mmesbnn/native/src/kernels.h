@@ -249,6 +249,8 @@ struct Kernels {
   // out[i] = factor x[i] y[i]; without y: factor x[i].
   void (*multiply)(const float* x, const float* y, float factor, int64_t count,
                    float* out) = nullptr;
+  // Returns the sum of x[i].
+  double (*add_up)(const float* x, int64_t count) = nullptr;
   // Returns the sum of |x[i]|.
   double (*add_magnitudes)(const float* x, int64_t count) = nullptr;
   Moments (*moments)(const float* z, int64_t count) = nullptr;
@@ -276,15 +278,26 @@ struct Kernels {
   // out.
   double (*window)(const float* grad, const float* x, float shift, float clip, int64_t count,
                    float* out) = nullptr;
-  // numbers[i] -= by.
-  void (*lower)(float by, int64_t count, float* numbers) = nullptr;
+  // numbers[i] += by + more[i]; without more: by.
+  void (*raise_by)(float by, const float* more, int64_t count, float* numbers) = nullptr;
   double (*triangle)(const float* grad, const float* x, float shift, int64_t count,
                      float* out) = nullptr;
+  // out[i] = clip where x[i] > clip / 2, else 0; not a number where x[i] is none.
+  void (*elastic)(const float* x, float clip, int64_t count, float* out) = nullptr;
+  // Writes the gradient of x in that, grad where 0 <= x <= clip, else 0. Returns that of clip: the
+  // sum of grad w, with w = 0 where x < 0, 1 where x > clip, and else 1 or 0 less x / clip.
+  double (*elastic_gradient)(const float* grad, const float* x, float clip, int64_t count,
+                              float* out) = nullptr;
   // The same for a pixel: sums are added to those of each channel.
   void (*scale_pixel)(const int16_t* sums, const float* scales, int64_t channels,
                       float* out) = nullptr;
-  void (*add_distances)(const float* z, const float* near, int64_t channels, float* distances,
-                        float* squares) = nullptr;
+  // For each column of z, (rows, channels): a number near its mean, and the sums of the distances
+  // of its entries from that, and of their squares.
+  void (*moments_of_rows)(const float* z, int64_t rows, int64_t channels, float* near,
+                          float* distances, float* squares) = nullptr;
+  // The same of z = scales sums.
+  void (*moments_of_sums)(const int16_t* sums, const float* scales, int64_t rows, int64_t channels,
+                          float* near, float* distances, float* squares) = nullptr;
   void (*activate_pixel)(const NormPixel& pixel, float* out) = nullptr;
   void (*differentiate_pixel)(const NormPixel& pixel, const float* grad, const float* mean,
                               float* inner, const PixelSums& sums) = nullptr;

@@ -1,10 +1,11 @@
-// Training steps of a batch norm and the operations around it, and of a sign with its shift: few
-// passes over memory, channel by channel, so that later passes over a channel find it in the cache.
+// Training steps of a batch norm and the operations around it: few passes over memory, channel by
+// channel, so that later passes over a channel find it in the cache.
 #include <algorithm>
 
 #include "api.h"
 #include "arguments.h"
 #include "kernels.h"
+#include "map_parts.h"
 #include "moments.h"
 #include "pool.h"
 
@@ -12,27 +13,6 @@ using namespace mmesbnn;
 using namespace mmesbnn::status;
 
 namespace {
-
-// Pixels of a piece: its maps fit in the first cache, and sums of float32 are short.
-constexpr int64_t kPiece = 1024;
-
-// Maps are (batch, channels, pixels), those of the norm's output (batch, copies * channels,
-// pixels).
-struct NormSizes {
-  int64_t batch, channels, copies, pixels;
-
-  bool read() const { return product({batch, channels, copies, pixels, sizeof(float)}) > 0; }
-  int64_t wide() const { return copies * channels; }
-  double count() const { return static_cast<double>(batch) * static_cast<double>(pixels); }
-};
-
-// Calls f(image, begin, count) for all parts of a channel.
-template <class F>
-void for_parts(const NormSizes& sizes, F f) {
-  for (int64_t image = 0; image < sizes.batch; ++image)
-    for (int64_t begin = 0; begin < sizes.pixels; begin += kPiece)
-      f(image, begin, std::min(kPiece, sizes.pixels - begin));
-}
 
 // A result of an earlier norm that is not written, but computed from sums wherever it is read:
 //   x = act(factor (scales sums) + offset)
@@ -49,7 +29,7 @@ struct Unwritten {
 // The operands of forward and backward pass; null is none. z = x, or gate x, or gate x residual,
 // where x can be scales sums, or a result that is not written.
 struct NormOperands {
-  NormSizes sizes;
+  MapSizes sizes;
   const float* x;
   const int16_t* sums;
   const float* scales;
@@ -321,75 +301,5 @@ API int mmesbnn_normalize_gradients(
       (multiplies && !of_residual))
     return kBadSize;
   step.run(threads);
-  return kOk;
-}
-
-// The gradient of x in sign(x + shift), with a function that stands for the sign's derivative:
-// kWindow: 1 where |x + shift| <= clip; kTriangle: max(0, 2 - 2|x + shift|). `more`, which may be
-// null, is added to it.
-// x, grad, more, out: (batch, channels, pixels), `out` may be `grad`; shift, of_shift: (channels).
-API int mmesbnn_sign_gradient(const float* grad, const float* x, const float* more, int64_t batch,
-                              int64_t channels, int64_t pixels, const float* shift, int surrogate,
-                              float clip, int threads, float* out, float* of_shift) {
-  const NormSizes sizes{batch, channels, 1, pixels};
-  if (!sizes.read() || threads < 1 || (surrogate != kWindow && surrogate != kTriangle))
-    return kBadSize;
-  parallel(channels, threads, [&](int64_t first, int64_t last) {
-    const Kernels& use = chosen_kernels();
-    for (int64_t channel = first; channel < last; ++channel) {
-      double sum = 0.0;
-      for_parts(sizes, [&](int64_t image, int64_t begin, int64_t count) {
-        const int64_t at = (image * channels + channel) * pixels + begin;
-        sum += surrogate == kWindow
-                   ? use.window(grad + at, x + at, shift[channel], clip, count, out + at)
-                   : use.triangle(grad + at, x + at, shift[channel], count, out + at);
-        if (more) use.accumulate(more + at, 1.0f, false, count, out + at);
-      });
-      of_shift[channel] = static_cast<float>(sum);
-    }
-  });
-  return kOk;
-}
-
-// The gradient of a latent weight, of that of its sign: grad where |weight - limit| <= clip, else
-// 0; with `centred`, where the limit is the mean of a kernel, less its mean over the kernel.
-// weight, grad, out: (kernels, entries), `out` may be `grad`; limits: (kernels).
-API int mmesbnn_latent_gradient(const float* grad, const float* weight, const float* limits,
-                                int64_t kernels, int64_t entries, float clip, int centred,
-                                int threads, float* out) {
-  if (product({kernels, entries, sizeof(float)}) < 0 || threads < 1) return kBadSize;
-  parallel(kernels, threads, [=](int64_t first, int64_t last) {
-    const Kernels& use = chosen_kernels();
-    for (int64_t kernel = first; kernel < last; ++kernel) {
-      double sum = 0.0;
-      const int64_t from = kernel * entries, end = from + entries;
-      for (int64_t at = from; at < end; at += kPiece)
-        sum += use.window(grad + at, weight + at, -limits[kernel], clip, std::min(kPiece, end - at),
-                          out + at);
-      const double mean = sum / static_cast<double>(entries);
-      if (centred) use.lower(static_cast<float>(mean), entries, out + from);
-    }
-  });
-  return kOk;
-}
-
-// The gradients of x and slope of a PReLU: x, grad, of_x: (batch, channels, pixels); slope,
-// of_slope: (channels).
-API int mmesbnn_prelu_gradients(const float* grad, const float* x, int64_t batch, int64_t channels,
-                                int64_t pixels, const float* slope, int threads, float* of_x,
-                                float* of_slope) {
-  const NormSizes sizes{batch, channels, 1, pixels};
-  if (!sizes.read() || threads < 1) return kBadSize;
-  parallel(channels, threads, [&](int64_t first, int64_t last) {
-    for (int64_t channel = first; channel < last; ++channel) {
-      NormSums sums{};
-      for_parts(sizes, [&](int64_t image, int64_t begin, int64_t count) {
-        const int64_t at = (image * channels + channel) * pixels + begin;
-        const NormPart part{count, x + at, nullptr, 1.0f, 0.0f, 0.0f, true, slope[channel]};
-        chosen_kernels().differentiate(part, {grad + at, 0.0f, 0.0f}, of_x + at, &sums);
-      });
-      of_slope[channel] = static_cast<float>(sums.negatives);
-    }
-  });
   return kOk;
 }

@@ -5,6 +5,7 @@
 
 #include "api.h"
 #include "arguments.h"
+#include "kernels.h"
 #include "pool.h"
 
 using namespace mmesbnn;
@@ -113,24 +114,69 @@ struct LargestOf {
   }
 };
 
+void average_rows(const float* upper, const float* lower, int64_t count, float* to) {
+  // in the order of torch's sum
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = 0.25f * (((upper[2 * i] + upper[2 * i + 1]) + lower[2 * i]) + lower[2 * i + 1]);
+}
+
+void spread_row(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[2 * i] = to[2 * i + 1] = 0.25f * from[i];
+}
+
 void average(const PoolSizes& sizes, const float* x, float* out) {
   for (int64_t y = 0; y < sizes.out_height; ++y) {
-    const float *upper = x + 2 * y * sizes.width, *lower = upper + sizes.width;
-    float* to = out + y * sizes.out_width;
-    // in the order of torch's sum
-    for (int64_t i = 0; i < sizes.out_width; ++i)
-      to[i] = 0.25f * (((upper[2 * i] + upper[2 * i + 1]) + lower[2 * i]) + lower[2 * i + 1]);
+    const float* upper = x + 2 * y * sizes.width;
+    average_rows(upper, upper + sizes.width, sizes.out_width, out + y * sizes.out_width);
   }
 }
 
 void spread(const PoolSizes& sizes, const float* grad, float* of_x) {
   for (int64_t y = 0; y < sizes.out_height; ++y) {
-    const float* from = grad + y * sizes.out_width;
-    float *upper = of_x + 2 * y * sizes.width, *lower = upper + sizes.width;
-    for (int64_t i = 0; i < sizes.out_width; ++i)
-      upper[2 * i] = upper[2 * i + 1] = 0.25f * from[i];
-    std::copy(upper, upper + sizes.width, lower);
+    float* upper = of_x + 2 * y * sizes.width;
+    spread_row(grad + y * sizes.out_width, sizes.out_width, upper);
+    std::copy(upper, upper + sizes.width, upper + sizes.width);
   }
+}
+
+// Pixels of a row of the result that are computed at a time from a PReLU that is not stored.
+constexpr int64_t kPooledAtOnce = 256;
+
+// Calls work(first pixel of the upper row, first mean, number of means) for parts of a map.
+template <class Work>
+void for_row_parts(const PoolSizes& sizes, Work work) {
+  for (int64_t y = 0; y < sizes.out_height; ++y)
+    for (int64_t begin = 0; begin < sizes.out_width; begin += kPooledAtOnce)
+      work(2 * (y * sizes.width + begin), y * sizes.out_width + begin,
+           std::min(kPooledAtOnce, sizes.out_width - begin));
+}
+
+NormPart prelu_of(const float* x, float slope, int64_t count) {
+  return {count, x, nullptr, 1.0f, 0.0f, 0.0f, true, slope};
+}
+
+void average_activated(const PoolSizes& sizes, const float* x, float slope, float* out) {
+  for_row_parts(sizes, [&](int64_t from, int64_t to, int64_t count) {
+    float rows[2][2 * kPooledAtOnce];
+    for (int row = 0; row < 2; ++row)
+      chosen_kernels().activate(prelu_of(x + from + row * sizes.width, slope, 2 * count),
+                                rows[row]);
+    average_rows(rows[0], rows[1], count, out + to);
+  });
+}
+
+// Returns the gradient of the slope.
+double spread_activated(const PoolSizes& sizes, const float* grad, const float* x, float slope,
+                        float* of_x) {
+  NormSums sums{};
+  for_row_parts(sizes, [&](int64_t to, int64_t from, int64_t count) {
+    float row[2 * kPooledAtOnce];
+    spread_row(grad + from, count, row);
+    for (const int64_t at : {to, to + sizes.width})
+      chosen_kernels().differentiate(prelu_of(x + at, slope, 2 * count), {row, 0.0f, 0.0f},
+                                     of_x + at, &sums);
+  });
+  return sums.negatives;
 }
 
 PoolSizes halved(int64_t maps, int64_t height, int64_t width) {
@@ -165,6 +211,41 @@ API int mmesbnn_average_pool_gradient(const float* grad, int64_t maps, int64_t h
   if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
   for_maps(sizes, threads, [&](int64_t map) {
     spread(sizes, grad + map * sizes.out_height * sizes.out_width, of_x + map * height * width);
+  });
+  return kOk;
+}
+
+// The means of 2x2 pixels of a PReLU of x: (batch, channels, height, width), both even; slope:
+// (channels); out: (batch, channels, height / 2, width / 2).
+API int mmesbnn_average_activated(const float* x, int64_t batch, int64_t channels, int64_t height,
+                                  int64_t width, const float* slope, int threads, float* out) {
+  if (product({batch, channels}) < 0) return kBadSize;
+  const PoolSizes sizes = halved(batch * channels, height, width);
+  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  for_maps(sizes, threads, [&](int64_t map) {
+    average_activated(sizes, x + map * height * width, slope[map % channels],
+                      out + map * sizes.out_height * sizes.out_width);
+  });
+  return kOk;
+}
+
+// The gradients of x and slope in mmesbnn_average_activated, for that of `out`.
+API int mmesbnn_average_activated_gradients(const float* grad, const float* x, int64_t batch,
+                                            int64_t channels, int64_t height, int64_t width,
+                                            const float* slope, int threads, float* of_x,
+                                            float* of_slope) {
+  if (product({batch, channels}) < 0) return kBadSize;
+  const PoolSizes sizes = halved(batch * channels, height, width);
+  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  parallel(channels, threads, [&](int64_t first, int64_t last) {
+    for (int64_t channel = first; channel < last; ++channel) {
+      double sum = 0.0;
+      for (int64_t map = channel; map < sizes.maps; map += channels)
+        sum += spread_activated(sizes, grad + map * sizes.out_height * sizes.out_width,
+                                x + map * height * width, slope[channel],
+                                of_x + map * height * width);
+      of_slope[channel] = static_cast<float>(sum);
+    }
   });
   return kOk;
 }

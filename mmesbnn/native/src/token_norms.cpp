@@ -68,19 +68,14 @@ struct TokenNorm {
   void measure(double eps, float* stats) const {
     const int64_t parts = parts_of(pixels);
     PartSums near(pixels, channels), distances(pixels, channels), squares(pixels, channels);
-    const std::vector<float> zeros(channels);
-    PartSums memory = pixel_memory();
     for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
       const Kernels& use = chosen_kernels();
-      float* const middle = near.of(part);
-      for (int64_t at = first; at < last; ++at)
-        use.add_distances(x_of(at, part, memory), zeros.data(), channels, middle,
-                          squares.of(part));
-      for (int64_t c = 0; c < channels; ++c) middle[c] /= static_cast<float>(last - first);
-      std::fill_n(squares.of(part), channels, 0.0f);
-      for (int64_t at = first; at < last; ++at)
-        use.add_distances(x_of(at, part, memory), middle, channels, distances.of(part),
-                          squares.of(part));
+      float *const middle = near.of(part), *const away = distances.of(part);
+      const int64_t rows = last - first, at = first * channels;
+      if (x)
+        use.moments_of_rows(x + at, rows, channels, middle, away, squares.of(part));
+      else
+        use.moments_of_sums(sums + at, scales, rows, channels, middle, away, squares.of(part));
     });
     for (int64_t c = 0; c < channels; ++c) {
       AllMoments all;
