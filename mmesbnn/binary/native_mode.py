@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..native import (
     Packed,
@@ -21,12 +21,15 @@ from ..native import (
     pack_weights,
     weight_gradient,
 )
-from ..native.arguments import shared_array
+from ..native.arguments import shared_array, shared_entries
 from ..native.library import NativeError, library
 from .expansion import is_channels_last
 from .tracing import is_transformed
 
 _enabled = False
+
+#: Kinds of numbers that kernels read, as numpy writes them.
+_KINDS = {torch.float32: 'f4', torch.int16: 'i2'}
 
 
 def _share_threads() -> None:
@@ -100,7 +103,13 @@ def array_of(parameter: Tensor) -> Any:
     ``Tensor.numpy`` would forbid torch to resize that memory for good, and FSDP frees and fills
     the memory of parameters in every step.
     """
-    return shared_array(parameter.detach())
+    if parameter.is_neg():  # its memory holds the negative numbers
+        parameter = parameter.resolve_neg()
+    kind, own = _KINDS.get(parameter.dtype), type(parameter) in (Tensor, nn.Parameter)
+    lies_plainly = parameter.is_cpu and parameter.is_contiguous() and parameter.numel() > 0
+    if kind is None or not own or not lies_plainly:
+        return shared_array(parameter.detach())
+    return shared_entries(parameter, parameter.data_ptr(), tuple(parameter.shape), kind)
 
 
 def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, PackedWeights] | None:

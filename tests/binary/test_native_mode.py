@@ -1,5 +1,6 @@
 """Binary operators on packed bits give what they give in floats."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from mmesbnn.binary import (
     sign,
     use_native,
 )
+from mmesbnn.binary.native_mode import array_of
 from mmesbnn.models.backbones import BNext
 from tests.binary.operators import without_kernels
 from tests.native.signs import needs_kernels
@@ -292,3 +294,40 @@ def test_memory_of_parameters_can_be_resized_after_a_step(calls):
     assert calls
     for name, parameter in network.named_parameters():
         assert parameter.untyped_storage().resizable(), name  # FSDP frees and fills it
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        torch.randn(3, 4),
+        nn.Parameter(torch.randn(5)),
+        torch.randn(4, 3).T,
+        torch.randn(2, 8, 3, 3).contiguous(memory_format=torch.channels_last),
+        torch.randn(4, 6)[1:3],
+        torch.arange(6).short(),
+        torch.randn(3).double(),
+        torch.empty(0, 3),
+        torch.tensor(2.0),
+    ],
+)
+def test_arrays_share_the_memory_of_tensors(values):
+    array = array_of(values)
+    assert (array == values.detach().numpy()).all()
+    assert array.shape == values.shape
+    assert array.dtype == values.detach().numpy().dtype
+    if values.numel():
+        values.detach().add_(1)
+        assert (array == values.detach().numpy()).all()
+
+
+def test_an_array_holds_its_tensor():
+    array = array_of(torch.full((1000,), 3.0))
+    gc.collect()
+    torch.full((1000,), 5.0)
+    assert (array == 3).all()
+
+
+def test_a_negative_view_is_not_read_as_it_lies():
+    view = torch.imag(torch.randn(4, dtype=torch.complex64).conj())
+    assert view.is_neg()
+    assert (array_of(view) == view.resolve_neg().numpy()).all()
