@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import native
+from ..native import elastic_gradients, elastic_values
 from ..native.activations import LEAST_CLIP
 from .levels import dorefa
 from .native_mode import is_native
@@ -22,9 +22,7 @@ class _Binarize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: Tensor) -> Tensor:
         ctx.save_for_backward(x, clip)
-        y = native.elastic_binarize(
-            x.detach().numpy(), clip.item(), threads=torch.get_num_threads()
-        )
+        y = elastic_values(x.detach().numpy(), clip.item(), threads=torch.get_num_threads())
         return torch.from_numpy(y)
 
     @staticmethod
@@ -32,9 +30,7 @@ class _Binarize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, clip = ctx.saved_tensors
         arrays = grad.detach().contiguous().numpy(), x.numpy()
-        of_x, of_clip = native.elastic_gradients(
-            *arrays, clip.item(), threads=torch.get_num_threads()
-        )
+        of_x, of_clip = elastic_gradients(*arrays, clip.item(), threads=torch.get_num_threads())
         return torch.from_numpy(of_x), torch.full_like(clip, of_clip)
 
 

@@ -6,18 +6,17 @@ latent weights with 0. The step stores its input, and bits.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..native import Packed, PackedWeights, latent_gradient, sign_gradient
+from ..native import Packed, PackedWeights, sign_gradient
 from ..native.kernels import MOST_TERMS
 from .expansion import is_channels_last
-from .forms import weight_form
 from .functional import is_seen
+from .latent_weights import Binarization, binarization_of, is_binary
 from .native_mode import (
     POINTWISE,
     array_of,
@@ -26,7 +25,6 @@ from .native_mode import (
     is_native,
     map_of_rows,
     pack_effective,
-    pack_latent,
     pack_shifted,
     packed_gradients,
     rows_of_map,
@@ -38,7 +36,6 @@ from .once_differentiable import once_differentiable
 from .recompute import compute_once, is_keeping
 from .sign_sums import Convolved, SignSums, scaled, stand_in
 from .signs import HardTanhSign, QuadraticSign
-from .weights import CentredSignWeight, ScaledSignWeight, TemperatureWeight, per_output_mean
 
 
 class Surrogate(NamedTuple):
@@ -83,53 +80,12 @@ class _Step(NamedTuple):
         return scaled(cast(Tensor, self.sums), self.scales) if self.y is None else self.y
 
 
-class _Binarization(NamedTuple):
-    """Rule ``a sign(w - m)`` by which the kernels binarize a weight.
-
-    Attributes:
-        latent: Whether ``w`` is latent. An effective one is packed as it is.
-        scaled: Whether ``a`` is ``mean|w|`` of a kernel. Else it is 1.
-        centred: Whether ``m`` is the mean of a kernel. Else it is 0.
-        clip: The gradient of ``w`` passes where ``|w - m| <= clip``.
-    """
-
-    latent: bool = True
-    scaled: bool = False
-    centred: bool = False
-    clip: float = math.inf
-
-    def limits(self, weight: Tensor) -> Tensor:
-        """Return ``m`` of each kernel."""
-        return per_output_mean(weight).flatten() if self.centred else weight.new_zeros(len(weight))
-
-    def pack(self, weight: Tensor, groups: int, limits: Tensor) -> PackedWeights | None:
-        """Pack a latent weight; return None where the kernels cannot."""
-        return pack_latent(weight, groups, limits, self.scaled)
-
-
-_EFFECTIVE = _Binarization(latent=False)
-
-
-def _binarization(layer: Any) -> _Binarization:
-    """Return the rule for a layer's weight; without one the kernels get the effective weight."""
-    binarizer = layer.weight_binarizer
-    if not layer.only_binarizes or not is_plain(binarizer) or getattr(binarizer, 'zero', 0) != -1:
-        return _EFFECTIVE
-    if type(binarizer) is ScaledSignWeight and not binarizer.attached:
-        return _Binarization(scaled=True, clip=1.0)
-    if type(binarizer) is CentredSignWeight:
-        return _Binarization(scaled=True, centred=True, clip=1.0)
-    if type(binarizer) is TemperatureWeight and binarizer.why_not_binary() is None:
-        return _Binarization()
-    return _EFFECTIVE
-
-
 @torch.no_grad()
 def _convolve(
     x: Tensor,
     shift: Tensor,
     weight: Tensor,
-    binarization: _Binarization,
+    binarization: Binarization,
     settings: tuple[Any, ...],
     as_sums: bool,
     with_means: bool,
@@ -171,7 +127,7 @@ class _SignedConv(torch.autograd.Function):
         step: _Step,
         settings: tuple[Any, ...],
         surrogate: Surrogate,
-        binarization: _Binarization,
+        binarization: Binarization,
         rows: bool,
         for_norm: bool,
         passes: bool,
@@ -211,8 +167,8 @@ class _SignedConv(torch.autograd.Function):
         if of_x is not None:
             of_x, of_shift = _through(ctx.surrogate, of_x, x, shift, of_passed, of_means)
             of_x = rows_of_map(of_x, shape[:-1]).detach() if ctx.rows else of_x
-        if of_weight is not None and ctx.binarization.clip < math.inf:
-            of_weight = _inside(ctx.binarization, of_weight, weight, limits)
+        if of_weight is not None:
+            of_weight = ctx.binarization.gradient(of_weight, weight, limits)
         return of_x, of_shift, of_weight, *[None] * 7
 
 
@@ -251,19 +207,6 @@ def _through(
     )
     of_x, of_shift = map(torch.from_numpy, found)
     return of_x if adds or more is None else of_x.add_(more), of_shift
-
-
-def _inside(binarization: _Binarization, grad: Tensor, weight: Tensor, limits: Tensor) -> Tensor:
-    """Set gradients of weights beyond the clip to 0, and subtract the gradient of their mean."""
-    latent_gradient(
-        grad.numpy(),
-        array_of(weight.contiguous()),
-        limits.numpy(),
-        clip=binarization.clip,
-        centred=binarization.centred,
-        threads=torch.get_num_threads(),
-    )
-    return grad
 
 
 def native_signed_conv(
@@ -332,10 +275,10 @@ def _signed_conv(
     if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):
         return None
     surrogate = _surrogate(sign)
-    if surrogate is None or not _is_binary(layer.weight_binarizer):
+    if surrogate is None or not is_binary(layer.weight_binarizer):
         return None
     shift = x.new_zeros(maps.shape[1]) if shift is None else shift
-    binarization = _binarization(layer)
+    binarization = binarization_of(layer)
     # read once: a parametrization can draw numbers or keep a state
     weight = layer.weight if binarization.latent else layer.effective_weight()
     if weight.dtype != torch.float32:
@@ -359,14 +302,6 @@ def _signed_conv(
     sums = cast(Tensor, step.sums)
     sums = rows_of_map(sums, x.shape[:-1]) if rows else sums
     return SignSums(y, sums, step.scales), x, means
-
-
-def _is_binary(binarizer: nn.Module) -> bool:
-    """Return whether the effective weight has two values for each kernel, as far as it is known."""
-    if weight_form(binarizer).is_real:
-        return False
-    reason = getattr(binarizer, 'why_not_binary', None)
-    return not callable(reason) or reason() is None
 
 
 def settings_of(conv: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ compiler ``pip install`` skips the library, :func:`available` returns False, and
 :func:`problem` gives the reason.
 """
 
-from .activations import elastic_binarize, elastic_gradients, prelu_gradients, sign_gradient
+from .activations import elastic_gradients, elastic_values, prelu_gradients, sign_gradient
 from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
 from .gradients import input_gradient, latent_gradient, weight_gradient
@@ -55,8 +55,8 @@ __all__ = [
     'convolve',
     'convolve_sums',
     'cross_gradients',
-    'elastic_binarize',
     'elastic_gradients',
+    'elastic_values',
     'input_gradient',
     'instruction_sets',
     'latent_gradient',

@@ -19,7 +19,7 @@ from .memory import empty
 
 #: Functions that stand for the derivative of a sign, by their numbers in the C interface.
 SURROGATES = {'window': 0, 'triangle': 1}
-#: Least ``clip`` of :func:`elastic_binarize`. Half of it is exact.
+#: Least ``clip`` of :func:`elastic_values`. Half of it is exact.
 LEAST_CLIP = 1e-30
 
 
@@ -120,7 +120,7 @@ def prelu_gradients(
     return of_x, of_slope
 
 
-def elastic_binarize(x: np.ndarray, clip: float, *, threads: int = 1) -> np.ndarray:
+def elastic_values(x: np.ndarray, clip: float, *, threads: int = 1) -> np.ndarray:
     """Compute ``clip`` where ``x > clip / 2``, else 0; NaN stays NaN.
 
     Args:
@@ -137,17 +137,17 @@ def elastic_binarize(x: np.ndarray, clip: float, *, threads: int = 1) -> np.ndar
     check_operand('x', x, x.shape)
     _check_clip(clip)
     out = empty(x.shape)
-    status = library().mmesbnn_elastic_binarize(
+    status = library().mmesbnn_elastic_values(
         floats(x), x.size, clip, check_threads(threads), floats(out)
     )
-    raise_for(status, 'elastic_binarize')
+    raise_for(status, 'elastic_values')
     return out
 
 
 def elastic_gradients(
     grad: np.ndarray, x: np.ndarray, clip: float, *, threads: int = 1
 ) -> tuple[np.ndarray, float]:
-    """Compute the gradients that stand for those of :func:`elastic_binarize`.
+    """Compute the gradients that stand for those of :func:`elastic_values`.
 
     With ``r = x / clip`` they are ``grad`` where ``0 <= r <= 1``, else 0, and the sum of ``grad
     (round(r) - r)`` where ``0 <= r <= 1``, and of ``grad`` where ``r > 1``.

@@ -170,7 +170,7 @@ _SIGNATURES = {
     'mmesbnn_add_cross': (_FLOATS, _FLOATS, *[c_int64] * 5, _FLOATS, _FLOATS, c_int, _FLOATS),
     'mmesbnn_cross_gradients': (_FLOATS, _FLOATS, *[c_int64] * 5, _FLOATS, c_int, *[_FLOATS] * 3),
     'mmesbnn_prelu_gradients': (_FLOATS, _FLOATS, *[c_int64] * 3, _FLOATS, c_int, _FLOATS, _FLOATS),
-    'mmesbnn_elastic_binarize': (_FLOATS, c_int64, c_float, c_int, _FLOATS),
+    'mmesbnn_elastic_values': (_FLOATS, c_int64, c_float, c_int, _FLOATS),
     'mmesbnn_elastic_gradients': (_FLOATS, _FLOATS, c_int64, c_float, c_int, _FLOATS, _FLOATS),
     'mmesbnn_average_pool': (_FLOATS, *[c_int64] * 3, c_int, _FLOATS),
     'mmesbnn_average_activated': (_FLOATS, *[c_int64] * 4, _FLOATS, c_int, _FLOATS),

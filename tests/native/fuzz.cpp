@@ -182,7 +182,7 @@ bool normalize_something() {
                         channels, pixels, single.get(), static_cast<int>(up_to(3)) - 1, 1.0f,
                         some_threads(), other.get(), of_single.get());
   const float clip = static_cast<float>(up_to(3)) - 0.5f;
-  mmesbnn_elastic_binarize(x.get(), small_map, clip, some_threads(), of_x.get());
+  mmesbnn_elastic_values(x.get(), small_map, clip, some_threads(), of_x.get());
   mmesbnn_elastic_gradients(other.get(), x.get(), small_map, clip, some_threads(), of_x.get(),
                             of_single.get());
   mmesbnn_prelu_gradients(other.get(), x.get(), batch, channels, pixels, single.get(),

@@ -39,7 +39,7 @@ int mmesbnn_latent_gradient(const float*, const float*, const float*, int64_t, i
                             int, float*);
 int mmesbnn_sign_gradient(const float*, const float*, const float*, const float*, int64_t, int64_t,
                           int64_t, const float*, int, float, int, float*, float*);
-int mmesbnn_elastic_binarize(const float*, int64_t, float, int, float*);
+int mmesbnn_elastic_values(const float*, int64_t, float, int, float*);
 int mmesbnn_elastic_gradients(const float*, const float*, int64_t, float, int, float*, float*);
 int mmesbnn_prelu_gradients(const float*, const float*, int64_t, int64_t, int64_t, const float*,
                             int, float*, float*);

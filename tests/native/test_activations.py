@@ -45,7 +45,7 @@ def test_any_elastic_binarization(seed, shape, clip, threads):
     of_clip = (grad * factor).sum()
     for name in native.instruction_sets():
         native.use_instruction_set(name)
-        np.testing.assert_array_equal(native.elastic_binarize(x, clip, threads=threads), expected)
+        np.testing.assert_array_equal(native.elastic_values(x, clip, threads=threads), expected)
         found = native.elastic_gradients(grad, x, clip, threads=threads)
         np.testing.assert_array_equal(found[0], np.where(inside, grad, 0))
         np.testing.assert_allclose(found[1], of_clip, rtol=0, atol=1e-5 * grad.size**0.5)
@@ -58,19 +58,19 @@ def test_nan_stays_nan(place):
     x[place] = np.nan
     for name in native.instruction_sets():
         native.use_instruction_set(name)
-        found = np.isnan(native.elastic_binarize(x, 0.25))
+        found = np.isnan(native.elastic_values(x, 0.25))
         assert found.nonzero()[0].tolist() == [place]
 
 
 def test_wrong_arguments_are_named():
     x = np.ones((2, 3), np.float32)
     cases = [
-        (lambda: native.elastic_binarize(x.astype(np.float64), 1.0), 'x is of float64'),
-        (lambda: native.elastic_binarize(x[:, ::2], 1.0), 'x must be contiguous'),
-        (lambda: native.elastic_binarize(x, 0.0), r'clip=0.0 must be a number >= 1e-30'),
-        (lambda: native.elastic_binarize(x, float('nan')), 'clip=nan'),
-        (lambda: native.elastic_binarize(x, float('inf')), 'clip=inf'),
-        (lambda: native.elastic_binarize(x, 1.0, threads=0), 'threads=0'),
+        (lambda: native.elastic_values(x.astype(np.float64), 1.0), 'x is of float64'),
+        (lambda: native.elastic_values(x[:, ::2], 1.0), 'x must be contiguous'),
+        (lambda: native.elastic_values(x, 0.0), r'clip=0.0 must be a number >= 1e-30'),
+        (lambda: native.elastic_values(x, float('nan')), 'clip=nan'),
+        (lambda: native.elastic_values(x, float('inf')), 'clip=inf'),
+        (lambda: native.elastic_values(x, 1.0, threads=0), 'threads=0'),
         (lambda: native.elastic_gradients(x[:1], x, 1.0), 'grad has the shape'),
         (lambda: native.elastic_gradients(x, x, -1.0), 'clip=-1.0'),
     ]

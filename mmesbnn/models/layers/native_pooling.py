@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable as once_differentiable_by_torch
+from torch.autograd import function
 
 from ...binary.native_mode import array_of
 from ...binary.native_training import trains_natively
@@ -30,7 +30,7 @@ class _Average(torch.autograd.Function):
         return torch.from_numpy(average_pool(x.detach().numpy(), threads=torch.get_num_threads()))
 
     @staticmethod
-    @once_differentiable_by_torch
+    @function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         threads = torch.get_num_threads()
         return torch.from_numpy(average_pool_gradient(grad.detach().numpy(), threads=threads))
@@ -66,7 +66,7 @@ class _Maximum(torch.autograd.Function):
         return torch.from_numpy(y)
 
     @staticmethod
-    @once_differentiable_by_torch
+    @function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
         arrays, threads = (grad.detach().numpy(), places.numpy()), torch.get_num_threads()

@@ -51,7 +51,7 @@ API int mmesbnn_sign_gradient(const float* grad, const float* x, const float* mo
 }
 
 // Elastic binarization of probabilities: out[i] = clip where x[i] > clip / 2, else 0.
-API int mmesbnn_elastic_binarize(const float* x, int64_t count, float clip, int threads, float* out) {
+API int mmesbnn_elastic_values(const float* x, int64_t count, float clip, int threads, float* out) {
   if (product({count, sizeof(float)}) < 0 || threads < 1 || !(clip > 0.0f)) return kBadSize;
   parallel(pieces_of(count), threads, [=](int64_t first, int64_t last) {
     const int64_t begin = first * kPiece, end = std::min(last * kPiece, count);
@@ -60,7 +60,7 @@ API int mmesbnn_elastic_binarize(const float* x, int64_t count, float clip, int 
   return kOk;
 }
 
-// The gradients of x and clip in mmesbnn_elastic_binarize, for that of `out`; of_clip: one number.
+// The gradients of x and clip in mmesbnn_elastic_values, for that of `out`; of_clip: one number.
 API int mmesbnn_elastic_gradients(const float* grad, const float* x, int64_t count, float clip,
                                    int threads, float* of_x, float* of_clip) {
   if (product({count, sizeof(float)}) < 0 || threads < 1 || !(clip > 0.0f)) return kBadSize;
