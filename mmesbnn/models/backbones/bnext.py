@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.entries import WEIGHT_BINARIZERS, with_zero
+from ...binary.joins import join_channels
 from ...binary.prelus import ChannelPReLU
 from ...checks import one_of, optional, positive
 from ..layers.recoupled_conv import RecoupledConv
@@ -54,8 +54,7 @@ class BNextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for ``x``, ``(N, C tau g, H, W)``."""
         x = self.spatial(x)
-        outputs = [unit(x) for unit in self.pointwise]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        return join_channels([unit(x) for unit in self.pointwise])
 
 
 class BNext18Block(nn.Sequential):
