@@ -41,7 +41,7 @@ def _native_conv(
     x: Tensor, shift: nn.Module | None, sign: nn.Module, conv: nn.Module
 ) -> Convolved | None:
     """Compute ``conv(sign(x + shift))`` in one step; return None if layers must run in turn."""
-    if not _is_own_conv(conv, x):
+    if not _is_own_conv(conv, x) or not _is_own(conv.sign, nn.Identity):
         return None
     if shift is None:
         return conv_for_norm(x, None, sign, conv, settings_of(conv))

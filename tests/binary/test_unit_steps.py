@@ -440,6 +440,8 @@ def test_changed_layers_run_in_turn(calls, change):
 
 SIGN_CHANGES = {
     'a hook of the convolution': lambda step: hooked(step.conv),
+    'a hook in place of its sign': lambda step: hooked(step.conv.sign),
+    'a layer in place of its sign': lambda step: setattr(step.conv, 'sign', nn.Tanh()),
     'a hook of the sign': lambda step: hooked(step.sign.sign),
     'a hook of the whole sign': lambda step: hooked(step.sign),
     'a hook of the shift': lambda step: hooked(step.sign.shift),
