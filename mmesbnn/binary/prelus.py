@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..native import prelu_gradients
-from .functional import autocast_operands
+from .functional import autocast_operands, is_seen
 from .native_mode import array_of, is_native
 from .signs import compiles_for_speed, is_composed, needs_grad, trains_on_cpu
 from .tracing import whole_layer
@@ -48,7 +48,7 @@ class _PReLU(torch.autograd.Function):
 
 def _is_native_map(x: Tensor, grad: Tensor, slope: Tensor) -> bool:
     """Return whether the native kernels can differentiate, for a slope per channel of a map."""
-    if not is_native() or x.dim() != 4 or x.device.type != 'cpu':
+    if not is_native() or is_seen(x, grad, slope) or x.dim() != 4 or x.device.type != 'cpu':
         return False
     if not x.dtype == grad.dtype == slope.dtype == torch.float32:
         return False

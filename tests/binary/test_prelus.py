@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmesbnn import native
 from mmesbnn.binary import RPReLU, prelus, use_native
 from mmesbnn.binary.prelus import ChannelPReLU, prelu
-from tests.binary.operators import assert_batched_gradients
+from tests.binary.operators import assert_batched_gradients, with_kernels
 from tests.compiled import TELLS_EXPORT, compiled
 
 
@@ -156,3 +157,12 @@ def test_native_gradients_are_the_same(shape, monkeypatch):
 @pytest.mark.parametrize('layer', [RPReLU(4), ChannelPReLU(4)])
 def test_gradients_can_be_computed_in_batches(layer):
     assert_batched_gradients(layer, torch.randn(2, 4, 3, 3), *layer.parameters())
+
+
+@pytest.mark.skipif(not native.available(), reason='the native kernels are not compiled')
+def test_the_kernels_leave_tensors_without_values_to_torch():
+    with FakeTensorMode():
+        layer, x = ChannelPReLU(4), torch.randn(2, 4, 3, 3, requires_grad=True)
+        with_kernels(lambda: layer(x).sin().sum().backward())
+    assert x.grad.shape == x.shape
+    assert layer.weight.grad.shape == (4,)
