@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..native import elastic_gradients, elastic_values
 from ..native.activations import LEAST_CLIP
+from .functional import is_seen
 from .levels import dorefa
 from .native_mode import is_native
 from .native_training import trains_natively
@@ -37,7 +38,8 @@ class _Binarize(torch.autograd.Function):
 def _binarizes_natively(x: Tensor, clip: Tensor) -> bool:
     if not is_native() or not trains_natively(x, dims=x.dim()) or not x.is_contiguous():
         return False
-    if clip.dtype != torch.float32 or not clip.is_cpu or clip.numel() != 1:
+    # a number, a subclass or a fake tensor goes the way of torch's operators
+    if is_seen(clip) or clip.dtype != torch.float32 or not clip.is_cpu or clip.numel() != 1:
         return False
     return clip.dim() <= x.dim() and LEAST_CLIP <= clip.item() < math.inf
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmesbnn.binary import elastic, elastic_binarize
 from tests.binary.operators import with_kernels, without_kernels
@@ -62,3 +63,18 @@ def test_torch_computes_what_the_kernels_cannot(clip):
     ]
     for ours, theirs in zip(*found):
         assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7))
+
+
+class Tagged(torch.Tensor):
+    """Tensor of a subclass."""
+
+
+@needs_kernels
+def test_torch_computes_with_other_kinds_of_clips():
+    x, clip = torch.rand(4, 5), torch.tensor(0.5)
+    fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(clip)
+    for one in (0.5, clip.as_subclass(Tagged), fake):
+        expected = without_kernels(elastic_binarize, x, one)
+        found = with_kernels(elastic_binarize, x, one)
+        assert type(found) is type(expected)
+        assert one is fake or torch.equal(found, expected)
