@@ -186,8 +186,13 @@ def point_to_whole(work_dir: Path, folder: Path, template: str) -> Found:
     return found
 
 
-def validation_follows(runner: Runner) -> bool:
-    """Return True if the training validates between the resumed checkpoint and the next step."""
+def validation_follows(runner: Runner, template: str) -> bool:
+    """Return True if the training validates between the resumed checkpoint and the next step.
+
+    Args:
+        runner: Runner that trains.
+        template: Name of checkpoints with ``{}`` in place of the number.
+    """
     loop = runner.train_loop
     known = isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop)
     if not known or runner.val_loop is None or not loop.iter:
@@ -195,6 +200,9 @@ def validation_follows(runner: Runner) -> bool:
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if by_epoch and loop.iter != step * len(loop.dataloader):
-        return False  # the checkpoint was saved within an epoch
+        # the name tells more, because the batches can have another size since then
+        last = runner.message_hub.get_info('last_ckpt')
+        if not isinstance(last, str) or numbered(template, Path(last).name) != step:
+            return False  # the checkpoint was saved within an epoch
     loop._decide_current_val_interval()
     return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)

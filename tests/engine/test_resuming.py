@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from mmesbnn.engine.resuming import why_not_whole
+from tests.engine import toy
+from tests.engine.test_whole_checkpoint import build, checkpoints, killed
 
 
 def content(**changes):
@@ -46,3 +48,24 @@ def test_entries_that_are_no_dicts(tmp_path, key):
 def test_content_that_is_no_dict(tmp_path):
     wrong = ['meta', 'state_dict', 'message_hub']
     assert reason(tmp_path, wrong) == 'it holds a list, not a dict'
+
+
+@pytest.mark.parametrize('batch_size', [2, 8])
+def test_a_missed_validation_is_run_with_batches_of_another_size(tmp_path, batch_size):
+    killed(tmp_path, 'before_val', 2, (1, 9, 3), save_best='toy/score')
+    assert checkpoints(tmp_path)[0] == 'best_toy_score_epoch_1.pth'
+    (tmp_path / 'resume').touch()
+    runner = build(tmp_path, (1, 9, 3), save_best='toy/score')
+    runner._train_dataloader['batch_size'] = batch_size
+    runner.train()
+    assert checkpoints(tmp_path)[0] == 'best_toy_score_epoch_2.pth'
+
+
+def test_no_validation_is_run_within_an_epoch(tmp_path):
+    options = dict(by_epoch=False)
+    killed(tmp_path, 'before_train_epoch', 2, (1, 2, 3), **options)
+    (tmp_path / 'iter_4.pth').unlink()
+    (tmp_path / 'resume').touch()
+    build(tmp_path, (1, 2, 3), **options).train()
+    log = toy.log_of(tmp_path)
+    assert 'iter_3.pth' in log and 'validating the resumed checkpoint' not in log

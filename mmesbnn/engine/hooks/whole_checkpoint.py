@@ -197,7 +197,8 @@ class WholeCheckpointHook(CheckpointHook):
         if again:
             broadcast_object_list(again)  # all processes validate, or none
         self._take_up(runner, again)
-        if validation_follows(runner) or (any(again) and runner.val_loop is not None):
+        follows = validation_follows(runner, self.filename_tmpl)
+        if follows or (any(again) and runner.val_loop is not None):
             runner.logger.info(
                 'WholeCheckpointHook: validating the resumed checkpoint, because its '
                 'training may have ended before the validation'
