@@ -12,6 +12,7 @@ from .state_dicts import (
     read_by,
     state_dict_of,
     strip_wrapper,
+    with_versions,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     'register_loaders',
     'state_dict_of',
     'strip_wrapper',
+    'with_versions',
 ]

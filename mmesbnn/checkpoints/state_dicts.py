@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,21 @@ def read_by(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     if is_plain and any(cls.__name__ == 'SemiBaseDetector' for cls in type(model).__mro__):
         return {f'{x}.{key}': value for x in ('student', 'teacher') for key, value in state.items()}
     return dict(state)
+
+
+def with_versions(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``state`` with the versions of modules that the network's state dict ``own`` has.
+
+    Files and copies do not keep them. Without a version a module can take its entries for
+    those of its oldest form: it renames them, or raises an error as torchvision's MNASNet.
+
+    Args:
+        state: Entries with the names and shapes of ``own``.
+        own: State dict of the network.
+    """
+    result = OrderedDict(state)
+    result._metadata = getattr(own, '_metadata', None)  # type: ignore[attr-defined]
+    return result
 
 
 def state_dict_of(content: Any, keys: Iterable[str] = ('state_dict',)) -> dict[str, Tensor]:

@@ -49,13 +49,14 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
     except checkpoints.CheckpointError as error:
         raise InputError(f'the checkpoint {name} {error}') from error
-    differences = checkpoints.misfits(checkpoints.read_by(model, state), model.state_dict())
+    own = model.state_dict()
+    differences = checkpoints.misfits(checkpoints.read_by(model, state), own)
     if differences:
         raise InputError(
             f'{name} is not a checkpoint of this model: of its entries ' + ', '.join(differences)
         )
     with explained(f'cannot load the checkpoint {name}'):
-        model.load_state_dict(state)
+        model.load_state_dict(checkpoints.with_versions(state, own))
 
 
 @checked(model=MODEL, max_bytes=optional(positive_int))

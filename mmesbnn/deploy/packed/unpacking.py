@@ -19,7 +19,7 @@ from ...binary.expansion import tile
 from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
-from ...checkpoints import misfits
+from ...checkpoints import misfits, with_versions
 from ...checkpoints.bits import BITS, PARTS, SCALE
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import check, checked, each, mapping, optional, positive_int, sequence
@@ -82,7 +82,7 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
     found = misfits(state, used)
     if found:
         raise PackError(f'{path} is not of this network: of its entries {", ".join(found)}')
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(with_versions(state, own), strict=False)
 
 
 @checked(model=optional(MODULE), max_bytes=optional(positive_int))

@@ -52,6 +52,24 @@ def test_a_float_network_is_binarized_as_the_packed_one_was(tmp_path):
     assert torch.equal(again(image), model(image))
 
 
+class Versioned(Plain):
+    """Network that reads entries without a version as those of its oldest form."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *args):
+        assert metadata.get('version') == 2
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+def test_a_network_with_a_version_is_loaded(tmp_path):
+    model, image = Versioned(), torch.randn(2, 3, 8, 8)
+    mmesbnn.binarize(model)
+    pack(shaken(model), tmp_path / 'net.safetensors')
+    loaded = load_packed(tmp_path / 'net.safetensors', Versioned())
+    assert torch.equal(loaded(image), model(image))
+
+
 def test_a_part_that_was_binarized_is_named(tmp_path):
     model, plain = (nn.ModuleDict(dict(body=Plain(), head=nn.Linear(2, 2))) for _ in range(2))
     mmesbnn.binarize(model['body'])
