@@ -12,6 +12,7 @@ from .state_dicts import (
     read_by,
     state_dict_of,
     strip_wrapper,
+    why_not_filled,
     with_versions,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     'register_loaders',
     'state_dict_of',
     'strip_wrapper',
+    'why_not_filled',
     'with_versions',
 ]

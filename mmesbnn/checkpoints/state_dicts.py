@@ -50,6 +50,17 @@ def read_by(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state)
 
 
+def why_not_filled(model: nn.Module) -> str | None:
+    """Return why a network cannot take weights, or None.
+
+    torch copies them into tensors on the device meta without an error, and they are lost.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            return f'its {_short(name)} is on the device meta, without values; build it on another'
+    return None
+
+
 def with_versions(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``state`` with the versions of modules that the network's state dict ``own`` has.
 

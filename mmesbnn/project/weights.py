@@ -43,12 +43,16 @@ def load_state(model: nn.Module, content: Any, name: str | Path) -> None:
         name: Name of the checkpoint in errors.
 
     Raises:
-        InputError: If it holds no weights, or belongs to another model.
+        InputError: If it holds no weights or belongs to another model, or if ``model`` is on the
+            device meta.
     """
     try:
         state = checkpoints.strip_wrapper(checkpoints.state_dict_of(content))
     except checkpoints.CheckpointError as error:
         raise InputError(f'the checkpoint {name} {error}') from error
+    reason = checkpoints.why_not_filled(model)
+    if reason:
+        raise InputError(f'{name} cannot be loaded into {type(model).__name__}: {reason}')
     own = model.state_dict()
     differences = checkpoints.misfits(checkpoints.read_by(model, state), own)
     if differences:

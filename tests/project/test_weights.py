@@ -1,9 +1,10 @@
 """Weights of checkpoints in networks."""
 
+import pytest
 import torch
 from torch import nn
 
-from mmesbnn.project import load_state
+from mmesbnn.project import InputError, load_state
 
 
 class Versioned(nn.Linear):
@@ -20,3 +21,9 @@ def test_versions_of_modules_do_not_get_lost():
     first, second = (nn.Sequential(Versioned(2, 2)) for _ in range(2))
     load_state(second, dict(state_dict=first.state_dict()), 'net.pth')
     assert torch.equal(second[0].weight, first[0].weight)
+
+
+def test_a_network_without_values():
+    state = nn.Linear(2, 2).state_dict()
+    with pytest.raises(InputError, match=r'net.pth cannot .* its weight is on the device meta'):
+        load_state(nn.Linear(2, 2, device='meta'), state, 'net.pth')

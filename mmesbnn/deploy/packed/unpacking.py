@@ -19,7 +19,7 @@ from ...binary.expansion import tile
 from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
-from ...checkpoints import misfits, with_versions
+from ...checkpoints import misfits, why_not_filled, with_versions
 from ...checkpoints.bits import BITS, PARTS, SCALE
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import check, checked, each, mapping, optional, positive_int, sequence
@@ -184,8 +184,11 @@ def fill(
         ``model`` in eval mode.
 
     Raises:
-        PackError: If tensors and network do not fit.
+        PackError: If tensors and network do not fit, or the network cannot take values.
     """
+    reason = why_not_filled(model)
+    if reason:
+        raise PackError(f'{path} cannot be loaded into {type(model).__name__}: {reason}')
     nn.Module.to(model, DTYPES[metadata['dtype']])  # that of diffusers refuses quantized models
     if DTYPES_ENTRY in metadata:
         _set_dtypes(model, stored)

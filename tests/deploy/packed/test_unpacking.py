@@ -43,6 +43,13 @@ def test_a_path_that_is_no_text(packed, tmp_path):
         load_packed(path)
 
 
+def test_a_network_without_values(packed):
+    with torch.device('meta'):
+        net = Net('scaled_sign')
+    with pytest.raises(PackError, match=r'into Net: its .* is on the device meta, without values'):
+        load_packed(packed, net)
+
+
 def test_truncated_file(packed):
     packed.write_bytes(packed.read_bytes()[:-10])
     with pytest.raises(PackError, match=r'(do not fit the file|truncated|no JSON)'):
