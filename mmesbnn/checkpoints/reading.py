@@ -149,6 +149,8 @@ def explained(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes raise many kinds of errors
+        if 'DefaultCPUAllocator' in str(error):  # torch's lack of memory is a RuntimeError
+            raise MemoryError(f'{shorten(name, 200)}: not enough memory to read it') from error
         raise CheckpointError(
             f'{shorten(name, 200)}: truncated, damaged or no file of torch.save or '
             f'safetensors ({type(error).__name__})'

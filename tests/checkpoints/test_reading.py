@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmesbnn.checkpoints import CheckpointError, metadata_of, read_checkpoint
+from mmesbnn.checkpoints.reading import explained
 from tests.checkpoints.pickles import archive, array, dtype, plain, program, raw, tensor
 
 TORCH_ONLY = {
@@ -276,3 +277,8 @@ def test_metadata_are_read_alone(tmp_path):
     assert metadata_of(path) == {}
     torch.save({'w': torch.zeros(2)}, path)
     assert metadata_of(path) is None
+
+
+def test_a_lack_of_memory_is_no_damage():
+    with pytest.raises(MemoryError, match=r'^net\.pth: not enough memory'), explained('net.pth'):
+        torch.empty(2**50, dtype=torch.uint8)
