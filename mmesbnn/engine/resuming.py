@@ -201,8 +201,8 @@ def validation_follows(runner: Runner, template: str) -> bool:
     step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if by_epoch and loop.iter != step * len(loop.dataloader):
         # the name tells more, because the batches can have another size since then
-        last = runner.message_hub.get_info('last_ckpt')
-        if not isinstance(last, str) or numbered(template, Path(last).name) != step:
+        stored = runner.message_hub.get_info('last_ckpt')
+        if not isinstance(stored, str) or numbered(template, Path(stored).name) != step:
             return False  # the checkpoint was saved within an epoch
     loop._decide_current_val_interval()
     return step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)

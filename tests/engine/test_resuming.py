@@ -5,7 +5,7 @@ import torch
 
 from mmesbnn.engine.resuming import why_not_whole
 from tests.engine import toy
-from tests.engine.test_whole_checkpoint import build, checkpoints, killed
+from tests.engine.test_whole_checkpoint import Die, Died, build, checkpoints, killed
 
 
 def content(**changes):
@@ -59,6 +59,21 @@ def test_a_missed_validation_is_run_with_batches_of_another_size(tmp_path, batch
     runner._train_dataloader['batch_size'] = batch_size
     runner.train()
     assert checkpoints(tmp_path)[0] == 'best_toy_score_epoch_2.pth'
+
+
+def test_a_missed_validation_of_the_last_epoch_is_run(tmp_path):
+    saving = dict(save_best='toy/score')
+    interval = dict(by_epoch=True, max_epochs=2, val_interval=3)
+    with pytest.raises(Died):
+        runner = build(tmp_path, (1, 9), hooks=[Die('before_val', 2)], **saving)
+        runner._train_loop = dict(interval)
+        runner.train()
+    (tmp_path / 'resume').touch()
+    runner = build(tmp_path, (1, 9), **saving)
+    runner._train_loop = dict(interval)
+    runner._train_dataloader['batch_size'] = 2
+    runner.train()
+    assert 'best_toy_score_epoch_2.pth' in checkpoints(tmp_path)
 
 
 def test_no_validation_is_run_within_an_epoch(tmp_path):
