@@ -20,6 +20,7 @@ from .arguments import BUILT, checked_layer
 from .block_means import block_mean
 from .elastic import ElasticBinarizer
 from .functional import binary_matmul
+from .head_signs import signs_of_heads
 from .inputs import check_tokens
 from .layers import RPReLU, RSign
 from .residual_linear import ResidualBinaryLinear
@@ -144,9 +145,7 @@ class BinaryMultiheadAttention(nn.Module):
         source = self._reduce(x, size)
         narrow = self._narrow(source)
         key, value = self.key(source, narrow), self.value(source, narrow)
-        context = self._attend(
-            self.query_sign(query), self.key_sign(key), self.value_sign(value), bias
-        )
+        context = self._attend(query, key, value, bias)
         residual = query + self._upsample(key + value, size)
         context = token_norm(context, self.norm, residual, 1, self.act)
         return self.output(context, context, self.tau)
@@ -175,13 +174,13 @@ class BinaryMultiheadAttention(nn.Module):
         return tokens_of(F.interpolate(map_of(x, coarse), size, mode='nearest'))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        scores = binary_matmul(split(query), split(key).mT)
+        q = signs_of_heads(query, self.query_sign, self.num_heads)
+        k = signs_of_heads(key, self.key_sign, self.num_heads)
+        v = signs_of_heads(value, self.value_sign, self.num_heads)
+        scores = binary_matmul(q, k.mT)
         scores = scores / math.sqrt(self.embed_dims // self.num_heads)
         if bias is not None:
             scores = scores + bias
         probabilities = self.probabilities(scores.softmax(-1), self.clip)
-        context = binary_matmul(probabilities, split(value))
+        context = binary_matmul(probabilities, v)
         return context.transpose(1, 2).flatten(2)

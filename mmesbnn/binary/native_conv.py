@@ -45,7 +45,8 @@ class Surrogate(NamedTuple):
     clip: float = 1.0
 
 
-def _surrogate(sign: nn.Module) -> Surrogate | None:
+def surrogate_of(sign: nn.Module) -> Surrogate | None:
+    """Return the surrogate of a sign whose gradient the kernels compute, else None."""
     if type(sign) not in (HardTanhSign, QuadraticSign) or not is_plain(sign) or sign.zero != -1:
         return None
     return Surrogate('window', sign.clip) if type(sign) is HardTanhSign else Surrogate('triangle')
@@ -274,7 +275,7 @@ def _signed_conv(
         maps = map_of_rows(x) if rows else x
     if not trains_natively(maps) or (shift is not None and shift.dtype != torch.float32):
         return None
-    surrogate = _surrogate(sign)
+    surrogate = surrogate_of(sign)
     if surrogate is None or not is_binary(layer.weight_binarizer):
         return None
     shift = x.new_zeros(maps.shape[1]) if shift is None else shift

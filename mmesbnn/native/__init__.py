@@ -9,6 +9,7 @@ from .activations import elastic_gradients, elastic_values, prelu_gradients, sig
 from .cross import CrossGradients, add_cross, cross_gradients
 from .engine import Engine
 from .gradients import input_gradient, latent_gradient, weight_gradient
+from .heads import head_signs, head_signs_gradient
 from .kernels import (
     Packed,
     PackedWeights,
@@ -57,6 +58,8 @@ __all__ = [
     'cross_gradients',
     'elastic_gradients',
     'elastic_values',
+    'head_signs',
+    'head_signs_gradient',
     'input_gradient',
     'instruction_sets',
     'latent_gradient',

@@ -23,6 +23,13 @@ SURROGATES = {'window': 0, 'triangle': 1}
 LEAST_CLIP = 1e-30
 
 
+def surrogate_number(surrogate: str) -> int:
+    """Return the number of a function of ``SURROGATES``, or raise a :class:`NativeError`."""
+    if surrogate not in SURROGATES:
+        raise NativeError(f'surrogate={surrogate!r} must be one of {sorted(SURROGATES)}')
+    return SURROGATES[surrogate]
+
+
 def sign_gradient(
     grad: np.ndarray,
     x: np.ndarray,
@@ -57,8 +64,7 @@ def sign_gradient(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    if surrogate not in SURROGATES:
-        raise NativeError(f'surrogate={surrogate!r} must be one of {sorted(SURROGATES)}')
+    number = surrogate_number(surrogate)
     x, last = float_map('x', x)
     check_shape('grad', grad, x.shape)
     check_layout('grad', grad, last)
@@ -66,7 +72,7 @@ def sign_gradient(
     check_operand('more', more, x.shape)
     check_operand('of_means', of_means, x.shape[:2])
     batch, channels, height, width = x.shape
-    of_shift, numbers = np.empty_like(shift), (SURROGATES[surrogate], clip, check_threads(threads))
+    of_shift, numbers = np.empty_like(shift), (number, clip, check_threads(threads))
     operands, results = (floats(grad), floats(x)), (floats(grad), floats(of_shift))
     if last:
         if more is not None or of_means is not None:

@@ -181,6 +181,13 @@ bool normalize_something() {
   mmesbnn_sign_gradient(other.get(), x.get(), maybe(more, up_to(1)), maybe(gates, up_to(1)), batch,
                         channels, pixels, single.get(), static_cast<int>(up_to(3)) - 1, 1.0f,
                         some_threads(), other.get(), of_single.get());
+  // tokens of `copies` heads
+  auto tokens_of_heads = some(map), of_heads = some(map), shifts = some(wide), of_shifts = some(wide);
+  mmesbnn_head_signs(grad.get(), batch, pixels, copies, channels, shifts.get(), some_threads(),
+                     of_heads.get());
+  mmesbnn_head_signs_gradient(of_heads.get(), grad.get(), batch, pixels, copies, channels,
+                              shifts.get(), static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(),
+                              tokens_of_heads.get(), of_shifts.get());
   const float clip = static_cast<float>(up_to(3)) - 0.5f;
   mmesbnn_elastic_values(x.get(), small_map, clip, some_threads(), of_x.get());
   mmesbnn_elastic_gradients(other.get(), x.get(), small_map, clip, some_threads(), of_x.get(),

@@ -205,7 +205,7 @@ inline std::vector<float> passes_of_a_pixel(const Kernels& use, int64_t channels
                                             bool slope, const std::vector<float>& maps) {
   const float *z = maps.data(), *other = z + channels, *grad = other + channels;
   const float *a = grad + channels, *b = a + channels, *c = b + channels;
-  std::vector<float> found(20 * channels, 0.5f);
+  std::vector<float> found(21 * channels, 0.5f);
   float* to = found.data();
   const auto next = [&] { return to += channels, to - channels; };
   const NormPixel pixel{channels, z,                       residual ? other : nullptr, a,
@@ -223,6 +223,7 @@ inline std::vector<float> passes_of_a_pixel(const Kernels& use, int64_t channels
   use.accumulate_pixel(other, a, residual, channels, next());
   use.add_products(grad, z, channels, next());
   use.centre_pixel(grad, z, {a, b, c, other}, channels, next());
+  use.signs_pixel(z, a, channels, next());
   float* const of_window = next();
   use.window_pixel(grad, z, a, 1.5f, channels, of_window, next());
   float* const of_triangle = next();

@@ -308,6 +308,8 @@ struct Kernels {
   void (*add_products)(const float* x, const float* y, int64_t channels, float* sums) = nullptr;
   void (*centre_pixel)(const float* inner, const float* z, const PixelSlope& slope,
                        int64_t channels, float* out) = nullptr;
+  // out[i] = 1 where x[i] + shift[i] > 0, else -1; not a number where that is none.
+  void (*signs_pixel)(const float* x, const float* shift, int64_t channels, float* out) = nullptr;
   void (*window_pixel)(const float* grad, const float* x, const float* shift, float clip,
                        int64_t channels, float* out, float* sums) = nullptr;
   void (*triangle_pixel)(const float* grad, const float* x, const float* shift, int64_t channels,

@@ -109,6 +109,6 @@ const Kernels kPortable = {
     wide::window, wide::raise_by, wide::triangle, wide::elastic, wide::elastic_gradient,
     wide::scale_pixel, wide::moments_of_rows, wide::moments_of_sums,
     wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel, wide::add_products,
-    wide::centre_pixel, wide::window_pixel, wide::triangle_pixel};
+    wide::centre_pixel, wide::signs_pixel, wide::window_pixel, wide::triangle_pixel};
 
 }  // namespace mmesbnn

@@ -160,6 +160,22 @@ struct TokenNorm {
   }
 };
 
+// Tokens whose channels are divided among heads.
+struct Heads {
+  int64_t batch, tokens, heads, channels;
+
+  bool read() const { return product({batch, tokens, heads, channels, sizeof(float)}) > 0; }
+  // Calls f(place in (batch, tokens, heads, channels), first channel, place in (batch, heads,
+  // tokens, channels)) for each head of some of all tokens.
+  template <class F>
+  void each(int64_t first, int64_t last, F f) const {
+    for (int64_t at = first; at < last; ++at)
+      for (int64_t head = 0; head < heads; ++head)
+        f((at * heads + head) * channels, head * channels,
+          ((at / tokens * heads + head) * tokens + at % tokens) * channels);
+  }
+};
+
 }  // namespace
 
 // As mmesbnn_normalize, for x or sums (pixels, channels) and out (pixels, copies * channels),
@@ -221,6 +237,50 @@ API int mmesbnn_sign_gradient_tokens(const float* grad, const float* x, int64_t 
           use.triangle_pixel(grad + at, x + at, shift, channels, out + at, sums.of(part));
     });
     for (int64_t c = 0; c < channels; ++c) of_shift[c] = static_cast<float>(sums.total(c));
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  }
+  return kOk;
+}
+
+// Signs of x + shift for heads of attention. x: (batch, tokens, heads * channels); shift: (heads
+// * channels); out: (batch, heads, tokens, channels).
+API int mmesbnn_head_signs(const float* x, int64_t batch, int64_t tokens, int64_t heads,
+                           int64_t channels, const float* shift, int threads, float* out) {
+  const Heads all{batch, tokens, heads, channels};
+  if (!all.read() || threads < 1) return kBadSize;
+  for_parts(batch * tokens, threads, [&](int64_t, int64_t first, int64_t last) {
+    all.each(first, last, [&](int64_t at, int64_t channel, int64_t place) {
+      chosen_kernels().signs_pixel(x + at, shift + channel, channels, out + place);
+    });
+  });
+  return kOk;
+}
+
+// As mmesbnn_sign_gradient_tokens, for x and out of mmesbnn_head_signs and the gradient of its
+// result.
+API int mmesbnn_head_signs_gradient(const float* grad, const float* x, int64_t batch,
+                                    int64_t tokens, int64_t heads, int64_t channels,
+                                    const float* shift, int surrogate, float clip, int threads,
+                                    float* out, float* of_shift) {
+  const Heads all{batch, tokens, heads, channels};
+  if (!all.read() || threads < 1 || (surrogate != kWindow && surrogate != kTriangle))
+    return kBadSize;
+  try {
+    PartSums sums(batch * tokens, heads * channels);
+    for_parts(batch * tokens, threads, [&](int64_t part, int64_t first, int64_t last) {
+      const Kernels& use = chosen_kernels();
+      all.each(first, last, [&](int64_t at, int64_t channel, int64_t place) {
+        if (surrogate == kWindow)
+          use.window_pixel(grad + place, x + at, shift + channel, clip, channels, out + at,
+                           sums.of(part) + channel);
+        else
+          use.triangle_pixel(grad + place, x + at, shift + channel, channels, out + at,
+                             sums.of(part) + channel);
+      });
+    });
+    for (int64_t c = 0; c < heads * channels; ++c)
+      of_shift[c] = static_cast<float>(sums.total(c));
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
