@@ -9,7 +9,6 @@ Source: Le and Li, "BinaryViT", arXiv 2306.16678, and its code.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from .functional import binary_matmul
 from .head_signs import signs_of_heads
 from .inputs import check_tokens
 from .layers import RPReLU, RSign
+from .probabilities import binary_probabilities
 from .residual_linear import ResidualBinaryLinear
 from .tiled_norm import TiledBatchNorm2d
 from .tokens import map_of, tokens_of
@@ -177,10 +177,6 @@ class BinaryMultiheadAttention(nn.Module):
         q = signs_of_heads(query, self.query_sign, self.num_heads)
         k = signs_of_heads(key, self.key_sign, self.num_heads)
         v = signs_of_heads(value, self.value_sign, self.num_heads)
-        scores = binary_matmul(q, k.mT)
-        scores = scores / math.sqrt(self.embed_dims // self.num_heads)
-        if bias is not None:
-            scores = scores + bias
-        probabilities = self.probabilities(scores.softmax(-1), self.clip)
+        probabilities = binary_probabilities(q, k, bias, self.probabilities, self.clip)
         context = binary_matmul(probabilities, v)
         return context.transpose(1, 2).flatten(2)

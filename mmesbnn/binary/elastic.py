@@ -35,7 +35,8 @@ class _Binarize(torch.autograd.Function):
         return torch.from_numpy(of_x), torch.full_like(clip, of_clip)
 
 
-def _binarizes_natively(x: Tensor, clip: Tensor) -> bool:
+def binarizes_natively(x: Tensor, clip: Tensor) -> bool:
+    """Return whether the kernels binarize tensors as ``x`` with ``clip`` in training."""
     if not is_native() or not trains_natively(x, dims=x.dim()) or not x.is_contiguous():
         return False
     # a number, a subclass or a fake tensor goes the way of torch's operators
@@ -56,7 +57,7 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
 
     Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
     """
-    if _binarizes_natively(x, clip):
+    if binarizes_natively(x, clip):
         return _Binarize.apply(x, clip)
     return clip * dorefa(x / clip, bits=1)
 
