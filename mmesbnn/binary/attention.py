@@ -9,6 +9,7 @@ Source: Le and Li, "BinaryViT", arXiv 2306.16678, and its code.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -177,6 +178,7 @@ class BinaryMultiheadAttention(nn.Module):
         q = signs_of_heads(query, self.query_sign, self.num_heads)
         k = signs_of_heads(key, self.key_sign, self.num_heads)
         v = signs_of_heads(value, self.value_sign, self.num_heads)
-        probabilities = binary_probabilities(q, k, bias, self.probabilities, self.clip)
+        divisor = math.sqrt(self.embed_dims // self.num_heads)
+        probabilities = binary_probabilities(q, k, divisor, bias, self.probabilities, self.clip)
         context = binary_matmul(probabilities, v)
         return context.transpose(1, 2).flatten(2)

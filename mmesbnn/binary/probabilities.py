@@ -55,18 +55,23 @@ class _Probabilities(torch.autograd.Function):
 
 
 def binary_probabilities(
-    query: Tensor, key: Tensor, bias: Tensor | None, binarizer: nn.Module, clip: Tensor
+    query: Tensor,
+    key: Tensor,
+    divisor: float,
+    bias: Tensor | None,
+    binarizer: nn.Module,
+    clip: Tensor,
 ) -> Tensor:
-    """Compute ``binarizer(softmax(q k^T / sqrt(d) + bias), clip)``.
+    """Compute ``binarizer(softmax(q k^T / divisor + bias), clip)``.
 
     Args:
         query: Signs ``(N, heads, L, d)``.
         key: Signs ``(N, heads, keys, d)``.
+        divisor: Divisor of their products, ``sqrt(d)``.
         bias: Summand that broadcasts with ``(N, heads, L, keys)``; None: 0.
         binarizer: :class:`ElasticBinarizer`, or the module in its place.
         clip: Probability that is not 0, a tensor with one entry.
     """
-    divisor = math.sqrt(query.shape[-1])
     own = bias is None and type(binarizer) is ElasticBinarizer and is_plain(binarizer)
     if own and is_native() and trains_natively(query, key):
         exact = math.frexp(divisor)[0] == 0.5  # else a factor rounds in another way

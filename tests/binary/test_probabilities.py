@@ -20,7 +20,7 @@ def operands(depth=16, tokens=9, keys=5):
 
 def run(q, k, bias=None, binarizer=None, clip=0.2):
     clip = torch.tensor(clip, dtype=q.dtype, requires_grad=True)
-    y = binary_probabilities(q, k, bias, binarizer or ElasticBinarizer(), clip)
+    y = binary_probabilities(q, k, q.shape[-1] ** 0.5, bias, binarizer or ElasticBinarizer(), clip)
     upstream = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).sin()
     return y.detach(), *torch.autograd.grad(y, (q, k, clip), upstream)
 
@@ -46,7 +46,7 @@ def test_probabilities_by_hand():
     k = torch.stack([torch.ones(4), -torch.ones(4)]).view(1, 1, 2, 4)
     # scores of 2 and -2 have the probabilities 0.982 and 0.018
     for clip, expected in ((0.5, [0.5, 0]), (0.03, [0.03, 0.03])):
-        y = binary_probabilities(q, k, None, ElasticBinarizer(), torch.tensor(clip))
+        y = binary_probabilities(q, k, 2.0, None, ElasticBinarizer(), torch.tensor(clip))
         torch.testing.assert_close(y.flatten(), torch.tensor(expected))
 
 

@@ -71,8 +71,8 @@ MUTANTS = (
     ),
     Mutant(
         'attention-scale',
-        'math.sqrt(query.shape[-1])',
-        'query.shape[-1]',
+        'math.sqrt(self.embed_dims // self.num_heads)',
+        '(self.embed_dims // self.num_heads)',
         'tests/binary/test_attention.py',
     ),
     Mutant(
