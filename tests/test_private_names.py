@@ -23,6 +23,7 @@ KNOWN = {
     '_prelu_kernel',
     '_prelu_kernel_backward',
     '_size_2_t',
+    '_softmax_backward_data.out',
 }
 
 
