@@ -2,7 +2,7 @@
 
 from .limits import CheckpointError
 from .mmengine_loader import register_loaders
-from .reading import metadata_of, read_checkpoint, read_tensors
+from .reading import lacks_memory, metadata_of, read_checkpoint, read_tensors
 from .state_dicts import (
     WRAPPER,
     check_finite,
@@ -21,6 +21,7 @@ __all__ = [
     'CheckpointError',
     'check_finite',
     'check_numbers',
+    'lacks_memory',
     'listed',
     'metadata_of',
     'misfits',

@@ -139,6 +139,11 @@ def metadata_of(
             return None
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error of torch says that there is not enough memory. It is of no kind."""
+    return 'DefaultCPUAllocator' in str(error)
+
+
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn all errors except a lack of memory into a CheckpointError with the name."""
@@ -149,7 +154,7 @@ def explained(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes raise many kinds of errors
-        if 'DefaultCPUAllocator' in str(error):  # torch's lack of memory is a RuntimeError
+        if lacks_memory(error):
             raise MemoryError(f'{shorten(name, 200)}: not enough memory to read it') from error
         raise CheckpointError(
             f'{shorten(name, 200)}: truncated, damaged or no file of torch.save or '

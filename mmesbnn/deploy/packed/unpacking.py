@@ -19,7 +19,7 @@ from ...binary.expansion import tile
 from ...binary.layers import binary_layers
 from ...binary.replaced import Replaced, replace_again
 from ...binary.weights import FixedWeight
-from ...checkpoints import misfits, why_not_filled, with_versions
+from ...checkpoints import lacks_memory, misfits, why_not_filled, with_versions
 from ...checkpoints.bits import BITS, PARTS, SCALE
 from ...checkpoints.bounded import bounded_build, size_of
 from ...checks import check, checked, each, mapping, optional, positive_int, sequence
@@ -54,6 +54,8 @@ def _fix(model: nn.Module, stored: dict[str, Tensor], path: Path) -> None:
         except KeyError:
             raise PackError(f'{path} has no bits for the layer {name}') from None
         except (ValueError, RuntimeError) as error:
+            if lacks_memory(error):
+                raise MemoryError(f'{path}: not enough memory to load it') from error
             raise PackError(f'{path}: {name} does not fit the network: {error}') from None
         layer.weight_binarizer = FixedWeight()
         layer.weight = nn.Parameter(weight.to(layer.weight.device), requires_grad=False)

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmesbnn.binary import BinaryConv2d, BinaryLinear
 from mmesbnn.deploy import PackError, load_packed, pack
+from mmesbnn.deploy.packed import unpacking
 from mmesbnn.deploy.packed.file import read_packed
 from mmesbnn.deploy.packed.layout import CHECKSUM, checksum
 from tests.deploy.packed.nets import Net, shaken
@@ -142,3 +143,12 @@ def test_a_network_whose_train_returns_nothing(tmp_path):
     model, again = Silent(BinaryLinear(4, 3)), Silent(BinaryLinear(4, 3))
     pack(model, tmp_path / 'net.safetensors')
     assert load_packed(tmp_path / 'net.safetensors', again) is again and not again[0].training
+
+
+def test_a_lack_of_memory_is_no_wrong_file(packed, monkeypatch):
+    def allocate(*args):
+        return torch.empty(2**50, dtype=torch.uint8)
+
+    monkeypatch.setattr(unpacking, 'stored_weight', allocate)
+    with pytest.raises(MemoryError, match=r'net\.safetensors: not enough memory to load it'):
+        load_packed(packed, model=Net('scaled_sign'))
