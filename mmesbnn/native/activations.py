@@ -78,7 +78,7 @@ def sign_gradient(
         if more is not None or of_means is not None:
             raise NativeError('more and of_means are not for maps with channels last in memory')
         status = library().mmesbnn_sign_gradient_tokens(
-            *operands, batch * height * width, channels, floats(shift), *numbers, *results
+            *operands, batch, height * width, 1, channels, floats(shift), *numbers, *results
         )
     else:
         status = library().mmesbnn_sign_gradient(

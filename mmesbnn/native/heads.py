@@ -78,7 +78,7 @@ def head_signs_gradient(
     check_operand('grad', grad, (batch, heads, tokens, channels))
     check_operand('shift', shift, x.shape[2:])
     of_x, of_shift = empty(x.shape), np.empty_like(shift)
-    status = library().mmesbnn_head_signs_gradient(
+    status = library().mmesbnn_sign_gradient_tokens(
         *(floats(grad), floats(x), *sizes, floats(shift), number, clip, check_threads(threads)),
         *(floats(of_x), floats(of_shift)),
     )

@@ -185,9 +185,9 @@ bool normalize_something() {
   auto tokens_of_heads = some(map), of_heads = some(map), shifts = some(wide), of_shifts = some(wide);
   mmesbnn_head_signs(grad.get(), batch, pixels, copies, channels, shifts.get(), some_threads(),
                      of_heads.get());
-  mmesbnn_head_signs_gradient(of_heads.get(), grad.get(), batch, pixels, copies, channels,
-                              shifts.get(), static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(),
-                              tokens_of_heads.get(), of_shifts.get());
+  mmesbnn_sign_gradient_tokens(of_heads.get(), grad.get(), batch, pixels, copies, channels,
+                               shifts.get(), static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(),
+                               tokens_of_heads.get(), of_shifts.get());
   const float clip = static_cast<float>(up_to(3)) - 0.5f;
   mmesbnn_elastic_values(x.get(), small_map, clip, some_threads(), of_x.get());
   mmesbnn_elastic_gradients(other.get(), x.get(), small_map, clip, some_threads(), of_x.get(),
@@ -207,7 +207,7 @@ bool normalize_something() {
       maybe(numbers[2], slope), stats.get(), grad.get(), some_threads(), of_x.get(),
       of_residual.get(), maybe(of_added, up_to(1)), numbers[4].get(), numbers[5].get(),
       maybe(numbers[6], slope), maybe(numbers[7], shift));
-  mmesbnn_sign_gradient_tokens(other.get(), x.get(), tokens, channels, single.get(),
+  mmesbnn_sign_gradient_tokens(other.get(), x.get(), 1, tokens, 1, channels, single.get(),
                                static_cast<int>(up_to(3)) - 1, 1.0f, some_threads(), other.get(),
                                of_single.get());
   return done == 0;

@@ -54,11 +54,9 @@ int mmesbnn_add_cross(const float*, const float*, int64_t, int64_t, int64_t, int
                       const float*, const float*, int, float*);
 int mmesbnn_cross_gradients(const float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                             const float*, int, float*, float*, float*);
-int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, const float*, int,
-                                 float, int, float*, float*);
+int mmesbnn_sign_gradient_tokens(const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+                                 const float*, int, float, int, float*, float*);
 int mmesbnn_head_signs(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int, float*);
-int mmesbnn_head_signs_gradient(const float*, const float*, int64_t, int64_t, int64_t, int64_t,
-                                const float*, int, float, int, float*, float*);
 int mmesbnn_average_pool(const float*, int64_t, int64_t, int64_t, int, float*);
 int mmesbnn_average_pool_gradient(const float*, int64_t, int64_t, int64_t, int, float*);
 int mmesbnn_average_activated(const float*, int64_t, int64_t, int64_t, int64_t, const float*, int,

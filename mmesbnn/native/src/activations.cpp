@@ -113,8 +113,8 @@ API int mmesbnn_prelu_gradients(const float* grad, const float* x, int64_t batch
       NormSums sums{};
       for_parts(sizes, [&](int64_t image, int64_t begin, int64_t count) {
         const int64_t at = (image * channels + channel) * pixels + begin;
-        const NormPart part{count, x + at, nullptr, 1.0f, 0.0f, 0.0f, true, slope[channel]};
-        chosen_kernels().differentiate(part, {grad + at, 0.0f, 0.0f}, of_x + at, &sums);
+        chosen_kernels().differentiate(prelu_of(x + at, slope[channel], count),
+                                       {grad + at, 0.0f, 0.0f}, of_x + at, &sums);
       });
       of_slope[channel] = static_cast<float>(sums.negatives);
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "arguments.h"
+#include "kernels.h"
 
 namespace mmesbnn {
 
@@ -27,6 +28,11 @@ void for_parts(const MapSizes& sizes, F f) {
   for (int64_t image = 0; image < sizes.batch; ++image)
     for (int64_t begin = 0; begin < sizes.pixels; begin += kPiece)
       f(image, begin, std::min(kPiece, sizes.pixels - begin));
+}
+
+// A PReLU of some numbers.
+inline NormPart prelu_of(const float* x, float slope, int64_t count) {
+  return {count, x, nullptr, 1.0f, 0.0f, 0.0f, true, slope};
 }
 
 }  // namespace mmesbnn

@@ -6,6 +6,7 @@
 #include "api.h"
 #include "arguments.h"
 #include "kernels.h"
+#include "map_parts.h"
 #include "pool.h"
 
 using namespace mmesbnn;
@@ -21,6 +22,7 @@ struct PoolSizes {
     return product({maps, height, width, sizeof(float)}) > 0 &&
            product({maps, out_height, out_width, sizeof(float)}) > 0;
   }
+  bool are_even() const { return height % 2 == 0 && width % 2 == 0; }
 };
 
 // Windows side by side whose best pixels are found together.
@@ -151,10 +153,6 @@ void for_row_parts(const PoolSizes& sizes, Work work) {
            std::min(kPooledAtOnce, sizes.out_width - begin));
 }
 
-NormPart prelu_of(const float* x, float slope, int64_t count) {
-  return {count, x, nullptr, 1.0f, 0.0f, 0.0f, true, slope};
-}
-
 void average_activated(const PoolSizes& sizes, const float* x, float slope, float* out) {
   for_row_parts(sizes, [&](int64_t from, int64_t to, int64_t count) {
     float rows[2][2 * kPooledAtOnce];
@@ -197,7 +195,7 @@ void for_maps(const PoolSizes& sizes, int threads, Work work) {
 API int mmesbnn_average_pool(const float* x, int64_t maps, int64_t height, int64_t width,
                              int threads, float* out) {
   const PoolSizes sizes = halved(maps, height, width);
-  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  if (!sizes.read() || !sizes.are_even() || threads < 1) return kBadSize;
   for_maps(sizes, threads, [&](int64_t map) {
     average(sizes, x + map * height * width, out + map * sizes.out_height * sizes.out_width);
   });
@@ -208,7 +206,7 @@ API int mmesbnn_average_pool(const float* x, int64_t maps, int64_t height, int64
 API int mmesbnn_average_pool_gradient(const float* grad, int64_t maps, int64_t height,
                                       int64_t width, int threads, float* of_x) {
   const PoolSizes sizes = halved(maps, height, width);
-  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  if (!sizes.read() || !sizes.are_even() || threads < 1) return kBadSize;
   for_maps(sizes, threads, [&](int64_t map) {
     spread(sizes, grad + map * sizes.out_height * sizes.out_width, of_x + map * height * width);
   });
@@ -221,7 +219,7 @@ API int mmesbnn_average_activated(const float* x, int64_t batch, int64_t channel
                                   int64_t width, const float* slope, int threads, float* out) {
   if (product({batch, channels}) < 0) return kBadSize;
   const PoolSizes sizes = halved(batch * channels, height, width);
-  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  if (!sizes.read() || !sizes.are_even() || threads < 1) return kBadSize;
   for_maps(sizes, threads, [&](int64_t map) {
     average_activated(sizes, x + map * height * width, slope[map % channels],
                       out + map * sizes.out_height * sizes.out_width);
@@ -236,7 +234,7 @@ API int mmesbnn_average_activated_gradients(const float* grad, const float* x, i
                                             float* of_slope) {
   if (product({batch, channels}) < 0) return kBadSize;
   const PoolSizes sizes = halved(batch * channels, height, width);
-  if (!sizes.read() || height % 2 || width % 2 || threads < 1) return kBadSize;
+  if (!sizes.read() || !sizes.are_even() || threads < 1) return kBadSize;
   parallel(channels, threads, [&](int64_t first, int64_t last) {
     for (int64_t channel = first; channel < last; ++channel) {
       double sum = 0.0;

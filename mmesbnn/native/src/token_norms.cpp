@@ -219,30 +219,6 @@ API int mmesbnn_normalize_tokens_gradients(
   return kOk;
 }
 
-// As mmesbnn_sign_gradient, for x, grad and out (pixels, channels).
-API int mmesbnn_sign_gradient_tokens(const float* grad, const float* x, int64_t pixels,
-                                     int64_t channels, const float* shift, int surrogate,
-                                     float clip, int threads, float* out, float* of_shift) {
-  if (product({pixels, channels, sizeof(float)}) < 0 || threads < 1 ||
-      (surrogate != kWindow && surrogate != kTriangle))
-    return kBadSize;
-  try {
-    PartSums sums(pixels, channels);
-    for_parts(pixels, threads, [&](int64_t part, int64_t first, int64_t last) {
-      const Kernels& use = chosen_kernels();
-      for (int64_t at = first * channels; at < last * channels; at += channels)
-        if (surrogate == kWindow)
-          use.window_pixel(grad + at, x + at, shift, clip, channels, out + at, sums.of(part));
-        else
-          use.triangle_pixel(grad + at, x + at, shift, channels, out + at, sums.of(part));
-    });
-    for (int64_t c = 0; c < channels; ++c) of_shift[c] = static_cast<float>(sums.total(c));
-  } catch (const std::bad_alloc&) {
-    return kNoMemory;
-  }
-  return kOk;
-}
-
 // Signs of x + shift for heads of attention. x: (batch, tokens, heads * channels); shift: (heads
 // * channels); out: (batch, heads, tokens, channels).
 API int mmesbnn_head_signs(const float* x, int64_t batch, int64_t tokens, int64_t heads,
@@ -257,12 +233,12 @@ API int mmesbnn_head_signs(const float* x, int64_t batch, int64_t tokens, int64_
   return kOk;
 }
 
-// As mmesbnn_sign_gradient_tokens, for x and out of mmesbnn_head_signs and the gradient of its
-// result.
-API int mmesbnn_head_signs_gradient(const float* grad, const float* x, int64_t batch,
-                                    int64_t tokens, int64_t heads, int64_t channels,
-                                    const float* shift, int surrogate, float clip, int threads,
-                                    float* out, float* of_shift) {
+// As mmesbnn_sign_gradient, for x and out (batch, tokens, heads * channels) and the gradient of the
+// result of mmesbnn_head_signs. With one head `out` may be `grad`.
+API int mmesbnn_sign_gradient_tokens(const float* grad, const float* x, int64_t batch,
+                                     int64_t tokens, int64_t heads, int64_t channels,
+                                     const float* shift, int surrogate, float clip, int threads,
+                                     float* out, float* of_shift) {
   const Heads all{batch, tokens, heads, channels};
   if (!all.read() || threads < 1 || (surrogate != kWindow && surrogate != kTriangle))
     return kBadSize;
