@@ -12,7 +12,6 @@ from ..native import elastic_gradients, elastic_values
 from ..native.activations import LEAST_CLIP
 from .functional import is_seen
 from .levels import dorefa
-from .native_mode import is_native
 from .native_training import trains_natively
 from .once_differentiable import once_differentiable
 
@@ -35,14 +34,12 @@ class _Binarize(torch.autograd.Function):
         return torch.from_numpy(of_x), torch.full_like(clip, of_clip)
 
 
-def binarizes_natively(x: Tensor, clip: Tensor) -> bool:
-    """Return whether the kernels binarize tensors as ``x`` with ``clip`` in training."""
-    if not is_native() or not trains_natively(x, dims=x.dim()) or not x.is_contiguous():
-        return False
+def is_native_clip(clip: Tensor, dims: int) -> bool:
+    """Return whether the kernels binarize tensors of ``dims`` axes with ``clip``."""
     # a number, a subclass or a fake tensor goes the way of torch's operators
     if is_seen(clip) or clip.dtype != torch.float32 or not clip.is_cpu or clip.numel() != 1:
         return False
-    return clip.dim() <= x.dim() and LEAST_CLIP <= clip.item() < math.inf
+    return clip.dim() <= dims and LEAST_CLIP <= clip.item() < math.inf
 
 
 def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
@@ -57,7 +54,8 @@ def elastic_binarize(x: Tensor, clip: Tensor) -> Tensor:
 
     Source: Liu et al., "BiT: Robustly Binarized Multi-distilled Transformer" (2022).
     """
-    if binarizes_natively(x, clip):
+    trains = trains_natively(x, dims=x.dim()) and x.is_contiguous()
+    if trains and is_native_clip(clip, x.dim()):
         return _Binarize.apply(x, clip)
     return clip * dorefa(x / clip, bits=1)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..native import head_signs, head_signs_gradient
 from .layers import LearnableShift, RSign
 from .native_conv import Surrogate, surrogate_of
-from .native_mode import array_of, is_native
-from .native_training import is_plain, trains_tokens_natively
+from .native_mode import array_of
+from .native_training import is_own, trains_tokens_natively
 from .once_differentiable import once_differentiable
 
 
@@ -50,7 +50,7 @@ def signs_of_heads(x: Tensor, sign: nn.Module, heads: int) -> Tensor:
     Returns:
         Tensor ``(N, heads, L, C / heads)``.
     """
-    if is_native() and trains_tokens_natively(x):
+    if trains_tokens_natively(x):
         found = _surrogate(sign, x.shape[-1:])
         if found is not None:
             shift = cast(RSign, sign).shift.bias
@@ -60,10 +60,8 @@ def signs_of_heads(x: Tensor, sign: nn.Module, heads: int) -> Tensor:
 
 def _surrogate(sign: nn.Module, shape: torch.Size) -> Surrogate | None:
     """Return the surrogate of a sign that the kernels compute, else None."""
-    if type(sign) is not RSign or not is_plain(sign):
+    if not is_own(sign, RSign) or not is_own(sign.shift, LearnableShift):
         return None
     shift = sign.shift
-    if type(shift) is not LearnableShift or not is_plain(shift):
-        return None
     fits = shift.bias.dtype == torch.float32 and shift.bias.shape == shape
     return surrogate_of(sign.sign) if fits and shift.bias.is_contiguous() else None

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import function
 
-from ..native.memory import empty
-from .native_mode import is_native
+from .native_mode import kept
 from .native_training import trains_natively
-
-
-def _empty(x: Tensor, channels: int) -> Tensor:
-    return torch.from_numpy(empty((x.shape[0], channels, *x.shape[2:])))
 
 
 class _Join(torch.autograd.Function):
@@ -24,19 +19,20 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
         ctx.channels = [part.shape[1] for part in parts]
-        return torch.cat(parts, 1, out=_empty(parts[0], sum(ctx.channels)))
+        batch, _, *size = parts[0].shape
+        return torch.cat(parts, 1, out=kept(batch, sum(ctx.channels), *size))
 
     @staticmethod
     @function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         parts = grad.split(ctx.channels, 1)
-        return tuple(_empty(grad, part.shape[1]).copy_(part) for part in parts)
+        return tuple(kept(*part.shape).copy_(part) for part in parts)
 
 
 def join_channels(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate maps ``(N, C_i, H, W)`` along their channels."""
     if len(parts) == 1:
         return parts[0]
-    if is_native() and trains_natively(*parts) and all(part.is_contiguous() for part in parts):
+    if trains_natively(*parts) and all(part.is_contiguous() for part in parts):
         return cast(Tensor, _Join.apply(*parts))
     return torch.cat(list(parts), 1)

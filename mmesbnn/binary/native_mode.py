@@ -23,6 +23,7 @@ from ..native import (
 )
 from ..native.arguments import shared_array, shared_entries
 from ..native.library import NativeError, library
+from ..native.memory import empty
 from .expansion import is_channels_last
 from .tracing import is_transformed
 
@@ -110,6 +111,11 @@ def array_of(parameter: Tensor) -> Any:
     if kind is None or not own or not lies_plainly:
         return shared_array(parameter.detach())
     return shared_entries(parameter, parameter.data_ptr(), tuple(parameter.shape), kind)
+
+
+def kept(*shape: int) -> Tensor:
+    """Return a tensor with any values, whose memory is kept for later ones if it is large."""
+    return torch.from_numpy(empty(shape))
 
 
 def pack_operands(x: Tensor, weight: Tensor, groups: int) -> tuple[Packed, PackedWeights] | None:

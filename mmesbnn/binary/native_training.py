@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from .expansion import is_channels_last
 from .functional import is_seen
 from .native_mode import is_native
 from .tracing import is_transformed
+
+_Layer = TypeVar('_Layer', bound=nn.Module)
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
@@ -26,6 +29,11 @@ def is_plain(module: nn.Module) -> bool:
     """Return whether nothing but the ``forward`` of its class runs when a module is called."""
     # torch.compile can trace this; it cannot trace operator.attrgetter
     return 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
+
+
+def is_own(layer: nn.Module, kind: type[_Layer]) -> TypeGuard[_Layer]:
+    """Return whether a layer is of a kind, not of a subclass, and plain."""
+    return type(layer) is kind and is_plain(layer)
 
 
 def are_float32(*modules: nn.Module) -> bool:

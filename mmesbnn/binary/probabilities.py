@@ -9,21 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..native import elastic_gradients, elastic_values
-from ..native.memory import empty
-from .elastic import ElasticBinarizer, binarizes_natively
+from .elastic import ElasticBinarizer, is_native_clip
 from .functional import binary_matmul
-from .native_mode import is_native
-from .native_training import is_plain, trains_natively
+from .native_mode import kept
+from .native_training import is_own, trains_natively
 from .once_differentiable import once_differentiable
-
-
-def _kept(*shape: int) -> Tensor:
-    return torch.from_numpy(empty(shape))
 
 
 def _product(a: Tensor, b: Tensor, divisor: float) -> Tensor:
     """Compute ``a @ b / divisor`` of stacks of matrices. The divisor is a power of two."""
-    out = _kept(len(a), a.shape[1], b.shape[2])
+    out = kept(len(a), a.shape[1], b.shape[2])
     return torch.baddbmm(out, a, b, beta=0, alpha=1 / divisor, out=out)
 
 
@@ -35,7 +30,7 @@ class _Probabilities(torch.autograd.Function):
         ctx.divisor = divisor
         q, k = query.flatten(0, 1), key.flatten(0, 1)
         scores = _product(q, k.mT, divisor)
-        p = torch.softmax(scores, -1, out=_kept(*scores.shape))
+        p = torch.softmax(scores, -1, out=kept(*scores.shape))
         ctx.save_for_backward(query, key, clip, p)
         y = elastic_values(p.numpy(), clip.item(), threads=torch.get_num_threads())
         return torch.from_numpy(y.reshape(*query.shape[:3], -1))
@@ -47,7 +42,7 @@ class _Probabilities(torch.autograd.Function):
         arrays = grad.detach().contiguous().view(p.shape).numpy(), p.numpy()
         of_p, of_clip = elastic_gradients(*arrays, clip.item(), threads=torch.get_num_threads())
         softmax = torch.ops.aten._softmax_backward_data.out
-        of_scores = softmax(torch.from_numpy(of_p), p, -1, p.dtype, grad_input=_kept(*p.shape))
+        of_scores = softmax(torch.from_numpy(of_p), p, -1, p.dtype, grad_input=kept(*p.shape))
         q, k = query.flatten(0, 1), key.flatten(0, 1)
         of_q = _product(of_scores, k, ctx.divisor).view(query.shape)
         of_k = _product(of_scores.mT, q, ctx.divisor).view(key.shape)
@@ -72,10 +67,10 @@ def binary_probabilities(
         binarizer: :class:`ElasticBinarizer`, or the module in its place.
         clip: Probability that is not 0, a tensor with one entry.
     """
-    own = bias is None and type(binarizer) is ElasticBinarizer and is_plain(binarizer)
-    if own and is_native() and trains_natively(query, key):
-        exact = math.frexp(divisor)[0] == 0.5  # else a factor rounds in another way
-        if exact and binarizes_natively(query, clip):
+    exact = math.frexp(divisor)[0] == 0.5  # else a factor rounds in another way
+    if exact and bias is None and is_own(binarizer, ElasticBinarizer):
+        trains = trains_natively(query, key) and query.is_contiguous()
+        if trains and is_native_clip(clip, query.dim()):
             return cast(Tensor, _Probabilities.apply(query, key, divisor, clip))
     scores = binary_matmul(query, key.mT) / divisor
     if bias is not None:

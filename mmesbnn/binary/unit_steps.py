@@ -7,7 +7,7 @@ one after another. Values and gradients are the same, but for the rounding of fl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
 from .native_conv import conv_for_norm, linear_for_norm, passing_conv_for_norm, settings_of
 from .native_mode import is_native
 from .native_norms import native_activated_norm, native_gated_norm, native_norm
-from .native_training import is_plain, trains_natively
+from .native_training import is_own, is_plain, trains_natively
 from .position_means import position_mean
 from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
@@ -34,14 +34,14 @@ def _is_own_conv(conv: nn.Module, x: Tensor) -> TypeGuard[BinaryConv2d]:
 
 
 def _is_own_shift(shift: nn.Module) -> TypeGuard[LearnableShift]:
-    return type(shift) is LearnableShift and is_plain(shift) and shift.bias.dim() == 4
+    return is_own(shift, LearnableShift) and shift.bias.dim() == 4
 
 
 def _native_conv(
     x: Tensor, shift: nn.Module | None, sign: nn.Module, conv: nn.Module
 ) -> Convolved | None:
     """Compute ``conv(sign(x + shift))`` in one step; return None if layers must run in turn."""
-    if not _is_own_conv(conv, x) or not _is_own(conv.sign, nn.Identity):
+    if not _is_own_conv(conv, x) or not is_own(conv.sign, nn.Identity):
         return None
     if shift is None:
         return conv_for_norm(x, None, sign, conv, settings_of(conv))
@@ -63,7 +63,7 @@ def signed_convs(x: Tensor, sign: nn.Module, convs: Iterable[nn.Module]) -> list
     convs = list(convs)
     if is_native():
         shift, inner = None, sign
-        if type(sign) is RSign and is_plain(sign):
+        if is_own(sign, RSign):
             shift, inner = sign.shift, sign.sign
         found = [_native_conv(x, shift, inner, conv) for conv in convs]
         done = [y for y in found if y is not None]
@@ -142,8 +142,8 @@ def activated_norm(
     Returns:
         ``y``, ``(N, copies C, H, W)``, and its mean over positions, ``(N, copies C, 1, 1)``.
     """
-    if is_native() and _is_own(act, ChannelPReLU):
-        slope = cast(ChannelPReLU, act).weight
+    if is_native() and is_own(act, ChannelPReLU):
+        slope = act.weight
         found = native_activated_norm(x, norm, slope, copies=copies)
         if found is not None:
             return found
@@ -160,19 +160,15 @@ def _numbers(act: Any) -> dict[str, Any] | None:
     if type(act) is RPReLU:
         layers = [act.shift_in, act.shift_out]
         slope = act.slope
-    elif type(act) is nn.Sequential and len(act) == 3 and _is_own(act[1], ChannelPReLU):
+    elif type(act) is nn.Sequential and len(act) == 3 and is_own(act[1], ChannelPReLU):
         layers = [act[0], act[2]]
-        slope = cast(ChannelPReLU, act[1]).weight
+        slope = act[1].weight
     else:
         return None
-    if not is_plain(act) or not all(_is_own(layer, LearnableShift) for layer in layers):
+    if not is_plain(act) or not all(is_own(layer, LearnableShift) for layer in layers):
         return None
     shifts = [layer.bias.flatten() for layer in layers]
     return dict(shift_in=shifts[0], slope=slope.flatten(), shift_out=shifts[1])
-
-
-def _is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    return type(layer) is kind and is_plain(layer)
 
 
 def residual_norm(
@@ -231,10 +227,10 @@ def shifted_linear(x: Tensor, shift: LearnableShift, linear: ShrunkLinear) -> Co
         linear: Linear layer.
     """
     y = None
-    if is_native() and not is_seen(x) and type(linear) is ShrunkLinear and is_plain(linear):
+    if is_native() and not is_seen(x) and is_own(linear, ShrunkLinear):
         groups = linear.expansion.groups
         fits = shift.bias.shape == x.shape[-1:] == (linear.in_features * groups,)
-        if fits and _is_own(shift, LearnableShift) and linear.bias is None:
+        if fits and is_own(shift, LearnableShift) and linear.bias is None:
             y = linear_for_norm(x, shift.bias, linear.sign, linear, groups)
     return linear(shift(x)) if y is None else y
 

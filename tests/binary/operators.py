@@ -58,6 +58,13 @@ def with_kernels(function, *args):
     return _switched(True, function, *args)
 
 
+def count_forwards(monkeypatch, step):
+    """Return a list that grows each time a step of autograd runs forward."""
+    done, forward = [], step.forward
+    monkeypatch.setattr(step, 'forward', lambda *args: done.append(1) or forward(*args))
+    return done
+
+
 def _switched(enabled, function, *args):
     before = use_native(enabled)
     try:

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmesbnn.binary import RSign, head_signs
 from mmesbnn.binary.head_signs import signs_of_heads
-from tests.binary.operators import with_kernels, without_kernels
+from tests.binary.operators import count_forwards, with_kernels, without_kernels
 from tests.native.signs import needs_kernels
 
 SIGNS = ['quadratic', dict(type='hard_tanh', clip=0.7)]
@@ -26,11 +26,7 @@ def results(x, sign, upstream):
 
 @pytest.fixture
 def native_calls(monkeypatch):
-    done, step = [], head_signs._HeadSigns.forward
-    monkeypatch.setattr(
-        head_signs._HeadSigns, 'forward', lambda *args: done.append(1) or step(*args)
-    )
-    return done
+    return count_forwards(monkeypatch, head_signs._HeadSigns)
 
 
 def test_heads_have_the_next_channels():

@@ -9,7 +9,7 @@ from torch import nn
 from mmesbnn.binary import probabilities, sign
 from mmesbnn.binary.elastic import ElasticBinarizer
 from mmesbnn.binary.probabilities import binary_probabilities
-from tests.binary.operators import with_kernels, without_kernels
+from tests.binary.operators import count_forwards, with_kernels, without_kernels
 from tests.native.signs import needs_kernels
 
 
@@ -34,11 +34,7 @@ class Doubled(nn.Module):
 
 @pytest.fixture
 def native_calls(monkeypatch):
-    done, step = [], probabilities._Probabilities.forward
-    monkeypatch.setattr(
-        probabilities._Probabilities, 'forward', lambda *args: done.append(1) or step(*args)
-    )
-    return done
+    return count_forwards(monkeypatch, probabilities._Probabilities)
 
 
 def test_probabilities_by_hand():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...binary.functional import is_seen
 from ...binary.native_mode import array_of
-from ...binary.native_training import are_float32, is_plain, trains_tokens_natively
+from ...binary.native_training import are_float32, is_own, trains_tokens_natively
 from ...binary.once_differentiable import once_differentiable
 from ...binary.precision import in_full_precision
 from ...binary.signs import compiles_for_speed, needs_grad
@@ -114,7 +114,7 @@ def _own(scale: nn.Module) -> LayerScale:
 
 
 def _are_plain(*scales: nn.Module) -> bool:
-    return len(scales) > 0 and all(type(one) is LayerScale and is_plain(one) for one in scales)
+    return len(scales) > 0 and all(is_own(one, LayerScale) for one in scales)
 
 
 def _add_natively(y: Tensor, x: Tensor, *scales: nn.Module) -> bool:

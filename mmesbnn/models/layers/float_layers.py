@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...binary import Expansion, TiledBatchNorm2d
 from ...binary.arguments import NORM, checked_layer
-from ...binary.native_training import is_plain, trains_natively
+from ...binary.native_training import is_own, trains_natively
 from ...binary.unit_steps import normalized
 from ...checks import positive_int
 from .minmax import MinMaxConv2d
@@ -41,7 +41,7 @@ def convolve_pixel(conv: nn.Module, x: Tensor) -> Tensor:
         conv: A 1x1 convolution.
         x: Map ``(N, C, 1, 1)``.
     """
-    own = type(conv) is nn.Conv2d and conv.groups == 1 and conv.training and is_plain(conv)
+    own = is_own(conv, nn.Conv2d) and conv.groups == 1 and conv.training
     if not own or not trains_natively(x):
         return cast(Tensor, conv(x))
     weight, bias = cast(nn.Conv2d, conv).weight, cast(nn.Conv2d, conv).bias

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...binary.block_means import block_mean
-from ...binary.native_training import is_plain, trains_natively
+from ...binary.native_training import is_own, trains_natively
 from ...binary.prelus import ChannelPReLU
 from ...binary.signs import trains_on_cpu
 from ...binary.tracing import whole_function, whole_layer
@@ -138,10 +138,8 @@ class AveragePool(nn.AvgPool2d):
 
 def keeps_mean(pool: nn.Module, x: Tensor) -> bool:
     """Return whether a pooling of ``x``, or an identity, has the mean of ``x`` over positions."""
-    if not is_plain(pool):
-        return False
     even = x.shape[-1] % 2 == 0 and x.shape[-2] % 2 == 0
-    return type(pool) is nn.Identity or (type(pool) is AveragePool and even)
+    return is_own(pool, nn.Identity) or (is_own(pool, AveragePool) and even)
 
 
 def activated_pool(x: Tensor, act: nn.Module, pool: nn.Module) -> Tensor:
@@ -152,9 +150,9 @@ def activated_pool(x: Tensor, act: nn.Module, pool: nn.Module) -> Tensor:
         act: :class:`ChannelPReLU`, or another layer.
         pool: :class:`AveragePool`, or another layer.
     """
-    own = type(act) is ChannelPReLU and type(pool) is AveragePool and is_plain(act)
-    if own and trains_natively(x) and keeps_mean(pool, x):
-        y = native_activated_pool(x, cast(ChannelPReLU, act).weight)
+    pools = isinstance(pool, AveragePool) and trains_natively(x) and keeps_mean(pool, x)
+    if pools and is_own(act, ChannelPReLU):
+        y = native_activated_pool(x, act.weight)
         if y is not None:
             return y
     return pool(act(x))
