@@ -11,8 +11,6 @@ from .engine import Engine
 from .gradients import input_gradient, latent_gradient, weight_gradient
 from .heads import head_signs, head_signs_gradient
 from .kernels import (
-    Packed,
-    PackedWeights,
     convolve,
     convolve_sums,
     instruction_sets,
@@ -25,6 +23,7 @@ from .library import NativeError, available, problem
 from .memory import release_memory
 from .norm_operands import Normalized, NormGradients, NormOperands
 from .norms import normalize, normalize_gradients
+from .packed import Packed, PackedWeights
 from .pooling import (
     average_activated,
     average_activated_gradients,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .arguments import (
+    check_clip,
     check_layout,
     check_operand,
     check_shape,
     check_threads,
+    check_writeable,
     float_array,
     float_map,
     floats,
@@ -68,6 +70,8 @@ def sign_gradient(
     x, last = float_map('x', x)
     check_shape('grad', grad, x.shape)
     check_layout('grad', grad, last)
+    check_writeable('grad', grad)
+    check_clip(clip)
     check_operand('shift', shift, x.shape[1:2])
     check_operand('more', more, x.shape)
     check_operand('of_means', of_means, x.shape[:2])
@@ -140,8 +144,8 @@ def elastic_values(x: np.ndarray, clip: float, *, threads: int = 1) -> np.ndarra
     Raises:
         NativeError: If an argument is out of its range.
     """
-    check_operand('x', x, x.shape)
-    _check_clip(clip)
+    check_operand('x', x, np.shape(x))
+    check_clip(clip, LEAST_CLIP)
     out = empty(x.shape)
     status = library().mmesbnn_elastic_values(
         floats(x), x.size, clip, check_threads(threads), floats(out)
@@ -170,9 +174,9 @@ def elastic_gradients(
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    check_operand('x', x, x.shape)
+    check_operand('x', x, np.shape(x))
     check_operand('grad', grad, x.shape)
-    _check_clip(clip)
+    check_clip(clip, LEAST_CLIP)
     of_x, of_clip = empty(x.shape), np.empty(1, np.float32)
     status = library().mmesbnn_elastic_gradients(
         *(floats(grad), floats(x), x.size, clip, check_threads(threads)),
@@ -180,8 +184,3 @@ def elastic_gradients(
     )
     raise_for(status, 'elastic_gradients')
     return of_x, float(of_clip[0])
-
-
-def _check_clip(clip: float) -> None:
-    if not LEAST_CLIP <= clip < float('inf'):
-        raise NativeError(f'clip={clip!r} must be a number >= {LEAST_CLIP}')

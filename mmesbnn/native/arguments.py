@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import numbers
 import sys
 from typing import Any
 
@@ -60,9 +62,9 @@ def array_of(kind: type, name: str, value: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def check_shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise a :class:`NativeError` about ``name`` if ``value`` has another shape."""
-    if value.shape != shape:
-        raise NativeError(f'{name} has the shape {value.shape}; it must be {shape}')
+    """Raise a :class:`NativeError` about ``name`` unless it is an array of this shape."""
+    if getattr(value, 'shape', None) != shape:
+        raise NativeError(f'{name} has the shape {np.shape(value)}; it must be {shape}')
 
 
 def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -73,7 +75,8 @@ def float_map(name: str, value: np.ndarray) -> tuple[np.ndarray, bool]:
     Raises:
         NativeError: If ``value`` is no such map; the message names ``name``.
     """
-    rows = value.transpose(0, 2, 3, 1) if getattr(value, 'ndim', 0) == 4 else value
+    is_map = isinstance(value, np.ndarray) and value.ndim == 4
+    rows = value.transpose(0, 2, 3, 1) if is_map else value
     if rows is not value and rows.flags.c_contiguous and not value.flags.c_contiguous:
         float_array(name, rows, 4)
         return value, True
@@ -91,11 +94,23 @@ def check_layout(
         channels_last: Whether the channels of a pixel lie side by side in memory.
         kind: Kind of its numbers.
     """
-    last = channels_last and getattr(value, 'ndim', 0) == 4
+    last = channels_last and isinstance(value, np.ndarray) and value.ndim == 4
     rows = value.transpose(0, 2, 3, 1) if last else value
     array_of(kind, name, rows, 4)
     if not rows.flags.c_contiguous:
         raise NativeError(f'{name} has another layout in memory')
+
+
+def check_writeable(name: str, value: np.ndarray) -> None:
+    """Raise a :class:`NativeError` about ``name`` if an array cannot be written into."""
+    if not value.flags.writeable:
+        raise NativeError(f'{name} is overwritten, but it is read-only')
+
+
+def check_clip(clip: float, least: float = 0.0) -> None:
+    """Raise a :class:`NativeError` unless ``clip`` is a number >= ``least`` and not infinite."""
+    if not isinstance(clip, numbers.Real) or not least <= clip < math.inf:
+        raise NativeError(f'clip={clip!r} must be a number >= {least}')
 
 
 def check_operand(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
@@ -138,9 +153,10 @@ def check_pad_value(pad_value: int) -> int:
     return pad_value
 
 
-def _check_pair(name: str, pair: Pair, least: int) -> None:
-    if len(pair) != 2 or min(pair) < least:
-        raise NativeError(f'{name}={pair} must be two integers of at least {least}')
+def check_pair(name: str, pair: Pair, least: int) -> None:
+    """Raise a :class:`NativeError` about ``name`` unless it is a tuple of two numbers >= least."""
+    if not isinstance(pair, tuple) or len(pair) != 2 or min(pair) < least:
+        raise NativeError(f'{name}={pair!r} must be two integers of at least {least}')
 
 
 @functools.lru_cache(maxsize=1024)
@@ -152,10 +168,10 @@ def window(
     Raises:
         NativeError: If an argument is out of its range.
     """
-    _check_pair('kernel_size', kernel_size, 1)
-    _check_pair('stride', stride, 1)
-    _check_pair('padding', padding, 0)
-    _check_pair('dilation', dilation, 1)
+    check_pair('kernel_size', kernel_size, 1)
+    check_pair('stride', stride, 1)
+    check_pair('padding', padding, 0)
+    check_pair('dilation', dilation, 1)
     geometry = np.array([*kernel_size, *stride, *padding, *dilation], np.int32)
     height, width = (
         (entries + 2 * p - d * (k - 1) - 1) // s + 1

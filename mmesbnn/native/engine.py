@@ -8,7 +8,16 @@ from ctypes import c_double, c_float, c_int64, c_void_p
 
 import numpy as np
 
-from .arguments import check_threads, float_array, pointer, raise_for, stored_pointer
+from .arguments import (
+    array_of,
+    check_shape,
+    check_threads,
+    check_writeable,
+    float_array,
+    pointer,
+    raise_for,
+    stored_pointer,
+)
 from .library import NativeError, library
 
 #: Size of a cache line in bytes. Arrays begin at a multiple of it.
@@ -45,9 +54,7 @@ class Engine:
         self._program = c_void_p()
         self._library = library()
         code = np.ascontiguousarray(code, np.int64)
-        if data.dtype != np.uint8 or data.ndim != 1:
-            raise NativeError(f'data is {data.dtype} {data.shape}: it must be uint8 (N,)')
-        data = np.ascontiguousarray(data)
+        data = array_of(np.uint8, 'data', data, 1)
         self._code = code
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()
@@ -104,8 +111,8 @@ class Engine:
                 f'images has the shape {images.shape}, the network takes (N, '
                 f'{", ".join(map(str, self.input_shape))})'
             )
-        if seconds is not None and (seconds.shape != (self.steps,) or seconds.dtype != np.float64):
-            raise NativeError(f'seconds must be float64 of the shape ({self.steps},)')
+        if seconds is not None:
+            self._check_seconds(seconds)
         outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
         pointers = [stored_pointer(output, c_float) for output in outputs]
         try:
@@ -125,6 +132,12 @@ class Engine:
         self._idle.append(workspace)
         raise_for(status, 'run')
         return outputs
+
+    def _check_seconds(self, seconds: np.ndarray) -> None:
+        check_shape('seconds', seconds, (self.steps,))
+        if array_of(np.float64, 'seconds', seconds, 1) is not seconds:
+            raise NativeError('seconds must be contiguous')
+        check_writeable('seconds', seconds)
 
     def _workspace(self) -> np.ndarray:
         try:

@@ -12,9 +12,12 @@ import numpy as np
 
 from .arguments import (
     Pair,
+    check_clip,
     check_pad_value,
+    check_pair,
     check_shape,
     check_threads,
+    check_writeable,
     empty_map,
     float_array,
     float_map,
@@ -23,9 +26,9 @@ from .arguments import (
     raise_for,
     window,
 )
-from .kernels import Packed, PackedWeights
 from .library import NativeError, library
 from .memory import empty
+from .packed import Packed, PackedWeights, check_packed
 
 
 def input_gradient(
@@ -60,6 +63,8 @@ def input_gradient(
         NativeError: If sizes do not match, or an argument is out of its range.
     """
     grad, channels_last = float_map('grad', grad)
+    check_packed('weights', weights, PackedWeights)
+    check_pair('size', size, 1)
     geometry, sizes = window(size, weights.kernel_size, stride, padding, dilation)
     batch, groups = len(grad), len(weights.words)
     check_shape('grad', grad, (batch, len(weights.scales), *sizes))
@@ -115,6 +120,8 @@ def latent_gradient(
     check_shape('grad', grad, weight.shape)
     if float_array('grad', grad, 4) is not grad:
         raise NativeError('grad must be contiguous')
+    check_writeable('grad', grad)
+    check_clip(clip)
     check_shape('limits', float_array('limits', limits, 1), weight.shape[:1])
     status = library().mmesbnn_latent_gradient(
         floats(grad),
@@ -165,6 +172,7 @@ def weight_gradient(
         NativeError: If sizes do not match, or an argument is out of its range.
     """
     grad, channels_last = float_map('grad', grad)
+    check_packed('x', x, Packed)
     batch, height, width, groups, _ = x.words.shape
     geometry, sizes = window((height, width), kernel_size, stride, padding, dilation)
     kernels, depth = grad.shape[1], x.channels // groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .activations import surrogate_number
-from .arguments import check_operand, check_threads, float_array, floats, raise_for
+from .arguments import check_clip, check_operand, check_threads, float_array, floats, raise_for
 from .library import NativeError, library
 from .memory import empty
 
@@ -73,6 +73,7 @@ def head_signs_gradient(
         NativeError: If sizes do not match, or an argument is out of its range.
     """
     number = surrogate_number(surrogate)
+    check_clip(clip)
     x, grad = float_array('x', x, 3), float_array('grad', grad, 4)
     sizes = batch, tokens, _, channels = _sizes(x, heads)
     check_operand('grad', grad, (batch, heads, tokens, channels))

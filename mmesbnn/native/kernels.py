@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import numpy as np
 
 from .arguments import (
     Pair,
+    check_layout,
     check_pad_value,
     check_threads,
     empty_map,
@@ -21,48 +21,10 @@ from .arguments import (
 )
 from .library import NativeError, library
 from .memory import empty
+from .packed import LANES, Packed, PackedWeights, check_packed
 
-_LANES = 8
 #: Sums of so many products of signs fit into 16 bits.
 MOST_TERMS = 2**15 - 1
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Signs packed as bits, 64 per word: 1 for +1, 0 for -1.
-
-    Attributes:
-        words: uint64 ``(N, H, W, groups, ceil(C / groups / 64))``.
-        channels: Number of channels ``C``.
-        means: Means over pixels of the numbers that have these signs, float32 ``(N, C)``; None if
-            they were not asked for.
-    """
-
-    words: np.ndarray
-    channels: int
-    means: np.ndarray | None = None
-
-    @property
-    def groups(self) -> int:
-        """Number of groups that the channels are packed in."""
-        return self.words.shape[3]
-
-
-@dataclass(frozen=True)
-class PackedWeights:
-    """Weights ``-a`` and ``+a`` per kernel, packed as bits.
-
-    Attributes:
-        words: uint64 ``(groups, blocks, taps, words, 8)``; the last axis is eight kernels.
-        scales: float32 ``(C_o,)``, ``a`` of each kernel.
-        kernel_size: Height and width of a kernel.
-        channels: Input channels of a group.
-    """
-
-    words: np.ndarray
-    scales: np.ndarray
-    kernel_size: Pair
-    channels: int
 
 
 def instruction_sets() -> list[str]:
@@ -187,7 +149,7 @@ def pack_weights(
         raise NativeError('scaled=True is for latent weights, with thresholds')
     limits = _thresholds(thresholds, kernels, 'weight', 'kernels')
     per_group, taps = kernels // groups, height * width
-    shape = (groups, -(-per_group // _LANES), taps, -(-depth // 64), _LANES)
+    shape = (groups, -(-per_group // LANES), taps, -(-depth // 64), LANES)
     words, scales = np.empty(shape, np.uint64), np.empty(kernels, np.float32)
     status = library().mmesbnn_pack_weights(
         floats(weight),
@@ -265,6 +227,7 @@ def convolve_sums(
     Raises:
         NativeError: As :func:`convolve`, or if a sum has more than 32767 terms.
     """
+    check_packed('weights', weights, PackedWeights)
     terms = weights.channels * weights.kernel_size[0] * weights.kernel_size[1]
     if terms > MOST_TERMS:
         raise NativeError(f'a sum has {terms} terms; sums of 16 bits have at most {MOST_TERMS}')
@@ -282,6 +245,8 @@ def _convolve(
     threads: int,
 ) -> np.ndarray:
     """Compute the results, or sums of int16; ``steps`` are stride, padding and dilation."""
+    check_packed('x', x, Packed)
+    check_packed('weights', weights, PackedWeights)
     batch, height, width, groups, _ = x.words.shape
     if groups != weights.words.shape[0] or x.channels // groups != weights.channels:
         raise NativeError(
@@ -327,13 +292,8 @@ def scale_sums(sums: np.ndarray, scales: np.ndarray, *, threads: int = 1) -> np.
     Raises:
         NativeError: If sizes do not match, or an argument is out of its range.
     """
-    last = not sums.flags.c_contiguous
-    rows = sums.transpose(0, 2, 3, 1) if last and sums.ndim == 4 else sums
-    if sums.dtype != np.int16 or sums.ndim != 4 or not rows.flags.c_contiguous or not sums.size:
-        raise NativeError(
-            f'sums is {sums.dtype} of the shape {sums.shape}; it must be an int16 map in one of '
-            'both layouts'
-        )
+    last = isinstance(sums, np.ndarray) and not sums.flags.c_contiguous
+    check_layout('sums', sums, last, np.int16)
     batch, channels, height, width = sums.shape
     scales = float_array('scales', scales, 1)
     if len(scales) != channels:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arguments import check_layout, check_operand, check_shape
+from .arguments import check_layout, check_operand, check_shape, float_array
 from .library import NativeError
 
 
@@ -96,8 +96,9 @@ class NormOperands:
             return
         if self.gate is None or self.scales is None:
             raise NativeError('unwritten is for operands with a gate and scales')
+        float_array('unwritten', self.unwritten, 2)
         small = self.x.shape[1]
-        if self.unwritten.ndim != 2 or small == 0 or self.channels % small:
+        if self.channels % small:
             raise NativeError(
                 f'unwritten has the shape {self.unwritten.shape}; it must be (3, C) for a '
                 f'multiple C of the {small} channels of x'

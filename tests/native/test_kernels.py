@@ -206,10 +206,10 @@ def test_sums_of_too_many_terms_or_other_arrays_are_refused():
         native.convolve_sums(packed, kernels)
     sums, scales = np.ones((2, 3, 4, 4), np.int16), np.ones(3, np.float32)
     cases = [
-        (lambda: native.scale_sums(sums.astype(np.int32), scales), 'sums is int32'),
-        (lambda: native.scale_sums(sums[0], scales), 'sums is int16 of the shape'),
-        (lambda: native.scale_sums(sums[..., ::2], scales), 'must be an int16 map'),
-        (lambda: native.scale_sums(sums[:0], scales), 'must be an int16 map'),
+        (lambda: native.scale_sums(sums.astype(np.int32), scales), 'sums is of int32'),
+        (lambda: native.scale_sums(sums[0], scales), r'sums has the shape \(3, 4, 4\)'),
+        (lambda: native.scale_sums(sums[..., ::2], scales), 'sums has another layout'),
+        (lambda: native.scale_sums(sums[:0], scales), r'\(0, 3, 4, 4\); it must have 4 axes'),
         (lambda: native.scale_sums(sums, scales[:2]), 'scales has 2 entries for 3 channels'),
         (lambda: native.scale_sums(sums, scales, threads=0), 'threads=0'),
     ]
