@@ -89,7 +89,7 @@ test-gpu: setup-full  ## Test on a GPU
 # Environments beside .venv, for other versions than the pinned ones. PYTHON selects theirs.
 # Tests that need a missing package are skipped.
 TESTS ?= $(addprefix tests/,analysis binary checkpoints conversion engine models native project \
-	test_errors.py test_import.py test_optional.py test_whole_files.py)
+	test_errors.py test_import.py test_optional.py whole_files)
 SETUPTOOLS := 'setuptools>=70.1,<82'
 TEST_TOOLS := pytest pytest-xdist hypothesis packaging safetensors scikit-image scikit-learn
 # $(call in-environment,NAME,arguments of Python): run the Python of .venv-NAME.
