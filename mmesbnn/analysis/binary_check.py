@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..binary.arguments import MODULE
-from ..binary.functional import BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
+from ..binary.operators import BINARY_MATMUL
 from ..binary.weight_values import check_weight
 from ..checks import check, checked, instance, one_of
 from .operators import Forms, OperatorMode, is_binary, layer_name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ..binary.operators import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.forms import SIGNS_ONLY, InputForm
-from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ..binary.operators import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ..binary.trees import tensors_in
 from .counters import counter
 

@@ -38,9 +38,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..binary.arguments import MODULE
 from ..binary.forms import SIGNS_ONLY, InputForm
-from ..binary.functional import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.layers import BinaryLayer
 from ..binary.modes import inference
+from ..binary.operators import BINARY_CONV2D, BINARY_MATMUL
 from ..binary.trees import tensors_in
 from ..checks import check, checked, either, instance, natural, sequence
 from .counters import ACTIVATION_PRODUCTS, CONVOLUTIONS, aten, check_visible, counter

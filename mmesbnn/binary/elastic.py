@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..native import elastic_gradients, elastic_values
 from ..native.activations import LEAST_CLIP
-from .functional import is_seen
 from .levels import dorefa
 from .native_training import trains_natively
 from .once_differentiable import once_differentiable
+from .tracing import is_seen
 
 
 class _Binarize(torch.autograd.Function):

@@ -1,9 +1,4 @@
-"""Operators of all binary arithmetic.
-
-They are registered with ``torch.library`` under the names ``mmesbnn::binary_conv2d``,
-``mmesbnn::binary_linear`` and ``mmesbnn::binary_matmul``. Tools that analyse a network
-(OPs counter, binary check, packer, exporter, selective recomputation) recognise binary
-arithmetic by these operators and need no knowledge of the model.
+"""Binary convolutions, linear layers and products of two activations.
 
 The operands are the signed input and the *effective* weight (see ``weights.py``). The
 operands of ``binary_matmul`` are two activations (see ``attention.py``).
@@ -25,12 +20,11 @@ forward-mode differentiation. Inside these, torch's own operators compute the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ..native import Packed, PackedWeights
@@ -41,192 +35,19 @@ from .native_mode import (
     convolve_packed,
     is_native,
     map_of_rows,
-    native_conv2d,
-    native_linear,
     pack_operands,
     packed_gradients,
     rows_of_map,
     saved_bits,
 )
 from .once_differentiable import once_differentiable
+from .operators import CONV2D, LINEAR, MATMUL, Operator
 from .signs import compiles_for_speed
-from .strided_gradient import convolution_gradients
-from .tracing import is_transformed
-from .weight_values import signs_and_scales
+from .tracing import is_seen, is_transformed
 
 PAD_VALUES = (-1, 0, 1)
-#: Types in which sums of signs are exact.
-_WIDE = (torch.float32, torch.float64)
 
 IntPair = int | Sequence[int]
-
-
-def _pad(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
-    vertical, horizontal = padding
-    return F.pad(x, (horizontal, horizontal, vertical, vertical), value=value)
-
-
-def _parts(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return signs and scales of a weight, or the weight and None where it is multiplied whole.
-
-    Sums of scaled signs are rounded. Where signs cancel they are nearly 0, and a threshold of 0
-    makes random signs of them. Sums of signs alone are exact, as those of packed bits.
-    """
-    traced = torch.compiler.is_compiling() or is_transformed()
-    exact = weight.dtype in _WIDE and (traced or weight.is_cpu)  # a look at a GPU waits for it
-    return (signs_and_scales(weight, looks=not traced) if exact else None) or (weight, None)
-
-
-def _float_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    pad_value: float,
-) -> Tensor:
-    if pad_value:
-        x, padding = _pad(x, padding, pad_value), (0, 0)
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
-
-
-def plain_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    pad_value: float,
-) -> Tensor:
-    """Compute the convolution on packed bits if this is enabled and exact, else in floats."""
-    y = native_conv2d(x, weight, stride, padding, dilation, groups, pad_value)
-    if y is not None:
-        return y
-    signs, scales = _parts(weight)
-    y = _float_conv2d(x, signs, stride, padding, dilation, groups, pad_value)
-    return y if scales is None else y.mul_(scales[:, None, None])
-
-
-_binary_conv2d = torch.library.custom_op('mmesbnn::binary_conv2d', plain_conv2d, mutates_args=())
-
-
-@_binary_conv2d.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    pad_value: float,
-) -> Tensor:
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
-
-
-def _save_for_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, *ctx.settings = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _conv_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
-    stride, padding, dilation, groups, pad_value = ctx.settings
-    height, width = x.shape[-2:]
-    top, left = (0, 0)
-    if pad_value:
-        (top, left), x, padding = padding, _pad(x, padding, pad_value), (0, 0)
-    pairs = stride, padding, dilation
-    wanted = ctx.needs_input_grad[:2]
-    grad_x, grad_weight = convolution_gradients(grad, x, weight, pairs, groups, wanted)
-    if pad_value and grad_x is not None:
-        grad_x = grad_x[..., top : top + height, left : left + width]
-    return grad_x, grad_weight, None, None, None, None, None
-
-
-_binary_conv2d.register_autograd(_conv_backward, setup_context=_save_for_conv)
-
-
-def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
-    y = native_linear(x, weight)
-    if y is not None:
-        return y
-    signs, scales = _parts(weight)
-    y = F.linear(x, signs)
-    return y if scales is None else y.mul_(scales)
-
-
-_binary_linear = torch.library.custom_op('mmesbnn::binary_linear', _plain_linear, mutates_args=())
-
-
-@_binary_linear.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight)
-
-
-def _save_for_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
-    grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-    grad_weight = None
-    if ctx.needs_input_grad[1]:
-        rows, inputs = grad.shape[-1], x.shape[-1]
-        grad_weight = grad.reshape(-1, rows).t() @ x.reshape(-1, inputs)
-    return grad_x, grad_weight
-
-
-_binary_linear.register_autograd(_linear_backward, setup_context=_save_for_linear)
-
-
-def _plain_matmul(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b
-
-
-_binary_matmul = torch.library.custom_op('mmesbnn::binary_matmul', _plain_matmul, mutates_args=())
-
-
-@_binary_matmul.register_fake
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b
-
-
-def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    a, b = ctx.saved_tensors
-    grad_a = grad @ b.mT if ctx.needs_input_grad[0] else None
-    grad_b = a.mT @ grad if ctx.needs_input_grad[1] else None
-    return grad_a, grad_b
-
-
-_binary_matmul.register_autograd(_matmul_backward, setup_context=_save_for_linear)
-
-#: The overloads by which dispatch modes and graph passes recognise binary arithmetic.
-BINARY_CONV2D = torch.ops.mmesbnn.binary_conv2d.default
-BINARY_LINEAR = torch.ops.mmesbnn.binary_linear.default
-BINARY_MATMUL = torch.ops.mmesbnn.binary_matmul.default
-
-
-class _Operator(NamedTuple):
-    """Ways to run one operator: registered, or directly with torch's operators.
-
-    Of a weight without scales ``unscaled`` computes the same as ``compute``, which searches them.
-    """
-
-    registered: Any
-    compute: Callable[..., Tensor]
-    unscaled: Callable[..., Tensor]
-    save: Callable[[Any, tuple[Any, ...], Any], None]
-    backward: Callable[[Any, Tensor], tuple[Any, ...]]
-
-
-_CONV2D = _Operator(_binary_conv2d, plain_conv2d, _float_conv2d, _save_for_conv, _conv_backward)
-_LINEAR = _Operator(_binary_linear, _plain_linear, F.linear, _save_for_linear, _linear_backward)
-_MATMUL = _Operator(
-    _binary_matmul, _plain_matmul, _plain_matmul, _save_for_linear, _matmul_backward
-)
 
 
 class _Direct(torch.autograd.Function):
@@ -234,7 +55,7 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, settings: tuple[Any, ...], operator: _Operator
+        ctx: Any, a: Tensor, b: Tensor, settings: tuple[Any, ...], operator: Operator
     ) -> Tensor:
         ctx.operator = operator
         operator.save(ctx, (a, b, *settings), None)
@@ -274,18 +95,8 @@ class _OnBits(torch.autograd.Function):
         return *found, None, None
 
 
-def is_seen(*operands: Tensor) -> bool:
-    """Return whether a mode, a trace or a subclass of tensors can see which operator runs."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, not in its __all__
-        or torch._C._len_torch_dispatch_stack() > 0
-        or not all(type(x) in (Tensor, nn.Parameter) for x in operands)
-    )
-
-
 def _run(
-    operator: _Operator, a: Tensor, b: Tensor, *settings: Any, scaled: bool | None = None
+    operator: Operator, a: Tensor, b: Tensor, *settings: Any, scaled: bool | None = None
 ) -> Tensor:
     if is_transformed() or (compiles_for_speed() and not is_native()):
         compute = operator.unscaled if scaled is False else operator.compute
@@ -301,13 +112,13 @@ def _run(
 
 
 def _run_on_bits(
-    operator: _Operator, x: Tensor, weight: Tensor, settings: tuple[Any, ...]
+    operator: Operator, x: Tensor, weight: Tensor, settings: tuple[Any, ...]
 ) -> Tensor | None:
     """Run a step of training on packed operands; return None where torch's operator must run."""
-    if operator is _MATMUL or not is_native():
+    if operator is MATMUL or not is_native():
         return None
-    if operator is _LINEAR:
-        y = _run_on_bits(_CONV2D, map_of_rows(x), weight[:, :, None, None], POINTWISE)
+    if operator is LINEAR:
+        y = _run_on_bits(CONV2D, map_of_rows(x), weight[:, :, None, None], POINTWISE)
         return None if y is None else rows_of_map(y, x.shape[:-1])
     with torch.no_grad():
         packed = pack_operands(x, weight, settings[3])
@@ -371,7 +182,7 @@ def binary_conv2d(
     check_pad_value(pad_value)
     x, weight = autocast_operands(x, weight)
     pairs = _pair(stride), _pair(padding), _pair(dilation)
-    return _run(_CONV2D, x, weight, *pairs, groups, float(pad_value), scaled=scaled)
+    return _run(CONV2D, x, weight, *pairs, groups, float(pad_value), scaled=scaled)
 
 
 def binary_linear(x: Tensor, weight: Tensor, scaled: bool | None = None) -> Tensor:
@@ -387,7 +198,7 @@ def binary_linear(x: Tensor, weight: Tensor, scaled: bool | None = None) -> Tens
         Tensor ``(..., C_o)``.
     """
     x, weight = autocast_operands(x, weight)
-    return _run(_LINEAR, x, weight, scaled=scaled)
+    return _run(LINEAR, x, weight, scaled=scaled)
 
 
 def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -407,4 +218,4 @@ def binary_matmul(a: Tensor, b: Tensor) -> Tensor:
     if min(a.dim(), b.dim()) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ValueError(f'a is {tuple(a.shape)}, b is {tuple(b.shape)}: they cannot be multiplied')
     a, b = autocast_operands(a, b)
-    return _run(_MATMUL, a, b)
+    return _run(MATMUL, a, b)

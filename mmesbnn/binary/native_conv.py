@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..native import Packed, PackedWeights, sign_gradient
 from ..native.kernels import MOST_TERMS
 from .expansion import is_channels_last
-from .functional import is_seen
 from .latent_weights import Binarization, binarization_of, is_binary
 from .native_mode import (
     POINTWISE,
@@ -36,6 +35,7 @@ from .once_differentiable import once_differentiable
 from .recompute import compute_once, is_keeping
 from .sign_sums import Convolved, SignSums, scaled, stand_in
 from .signs import HardTanhSign, QuadraticSign
+from .tracing import is_seen
 
 
 class Surrogate(NamedTuple):

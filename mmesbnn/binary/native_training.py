@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .expansion import is_channels_last
-from .functional import is_seen
 from .native_mode import is_native
-from .tracing import is_transformed
+from .tracing import is_seen, is_transformed
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
 

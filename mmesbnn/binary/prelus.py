@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..native import prelu_gradients
-from .functional import autocast_operands, is_seen
+from .functional import autocast_operands
 from .native_mode import array_of, is_native
 from .signs import compiles_for_speed, is_composed, needs_grad, trains_on_cpu
-from .tracing import whole_layer
+from .tracing import is_seen, whole_layer
 
 
 class _PReLU(torch.autograd.Function):

@@ -26,9 +26,9 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from .functional import BINARY_CONV2D, BINARY_LINEAR
 from .native_mode import is_native
 from .once_differentiable import once_differentiable
+from .operators import BINARY_CONV2D, BINARY_LINEAR
 from .signs import is_composed
 
 _CONVOLUTIONS = (BINARY_CONV2D, BINARY_LINEAR, torch.ops.aten.convolution.default)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import Proxy, Tracer
 
@@ -24,6 +24,16 @@ def is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
+
+
+def is_seen(*operands: Tensor) -> bool:
+    """Return whether a mode, a trace or a subclass of tensors can see which operator runs."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, not in its __all__
+        or torch._C._len_torch_dispatch_stack() > 0
+        or not all(type(x) in (Tensor, nn.Parameter) for x in operands)
+    )
 
 
 def whole_function(function: _Function) -> _Function:

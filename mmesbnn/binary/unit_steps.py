@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from .activated_sums import Activated, written
 from .expansion import tile
-from .functional import is_seen
 from .layers import BinaryConv2d, LearnableShift, RPReLU, RSign
 from .native_conv import conv_for_norm, linear_for_norm, passing_conv_for_norm, settings_of
 from .native_mode import is_native
@@ -24,6 +23,7 @@ from .prelus import ChannelPReLU
 from .shrunk import ShrunkLinear
 from .sign_sums import Convolved
 from .tiled_norm import normalize_tiled
+from .tracing import is_seen
 
 
 def _is_own_conv(conv: nn.Module, x: Tensor) -> TypeGuard[BinaryConv2d]:

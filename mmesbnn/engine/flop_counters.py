@@ -16,7 +16,7 @@ from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
 from torch.utils import flop_counter
 
-from ..binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
+from ..binary.operators import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 
 
 def convolution(x: Any, weight: Any, out: Any) -> int:

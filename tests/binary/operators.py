@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmesbnn.binary import use_native
-from mmesbnn.binary.functional import BINARY_CONV2D
+from mmesbnn.binary.operators import BINARY_CONV2D
 
 CONVOLUTIONS = (BINARY_CONV2D, torch.ops.aten.convolution.default)
 

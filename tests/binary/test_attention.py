@@ -18,7 +18,7 @@ from mmesbnn.binary import (
     sign,
     tile,
 )
-from mmesbnn.binary.functional import BINARY_MATMUL
+from mmesbnn.binary.operators import BINARY_MATMUL
 from mmesbnn.binary.unit_steps import normalized_tokens
 from tests.binary.operators import Recorder
 

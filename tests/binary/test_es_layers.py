@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmesbnn.binary import ESConv2d, ESLinear, Expansion, scaled_sign_weight
-from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
+from mmesbnn.binary.operators import BINARY_CONV2D, BINARY_LINEAR
 from mmesbnn.binary.shrunk import shrunk_weight
 from tests.binary.es_reference import FACTORS, assert_same, double, shrunk_map
 from tests.binary.operators import Recorder

@@ -18,7 +18,7 @@ from mmesbnn.binary import (
     binary_linear,
     sign,
 )
-from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
+from mmesbnn.binary.operators import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import Recorder
 
 # (kernel, stride, padding, dilation, groups)

@@ -18,7 +18,7 @@ from mmesbnn.binary import (
     recompute,
     recompute_elementwise,
 )
-from mmesbnn.binary.functional import BINARY_CONV2D, BINARY_LINEAR
+from mmesbnn.binary.operators import BINARY_CONV2D, BINARY_LINEAR
 from tests.binary.operators import CONVOLUTIONS, Recorder, saved_bytes
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, Expansion, ShrunkConv2d, ShrunkLinear, tile
-from mmesbnn.binary.functional import BINARY_CONV2D
+from mmesbnn.binary.operators import BINARY_CONV2D
 from tests.binary.es_reference import FACTORS, assert_same, double, output_and_gradients, shrunk_map
 from tests.binary.operators import Recorder
 

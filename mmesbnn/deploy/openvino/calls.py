@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...analysis.operators import Forms, OperatorMode, is_binary
-from ...binary.functional import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ...binary.layers import BinaryLayer
 from ...binary.modes import inference
+from ...binary.operators import BINARY_CONV2D, BINARY_LINEAR, BINARY_MATMUL
 from ...binary.weight_values import check_weight
 from ..runtime.manifest import ExportError
 from .kernel import Geometry, pads_rightly

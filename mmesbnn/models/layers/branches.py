@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...binary.functional import is_seen
 from ...binary.native_mode import array_of
 from ...binary.native_training import are_float32, is_own, trains_tokens_natively
 from ...binary.once_differentiable import once_differentiable
 from ...binary.precision import in_full_precision
 from ...binary.signs import compiles_for_speed, needs_grad
 from ...binary.tokens import map_of, tokens_of
+from ...binary.tracing import is_seen
 from ...native import add_cross, cross_gradients
 from .pooling import padded_average
 
