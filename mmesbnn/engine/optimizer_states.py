@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -62,6 +63,23 @@ def check_schedulers(schedulers: object, checkpoint: dict[str, Any]) -> None:
             f'the checkpoint has the states of {len(states)} schedulers, but param_scheduler has '
             f'{len(schedulers)}: set that of the checkpoint, or load the weights only '
             '(load_from instead of resume)'
+        )
+
+
+def warn_of_missing(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    """Warn if the optimizer or the schedules of a resumed training begin anew.
+
+    Args:
+        runner: Runner that resumes.
+        checkpoint: Content of the file. That of a best network has neither.
+    """
+    needed = ('optimizer', 'param_schedulers') if runner.param_schedulers else ('optimizer',)
+    missing = [name for name in needed if name not in checkpoint]
+    if missing:
+        runner.logger.warning(
+            f'the resumed checkpoint lacks {", ".join(missing)}, which begin anew: resume one '
+            'that is not of the best network, with save_optimizer and save_param_scheduler, or '
+            'load the weights only (load_from instead of resume)'
         )
 
 

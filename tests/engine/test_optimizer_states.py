@@ -78,3 +78,23 @@ def test_a_checkpoint_with_another_number_of_schedulers_is_named(tmp_path):
     more = toy.runner(tmp_path, [], param_scheduler=[warm, steps], resume=True, **options)
     with pytest.raises(CheckpointError, match='states of 1 schedulers, but param_scheduler has 2'):
         more.train()
+
+
+def test_what_a_best_checkpoint_lacks_is_said(tmp_path):
+    def log(name, path=None, **options):
+        resuming = {} if path is None else dict(resume=True, load_from=str(path))
+        toy.runner(
+            tmp_path / name, [], toy.PlainModel(), default_hooks=SAVING, **resuming, **options
+        ).train()
+        return toy.log_of(tmp_path / name)
+
+    schedule = dict(param_scheduler=dict(type='MultiStepLR', milestones=[1], gamma=0.1))
+    log('first', **schedule)
+    saved = tmp_path / 'first' / 'epoch_1.pth'
+    content = read_checkpoint(saved)
+    best = tmp_path / 'best.pth'
+    torch.save({k: content[k] for k in ('meta', 'state_dict', 'message_hub')}, best)
+    lacks = 'the resumed checkpoint lacks '
+    assert lacks not in log('whole', saved, **schedule)
+    assert f'{lacks}optimizer, param_schedulers, which begin anew' in log('best', best, **schedule)
+    assert f'{lacks}optimizer, which begin anew' in log('constant', best)

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from ...checks import checked, either, filled_text, flag, natural, one_of, optional, sequence
 from ...whole_files import remove_leftovers, whole_file
 from ..checkpoint_hooks import check_saving, check_template
-from ..optimizer_states import check_fused_states, check_groups, check_schedulers
+from ..optimizer_states import check_fused_states, check_groups, check_schedulers, warn_of_missing
 from ..pending_gradients import load_gradients, save_gradients, share_gradients
 from ..published_copies import write_published_copy
 from ..reach import trained_models
@@ -248,6 +248,7 @@ class WholeCheckpointHook(CheckpointHook):
             check_fit(runner, checkpoint)  # mmengine prints what differs, and trains random weights
             check_schedulers(runner.param_schedulers, checkpoint)
             load_gradients(runner, checkpoint)
+            warn_of_missing(runner, checkpoint)
 
     # writing
 
