@@ -8,6 +8,8 @@ from torch import Tensor
 
 #: Suffixes of the entries of a file that store a binary weight.
 PARTS = BITS, SCALE = 'weight.bits', 'weight.scale'
+#: Beginning of the entry ``format`` in the metadata of packed files of all versions.
+PACKED = 'mmesbnn-packed-'
 
 
 def pack_bits(weight: Tensor) -> Tensor:

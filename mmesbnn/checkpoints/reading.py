@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import shorten
 from ..plain_files import open_plain
+from .bits import PACKED
 from .limits import Budget, CheckpointError, check_max_bytes
 from .safetensors_files import read_metadata, read_safetensors
 from .torch_files import MapLocation, read_archive, read_legacy, trusted_names
@@ -168,7 +169,13 @@ def _read(file: BinaryIO, size: int, name: str, budget: Budget, map_location: Ma
     if size == 0:
         raise CheckpointError('is empty')
     if name.endswith('.safetensors'):
-        return read_safetensors(file, size, budget)[0]
+        tensors, metadata = read_safetensors(file, size, budget)
+        if metadata.get('format', '').startswith(PACKED):
+            raise CheckpointError(
+                'is a packed network, not a checkpoint: use the checkpoint that was packed, or '
+                'mmesbnn.deploy.load_packed'
+            )
+        return tensors
     if start == _ZIP:
         return read_archive(file, size, budget, map_location)
     if start[:2] == _PICKLE:

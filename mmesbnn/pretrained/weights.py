@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..binary.layers import binary_layers
 from ..checkpoints import CheckpointError, metadata_of, state_dict_of, strip_wrapper
-from ..checkpoints.bits import PARTS
-from ..deploy.packed.file import FORMAT, PackError, read_packed
+from ..checkpoints.bits import PACKED, PARTS
+from ..deploy.packed.file import PackError, read_packed
 from ..deploy.packed.unpacking import fill
 from ..errors import sentence
 from ..project import InputError, load_state, read_checkpoint
@@ -61,7 +61,7 @@ def _fitting(stored: Mapping[str, Tensor], model: nn.Module, new_head: bool) -> 
 def _is_packed(path: Path, max_bytes: int | None) -> bool:
     """Return True if the metadata of a file name the format of packed files."""
     metadata = metadata_of(path, max_bytes=max_bytes) or {}
-    return metadata.get('format', '').startswith(FORMAT[:-1])
+    return metadata.get('format', '').startswith(PACKED)
 
 
 def load_into(

@@ -14,6 +14,8 @@ from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 import mmesbnn  # noqa: F401  (registers the loader)
 from mmesbnn.checkpoints import CheckpointError, read_checkpoint
+from mmesbnn.deploy import pack
+from tests.analysis.digits import set_temperature
 from tests.engine import toy
 
 
@@ -195,3 +197,12 @@ def test_what_the_user_tells_torch_to_trust_is_read(tmp_path):
         read_checkpoint(path)
     with torch.serialization.safe_globals([Allowed]):
         assert read_checkpoint(path)['x'].value == 3
+
+
+def test_a_packed_network_starts_no_training(tmp_path):
+    packed = tmp_path / 'packed.safetensors'
+    model = toy.ToyClassifier()
+    set_temperature(model, 1e-15)
+    pack(model.eval(), packed)
+    with pytest.raises(CheckpointError, match=r'packed\.safetensors: is a packed network, not a '):
+        toy.runner(tmp_path, [], model, load_from=str(packed)).train()

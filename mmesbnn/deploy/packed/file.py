@@ -35,12 +35,12 @@ from ...binary.computed import MAKE_PARAMETER
 from ...binary.layers import BinaryLayer
 from ...binary.tiled_norm import TiledBatchNorm2d
 from ...checkpoints import CheckpointError, check_finite, read_tensors
-from ...checkpoints.bits import BITS, SCALE, unpack_bits
+from ...checkpoints.bits import BITS, PACKED, SCALE, unpack_bits
 from ...errors import MmesbnnError, shorten
 from ...plain_values import ConfigError, parse_json
 from .layout import check_checksum, unflatten
 
-FORMAT = 'mmesbnn-packed-1'
+FORMAT = f'{PACKED}1'
 DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -114,7 +114,7 @@ def read_packed(
         raise PackError(str(error)) from error
     kind = metadata.get('format', '')
     if kind != FORMAT:
-        later = kind.startswith(FORMAT[:-1])
+        later = kind.startswith(PACKED)
         reason = 'of a later format' if later else 'not a packed network'
         raise PackError(f'{path}: {reason} (format={shorten(repr(kind), 60)})')
     if metadata.get('dtype') not in DTYPES:
