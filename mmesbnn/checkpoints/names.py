@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor, nn
 
 from . import arrays
@@ -24,6 +25,10 @@ from .limits import CheckpointError
 from .unpickler import Name, Pending, is_key
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
+#: Functions of numbers, by name, that the state of mmengine's ``OneCycleLR`` holds.
+ANNEALING = {
+    name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')
+}
 _TENSOR_CLASSES = (
     Name('torch._tensor.Tensor'),
     Name('torch.Tensor'),
@@ -271,22 +276,26 @@ class _Namespace(Pending):
         return argparse.Namespace(**state)
 
 
-def _history_method(owner: Any, name: Any) -> Any:
-    """Return a statistic of HistoryBuffer, the only allowed use of ``getattr``.
+def _method(owner: Any, name: Any) -> Any:
+    """Return a function that mmengine writes, the only allowed use of ``getattr``.
 
     With the real ``getattr`` a file could reach ``os.system`` from any class.
     """
-    if owner is _HISTORY and type(name) is str and name in _STATISTICS:
-        return getattr(HistoryBuffer, name)
-    raise CheckpointError('uses getattr for something else than a log history')
+    if type(name) is str:
+        if owner is _HISTORY and name in _STATISTICS:
+            return getattr(HistoryBuffer, name)
+        if owner is _ONE_CYCLE and name in ANNEALING:
+            return ANNEALING[name]
+    raise CheckpointError('uses getattr for something else than a log history or a schedule')
 
 
 _HISTORY = Name('mmengine.logging.history_buffer.HistoryBuffer', _History)
+_ONE_CYCLE = Name('mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler')
 
 
 def _table() -> dict[str, Any]:
     calls = {
-        'builtins.getattr': _history_method,
+        'builtins.getattr': _method,
         'builtins.set': _set,
         'builtins.bytearray': _bytearray,
         'builtins.bytes': _bytes,
@@ -303,7 +312,7 @@ def _table() -> dict[str, Any]:
     }
     table: dict[str, Any] = {path: Name(path, call) for path, call in calls.items()}
     table |= arrays.NAMES
-    table |= {name.path: name for name in (_HISTORY, *_TENSOR_CLASSES)}
+    table |= {name.path: name for name in (_HISTORY, _ONE_CYCLE, *_TENSOR_CLASSES)}
     for kind, dtype in _STORAGES.items():
         storage = StorageClass(dtype)
         table[f'torch.{kind}Storage'] = table[f'torch.storage.{kind}Storage'] = storage

@@ -17,6 +17,7 @@ from ..errors import shorten
 from ..plain_files import open_plain
 from .bits import PACKED
 from .limits import Budget, CheckpointError, check_max_bytes
+from .names import ANNEALING
 from .safetensors_files import read_metadata, read_safetensors
 from .torch_files import MapLocation, read_archive, read_legacy, trusted_names
 
@@ -227,8 +228,9 @@ class _Walk:
 
 
 def _is_trusted(value: Any, trusted: tuple[type, ...]) -> bool:
-    """Return True if ``value`` is an object or a class that the user lets torch trust."""
-    return isinstance(value, trusted) or any(value is kind for kind in trusted)
+    """Return True if ``value`` is of a schedule, or an object or class that torch may trust."""
+    known = (*trusted, *ANNEALING.values())
+    return isinstance(value, trusted) or any(value is one for one in known)
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 import mmesbnn  # noqa: F401  (registers the loader)
@@ -112,6 +113,7 @@ class Reduced:
         (getattr, HistoryBuffer, '_statistics_methods'),
         (getattr, HistoryBuffer([1.0], [1]), 'min'),
         (getattr, np.ndarray, 'tofile'),
+        (getattr, OneCycleParamScheduler, 'build_iter_from_epoch'),
         (getattr, dict, 'fromkeys'),
     ],
 )
@@ -206,3 +208,23 @@ def test_a_packed_network_starts_no_training(tmp_path):
     pack(model.eval(), packed)
     with pytest.raises(CheckpointError, match=r'packed\.safetensors: is a packed network, not a '):
         toy.runner(tmp_path, [], model, load_from=str(packed)).train()
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_a_training_with_one_cycle_is_resumed(tmp_path, strategy):
+    def train(name, **resuming):
+        schedule = dict(type='OneCycleLR', eta_max=0.1, total_steps=4, anneal_strategy=strategy)
+        runner = toy.runner(
+            tmp_path / name,
+            [],
+            toy.PlainModel(),
+            param_scheduler=dict(schedule, by_epoch=False),
+            default_hooks=dict(checkpoint=dict(type='WholeCheckpointHook', interval=1)),
+            **resuming,
+        )
+        runner.train()
+        return runner.optim_wrapper.get_lr()
+
+    rates = train('first')
+    saved = str(tmp_path / 'first' / 'epoch_1.pth')
+    assert train('second', resume=True, load_from=saved) == rates
