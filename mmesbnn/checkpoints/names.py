@@ -27,7 +27,9 @@ from .unpickler import Name, Pending, is_key
 _STATISTICS = ('min', 'max', 'current', 'mean')
 #: Functions of numbers, by name, that the state of mmengine's ``OneCycleLR`` holds.
 ANNEALING = {
-    name: getattr(OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')
+    name: getattr(OneCycleParamScheduler, name)
+    for name in ('_annealing_cos', '_annealing_linear')
+    if hasattr(OneCycleParamScheduler, name)  # private in mmengine
 }
 _TENSOR_CLASSES = (
     Name('torch._tensor.Tensor'),
