@@ -355,7 +355,15 @@ def _is_tool() -> bool:
     return any(folder.resolve() in above for folder in tools)
 
 
+def _end_imports(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Report a package that the imports of a tool do not find, as :func:`run` reports it."""
+    if isinstance(error, ImportError):
+        raise SystemExit(_fail(sentence(error), 2))
+    sys.__excepthook__(kind, error, trace)
+
+
 if _is_tool():
+    sys.excepthook = _end_imports
     # before the imports, some of which keep the streams
     _open_streams()
     # before run() nothing is open that must be closed

@@ -342,6 +342,21 @@ def test_every_tool_can_be_stopped_while_it_imports(tmp_path, tool, number):
     assert err == f'{tool.name}: {TOLD[number]}\n'
 
 
+def test_a_package_that_the_imports_of_a_tool_need_is_named(tmp_path):
+    block = 'import sys\nsys.modules["PIL"] = None\n'
+    (tmp_path / 'sitecustomize.py').write_text(block)
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'infer.py', '--help'],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('infer.py: ') and 'PIL, which' in line and 'mmesbnn[deploy]' in line
+
+
 @pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
 def test_every_tool_says_what_a_status_means(tool):
     assert tool.read_text().endswith("if __name__ == '__main__':\n    cli.run(main)\n")
