@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from mmesbnn.datasets import write_digits
+from mmesbnn.optional import require
 from mmesbnn.plots.curves import draw_training, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,12 @@ def be_quiet() -> None:
     """Hide the known warnings in this process too."""
     for text in NOISE:
         warnings.filterwarnings('ignore', text)
+
+
+def need(tool: str, **extras: str) -> None:
+    """Check that a demo's packages can be imported, before it trains for minutes."""
+    for package, extra in extras.items():
+        require(package, extra, tool)
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen:
@@ -142,6 +149,7 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     be_quiet()
+    need('tools/demo.py', mmpretrain='cls', openvino='deploy')
     began = time.time()
     work_dir = args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work

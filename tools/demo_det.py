@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo import ROOT, be_quiet, run  # first, because it sets how threads wait
+from demo import ROOT, be_quiet, need, run  # first, because it sets how threads wait
 
 # isort: split
 
@@ -143,6 +143,7 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     be_quiet()
+    need('tools/demo_det.py', **{'mmdet': 'det', 'mmcv.ops': 'det'})
     began, work_dir = time.time(), args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work
 

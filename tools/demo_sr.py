@@ -171,6 +171,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
+    demo.need('tools/demo_sr.py', diffusers='sr')
     began, work_dir = time.time(), args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)  # before the work
     if write_photographs(DATA, SCALE):

@@ -1,4 +1,4 @@
-"""Threads of the demos, and of the tools that they start, sleep while they wait."""
+"""Threads of the demos and of their tools sleep while they wait; demos name what is missing."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.analysis.digits import run_tool
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
@@ -44,3 +46,30 @@ def test_threads_sleep_while_they_wait(code, policy):
     said = settings(code, policy)
     assert 'GOMP_SPINCOUNT' in said
     assert ("GOMP_SPINCOUNT = '0'" in said) == (policy is None)
+
+
+@pytest.mark.parametrize(
+    ('tool', 'package', 'extra'),
+    [
+        ('demo.py', 'openvino', 'deploy'),
+        ('demo.py', 'mmpretrain', 'cls'),
+        ('demo_det.py', 'mmdet', 'det'),
+        ('demo_sr.py', 'diffusers', 'sr'),
+    ],
+)
+def test_a_missing_package_is_named_before_the_work(
+    tool, package, extra, tmp_path, monkeypatch, capsys
+):
+    def begin(self, *args, **kwargs):
+        raise AssertionError('the demo begins its work')
+
+    packages = ('mmpretrain', 'mmpretrain.models', 'mmdet', 'mmcv.ops', 'openvino', 'diffusers')
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, type(sys)(name))  # fast
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, 'mkdir', begin)
+    assert run_tool(tool, '--work-dir', tmp_path / 'work', monkeypatch=monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'{tool}: tools/{tool} needs {package}, which')
+    assert f"pip install 'mmesbnn[{extra}]'" in line
