@@ -73,6 +73,13 @@ def test_damaged_lines_are_named_before_the_training(tmp_path, damaged, words):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize('name', ['results.jsonl', 'results.png'])
+def test_results_that_cannot_be_written_are_refused_before_the_training(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match=name):
+        train_missing(tmp_path / 'results.jsonl', pytest.fail, [BASELINE], [0])
+
+
 def test_pairs_share_their_seed():
     assert pairs(LINES, 'other', 'loss') == ([1.5, 1.0], [2.5, 2.0])
     assert pairs(LINES, 'absent', 'loss') == ([], [])

@@ -97,3 +97,10 @@ def test_ratios_of_neighbouring_steps(tmp_path, monkeypatch, capsys):
         assert row['ratio_of_least'] == min(expanded['times_s']) / min(plain['times_s'])
         times = zip(plain['processor_times_s'], expanded['processor_times_s'])
         assert row['ratio_of_processor_time'] == median(b / a for a, b in times)
+
+
+def test_ratios_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'missing' / 'es.json'
+    assert run_tool('benchmarks/training_es.py', '--out', out, monkeypatch=monkeypatch) == 2
+    printed, err = capsys.readouterr()
+    assert not printed and err == f'training_es.py: No such folder: {out}\n'

@@ -13,7 +13,7 @@ from json_lines import Line, read, write
 from paired import paired_difference
 
 from mmesbnn import options
-from mmesbnn.whole_files import whole_file
+from mmesbnn.whole_files import check_file, whole_file
 
 #: The form that all others are compared with.
 BASELINE = 'baseline'
@@ -75,6 +75,7 @@ def train_missing(
 
     Raises:
         ValueError: If ``path`` is damaged, or holds the results of another command.
+        OSError: If ``path``, or the picture beside it, cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
@@ -82,6 +83,8 @@ def train_missing(
             key = dict(form=form, seed=seed, **setting)
             if any(key.items() <= line.items() for line in read(path, *key)):
                 continue
+            for written in (path, path.with_suffix('.png')):
+                check_file(written)
             line = key | train(**key)
             print(json.dumps(line), flush=True)
             write(path, [*read(path), line])

@@ -29,6 +29,7 @@ from train_steps.sizes import batch_and_pixels
 import mmesbnn
 from mmesbnn import native
 from mmesbnn.analysis import save_json
+from mmesbnn.whole_files import check_file
 
 PLAIN, EXPANDED = 'BNext-T', 'ES-BNext-T'
 FORMS = (OURS, RECOMPUTING, NATIVE, f'{RECOMPUTING}+{NATIVE}')
@@ -79,6 +80,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.out:
+        check_file(args.out)
     rows = []
     heads = ('ratio', 'CPU', 'least', f'{PLAIN}, s', f'{EXPANDED}, s')
     print(f'{"":<16}' + ''.join(f'{head:>15}' for head in heads))
