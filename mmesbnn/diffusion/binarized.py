@@ -24,7 +24,7 @@ from ..binary.binarize_report import BinarizeReport
 from ..binary.options import BinaryOptions, merged_options, refuse_both
 from ..checks import checked
 from ..old_forms import current_options
-from .folders import UNETS, LocalModel, check_unet, load_unet
+from .folders import UNETS, LocalModel, check_unet, is_narrow, load_signs, load_unet
 from .layer_choice import eligible_layers, replace_layers
 from .named import KEEP, NAMED, is_ours
 
@@ -90,7 +90,7 @@ def _quantize(model: Any) -> None:
 
 
 def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
-    """Make ``plain.from_config`` build ``binary`` if the config describes one."""
+    """Make ``plain`` build and load ``binary`` if the config describes one."""
 
     def from_config(
         cls: type, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
@@ -104,7 +104,16 @@ def _lead_to_binary(plain: type[Any], binary: type[Any]) -> None:
             _quantize(result[0] if return_unused_kwargs else result)
         return result
 
+    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        """Load the model; binary weights keep their signs in a narrow dtype."""
+        load = cast(Any, super(plain, cls)).from_pretrained
+        narrow = cls is plain and any(map(is_narrow, kwargs.values()))
+        if narrow and CONFIG_KEY in cls.load_config(*args, **kwargs):
+            return load_signs(load, *args, **kwargs)
+        return load(*args, **kwargs)
+
     plain.from_config = classmethod(from_config)
+    plain.from_pretrained = classmethod(from_pretrained)
 
 
 for _plain, _binary in _CLASSES.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
@@ -261,20 +261,34 @@ class LocalModel:
         """
         folder = Path(pretrained_model_name_or_path, subfolder or '')
         check_unet(folder, [cls.__name__])  # another class computes something else
-        # the smallest weights keep their signs if the model is converted, but not if diffusers
-        # converts what it reads
-        narrow = {name: x for name, x in kwargs.items() if _is_narrow(x)}
-        whole = {name: x for name, x in kwargs.items() if name not in narrow}
         with loading(folder):
-            found = super().from_pretrained(folder, **{**whole, **LOCAL})  # type: ignore[misc]
-            model = found[0] if kwargs.get('output_loading_info') else found
-            check_complete(model)
-            for dtype in narrow.values():
-                model.to(dtype)
-        return found
+            return load_signs(super().from_pretrained, folder, **{**kwargs, **LOCAL})  # type: ignore[misc]
 
 
-def _is_narrow(value: Any) -> bool:
+def load_signs(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Load a binary model whose smallest weights keep their signs in a narrow dtype.
+
+    They keep them if the model is converted, but not if diffusers converts what it reads.
+
+    Args:
+        load: ``from_pretrained`` of diffusers.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        MmesbnnError: If a parameter or buffer has no values.
+    """
+    narrow = {name: x for name, x in kwargs.items() if is_narrow(x)}
+    found = load(*args, **{name: x for name, x in kwargs.items() if name not in narrow})
+    model = found[0] if kwargs.get('output_loading_info') else found
+    check_complete(model)
+    for dtype in narrow.values():
+        model.to(dtype)
+    return found
+
+
+def is_narrow(value: Any) -> bool:
+    """Return whether ``value`` is a dtype in which the smallest weights of float32 are 0."""
     return isinstance(value, torch.dtype) and value.itemsize < torch.float32.itemsize
 
 

@@ -14,7 +14,7 @@ from diffusers import ControlNetModel, UNet1DModel, UNet2DConditionModel, UNet2D
 from diffusers.training_utils import EMAModel
 
 from mmesbnn.analysis import check_binary, count_ops
-from mmesbnn.binary import ESConv2d, ESLinear, binarize
+from mmesbnn.binary import ESConv2d, ESLinear, binarize, binary_layers
 from mmesbnn.binary.shrunk import shrunk_weight
 from mmesbnn.diffusion import BIDiffSRUNet, SRDiffusionPipeline, binarize_unet, load_binarized
 from mmesbnn.diffusion.binarized import BinarizedUNet2DConditionModel
@@ -352,6 +352,23 @@ def test_the_float_class_loads_it(tmp_path, make):
     assert type(again) is type(unet)
     assert torch.equal(run(again, *words), run(unet, *words))
     assert type(kind.from_config(make().config)) is kind
+
+
+def test_the_float_class_keeps_signs_in_half_precision(tmp_path):
+    """Half of the smallest weights had another sign in float16."""
+    unet = plain()
+    binarize_unet(unet)
+    for layer in binary_layers(unet).values():
+        layer.weight.data.mul_(1e-9)
+    unet.save_pretrained(tmp_path / 'unet')
+    again, info = UNet2DModel.from_pretrained(
+        tmp_path, subfolder='unet', torch_dtype=torch.half, output_loading_info=True
+    )
+    assert again.dtype == torch.half and not info['missing_keys']
+    for name, layer in binary_layers(again).items():
+        assert torch.equal(layer.weight.sign().double(), binary_layers(unet)[name].weight.sign())
+    float_unet().save_pretrained(tmp_path / 'float')
+    assert UNet2DModel.from_pretrained(tmp_path / 'float', dtype=torch.half).dtype == torch.half
 
 
 def test_a_moving_average_is_saved_as_training_scripts_do(tmp_path):
