@@ -118,10 +118,14 @@ def check_unet(folder: str | os.PathLike[str], known: Collection[str] = UNETS) -
     config = folder / 'config.json'
     name = _described(config)['_class_name']
     _check_class(config, name, known)
-    if not any(folder.glob('*.safetensors')):
+    weights = sorted(folder.glob('*.safetensors'))
+    if not weights:
         raise FileNotFoundError(
             f'{folder}: holds no weights in safetensors; save_pretrained writes them'
         )
+    for file in weights:
+        if not file.is_file():  # a pipe would be waited for without end
+            raise FolderError(f'{file}: is no plain file')
     for index in folder.glob('*.index*.json'):  # with a variant: .index.fp16.json
         _check_shards(index)
     return name

@@ -1,6 +1,7 @@
 """A folder of diffusers is data: it runs no code and loads nothing from a hub."""
 
 import json
+import os
 import shutil
 import socket
 
@@ -228,6 +229,15 @@ def test_pickles_are_not_read(folder):
         index.write_text(json.dumps({'metadata': {}, 'weight_map': {'a': file}}))
         with pytest.raises(MmesbnnError, match=told):
             SRDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_weights_are_plain_files(folder, make):
+    """A pipeline waited without end for a named pipe next to its weights."""
+    make(folder / 'unet' / 'other.safetensors')
+    for load, place in [(BIDiffSRUNet, folder / 'unet'), (SRDiffusionPipeline, folder)]:
+        with pytest.raises(MmesbnnError, match=r'other\.safetensors: is no plain file'):
+            load.from_pretrained(place)
 
 
 def test_indices_of_variants_are_checked(folder):
