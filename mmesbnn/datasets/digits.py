@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import checked, natural, number
+from ..checks import checked, integer, number
 from ..optional import require
 from ..whole_files import is_filled, whole_folder
 
 
-@checked(val_share=number(above=0, below=1), seed=natural)
+# scikit-learn takes no larger seed
+@checked(val_share=number(above=0, below=1), seed=integer(0, 2**32 - 1))
 def write_digits(root: str | os.PathLike[str], val_share: float = 0.3, seed: int = 0) -> int:
     """Write the 1,797 digits as ``root/{train,val}/<class>/<number>.png``.
 

@@ -18,7 +18,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..binary.modes import eval_mode
-from ..checks import checked, instance, natural, not_negative, one_of, optional, positive_int
+from ..checks import (
+    checked,
+    either,
+    instance,
+    integer,
+    natural,
+    not_negative,
+    one_of,
+    optional,
+    positive_int,
+    sequence,
+)
 from ..errors import sentence
 from ..images.bicubic import resize
 from ..images.tensors import to_uint8
@@ -30,6 +41,7 @@ from .tiling import TILE_OVERLAP, check_tiles, pad_reflect, tile_starts, tile_we
 
 X0_CLIPS = ('data', 'scheduler')
 OUTPUT_TYPES = ('pil', 'np', 'pt')
+_GENERATOR = instance(torch.Generator, 'a torch.Generator')
 
 
 def size_factor(unet: Any) -> int:
@@ -167,7 +179,8 @@ class SRDiffusionPipeline(DiffusionPipeline):
     @checked(
         scale=optional(positive_int),
         num_inference_steps=positive_int,
-        seed=optional(natural),
+        seed=optional(integer(0, 2**64 - 1)),  # torch takes no larger one
+        generator=optional(either(_GENERATOR, sequence(_GENERATOR))),
         latents=optional(instance(Tensor, 'a tensor')),
         eta=not_negative,
         tile_size=optional(positive_int),

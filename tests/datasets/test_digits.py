@@ -86,6 +86,12 @@ def test_impossible_share(tmp_path, share):
     assert not list(tmp_path.iterdir())
 
 
+def test_seed_has_32_bits(tmp_path):
+    with pytest.raises(ValueError, match='seed=4294967296 must be an integer from 0 to 4294967295'):
+        write_digits(tmp_path / 'digits', seed=2**32)
+    assert not list(tmp_path.iterdir())
+
+
 def test_failing_to_write_leaves_nothing(tmp_path, monkeypatch):
     save, written = Image.Image.save, []
 

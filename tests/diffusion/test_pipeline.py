@@ -478,6 +478,12 @@ def test_bad_pipelines_are_refused(kwargs, message):
         (dict(tile_size=30), 'tile_size=30 must be a positive multiple of 4'),
         (dict(tile_size=32, tile_overlap=30), 'tile_overlap=30 must be from 0 to 28'),
         (dict(seed=1, generator=torch.Generator()), 'seed=1 cannot be combined with gen'),
+        (
+            dict(seed=2**64),
+            'seed=18446744073709551616 must be an integer from 0 to 18446744073709551615',
+        ),
+        (dict(generator=3), 'generator=3 must be a torch.Generator or a list'),
+        (dict(generator=[3]), r'generator=\[3\] must be a torch.Generator or a list'),
         (dict(generator=[torch.Generator()] * 2), 'generator is a list of 2, but there'),
         (dict(latents=torch.zeros(1, 3, 6, 9)), r'latents has shape \(1, 3, 6, 9\)'),
         (dict(image='photo.png'), 'image is a str'),

@@ -287,6 +287,7 @@ def test_data_of_another_scale():
         (dict(scale=2.5), 'scale=2.5 must be an integer >= 1'),
         (dict(timesteps='all'), "timesteps='all' must be 'each' or 'batch'"),
         (dict(loss='l3'), "loss='l3' must be 'l1' or 'l2'"),
+        (dict(seed=2**63), 'seed=9223372036854775808 must be an integer from 0 to'),
         (dict(pipeline=dict(x0_clip='no')), "x0_clip='no' must be 'data'"),
         (dict(sampling=dict(steps=3)), r"sampling=.*\['steps'\] is unknown"),
         # what the model itself gives would end the first validation

@@ -127,7 +127,7 @@ class SRDiffusion(BaseModel):
         scale=positive_int,
         timesteps=one_of('each', 'batch'),
         loss=one_of(*LOSSES),
-        seed=integer(0),
+        seed=integer(0, 2**63 - 1),  # the index of an image is added, and torch has 64 bits
         sampling=optional(each(mapping((), SAMPLING), **SAMPLING)),
         pipeline=optional(mapping((), ['x0_clip'])),
     )
