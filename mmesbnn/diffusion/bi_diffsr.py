@@ -18,7 +18,7 @@ from ..binary import Expansion, tile
 from ..binary.arguments import checked_layer
 from ..binary.entries import with_zero
 from ..binary.precision import wide_dtype
-from ..checks import integer, natural, one_of, positive_int, probability, sequence
+from ..checks import integer, natural, one_of, positive_int, probability, sequence, shown
 from .bi_layers import CPDown, CPUp, ResBlock, contract
 from .bi_levels import CSFusion, DecoderLevel, EncoderLevel
 from .folders import LocalModel
@@ -55,11 +55,16 @@ def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
 
 
 def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
-    """Raise a ``ValueError`` if a timestep is outside ``0 .. total_steps - 1``.
+    """Raise a ``ValueError`` if a timestep is no number, or outside ``0 .. total_steps - 1``.
 
     It reads the values, so it waits for a tensor on an accelerator.
     """
-    t = torch.as_tensor(timesteps)
+    try:
+        t = torch.as_tensor(timesteps)
+    except (RuntimeError, TypeError, ValueError):
+        t = None
+    if t is None or t.is_complex():
+        raise ValueError(f'{shown("timestep", timesteps)} must be a number, or one for each image')
     outside = t[~((t >= 0) & (t <= total_steps - 1))]
     if outside.numel():
         raise ValueError(
@@ -254,6 +259,8 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
 
     def _check_sample(self, sample: Tensor) -> None:
         channels, factor = self.config.in_channels, self.size_factor
+        if not isinstance(sample, Tensor):
+            raise ValueError(f'sample is a {type(sample).__name__}, not a tensor')
         if sample.dim() != 4 or sample.shape[1] != channels:
             raise ValueError(f'sample has shape {tuple(sample.shape)}, not (N, {channels}, H, W)')
         height, width = sample.shape[2:]
@@ -318,11 +325,11 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
                 Default True.
 
         Raises:
-            ValueError: If ``sample`` has another number of channels, or a height or
-                width that is not a multiple of ``size_factor``; if the numbers of
-                timesteps and images differ; if a timestep is outside the schedule. The
-                last check covers numbers and tensors on the CPU. Reading a tensor on an
-                accelerator would stop the accelerator, so there the nearest bank is used.
+            ValueError: If ``sample`` is no tensor, has another number of channels, or a
+                height or width that is not a multiple of ``size_factor``; if the numbers of
+                timesteps and images differ; if a timestep is no number, or outside the
+                schedule. The last check covers numbers and tensors on the CPU. Reading a
+                tensor on an accelerator would stop it, so there the nearest bank is used.
         """
         self._check_sample(sample)
         timesteps = self._timesteps(timestep, sample)

@@ -429,9 +429,17 @@ def test_bad_shapes_are_named(shape, message):
         (2000, 'timestep=2000 is outside the schedule'),
         (torch.tensor([5, 2400]), 'timestep=2400 is outside the schedule'),
         (float('nan'), 'timestep=nan is outside the schedule'),
+        (None, 'timestep=None must be a number, or one for each image'),
+        ('5', "timestep='5' must be a number"),
+        (torch.tensor(5j), r'timestep=tensor.* must be a number'),
         (torch.tensor([5, 6, 7]), 'timestep has 3 entries, .* batch has 2'),
     ],
 )
 def test_bad_timesteps_are_named(t, message):
     with pytest.raises(ValueError, match=message):
         unet()(torch.zeros(2, 6, 8, 8), t)
+
+
+def test_a_sample_that_is_no_tensor_is_named():
+    with pytest.raises(ValueError, match='sample is a NoneType, not a tensor'):
+        unet()(None, 5)
