@@ -206,15 +206,9 @@ END_TARGET
 }  // namespace
 
 const Kernels kAvx512 = {
-    "avx512", supported, count, count_pairs, nullptr, wide::finish<int16_t>, wide::finish<float>,
-    compare, wide::run, wide::convolve, wide::tabulate,
-    wide::add_entries, wide::scale, wide::multiply, wide::add_up, wide::add_magnitudes,
-    wide::moments, wide::activate, wide::activate_sums, wide::differentiate,
-    wide::accumulate_inner, wide::accumulate, wide::centre, wide::differentiate_gated,
-    wide::window, wide::raise_by, wide::triangle, wide::elastic, wide::elastic_gradient,
-    wide::scale_pixel, wide::moments_of_rows, wide::moments_of_sums,
-    wide::activate_pixel, wide::differentiate_pixel, wide::accumulate_pixel, wide::add_products,
-    wide::centre_pixel, wide::signs_pixel, wide::window_pixel, wide::triangle_pixel};
+    "avx512", supported, count, count_pairs, nullptr, compare,
+#include "shared_entries.inc"
+};
 
 }  // namespace mmesbnn
 

@@ -227,14 +227,14 @@ struct Kernels {
   // Weights are packed [group][word][nibble][lane], a byte each. Null: there is none.
   void (*count_nibbles)(const uint64_t* x, size_t row_stride, int rows, const uint8_t* weights,
                         int words, int groups, int32_t* out, size_t out_stride) = nullptr;
+  // Bit i is x[i] > threshold, for i < count <= 64. Adds to `found` kOther if an entry is neither
+  // -1 nor 1, and kNaN if one is NaN.
+  uint64_t (*compare)(const float* x, int count, float threshold, int* found) = nullptr;
   // to[i] = total - 2 differing[i] - wrong[i], for i < count; wrong may be null.
   void (*finish_integers)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
                           int16_t* to) = nullptr;
   void (*finish_floats)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
                         float* to) = nullptr;
-  // Bit i is x[i] > threshold, for i < count <= 64. Adds to `found` kOther if an entry is neither
-  // -1 nor 1, and kNaN if one is NaN.
-  uint64_t (*compare)(const float* x, int count, float threshold, int* found) = nullptr;
   void (*run)(const Block& block) = nullptr;
   void (*convolve)(RealTile& tile) = nullptr;
   // Writes the table of a term.
