@@ -336,6 +336,14 @@ def test_a_binary_network_is_better_than_any_other(tmp_path):
     assert 'saved to best_toy_score_epoch_2.pth.' in log
 
 
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    nan = float('nan')
+    hooks = [TemperatureHook(binary_from=1)]
+    runner = train(tmp_path, (9, nan, 3, nan), hooks=hooks, save_best='toy/score')
+    assert checkpoints(tmp_path)[0] == 'best_toy_score_epoch_3.pth'
+    assert runner.message_hub.get_info('best_score') == 3
+
+
 def test_real_weights_are_compared_among_themselves(tmp_path):
     hooks = [TemperatureHook(decay=0.9)]
     train(tmp_path, (5, 9, 1), hooks=hooks, save_best='toy/score')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,8 +342,11 @@ class WholeCheckpointHook(CheckpointHook):
     def _is_better(
         self, runner: Runner, key: str, rule: str, score: float | None, binary: bool
     ) -> bool:
-        """Return True if a network is better than the best one; binary ones are always better."""
-        if score is None:
+        """Return True if a network is better than the best one; binary ones are always better.
+
+        A network whose score is none, or not a number, is never better.
+        """
+        if score is None or math.isnan(score):
             return False
         hub = runner.message_hub
         was_binary = hub.get_info(self._entry('best_binary', key), binary)
