@@ -17,7 +17,15 @@ from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, copy_signs
 from .norms_behind import flip_channels, norms_behind
 from .options import BinaryOptions, merged_options
-from .replaceable import Multiplier, candidates_of, kept_layers, numeric_padding, run_example
+from .replaceable import (
+    Candidate,
+    Multiplier,
+    Why,
+    candidates_of,
+    kept_layers,
+    numeric_padding,
+    run_example,
+)
 from .shrunk import shrunk_weight
 
 #: Attribute of a model with the reports of its replaced layers, for files.
@@ -240,9 +248,40 @@ def binarize(
     if negates:
         norms = norms_behind(model, layers, lambda: run_example(model, example))
     signs = {x: _output_signs(x, expansion.tau, copy_init) for x in layers if x in norms}
-    new = {x: _binary_layer(x, options.arguments(), signs.get(x)) for x in layers}
+    report = replace_candidates(model, candidates, kept, options, signs if negates else None)
+    for layer, negative in signs.items():
+        flip_channels(norms[layer], negative)
+    return report
+
+
+def replace_candidates(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    kept: Mapping[Candidate, Why],
+    options: BinaryOptions,
+    signs: Mapping[nn.Module, Tensor] | None = None,
+) -> BinarizeReport:
+    """Replace the layers of a network that are not kept.
+
+    Args:
+        model: The network, changed in place.
+        candidates: Its layers that multiply.
+        kept: Those that stay, with reasons.
+        options: How the others become binary.
+        signs: Signs of the output channels of layers, by which their weights are multiplied
+            first; the report then names the layers without any. Default None: none.
+
+    Raises:
+        ValueError: If there is nothing to replace.
+    """
+    given = signs or {}
+    new = {
+        x.module: _binary_layer(x.module, options.arguments(), given.get(x.module))
+        for x in candidates
+        if x not in kept
+    }
     entries = [entry_of(x, kept.get(x), new.get(x.module)) for x in candidates]
-    if negates:
+    if signs is not None:
         entries = [_with_remark(one, x.module in signs) for one, x in zip(entries, candidates)]
     report = BinarizeReport(entries, options)
     if not new:
@@ -251,8 +290,6 @@ def binarize(
         if candidate.module in new:
             for parent, attribute, _ in candidate.places:
                 setattr(parent, attribute, new[candidate.module])
-    for layer, negative in signs.items():
-        flip_channels(norms[layer], negative)
     _forbid_saving(model)
     setattr(model, REPORTS, (*getattr(model, REPORTS, ()), report))
     return report

@@ -9,9 +9,11 @@ from typing import Any
 from torch import nn
 
 from ..checks import check, each, mapping, sequence, text
-from .binarize import BINARY, REPORTS, binarize
+from .binarize import BINARY, REPORTS, replace_candidates
 from .binarize_report import BinarizeReport
+from .expansion import Expansion
 from .options import BinaryOptions
+from .replaceable import Reason, Why, candidates_of, kept_layers
 
 _STORED = each(
     mapping(['module', 'layers', 'options']),
@@ -19,6 +21,9 @@ _STORED = each(
     layers=sequence(text, shortest=1),
     options=mapping(),
 )
+
+
+_NOT_CHOSEN = Why(Reason.NAMED, 'not among the given layers')
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,16 @@ def binarize_layers(
         ValueError: As ``binarize``.
     """
     chosen = {id(model.get_submodule(name)) for name in layers}
-    others = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and id(module) not in chosen
-    ]
-    return binarize(
-        model, keep=[*keep, *others], keep_first=False, keep_last=False, options=options
+    candidates = candidates_of(model)
+    kept = kept_layers(
+        model,
+        candidates,
+        Expansion(options.tau, options.es_groups),
+        keep=keep,
+        keep_first=False,
+        keep_last=False,
+        example=None,
     )
+    # by identity: a name could be a pattern, or the name of a module that holds a chosen layer
+    kept.update({x: _NOT_CHOSEN for x in candidates if id(x.module) not in chosen})
+    return replace_candidates(model, candidates, kept, options)
