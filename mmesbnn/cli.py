@@ -356,8 +356,8 @@ def _is_tool() -> bool:
 
 
 def _end_imports(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Report a package that the imports of a tool do not find, as :func:`run` reports it."""
-    if isinstance(error, ImportError):
+    """Report what the imports of a tool do not find or refuse, as :func:`run` reports it."""
+    if isinstance(error, (ImportError, MmesbnnError)):
         raise SystemExit(_fail(sentence(error), 2))
     sys.__excepthook__(kind, error, trace)
 

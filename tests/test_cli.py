@@ -357,6 +357,19 @@ def test_a_package_that_the_imports_of_a_tool_need_is_named(tmp_path):
     assert line.startswith('infer.py: ') and 'PIL, which' in line and 'mmesbnn[deploy]' in line
 
 
+def test_what_the_imports_of_a_tool_refuse_is_one_line():
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'count_ops.py', '--help'],
+        env={**os.environ, 'MMESBNN_NATIVE': 'yes', 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == "count_ops.py: MMESBNN_NATIVE='yes' in the environment must be 0 or 1"
+
+
 @pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
 def test_every_tool_says_what_a_status_means(tool):
     assert tool.read_text().endswith("if __name__ == '__main__':\n    cli.run(main)\n")
