@@ -54,18 +54,18 @@ inline bool counts_agree(const Kernels& kernels) {
 inline bool pairs_agree(const Kernels& kernels) {
   if (kernels.count_pairs == nullptr) return true;
   const int rows = 1 + static_cast<int>(up_to(8)), blocks = 1 + static_cast<int>(up_to(8));
-  const int64_t words = 1 + up_to(99), pairs = words / 2;
+  const int words = 1 + static_cast<int>(up_to(99));
   const int64_t out_stride = blocks * kLanes + up_to(3);
-  const auto x = some_words(rows * words), w = some_words(blocks * words * kLanes);
-  std::vector<uint64_t> of_x(rows * pairs), of_w(blocks * pairs * kLanes);
-  for (int64_t i = 0; i < rows; ++i) write_prefixes(&x[i * words], 1, pairs, &of_x[i * pairs]);
-  for (int64_t i = 0; i < blocks * kLanes; ++i)
-    write_prefixes(&w[i / kLanes * words * kLanes + i % kLanes], kLanes, pairs,
-                   &of_w[i / kLanes * pairs * kLanes + i % kLanes]);
+  const auto x = some_words(rows * words), w = some_words(int64_t{blocks} * words * kLanes);
+  std::vector<uint64_t> of_w(w.size()), room((rows + 1) / 2 * 2 * words);
+  for (int64_t i = 0; i < blocks * kLanes; ++i) {
+    const int64_t at = i / kLanes * words * kLanes + i % kLanes;
+    write_pairs(&w[at], words, &of_w[at]);
+  }
   std::vector<int32_t> expected(rows * out_stride, -1), found = expected;
   kPortable.count(x.data(), words, rows, w.data(), words, blocks, expected.data(), out_stride);
-  kernels.count_pairs(x.data(), of_x.data(), rows, w.data(), of_w.data(), words, blocks,
-                      found.data(), out_stride);
+  kernels.count_pairs(x.data(), rows, of_w.data(), words, blocks, room.data(), found.data(),
+                      out_stride);
   return same(expected, found);
 }
 

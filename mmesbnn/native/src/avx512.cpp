@@ -75,46 +75,42 @@ TARGET void count(const uint64_t* x, size_t row_stride, int rows, const uint64_t
                out_stride);
 }
 
-// Of three bits, the parity so far, the next word's and the parity after the one after it: 1 if
-// two of the parity and the two words are 1.
+// Of three bits, the next word's, the parity before it and the parity after the word behind it: 1
+// if two of the two words and the parity are 1.
 constexpr int kCarry = 0xd4;
 
-template <int ROWS, int BLOCKS>
-TARGET inline void tile_of_pairs(const uint64_t* x, const uint64_t* x_prefixes,
-                                 const uint64_t* weights, const uint64_t* weight_prefixes,
-                                 int words, int32_t* out, size_t out_stride) {
-  __m512i twos[ROWS][BLOCKS], parity[ROWS][BLOCKS];
-  for (int r = 0; r < ROWS; ++r)
+// Reads each weight for two rows, and a word of a row for all blocks. The other way round, four
+// rows for two blocks, takes a fifth longer: there GCC moves every parity.
+template <int BLOCKS>
+TARGET inline void tile_of_pairs(const uint64_t* x, int rows, const uint64_t* weights, int words,
+                                 int32_t* out, size_t out_stride) {
+  __m512i twos[2][BLOCKS], parity[2][BLOCKS];
+  for (int r = 0; r < 2; ++r)
     for (int b = 0; b < BLOCKS; ++b) twos[r][b] = parity[r][b] = _mm512_setzero_si512();
-  const int pairs = words / 2;
   const size_t block = static_cast<size_t>(words) * kLanes;
-  const size_t block_of_pairs = static_cast<size_t>(pairs) * kLanes;
-  for (int k = 0; k < pairs; ++k) {
+  const auto entry = [x](int word, int row) TARGET {
+    return _mm512_set1_epi64(static_cast<long long>(x[2 * word + row]));
+  };
+  int k = 0;
+  for (; k + 2 <= words; k += 2)
     for (int b = 0; b < BLOCKS; ++b) {
-      const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{2} * k * kLanes);
-      const __m512i prefix =
-          _mm512_loadu_si512(weight_prefixes + b * block_of_pairs + size_t{1} * k * kLanes);
-      for (int r = 0; r < ROWS; ++r) {
-        const size_t row = r;
-        const __m512i first = _mm512_xor_si512(
-            w, _mm512_set1_epi64(static_cast<long long>(x[row * words + 2 * k])));
-        const __m512i after = _mm512_xor_si512(
-            prefix, _mm512_set1_epi64(static_cast<long long>(x_prefixes[row * pairs + k])));
-        const __m512i carry = _mm512_ternarylogic_epi64(parity[r][b], first, after, kCarry);
+      const uint64_t* at = weights + b * block + static_cast<size_t>(k) * kLanes;
+      const __m512i w = _mm512_loadu_si512(at), prefix = _mm512_loadu_si512(at + kLanes);
+      for (int r = 0; r < 2; ++r) {
+        const __m512i first = _mm512_xor_si512(w, entry(k, r));
+        const __m512i after = _mm512_xor_si512(prefix, entry(k + 1, r));
+        const __m512i carry = _mm512_ternarylogic_epi64(first, parity[r][b], after, kCarry);
         twos[r][b] = _mm512_add_epi64(twos[r][b], _mm512_popcnt_epi64(carry));
         parity[r][b] = after;
       }
     }
-  }
-  for (int r = 0; r < ROWS; ++r)
-    for (int b = 0; b < BLOCKS; ++b) {
+  for (int b = 0; b < BLOCKS; ++b)
+    for (int r = 0; r < rows; ++r) {
       __m512i sum = _mm512_add_epi64(_mm512_slli_epi64(twos[r][b], 1),
                                      _mm512_popcnt_epi64(parity[r][b]));
-      if (words % 2) {
-        const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{2} * pairs * kLanes);
-        const __m512i entry = _mm512_set1_epi64(
-            static_cast<long long>(x[static_cast<size_t>(r) * words + 2 * pairs]));
-        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(entry, w)));
+      if (k < words) {
+        const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{1} * k * kLanes);
+        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(w, entry(k, r))));
       }
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * out_stride + b * kLanes),
                           _mm512_cvtepi64_epi32(sum));
@@ -122,33 +118,43 @@ TARGET inline void tile_of_pairs(const uint64_t* x, const uint64_t* x_prefixes,
 }
 
 template <int BLOCKS>
-TARGET inline void rows_of_pairs(const uint64_t* x, const uint64_t* x_prefixes, int rows,
-                                 const uint64_t* weights, const uint64_t* weight_prefixes,
-                                 int words, int32_t* out, size_t out_stride) {
-  const size_t pairs = words / 2;
-  size_t row = 0;
-  for (; row + 4 <= static_cast<size_t>(rows); row += 4)
-    tile_of_pairs<4, BLOCKS>(x + row * words, x_prefixes + row * pairs, weights, weight_prefixes,
-                             words, out + row * out_stride, out_stride);
-  for (; row < static_cast<size_t>(rows); ++row)
-    tile_of_pairs<1, BLOCKS>(x + row * words, x_prefixes + row * pairs, weights, weight_prefixes,
-                             words, out + row * out_stride, out_stride);
+TARGET inline void rows_of_pairs(const uint64_t* x, int rows, const uint64_t* weights, int words,
+                                 int32_t* out, size_t out_stride) {
+  for (int row = 0; row < rows; row += 2)
+    tile_of_pairs<BLOCKS>(x + static_cast<size_t>(row) * words, rows - row < 2 ? 1 : 2, weights,
+                          words, out + row * out_stride, out_stride);
 }
 
-TARGET void count_pairs(const uint64_t* x, const uint64_t* x_prefixes, int rows,
-                        const uint64_t* weights, const uint64_t* weight_prefixes, int words,
-                        int blocks, int32_t* out, size_t out_stride) {
+// Replaces each second word of rows by the xor of all words up to it, and puts two rows side by
+// side, [rows / 2][word][2].
+TARGET void pair_rows(const uint64_t* x, int rows, int words, uint64_t* to) {
+  for (int row = 0; row < rows; row += 2, x += size_t{2} * words) {
+    const uint64_t* other = row + 1 < rows ? x + words : x;
+    __m128i prefix = _mm_setzero_si128();
+    int k = 0;
+    for (; k + 2 <= words; k += 2, to += 4) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + k));
+      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(other + k));
+      const __m128i first = _mm_unpacklo_epi64(a, b);
+      prefix = _mm_xor_si128(prefix, _mm_xor_si128(first, _mm_unpackhi_epi64(a, b)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), first);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2), prefix);
+    }
+    if (k < words) *to++ = x[k], *to++ = other[k];
+  }
+}
+
+TARGET void count_pairs(const uint64_t* rows_of_words, int rows, const uint64_t* weights,
+                        int words, int blocks, uint64_t* x, int32_t* out, size_t out_stride) {
   const size_t size = static_cast<size_t>(words) * kLanes;
-  const size_t size_of_pairs = static_cast<size_t>(words / 2) * kLanes;
+  pair_rows(rows_of_words, rows, words, x);
   int block = 0;
+  for (; block + 4 <= blocks; block += 4)
+    rows_of_pairs<4>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
   for (; block + 2 <= blocks; block += 2)
-    rows_of_pairs<2>(x, x_prefixes, rows, weights + block * size,
-                     weight_prefixes + block * size_of_pairs, words, out + block * kLanes,
-                     out_stride);
-  for (; block < blocks; ++block)
-    rows_of_pairs<1>(x, x_prefixes, rows, weights + block * size,
-                     weight_prefixes + block * size_of_pairs, words, out + block * kLanes,
-                     out_stride);
+    rows_of_pairs<2>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
+  if (block < blocks)
+    rows_of_pairs<1>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
 }
 
 TARGET uint64_t compare(const float* x, int count, float threshold, int* found) {

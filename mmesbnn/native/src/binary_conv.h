@@ -13,6 +13,27 @@
 
 namespace mmesbnn {
 
+// Allocates memory that begins at a cache line, so that no vector lies in two.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), kLine));
+  }
+  void deallocate(T* at, size_t) { ::operator delete(at, kLine); }
+  friend bool operator==(LineAllocator, LineAllocator) { return true; }
+  friend bool operator!=(LineAllocator, LineAllocator) { return false; }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+};
+
+template <class T>
+using Lines = std::vector<T, LineAllocator<T>>;
+
 inline int64_t words_for(int64_t entries) { return (entries + 63) / 64; }
 
 inline int64_t blocks_for(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
@@ -69,14 +90,14 @@ struct Interior {
 };
 
 // Rows that are shorter than this are counted word by word.
-constexpr int64_t kLeastForPairs = 32;
+constexpr int64_t kLeastForPairs = 64;
 
-// Writes the xor of all words up to each second one. Words and results are `stride` apart.
-inline void write_prefixes(const uint64_t* words, int64_t stride, int64_t pairs, uint64_t* to) {
+// Copies weights of a lane for count_pairs: each second word becomes the xor of all up to it.
+inline void write_pairs(const uint64_t* words, int64_t count, uint64_t* to) {
   uint64_t prefix = 0;
-  for (int64_t i = 0; i < pairs; ++i) {
-    prefix ^= words[2 * i * stride] ^ words[(2 * i + 1) * stride];
-    to[i * stride] = prefix;
+  for (int64_t i = 0; i < count; ++i) {
+    prefix ^= words[i * kLanes];
+    to[i * kLanes] = i % 2 ? prefix : words[i * kLanes];
   }
 }
 
@@ -105,8 +126,8 @@ struct BinaryConv {
   const uint64_t* weights;            // (groups, blocks, taps, words, lanes)
   std::vector<int32_t> excess;        // what a padded tap adds although it should add nothing
   std::vector<uint64_t> ones;
-  std::vector<uint64_t> prefixes;     // of the weights, for count_pairs; may be empty
-  std::vector<uint8_t> nibbles;       // of the weights, for count_nibbles; may be empty
+  Lines<uint64_t> pairs;              // the weights for count_pairs; may be empty
+  Lines<uint8_t> nibbles;             // the weights for count_nibbles; may be empty
 
   int64_t words() const { return words_for(channels); }
   int64_t lanes() const { return blocks_for(kernels) * kLanes; }
@@ -141,14 +162,15 @@ struct BinaryConv {
 
  private:
   void prepare_pairs() {
-    const int64_t row = window.taps() * words(), pairs = row / 2;
-    prefixes.clear();
+    const int64_t row = window.taps() * words();
+    pairs.clear();
     if (chosen_kernels().count_pairs == nullptr || row < kLeastForPairs) return;
-    prefixes.resize(groups * blocks_for(kernels) * pairs * kLanes);
+    pairs.resize(groups * blocks_for(kernels) * row * kLanes);
     for (int64_t block = 0; block < groups * blocks_for(kernels); ++block)
-      for (int lane = 0; lane < kLanes; ++lane)
-        write_prefixes(weights + block * row * kLanes + lane, kLanes, pairs,
-                       &prefixes[block * pairs * kLanes + lane]);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int64_t at = block * row * kLanes + lane;
+        write_pairs(weights + at, row, &pairs[at]);
+      }
   }
 
   void prepare_nibbles(int64_t pixels) {
@@ -181,14 +203,26 @@ struct Sums {
 constexpr int kRows = 32;
 
 // Copies windows whose first words are `next` apart. A window has some lines, `line` words apart,
-// of `piece` words each. kSide: the number of lines and of words, if they are known; else 0.
-template <int64_t kSide>
+// of `piece` words each. kPiece: `piece`, if it is known; else 0.
+template <int64_t kPiece>
 inline void copy_windows(const uint64_t* source, int64_t next, int64_t lines, int64_t line,
                          int64_t piece, int64_t count, uint64_t* target) {
-  if (kSide) lines = piece = kSide;
+  if (kPiece) piece = kPiece;
   for (int64_t i = 0; i < count; ++i, source += next)
     for (int64_t dy = 0; dy < lines; ++dy, target += piece)
       std::memcpy(target, source + dy * line, sizeof(uint64_t) * piece);
+}
+
+// Copies of short pieces have loops of their own, because calls would take longer: those of 3x3
+// kernels with up to 64, 128, 256 and 512 channels.
+inline decltype(&copy_windows<0>) copy_of(int64_t piece) {
+  switch (piece) {
+    case 3: return copy_windows<3>;
+    case 6: return copy_windows<6>;
+    case 12: return copy_windows<12>;
+    case 24: return copy_windows<24>;
+    default: return copy_windows<0>;
+  }
 }
 
 // Gathers the input words of output pixels; one row of `taps` times `words` for each.
@@ -223,8 +257,7 @@ struct Gathering {
     const Window& w = conv.window;
     const int64_t words = conv.words(), piece = w.kernel[1] * words, lines = w.kernel[0];
     const uint64_t* source = x + (at.top() * conv.width + at.left()) * words;
-    // a special loop for 3x3 kernels of up to 64 channels, because calls would take longer
-    const auto use = lines == 3 && piece == 3 ? copy_windows<3> : copy_windows<0>;
+    const auto use = copy_of(piece);
     use(source, w.stride[1] * words, lines, w.dilation[0] * conv.width * words, piece, count,
         rows + p * lines * piece);
   }
@@ -259,7 +292,7 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
                    Store store) {
   const Window& w = conv.window;
   const int64_t taps = w.taps(), words = conv.words(), lanes = conv.lanes();
-  const int64_t row = taps * words, pairs = row / 2, pixels = conv.out_height * conv.out_width;
+  const int64_t row = taps * words, pixels = conv.out_height * conv.out_width;
   const int64_t tiles = (pixels + kRows - 1) / kRows, blocks = blocks_for(conv.kernels);
   const int64_t image_words = conv.height * conv.width * conv.groups * words;
   const int32_t total = static_cast<int32_t>(conv.channels * taps);
@@ -267,14 +300,15 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
                       conv.out_height == conv.height;
   const Interior interior(w, conv.height, conv.width);
   const Kernels& use = chosen_kernels();
+  const bool by_pairs = !conv.pairs.empty() && use.count_pairs != nullptr;
   std::atomic<bool> full{false};
   parallel(batch * tiles, threads, [&](int64_t first, int64_t last) {
     std::unique_ptr<uint64_t[]> rows(direct ? nullptr : new (std::nothrow) uint64_t[kRows * row]);
     std::unique_ptr<int32_t[]> sums(new (std::nothrow) int32_t[kRows * lanes]);
     std::unique_ptr<int32_t[]> padded(new (std::nothrow) int32_t[kRows * taps]);
     std::unique_ptr<int32_t[]> wrong(new (std::nothrow) int32_t[kRows * lanes]);
-    std::unique_ptr<uint64_t[]> prefixes(new (std::nothrow) uint64_t[kRows * pairs]);
-    if ((!direct && !rows) || !sums || !padded || !wrong || !prefixes) {
+    std::unique_ptr<uint64_t[]> room(by_pairs ? new (std::nothrow) uint64_t[kRows * row] : nullptr);
+    if ((!direct && !rows) || !sums || !padded || !wrong || (by_pairs && !room)) {
       full.store(true);
       return;
     }
@@ -294,15 +328,13 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
                             static_cast<int>(row), static_cast<int>(whole), sums.get(), lanes);
           use.count(gathered, row, count, weights + done * row * kLanes, static_cast<int>(row),
                     static_cast<int>(blocks - done), sums.get() + done * kLanes, lanes);
-        } else if (conv.prefixes.empty() || use.count_pairs == nullptr) {
+        } else if (by_pairs) {
+          use.count_pairs(gathered, count, &conv.pairs[group * blocks * row * kLanes],
+                          static_cast<int>(row), static_cast<int>(blocks), room.get(), sums.get(),
+                          lanes);
+        } else {
           use.count(gathered, row, count, weights, static_cast<int>(row),
                     static_cast<int>(blocks), sums.get(), lanes);
-        } else {
-          for (int p = 0; p < count; ++p)
-            write_prefixes(gathered + p * row, 1, pairs, prefixes.get() + p * pairs);
-          use.count_pairs(gathered, prefixes.get(), count, weights,
-                          &conv.prefixes[group * blocks * pairs * kLanes], static_cast<int>(row),
-                          static_cast<int>(blocks), sums.get(), lanes);
         }
         const bool corrects = gathering.found && !conv.excess.empty();
         if (corrects) {

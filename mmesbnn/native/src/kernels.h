@@ -217,11 +217,11 @@ struct Kernels {
   void (*count)(const uint64_t* x, size_t row_stride, int rows, const uint64_t* weights, int words,
                 int blocks, int32_t* out, size_t out_stride) = nullptr;
   // The same with one popcount for two words, as in a row of full adders: all words' sum bit is
-  // their xor, so xors of weights and of rows, up to each second word, are made before. Rows have
-  // no distance. Null: there is none.
-  void (*count_pairs)(const uint64_t* x, const uint64_t* x_prefixes, int rows,
-                      const uint64_t* weights, const uint64_t* weight_prefixes, int words,
-                      int blocks, int32_t* out, size_t out_stride) = nullptr;
+  // their xor. In the weights each second word is replaced by the xor of all words up to it, and
+  // in a copy of the rows, too; `room` is for that, and for an even number of rows. Rows have no
+  // distance. Null: there is none.
+  void (*count_pairs)(const uint64_t* x, int rows, const uint64_t* weights, int words, int blocks,
+                      uint64_t* room, int32_t* out, size_t out_stride) = nullptr;
   // The same as `count` for `groups` groups of kNibbleLanes channels, from a table: the entry of
   // four bits of a weight in the table of four bits of a row is their number of differing bits.
   // Weights are packed [group][word][nibble][lane], a byte each. Null: there is none.
