@@ -54,7 +54,8 @@ class Engine:
         self._program = c_void_p()
         self._library = library()
         code = np.ascontiguousarray(code, np.int64)
-        data = array_of(np.uint8, 'data', data, 1)
+        if not isinstance(data, np.ndarray) or data.shape != (0,):  # a network without weights
+            data = array_of(np.uint8, 'data', data, 1)
         self._code = code
         self._data = data if data.ctypes.data % ALIGNMENT == 0 else _copied(data)
         wrong = c_int64()
