@@ -76,6 +76,7 @@ struct Instruction {
   // Set by link().
   bool forwarded;  // `a` is the result of the instruction before
   bool kept;       // an instruction after the next one reads the result from its register
+  bool aside;      // max() of `a`, which stays the result, of which only a mean is made
 };
 
 // Where an operand or target begins in its map, with the bytes from a pixel to the next one in a
@@ -96,6 +97,7 @@ struct Ready {
   int64_t bit, bits;      // place of the first bit in its pixel; bits of a pixel
   int64_t sum;            // place of the first sum among those of a tile
   bool far;               // `to` is a map of more than kFar bytes
+  bool aside;             // as of the instruction
 };
 
 // Some pixels of a segment of a sweep.

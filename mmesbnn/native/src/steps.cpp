@@ -210,6 +210,9 @@ void link(std::vector<Instruction>& code) {
   for (Instruction& one : linked) {
     one.forwarded = std::any_of(places.begin(), places.end(),
                                 [&](const Operand* place) { return reads(one.a, *place); });
+    one.aside = one.forwarded && one.op == Op::kMax && one.to.where == Where::kMean &&
+                one.b.where == Where::kConstant;
+    if (one.aside) continue;
     if (one.op == Op::kBits || (one.op == Op::kCopy && one.forwarded)) {
       if (!one.forwarded) places = {&one.a};
     } else {
@@ -245,22 +248,29 @@ int64_t SweepStep::tile() const {
   return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;
 }
 
+namespace {
+
 // Some channels at a time, so that an addition need not wait for the one before it.
+constexpr int64_t kTotals = 16;
+
+// Writes means of `count` channels from the sums of tiles, `next` floats apart.
+inline void write_means(const float* sums, int64_t tiles, int64_t next, double share,
+                        int64_t count, float* to) {
+  double totals[kTotals] = {};
+  for (int64_t i = 0; i < tiles; ++i, sums += next)
+    for (int64_t c = 0; c < count; ++c) totals[c] += sums[c];
+  for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(totals[c] / share);
+}
+
+}  // namespace
+
 void SweepStep::write_mean(const Run& run, const MeanTarget& mean) const {
-  constexpr int64_t most = 16;
   float* target = reinterpret_cast<float*>(run.memory + mean.to);
-  const int64_t tiles = this->tiles();
   const double share = static_cast<double>(pixels());
-  for (int64_t begin = 0; begin < mean.count; begin += most) {
-    const int64_t count = std::min(most, mean.count - begin);
-    double totals[most] = {};
-    for (int64_t i = 0; i < tiles; ++i) {
-      const float* part = run.sums + i * sums + mean.sum + begin;
-      for (int64_t c = 0; c < count; ++c) totals[c] += part[c];
-    }
-    for (int64_t c = 0; c < count; ++c)
-      target[begin + c] = static_cast<float>(totals[c] / share);
-  }
+  int64_t done = 0;
+  for (; done + kTotals <= mean.count; done += kTotals)  // vectors, because the number is known
+    write_means(run.sums + mean.sum + done, tiles(), sums, share, kTotals, target + done);
+  write_means(run.sums + mean.sum + done, tiles(), sums, share, mean.count - done, target + done);
 }
 
 bool SweepStep::run(const Run& run) const {

@@ -20,6 +20,11 @@
 [[maybe_unused, gnu::noinline]] static void fetch(const char* at, size_t step, int count) {
   for (int i = 0; i < count; ++i) __builtin_prefetch(at + i * step, 1);
 }
+
+// Lets a place be computed when it is needed. GCC computes those of all pixels before the first
+// one is read, more than there are registers.
+inline void one_by_one(const char*& at) { asm("" : "+r"(at)); }
 #else
 inline void fetch(const char*, size_t, int) {}
+inline void one_by_one(const char*&) {}
 #endif
