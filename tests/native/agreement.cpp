@@ -232,7 +232,7 @@ bool network_agrees(const std::string& set, const char* path) {
 int main(int count, char** arguments) {
   chance.seed(std::strtoull(arguments[1], nullptr, 10));
   const int rounds = std::atoi(arguments[2]);
-  const Kernels* all[] = {&kAvx512, &kAvx2, &kNeon};
+  const Kernels* all[] = {&kAvx512, &kAvx512bw, &kAvx2, &kNeon};
   for (const std::string& set : instruction_sets()) {
     for (const Kernels* kernels : all)
       if (set == kernels->name && !tables_agree(*kernels, rounds)) return 1;

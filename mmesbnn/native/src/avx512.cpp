@@ -1,8 +1,9 @@
-// AVX-512 with VPOPCNTDQ: eight channels in a register, one instruction for their counts.
+// AVX-512. With VPOPCNTDQ: eight channels in a register, one instruction for their counts.
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
 
+#include "avx512bw.h"
 #include "kernels.h"
 #include "target.h"
 
@@ -15,12 +16,13 @@
 namespace mmesbnn {
 namespace {
 
-bool supported() {
+bool has_vectors() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vpopcntdq");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 }
+
+bool has_popcount() { return has_vectors() && __builtin_cpu_supports("avx512vpopcntdq"); }
 
 // ROWS x BLOCKS accumulators stay in registers, so a load serves several of them.
 template <int ROWS, int BLOCKS>
@@ -157,7 +159,7 @@ TARGET void count_pairs(const uint64_t* rows_of_words, int rows, const uint64_t*
     rows_of_pairs<1>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
 }
 
-TARGET uint64_t compare(const float* x, int count, float threshold, int* found) {
+__attribute__((target("avx512f,avx512vl,avx512dq"))) uint64_t compare(const float* x, int count, float threshold, int* found) {
   const __m512 limit = _mm512_set1_ps(threshold);
   const __m512 one = _mm512_set1_ps(1.0f);
   uint64_t bits = 0;
@@ -212,7 +214,11 @@ END_TARGET
 }  // namespace
 
 const Kernels kAvx512 = {
-    "avx512", supported, count, count_pairs, nullptr, compare,
+    "avx512", has_popcount, count, count_pairs, nullptr, compare,
+#include "shared_entries.inc"
+};
+const Kernels kAvx512bw = {
+    "avx512bw", has_vectors, count_by_bytes, nullptr, count_nibbles, compare,
 #include "shared_entries.inc"
 };
 
@@ -222,6 +228,7 @@ const Kernels kAvx512 = {
 
 namespace mmesbnn {
 const Kernels kAvx512 = {"avx512", [] { return false; }};
+const Kernels kAvx512bw = {"avx512bw", [] { return false; }};
 }  // namespace mmesbnn
 
 #endif

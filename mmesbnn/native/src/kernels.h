@@ -321,6 +321,7 @@ struct Kernels {
 extern const Kernels kPortable;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const Kernels kAvx512bw;
 extern const Kernels kNeon;
 
 // The table that is used: the fastest one, or the one that mmesbnn_use() named.

@@ -64,7 +64,7 @@ def instruction_sets(avx2: bool = False) -> list[str]:
         avx2: If true, without AVX-512. Default False.
     """
     names = native.instruction_sets() if native.available() else []
-    return [name for name in names if not (avx2 and name == 'avx512')]
+    return [name for name in names if not (avx2 and name.startswith('avx512'))]
 
 
 def native_forms(avx2: bool = False) -> dict[str, str]:
