@@ -41,6 +41,9 @@ def instruction_sets() -> list[str]:
 def use_instruction_set(name: str) -> None:
     """Make all kernels use an instruction set. Without a call they use the fastest one.
 
+    The weights of a network are packed for the instruction set in use when it is loaded. With
+    another one it gives the same results, and may be slower.
+
     Args:
         name: One of :func:`instruction_sets`.
 

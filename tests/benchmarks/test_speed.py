@@ -66,7 +66,7 @@ def test_each_instruction_set_is_a_contender(monkeypatch):
     }
 
 
-def test_the_instruction_set_changes_during_a_run_only(monkeypatch):
+def test_a_network_is_loaded_and_run_with_its_instruction_set(monkeypatch):
     forms = pytest.importorskip('speed.forms')
     used = []
     monkeypatch.setattr(native, 'use_instruction_set', used.append)
@@ -75,10 +75,14 @@ def test_the_instruction_set_changes_during_a_run_only(monkeypatch):
         used.append('run')
         raise ValueError
 
-    run = forms.with_instruction_set(fail, 'avx2', usual='avx512')
+    def make():
+        used.append('make')
+        return fail
+
+    run = forms.with_instruction_set(make, 'avx2', usual='avx512')
     with pytest.raises(ValueError):
         run()
-    assert used == ['avx2', 'run', 'avx512']
+    assert used == ['avx2', 'make', 'avx512', 'avx2', 'run', 'avx512']
 
 
 def test_a_contender_without_its_package_is_left_out(monkeypatch):

@@ -95,5 +95,6 @@ class Classifier:
     def _native(self, name: str, x: torch.Tensor, threads: int) -> Run | None:
         if not runs_natively(self.export):
             return None
-        run = native_run(self.export, x, threads)
-        return with_instruction_set(run, self.forms[name], usual=self.forms[NATIVE])
+        return with_instruction_set(
+            lambda: native_run(self.export, x, threads), self.forms[name], usual=self.forms[NATIVE]
+        )

@@ -100,16 +100,16 @@ class Detector:
             return self._mmdet() if batch == 1 else None
         if name != BITS and not runs_natively(self.export):
             return None
-        engine = 'openvino' if name == BITS else 'native'
-        runner = Runner(self.export, engine=engine, threads=threads)
         images, at_once = [self.image] * batch, 1 if self.one_image else batch
 
-        def run() -> Any:
-            return runner(images, batch_size=at_once)
+        def load() -> Run:
+            engine = 'openvino' if name == BITS else 'native'
+            runner = Runner(self.export, engine=engine, threads=threads)
+            return lambda: runner(images, batch_size=at_once)
 
         if name == BITS:
-            return run
-        return with_instruction_set(run, self.forms[name], usual=self.forms[NATIVE])
+            return load()
+        return with_instruction_set(load, self.forms[name], usual=self.forms[NATIVE])
 
     def _mmdet(self) -> Run:
         """Return a function that detects with mmdet, as its ``inference_detector`` does."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +93,30 @@ def onnx_run(path: Path, x: Tensor, threads: int) -> Run:
     return lambda: session.run(None, inputs)
 
 
-def with_instruction_set(run: Run, name: str, usual: str) -> Run:
+@contextlib.contextmanager
+def _using(name: str, usual: str) -> Iterator[None]:
+    native.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        native.use_instruction_set(usual)
+
+
+def with_instruction_set(make: Callable[[], Run], name: str, usual: str) -> Run:
     """Return a function that runs native kernels with an instruction set.
 
     Args:
-        run: The function that runs them.
+        make: Makes the function that runs them. The weights of a network are packed for the
+            instruction set with which it is loaded.
         name: Name of the instruction set.
         usual: Name of the instruction set that the process uses afterwards.
     """
+    with _using(name, usual):
+        run = make()
 
     def switched() -> Any:
-        native.use_instruction_set(name)
-        try:
+        with _using(name, usual):
             return run()
-        finally:
-            native.use_instruction_set(usual)
 
     return switched
 
