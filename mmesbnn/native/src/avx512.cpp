@@ -24,6 +24,10 @@ bool has_vectors() {
 
 bool has_popcount() { return has_vectors() && __builtin_cpu_supports("avx512vpopcntdq"); }
 
+TARGET inline __m512i in_all_lanes(uint64_t word) {
+  return _mm512_set1_epi64(static_cast<long long>(word));
+}
+
 // ROWS x BLOCKS accumulators stay in registers, so a load serves several of them.
 template <int ROWS, int BLOCKS>
 TARGET inline void tile(const uint64_t* x, size_t row_stride, const uint64_t* weights, int words,
@@ -37,7 +41,7 @@ TARGET inline void tile(const uint64_t* x, size_t row_stride, const uint64_t* we
     for (int b = 0; b < BLOCKS; ++b)
       w[b] = _mm512_loadu_si512(weights + b * block + static_cast<size_t>(k) * kLanes);
     for (int r = 0; r < ROWS; ++r) {
-      const __m512i entry = _mm512_set1_epi64(static_cast<long long>(x[r * row_stride + k]));
+      const __m512i entry = in_all_lanes(x[r * row_stride + k]);
       for (int b = 0; b < BLOCKS; ++b) {
         const __m512i differing = _mm512_popcnt_epi64(_mm512_xor_si512(entry, w[b]));
         sums[r][b] = _mm512_add_epi64(sums[r][b], differing);
@@ -90,17 +94,14 @@ TARGET inline void tile_of_pairs(const uint64_t* x, int rows, const uint64_t* we
   for (int r = 0; r < 2; ++r)
     for (int b = 0; b < BLOCKS; ++b) twos[r][b] = parity[r][b] = _mm512_setzero_si512();
   const size_t block = static_cast<size_t>(words) * kLanes;
-  const auto entry = [x](int word, int row) TARGET {
-    return _mm512_set1_epi64(static_cast<long long>(x[2 * word + row]));
-  };
   int k = 0;
-  for (; k + 2 <= words; k += 2)
+  for (; k + 2 <= words; k += 2, x += 4)
     for (int b = 0; b < BLOCKS; ++b) {
       const uint64_t* at = weights + b * block + static_cast<size_t>(k) * kLanes;
       const __m512i w = _mm512_loadu_si512(at), prefix = _mm512_loadu_si512(at + kLanes);
       for (int r = 0; r < 2; ++r) {
-        const __m512i first = _mm512_xor_si512(w, entry(k, r));
-        const __m512i after = _mm512_xor_si512(prefix, entry(k + 1, r));
+        const __m512i first = _mm512_xor_si512(w, in_all_lanes(x[r]));
+        const __m512i after = _mm512_xor_si512(prefix, in_all_lanes(x[2 + r]));
         const __m512i carry = _mm512_ternarylogic_epi64(first, parity[r][b], after, kCarry);
         twos[r][b] = _mm512_add_epi64(twos[r][b], _mm512_popcnt_epi64(carry));
         parity[r][b] = after;
@@ -112,7 +113,7 @@ TARGET inline void tile_of_pairs(const uint64_t* x, int rows, const uint64_t* we
                                      _mm512_popcnt_epi64(parity[r][b]));
       if (k < words) {
         const __m512i w = _mm512_loadu_si512(weights + b * block + size_t{1} * k * kLanes);
-        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(w, entry(k, r))));
+        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(w, in_all_lanes(x[r]))));
       }
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * out_stride + b * kLanes),
                           _mm512_cvtepi64_epi32(sum));
@@ -146,17 +147,17 @@ TARGET void pair_rows(const uint64_t* x, int rows, int words, uint64_t* to) {
   }
 }
 
-TARGET void count_pairs(const uint64_t* rows_of_words, int rows, const uint64_t* weights,
-                        int words, int blocks, uint64_t* x, int32_t* out, size_t out_stride) {
+TARGET void count_pairs(const uint64_t* x, int rows, const uint64_t* weights, int words,
+                        int blocks, uint64_t* room, int32_t* out, size_t out_stride) {
   const size_t size = static_cast<size_t>(words) * kLanes;
-  pair_rows(rows_of_words, rows, words, x);
+  pair_rows(x, rows, words, room);
   int block = 0;
   for (; block + 4 <= blocks; block += 4)
-    rows_of_pairs<4>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
+    rows_of_pairs<4>(room, rows, weights + block * size, words, out + block * kLanes, out_stride);
   for (; block + 2 <= blocks; block += 2)
-    rows_of_pairs<2>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
+    rows_of_pairs<2>(room, rows, weights + block * size, words, out + block * kLanes, out_stride);
   if (block < blocks)
-    rows_of_pairs<1>(x, rows, weights + block * size, words, out + block * kLanes, out_stride);
+    rows_of_pairs<1>(room, rows, weights + block * size, words, out + block * kLanes, out_stride);
 }
 
 __attribute__((target("avx512f,avx512vl,avx512dq"))) uint64_t compare(const float* x, int count, float threshold, int* found) {
