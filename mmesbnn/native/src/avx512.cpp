@@ -12,6 +12,7 @@
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512vpopcntdq,avx512vl,avx512dq")))
+#define TARGET_WITHOUT_POPCOUNT __attribute__((target("avx512f,avx512vl,avx512dq")))
 
 namespace mmesbnn {
 namespace {
@@ -160,7 +161,8 @@ TARGET void count_pairs(const uint64_t* x, int rows, const uint64_t* weights, in
     rows_of_pairs<1>(room, rows, weights + block * size, words, out + block * kLanes, out_stride);
 }
 
-__attribute__((target("avx512f,avx512vl,avx512dq"))) uint64_t compare(const float* x, int count, float threshold, int* found) {
+TARGET_WITHOUT_POPCOUNT uint64_t compare(const float* x, int count, float threshold,
+                                         int* found) {
   const __m512 limit = _mm512_set1_ps(threshold);
   const __m512 one = _mm512_set1_ps(1.0f);
   uint64_t bits = 0;
