@@ -264,7 +264,6 @@ class Sweep {
     pixels_ = 1 + up_to(std::min(width_ * height_, int64_t{40}) - 1);
     pixel_ = up_to(width_ * height_ - pixels_);
     stride_ = channels_ + up_to(70);
-    far_ = up_to(1) != 0;
     const int64_t length = 1 + up_to(kMost - 1);
     area_ = 8 * width_ * height_ * stride_;
     tile_ = 1 + up_to(width_ * height_);
@@ -297,7 +296,6 @@ class Sweep {
   int64_t rows_, columns_, width_, height_, channels_, pixels_, pixel_, stride_;
   int64_t tile_;  // pixels that share sums
   int64_t area_;  // bytes of each map
-  bool far_;      // as if the maps were large
   std::vector<float> sums_, constants_, memory_;
   std::vector<Instruction> code_;
 
@@ -310,7 +308,7 @@ class Sweep {
     block.constants = constants_.data(), block.registers = registers.data();
     block.sums = sums_.data(), block.tile = tile_, block.place = kMost * channels_;
     block.begin = pixel_, block.end = pixel_ + pixels_, block.channels = channels_;
-    block.width = width_, block.map_pixels = far_ ? 2 * kFar : 1;
+    block.width = width_;
     kernels.run(block);
   }
 

@@ -21,8 +21,6 @@ constexpr int kRealPixels = 8;
 constexpr int kTile = 8;
 // Channels of four vectors of the widest instruction set.
 constexpr int kMostLanes = 64;
-// Bytes of a map that is not found in the second cache, where it is written again.
-constexpr int64_t kFar = int64_t{1} << 21;
 // Floats of a register of a sweep, for up to 2 kTile pixels.
 constexpr int kRegister = 2 * kTile * kMostLanes;
 constexpr int kRegisters = 16;
@@ -96,7 +94,6 @@ struct Ready {
   int64_t rows, columns;  // of a window of a pool
   int64_t bit, bits;      // place of the first bit in its pixel; bits of a pixel
   int64_t sum;            // place of the first sum among those of a tile
-  bool far;               // `to` is a map of more than kFar bytes
   bool aside;             // as of the instruction
 };
 
@@ -112,7 +109,6 @@ struct Block {
   int64_t tile, place;  // pixels that share sums; floats from their sums to the next tile's
   int64_t begin, end;   // the pixels
   int64_t width;        // of the maps
-  int64_t map_pixels;   // of the whole maps
   int64_t channels;
 };
 

@@ -18,6 +18,8 @@ constexpr int64_t kSigmoidWork = 8, kPieceWork = 64;
 constexpr int64_t kMostTiles = 64, kVector = 16;
 // Largest sums of a binary convolution in int16, and in float, which holds all integers up to it.
 constexpr int64_t kMostInt16 = 32767, kMostFloat = 1 << 24;
+// Bytes that no step has written yet, of which it is worth while to ask for the lines ahead.
+constexpr int64_t kLeastAhead = int64_t{1} << 20;
 
 struct Wrong {};
 
@@ -51,6 +53,9 @@ class Reader {
   int64_t outputs_ = 0;  // bytes of all outputs
   int64_t sums_ = 0;     // of a tile of the sweep that has most
   std::unordered_set<int64_t> sizes_;  // pixels of all maps
+  int64_t written_ = 0;  // end of the memory that steps have written so far
+  // Convolutions that can still ask for memory ahead, and their operations.
+  std::vector<std::pair<Step*, int64_t>> convolutions_;
 
   int64_t next(int64_t least, int64_t most) {
     if (position_ >= length_) throw Wrong();
@@ -89,6 +94,21 @@ class Reader {
     return (channels + kVector - 1) / kVector * kVector;
   }
 
+  // Lets the convolutions before the first step that writes much new memory ask for it: they are
+  // bound by computing, and that step by memory.
+  void write(const Map& map) {
+    int64_t at = std::max(map.offset, written_), left = map.offset + map.bytes() - at, total = 0;
+    written_ = std::max(written_, map.offset + map.bytes());
+    if (left < kLeastAhead) return;
+    for (const auto& [step, operations] : convolutions_) total += operations;
+    for (const auto& [step, operations] : convolutions_) {
+      const double share = static_cast<double>(operations) / static_cast<double>(total);
+      step->ahead = {at, std::min(left, static_cast<int64_t>(share * static_cast<double>(left)))};
+      at += step->ahead.count, left -= step->ahead.count, total -= operations;
+    }
+    convolutions_.clear();
+  }
+
   // The prepared data of a step are at most some two times as large as its weights. The sum over
   // all steps is limited, even if several steps share weights.
   void weigh(int64_t bytes) {
@@ -124,6 +144,7 @@ class Reader {
     auto step = std::make_unique<InputStep>();
     step->to = map_of(MapKind::kFloat);
     require(program_.input < 0);
+    write(step->to);
     program_.input = static_cast<int>(code_[position_ - 1]);
     add(std::move(step));
   }
@@ -165,6 +186,8 @@ class Reader {
     weigh(4 * blocks * row * step->window.taps());
     step->weights = next(0, limit - blocks * row * step->window.taps());
     work(step->to.pixels(), blocks * row * step->window.taps());
+    write(step->to);
+    convolutions_.emplace_back(step.get(), step->to.pixels() * blocks * row * step->window.taps());
     step->zeros.assign(depth, 0.0f);
     add(std::move(step));
   }
@@ -189,6 +212,8 @@ class Reader {
     weigh(8 * blocks_for(conv.kernels) * row);
     const int64_t weights = next(0, limit - blocks_for(conv.kernels) * row);
     work(step->to.pixels(), blocks_for(conv.kernels) * row);
+    write(step->to);
+    convolutions_.emplace_back(step.get(), step->to.pixels() * blocks_for(conv.kernels) * row);
     conv.weights = reinterpret_cast<const uint64_t*>(program_.data) + weights;
     conv.prepare(INT64_MAX);
     add(std::move(step));
@@ -202,6 +227,7 @@ class Reader {
     step->maximum = next(0, 1) != 0;
     step->count_padding = next(0, 1) != 0;
     work(step->to.pixels(), in_vectors(step->to.channels) * step->window.taps());
+    write(step->to);
     add(std::move(step));
   }
 
@@ -300,6 +326,7 @@ class Reader {
     target.offset = next(0, map.channels - channels);
     next(channels, channels);
     target.at = map.offset, target.stride = map.channels;
+    write(map);
     if (what == 3) {
       require(map.pixels() == sweep.pixels());
       target.where = op == Op::kBits ? Where::kBitMap : Where::kMap;

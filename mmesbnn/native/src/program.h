@@ -6,6 +6,7 @@
 
 #include "binary_conv.h"
 #include "kernels.h"
+#include "target.h"
 
 namespace mmesbnn {
 
@@ -35,9 +36,25 @@ struct Run {
 };
 
 struct Step {
+  // Memory of maps, in bytes, that a later step is the first to write. It is seldom in a cache.
+  struct {
+    int64_t at = 0, count = 0;
+  } ahead;
+
   virtual ~Step() = default;
   // Returns false if there is not enough memory.
   virtual bool run(const Run& run) const = 0;
+
+ protected:
+  // Asks for the share of an item of `ahead`, which comes while the step computes.
+  void ask_ahead(const Run& run, int64_t item, int64_t items) const {
+    const int64_t lines = ahead.count / kLine, first = lines * item / items;
+    const int64_t count = lines * (item + 1) / items - first;
+    fetch(run.memory + ahead.at + first * kLine, kLine, static_cast<int>(count));
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
 };
 
 struct Program {

@@ -96,6 +96,7 @@ bool RealConvStep::run(const Run& run) const {
     }
     float spare[kRealPixels * 2 * kRealLanes];
     for (int64_t item = first; item < last; ++item) {
+      ask_ahead(run, item, tiles * parts);
       const int64_t begin = item / parts * kRealPixels;
       const int count = static_cast<int>(std::min<int64_t>(kRealPixels, pixels - begin));
       const int64_t from_block = parts == 1 ? 0 : item % parts;
@@ -134,6 +135,7 @@ bool BinaryConvStep::run(const Run& run) const {
     return convolve_bits(
         conv, bits, 1, run.threads,
         [&](int64_t, int64_t, int64_t begin, int count, const Sums& sums) {
+          ask_ahead(run, begin / kRows, (to.pixels() + kRows - 1) / kRows);
           auto* target = map + begin * to.channels + at;
           if (conv.kernels == sums.lanes && conv.kernels == to.channels)  // without gaps
             return finish(sums.differing, sums.wrong, sums.total,
@@ -293,7 +295,7 @@ bool SweepStep::run(const Run& run) const {
     block.memory = run.memory, block.constants = run.constants, block.registers = registers;
     block.sums = run.sums, block.place = sums, block.tile = means.empty() ? pixels : tile;
     block.begin = first * tile, block.end = std::min(last * tile, pixels);
-    block.ready = ready.get(), block.width = width, block.map_pixels = pixels;
+    block.ready = ready.get(), block.width = width;
     for (const Segment& segment : segments) {
       block.code = segment.code.data(), block.length = static_cast<int>(segment.code.size());
       block.channels = segment.channels;
