@@ -247,7 +247,9 @@ def binarize(
     norms: dict[nn.Module, list[_BatchNorm]] = {}
     if negates:
         norms = norms_behind(model, layers, lambda: run_example(model, example))
-    signs = {x: _output_signs(x, expansion.tau, copy_init) for x in layers if x in norms}
+    signs: dict[nn.Module, Tensor] = {
+        x: _output_signs(x, expansion.tau, copy_init) for x in layers if x in norms
+    }
     report = replace_candidates(model, candidates, kept, options, signs if negates else None)
     for layer, negative in signs.items():
         flip_channels(norms[layer], negative)
