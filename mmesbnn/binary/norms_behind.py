@@ -20,7 +20,7 @@ from .arguments import MODULE, checked_layer
 from .es_layers import ESConv2d, ESLinear
 from .expansion import copy_signs
 from .modes import inference
-from .trees import tensors_in
+from .trees import tensors_in, tensors_inside
 
 _Norms = list[_BatchNorm]
 
@@ -73,11 +73,16 @@ class _OutputReads(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if tensors_in(result):
-            for value in tensors_in((args, kwargs)):
-                _, layer = self._outputs.get(id(value), (None, None))
-                if layer is not None:
-                    self.readers[layer].append(self._running[-1] if self._running else None)
+            reader = self._running[-1] if self._running else None
+            self.note(tensors_in((args, kwargs)), reader)
         return result
+
+    def note(self, values: Sequence[Tensor], reader: nn.Module | None) -> None:
+        """Note that ``reader`` reads the watched outputs among ``values``; None is no module."""
+        for value in values:
+            _, layer = self._outputs.get(id(value), (None, None))
+            if layer is not None:
+                self.readers[layer].append(reader)
 
 
 def norms_behind(
@@ -88,7 +93,7 @@ def norms_behind(
     Args:
         model: Network. It is in eval mode during the run.
         layers: Convolutions and linear layers of the network, drop-in layers or others.
-        run: Function that runs the network once.
+        run: Function that runs the network once, and returns what the network returns.
 
     Returns:
         Mapping from each such layer to its norms. A layer that runs several times can have
@@ -97,7 +102,8 @@ def norms_behind(
     """
     reads = _OutputReads(layers)
     with inference(model), reads:
-        run()
+        result = run()
+    reads.note(tensors_inside(result), None)  # the caller reads them, too
     found: dict[nn.Module, _Norms] = {}
     for layer, readers in reads.readers.items():
         norms = [x for x in dict.fromkeys(readers) if isinstance(x, _BatchNorm) and x.affine]

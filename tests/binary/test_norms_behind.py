@@ -1,6 +1,7 @@
 """``norms_behind`` finds the norms of a layer, and copies start with their gains."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ READ = {
     'added': (lambda net, x, y: net.norm(y) + y, []),
     'relu': (lambda net, x, y: net.norm(y.relu()), []),
     'nothing': (lambda net, x, y: y, []),
+    'returned, too': (lambda net, x, y: {'raw': [y], 'normed': net.norm(y)}, []),
+    'returned in an object': (lambda net, x, y: SimpleNamespace(raw=y, normed=net.norm(y)), []),
 }
 
 
