@@ -311,10 +311,13 @@ def _run_fake(
         return _run(twin, fakes, kwargs)
 
 
-def _zeros(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Return zeros of ``shape`` with the device and the dtype of ``model``'s weights."""
+def _as_input(model: nn.Module, given: Tensor | Sequence[int]) -> Tensor:
+    """Return a tensor; for a shape zeros with the device and the dtype of ``model``'s weights."""
+    if isinstance(given, Tensor):
+        # a tensor of inference mode, with weights of it, would not reach the counted operators
+        return given.clone() if given.is_inference() else given
     like = next(model.parameters(), torch.empty(()))
-    return torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
+    return torch.zeros(1, *given, device=like.device, dtype=like.dtype)
 
 
 def _buffer_bytes(model: nn.Module) -> int:
@@ -330,6 +333,7 @@ def _buffer_bytes(model: nn.Module) -> int:
 INPUT = either(instance(Tensor, 'a tensor'), sequence(natural))
 
 
+@torch.inference_mode(False)  # in it convolutions do not become the operators that are counted
 @checked(model=MODULE)
 def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) -> OpsReport:
     """Count operations, parameters and capacities of ``model``.
@@ -359,7 +363,7 @@ def count_ops(model: nn.Module, *inputs: Tensor | Sequence[int], **kwargs: Any) 
         raise ValueError('count_ops needs an input, or its shape such as (3, 224, 224)')
     for x in inputs:
         check('inputs', x, INPUT)
-    tensors = [x if isinstance(x, Tensor) else _zeros(model, x) for x in inputs]
+    tensors = [_as_input(model, x) for x in inputs]
     if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
         model = copy.deepcopy(model)  # because the run gives it its weights
     try:

@@ -258,6 +258,22 @@ def test_fake_and_real_runs_agree(monkeypatch):
     assert count_ops(model, (3, 32, 48)) == fake
 
 
+@pytest.mark.parametrize('network_inside', [False, True])
+@pytest.mark.parametrize('given', ['shape', 'tensor'])
+def test_counts_in_inference_mode_as_outside(network_inside, given):
+    def network():
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+
+    net = network()
+    macs = 4 * 4 * 4 * 18 + 3 * 64
+    assert count_ops(net, (2, 6, 6)).to_dict()['total']['fp_macs'] == macs
+    with torch.inference_mode():
+        net = network() if network_inside else net
+        x = torch.zeros(1, 2, 6, 6) if given == 'tensor' else (2, 6, 6)
+        assert count_ops(net, x).to_dict()['total']['fp_macs'] == macs
+    assert count_ops(net, x).to_dict()['total']['fp_macs'] == macs
+
+
 def test_counts_a_batch_and_other_arguments():
     class Scaled(nn.Conv2d):
         def forward(self, x, factor=1):
