@@ -24,6 +24,11 @@ _RESIZES = (
     'constant_pad',
     'reflection_pad',
     'replication_pad',
+    # whole, as inference mode shows them
+    'pad',
+    'concat',
+    'hstack',
+    'vstack',
 )
 #: Modules behind which a layer's result is a feature, not an output.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)

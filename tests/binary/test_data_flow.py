@@ -138,3 +138,24 @@ def test_binarize_looks_into_the_objects_that_a_network_reads_and_gives():
     report = binarize(Sampled().eval(), keep_last=False, example=batch)
     why = 'first layer, reads the input'
     assert [(x.name, x.why) for x in report.kept] == [('stem', why)]
+
+
+class Joins(nn.Module):
+    """Reads its images padded and joined in the ways that are one operator in inference mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.padded, self.middle = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1)
+        self.joined = nn.ModuleList(nn.Conv2d(2, 4, 1) for _ in range(3))
+
+    def forward(self, x):
+        y = self.middle(self.padded(F.pad(x, (1, 1, 1, 1), mode='reflect'))).mean()
+        images = torch.concat([x, x]), torch.hstack([x[:, :1], x]), torch.vstack([x, x])
+        return y + sum(conv(z[:, :2]).mean() for conv, z in zip(self.joined, images))
+
+
+def test_first_layers_are_the_same_in_inference_mode():
+    expected = {'padded', 'joined.0', 'joined.1', 'joined.2'}
+    assert found(Joins(), torch.randn(1, 2, 5, 5))[0] == expected
+    with torch.inference_mode():
+        assert found(Joins(), torch.randn(1, 2, 5, 5))[0] == expected
