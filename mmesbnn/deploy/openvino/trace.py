@@ -43,7 +43,9 @@ def _swap_last_axes(context: Any) -> list[ov.Output]:
 
 def _threshold(context: Any) -> list[ov.Output]:
     """Convert ``where(x <= limit, value, x)``, which the frontend does not support either."""
-    x, limit, value = (context.get_input(i) for i in range(3))
+    x, *numbers = (context.get_input(i) for i in range(3))
+    # a trace holds the whole number of nn.Threshold(0, 1) as int64, and OpenVINO converts nothing
+    limit, value = (ops.convert_like(number, x) for number in numbers)
     return ops.select(ops.less_equal(x, limit), value, x).outputs()
 
 

@@ -1,5 +1,6 @@
 """Recorded calls and the operators of the trace are matched, and mismatches are refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -59,6 +60,14 @@ def test_softplus_has_its_slope_and_threshold(beta, threshold):
     model, x = nn.Softplus(beta, threshold), torch.linspace(-9, 9, 40).view(1, 40)
     (y,) = run_graph(tracing.trace(model, [x])[0], x.numpy())
     torch.testing.assert_close(torch.from_numpy(y), model(x))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.int32, torch.int64])
+@pytest.mark.parametrize('numbers', [(0, -1), (1, 20), (0.0, -1), (1.5, -2.5)])
+def test_thresholds_take_whole_numbers_and_maps_of_every_dtype(numbers, dtype):
+    model, x = nn.Threshold(*numbers), torch.arange(-9, 9).view(1, 18).to(dtype)
+    (y,) = run_graph(tracing.trace(model, [x])[0], x.numpy())
+    np.testing.assert_array_equal(y, model(x).numpy())
 
 
 class Listed(nn.Module):
