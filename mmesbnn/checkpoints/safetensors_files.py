@@ -101,7 +101,7 @@ def read_safetensors(
     for begin, end, dtype, shape, name in entries:
         if begin != at or end > size - start:
             raise CheckpointError(f'the offsets of {name[:100]!r} do not fit the file')
-        data = torch.empty(end - begin, dtype=torch.uint8)
+        data = torch.empty(end - begin, dtype=torch.uint8, device='cpu')  # not torch's default
         if end > begin and file.readinto(data.numpy()) != end - begin:  # type: ignore[attr-defined]
             raise CheckpointError('is truncated')
         if sys.byteorder == 'big' and dtype.itemsize > 1:

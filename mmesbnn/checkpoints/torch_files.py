@@ -89,13 +89,13 @@ class _Place:
             return data
         if device.type == 'meta':
             raise CheckpointError('holds a tensor without data')
-        flat = torch.empty(0, dtype=torch.uint8).set_(data)
+        flat = torch.empty(0, dtype=torch.uint8, device=data.device).set_(data)
         return flat.to(device).untyped_storage()
 
 
 def _read_into(file: BinaryIO, size: int) -> torch.Tensor:
     """Read the next ``size`` bytes."""
-    data = torch.empty(size, dtype=torch.uint8)
+    data = torch.empty(size, dtype=torch.uint8, device='cpu')  # not torch's default device
     if size and file.readinto(data.numpy()) != size:  # type: ignore[attr-defined]
         raise CheckpointError('ends too early')
     return data
@@ -265,7 +265,7 @@ def read_legacy(file: BinaryIO, size: int, budget: Budget, map_location: MapLoca
             used += count * dtype.itemsize
             if used > size:
                 raise CheckpointError('names storages larger than the file')
-            data = torch.zeros(count * dtype.itemsize, dtype=torch.uint8)
+            data = torch.zeros(count * dtype.itemsize, dtype=torch.uint8, device='cpu')
             # its final device, because tensors are made before their data are read
             storages[key] = data, place(data.untyped_storage(), location), dtype
         _, placed, first = storages[key]

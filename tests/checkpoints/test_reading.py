@@ -97,6 +97,18 @@ def test_all_values_are_those_of_torch(tmp_path, legacy):
     assert read['view'].data_ptr() == read['large'].data_ptr() + 12
 
 
+@pytest.mark.parametrize('name', ['archive.pth', 'legacy.pth', 'a.safetensors'])
+def test_values_are_read_whatever_torchs_default_device_is(tmp_path, name):
+    path, saved = tmp_path / name, {'a': torch.arange(6.0), 'b': torch.tensor([True, False])}
+    if path.suffix == '.safetensors':
+        save_file(saved, path)
+    else:
+        torch.save(saved, path, _use_new_zipfile_serialization=name != 'legacy.pth')
+    with torch.device('meta'):
+        read = read_checkpoint(path)
+    assert_equal(read, saved)
+
+
 @pytest.mark.skipif(torch.__version__ < '2.6', reason='this torch always writes checksums')
 def test_files_without_checksums_are_read(tmp_path):
     before = torch.serialization.get_crc32_options()
