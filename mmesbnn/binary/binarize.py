@@ -15,6 +15,7 @@ from .arguments import MODULE, checked_layer
 from .binarize_report import BinarizedLayer, BinarizeReport, entry_of
 from .es_layers import ESConv2d, ESLinear
 from .expansion import Expansion, copy_signs
+from .modes import plain_defaults
 from .norms_behind import flip_channels, norms_behind
 from .options import BinaryOptions, merged_options
 from .replaceable import (
@@ -35,6 +36,7 @@ REPORTS = '_binarize_reports'
 BINARY = (ESConv2d, ESLinear)
 
 
+@plain_defaults()  # not those of torch, which can be another dtype or device than the layer's
 @torch.inference_mode(False)  # in it parameters could never be trained
 def _binary_layer(
     module: Multiplier, options: Mapping[str, Any], signs: Tensor | None

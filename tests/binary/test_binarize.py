@@ -18,6 +18,7 @@ from mmesbnn.binary import ESConv2d, binarize
 from mmesbnn.binary.replaceable import Reason
 from mmesbnn.binary.shrunk import shrunk_weight
 from tests.binary.float_networks import Net, signs_of, small_net
+from tests.defaults import torch_default, with_other_defaults
 
 
 @pytest.mark.parametrize('bias', [False, True])
@@ -251,3 +252,15 @@ def test_layers_that_were_replaced_in_inference_mode_train():
         binarize(net, tau=2, example=x, copy_init='signs')
     net(x).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@with_other_defaults
+def test_new_layers_do_not_depend_on_the_defaults_of_torch(default):
+    expected, net = small_net(), small_net()
+    net.load_state_dict(expected.state_dict())
+    binarize(expected, tau=4)
+    with torch_default(default):
+        binarize(net, tau=4)
+    found = net.state_dict()
+    for name, value in expected.state_dict().items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name

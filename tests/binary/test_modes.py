@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmesbnn.binary.modes import inference
+from mmesbnn.binary.modes import inference, plain_defaults
+from tests.defaults import torch_default, with_other_defaults
 
 
 def test_the_last_thread_turns_fused_attention_on_again():
@@ -77,3 +78,31 @@ def test_what_torch_exported_runs_inside():
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == modes
     assert model[1].training
+
+
+@with_other_defaults
+def test_plain_defaults_are_those_of_a_new_process_and_leave_the_others(default):
+    with torch_default(default):
+        before = torch.ones(1)
+        with plain_defaults():
+            assert torch.ones(1).is_cpu and torch.ones(1).dtype == torch.float32
+        assert torch.ones(1).dtype == before.dtype and torch.ones(1).device == before.device
+
+
+def test_the_last_thread_gives_the_default_dtype_back():
+    entered, left = threading.Event(), threading.Event()
+
+    def second():
+        with plain_defaults():
+            entered.set()
+            assert left.wait(60)
+
+    thread = threading.Thread(target=second)
+    with torch_default(torch.float64):
+        with plain_defaults():
+            thread.start()
+            assert entered.wait(60)
+        assert torch.get_default_dtype() == torch.float32  # The second still needs it.
+        left.set()
+        thread.join(60)
+        assert torch.get_default_dtype() == torch.float64
