@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_positive
+from .modes import plain_defaults
 from .tracing import is_transformed, whole_function
 
 #: Choices of the initial gains of an output's copies, see :func:`copy_signs`.
@@ -187,6 +188,7 @@ def one_sided_thresholds(channels: int, copies: int, spread: float) -> Tensor:
     return shifts - shifts.max()
 
 
+@plain_defaults()  # draws of other dtypes, or on other devices, would be others for a seed
 def copy_signs(channels: int, copies: int, copy_init: str) -> Tensor:
     """Draw the initial signs of the gains of ``copies`` copies.
 
@@ -203,8 +205,8 @@ def copy_signs(channels: int, copies: int, copy_init: str) -> Tensor:
             of them are equally likely.
 
     Returns:
-        Tensor ``(copies * channels,)`` of +-1, copy by copy. Draws come from torch's
-        global generator.
+        Tensor ``(copies * channels,)`` of +-1, copy by copy, in float32 on the CPU. Draws come
+        from torch's global generator.
     """
     if copies == 1 or copy_init == 'alike':
         return torch.ones(copies * channels)

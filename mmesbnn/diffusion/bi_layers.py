@@ -122,7 +122,7 @@ class TimestepRPReLU(nn.Module):
     ) -> None:
         super().__init__()
         start = spread_thresholds(channels, copies, spread).repeat(banks, 1)
-        negative = copy_signs(channels, copies, copy_init) < 0
+        negative = (copy_signs(channels, copies, copy_init) < 0).to(start.device)
         slope = torch.where(negative, -1.0, SLOPE).repeat(banks, 1)
         self.copies = copies
         self.shift_in = nn.Parameter(start)

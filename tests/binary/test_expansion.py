@@ -15,6 +15,7 @@ from mmesbnn.binary.expansion import (
     tiled_affine,
 )
 from tests.binary.es_reference import assert_same, double
+from tests.defaults import torch_default, with_other_defaults
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,14 @@ def test_balanced_signs_have_half_of_the_copies_of_every_channel(copies, negativ
 def test_signs_repeat_with_the_seed(copy_init):
     assert torch.equal(drawn(40, 4, copy_init)[0], drawn(40, 4, copy_init)[0])
     assert not torch.equal(drawn(40, 4, copy_init)[0], copy_signs(40, 4, copy_init))
+
+
+@with_other_defaults
+@pytest.mark.parametrize('copy_init', ['alike', 'signs', 'balanced'])
+def test_a_seed_gives_the_same_signs_whatever_the_defaults_of_torch_are(copy_init, default):
+    torch.manual_seed(1)
+    expected = copy_signs(8, 4, copy_init)
+    torch.manual_seed(1)
+    with torch_default(default):
+        found = copy_signs(8, 4, copy_init)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)

@@ -19,6 +19,7 @@ from mmesbnn.diffusion.bi_layers import (
     shuffle,
 )
 from mmesbnn.diffusion.bi_levels import CSFusion
+from tests.defaults import torch_default, with_other_defaults
 
 BANK = torch.tensor([1, 0, 2])
 
@@ -221,3 +222,10 @@ def test_plain_fusion_has_plain_convolutions():
     expected = F.conv2d(first, fusion.conv1.weight, fusion.conv1.bias)
     expected = expected + F.conv2d(second, fusion.conv2.weight, fusion.conv2.bias)
     assert_same(fusion(x, s, BANK), expected)
+
+
+@with_other_defaults
+def test_activations_are_built_with_the_defaults_of_torch(default):
+    with torch_default(default):
+        act, like = TimestepRPReLU(4, 3, copies=2, copy_init='balanced'), torch.ones(1)
+    assert {(p.device, p.dtype) for p in act.parameters()} == {(like.device, like.dtype)}
