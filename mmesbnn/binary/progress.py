@@ -43,5 +43,5 @@ class Scheduled(KeepsFloat32):
 def progress_of(progress: Tensor | float, like: Tensor) -> Tensor:
     """Return the progress as a tensor without axes, in ``like``'s dtype or float32."""
     if not isinstance(progress, Tensor):
-        progress = torch.tensor(progress)
+        progress = torch.tensor(progress, dtype=torch.float32, device='cpu')
     return progress.to(wide_dtype(like.dtype))

@@ -54,13 +54,19 @@ def bank_of(timesteps: Tensor, banks: int, total_steps: int) -> Tensor:
     return index.long().clamp(0, banks - 1)
 
 
+def _as_tensor(timesteps: Tensor | float, device: torch.device | str) -> Tensor:
+    """Return timesteps as a tensor; torch's default dtype can be too coarse for a float."""
+    dtype = torch.float32 if isinstance(timesteps, float) else None
+    return torch.as_tensor(timesteps, dtype=dtype, device=device)
+
+
 def check_timesteps(timesteps: Tensor | float, total_steps: int) -> None:
     """Raise a ``ValueError`` if a timestep is no number, or outside ``0 .. total_steps - 1``.
 
     It reads the values, so it waits for a tensor on an accelerator.
     """
     try:
-        t = torch.as_tensor(timesteps)
+        t = _as_tensor(timesteps, getattr(timesteps, 'device', 'cpu'))
     except (RuntimeError, TypeError, ValueError):
         t = None
     if t is None or t.is_complex():
@@ -274,7 +280,7 @@ class BIDiffSRUNet(LocalModel, ModelMixin, ConfigMixin):  # type: ignore[misc]  
         """Return one timestep per image, on the sample's device."""
         if _has_values(timestep):
             check_timesteps(timestep, self.config.total_steps)
-        timesteps = torch.as_tensor(timestep, device=sample.device).flatten()
+        timesteps = _as_tensor(timestep, sample.device).flatten()
         if timesteps.numel() not in (1, len(sample)):
             raise ValueError(
                 f'timestep has {timesteps.numel()} entries, but the batch has {len(sample)}'

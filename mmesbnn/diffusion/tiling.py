@@ -48,7 +48,7 @@ def tile_starts(length: int, tile: int, overlap: int, factor: int) -> list[int]:
 
 def tile_weights(tile: int, overlap: int) -> Tensor:
     """Return the weights ``(tile,)`` of a tile's pixels; they ramp over ``overlap``."""
-    distance = torch.arange(1, tile + 1, dtype=torch.float64)
+    distance = torch.arange(1, tile + 1, dtype=torch.float64, device='cpu')
     distance = torch.minimum(distance, distance.flip(0))
     return (distance / (overlap + 1)).clamp(max=1)
 

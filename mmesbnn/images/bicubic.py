@@ -49,10 +49,11 @@ def resize_taps(length: int, new_length: int) -> tuple[Tensor, Tensor]:
     scale = new_length / length
     kernel_scale = min(scale, 1.0)
     half = _SUPPORT / kernel_scale
-    centre = (torch.arange(new_length, dtype=torch.float64) + 0.5) / scale - 0.5
+    outputs = torch.arange(new_length, dtype=torch.float64, device='cpu')
+    centre = (outputs + 0.5) / scale - 0.5
     # one more sample on each side; its weight is 0 or almost 0
     first = torch.floor(centre - half).long()
-    taps = first[:, None] + torch.arange(math.ceil(2 * half) + 2)
+    taps = first[:, None] + torch.arange(math.ceil(2 * half) + 2, device='cpu')
     weights = cubic(kernel_scale * (centre[:, None] - taps))
     mirrored = taps.remainder(2 * length)
     indices = torch.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)

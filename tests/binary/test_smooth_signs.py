@@ -16,6 +16,7 @@ from mmesbnn.binary import (
     reste_sign,
     swish_sign,
 )
+from tests.defaults import torch_default, with_other_defaults
 
 X = torch.linspace(-2.96, 3.01, 400, dtype=torch.float64)
 
@@ -135,3 +136,11 @@ def test_options_show_in_the_representation():
     assert 'start=0.1, end=10.0' in repr(EDESign())
     assert 'power=3.0, near=0.1, clip=1.5' in repr(ReSTESign())
     assert 'terms=(9, 18), frequency=0.1' in repr(FDASign())
+
+
+@with_other_defaults
+def test_progress_is_not_rounded_to_the_default_dtype_of_torch(default):
+    x, expected = X.clone().requires_grad_(), gradient(lambda x: ede_sign(x, 0.3))
+    with torch_default(default):
+        y = ede_sign(x, 0.3)
+    np.testing.assert_allclose(torch.autograd.grad(y.sum(), x)[0].numpy(), expected, rtol=1e-12)

@@ -18,6 +18,7 @@ from mmesbnn.conversion.bi_diffsr import convert
 from mmesbnn.diffusion import BIDiffSRUNet
 from mmesbnn.diffusion.bi_diffsr import bank_of, encode_timesteps
 from mmesbnn.diffusion.bi_layers import BIConv
+from tests.defaults import torch_default, with_other_defaults
 from tests.reference.published_bi_diffsr import Network, predict, random_state
 
 NET = Network()
@@ -443,3 +444,12 @@ def test_bad_timesteps_are_named(t, message):
 def test_a_sample_that_is_no_tensor_is_named():
     with pytest.raises(ValueError, match='sample is a NoneType, not a tensor'):
         unet()(None, 5)
+
+
+@with_other_defaults
+@pytest.mark.parametrize('t', [999, 999.0, torch.tensor([1199.0, 999.0])])
+def test_timesteps_are_not_rounded_to_the_default_dtype_of_torch(t, default):
+    model, x = unet(total_steps=1200).eval(), torch.randn(2, 6, 8, 8)
+    expected = model(x, t).sample
+    with torch_default(default):
+        assert torch.equal(model(x, t).sample, expected)

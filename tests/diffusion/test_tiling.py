@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmesbnn.diffusion.tiling import check_tiles, pad_reflect, tile_starts, tile_weights
+from tests.defaults import torch_default, with_other_defaults
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), factor=st.integers(1, 9))
@@ -63,3 +64,10 @@ def test_weights_rise_over_the_overlap():
 def test_bad_tiles_are_refused(tile, overlap, message):
     with pytest.raises(ValueError, match=message):
         check_tiles(tile, overlap, 8)
+
+
+@with_other_defaults
+def test_weights_do_not_depend_on_the_defaults_of_torch(default):
+    with torch_default(default):
+        found = tile_weights(8, 3)
+    assert torch.equal(found, tile_weights(8, 3))

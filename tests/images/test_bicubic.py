@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mmesbnn.images import bicubic
 from mmesbnn.images.bicubic import cubic, resize, resize_taps
+from tests.defaults import torch_default, with_other_defaults
 from tests.real_data import photograph
 
 
@@ -181,3 +182,12 @@ print(peak() - before)
     assert done.returncode == 0, done.stderr
     # the image has 108 MB, in float64 864 MB
     assert int(done.stdout) < 700e6
+
+
+@with_other_defaults
+@pytest.mark.parametrize('dtype', [torch.float32, torch.uint8])
+def test_resizing_does_not_depend_on_the_defaults_of_torch(dtype, default):
+    image = (255 * torch.rand(3, 9, 12)).to(dtype)
+    expected = resize(image, (6, 30))
+    with torch_default(default):
+        assert torch.equal(resize(image, (6, 30)), expected)
