@@ -23,7 +23,7 @@ def lifelike(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(parameter: Tensor, low: float, high: float) -> None:
-        values = torch.rand(parameter.shape, generator=generator)
+        values = torch.rand(parameter.shape, generator=generator, dtype=torch.float32, device='cpu')
         parameter.copy_(low + (high - low) * values)
 
     norms = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -88,13 +88,16 @@ class Crops:
             held_out: Whether from the part that is never trained on. Default False.
         """
         size, last = self.size, (REGION - 1) * self.size
-        labels = torch.randint(self.classes, (count,), generator=rng)
-        rows = torch.randint(last - size + 1, (count,), generator=rng)
+        whole: Any = dict(generator=rng, device='cpu')
+        broken = dict(whole, dtype=torch.float32)
+        labels = torch.randint(self.classes, (count,), **whole)
+        rows = torch.randint(last - size + 1, (count,), **whole)
         if held_out:
             rows.fill_(last)
-        columns = torch.randint(last + 1, (count,), generator=rng)
-        flips = torch.rand(3, count, 1, 1, 1, generator=rng) < 0.5
-        colours = torch.eye(3) + 0.2 * torch.randn(count, 3, 3, generator=rng)
+        columns = torch.randint(last + 1, (count,), **whole)
+        flips = torch.rand(3, count, 1, 1, 1, **broken) < 0.5
+        colours = torch.randn(count, 3, 3, **broken).mul_(0.2)
+        colours = colours + torch.eye(3, dtype=torch.float32, device='cpu')
         device = self._windows.device
         labels, rows, columns, flips, colours = (
             x.to(device) for x in (labels, rows, columns, flips, colours)

@@ -64,7 +64,7 @@ class SeededInfiniteSampler(Sampler[tuple[int, tuple[int, int]]]):
         if not self.shuffle:
             return list(range(self.size))
         generator = torch.Generator().manual_seed((self.seed + epoch) % 2**63)
-        return torch.randperm(self.size, generator=generator).tolist()
+        return torch.randperm(self.size, generator=generator, device='cpu').tolist()
 
     def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
         order, of_epoch = [], -1

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from ..deploy import PackReport
 from ..errors import MmesbnnError, sentence
 from ..project import reads_rgb
 from ..project.config import EXTRAS
+from ..seeded import drawn
 from ..version import __version__
 from .errors import PretrainedError
 from .files import LIBRARY
@@ -148,8 +148,7 @@ def measure(model: nn.Module, shape: Sequence[int]) -> Measured:
         PretrainedError: If the network cannot process the image.
     """
     weight = next(iter(binary_layers(model).values())).weight
-    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(SEED))
-    image = noise.to(weight)
+    image = drawn((1, *shape), SEED).to(weight)
     try:
         arguments = forward_arguments(model, shape)
         return Measured(

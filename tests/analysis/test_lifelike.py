@@ -4,6 +4,7 @@ from torch import nn
 from mmesbnn.analysis import check_binary
 from mmesbnn.analysis.lifelike import lifelike
 from mmesbnn.models.backbones import BNext
+from tests.defaults import torch_default, with_other_defaults
 
 
 def test_norms_have_the_statistics_of_the_images():
@@ -37,3 +38,13 @@ class Silent(nn.Sequential):
 def test_a_network_whose_train_returns_nothing():
     model = Silent(nn.BatchNorm2d(3))
     assert lifelike(model, torch.randn(2, 3, 4, 4)) is model and not model[0].training
+
+
+@with_other_defaults
+def test_parameters_do_not_depend_on_the_defaults_of_torch(default):
+    models, x = [nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(3)) for _ in range(2)], torch.ones(2, 3)
+    x = x[..., None, None]
+    expected = lifelike(models[0], x).state_dict()
+    with torch_default(default):
+        found = lifelike(models[1], x).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -7,6 +7,7 @@ import torch
 
 from mmesbnn.datasets import crops
 from mmesbnn.datasets.crops import Crops
+from tests.defaults import torch_default, with_other_defaults
 
 pytest.importorskip('skimage')
 pytest.importorskip('sklearn')
@@ -57,8 +58,8 @@ def test_classes_are_the_regions_with_most_contrast(monkeypatch, size):
 
 def test_a_crop_is_a_piece_of_its_region(supply, monkeypatch):
     """Without turns and mixed colours: an affine of the window, with the right label."""
-    monkeypatch.setattr(torch, 'rand', lambda *shape, generator: torch.ones(shape))
-    monkeypatch.setattr(torch, 'randn', lambda *shape, generator: torch.zeros(shape))
+    monkeypatch.setattr(torch, 'rand', lambda *shape, **_: torch.ones(shape))
+    monkeypatch.setattr(torch, 'randn', lambda *shape, **_: torch.zeros(shape))
     x, labels = supply.draw(5, rng(3))
     for image, label in zip(x, labels):
         windows = supply._windows[label].flatten(0, 1)
@@ -69,7 +70,7 @@ def test_a_crop_is_a_piece_of_its_region(supply, monkeypatch):
 
 def test_all_eight_turns_occur(monkeypatch):
     """An image with one bright corner, whose crop is the whole of it."""
-    monkeypatch.setattr(torch, 'randn', lambda *shape, generator: torch.zeros(shape))
+    monkeypatch.setattr(torch, 'randn', lambda *shape, **_: torch.zeros(shape))
     supply = Crops(size=16, shrink=2, classes=1)
     window = torch.zeros(16, 16)
     window[0, 1] = 1
@@ -103,3 +104,12 @@ def test_the_seed_decides(supply):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Crops(**options)
+
+
+@with_other_defaults
+def test_crops_do_not_depend_on_the_defaults_of_torch(supply, default):
+    expected = supply.draw(20, rng())
+    with torch_default(default):
+        found = supply.draw(20, rng())
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.labels, expected.labels)

@@ -6,6 +6,7 @@ import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from mmesbnn.datasets import SeededConcatDataset, SeededInfiniteSampler
+from tests.defaults import torch_default, with_other_defaults
 
 
 def draws(count, size=5, **kwargs):
@@ -74,3 +75,10 @@ def test_datasets_with_seeds_are_taken():
 
     for dataset in (Seeded(), SeededConcatDataset([Numbers()])):
         assert SeededInfiniteSampler(dataset).size == 3
+
+
+@with_other_defaults
+def test_draws_do_not_depend_on_the_defaults_of_torch(default):
+    expected = draws(20)
+    with torch_default(default):
+        assert draws(20) == expected

@@ -28,7 +28,8 @@ def _photographs() -> tuple[list[Tensor], str]:
             return [load_photograph(name) for name in names], 'bundled photographs'
     generator = torch.Generator().manual_seed(0)
     shape = (3, 96, 96)
-    noise = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(4)]
+    options: Any = dict(generator=generator, dtype=torch.uint8, device='cpu')
+    noise = [torch.randint(256, shape, **options) for _ in range(4)]
     return noise, 'images of random noise'
 
 
@@ -51,10 +52,10 @@ def photographs(
     for photograph in found[:count]:
         image = photograph[None].float()
         images.append(F.interpolate(image, size, mode='bilinear', antialias=True))
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
     x = torch.cat(images)
+    mean, std = (
+        x.new_tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
     numbers = len(preprocessing.mean)
     if numbers not in (1, 3, channels):
         raise ExportError(

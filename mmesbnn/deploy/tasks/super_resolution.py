@@ -11,6 +11,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...models.restorers import SRDiffusion
+from ...seeded import drawn
 from ..runtime.manifest import ExportError, fitting
 from ..runtime.sampling_settings import Scheduler, SuperResolutionDecoding
 from ..runtime.steps import Preprocessing
@@ -125,7 +126,7 @@ class SuperResolutionExport(ExportTask):
     def example(self, i: int) -> tuple[Tensor, ...]:
         """Return image ``i`` as condition, noise, and a timestep somewhere in the schedule."""
         image = self.images[i : i + 1]
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(i))
+        noise = drawn(image.shape, seed=i)
         steps = len(self.decoding.scheduler.alphas_cumprod)
-        timestep = torch.tensor([float((i + 1) * steps // (len(self.images) + 1))])
+        timestep = image.new_tensor([(i + 1) * steps // (len(self.images) + 1)])
         return torch.cat([image, noise], 1), timestep

@@ -25,6 +25,7 @@ from ...checks import (
 from ...images.bicubic import resize
 from ...images.tensors import to_uint8
 from ...optional import require
+from ...seeded import drawn
 from ..building import build_part, naming
 
 #: Losses by name; each is a function of prediction and target, both (N, C, H, W).
@@ -289,6 +290,5 @@ class SRDiffusion(BaseModel):
             return self.predict(inputs, data_samples or {})
         images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
         condition = self.condition(images)
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(condition.shape, generator=generator).to(condition)
+        noise = drawn(condition.shape, self.seed).to(condition)
         return self.unet(torch.cat([condition, noise], 1), self.total_steps - 1).sample
