@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..binary.arguments import MODULE
 from ..binary.layers import binary_layers
-from ..binary.modes import inference
+from ..binary.modes import inference, plain_defaults
 from ..binary.weights import FixedWeight, RealWeight
 from ..checks import checked, optional
 from ..errors import sentence
@@ -239,6 +239,7 @@ def _check_batches(
 @checked(
     network=MODULE, examples=EXAMPLES, input_names=NAMES, output_names=optional(NAMES), opset=OPSET
 )
+@plain_defaults()  # the exporter makes constants of the default dtype and device
 def export_onnx(
     network: nn.Module,
     path: str | os.PathLike[str],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..analysis.ops import count_ops
 from ..binary.arguments import MODULE
-from ..binary.modes import inference
+from ..binary.modes import inference, plain_defaults
 from ..checks import checked, optional
 from ..errors import sentence
 from ..optional import require
@@ -106,6 +106,7 @@ def _check_count(report: QonnxReport, network: nn.Module, example: Sequence[Tens
 @checked(
     network=MODULE, examples=EXAMPLES, input_names=NAMES, output_names=optional(NAMES), opset=OPSET
 )
+@plain_defaults()
 def export_qonnx(
     network: nn.Module,
     path: str | os.PathLike[str],

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 from mmesbnn.binary import BinaryConv2d, BinaryLinear, BinaryMultiheadAttention
 from mmesbnn.deploy import ExportError, PackError
 from mmesbnn.deploy.onnx import export_onnx
+from tests.defaults import torch_default, with_other_defaults
 from tests.deploy.apart import apart
 from tests.deploy.packed.nets import Net, shaken, soft
 from tests.deploy.small_network import Moody
@@ -235,3 +236,13 @@ def test_a_network_whose_method_train_returns_nothing(tmp_path):
     model = Silent(BinaryLinear(3, 3))
     (agreement,) = export_onnx(model, tmp_path / 'x.onnx', [(torch.randn(1, 3),)])
     assert agreement.equal == 1
+
+
+@with_other_defaults
+def test_a_file_does_not_depend_on_the_defaults_of_torch(default, tmp_path):
+    model, paths = shaken(Net('scaled_sign')), [tmp_path / 'a.onnx', tmp_path / 'b.onnx']
+    examples = [(torch.randn(1, 3, 16, 16),)]
+    export_onnx(model, paths[0], examples)
+    with torch_default(default):
+        export_onnx(model, paths[1], examples)
+    assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -18,6 +18,7 @@ from mmesbnn.binary import (
 )
 from mmesbnn.deploy import ExportError, PackError
 from tests import families
+from tests.defaults import torch_default, with_other_defaults
 from tests.deploy.apart import apart
 from tests.deploy.packed.nets import Net, shaken, soft
 from tests.deploy.small_network import Moody
@@ -349,3 +350,13 @@ def test_what_does_not_agree_is_not_written(tmp_path):
     with pytest.raises(ExportError, match='qonnx disagrees with torch: output'):
         export_qonnx(Moody(), tmp_path / 'x.onnx', [(torch.randn(1, 6),)] * 3)
     assert list(tmp_path.iterdir()) == []
+
+
+@with_other_defaults
+def test_a_file_does_not_depend_on_the_defaults_of_torch(default, tmp_path):
+    model, paths = shaken(Net('scaled_sign')), [tmp_path / 'a.onnx', tmp_path / 'b.onnx']
+    examples = [(torch.randn(1, 3, 16, 16),)]
+    export_qonnx(model, paths[0], examples)
+    with torch_default(default):
+        export_qonnx(model, paths[1], examples)
+    assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ...binary.modes import plain_defaults
 from ...checks import checked, mapping, optional, positive_int, sequence
 from ...project.config import CONFIG, MODEL
 from ..runtime.manifest import ExportError
@@ -22,6 +23,7 @@ from .export_task import ExportTask, all_exports
     count=positive_int,
     dataset_meta=optional(mapping()),
 )
+@plain_defaults()  # networks for export have float32
 def make_task(
     cfg: Config,
     model: nn.Module,
