@@ -86,6 +86,22 @@ def _threshold(g: Any, x: Any, threshold: Any, value: Any) -> Any:
     return g.op('Where', g.op('Greater', x, threshold), x, value)
 
 
+def _softplus(g: Any, x: Any, beta: Any, threshold: Any) -> Any:
+    """Write ``log(1 + exp(beta x)) / beta``; torch's exporter leaves out the threshold."""
+    beta, threshold = (symbolic_helper._parse_arg(number, 'f') for number in (beta, threshold))
+    dtype = torch.onnx.JitScalarType.from_value(x).dtype()  # type: ignore[attr-defined]
+
+    def constant(number: float) -> Any:
+        return g.op('Constant', value_t=torch.tensor(number, dtype=dtype))
+
+    inner = x if beta == 1 else g.op('Mul', x, constant(beta))
+    smooth = g.op('Softplus', inner)
+    smooth = smooth if beta == 1 else g.op('Div', smooth, constant(beta))
+    if threshold >= 20:  # beyond it float32 holds no difference
+        return smooth
+    return g.op('Where', g.op('Greater', inner, constant(threshold)), x, smooth)
+
+
 def _swap_last_axes(g: Any, x: Any) -> Any:
     """Write ``x.mT``, which torch's exporter does not know."""
     order = list(range(x.type().dim()))
@@ -105,6 +121,7 @@ _SYMBOLICS: dict[str, Callable[..., Any]] = {
     'mmesbnn::binary_conv2d': _binary_conv2d,
     'mmesbnn::binary_linear': _binary_linear,
     'mmesbnn::binary_matmul': _binary_matmul,
+    'aten::softplus': _softplus,
     'aten::threshold': _threshold,
     'aten::mT': _swap_last_axes,
 }

@@ -246,3 +246,10 @@ def test_a_file_does_not_depend_on_the_defaults_of_torch(default, tmp_path):
     with torch_default(default):
         export_onnx(model, paths[1], examples)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(('beta', 'threshold'), [(1, 20), (2.5, 20), (2, 0.5), (-1.5, 1)])
+def test_softplus_has_its_slope_and_threshold(beta, threshold, tmp_path):
+    model, x = nn.Softplus(beta, threshold), torch.linspace(-9, 9, 40).view(1, 40)
+    (agreement,) = export_onnx(model, tmp_path / 'net.onnx', [(x,)])
+    assert agreement.difference < 1e-5
