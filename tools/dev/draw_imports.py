@@ -31,7 +31,7 @@ FLOORS = (
     ('cli', 'native'),
     ('config_changes', 'options'),
     ('checks', 'plain_files', 'plain_values'),
-    ('errors', 'old_forms', 'optional', 'version', 'whole_files'),
+    ('errors', 'old_forms', 'optional', 'seeded', 'version', 'whole_files'),
 )
 #: Number of floors at the bottom that all rooms use. Arrows to them are not drawn.
 GROUND = 4
