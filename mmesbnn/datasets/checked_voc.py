@@ -131,8 +131,9 @@ class CheckedVOCDataset(XMLDataset):
                 raise FileNotFoundError(2, '', str(image))
         except FileNotFoundError as error:
             raise ValueError(
+                # as a literal, because blanks and byte order marks cannot be seen
                 f'{error.filename}: no such file, but {self.ann_file} lists '
-                f'{img_info["img_id"]}{_others(image)}'
+                f'{img_info["img_id"]!a}{_others(image)}'
             ) from error
         return image_file_size(image)
 

@@ -181,13 +181,23 @@ def test_no_object_of_the_classes_is_an_error(root):
         build(root, metainfo=dict(classes=('x', 'y')))
 
 
+@pytest.mark.parametrize(
+    ('line', 'shown'), [('000002 ', "'000002 '"), ('\ufeff000001', r"'\\ufeff000001'"), ('', "''")]
+)
+def test_what_is_wrong_with_a_name_in_a_list_is_shown(root, line, shown):
+    path = root / 'VOC2007/ImageSets/Main/trainval.txt'
+    path.write_text(f'{line}\n', encoding='utf-8')
+    with pytest.raises(ValueError, match=f'no such file, but .*trainval.txt lists {shown}'):
+        build(root)
+
+
 @pytest.mark.parametrize('what', ['missing', 'truncated', 'no box', 'no number'])
 def test_annotations_that_cannot_be_read_are_named(root, what):
     path = root / 'VOC2007/Annotations/000002.xml'
     text = path.read_text()
     if what == 'missing':
         path.unlink()
-        message = '000002.xml: no such file, but .*trainval.txt lists 000002'
+        message = '000002.xml: no such file, but .*trainval.txt lists .000002.'
     else:
         text = {
             'truncated': text[:200],
