@@ -96,7 +96,7 @@ class Reader {
 
   // Lets the convolutions before the first step that writes much new memory ask for it: they are
   // bound by computing, and that step by memory.
-  void write(const Map& map) {
+  void note_written(const Map& map) {
     int64_t at = std::max(map.offset, written_), left = map.offset + map.bytes() - at, total = 0;
     written_ = std::max(written_, map.offset + map.bytes());
     if (left < kLeastAhead) return;
@@ -144,7 +144,7 @@ class Reader {
     auto step = std::make_unique<InputStep>();
     step->to = map_of(MapKind::kFloat);
     require(program_.input < 0);
-    write(step->to);
+    note_written(step->to);
     program_.input = static_cast<int>(code_[position_ - 1]);
     add(std::move(step));
   }
@@ -186,7 +186,7 @@ class Reader {
     weigh(4 * blocks * row * step->window.taps());
     step->weights = next(0, limit - blocks * row * step->window.taps());
     work(step->to.pixels(), blocks * row * step->window.taps());
-    write(step->to);
+    note_written(step->to);
     convolutions_.emplace_back(step.get(), step->to.pixels() * blocks * row * step->window.taps());
     step->zeros.assign(depth, 0.0f);
     add(std::move(step));
@@ -212,7 +212,7 @@ class Reader {
     weigh(8 * blocks_for(conv.kernels) * row);
     const int64_t weights = next(0, limit - blocks_for(conv.kernels) * row);
     work(step->to.pixels(), blocks_for(conv.kernels) * row);
-    write(step->to);
+    note_written(step->to);
     convolutions_.emplace_back(step.get(), step->to.pixels() * blocks_for(conv.kernels) * row);
     conv.weights = reinterpret_cast<const uint64_t*>(program_.data) + weights;
     conv.prepare(INT64_MAX);
@@ -227,7 +227,7 @@ class Reader {
     step->maximum = next(0, 1) != 0;
     step->count_padding = next(0, 1) != 0;
     work(step->to.pixels(), in_vectors(step->to.channels) * step->window.taps());
-    write(step->to);
+    note_written(step->to);
     add(std::move(step));
   }
 
@@ -326,7 +326,7 @@ class Reader {
     target.offset = next(0, map.channels - channels);
     next(channels, channels);
     target.at = map.offset, target.stride = map.channels;
-    write(map);
+    note_written(map);
     if (what == 3) {
       require(map.pixels() == sweep.pixels());
       target.where = op == Op::kBits ? Where::kBitMap : Where::kMap;
