@@ -26,6 +26,7 @@ bool tables_agree(const Kernels& kernels, int rounds) {
     if (!counts_agree(kernels)) return differs(kernels.name, "count");
     if (!pairs_agree(kernels)) return differs(kernels.name, "count_pairs");
     if (!nibbles_agree(kernels)) return differs(kernels.name, "count_nibbles");
+    if (!bytes_agree(kernels)) return differs(kernels.name, "multiply_bytes");
     if (!sums_agree(kernels, &Kernels::finish_integers)) return differs(kernels.name, "integers");
     if (!sums_agree(kernels, &Kernels::finish_floats)) return differs(kernels.name, "floats");
     if (!comparisons_agree(kernels)) return differs(kernels.name, "compare");
@@ -46,8 +47,11 @@ bool tables_agree(const Kernels& kernels, int rounds) {
 
 // A convolution at random.
 struct Convolution {
-  int64_t batch = 1 + up_to(1), groups = 1 + up_to(2), depth = 1 + up_to(140);
-  int64_t kernels = up_to(3) ? 1 + up_to(20) : 32, size[2], out[2];
+  // So many pixels and kernels that it is worth while to pack the weights in another form.
+  bool large = up_to(3) == 0;
+  int64_t batch = 1 + up_to(1), groups = 1 + up_to(large ? 1 : 2);
+  int64_t depth = large ? 65 + up_to(130) : 1 + up_to(140);
+  int64_t kernels = large ? 16 + up_to(24) : 1 + up_to(20), size[2], out[2];
   int32_t geometry[8];
   int pad_value = static_cast<int>(up_to(2)) - 1, threads = 1 + static_cast<int>(up_to(2));
   bool last = up_to(1);  // channels are the last axis of maps in memory
@@ -61,12 +65,12 @@ struct Convolution {
   }
 
   Convolution() {
-    const int most = up_to(3) ? 2 : 0;  // 0: a kernel of one pixel, whose gradients need no margin
+    const int most = large || up_to(3) ? 2 : 0;  // 0: a kernel of one pixel, whose gradients need no margin
     for (int i = 0; i < 2; ++i) {
       geometry[i] = 1 + static_cast<int32_t>(up_to(most)), geometry[2 + i] = 1 + up_to(most);
       geometry[4 + i] = static_cast<int32_t>(up_to(most)), geometry[6 + i] = 1 + up_to(2);
       const int64_t reach = geometry[6 + i] * (geometry[i] - 1);
-      size[i] = 1 + reach + up_to(9);
+      size[i] = 1 + reach + up_to(9) + (large ? 16 * geometry[2 + i] : 0);
       out[i] = (size[i] + 2 * geometry[4 + i] - reach - 1) / geometry[2 + i] + 1;
     }
     x = some_floats(batch * groups * depth * size[0] * size[1]);
@@ -232,7 +236,7 @@ bool network_agrees(const std::string& set, const char* path) {
 int main(int count, char** arguments) {
   chance.seed(std::strtoull(arguments[1], nullptr, 10));
   const int rounds = std::atoi(arguments[2]);
-  const Kernels* all[] = {&kAvx512, &kAvx512bw, &kAvx2, &kNeon};
+  const Kernels* all[] = {&kAmx, &kAvx512, &kAvx512bw, &kAvx2, &kNeon};
   for (const std::string& set : instruction_sets()) {
     for (const Kernels* kernels : all)
       if (set == kernels->name && !tables_agree(*kernels, rounds)) return 1;

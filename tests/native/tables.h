@@ -88,18 +88,65 @@ inline bool nibbles_agree(const Kernels& kernels) {
   return same(expected, found);
 }
 
+// Bytes of signs, and products of them in matrix registers, are those of plain loops.
+inline bool bytes_agree(const Kernels& kernels) {
+  if (kernels.multiply_bytes == nullptr) return true;
+  const int64_t count = 1 + up_to(99), words = 1 + up_to(39), strips = 1 + up_to(5);
+  const int64_t step = up_to(3);
+  const uint64_t valid = up_to(1) ? chance() : ~uint64_t{0};
+  const auto bits = some_words(count * step + 1);
+  std::vector<int8_t> bytes(count * 64), expected = bytes;
+  for (int64_t i = 0; i < count * 64; ++i)
+    if (valid >> i % 64 & 1) expected[i] = bits[i / 64 * step] >> i % 64 & 1 ? 1 : -1;
+  kernels.spread(bits.data(), step, count, valid, bytes.data());
+  if (!same(expected, bytes)) return false;
+
+  ByteProducts products{};
+  products.strips = strips, products.words = words;
+  products.halves = 1 + static_cast<int>(up_to(1));
+  const int64_t blocks = products.halves * kMatrixRows / kLanes - up_to(1);
+  const auto weights = some_words(blocks * words * kLanes);
+  std::vector<uint64_t> matrices(products.halves * words * kMatrixRows);
+  write_matrices(weights.data(), 1, words, blocks, matrices.data());
+  const int64_t pixels = strips * kMatrixRows, apart = up_to(999);
+  bytes.resize(pixels * 64 + apart);
+  for (int8_t& byte : bytes) byte = static_cast<int8_t>(up_to(2) - 1);
+  std::vector<int64_t> steps(words);
+  for (int64_t& step_to : steps) step_to = up_to(apart);
+  products.x = bytes.data(), products.steps = steps.data(), products.weights = matrices.data();
+  std::vector<int32_t> found(pixels * kMatrixLanes, 7), sums = found;
+  for (int64_t p = 0; p < pixels; ++p)
+    for (int64_t o = 0; o < products.halves * kMatrixRows; ++o) {
+      int32_t& sum = sums[p * kMatrixLanes + o] = 0;
+      for (int64_t i = 0; i < words * 64; ++i) {
+        const int64_t at = (o / kLanes * words + i / 64) * kLanes + o % kLanes;
+        const int32_t byte = bytes[p * 64 + steps[i / 64] + i % 64];
+        sum += o / kLanes < blocks && (weights[at] >> i % 64 & 1) ? -byte : byte;
+      }
+    }
+  products.out = found.data();
+  kernels.multiply_bytes(products);
+  return same(sums, found);
+}
+
 template <class E>
-bool sums_agree(const Kernels& kernels, void (*Kernels::*finish)(const int32_t*, const int32_t*,
-                                                                 int32_t, int, E*)) {
-  const int count = 1 + static_cast<int>(up_to(99)), total = static_cast<int>(up_to(9000));
-  std::vector<int32_t> differing(count), wrong(count);
-  for (int32_t& value : differing) value = static_cast<int32_t>(up_to(9000));
-  for (int32_t& value : wrong) value = static_cast<int32_t>(up_to(2000)) - 1000;
-  const int32_t* padded = up_to(1) ? wrong.data() : nullptr;
-  std::vector<E> expected(count + 1, E{7}), found = expected;
-  for (int i = 0; i < count; ++i)
-    expected[i] = static_cast<E>(total - 2 * differing[i] - (padded ? padded[i] : 0));
-  (kernels.*finish)(differing.data(), padded, total, count, found.data());
+bool sums_agree(const Kernels& kernels,
+                void (*Kernels::*finish)(const Sums&, int64_t, int64_t, E*)) {
+  const int64_t pixels = 1 + up_to(5), count = up_to(1) ? kMatrixLanes : 1 + up_to(99);
+  const int64_t lanes = count + up_to(2), step = count + up_to(2);
+  std::vector<int32_t> counts(pixels * lanes), wrong(pixels * lanes);
+  for (int32_t& value : counts) value = static_cast<int32_t>(up_to(18000) - 9000);
+  for (int32_t& value : wrong) value = static_cast<int32_t>(up_to(2000) - 1000);
+  Sums sums{counts.data(), up_to(1) ? wrong.data() : nullptr, lanes, 0, 0, 0, count};
+  sums.total = static_cast<int32_t>(up_to(9000)), sums.shift = static_cast<int>(up_to(1));
+  std::vector<E> expected(pixels * step, E{7}), found = expected;
+  for (int64_t p = 0; p < pixels; ++p)
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = p * lanes + i;
+      const int32_t sum = sums.total - counts[at] * (1 + sums.shift);
+      expected[p * step + i] = static_cast<E>(sum - (sums.wrong ? wrong[at] : 0));
+    }
+  (kernels.*finish)(sums, pixels, step, found.data());
   return same(expected, found);
 }
 

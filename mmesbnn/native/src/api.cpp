@@ -8,7 +8,7 @@
 
 #include "api.h"
 #include "arguments.h"
-#include "binary_conv.h"
+#include "byte_conv.h"
 #include "transpose.h"
 
 using mmesbnn::Kernels;
@@ -250,16 +250,16 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
       mmesbnn::strides_of(groups * kernels_per_group, pixels, channels_last != 0);
   const auto store = [&](int64_t image, int64_t group, int64_t begin, int count,
                          const mmesbnn::Sums& found) {
-    const int64_t channel = group * kernels_per_group;
+    const int64_t channel = group * kernels_per_group + found.first;
     const int64_t first =
         image * strides.image + channel * strides.channel + begin * strides.pixel;
     // Calls f(p, o, place) in the order of memory.
     const auto each = [&](auto f) {
       if (channels_last)
         for (int p = 0; p < count; ++p)
-          for (int64_t o = 0; o < kernels_per_group; ++o) f(p, o, first + p * strides.pixel + o);
+          for (int64_t o = 0; o < found.kernels; ++o) f(p, o, first + p * strides.pixel + o);
       else
-        for (int64_t o = 0; o < kernels_per_group; ++o)
+        for (int64_t o = 0; o < found.kernels; ++o)
           for (int p = 0; p < count; ++p) f(p, o, first + o * strides.channel + p);
     };
     if (sums)
@@ -269,7 +269,7 @@ API int mmesbnn_convolve(const uint64_t* x, int64_t batch, int64_t height, int64
         out[at] = scales[channel + o] * static_cast<float>(found(p, o));
       });
   };
-  return mmesbnn::convolve_bits(conv, x, batch, threads, store) ? kOk : kNoMemory;
+  return mmesbnn::convolve(conv, x, batch, threads, store) ? kOk : kNoMemory;
 }
 
 // out[i, c, p] = scales[c] sums[i, c, p], the result of mmesbnn_convolve from its sums.

@@ -247,7 +247,7 @@ END_TARGET
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2", supported, count, nullptr, count_nibbles, compare,
+    "avx2", supported, count, nullptr, count_nibbles, nullptr, nullptr, compare,
 #include "shared_entries.inc"
 };
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "amx.h"
 #include "avx512bw.h"
 #include "kernels.h"
 #include "target.h"
@@ -24,6 +25,8 @@ bool has_vectors() {
 }
 
 bool has_popcount() { return has_vectors() && __builtin_cpu_supports("avx512vpopcntdq"); }
+
+bool has_matrices() { return has_popcount() && may_use_amx(); }
 
 TARGET inline __m512i in_all_lanes(uint64_t word) {
   return _mm512_set1_epi64(static_cast<long long>(word));
@@ -216,12 +219,16 @@ END_TARGET
 
 }  // namespace
 
+const Kernels kAmx = {
+    "amx", has_matrices, count, count_pairs, nullptr, spread, multiply_bytes, compare,
+#include "shared_entries.inc"
+};
 const Kernels kAvx512 = {
-    "avx512", has_popcount, count, count_pairs, nullptr, compare,
+    "avx512", has_popcount, count, count_pairs, nullptr, nullptr, nullptr, compare,
 #include "shared_entries.inc"
 };
 const Kernels kAvx512bw = {
-    "avx512bw", has_vectors, count_by_bytes, nullptr, count_nibbles, compare,
+    "avx512bw", has_vectors, count_by_bytes, nullptr, count_nibbles, nullptr, nullptr, compare,
 #include "shared_entries.inc"
 };
 
@@ -230,6 +237,7 @@ const Kernels kAvx512bw = {
 #else
 
 namespace mmesbnn {
+const Kernels kAmx = {"amx", [] { return false; }};
 const Kernels kAvx512 = {"avx512", [] { return false; }};
 const Kernels kAvx512bw = {"avx512bw", [] { return false; }};
 }  // namespace mmesbnn

@@ -8,12 +8,15 @@
 #include <new>
 #include <vector>
 
+#include "bands.h"
 #include "kernels.h"
 #include "pool.h"
+#include "window.h"
 
 namespace mmesbnn {
 
-// Allocates memory that begins at a cache line, so that no vector lies in two.
+// Allocates memory that begins at a cache line, so that no vector lies in two. resize() writes no
+// zeros to it.
 template <class T>
 struct LineAllocator {
   using value_type = T;
@@ -24,6 +27,14 @@ struct LineAllocator {
     return static_cast<T*>(::operator new(count * sizeof(T), kLine));
   }
   void deallocate(T* at, size_t) { ::operator delete(at, kLine); }
+  template <class U>
+  void construct(U* at) {
+    ::new (static_cast<void*>(at)) U;  // not 0
+  }
+  template <class U, class... Args>
+  void construct(U* at, Args&&... args) {
+    ::new (static_cast<void*>(at)) U(std::forward<Args>(args)...);
+  }
   friend bool operator==(LineAllocator, LineAllocator) { return true; }
   friend bool operator!=(LineAllocator, LineAllocator) { return false; }
 
@@ -37,57 +48,6 @@ using Lines = std::vector<T, LineAllocator<T>>;
 inline int64_t words_for(int64_t entries) { return (entries + 63) / 64; }
 
 inline int64_t blocks_for(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
-
-// Geometry of a convolution; pairs are (vertical, horizontal), padding is above and to the left.
-struct Window {
-  int32_t kernel[2], stride[2], padding[2], dilation[2];
-
-  int64_t taps() const { return int64_t{kernel[0]} * kernel[1]; }
-
-  // Whether each output pixel is computed from the input pixel at its place.
-  bool is_pointwise() const {
-    return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
-  }
-};
-
-// Where the windows of pixels begin, pixel by pixel; a division for each would take too long.
-struct Corners {
-  const Window& window;
-  int64_t width, y, x;
-
-  Corners(const Window& window, int64_t width, int64_t pixel)
-      : window(window), width(width), y(pixel / width), x(pixel % width) {}
-  int64_t top() const { return y * window.stride[0] - window.padding[0]; }
-  int64_t left() const { return x * window.stride[1] - window.padding[1]; }
-  void next() { skip(1); }
-
-  // Goes on by some pixels that lie in the same row as this one.
-  void skip(int64_t pixels) {
-    if ((x += pixels) == width) x = 0, ++y;
-  }
-};
-
-// Pixels along an axis whose windows lie inside the map.
-struct Inside {
-  int64_t first, end;
-
-  Inside(const Window& w, int axis, int64_t size)
-      : first((int64_t{w.padding[axis]} + w.stride[axis] - 1) / w.stride[axis]) {
-    const int64_t room =
-        size - 1 - int64_t{w.dilation[axis]} * (w.kernel[axis] - 1) + w.padding[axis];
-    end = room < 0 ? 0 : room / w.stride[axis] + 1;
-  }
-  bool has(int64_t pixel) const { return pixel >= first && pixel < end; }
-};
-
-// Pixels whose windows have no padded pixel, in a map of this size.
-struct Interior {
-  Inside down, across;
-
-  Interior(const Window& w, int64_t height, int64_t width)
-      : down(w, 0, height), across(w, 1, width) {}
-  bool has(const Corners& at) const { return down.has(at.y) && across.has(at.x); }
-};
 
 // Rows that are shorter than this are counted word by word.
 constexpr int64_t kLeastForPairs = 64;
@@ -128,6 +88,7 @@ struct BinaryConv {
   std::vector<uint64_t> ones;
   Lines<uint64_t> pairs;              // the weights for count_pairs; may be empty
   Lines<uint8_t> nibbles;             // the weights for count_nibbles; may be empty
+  Lines<uint64_t> matrices;           // the weights for multiply_bytes; may be empty
 
   int64_t words() const { return words_for(channels); }
   int64_t lanes() const { return blocks_for(kernels) * kLanes; }
@@ -135,12 +96,15 @@ struct BinaryConv {
   // Groups of kNibbleLanes kernels; the others are left to `count`.
   int64_t nibble_groups() const { return kernels / kNibbleLanes; }
 
+  Bands bands() const { return {window, out_height, out_width, words()}; }
+
   // To be called once, after the other members are set; may throw std::bad_alloc. `pixels` is
   // the number of output pixels that it will be used for.
   void prepare(int64_t pixels) {
     const int64_t taps = window.taps(), words = this->words(), lanes = this->lanes();
     ones.assign(words, ~uint64_t{0});
     if (channels % 64) ones.back() = (uint64_t{1} << (channels % 64)) - 1;
+    prepare_matrices(pixels);
     prepare_pairs();
     prepare_nibbles(pixels);
     excess.clear();
@@ -161,10 +125,23 @@ struct BinaryConv {
   }
 
  private:
+  void prepare_matrices(int64_t pixels) {
+    const int64_t row = window.taps() * words(), halves = halves_for(kernels);
+    matrices.clear();
+    if (chosen_kernels().multiply_bytes == nullptr || pixels < kLeastPixelsForMatrices ||
+        row < kLeastWordsForMatrices || kernels < kMatrixRows || !bands().fit())
+      return;
+    matrices.resize(groups * halves * row * kMatrixRows);
+    for (int64_t group = 0; group < groups; ++group)
+      write_matrices(weights + group * blocks_for(kernels) * row * kLanes, window.taps(), words(),
+                     blocks_for(kernels), &matrices[group * halves * row * kMatrixRows]);
+  }
+
   void prepare_pairs() {
     const int64_t row = window.taps() * words();
     pairs.clear();
-    if (chosen_kernels().count_pairs == nullptr || row < kLeastForPairs) return;
+    if (chosen_kernels().count_pairs == nullptr || row < kLeastForPairs || !matrices.empty())
+      return;
     pairs.resize(groups * blocks_for(kernels) * row * kLanes);
     for (int64_t block = 0; block < groups * blocks_for(kernels); ++block)
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -183,20 +160,6 @@ struct BinaryConv {
     for (int64_t group = 0; group < groups; ++group)
       write_nibbles(weights + group * blocks * row * kLanes, row, nibble_groups(),
                     nibbles.data() + group * nibble_groups() * row * 16 * kNibbleLanes);
-  }
-};
-
-// What one piece of a convolution has counted, for some pixels.
-struct Sums {
-  const int32_t* differing;  // (pixels, lanes)
-  const int32_t* wrong;      // what padded pixels add although they should not, or null
-  int64_t lanes;
-  int32_t total;
-
-  // The sum of sign * sign of kernel o at pixel p.
-  int32_t operator()(int64_t p, int64_t o) const {
-    const int64_t at = p * lanes + o;
-    return total - 2 * differing[at] - (wrong ? wrong[at] : 0);
   }
 };
 
@@ -285,8 +248,8 @@ struct Gathering {
   }
 };
 
-// Calls store(image, group, begin, count, sums) with the sums of pixels from `begin` on. Returns
-// false if there is not enough memory.
+// Calls store(image, group, begin, count, sums) with the sums of pixels from `begin` on, by words.
+// Returns false if there is not enough memory.
 template <class Store>
 bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads,
                    Store store) {
@@ -347,7 +310,7 @@ bool convolve_bits(const BinaryConv& conv, const uint64_t* x, int64_t batch, int
           }
         }
         store(image, group, begin, count,
-              Sums{sums.get(), corrects ? wrong.get() : nullptr, lanes, total});
+              Sums{sums.get(), corrects ? wrong.get() : nullptr, lanes, total, 1, 0, conv.kernels});
       }
     }
   });

@@ -11,8 +11,8 @@ using namespace mmesbnn::status;
 namespace {
 
 // Fastest first.
-const Kernels* const kAll[] = {&mmesbnn::kAvx512, &mmesbnn::kAvx512bw, &mmesbnn::kAvx2,
-                               &mmesbnn::kNeon, &mmesbnn::kPortable};
+const Kernels* const kAll[] = {&mmesbnn::kAmx,  &mmesbnn::kAvx512, &mmesbnn::kAvx512bw,
+                               &mmesbnn::kAvx2, &mmesbnn::kNeon,   &mmesbnn::kPortable};
 std::atomic<const Kernels*> chosen{nullptr};
 
 }  // namespace

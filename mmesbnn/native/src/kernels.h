@@ -15,6 +15,10 @@ constexpr int kLanes = 8;
 constexpr int kRealLanes = 16;
 // Output channels of a group whose weights are packed for count_nibbles.
 constexpr int kNibbleLanes = 32;
+// Rows of a matrix register, and its columns of 32 bits.
+constexpr int kMatrixRows = 16;
+// Output channels whose products are made at a time in matrix registers.
+constexpr int kMatrixLanes = 2 * kMatrixRows;
 // Pixels that a real-valued convolution computes at a time, each in a register of its own.
 constexpr int kRealPixels = 8;
 // Pixels that a sweep computes at a time.
@@ -123,6 +127,35 @@ struct RealTile {
   int64_t step;          // floats from a pixel's results to the next one's
 };
 
+// What a piece of a binary convolution has counted, for some pixels and kernels of a group. A sum
+// of sign * sign is total - (counts << shift) - wrong.
+struct Sums {
+  const int32_t* counts;  // (pixels, lanes): differing bits (shift 1), or negated sums (shift 0)
+  const int32_t* wrong;   // (pixels, lanes): what padded pixels add but should not; or null
+  int64_t lanes;
+  int32_t total;
+  int shift;
+  int64_t first, kernels;  // those of the group that are counted
+
+  int32_t operator()(int64_t p, int64_t o) const {
+    const int64_t at = p * lanes + o;
+    const auto more = static_cast<int32_t>(static_cast<uint32_t>(counts[at]) << shift);
+    return total - more - (wrong ? wrong[at] : 0);
+  }
+};
+
+// Sums of products of signs as bytes, in matrix registers. A strip is kMatrixRows pixels side by
+// side, of 64 bytes each.
+struct ByteProducts {
+  const int8_t* x;          // the first word of the first pixel's window
+  int64_t strips;
+  const int64_t* steps;     // (words): bytes from there to each word of the window
+  int64_t words;
+  const uint64_t* weights;  // (halves, words, kMatrixRows), see write_matrices()
+  int halves;               // groups of kMatrixRows kernels, 1 or 2
+  int32_t* out;             // (strips, kMatrixRows, kMatrixLanes): the negated sums
+};
+
 // Sums of products of real numbers and signs, kSumLanes of them side by side. A term is four
 // numbers for each lane. Its table holds the 16 sums of them with all signs; the first number has
 // the lowest bit. So an addition does the work of four multiplications and four additions.
@@ -225,14 +258,18 @@ struct Kernels {
   // Weights are packed [group][word][nibble][lane], a byte each. Null: there is none.
   void (*count_nibbles)(const uint64_t* x, size_t row_stride, int rows, const uint8_t* weights,
                         int words, int groups, int32_t* out, size_t out_stride) = nullptr;
+  // Writes a byte for each bit of `count` words that are `step` apart: 1 or -1, and 0 for a bit
+  // that is not in `valid`. Null, like multiply_bytes: there are no matrix registers.
+  void (*spread)(const uint64_t* words, int64_t step, int64_t count, uint64_t valid,
+                 int8_t* out) = nullptr;
+  // Writes the sums of ByteProducts.
+  void (*multiply_bytes)(const ByteProducts& products) = nullptr;
   // Bit i is x[i] > threshold, for i < count <= 64. Adds to `found` kOther if an entry is neither
   // -1 nor 1, and kNaN if one is NaN.
   uint64_t (*compare)(const float* x, int count, float threshold, int* found) = nullptr;
-  // to[i] = total - 2 differing[i] - wrong[i], for i < count; wrong may be null.
-  void (*finish_integers)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
-                          int16_t* to) = nullptr;
-  void (*finish_floats)(const int32_t* differing, const int32_t* wrong, int32_t total, int count,
-                        float* to) = nullptr;
+  // Writes the sums of a piece; `step` is the distance between pixels.
+  void (*finish_integers)(const Sums& sums, int64_t pixels, int64_t step, int16_t* to) = nullptr;
+  void (*finish_floats)(const Sums& sums, int64_t pixels, int64_t step, float* to) = nullptr;
   void (*run)(const Block& block) = nullptr;
   void (*convolve)(RealTile& tile) = nullptr;
   // Writes the table of a term.
@@ -315,6 +352,7 @@ struct Kernels {
 };
 
 extern const Kernels kPortable;
+extern const Kernels kAmx;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const Kernels kAvx512bw;

@@ -84,7 +84,7 @@ inline V widen(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
 }  // namespace
 
 const Kernels kNeon = {
-    "neon", always, count, nullptr, nullptr, compare,
+    "neon", always, count, nullptr, nullptr, nullptr, nullptr, compare,
 #include "shared_entries.inc"
 };
 

@@ -101,7 +101,7 @@ inline unsigned above(V a, V b) {
 }  // namespace
 
 const Kernels kPortable = {
-    "portable", always, count, nullptr, nullptr, compare,
+    "portable", always, count, nullptr, nullptr, nullptr, nullptr, compare,
 #include "shared_entries.inc"
 };
 

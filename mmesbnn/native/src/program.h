@@ -46,10 +46,10 @@ struct Step {
   virtual bool run(const Run& run) const = 0;
 
  protected:
-  // Asks for the share of an item of `ahead`, which comes while the step computes.
-  void ask_ahead(const Run& run, int64_t item, int64_t items) const {
-    const int64_t lines = ahead.count / kLine, first = lines * item / items;
-    const int64_t count = lines * (item + 1) / items - first;
+  // Asks for the share of some items of `ahead`, which comes while the step computes.
+  void ask_ahead(const Run& run, int64_t begin, int64_t end, int64_t items) const {
+    const int64_t lines = ahead.count / kLine, first = lines * begin / items;
+    const int64_t count = lines * end / items - first;
     fetch(run.memory + ahead.at + first * kLine, kLine, static_cast<int>(count));
   }
 

@@ -96,7 +96,7 @@ bool RealConvStep::run(const Run& run) const {
     }
     float spare[kRealPixels * 2 * kRealLanes];
     for (int64_t item = first; item < last; ++item) {
-      ask_ahead(run, item, tiles * parts);
+      ask_ahead(run, item, item + 1, tiles * parts);
       const int64_t begin = item / parts * kRealPixels;
       const int count = static_cast<int>(std::min<int64_t>(kRealPixels, pixels - begin));
       const int64_t from_block = parts == 1 ? 0 : item % parts;
@@ -131,25 +131,17 @@ bool RealConvStep::run(const Run& run) const {
 bool BinaryConvStep::run(const Run& run) const {
   const uint64_t* bits = reinterpret_cast<const uint64_t*>(run.memory + from.offset);
   const Kernels& use = chosen_kernels();
-  const auto convolve = [&](auto* map, auto finish) {
-    return convolve_bits(
-        conv, bits, 1, run.threads,
-        [&](int64_t, int64_t, int64_t begin, int count, const Sums& sums) {
-          ask_ahead(run, begin / kRows, (to.pixels() + kRows - 1) / kRows);
-          auto* target = map + begin * to.channels + at;
-          if (conv.kernels == sums.lanes && conv.kernels == to.channels)  // without gaps
-            return finish(sums.differing, sums.wrong, sums.total,
-                          static_cast<int>(count * sums.lanes), target);
-          for (int p = 0; p < count; ++p, target += to.channels)
-            finish(sums.differing + p * sums.lanes,
-                   sums.wrong ? sums.wrong + p * sums.lanes : nullptr, sums.total,
-                   static_cast<int>(conv.kernels), target);
-        });
+  const auto convolve_to = [&](auto* map, auto finish) {
+    return convolve(conv, bits, 1, run.threads,
+                    [&](int64_t, int64_t, int64_t begin, int count, const Sums& sums) {
+                      if (sums.first == 0) ask_ahead(run, begin, begin + count, to.pixels());
+                      finish(sums, count, to.channels, map + begin * to.channels + at + sums.first);
+                    });
   };
   char* map = run.memory + to.offset;
   return to.kind == MapKind::kInt16
-             ? convolve(reinterpret_cast<int16_t*>(map), use.finish_integers)
-             : convolve(reinterpret_cast<float*>(map), use.finish_floats);
+             ? convolve_to(reinterpret_cast<int16_t*>(map), use.finish_integers)
+             : convolve_to(reinterpret_cast<float*>(map), use.finish_floats);
 }
 
 bool PoolStep::run(const Run& run) const {

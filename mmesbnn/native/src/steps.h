@@ -1,6 +1,7 @@
 // The steps of a program; a Reader has checked their numbers.
 #pragma once
 
+#include "byte_conv.h"
 #include "program.h"
 
 namespace mmesbnn {

@@ -61,10 +61,10 @@ def instruction_sets(avx2: bool = False) -> list[str]:
     """Return the instruction sets of the native kernels on this processor, fastest first.
 
     Args:
-        avx2: If true, without AVX-512. Default False.
+        avx2: If true, without AVX-512 and AMX. Default False.
     """
     names = native.instruction_sets() if native.available() else []
-    return [name for name in names if not (avx2 and name.startswith('avx512'))]
+    return [name for name in names if not (avx2 and name.startswith(('amx', 'avx512')))]
 
 
 def native_forms(avx2: bool = False) -> dict[str, str]:
