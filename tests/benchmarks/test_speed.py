@@ -53,14 +53,15 @@ def test_contenders_take_turns_and_run_three_times_or_for_the_given_time():
 
 @pytest.mark.skipif(not native.available(), reason='needs the native library')
 def test_each_instruction_set_is_a_contender(monkeypatch):
-    monkeypatch.setattr(native, 'instruction_sets', lambda: ['avx512', 'avx2', 'portable'])
-    forms = {'native 1-bit': 'avx512', 'native 1-bit, avx2': 'avx2'}
+    monkeypatch.setattr(native, 'instruction_sets', lambda: ['amx', 'avx512', 'avx2', 'portable'])
+    forms = {'native 1-bit': 'amx', 'native 1-bit, avx512': 'avx512', 'native 1-bit, avx2': 'avx2'}
     assert names.native_forms() == {**forms, 'native 1-bit, portable': 'portable'}
     assert names.native_forms(avx2=True) == {
         'native 1-bit': 'avx2',
         'native 1-bit, portable': 'portable',
     }
     assert set(names.contenders()) - set(names.contenders(avx2=True)) == {
+        'native 1-bit, avx512',
         'native 1-bit, avx2',
         names.ONNX,
     }

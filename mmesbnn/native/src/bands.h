@@ -20,7 +20,7 @@ namespace mmesbnn {
 constexpr int64_t kBandPixels = 800;
 // Bytes of a band's windows, which should fit in the second cache.
 constexpr int64_t kMostBandBytes = int64_t{1} << 20;
-// Windows that have fewer words are counted faster than they are spread.
+// Windows that have fewer words, or one pixel, are counted as fast as they are spread.
 constexpr int64_t kLeastWordsForMatrices = 8;
 // Packing weights takes as long as multiplying them with this number of pixels.
 constexpr int64_t kLeastPixelsForMatrices = 256;

@@ -129,7 +129,8 @@ struct BinaryConv {
     const int64_t row = window.taps() * words(), halves = halves_for(kernels);
     matrices.clear();
     if (chosen_kernels().multiply_bytes == nullptr || pixels < kLeastPixelsForMatrices ||
-        row < kLeastWordsForMatrices || kernels < kMatrixRows || !bands().fit())
+        row < kLeastWordsForMatrices || window.taps() == 1 || kernels < kMatrixRows ||
+        !bands().fit())
       return;
     matrices.resize(groups * halves * row * kMatrixRows);
     for (int64_t group = 0; group < groups; ++group)
