@@ -65,7 +65,8 @@ struct Convolution {
   }
 
   Convolution() {
-    const int most = large || up_to(3) ? 2 : 0;  // 0: a kernel of one pixel, whose gradients need no margin
+    // 0: a kernel of one pixel, whose gradients need no margin
+    const int most = large || up_to(3) ? 2 : 0;
     for (int i = 0; i < 2; ++i) {
       geometry[i] = 1 + static_cast<int32_t>(up_to(most)), geometry[2 + i] = 1 + up_to(most);
       geometry[4 + i] = static_cast<int32_t>(up_to(most)), geometry[6 + i] = 1 + up_to(2);
@@ -236,6 +237,11 @@ bool network_agrees(const std::string& set, const char* path) {
 int main(int count, char** arguments) {
   chance.seed(std::strtoull(arguments[1], nullptr, 10));
   const int rounds = std::atoi(arguments[2]);
+  for (int i = 0; i < rounds / 10; ++i)
+    if (!bands_agree()) {
+      differs("plain loops", "a convolution by bands");
+      return 1;
+    }
   const Kernels* all[] = {&kAmx, &kAvx512, &kAvx512bw, &kAvx2, &kNeon};
   for (const std::string& set : instruction_sets()) {
     for (const Kernels* kernels : all)

@@ -46,11 +46,14 @@ TARGET void spread_weights(const uint64_t* words, int64_t rows, int8_t* to) {
     _mm512_store_si512(to + i * kRowBytes, _mm512_mask_blend_epi8(words[i], plus, minus));
 }
 
-// Adds the products of some words to the sums of one or two strips.
+// Adds the products of some words to the sums of a strip, or of two.
 template <bool kTwoStrips, bool kTwoHalves>
-TARGET_MATRICES inline void add_products(const ByteProducts& p, const int8_t* x, const int8_t* y,
-                                         int32_t* of_x, int32_t* of_y, int64_t begin, int64_t end,
-                                         const int8_t* weights, const int8_t* others) {
+TARGET_MATRICES inline void add_products(const ByteProducts& p, int64_t strip, int64_t begin,
+                                         int64_t end, const int8_t* weights,
+                                         const int8_t* others) {
+  const int8_t *const x = p.x + strip * kMatrixBytes, *const y = x + kMatrixBytes;
+  int32_t* const of_x = p.out + strip * kMatrixRows * kMatrixLanes;
+  int32_t* const of_y = of_x + kMatrixRows * kMatrixLanes;
   if (begin == 0) {
     _tile_zero(0);
     if constexpr (kTwoHalves) _tile_zero(1);
@@ -94,15 +97,11 @@ void multiply(const ByteProducts& p) {
     spread_weights(weights, (end - begin) * kMatrixRows, bytes);
     if (kTwoHalves)
       spread_weights(weights + p.words * kMatrixRows, (end - begin) * kMatrixRows, others);
-    const int64_t size = kMatrixRows * kMatrixLanes;
     int64_t strip = 0;
     for (; strip + 2 <= p.strips; strip += 2)
-      add_products<true, kTwoHalves>(p, p.x + strip * kMatrixBytes, p.x + (strip + 1) * kMatrixBytes,
-                                     p.out + strip * size, p.out + (strip + 1) * size, begin, end,
-                                     bytes, others);
+      add_products<true, kTwoHalves>(p, strip, begin, end, bytes, others);
     if (strip < p.strips)
-      add_products<false, kTwoHalves>(p, p.x + strip * kMatrixBytes, nullptr, p.out + strip * size,
-                                      nullptr, begin, end, bytes, others);
+      add_products<false, kTwoHalves>(p, strip, begin, end, bytes, others);
   }
 }
 

@@ -124,18 +124,24 @@ struct BinaryConv {
       }
   }
 
+  void pack_matrices() {
+    const int64_t taps = window.taps(), blocks = blocks_for(kernels);
+    const int64_t size = halves_for(kernels) * taps * words() * kMatrixRows;
+    matrices.resize(groups * size);
+    for (int64_t group = 0; group < groups; ++group)
+      write_matrices(weights + group * blocks * taps * words() * kLanes, taps, words(), blocks,
+                     &matrices[group * size]);
+  }
+
  private:
   void prepare_matrices(int64_t pixels) {
-    const int64_t row = window.taps() * words(), halves = halves_for(kernels);
+    const int64_t row = window.taps() * words();
     matrices.clear();
     if (chosen_kernels().multiply_bytes == nullptr || pixels < kLeastPixelsForMatrices ||
         row < kLeastWordsForMatrices || window.taps() == 1 || kernels < kMatrixRows ||
         !bands().fit())
       return;
-    matrices.resize(groups * halves * row * kMatrixRows);
-    for (int64_t group = 0; group < groups; ++group)
-      write_matrices(weights + group * blocks_for(kernels) * row * kLanes, window.taps(), words(),
-                     blocks_for(kernels), &matrices[group * halves * row * kMatrixRows]);
+    pack_matrices();
   }
 
   void prepare_pairs() {

@@ -9,8 +9,8 @@ namespace mmesbnn {
 class BandWork {
  public:
   // May throw std::bad_alloc.
-  BandWork(const BinaryConv& conv, const Bands& bands)
-      : conv_(conv), bands_(bands), steps_(bands.steps()), bytes_(bands.bytes()),
+  BandWork(const BinaryConv& conv, const Bands& bands, const Kernels& use)
+      : conv_(conv), bands_(bands), use_(use), steps_(bands.steps()), bytes_(bands.bytes()),
         sums_(bands.strips_of(bands.rows) * kMatrixRows * kMatrixLanes) {}
 
   // Writes the windows of a band of a group of an image as bytes.
@@ -35,7 +35,7 @@ class BandWork {
     products.steps = steps_.data(), products.words = row;
     products.weights = &conv_.matrices[at];
     products.halves = half + 1 < halves ? 2 : 1, products.out = sums_.data();
-    chosen_kernels().multiply_bytes(products);
+    use_.multiply_bytes(products);
     return {sums_.data(), nullptr, kMatrixLanes, 0, 0, first,
             std::min<int64_t>(kMatrixLanes, conv_.kernels - first)};
   }
@@ -43,6 +43,7 @@ class BandWork {
  private:
   const BinaryConv& conv_;
   const Bands& bands_;
+  const Kernels& use_;
   const std::vector<int64_t> steps_;
   Lines<int8_t> bytes_;
   Lines<int32_t> sums_;
@@ -67,28 +68,28 @@ class BandWork {
     const uint64_t valid = conv_.ones[word];
     spread_padding(valid, begin, to);
     if (begin < end)
-      chosen_kernels().spread(x + (y * conv_.width + begin * across - before) * pixel,
-                              pixel * across, end - begin, valid, to + begin * 64);
+      use_.spread(x + (y * conv_.width + begin * across - before) * pixel, pixel * across,
+                  end - begin, valid, to + begin * 64);
     spread_padding(valid, all - end, to + end * 64);
   }
 
   void spread_padding(uint64_t valid, int64_t count, int8_t* to) const {
     const uint64_t bits = conv_.pad_value > 0 ? valid : 0;
-    chosen_kernels().spread(&bits, 0, count, conv_.pad_value == 0 ? 0 : valid, to);
+    use_.spread(&bits, 0, count, conv_.pad_value == 0 ? 0 : valid, to);
   }
 };
 
 // Like convolve_bits(), and kMatrixLanes kernels at a time.
 template <class Store>
-bool convolve_bytes(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads,
-                    Store store) {
+bool convolve_bytes(const BinaryConv& conv, const Kernels& use, const uint64_t* x, int64_t batch,
+                    int threads, Store store) {
   const Bands bands = conv.bands();
   const int64_t parts = (conv.kernels + kMatrixLanes - 1) / kMatrixLanes;
   const int64_t image_words = conv.height * conv.width * conv.groups * conv.words();
   std::atomic<bool> full{false};
   parallel(batch * conv.groups * bands.count() * parts, threads, [&](int64_t first, int64_t last) {
     try {
-      BandWork work(conv, bands);
+      BandWork work(conv, bands, use);
       for (int64_t item = first; item < last; ++item) {
         const int64_t band = item / parts % bands.count();
         const int64_t outer = item / parts / bands.count();
@@ -113,8 +114,9 @@ bool convolve_bytes(const BinaryConv& conv, const uint64_t* x, int64_t batch, in
 // In the way that is the fastest of those for which the convolution was prepared.
 template <class Store>
 bool convolve(const BinaryConv& conv, const uint64_t* x, int64_t batch, int threads, Store store) {
-  return !conv.matrices.empty() && chosen_kernels().multiply_bytes != nullptr
-             ? convolve_bytes(conv, x, batch, threads, store)
+  const Kernels& use = chosen_kernels();
+  return !conv.matrices.empty() && use.multiply_bytes != nullptr
+             ? convolve_bytes(conv, use, x, batch, threads, store)
              : convolve_bits(conv, x, batch, threads, store);
 }
 
