@@ -48,9 +48,9 @@ struct ConvSizes {
       if (window.kernel[i] < 1 || window.stride[i] < 1 || window.padding[i] < 0 ||
           window.dilation[i] < 1)
         return false;
-      const int64_t reach = (i == 0 ? height : width) + 2 * int64_t{window.padding[i]} -
-                            int64_t{window.dilation[i]} * (window.kernel[i] - 1) - 1;
-      const int64_t expected = reach < 0 ? 0 : reach / window.stride[i] + 1;
+      const int64_t room = (i == 0 ? height : width) + 2 * int64_t{window.padding[i]} -
+                           window.reach(i) - 1;
+      const int64_t expected = room < 0 ? 0 : room / window.stride[i] + 1;
       if (expected != (i == 0 ? out_height : out_width) || expected == 0) return false;
     }
     const int64_t taps = product({window.kernel[0], window.kernel[1]});

@@ -37,7 +37,7 @@ struct Bands {
     const int64_t most = std::max<int64_t>(1, kBandPixels / width);
     const int64_t bands = (height + most - 1) / most;
     rows = (height + bands - 1) / bands;
-    columns = width + reach(1) / window.stride[1];
+    columns = width + window.reach(1) / window.stride[1];
   }
 
   int64_t count() const { return (height + rows - 1) / rows; }
@@ -46,13 +46,9 @@ struct Bands {
     return ((rows - 1) * columns + width + kMatrixRows - 1) / kMatrixRows;
   }
 
-  // Rows or columns from the first pixel of a window to the last one.
-  int64_t reach(int axis) const {
-    return int64_t{window.dilation[axis]} * (window.kernel[axis] - 1);
-  }
   int64_t phases() const { return int64_t{window.stride[0]} * window.stride[1]; }
   // Rows of a phase for some rows of output pixels.
-  int64_t rows_of_phase(int64_t rows) const { return rows + reach(0) / window.stride[0]; }
+  int64_t rows_of_phase(int64_t rows) const { return rows + window.reach(0) / window.stride[0]; }
 
   // Bytes: [word][phase][row][column][64].
   int64_t phase_bytes() const { return rows_of_phase(rows) * columns * 64; }

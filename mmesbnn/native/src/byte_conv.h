@@ -16,14 +16,15 @@ class BandWork {
   // Writes the windows of a band of a group of an image as bytes.
   void spread(const uint64_t* x, int64_t group, int64_t band) {
     const Window& w = bands_.window;
-    const int64_t rows = (bands_.rows_of(band) - 1) * w.stride[0] + bands_.reach(0) + 1;
+    const int64_t rows = (bands_.rows_of(band) - 1) * w.stride[0] + w.reach(0) + 1;
     const int64_t top = band * bands_.rows * w.stride[0] - w.padding[0];
-    for (int64_t word = 0; word < bands_.words; ++word)
-      for (int64_t row = 0; row < rows; ++row)
-        for (int64_t phase = 0; phase < w.stride[1]; ++phase)
-          if (needs(row % w.stride[0], 0) && needs(phase, 1))
-            spread_row(x + group * bands_.words + word, word, top + row, phase,
-                       &bytes_[word * bands_.word_bytes() + bands_.step(row, phase)]);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t phase = 0; phase < w.stride[1]; ++phase) {
+        if (!needs(row % w.stride[0], 0) || !needs(phase, 1)) continue;
+        for (int64_t word = 0; word < bands_.words; ++word)
+          spread_row(x + group * bands_.words + word, word, top + row, phase,
+                     &bytes_[word * bands_.word_bytes() + bands_.step(row, phase)]);
+      }
   }
 
   // Multiplies them with kMatrixLanes kernels, or with those that are left, from `first` on.

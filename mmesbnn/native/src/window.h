@@ -11,6 +11,9 @@ struct Window {
 
   int64_t taps() const { return int64_t{kernel[0]} * kernel[1]; }
 
+  // Rows or columns from the first pixel of a window to the last one.
+  int64_t reach(int axis) const { return int64_t{dilation[axis]} * (kernel[axis] - 1); }
+
   // Whether each output pixel is computed from the input pixel at its place.
   bool is_pointwise() const {
     return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
@@ -40,8 +43,7 @@ struct Inside {
 
   Inside(const Window& w, int axis, int64_t size)
       : first((int64_t{w.padding[axis]} + w.stride[axis] - 1) / w.stride[axis]) {
-    const int64_t room =
-        size - 1 - int64_t{w.dilation[axis]} * (w.kernel[axis] - 1) + w.padding[axis];
+    const int64_t room = size - 1 - w.reach(axis) + w.padding[axis];
     end = room < 0 ? 0 : room / w.stride[axis] + 1;
   }
   bool has(int64_t pixel) const { return pixel >= first && pixel < end; }
