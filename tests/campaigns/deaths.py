@@ -1,6 +1,5 @@
 """Kill trainings, resume them, and compare them with trainings that nobody killed."""
 
-import contextlib
 import multiprocessing
 import os
 import time
@@ -74,8 +73,9 @@ class Run(NamedTuple):
     @property
     def started(self):
         """Return the first iteration, or None if no iteration began."""
-        with contextlib.suppress(FileNotFoundError):
-            return int(Path(f'{self.log}.started').read_text())
+        path = Path(f'{self.log}.started')
+        text = path.read_text() if path.exists() else ''  # empty: killed before it was written
+        return int(text) if text else None
 
 
 class Trainings:
