@@ -21,9 +21,9 @@ def first_of(*names):
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def build(compiler, name, folder, *flags):
-    """Build ``NAME.cpp`` of this folder with the library's sources; return the program."""
-    sources = [*sorted(SOURCES.glob('*.cpp')), HERE / f'{name}.cpp']
+def build(compiler, name, folder, *flags, of='*'):
+    """Build ``NAME.cpp`` of this folder with sources of the library; return the program."""
+    sources = [*sorted(SOURCES.glob(f'{of}.cpp')), HERE / f'{name}.cpp']
     built = run(*compiler, '-std=c++17', '-pthread', *flags, *sources, '-o', folder / name)
     assert built.returncode == 0, built.stderr[:4000]
     return folder / name

@@ -65,24 +65,18 @@ class Pool {
   bool is_of_this_process() const { return owner_ == static_cast<int>(getpid()); }
 
   void run(int64_t total, int parts, const std::function<void(int64_t, int64_t)>& work) {
-    std::unique_lock<std::mutex> lock(mutex_);
     start(parts - 1);
     keep_off_this_core();
-    work_ = &work;
-    total_ = total;
-    parts_ = parts;
-    next_ = 0;
-    left_ = parts;
-    ++round_;
-    awake_.notify_all();
-    take(lock);
-    if (left_ != 0) {
-      lock.unlock();
-      spin([this] { return left_ == 0; });
-      lock.lock();
-      done_.wait(lock, [this] { return left_ == 0; });
-    }
-    work_ = nullptr;
+    work_ = &work, total_ = total, parts_ = parts, left_ = parts;
+    untaken_ = parts - 1;
+    if (asleep_ != 0) wake(awake_);
+    do_part(0);
+    take();
+    if (spin([this] { return left_ == 0; })) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    waits_ = true;
+    done_.wait(lock, [this] { return left_ == 0; });
+    waits_ = false;
   }
 
  private:
@@ -99,17 +93,25 @@ class Pool {
     }
   }
 
-  // Works on parts until none is free; the mutex is held at entry and exit.
-  void take(std::unique_lock<std::mutex>& lock) {
-    while (work_ != nullptr && next_ < parts_) {
-      const int64_t part = next_++;
-      const int64_t first = total_ * part / parts_, last = total_ * (part + 1) / parts_;
-      const auto* work = work_;
-      lock.unlock();
-      (*work)(first, last);
-      lock.lock();
-      if (--left_ == 0) done_.notify_all();
+  // Works on parts until none is free. No lock is taken, because a thread that waits for one falls
+  // asleep, and to wake up takes longer than many parts.
+  void take() {
+    for (int untaken = untaken_; untaken > 0;) {
+      if (!untaken_.compare_exchange_weak(untaken, untaken - 1)) continue;
+      do_part(parts_ - untaken);
+      untaken = untaken_;
     }
+  }
+
+  void do_part(int64_t part) {
+    (*work_)(total_ * part / parts_, total_ * (part + 1) / parts_);
+    if (--left_ == 0 && waits_) wake(done_);
+  }
+
+  // One that is about to wait has the mutex, and has said so before it looked for the last time.
+  void wake(std::condition_variable& waiting) {
+    { const std::lock_guard<std::mutex> lock(mutex_); }
+    waiting.notify_all();
   }
 
   // Lets the threads run on every core of the caller but on the one where it is now. Linux often
@@ -129,13 +131,15 @@ class Pool {
   }
 
   void serve() {
-    unsigned seen = 0;
+    const auto has_work = [this] { return untaken_ > 0; };
     for (;;) {
-      const bool soon = spin([&] { return round_ != seen; });
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (!soon) awake_.wait(lock, [this] { return work_ != nullptr && next_ < parts_; });
-      seen = round_;
-      take(lock);
+      if (!spin(has_work)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++asleep_;
+        awake_.wait(lock, has_work);
+        --asleep_;
+      }
+      take();
     }
   }
 
@@ -143,13 +147,16 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable awake_, done_;
   std::vector<std::thread> threads_;
-  const std::function<void(int64_t, int64_t)>* work_ = nullptr;
-  int64_t total_ = 0;
-  int parts_ = 0, next_ = 0;
   int core_ = -1;  // where the last caller ran
-  // Written with the mutex held, and read without it while a thread spins.
-  std::atomic<int> left_{0};
-  std::atomic<unsigned> round_{0};
+  std::atomic<int> asleep_{0};
+  std::atomic<bool> waits_{false};
+  // Written while no part is left, and read by those that have taken one.
+  alignas(64) const std::function<void(int64_t, int64_t)>* work_ = nullptr;
+  int64_t total_ = 0;
+  int parts_ = 0;
+  std::atomic<int> untaken_{0};  // parts that no thread has taken
+  // In a line of its own: the caller looks at it again and again.
+  alignas(64) std::atomic<int> left_{0};  // parts that are not done
 };
 
 // More would only take memory.
