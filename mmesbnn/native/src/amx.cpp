@@ -17,7 +17,9 @@ namespace {
 
 constexpr int kRowBytes = 64, kMatrixBytes = kMatrixRows * kRowBytes;
 // Words of a window whose weights, as bytes, leave room in the first cache.
-constexpr int64_t kMostWords = 9;
+constexpr int64_t kMostWords = 12;
+// Words from the one that is multiplied to the one whose weights become bytes meanwhile.
+constexpr int64_t kAhead = 2;
 constexpr int64_t kOutBytes = kMatrixLanes * sizeof(int32_t);
 
 // What an instruction gets to set the sizes of matrix registers.
@@ -40,21 +42,34 @@ TARGET_MATRICES void set_sizes() {
 }
 
 // Weights are negated, so that 0 stands for 1 also in kernels that do not exist.
-TARGET void spread_weights(const uint64_t* words, int64_t rows, int8_t* to) {
+TARGET inline void spread_weights(const uint64_t* words, int8_t* to) {
   const __m512i plus = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
-  for (int64_t i = 0; i < rows; ++i)
+  for (int i = 0; i < kMatrixRows; ++i)
     _mm512_store_si512(to + i * kRowBytes, _mm512_mask_blend_epi8(words[i], plus, minus));
 }
 
-// Adds the products of some words to the sums of a strip, or of two.
-template <bool kTwoStrips, bool kTwoHalves>
-TARGET_MATRICES inline void add_products(const ByteProducts& p, int64_t strip, int64_t begin,
-                                         int64_t end, const int8_t* weights,
-                                         const int8_t* others) {
+// The words `begin` to `end` of windows, and room for their weights as bytes.
+struct Piece {
+  int64_t begin, end;
+  int8_t *weights, *others;  // of the first half, and of the second one
+};
+
+template <bool kTwoHalves>
+TARGET inline void spread_word(const ByteProducts& p, const Piece& piece, int64_t k) {
+  if (k >= piece.end) return;
+  const int64_t at = (k - piece.begin) * kMatrixBytes;
+  spread_weights(p.weights + k * kMatrixRows, piece.weights + at);
+  if (kTwoHalves) spread_weights(p.weights + (p.words + k) * kMatrixRows, piece.others + at);
+}
+
+// Adds the products of a piece to the sums of a strip, or of two. With kSpread its weights become
+// bytes; the processor does that while the matrix units, which are slower, multiply others.
+template <bool kTwoStrips, bool kTwoHalves, bool kSpread>
+TARGET_MATRICES void add_products(const ByteProducts& p, const Piece& piece, int64_t strip) {
   const int8_t *const x = p.x + strip * kMatrixBytes, *const y = x + kMatrixBytes;
   int32_t* const of_x = p.out + strip * kMatrixRows * kMatrixLanes;
   int32_t* const of_y = of_x + kMatrixRows * kMatrixLanes;
-  if (begin == 0) {
+  if (piece.begin == 0) {
     _tile_zero(0);
     if constexpr (kTwoHalves) _tile_zero(1);
     if constexpr (kTwoStrips) _tile_zero(2);
@@ -65,18 +80,21 @@ TARGET_MATRICES inline void add_products(const ByteProducts& p, int64_t strip, i
     if constexpr (kTwoStrips) _tile_loadd(2, of_y, kOutBytes);
     if constexpr (kTwoStrips && kTwoHalves) _tile_loadd(3, of_y + kMatrixRows, kOutBytes);
   }
-  asm volatile("" ::: "memory");  // the instructions do not say which memory they read
-  for (int64_t k = begin; k < end; ++k, weights += kMatrixBytes, others += kMatrixBytes) {
-    const int64_t step = p.steps[k];
+  if constexpr (kSpread)
+    for (int64_t k = 0; k < kAhead; ++k) spread_word<kTwoHalves>(p, piece, piece.begin + k);
+  for (int64_t k = piece.begin; k < piece.end; ++k) {
+    if constexpr (kSpread) spread_word<kTwoHalves>(p, piece, k + kAhead);
+    asm volatile("" ::: "memory");  // the instructions do not say which memory they read
+    const int64_t step = p.steps[k], at = (k - piece.begin) * kMatrixBytes;
     _tile_loadd(4, x + step, kRowBytes);
-    _tile_loadd(6, weights, kRowBytes);
+    _tile_loadd(6, piece.weights + at, kRowBytes);
     _tile_dpbssd(0, 4, 6);
     if constexpr (kTwoStrips) {
       _tile_loadd(5, y + step, kRowBytes);
       _tile_dpbssd(2, 5, 6);
     }
     if constexpr (kTwoHalves) {
-      _tile_loadd(7, others, kRowBytes);
+      _tile_loadd(7, piece.others + at, kRowBytes);
       _tile_dpbssd(1, 4, 7);
       if constexpr (kTwoStrips) _tile_dpbssd(3, 5, 7);
     }
@@ -87,21 +105,22 @@ TARGET_MATRICES inline void add_products(const ByteProducts& p, int64_t strip, i
   if constexpr (kTwoStrips && kTwoHalves) _tile_stored(3, of_y + kMatrixRows, kOutBytes);
 }
 
+template <bool kTwoHalves, bool kSpread>
+int64_t add_strips(const ByteProducts& p, const Piece& piece, int64_t strip) {
+  if (strip + 2 > p.strips)
+    return add_products<false, kTwoHalves, kSpread>(p, piece, strip), strip + 1;
+  return add_products<true, kTwoHalves, kSpread>(p, piece, strip), strip + 2;
+}
+
 template <bool kTwoHalves>
 void multiply(const ByteProducts& p) {
   alignas(64) int8_t bytes[(kTwoHalves ? 2 : 1) * kMostWords * kMatrixBytes];
   int8_t* const others = bytes + (kTwoHalves ? kMostWords * kMatrixBytes : 0);
   for (int64_t begin = 0; begin < p.words; begin += kMostWords) {
     const int64_t end = begin + kMostWords < p.words ? begin + kMostWords : p.words;
-    const uint64_t* weights = p.weights + begin * kMatrixRows;
-    spread_weights(weights, (end - begin) * kMatrixRows, bytes);
-    if (kTwoHalves)
-      spread_weights(weights + p.words * kMatrixRows, (end - begin) * kMatrixRows, others);
-    int64_t strip = 0;
-    for (; strip + 2 <= p.strips; strip += 2)
-      add_products<true, kTwoHalves>(p, strip, begin, end, bytes, others);
-    if (strip < p.strips)
-      add_products<false, kTwoHalves>(p, strip, begin, end, bytes, others);
+    const Piece piece{begin, end, bytes, others};
+    int64_t strip = add_strips<kTwoHalves, true>(p, piece, 0);
+    while (strip < p.strips) strip = add_strips<kTwoHalves, false>(p, piece, strip);
   }
 }
 
