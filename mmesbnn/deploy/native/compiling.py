@@ -65,18 +65,24 @@ class _Memory:
         self.numbers = {one: number for number, one in enumerate(self._maps)}
 
     def maps(self, steps: Sequence[Step]) -> tuple[Map, ...]:
-        """Return the maps with their places."""
+        """Return the maps with their places: large ones first, each at the first free byte."""
         instead = self._in_place(steps)
-        placed: list[tuple[int, Map]] = []
-        for number, one in enumerate(self._maps):
-            first, last = self._lives[one]
-            if number in instead:
-                offset = placed[instead[number]][1].offset
-            else:
-                busy = [(m.offset, m.offset + m.nbytes) for end, m in placed if end >= first]
-                offset = _gap(sorted(busy), _map(one, 0).nbytes)
-            placed.append((last, _map(one, offset)))
-        return tuple(one for _, one in placed)
+        owners = list(range(len(self._maps)))
+        lives = list(self._lives.values())
+        for new, old in sorted(instead.items()):
+            owners[new] = owners[old]
+            lives[owners[old]] = lives[owners[old]][0], lives[new][1]
+        sizes = [_map(one, 0).nbytes for one in self._maps]
+        offsets: dict[int, int] = {}
+        for number in sorted(set(owners), key=lambda one: (-sizes[one], one)):
+            first, last = lives[number]
+            busy = [
+                (offset, offset + sizes[other])
+                for other, offset in offsets.items()
+                if lives[other][0] <= last and first <= lives[other][1]
+            ]
+            offsets[number] = _gap(sorted(busy), sizes[number])
+        return tuple(_map(one, offsets[owner]) for one, owner in zip(self._maps, owners))
 
     def _in_place(self, steps: Sequence[Step]) -> dict[int, int]:
         """Return maps that take the place of a map that the same sweep reads last.

@@ -1,5 +1,7 @@
 """Compiled networks compute torch's outputs, and refuse unsupported networks."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -333,3 +335,28 @@ def test_a_residual_map_stays_in_its_place(channels, expected):
                 read = {program.maps[x[1]].offset for x in operands if x[0] == MAP}
                 in_place += offset in read
     assert in_place == expected
+
+
+def touched(step):
+    """Return the numbers of the maps that a step reads or writes."""
+    found = {getattr(step, name) for name in ('source', 'to') if hasattr(step, name)}
+    for segment in getattr(step, 'segments', ()):
+        for _, to, *operands in segment.code:
+            found |= {x[1] for x in operands if x[0] == MAP}
+            found |= {to[1]} if to[0] >= MAP else set()
+    return found
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_maps_take_no_more_memory_than_those_that_are_needed_at_once(name):
+    program, _ = compiled(classifier(name), torch.randn(1, 3, 64, 64))
+    steps = [touched(step) for step in program.steps]
+    most = 0
+    for number in range(len(steps)):
+        past, coming = set().union(*steps[: number + 1]), set().union(*steps[number:])
+        alive = [program.maps[i] for i in past & coming]
+        # two of them can be one place: a sweep reads the first one before it writes the second
+        places = sorted({(one.offset, one.offset + one.nbytes) for one in alive})
+        assert all(end <= start for (_, end), (start, _) in pairwise(places))
+        most = max(most, sum(-(-(end - start) // 64) * 64 for start, end in places))
+    assert program.memory == most
