@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from ctypes import c_double, c_float, c_int64, c_void_p
+from ctypes import c_char, c_double, c_float, c_int64, c_void_p
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from .arguments import (
     float_array,
     pointer,
     raise_for,
-    stored_pointer,
 )
 from .library import NativeError, library
 
@@ -78,7 +77,8 @@ class Engine:
         first, *others = [(c, h, w) for c, h, w in shapes.tolist()]
         self.input_shape: tuple[int, int, int] = first
         self.output_shapes: list[tuple[int, int, int]] = others
-        self._idle: deque[np.ndarray] = deque()  # append and pop are atomic
+        self._addresses = c_void_p * outputs
+        self._idle: deque[c_char] = deque()  # append and pop are atomic
 
     def __reduce__(self) -> tuple[type[Engine], tuple[np.ndarray, np.ndarray]]:
         return type(self), (self._code, self._data)
@@ -115,18 +115,18 @@ class Engine:
         if seconds is not None:
             self._check_seconds(seconds)
         outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
-        pointers = [stored_pointer(output, c_float) for output in outputs]
+        addresses = [ctypes.addressof(c_float.from_buffer(output)) for output in outputs]
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = self._workspace()
         status = self._library.mmesbnn_program_run(
             self._program,
-            workspace.ctypes.data,
-            len(workspace),
+            ctypes.byref(workspace),
+            self._workspace_bytes,
             pointer(images, c_float),
             len(images),
-            (ctypes.POINTER(c_float) * len(outputs))(*pointers),
+            self._addresses(*addresses),
             check_threads(threads),
             None if seconds is None else pointer(seconds, c_double),
         )
@@ -140,9 +140,9 @@ class Engine:
             raise NativeError('seconds must be contiguous')
         check_writeable('seconds', seconds)
 
-    def _workspace(self) -> np.ndarray:
+    def _workspace(self) -> c_char:
         try:
-            return aligned(self._workspace_bytes)
+            return c_char.from_buffer(aligned(self._workspace_bytes))
         except MemoryError:
             raise_for(-2, 'run')
             raise

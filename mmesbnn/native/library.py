@@ -198,7 +198,7 @@ _SIGNATURES = {
         c_int64,
         _FLOATS,
         c_int64,
-        POINTER(_FLOATS),
+        POINTER(c_void_p),
         c_int,
         POINTER(c_double),
     ),
