@@ -115,7 +115,7 @@ class Engine:
         if seconds is not None:
             self._check_seconds(seconds)
         outputs = [np.empty((len(images), *shape), np.float32) for shape in self.output_shapes]
-        addresses = [ctypes.addressof(c_float.from_buffer(output)) for output in outputs]
+        addresses = [ctypes.addressof(c_float.from_buffer(output.data)) for output in outputs]
         try:
             workspace = self._idle.pop()
         except IndexError:
@@ -142,7 +142,7 @@ class Engine:
 
     def _workspace(self) -> c_char:
         try:
-            return c_char.from_buffer(aligned(self._workspace_bytes))
+            return c_char.from_buffer(aligned(self._workspace_bytes).data)
         except MemoryError:
             raise_for(-2, 'run')
             raise

@@ -7,12 +7,13 @@ The contenders run in turn, on one core and on all, with batches of 1 and 16: th
 the published code computes it, the eager model, torch.compile, OpenVINO in full precision,
 OpenVINO with 1-bit layers, the native engine with every instruction set of the processor, ONNX
 Runtime, and MobileNetV3-Large and ResNet-18 of mmpretrain in OpenVINO, in full precision and in
-int8 by NNCF. The script prints medians and ratios, the effect of batches and cores on both
-engines of a Runner, the time of every kind of operator in the 1-bit network, how much longer
-its binary kernels take than a loop of xor and popcount on this machine, how long a cache line
-takes from core to core before and after a setting of several cores, and a table in Markdown.
-Weights are random; thresholds, slopes and statistics are drawn so that nothing is trivially
-equal. Saves DIR/latency.json and latency.png.
+int8 by NNCF. A turn has two runs, of which the second one counts. The time of the first one
+depends on who ran before; its median is printed, too. The script prints medians and ratios, the
+effect of batches and cores on both engines of a Runner, the time of every kind of operator in the
+1-bit network, how much longer its binary kernels take than a loop of xor and popcount on this
+machine, how long a cache line takes from core to core before and after a setting of several
+cores, and a table in Markdown. Weights are random; thresholds, slopes and statistics are drawn so
+that nothing is trivially equal. Saves DIR/latency.json and latency.png.
 
 With --networks it measures several networks, published style, OpenVINO 1-bit and native only:
 one image on one core and on all, and 16 images on one core. Detectors are measured from a

@@ -113,6 +113,8 @@ def with_instruction_set(make: Callable[[], Run], name: str, usual: str) -> Run:
     """
     with _using(name, usual):
         run = make()
+    if name == usual:
+        return run
 
     def switched() -> Any:
         with _using(name, usual):

@@ -27,29 +27,37 @@ class Network(Protocol):
         """
 
 
-def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Measure the times of every contender in ms.
+def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[tuple[float, float]]]:
+    """Measure the times of every contender in ms: the first and the second run of each turn.
+
+    The first run finds the caches full of another contender's data, and the processor at another
+    frequency, because AVX-512 and matrix units lower it for milliseconds. So its time depends on
+    who ran before; that of the second run does not.
 
     Args:
         runs: The contenders.
-        seconds: Total time of each contender. The contenders take turns; each runs at
-            least 3 and at most 100 times.
+        seconds: Total time of each contender. The contenders take turns; each has at least 3
+            and at most 100 of them.
     """
     for run in runs.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     while True:
         open_ = [
             name
             for name, taken in times.items()
-            if len(taken) < 3 or (sum(taken) < 1e3 * seconds and len(taken) < 100)
+            if len(taken) < 3 or (sum(map(sum, taken)) < 1e3 * seconds and len(taken) < 100)
         ]
         if not open_:
             return times
         for name in open_:
-            begin = time.perf_counter()
-            runs[name]()
-            times[name].append(1e3 * (time.perf_counter() - begin))
+            times[name].append((_timed(runs[name]), _timed(runs[name])))
+
+
+def _timed(run: Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - begin)
 
 
 def measure_setting(
@@ -66,11 +74,13 @@ def measure_setting(
     threads, batch = setting
     torch.set_num_threads(threads)
     runs = {name: network.make(name, threads, batch) for name in names}
-    times = measure({name: run for name, run in runs.items() if run}, seconds)
+    turns = measure({name: run for name, run in runs.items() if run}, seconds)
+    times = {name: [second for _, second in taken] for name, taken in turns.items()}
     return dict(
         threads=threads,
         batch=batch,
         times_ms=times,
+        first_ms={name: [first for first, _ in taken] for name, taken in turns.items()},
         median_ms={name: median(taken) for name, taken in times.items()},
         runs={name: len(taken) for name, taken in times.items()},
     )

@@ -23,13 +23,14 @@ def setting_of(result: Result) -> str:
 
 
 def table(result: Result) -> str:
-    """Format the medians, the least times, and the ratios of medians to the reference."""
+    """Format medians, least times, medians of first runs, and ratios to the reference."""
     base, times = reference(result), result['times_ms']
     ours = median(times[base])
-    lines = [f'  {"":<34}{"median ms":>11}{"least":>9}  {base} is faster by']
+    lines = [f'  {"":<34}{"median ms":>11}{"least":>9}{"first":>9}  {base} is faster by']
     for name, taken in times.items():
         ratio = '' if name == base else f'{median(taken) / ours:>9.2f} x'
-        lines.append(f'  {name:<34}{median(taken):>11.2f}{min(taken):>9.2f}{ratio:>14}')
+        values = median(taken), min(taken), median(result['first_ms'][name])
+        lines.append(f'  {name:<34}' + '{:>11.2f}{:>9.2f}{:>9.2f}'.format(*values) + f'{ratio:>14}')
     return '\n'.join(lines)
 
 
