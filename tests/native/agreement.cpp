@@ -32,6 +32,7 @@ bool tables_agree(const Kernels& kernels, int rounds) {
     if (!comparisons_agree(kernels)) return differs(kernels.name, "compare");
     if (!tiles_agree(kernels)) return differs(kernels.name, "convolve");
     if (!entries_agree(kernels)) return differs(kernels.name, "add_entries");
+    if (!averages_agree(kernels)) return differs(kernels.name, "average");
     if (!norms_agree(kernels)) return differs(kernels.name, "a pass of norms");
     if (!pixels_agree(kernels)) return differs(kernels.name, "a pass of tokens");
     const Sweep sweep;

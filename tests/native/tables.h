@@ -69,6 +69,20 @@ inline bool entries_agree(const Kernels& kernels) {
   return same(results[0], results[1]);
 }
 
+inline bool averages_agree(const Kernels& kernels) {
+  const int64_t rows = 1 + up_to(40), count = 1 + up_to(70), next = count + up_to(20);
+  auto values = some_floats(rows * next);
+  for (float& value : values) value = value / 3 + up_to(1000);  // sums in float would be rounded
+  std::vector<float> expected(count), found(count);
+  for (int64_t c = 0; c < count; ++c) {
+    double total = 0;
+    for (int64_t row = 0; row < rows; ++row) total += values[row * next + c];
+    expected[c] = static_cast<float>(total / 7);
+  }
+  kernels.average(values.data(), rows, next, 7, count, found.data());
+  return same(expected, found);
+}
+
 // Results and sums of all passes of norms and signs, moments first.
 inline std::vector<double> passes_of_norms(const Kernels& use, int64_t count, bool residual,
                                            bool slope, const std::vector<float>& maps) {

@@ -279,6 +279,9 @@ struct Kernels {
   // `terms` are read.
   void (*add_entries)(const float* tables, const uint8_t* signs, int terms, int64_t rows,
                       float* sums) = nullptr;
+  // to[c] = sums[c] + sums[next + c] + ..., of `rows` terms and in double, divided by `share`.
+  void (*average)(const float* sums, int64_t rows, int64_t next, double share, int64_t count,
+                  float* to) = nullptr;
   // out[i] = scale sums[i].
   void (*scale)(const int16_t* sums, float scale, int64_t count, float* out) = nullptr;
   // out[i] = factor x[i] y[i]; without y: factor x[i].

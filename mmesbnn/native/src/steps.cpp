@@ -22,9 +22,13 @@ bool InputStep::run(const Run& run) const {
   float* map = floats(run, to);
   const int64_t pixels = to.pixels();
   const float* source = run.input + run.image * pixels * to.channels;
+  // the channels of a tile are written while it is in the first cache
+  constexpr int64_t tile = 256;
   parallel(pixels, run.threads, [&](int64_t first, int64_t last) {
-    for (int64_t c = 0; c < to.channels; ++c)
-      for (int64_t p = first; p < last; ++p) map[p * to.channels + c] = source[c * pixels + p];
+    for (int64_t begin = first; begin < last; begin += tile)
+      for (int64_t c = 0; c < to.channels; ++c)
+        for (int64_t p = begin; p < std::min(begin + tile, last); ++p)
+          map[p * to.channels + c] = source[c * pixels + p];
   });
   return true;
 }
@@ -56,16 +60,21 @@ bool RealConvStep::is_inside(const Interior& interior, int64_t begin, int count)
 // `whole`; pixels after the last one are like it.
 void RealConvStep::find_rows(const Interior& interior, int64_t begin, int count, bool whole,
                              const float* source, const float** rows) const {
-  const int columns = whole ? 1 : window.kernel[1];
+  const int64_t line = window.dilation[0] * from.width * from.channels;
   Corners at(window, to.width, begin);
   for (int p = 0; p < (count == 1 ? 1 : kRealPixels); ++p) {
     const int64_t top = at.top(), left = at.left();
     // most pixels need no check of each tap
-    const bool inside = whole || interior.has(at);
+    const bool inside = !whole && interior.has(at);
     const float** row = rows + p;
     for (int ky = 0; ky < window.kernel[0]; ++ky) {
+      if (whole) {
+        *row = source + (top * from.width + left) * from.channels + ky * line;
+        row += kRealPixels;
+        continue;
+      }
       const int64_t y = top + int64_t{ky} * window.dilation[0];
-      for (int kx = 0; kx < columns; ++kx, row += kRealPixels) {
+      for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
         const int64_t x = left + int64_t{kx} * window.dilation[1];
         const bool read = inside || (y >= 0 && y < from.height && x >= 0 && x < from.width);
         *row = read ? source + (y * from.width + x) * from.channels : zeros.data();
@@ -242,29 +251,10 @@ int64_t SweepStep::tile() const {
   return std::max<int64_t>(1, (pixels() / 32 + once - 1) / once) * once;
 }
 
-namespace {
-
-// Some channels at a time, so that an addition need not wait for the one before it.
-constexpr int64_t kTotals = 16;
-
-// Writes means of `count` channels from the sums of tiles, `next` floats apart.
-inline void write_means(const float* sums, int64_t tiles, int64_t next, double share,
-                        int64_t count, float* to) {
-  double totals[kTotals] = {};
-  for (int64_t i = 0; i < tiles; ++i, sums += next)
-    for (int64_t c = 0; c < count; ++c) totals[c] += sums[c];
-  for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(totals[c] / share);
-}
-
-}  // namespace
-
 void SweepStep::write_mean(const Run& run, const MeanTarget& mean) const {
   float* target = reinterpret_cast<float*>(run.memory + mean.to);
   const double share = static_cast<double>(pixels());
-  int64_t done = 0;
-  for (; done + kTotals <= mean.count; done += kTotals)  // vectors, because the number is known
-    write_means(run.sums + mean.sum + done, tiles(), sums, share, kTotals, target + done);
-  write_means(run.sums + mean.sum + done, tiles(), sums, share, mean.count - done, target + done);
+  chosen_kernels().average(run.sums + mean.sum, tiles(), sums, share, mean.count, target);
 }
 
 bool SweepStep::run(const Run& run) const {
