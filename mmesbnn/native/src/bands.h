@@ -18,6 +18,8 @@ namespace mmesbnn {
 
 // Pixels of a band: so many that the weights, which are spread for each band, are used often.
 constexpr int64_t kBandPixels = 800;
+// A band of a thread of its own may have fewer, but not fewer than this.
+constexpr int64_t kLeastBandPixels = 96;
 // Bytes of a band's windows, which should fit in the second cache.
 constexpr int64_t kMostBandBytes = int64_t{1} << 20;
 // Windows that have fewer words, or one pixel, are counted as fast as they are spread.
@@ -32,10 +34,13 @@ struct Bands {
   int64_t rows;           // of a band; the last one may have fewer
   int64_t columns;        // pixels of a phase in a row of the band's memory
 
-  Bands(const Window& window, int64_t height, int64_t width, int64_t words)
+  // As many bands as threads at least, if there are pixels enough: threads that share a band would
+  // all write its windows, and each step of a network gives a thread about the same rows.
+  Bands(const Window& window, int64_t height, int64_t width, int64_t words, int64_t threads)
       : window(window), height(height), width(width), words(words) {
     const int64_t most = std::max<int64_t>(1, kBandPixels / width);
-    const int64_t bands = (height + most - 1) / most;
+    const int64_t wanted = std::min(threads, height * width / kLeastBandPixels);
+    const int64_t bands = std::clamp<int64_t>(wanted, (height + most - 1) / most, height);
     rows = (height + bands - 1) / bands;
     columns = width + window.reach(1) / window.stride[1];
   }

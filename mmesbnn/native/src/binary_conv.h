@@ -96,7 +96,10 @@ struct BinaryConv {
   // Groups of kNibbleLanes kernels; the others are left to `count`.
   int64_t nibble_groups() const { return kernels / kNibbleLanes; }
 
-  Bands bands() const { return {window, out_height, out_width, words()}; }
+  // For each image and group, on some threads.
+  Bands bands(int64_t threads) const {
+    return {window, out_height, out_width, words(), threads};
+  }
 
   // To be called once, after the other members are set; may throw std::bad_alloc. `pixels` is
   // the number of output pixels that it will be used for.
@@ -139,7 +142,7 @@ struct BinaryConv {
     matrices.clear();
     if (chosen_kernels().multiply_bytes == nullptr || pixels < kLeastPixelsForMatrices ||
         row < kLeastWordsForMatrices || window.taps() == 1 || kernels < kMatrixRows ||
-        !bands().fit())
+        !bands(1).fit())
       return;
     pack_matrices();
   }

@@ -84,11 +84,12 @@ class BandWork {
 template <class Store>
 bool convolve_bytes(const BinaryConv& conv, const Kernels& use, const uint64_t* x, int64_t batch,
                     int threads, Store store) {
-  const Bands bands = conv.bands();
+  const int64_t maps = batch * conv.groups;
+  const Bands bands = conv.bands((threads + maps - 1) / maps);
   const int64_t parts = (conv.kernels + kMatrixLanes - 1) / kMatrixLanes;
   const int64_t image_words = conv.height * conv.width * conv.groups * conv.words();
   std::atomic<bool> full{false};
-  parallel(batch * conv.groups * bands.count() * parts, threads, [&](int64_t first, int64_t last) {
+  parallel(maps * bands.count() * parts, threads, [&](int64_t first, int64_t last) {
     try {
       BandWork work(conv, bands, use);
       for (int64_t item = first; item < last; ++item) {
