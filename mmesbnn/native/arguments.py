@@ -31,11 +31,6 @@ def pointer(array: np.ndarray, kind: Any) -> Any:
     flags = rows.flags
     if flags.c_contiguous and flags.writeable and rows.size:
         return ctypes.byref(kind.from_buffer(rows))
-    return stored_pointer(array, kind)
-
-
-def stored_pointer(array: np.ndarray, kind: Any) -> Any:
-    """Return :func:`pointer` as an object that an array of pointers can hold."""
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 

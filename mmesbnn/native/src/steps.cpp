@@ -60,26 +60,26 @@ bool RealConvStep::is_inside(const Interior& interior, int64_t begin, int count)
 // `whole`; pixels after the last one are like it.
 void RealConvStep::find_rows(const Interior& interior, int64_t begin, int count, bool whole,
                              const float* source, const float** rows) const {
+  const int columns = whole ? 1 : window.kernel[1];
   const int64_t line = window.dilation[0] * from.width * from.channels;
+  const int64_t next = window.dilation[1] * from.channels;
   Corners at(window, to.width, begin);
   for (int p = 0; p < (count == 1 ? 1 : kRealPixels); ++p) {
     const int64_t top = at.top(), left = at.left();
     // most pixels need no check of each tap
-    const bool inside = !whole && interior.has(at);
+    const bool inside = whole || interior.has(at);
     const float** row = rows + p;
-    for (int ky = 0; ky < window.kernel[0]; ++ky) {
-      if (whole) {
-        *row = source + (top * from.width + left) * from.channels + ky * line;
-        row += kRealPixels;
-        continue;
-      }
-      const int64_t y = top + int64_t{ky} * window.dilation[0];
-      for (int kx = 0; kx < window.kernel[1]; ++kx, row += kRealPixels) {
+    for (int ky = 0; ky < window.kernel[0]; ++ky)
+      for (int kx = 0; kx < columns; ++kx, row += kRealPixels) {
+        const int64_t y = top + int64_t{ky} * window.dilation[0];
         const int64_t x = left + int64_t{kx} * window.dilation[1];
-        const bool read = inside || (y >= 0 && y < from.height && x >= 0 && x < from.width);
-        *row = read ? source + (y * from.width + x) * from.channels : zeros.data();
+        if (inside)
+          *row = source + (top * from.width + left) * from.channels + ky * line + kx * next;
+        else if (y >= 0 && y < from.height && x >= 0 && x < from.width)
+          *row = source + (y * from.width + x) * from.channels;
+        else
+          *row = zeros.data();
       }
-    }
     if (p + 1 < count) at.next();
   }
 }

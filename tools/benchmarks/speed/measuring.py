@@ -30,9 +30,9 @@ class Network(Protocol):
 def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[tuple[float, float]]]:
     """Measure the times of every contender in ms: the first and the second run of each turn.
 
-    The first run finds the caches full of another contender's data, and the processor at another
-    frequency, because AVX-512 and matrix units lower it for milliseconds. So its time depends on
-    who ran before; that of the second run does not.
+    The first run finds the caches full of another contender's data, and often the processor at
+    another frequency, so its time depends on who ran before. That of the second run depends on it
+    less.
 
     Args:
         runs: The contenders.
